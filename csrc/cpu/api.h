@@ -1,0 +1,162 @@
+// The interface between bindings.cpp and the kernels: plain structs, no torch, no Python.
+//
+// Symbols: n samples, k_x rows of the core, factor m of shape (n, k_m), K = k_1...k_M.
+// Every array is strided in elements. Outputs and scratch are allocated by the caller.
+#pragma once
+
+#include <cstdint>
+
+namespace ntensor {
+
+enum class DType : int { float32, float64, bfloat16, float16 };
+
+struct Matrix {
+    const void* data = nullptr;
+    int64_t row_stride = 0;
+    int64_t col_stride = 0;
+};
+
+struct Factor {
+    Matrix values;      // (n, extent)
+    int64_t extent = 0;
+    bool needs_grad = false;
+    void* grad = nullptr;      // (n, extent), row stride grad_stride; written where needs_grad
+    int64_t grad_stride = 0;
+};
+
+struct Factors {
+    const Factor* items = nullptr;
+    int count = 0;
+    int64_t n = 0;
+    DType dtype = DType::float32;
+};
+
+// x = core_(1) y for y the synthesis of the factors; x_mean the same with z_1 := 1/k_1.
+struct Projection {
+    Factors factors;
+    const void* core;   // (k_x, K) contiguous
+    int64_t k_x;
+    void* x;            // (n, k_x) contiguous
+    void* x_mean;       // (n, k_x) contiguous, or null
+    int threads;
+    void* scratch;
+};
+
+// dz_m for every factor that needs it, from G = dL/dx and G_mean = dL/dx_mean (either may be null).
+struct ProjectionFactorGrads {
+    Factors factors;
+    const void* core;   // (k_x, K) contiguous
+    int64_t k_x;
+    Matrix grad;        // (n, k_x)
+    Matrix grad_mean;   // (n, k_x)
+    int threads;
+    void* scratch;
+};
+
+// dcore (+)= sum_s (z_l G + G_mean / k_1)^T W.
+struct ProjectionCoreGrad {
+    Factors factors;
+    int64_t k_x;
+    Matrix grad;        // (n, k_x)
+    Matrix grad_mean;   // (n, k_x)
+    void* core_grad;    // (k_x, K) contiguous
+    bool accumulate;
+    int threads;
+    void* scratch;
+};
+
+struct Synthesis {
+    Factors factors;
+    void* y;            // (n, K) contiguous
+    int threads;
+    void* scratch;
+};
+
+struct SynthesisGrads {
+    Factors factors;
+    Matrix grad;        // (n, K)
+    int threads;
+    void* scratch;
+};
+
+// Layout of the 3 x K/3 matrix: column: element (a, j) is y[3j + a]; row: y[a K/3 + j].
+enum class Layout : int { column, row };
+
+struct Rotation {
+    DType dtype;
+    int64_t n;
+    int64_t K;
+    Layout layout;
+    Matrix y;           // (n, K)
+    Matrix R;           // (n, 9): row_stride only; entries are contiguous in row-major order
+    void* out;          // (n, K) contiguous
+    int threads;
+    void* scratch;
+};
+
+// dR[a, b] = sum_j grad[a, j] y[b, j]
+struct RotationMatrixGrad {
+    DType dtype;
+    int64_t n;
+    int64_t K;
+    Layout layout;
+    Matrix grad;        // (n, K)
+    Matrix y;           // (n, K)
+    void* dR;           // (n, 9) contiguous
+    int threads;
+    void* scratch;
+};
+
+struct RotatedSynthesis {
+    Factors factors;
+    Layout layout;
+    Matrix R;           // (n, 9)
+    void* out;          // (n, K) contiguous
+    int threads;
+    void* scratch;
+};
+
+struct RotatedSynthesisGrads {
+    Factors factors;
+    Layout layout;
+    Matrix R;           // (n, 9)
+    Matrix grad;        // (n, K)
+    void* dR;           // (n, 9), row stride dR_stride, or null
+    int64_t dR_stride;
+    int threads;
+    void* scratch;
+};
+
+enum class Roof : int { read, write, copy, fma32, fma64, bf16dot };
+
+// One table a SIMD level; each entry is the whole operation, threads included. Beside each stands the scratch
+// memory in bytes that it wants for arguments of these sizes, strides and threads (pointers are not looked at).
+struct Kernels {
+    int64_t (*projection_scratch)(const Projection&);
+    int64_t (*projection_factor_grads_scratch)(const ProjectionFactorGrads&);
+    int64_t (*projection_core_grad_scratch)(const ProjectionCoreGrad&);
+    int64_t (*synthesis_scratch)(const Synthesis&);
+    int64_t (*synthesis_grads_scratch)(const SynthesisGrads&);
+    int64_t (*rotation_scratch)(const Rotation&);
+    int64_t (*rotation_matrix_grad_scratch)(const RotationMatrixGrad&);
+    int64_t (*rotated_synthesis_scratch)(const RotatedSynthesis&);
+    int64_t (*rotated_synthesis_grads_scratch)(const RotatedSynthesisGrads&);
+    void (*projection)(const Projection&);
+    void (*projection_factor_grads)(const ProjectionFactorGrads&);
+    void (*projection_core_grad)(const ProjectionCoreGrad&);
+    void (*synthesis)(const Synthesis&);
+    void (*synthesis_grads)(const SynthesisGrads&);
+    void (*rotation)(const Rotation&);
+    void (*rotation_matrix_grad)(const RotationMatrixGrad&);
+    void (*rotated_synthesis)(const RotatedSynthesis&);
+    void (*rotated_synthesis_grads)(const RotatedSynthesisGrads&);
+    // Runs one pass over the buffers and returns the bytes moved or the operations done; 0: not on this level.
+    double (*roof)(Roof kind, void* destination, const void* source, int64_t bytes, int threads);
+};
+
+// Levels of this build that the processor can run, best first; null-terminated names.
+const char* const* simd_levels();
+// The table of a level; the best one for null or an empty name; null for an unknown name.
+const Kernels* kernels(const char* level);
+
+}  // namespace ntensor

@@ -1,0 +1,374 @@
+// x = core_(1) (z_1 (x) ... (x) z_M), the product never formed for the batch.
+//
+// With the leading factors hoisted, L their product and P the rest (K = L P), for each sample
+//   x[r] = sum_l H[l] * sum_p core[r, l, p] W[p],   x_mean[r] = sum_l H_mean[l] * (the same inner sum)
+// H: synthesis of the hoisted factors, H_mean: with z_1 := 1/k_1, W: synthesis of the others.
+//
+// Samples lie side by side in the lanes of a vector, in slabs of at most 64. A thread keeps a panel of W for a
+// slab in its cache, streams rows of the core past it and folds every inner sum into x with H.
+
+#include "factors.h"
+#include "parallel.h"
+#include "projection.h"
+#include "tile.h"
+
+namespace ntensor {
+namespace NTENSOR_LEVEL {
+namespace {
+
+template <class S>
+constexpr bool in_pairs = false;
+#if defined(__AVX512BF16__)
+template <>
+constexpr bool in_pairs<bfloat16> = true;
+#endif
+
+// Whether rows of the core are widened to the accumulator type before the tile reads them.
+template <class S>
+constexpr bool widens = sizeof(S) != sizeof(Accumulator<S>) && !in_pairs<S>;
+
+// Elements of a thread's scratch: W and widened rows, gathered factors, x, H. Together under 64 K.
+constexpr int64_t panel_budget = 44928;
+constexpr int64_t gather_budget = 8192;
+constexpr int64_t x_budget = 8192;
+constexpr int64_t hoisted_budget = 2048;
+constexpr int widest_rows = 8;
+
+template <class S>
+struct Plan {
+    using T = Accumulator<S>;
+
+    const Projection& job;
+    const Factors& factors;
+    int hoisted;       // number of hoisted factors
+    Grouping inner;
+    int64_t L, P;
+    int64_t slab;      // samples of the widest slab, rounded up to whole vectors
+    int64_t slabs;
+    int64_t panel;     // inner indices of a panel of W
+    int64_t panels;
+    int64_t l_chunk;   // hoisted indices whose H is kept at a time
+    int64_t l_chunks;
+    int64_t row_chunk; // rows of the core whose x is kept at a time
+    int64_t row_chunks;
+    bool gathered;     // the inner factors fit the gather budget
+
+    explicit Plan(const Projection& job_)
+        : job(job_), factors(job_.factors), hoisted(count_hoisted(job_)), inner(factors, hoisted, hoisted) {
+        L = product_of_extents(factors, 0, hoisted);
+        P = inner.extent;
+        slab = min64(most_slab, round_up(factors.n, slab_unit));
+        slabs = ceil_div(factors.n, most_slab);
+        const int64_t beside = slab + (widens<S> ? widest_rows : 0);
+        panels = ceil_div(P, max64(slab_unit, panel_budget / beside / slab_unit * slab_unit));
+        panel = round_up(ceil_div(P, panels), slab_unit);
+        panels = ceil_div(P, panel);
+        l_chunk = min64(L, max64(1, hoisted_budget / slab));
+        l_chunks = ceil_div(L, l_chunk);
+        row_chunk = x_budget / slab / (job.x_mean ? 2 : 1);
+        row_chunks = ceil_div(job.k_x, row_chunk);
+        if (slabs % job.threads) row_chunks = round_up(row_chunks, job.threads);
+        row_chunk = round_up(ceil_div(job.k_x, row_chunks), widest_rows);
+        row_chunks = ceil_div(job.k_x, row_chunk);
+        gathered = inner.sum * slab <= gather_budget;
+    }
+
+    static int count_hoisted(const Projection& job) {
+        int64_t extents[most_factors];
+        for (int m = 0; m < job.factors.count; ++m) extents[m] = job.factors.items[m].extent;
+        return hoisted_factors(extents, job.factors.count, job.x_mean ? 1 : 0);
+    }
+};
+
+template <class S>
+class Worker {
+    using T = Accumulator<S>;
+    static constexpr int V = lanes<T>;
+
+public:
+    Worker(const Plan<S>& plan, char* scratch) : plan_(plan), arena_{scratch} {
+        if (plan.gathered) columns_ = arena_.template take<T>(plan.inner.sum * plan.slab);
+        prefix_ = arena_.template take<T>(plan.slab);
+        pair_ = arena_.template take<T>(2 * plan.slab);
+        W_ = arena_.template take<T>((in_pairs<S> ? ceil_div(plan.panel, 2) : plan.panel) * plan.slab);
+        H_ = arena_.template take<T>(plan.l_chunk * plan.slab);
+        x_ = arena_.template take<T>(plan.row_chunk * plan.slab);
+        if (plan.job.x_mean) {
+            H_mean_ = arena_.template take<T>(plan.l_chunk * plan.slab);
+            x_mean_ = arena_.template take<T>(plan.row_chunk * plan.slab);
+        }
+        if (widens<S>) rows_ = arena_.template take<T>(widest_rows * plan.panel);
+    }
+
+    int64_t scratch_bytes() const { return arena_.used; }
+
+    void run(int t) {
+        const int64_t items = plan_.slabs * plan_.row_chunks;
+        for (int64_t item = items * t / plan_.job.threads; item < items * (t + 1) / plan_.job.threads; ++item) {
+            chunk(item / plan_.row_chunks, item % plan_.row_chunks);
+        }
+    }
+
+private:
+    // x of one chunk of rows and one slab of samples.
+    void chunk(int64_t slab, int64_t row_chunk) {
+        if (slab != slab_) start_slab(slab);
+        row0_ = row_chunk * plan_.row_chunk;
+        rows_here_ = min64(plan_.row_chunk, plan_.job.k_x - row0_);
+        clear(x_);
+        if (x_mean_) clear(x_mean_);
+        // Neighbouring chunks go through the blocks in opposite directions, so that W and H stay for the first.
+        const int64_t blocks = plan_.l_chunks * plan_.panels;
+        const bool backwards = block_ == blocks - 1;
+        for (int64_t i = 0; i < blocks; ++i) {
+            const int64_t block = backwards ? blocks - 1 - i : i;
+            if (block != block_) start_block(block);
+            multiply();
+        }
+        write(x_, plan_.job.x);
+        if (x_mean_) write(x_mean_, plan_.job.x_mean);
+    }
+
+    void start_slab(int64_t slab) {
+        slab_ = slab;
+        block_ = -1;
+        s0_ = slab * most_slab;
+        samples_ = min64(most_slab, plan_.factors.n - s0_);
+        width_ = round_up(samples_, slab_unit);
+        if (!plan_.gathered) return;
+        // Tail-merged columns are formed sample by sample in W_, which is free at this point.
+        const int64_t sum = plan_.inner.sum;
+        for (int64_t s = 0; s < width_; ++s) {
+            T* z = W_;
+            if (s < samples_) gather_sample<S>(plan_.factors, plan_.inner, s0_ + s, z);
+            for (int64_t k = 0; k < sum; ++k) columns_[k * width_ + s] = s < samples_ ? z[k] : 0;
+        }
+    }
+
+    void start_block(int64_t block) {
+        block_ = block;
+        l0_ = block / plan_.panels * plan_.l_chunk;
+        l_count_ = min64(plan_.l_chunk, plan_.L - l0_);
+        p0_ = block % plan_.panels * plan_.panel;
+        p_count_ = min64(plan_.panel, plan_.P - p0_);
+        form_hoisted();
+        form_panel();
+    }
+
+    // to[s] = z_m[s, i] for the samples of the slab, zero for the lanes behind them.
+    void column(int m, int64_t i, T* to) const {
+        const Matrix& z = plan_.factors.items[m].values;
+        for (int64_t s = 0; s < samples_; ++s) to[s] = element<S>(z, s0_ + s, i);
+        for (int64_t s = samples_; s < width_; ++s) to[s] = 0;
+    }
+    void multiply_by_column(int m, int64_t i, T* to) const {
+        const Matrix& z = plan_.factors.items[m].values;
+        for (int64_t s = 0; s < samples_; ++s) to[s] *= element<S>(z, s0_ + s, i);
+    }
+
+    void form_hoisted() {
+        for (int64_t l = 0; l < l_count_; ++l) {
+            T* H = H_ + l * width_;
+            for (int64_t s = 0; s < width_; ++s) H[s] = 1;
+            int64_t rest = l0_ + l;
+            int64_t leading = 0;
+            for (int m = plan_.hoisted - 1; m > 0; --m) {
+                multiply_by_column(m, rest % plan_.factors.items[m].extent, H);
+                rest /= plan_.factors.items[m].extent;
+            }
+            leading = rest;
+            if (H_mean_) {
+                const T part = T(1) / static_cast<T>(plan_.factors.items[0].extent);
+                for (int64_t s = 0; s < width_; ++s) H_mean_[l * width_ + s] = part * H[s];
+            }
+            if (plan_.hoisted > 0) multiply_by_column(0, leading, H);
+        }
+    }
+
+    void form_panel() {
+        const Grouping& g = plan_.inner;
+        const int last = g.count - 1;
+        for_each_segment(
+            g.extents, g.count, p0_, p0_ + p_count_,
+            [&](const SegmentIndex& at, int64_t offset, int64_t length) {
+                if (last > 0) form_prefix(at);
+                for (int64_t j = 0; j < length; ++j) {
+                    const int64_t p = offset + j;
+                    T* to = in_pairs<S> ? pair_ + p % 2 * width_ : W_ + p * width_;
+                    const T* from = to;
+                    if (plan_.gathered) {
+                        from = columns_ + (g.sum - g.extents[last] + at.last + j) * width_;
+                    } else {
+                        column(plan_.factors.count - 1, at.last + j, to);
+                    }
+                    if (last > 0) {
+                        for (int64_t s = 0; s < width_; s += V) store(to + s, load(prefix_ + s) * load(from + s));
+                    } else if (from != to) {
+                        for (int64_t s = 0; s < width_; s += V) store(to + s, load(from + s));
+                    }
+                    if constexpr (in_pairs<S>) {
+                        if (p + 1 == p_count_ && p % 2 == 0) {
+                            for (int64_t s = 0; s < width_; ++s) pair_[width_ + s] = 0;
+                        }
+                        if (p + 1 == p_count_ || p % 2) store_pair(p / 2);
+                    }
+                }
+            });
+    }
+
+    void form_prefix(const SegmentIndex& at) {
+        const Grouping& g = plan_.inner;
+        int64_t start = 0;
+        for (int m = 0; m < g.count - 1; ++m) {
+            if (!plan_.gathered) {
+                if (m == 0) column(g.first, at.prefix[0], prefix_);
+                else multiply_by_column(g.first + m, at.prefix[m], prefix_);
+                continue;
+            }
+            const T* from = columns_ + (start + at.prefix[m]) * width_;
+            for (int64_t s = 0; s < width_; s += V) {
+                store(prefix_ + s, m == 0 ? load(from + s) : load(prefix_ + s) * load(from + s));
+            }
+            start += g.extents[m];
+        }
+    }
+
+    void store_pair([[maybe_unused]] int64_t pair) {
+#if defined(__AVX512BF16__)
+        if constexpr (in_pairs<S>) {
+            uint32_t* to = reinterpret_cast<uint32_t*>(W_) + pair * width_;
+            for (int64_t s = 0; s < width_; ++s) {
+                bfloat16 first, second;
+                round_to(pair_[s], &first);
+                round_to(pair_[width_ + s], &second);
+                to[s] = first.bits | static_cast<uint32_t>(second.bits) << 16;
+            }
+        }
+#endif
+    }
+
+    // x += H * (core W) for the rows, hoisted indices and inner indices at hand.
+    void multiply() {
+        for (int64_t r = 0; r < rows_here_;) {
+            const int vectors = static_cast<int>(min64(wide_tile, width_ / V));
+            const int rows = static_cast<int>(min64(tile_rows(vectors), rows_here_ - r));
+            for (int64_t l = 0; l < l_count_; ++l) multiply_rows(r, rows, l);
+            r += rows;
+        }
+    }
+
+    void multiply_rows(int64_t r, int rows, int64_t l) {
+        const int64_t K = plan_.L * plan_.P;
+        const S* core = static_cast<const S*>(plan_.job.core) + (row0_ + r) * K + (l0_ + l) * plan_.P + p0_;
+        if constexpr (widens<S>) {
+            for (int i = 0; i < rows; ++i) {
+                __builtin_prefetch(core + i * K + p_count_);
+                widen(core + i * K, rows_ + i * plan_.panel, p_count_);
+            }
+        }
+        for (int64_t s = 0; s < width_;) {
+            const int vectors = static_cast<int>(min64(wide_tile, (width_ - s) / V));
+            const T* H = H_ + l * width_ + s;
+            const T* H_mean = x_mean_ ? H_mean_ + l * width_ + s : nullptr;
+            T* x = x_ + r * width_ + s;
+            T* x_mean = x_mean_ ? x_mean_ + r * width_ + s : nullptr;
+            const auto run = [&](const auto& fold) {
+                switch (vectors) {
+                    case 1: return columns<1>(core, rows, s, fold);
+                    case 2: return columns<2>(core, rows, s, fold);
+                    case 3: return columns<min64(3, wide_tile)>(core, rows, s, fold);
+                    default: return columns<min64(4, wide_tile)>(core, rows, s, fold);
+                }
+            };
+            const auto fold_x = [&](int i, int c, Vector<T> sum) {
+                T* to = x + i * width_ + c;
+                store(to, load(to) + load(H + c) * sum);
+            };
+            if (x_mean) {
+                run([&](int i, int c, Vector<T> sum) {
+                    fold_x(i, c, sum);
+                    T* to = x_mean + i * width_ + c;
+                    store(to, load(to) + load(H_mean + c) * sum);
+                });
+            } else {
+                run(fold_x);
+            }
+            s += vectors * V;
+        }
+    }
+
+    template <int Vectors, class Fold>
+    void columns(const S* core, int rows, int64_t s, const Fold& fold) {
+        const int64_t K = plan_.L * plan_.P;
+        with_rows<tile_rows(Vectors)>(rows, [&]<int Rows>() {
+#if defined(__AVX512BF16__)
+            if constexpr (in_pairs<S>) {
+                tile_of_pairs<Rows, Vectors>(core, K, reinterpret_cast<const uint32_t*>(W_) + s, width_, p_count_,
+                                             fold);
+                return;
+            }
+#endif
+            if constexpr (widens<S>) {
+                tile<T, Rows, Vectors, Prefetch::none>({rows_, plan_.panel, 1, W_ + s, width_, p_count_}, fold);
+            } else if constexpr (!in_pairs<S>) {
+                tile<T, Rows, Vectors, Prefetch::rows_of_a>({core, K, 1, W_ + s, width_, p_count_}, fold);
+            }
+        });
+    }
+
+    void clear(T* x) const {
+        for (int64_t i = 0; i < rows_here_ * width_; ++i) x[i] = 0;
+    }
+
+    void write(const T* x, void* out) const {
+        constexpr int64_t piece = 64;
+        T row[piece];
+        for (int64_t s = 0; s < samples_; ++s) {
+            S* to = static_cast<S*>(out) + (s0_ + s) * plan_.job.k_x + row0_;
+            for (int64_t r = 0; r < rows_here_; r += piece) {
+                const int64_t count = min64(piece, rows_here_ - r);
+                for (int64_t i = 0; i < count; ++i) row[i] = x[(r + i) * width_ + s];
+                narrow(row, to + r, count);
+            }
+        }
+    }
+
+    const Plan<S>& plan_;
+    Arena arena_;
+    T* columns_ = nullptr;  // [inner.sum][width]
+    T* prefix_;             // [width]
+    T* pair_;               // [2][width]
+    T* W_;                  // [panel][width], or pairs of bfloat16 [panel / 2][width]
+    T* H_;                  // [l_chunk][width]
+    T* H_mean_ = nullptr;
+    T* x_;                  // [row_chunk][width]
+    T* x_mean_ = nullptr;
+    T* rows_ = nullptr;     // [widest_rows][panel]
+    int64_t slab_ = -1, block_ = -1;
+    int64_t s0_, samples_, width_;
+    int64_t l0_, l_count_, p0_, p_count_;
+    int64_t row0_, rows_here_;
+};
+
+}  // namespace
+
+int64_t projection_scratch(const Projection& job) {
+    int64_t bytes = 0;
+    with_storage_type(job.factors.dtype, [&]<class S>(S) {
+        bytes = job.threads * Worker<S>(Plan<S>(job), nullptr).scratch_bytes();
+    });
+    return bytes;
+}
+
+void projection(const Projection& job) {
+    with_storage_type(job.factors.dtype, [&]<class S>(S) {
+        const Plan<S> plan(job);
+        const int64_t bytes = Worker<S>(plan, nullptr).scratch_bytes();
+        parallel_for_threads(job.threads, [&](int t) {
+            Worker<S>(plan, static_cast<char*>(job.scratch) + t * bytes).run(t);
+        });
+    });
+}
+
+}  // namespace NTENSOR_LEVEL
+}  // namespace ntensor

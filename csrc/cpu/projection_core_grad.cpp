@@ -1,0 +1,220 @@
+// dcore[r, l, p] (+)= sum_s A[s, r] W[s, p],   A = H[s, l] G[s, r] + H_mean[s, l] G_mean[s, r]
+//
+// W is the synthesis of all factors where G stands alone (L = 1, H = 1). With G_mean the leading factor is hoisted:
+// H = z_1, H_mean = 1/k_1, W the synthesis of the others, so both outputs cost one product.
+//
+// A thread forms W for a block of samples and a panel of columns once, then writes the panel for all rows. Where
+// the samples do not fit one block, later blocks add to what the first one wrote.
+
+#include "factors.h"
+#include "parallel.h"
+#include "projection.h"
+#include "tile.h"
+
+namespace ntensor {
+namespace NTENSOR_LEVEL {
+namespace {
+
+constexpr int64_t panel_budget = 40960;   // elements of W
+constexpr int64_t packed_budget = 8192;   // elements of A
+constexpr int64_t packed_rows = 16;       // rows of the core whose A is formed at a time
+constexpr int64_t panel_unit = 48;        // a multiple of the tile's width at every level
+// Results larger than this do not stay in the caches anyway and are written past them.
+constexpr int64_t cached_bytes = int64_t(16) << 20;
+
+template <class T>
+constexpr int tile_width = square_tile * lanes<T>;
+
+template <class S>
+struct Plan {
+    using T = Accumulator<S>;
+
+    const ProjectionCoreGrad& job;
+    const Factors& factors;
+    bool mean;
+    int64_t L, P;
+    Grouping inner;
+    int64_t block;       // samples
+    int64_t blocks;
+    int64_t panel;
+    int64_t panels;      // panels of P; L times as many in all
+    int64_t row_chunk;
+    int64_t row_chunks;
+    bool past_caches;
+
+    explicit Plan(const ProjectionCoreGrad& job_)
+        : job(job_),
+          factors(job_.factors),
+          mean(job_.grad_mean.data != nullptr),
+          L(mean ? factors.items[0].extent : 1),
+          inner(factors, mean ? 1 : 0, mean ? 1 : 0) {
+        P = inner.extent;
+        block = min64(packed_budget / packed_rows, factors.n);
+        blocks = ceil_div(factors.n, block);
+        block = ceil_div(factors.n, blocks);
+        const int64_t most = max64(panel_unit, panel_budget / block / panel_unit * panel_unit);
+        panels = ceil_div(P, most);
+        if (L % job.threads) panels = round_up(panels, job.threads);
+        panel = round_up(ceil_div(P, panels), panel_unit);
+        panels = ceil_div(P, panel);
+        // Rows are divided only where the panels alone would leave threads idle.
+        row_chunks = L * panels % job.threads && L * panels < 4 * job.threads ? job.threads : 1;
+        row_chunk = round_up(ceil_div(job.k_x, row_chunks), packed_rows);
+        row_chunks = ceil_div(job.k_x, row_chunk);
+        const int64_t K = L * P;
+        const char* base = static_cast<const char*>(job.core_grad);
+        past_caches = !job.accumulate && blocks == 1 && sizeof(S) == sizeof(T) && K % lanes<T> == 0 &&
+                      P % lanes<T> == 0 && job.k_x * K * static_cast<int64_t>(sizeof(S)) > cached_bytes &&
+                      reinterpret_cast<uintptr_t>(base) % vector_bytes == 0;
+    }
+};
+
+template <class S>
+class Worker {
+    using T = Accumulator<S>;
+    static constexpr int width = tile_width<T>;
+
+public:
+    Worker(const Plan<S>& plan, char* scratch) : plan_(plan), arena_{scratch} {
+        W_ = arena_.template take<T>(plan.block * plan.panel);
+        z_ = arena_.template take<T>(plan.inner.sum);
+        y_ = arena_.template take<T>(plan.panel);
+        A_ = arena_.template take<T>(plan.block * packed_rows);
+    }
+
+    int64_t scratch_bytes() const { return arena_.used; }
+
+    void run(int t) {
+        const int64_t items = plan_.L * plan_.panels * plan_.row_chunks;
+        const int64_t begin = items * t / plan_.job.threads;
+        const int64_t end = items * (t + 1) / plan_.job.threads;
+        for (int64_t block = 0; block < plan_.blocks; ++block) {
+            s0_ = block * plan_.block;
+            samples_ = min64(plan_.block, plan_.factors.n - s0_);
+            add_ = plan_.job.accumulate || block > 0;
+            for (int64_t item = begin; item < end; ++item) {
+                const int64_t panel = item / plan_.row_chunks;
+                l_ = panel / plan_.panels;
+                p0_ = panel % plan_.panels * plan_.panel;
+                columns_ = min64(plan_.panel, plan_.P - p0_);
+                if (item == begin || item % plan_.row_chunks == 0) form_panel();
+                const int64_t row = item % plan_.row_chunks * plan_.row_chunk;
+                const int64_t last = min64(row + plan_.row_chunk, plan_.job.k_x);
+                for (int64_t r = row; r < last; r += packed_rows) write_rows(r, min64(packed_rows, last - r));
+            }
+        }
+        if (plan_.past_caches) finish_stores();
+    }
+
+private:
+    // W, tile by tile: [tile][sample][width], the last tile padded with zeros.
+    void form_panel() {
+        for (int64_t s = 0; s < samples_; ++s) {
+            gather_sample<S>(plan_.factors, plan_.inner, s0_ + s, z_);
+            synthesise(plan_.inner, z_, p0_, p0_ + columns_, y_);
+            for (int64_t p = columns_; p < round_up(columns_, width); ++p) y_[p] = 0;
+            for (int64_t p = 0; p < columns_; p += width) {
+                std::memcpy(W_ + (p / width * samples_ + s) * width, y_ + p, width * sizeof(T));
+            }
+        }
+    }
+
+    // A for rows [r, r + rows): [sample][packed_rows]
+    void pack(int64_t r, int64_t rows) {
+        const ProjectionCoreGrad& job = plan_.job;
+        for (int64_t s = 0; s < samples_; ++s) {
+            T* A = A_ + s * packed_rows;
+            if (rows < packed_rows) {
+                for (int64_t i = 0; i < packed_rows; ++i) A[i] = 0;
+            }
+            if (job.grad.data) widen_row<S>(job.grad, s0_ + s, r, rows, A);
+            if (!plan_.mean) continue;
+            T G_mean[packed_rows];
+            widen_row<S>(job.grad_mean, s0_ + s, r, rows, G_mean);
+            const T H = job.grad.data ? element<S>(plan_.factors.items[0].values, s0_ + s, l_) : 0;
+            const T H_mean = T(1) / static_cast<T>(plan_.L);
+            for (int64_t i = 0; i < rows; ++i) A[i] = (job.grad.data ? H * A[i] : 0) + H_mean * G_mean[i];
+        }
+    }
+
+    void write_rows(int64_t r, int64_t rows) {
+        pack(r, rows);
+        for (int64_t i = 0; i < rows;) {
+            const int here = static_cast<int>(min64(tile_rows(square_tile), rows - i));
+            with_rows<tile_rows(square_tile)>(here, [&]<int Rows>() { write_tiles<Rows>(r + i, A_ + i); });
+            i += here;
+        }
+    }
+
+    template <int Rows>
+    void write_tiles(int64_t r, const T* A) {
+        const int64_t K = plan_.L * plan_.P;
+        S* row = static_cast<S*>(plan_.job.core_grad) + r * K + l_ * plan_.P + p0_;
+        for (int64_t p = 0; p < columns_; p += width) {
+            const TileInput<T> in{A, 1, packed_rows, W_ + p * samples_, width, samples_};
+            S* to = row + p;
+            if (columns_ - p < width || sizeof(S) != sizeof(T)) {
+                T sums[Rows * width];
+                tile<T, Rows, square_tile, Prefetch::none>(
+                    in, [&](int i, int c, Vector<T> sum) { store(sums + i * width + c, sum); });
+                const int64_t count = min64(width, columns_ - p);
+                for (int i = 0; i < Rows; ++i) finish_row(sums + i * width, to + i * K, count);
+            } else if constexpr (sizeof(S) == sizeof(T)) {
+                if (plan_.past_caches) {
+                    tile<T, Rows, square_tile, Prefetch::none>(
+                        in, [&](int i, int c, Vector<T> sum) { store_past_caches(to + i * K + c, sum); });
+                } else if (add_) {
+                    for (int i = 0; i < Rows; ++i) {
+                        for (int c = 0; c < square_tile; ++c) __builtin_prefetch(to + i * K + c * lanes<T>, 1);
+                    }
+                    tile<T, Rows, square_tile, Prefetch::none>(in, [&](int i, int c, Vector<T> sum) {
+                        store(to + i * K + c, load(to + i * K + c) + sum);
+                    });
+                } else {
+                    tile<T, Rows, square_tile, Prefetch::none>(
+                        in, [&](int i, int c, Vector<T> sum) { store(to + i * K + c, sum); });
+                }
+            }
+        }
+    }
+
+    void finish_row(T* sums, S* to, int64_t count) const {
+        if (add_) {
+            for (int64_t i = 0; i < count; ++i) sums[i] += to_accumulator(to[i]);
+        }
+        narrow(sums, to, count);
+    }
+
+    const Plan<S>& plan_;
+    Arena arena_;
+    T* W_;  // [panel / width][samples][width]
+    T* z_;  // [sum]
+    T* y_;  // [panel]
+    T* A_;  // [samples][packed_rows]
+    bool add_;
+    int64_t s0_, samples_;
+    int64_t l_, p0_, columns_;
+};
+
+}  // namespace
+
+int64_t projection_core_grad_scratch(const ProjectionCoreGrad& job) {
+    int64_t bytes = 0;
+    with_storage_type(job.factors.dtype, [&]<class S>(S) {
+        bytes = job.threads * Worker<S>(Plan<S>(job), nullptr).scratch_bytes();
+    });
+    return bytes;
+}
+
+void projection_core_grad(const ProjectionCoreGrad& job) {
+    with_storage_type(job.factors.dtype, [&]<class S>(S) {
+        const Plan<S> plan(job);
+        const int64_t bytes = Worker<S>(plan, nullptr).scratch_bytes();
+        parallel_for_threads(job.threads, [&](int t) {
+            Worker<S>(plan, static_cast<char*>(job.scratch) + t * bytes).run(t);
+        });
+    });
+}
+
+}  // namespace NTENSOR_LEVEL
+}  // namespace ntensor

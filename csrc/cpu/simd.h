@@ -1,0 +1,224 @@
+// Vectors of the SIMD level that this file is compiled for, and the storage types.
+//
+// Files that include this one are compiled once a level, inside the namespace NTENSOR_LEVEL. They use no
+// function template of the standard library: the linker could keep the copy with the widest instructions.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__F16C__) || defined(__AVX512F__) || defined(__SSE__)
+#include <immintrin.h>
+#endif
+
+#include "api.h"
+
+#ifndef NTENSOR_LEVEL
+#error "compile with -DNTENSOR_LEVEL=<name of the SIMD level>"
+#endif
+
+namespace ntensor {
+namespace NTENSOR_LEVEL {
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64;
+#elif defined(__AVX2__)
+constexpr int vector_bytes = 32;
+#else
+constexpr int vector_bytes = 16;
+#endif
+
+// Accumulator tiles of the micro-kernel: (rows, vectors) that fill the register file.
+// 32 registers: 8 x 3, or 6 x 4 where four vectors span a slab of 64 samples; 16 registers: 6 x 2.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int wide_tile = 4;
+constexpr int square_tile = 3;
+constexpr int tile_rows(int vectors) { return vectors == 4 ? 6 : 8; }
+#else
+constexpr int wide_tile = 2;
+constexpr int square_tile = 2;
+constexpr int tile_rows(int vectors) { return vectors == 2 ? 6 : 8; }
+#endif
+
+typedef float float_vector __attribute__((vector_size(vector_bytes), aligned(4), may_alias));
+typedef double double_vector __attribute__((vector_size(vector_bytes), aligned(8), may_alias));
+
+template <class T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+    using type = float_vector;
+};
+template <>
+struct VectorOf<double> {
+    using type = double_vector;
+};
+template <class T>
+using Vector = typename VectorOf<T>::type;
+template <class T>
+constexpr int lanes = vector_bytes / static_cast<int>(sizeof(T));
+
+template <class T>
+inline Vector<T> load(const T* p) {
+    return *reinterpret_cast<const Vector<T>*>(p);
+}
+template <class T>
+inline void store(T* p, Vector<T> v) {
+    *reinterpret_cast<Vector<T>*>(p) = v;
+}
+// Past the caches; p is aligned to vector_bytes.
+inline void store_past_caches(float* p, float_vector v) {
+#if defined(__AVX512F__)
+    _mm512_stream_ps(p, reinterpret_cast<__m512>(v));
+#elif defined(__AVX2__)
+    _mm256_stream_ps(p, reinterpret_cast<__m256>(v));
+#elif defined(__SSE__)
+    _mm_stream_ps(p, reinterpret_cast<__m128>(v));
+#else
+    store(p, v);
+#endif
+}
+inline void store_past_caches(double* p, double_vector v) {
+    store_past_caches(reinterpret_cast<float*>(p), reinterpret_cast<float_vector>(v));
+}
+// Orders store_past_caches before what other threads read afterwards.
+inline void finish_stores() {
+#if defined(__SSE__)
+    _mm_sfence();
+#endif
+}
+
+template <class T>
+inline T sum_lanes(Vector<T> v) {
+    T sum = 0;
+    for (int i = 0; i < lanes<T>; ++i) sum += v[i];
+    return sum;
+}
+
+constexpr int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// Storage types. accumulator: the type of every sum and of every product of factors.
+struct bfloat16 {
+    uint16_t bits;
+};
+struct float16 {
+    uint16_t bits;
+};
+
+template <class S>
+struct AccumulatorOf {
+    using type = float;
+};
+template <>
+struct AccumulatorOf<double> {
+    using type = double;
+};
+template <class S>
+using Accumulator = typename AccumulatorOf<S>::type;
+
+inline float to_accumulator(float v) { return v; }
+inline double to_accumulator(double v) { return v; }
+inline float to_accumulator(bfloat16 v) {
+    uint32_t bits = static_cast<uint32_t>(v.bits) << 16;
+    float f;
+    std::memcpy(&f, &bits, 4);
+    return f;
+}
+inline float to_accumulator(float16 v) {
+#if defined(__F16C__)
+    return _cvtsh_ss(v.bits);
+#else
+    _Float16 h;
+    std::memcpy(&h, &v.bits, 2);
+    return static_cast<float>(h);
+#endif
+}
+
+inline void round_to(float v, float* out) { *out = v; }
+inline void round_to(double v, double* out) { *out = v; }
+// To nearest, ties to even; NaN stays NaN.
+inline void round_to(float v, bfloat16* out) {
+    uint32_t bits;
+    std::memcpy(&bits, &v, 4);
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    out->bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded);
+}
+inline void round_to(float v, float16* out) {
+#if defined(__F16C__)
+    out->bits = _cvtss_sh(v, _MM_FROUND_TO_NEAREST_INT);
+#else
+    const _Float16 h = static_cast<_Float16>(v);
+    std::memcpy(&out->bits, &h, 2);
+#endif
+}
+
+template <class S>
+inline void widen(const S* from, Accumulator<S>* to, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) to[i] = to_accumulator(from[i]);
+}
+template <class S>
+inline void narrow(const Accumulator<S>* from, S* to, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) round_to(from[i], to + i);
+}
+#if defined(__AVX512F__)
+inline void widen(const float16* from, float* to, int64_t count) {
+    for (int64_t i = 0; i < count; i += 16) {
+        const __mmask16 mask = count - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - i)) - 1);
+        _mm512_mask_storeu_ps(to + i, mask, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, from + i)));
+    }
+}
+inline void narrow(const float* from, float16* to, int64_t count) {
+    for (int64_t i = 0; i < count; i += 16) {
+        const __mmask16 mask = count - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - i)) - 1);
+        const __m256i half =
+            _mm512_cvtps_ph(_mm512_maskz_loadu_ps(mask, from + i), _MM_FROUND_TO_NEAREST_INT);
+        _mm256_mask_storeu_epi16(to + i, mask, half);
+    }
+}
+#endif
+
+template <class S>
+inline Accumulator<S> element(const Matrix& m, int64_t row, int64_t col) {
+    return to_accumulator(static_cast<const S*>(m.data)[row * m.row_stride + col * m.col_stride]);
+}
+
+// to[0, count) = row `row` of m, columns from `col` on.
+template <class S>
+inline void widen_row(const Matrix& m, int64_t row, int64_t col, int64_t count, Accumulator<S>* to) {
+    const S* from = static_cast<const S*>(m.data) + row * m.row_stride + col * m.col_stride;
+    if (m.col_stride == 1) {
+        widen(from, to, count);
+    } else {
+        for (int64_t i = 0; i < count; ++i) to[i] = to_accumulator(from[i * m.col_stride]);
+    }
+}
+
+// Calls body(S{}) with the storage type of dtype.
+template <class Body>
+inline void with_storage_type(DType dtype, const Body& body) {
+    switch (dtype) {
+        case DType::float32: return body(float{});
+        case DType::float64: return body(double{});
+        case DType::bfloat16: return body(bfloat16{});
+        case DType::float16: return body(float16{});
+    }
+}
+
+// Hands out consecutive, 64-byte aligned pieces of the scratch memory; with a null base it only counts.
+struct Arena {
+    char* base;
+    int64_t used = 0;
+
+    template <class T>
+    T* take(int64_t count) {
+        T* piece = reinterpret_cast<T*>(base + used);
+        used += round_up(count * static_cast<int64_t>(sizeof(T)), 64);
+        return piece;
+    }
+};
+
+}  // namespace NTENSOR_LEVEL
+}  // namespace ntensor

@@ -1,0 +1,64 @@
+// The Khatri-Rao synthesis of one sample, y = z_1 (x) ... (x) z_M, as index arithmetic.
+//
+//   y[p] = product over m of z_m[i_m],   p = (...((i_1 k_2 + i_2) k_3 + i_3)...) k_M + i_M
+//
+// The last factor varies fastest, so a range of p falls into segments, one for each value of (i_1, ..., i_{M-1}):
+// y[segment] = scale * z_M[range], scale = product over m < M of z_m[i_m].
+// The derivative along the same segments, for D = dL/dy:
+//   dz_M[range] += scale * D[segment]
+//   dz_m[i_m]   += (scale / z_m[i_m]) * <D[segment], z_M[range]>    for m < M, the quotient formed without division
+#pragma once
+
+#include <cstdint>
+
+namespace ntensor {
+
+// A core of torch has at most 64 dimensions, one of them k_x.
+constexpr int most_factors = 63;
+
+// The indices (i_1, ..., i_{M-1}) of a segment, counted upwards from the one that holds p.
+struct SegmentIndex {
+    int64_t prefix[most_factors] = {};
+    int64_t last;  // i_M where the segment starts
+
+    // extents: k_1 ... k_M
+    SegmentIndex(const int64_t* extents, int count, int64_t p) {
+        last = p % extents[count - 1];
+        p /= extents[count - 1];
+        for (int m = count - 2; m >= 0; --m) {
+            prefix[m] = p % extents[m];
+            p /= extents[m];
+        }
+    }
+    void next_segment(const int64_t* extents, int count) {
+        last = 0;
+        for (int m = count - 2; m >= 0 && ++prefix[m] == extents[m]; --m) prefix[m] = 0;
+    }
+};
+
+// Calls body(index, offset, length) for the segments of [begin, end); offset counts from begin.
+template <class Body>
+inline void for_each_segment(const int64_t* extents, int count, int64_t begin, int64_t end, const Body& body) {
+    if (begin >= end) return;
+    SegmentIndex index(extents, count, begin);
+    for (int64_t p = begin; p < end;) {
+        const int64_t room = extents[count - 1] - index.last;
+        const int64_t length = room < end - p ? room : end - p;
+        body(index, p - begin, length);
+        p += length;
+        index.next_segment(extents, count);
+    }
+}
+
+// The number of leading factors that are taken out of the product and applied to the sums: the longest prefix
+// that leaves an inner extent of at least this many, none where there is no such prefix.
+constexpr int64_t least_inner_extent = 1000;
+
+inline int hoisted_factors(const int64_t* extents, int count, int at_least) {
+    int64_t inner = 1;
+    int m = count;
+    while (m > at_least && inner < least_inner_extent) inner *= extents[--m];
+    return inner < least_inner_extent ? at_least : m;
+}
+
+}  // namespace ntensor

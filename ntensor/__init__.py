@@ -1,0 +1,28 @@
+"""Multilinear layers for PyTorch: synthesis, projection by a core, feature rotation."""
+
+from . import nn
+from .backends import use_backend
+from .ops import (
+    bilinear,
+    mttkrp,
+    rotated_synthesis,
+    rotation,
+    synthesis,
+    synthesis_projection,
+    synthesis_projection_with_mean,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "__version__",
+    "bilinear",
+    "mttkrp",
+    "nn",
+    "rotated_synthesis",
+    "rotation",
+    "synthesis",
+    "synthesis_projection",
+    "synthesis_projection_with_mean",
+    "use_backend",
+]

@@ -1,0 +1,113 @@
+"""Which implementation serves an operation: the choice, and the reason where one cannot serve.
+
+A backend is a package in this folder. Its `why_not(operation, device, dtype)` answers None where it can
+serve, else the reason in words; its modules hold one function an operation, of the operation's name and
+arguments. The order of `BACKENDS` is the order of the automatic choice.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import torch
+
+BACKENDS = ("native", "triton", "reference")
+
+_ABSENT = {"triton": "not part of this version"}
+
+# A plain global, because torch.compile guards on it; it does not on a thread-local or a ContextVar.
+_forced: str | None = None
+
+
+class use_backend:
+    """Forces the backend of every `ntensor` call in its block; None stands for the automatic choice.
+
+    The backend that is in force when an operation is called also computes its gradients, whenever
+    backward runs. A `backend=` argument of a call wins over the block. The choice holds for the whole
+    process, not for one thread; code under `torch.compile` sees it, inside and outside of the compiled
+    region, and is recompiled when it changes.
+
+    Args:
+        name (str or None): `"native"`, `"triton"`, `"reference"`, or None.
+
+    Raises:
+        ValueError: for another name.
+        RuntimeError: by an operation in the block, with the reason, where the backend cannot serve it.
+
+    Example:
+        >>> import torch, ntensor
+        >>> with ntensor.use_backend("reference"):
+        ...     ntensor.synthesis(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]))
+        tensor([[3., 4., 6., 8.]])
+    """
+
+    def __init__(self, name: str | None) -> None:
+        self.name = check_name(name)
+        self.outer: list[str | None] = []
+
+    def __enter__(self) -> None:
+        global _forced
+        self.outer.append(_forced)
+        _forced = self.name
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        global _forced
+        _forced = self.outer.pop()
+
+
+def check_name(name: str | None) -> str | None:
+    if name is not None and name not in BACKENDS:
+        raise ValueError(f"backend must be None or one of {', '.join(BACKENDS)}, got {name!r}")
+    return name
+
+
+def requested(backend: str | None) -> str | None:
+    """The backend that the caller asked for, by argument or by `use_backend`; None: automatic."""
+    return _forced if backend is None else check_name(backend)
+
+
+def why_not(backend: str, operation: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """The reason why `backend` cannot serve `operation` on `device` in `dtype`; None if it can."""
+    if backend in _ABSENT:
+        return _ABSENT[backend]
+    reason: str | None = _package(backend).why_not(operation, device, dtype)
+    return reason
+
+
+@functools.cache
+def implementation(
+    stem: str, operation: str, device: torch.device, dtype: torch.dtype, backend: str | None
+) -> Callable[..., Any]:
+    """The function of `operation` in the module `stem` of the chosen backend.
+
+    Raises:
+        RuntimeError: naming every backend that was asked and its reason, where none can serve.
+    """
+    reasons = []
+    for name in BACKENDS if backend is None else (check_name(backend),):
+        assert name is not None
+        reason = why_not(name, operation, device, dtype)
+        if reason is None:
+            module = importlib.import_module(f"{__name__}.{name}.{stem}")
+            function: Callable[..., Any] = getattr(module, operation)
+            return function
+        reasons.append(f"{name}: {reason}")
+    raise RuntimeError(
+        f"ntensor.{operation}: no backend can serve {dtype} on {device} ({'; '.join(reasons)})"
+        if backend is None
+        else f"ntensor.{operation}: the backend that was asked for cannot serve {dtype} on {device} "
+        f"({reasons[0]})"
+    )
+
+
+def _package(backend: str) -> Any:
+    return importlib.import_module(f"{__name__}.{backend}")

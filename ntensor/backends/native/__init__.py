@@ -1,0 +1,37 @@
+"""The compiled core: `ntensor._cpu` for CPUs. The device of the arguments decides which module serves."""
+
+import torch
+
+from ntensor.backends.native import projection, rotation, synthesis
+from ntensor.backends.native.library import (
+    DTYPES,
+    cpu_module,
+    force_simd_level,
+    roofline,
+    simd_level,
+)
+
+__all__ = [
+    "force_simd_level",
+    "projection",
+    "roofline",
+    "rotation",
+    "simd_level",
+    "synthesis",
+    "why_not",
+]
+
+
+def why_not(operation: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why this backend cannot serve `operation` on `device` in `dtype`, in words; None where it can."""
+    if device.type == "cuda":
+        return "the CUDA kernels (ntensor._cuda) are not part of this version"
+    if device.type != "cpu":
+        return f"it serves CPUs, not {device.type!r}"
+    if dtype not in DTYPES:
+        return f"it serves {', '.join(str(d) for d in DTYPES)}, not {dtype}"
+    try:
+        cpu_module()
+    except ImportError as error:
+        return f"the compiled module ntensor._cpu cannot be loaded: {error}"
+    return None

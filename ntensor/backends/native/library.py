@@ -1,0 +1,149 @@
+"""The compiled module `ntensor._cpu`: loading it, the SIMD level in use, and what its kernels are called with."""
+
+import functools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+import torch
+
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
+# Below this many multiply-adds (or elements, for memory-bound kernels) a further thread costs more than it brings.
+MULTIPLY_ADDS_A_THREAD = 1 << 18
+ELEMENTS_A_THREAD = 1 << 15
+
+# A fresh result this large is backed by huge pages where the system grants them: faulting in 531 MB by
+# pages of 4 KB costs more time than calculating it.
+HUGE_PAGES_FROM_BYTES = 32 << 20
+
+NO_MATRIX = (0, 0, 0)
+
+_forced_level: str | None = None
+
+
+@functools.cache
+def cpu_module() -> ModuleType:
+    """`ntensor._cpu`; raises `ImportError` where it was not built or cannot be loaded."""
+    from ntensor import _cpu  # torch is loaded first: both share its OpenMP runtime
+
+    return _cpu
+
+
+@functools.cache
+def _default_level() -> str:
+    wanted = os.environ.get("NTENSOR_SIMD", "")
+    levels = cpu_module().simd_levels()
+    if wanted and wanted not in levels:
+        raise RuntimeError(
+            f"NTENSOR_SIMD: wanted one of {', '.join(levels)} (what this build and processor have), got {wanted!r}"
+        )
+    return wanted or levels[0]
+
+
+def simd_level() -> str:
+    """The SIMD level that the kernels run at: the best one, or the one named by `NTENSOR_SIMD`."""
+    return _forced_level or _default_level()
+
+
+@contextmanager
+def force_simd_level(name: str) -> Iterator[None]:
+    """Runs the kernels at the SIMD level `name`, one of `ntensor._cpu.simd_levels()`. For tests and benchmarks."""
+    global _forced_level
+    levels = cpu_module().simd_levels()
+    if name not in levels:
+        raise ValueError(f"force_simd_level: wanted one of {', '.join(levels)}, got {name!r}")
+    before, _forced_level = _forced_level, name
+    try:
+        yield
+    finally:
+        _forced_level = before
+
+
+def threads_for(work: int, work_a_thread: int) -> int:
+    """The threads for a call: torch's number, fewer where there is not enough to do."""
+    return max(1, min(torch.get_num_threads(), work // work_a_thread))
+
+
+def describe_factors(factors: list[torch.Tensor]) -> list[int]:
+    """(address, extent, row stride, column stride) of each `(n, k_m)` factor, in one list."""
+    described: list[int] = []
+    for z in factors:
+        rows, columns = z.stride()
+        described += (z.data_ptr(), z.shape[1], rows, columns)
+    return described
+
+
+def describe_sizes(extents: tuple[int, ...]) -> list[int]:
+    """Factors of these extents for the scratch functions, which look at no address."""
+    described: list[int] = []
+    for extent in extents:
+        described += (0, extent, extent, 1)
+    return described
+
+
+def describe_matrix(matrix: torch.Tensor | None) -> tuple[int, int, int]:
+    """(address, row stride, column stride) of a matrix."""
+    if matrix is None:
+        return NO_MATRIX
+    rows, columns = matrix.stride()
+    return (matrix.data_ptr(), rows, columns)
+
+
+def describe_grads(
+    grads: torch.Tensor, factors: list[torch.Tensor], needs: list[bool]
+) -> list[int]:
+    """The address of each needed gradient inside `grads` `(n, sum of needed k_m)`, 0 for the others."""
+    addresses = []
+    at = grads.data_ptr()
+    for z, needed in zip(factors, needs, strict=True):
+        addresses.append(at if needed else 0)
+        at += z.shape[1] * grads.element_size() if needed else 0
+    return addresses
+
+
+def scratch(byte_count: int) -> torch.Tensor:
+    return torch.empty(byte_count, dtype=torch.uint8)
+
+
+def large_empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """`torch.empty`, on huge pages where it is large (`NTENSOR_HUGE_PAGES=0` switches them off)."""
+    out = torch.empty(shape, dtype=dtype)
+    if (
+        out.nbytes >= HUGE_PAGES_FROM_BYTES
+        and not torch.are_deterministic_algorithms_enabled()
+        and os.environ.get("NTENSOR_HUGE_PAGES", "1") != "0"
+    ):
+        cpu_module().advise_huge_pages(out.data_ptr(), out.nbytes)
+    return out
+
+
+_ROOFS = {"read": 0, "write": 1, "copy": 2, "fma32": 3, "fma64": 4, "bf16dot": 5}
+
+
+@functools.lru_cache(maxsize=1)
+def _roofline_buffers(byte_count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.ones(byte_count // 4), torch.ones(byte_count // 4)
+
+
+def roofline(kind: str, threads: int, byte_count: int = 512 << 20) -> float:
+    """What this machine does at most: the best of three passes of an own loop.
+
+    Args:
+        kind: "read", "write", "copy" (read and written bytes counted both), "fma32", "fma64", "bf16dot".
+        threads: threads that run the loop at the same time.
+        byte_count: size of each of the two buffers.
+
+    Returns:
+        Bytes per second, or floating-point operations per second; 0 where the SIMD level has no such instruction.
+    """
+    if kind not in _ROOFS:
+        raise ValueError(f"roofline: kind: wanted one of {', '.join(_ROOFS)}, got {kind!r}")
+    to, source = _roofline_buffers(byte_count)
+    return max(
+        cpu_module().roofline(
+            simd_level(), _ROOFS[kind], to.data_ptr(), source.data_ptr(), byte_count, threads
+        )
+        for _ in range(3)
+    )

@@ -1,0 +1,183 @@
+"""Projection, with and without the mean output, and its gradients by the compiled core.
+
+A single factor (M = 1) makes the projection a plain matrix product, which the BLAS of torch serves.
+"""
+
+import torch
+from torch import Tensor
+
+from ntensor.backends.native import scratch
+from ntensor.backends.native.library import (
+    DTYPES,
+    MULTIPLY_ADDS_A_THREAD,
+    cpu_module,
+    describe_factors,
+    describe_grads,
+    describe_matrix,
+    large_empty,
+    simd_level,
+    threads_for,
+)
+from ntensor.backends.native.library import scratch as scratch_memory
+from ntensor.backends.native.synthesis import extents_of
+
+
+def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, Tensor | None]:
+    n, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0]
+    extents, K = extents_of(factors)
+    if n * k_x * K == 0:
+        return core.new_zeros((n, k_x)), core.new_zeros((n, k_x)) if mean else None
+    if len(factors) == 1:
+        return factors[0] @ core.T, _core_mean(core).expand(n, k_x).clone() if mean else None
+    x = torch.empty((n, k_x), dtype=dtype)
+    x_mean = torch.empty((n, k_x), dtype=dtype) if mean else None
+    threads = threads_for(n * k_x * K, MULTIPLY_ADDS_A_THREAD)
+    level = simd_level()
+    memory = scratch_memory(
+        scratch.projection(level, DTYPES[dtype], n, extents, k_x, mean, threads)
+    )
+    cpu_module().projection(
+        level,
+        DTYPES[dtype],
+        n,
+        describe_factors(factors),
+        core.data_ptr(),
+        k_x,
+        x.data_ptr(),
+        0 if x_mean is None else x_mean.data_ptr(),
+        threads,
+        memory.data_ptr(),
+    )
+    return x, x_mean
+
+
+def _core_mean(core: Tensor) -> Tensor:
+    """(k_x,): what z_1 := 1/k_1 gives for a single factor."""
+    wide = torch.promote_types(core.dtype, torch.float32)
+    return core.mean(dim=1, dtype=wide).to(core.dtype)
+
+
+def synthesis_projection(core: Tensor, factors: list[Tensor]) -> Tensor:
+    return _project(core, factors, False)[0]
+
+
+def synthesis_projection_with_mean(core: Tensor, factors: list[Tensor]) -> tuple[Tensor, Tensor]:
+    x, x_mean = _project(core, factors, True)
+    assert x_mean is not None
+    return x, x_mean
+
+
+def projection_factor_grads(
+    core: Tensor,
+    grad: Tensor | None,
+    grad_mean: Tensor | None,
+    factors: list[Tensor],
+    needs: list[bool],
+) -> Tensor:
+    n, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0]
+    extents, K = extents_of(factors)
+    width = sum(k for k, needed in zip(extents, needs, strict=True) if needed)
+    if n * k_x * K * width == 0:
+        return core.new_zeros((n, width))
+    if len(factors) == 1:
+        return core.new_zeros((n, width)) if grad is None else grad @ core
+    out = torch.empty((n, width), dtype=dtype)
+    threads = threads_for(n * k_x * K, MULTIPLY_ADDS_A_THREAD)
+    level = simd_level()
+    main = grad if grad is not None else grad_mean
+    assert main is not None
+    contiguous = main.stride(1) == 1
+    memory = scratch_memory(
+        scratch.projection_factor_grads(
+            level,
+            DTYPES[dtype],
+            n,
+            extents,
+            k_x,
+            grad is not None,
+            grad_mean is not None,
+            contiguous,
+            threads,
+        )
+    )
+    cpu_module().projection_factor_grads(
+        level,
+        DTYPES[dtype],
+        n,
+        describe_factors(factors),
+        describe_grads(out, factors, needs),
+        width,
+        core.data_ptr(),
+        k_x,
+        describe_matrix(grad),
+        describe_matrix(grad_mean),
+        threads,
+        memory.data_ptr(),
+    )
+    return out
+
+
+def projection_core_grad(
+    grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
+) -> Tensor:
+    main = grad if grad is not None else grad_mean
+    assert main is not None
+    out = large_empty((main.shape[1], *[z.shape[1] for z in factors]), factors[0].dtype)
+    _write_core_grad(out, grad, grad_mean, factors, False)
+    return out
+
+
+def projection_core_grad_(
+    core_grad: Tensor, grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
+) -> None:
+    _write_core_grad(core_grad, grad, grad_mean, factors, True)
+
+
+def _write_core_grad(
+    out: Tensor,
+    grad: Tensor | None,
+    grad_mean: Tensor | None,
+    factors: list[Tensor],
+    accumulate: bool,
+) -> None:
+    n, dtype, k_x = factors[0].shape[0], out.dtype, out.shape[0]
+    extents, K = extents_of(factors)
+    if n * k_x * K == 0:
+        if not accumulate:
+            out.zero_()
+        return
+    if len(factors) == 1:
+        _write_core_grad_of_one(out, grad, grad_mean, factors[0], accumulate)
+        return
+    threads = threads_for(n * k_x * K, MULTIPLY_ADDS_A_THREAD)
+    level = simd_level()
+    memory = scratch_memory(
+        scratch.projection_core_grad(
+            level, DTYPES[dtype], n, extents, k_x, grad_mean is not None, threads
+        )
+    )
+    cpu_module().projection_core_grad(
+        level,
+        DTYPES[dtype],
+        n,
+        describe_factors(factors),
+        k_x,
+        describe_matrix(grad),
+        describe_matrix(grad_mean),
+        out.data_ptr(),
+        accumulate,
+        threads,
+        memory.data_ptr(),
+    )
+
+
+def _write_core_grad_of_one(
+    out: Tensor, grad: Tensor | None, grad_mean: Tensor | None, z: Tensor, accumulate: bool
+) -> None:
+    if not accumulate:
+        out.zero_()
+    if grad is not None:
+        out.addmm_(grad.T, z)
+    if grad_mean is not None:
+        wide = torch.promote_types(z.dtype, torch.float32)
+        out.add_((grad_mean.sum(0, dtype=wide) / z.shape[1]).to(z.dtype)[:, None])

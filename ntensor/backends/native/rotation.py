@@ -1,0 +1,131 @@
+"""Rotation and rotated synthesis, and their gradients, by the compiled core."""
+
+import torch
+from torch import Tensor
+
+from ntensor.backends.native import scratch
+from ntensor.backends.native.library import (
+    DTYPES,
+    ELEMENTS_A_THREAD,
+    cpu_module,
+    describe_factors,
+    describe_grads,
+    describe_matrix,
+    simd_level,
+    threads_for,
+)
+from ntensor.backends.native.library import scratch as scratch_memory
+from ntensor.backends.native.synthesis import extents_of
+
+LAYOUTS = {"column": 0, "row": 1}
+
+
+def _rows_of_nine(R: Tensor) -> Tensor:
+    """`(n, 3, 3)` as `(n, 9)` with the nine entries side by side."""
+    flat = R.reshape(R.shape[0], 9)
+    return flat if flat.stride(1) == 1 else flat.contiguous()
+
+
+def rotation(y: Tensor, R: Tensor, layout: str) -> Tensor:
+    n, K = y.shape
+    out = torch.empty((n, K), dtype=y.dtype)
+    if n * K == 0:
+        return out
+    matrices = _rows_of_nine(R)
+    threads = threads_for(n * K, ELEMENTS_A_THREAD)
+    level = simd_level()
+    memory = scratch_memory(scratch.rotation(level, DTYPES[y.dtype], n, K, threads))
+    cpu_module().rotation(
+        level,
+        DTYPES[y.dtype],
+        n,
+        K,
+        LAYOUTS[layout],
+        describe_matrix(y),
+        describe_matrix(matrices),
+        out.data_ptr(),
+        threads,
+        memory.data_ptr(),
+    )
+    return out
+
+
+def rotation_matrix_grad(grad: Tensor, y: Tensor, layout: str) -> Tensor:
+    n, K = y.shape
+    if n * K == 0:
+        return y.new_zeros((n, 3, 3))
+    dR = torch.empty((n, 3, 3), dtype=y.dtype)
+    threads = threads_for(n * K, ELEMENTS_A_THREAD)
+    level = simd_level()
+    memory = scratch_memory(scratch.rotation(level, DTYPES[y.dtype], n, K, threads))
+    cpu_module().rotation_matrix_grad(
+        level,
+        DTYPES[y.dtype],
+        n,
+        K,
+        LAYOUTS[layout],
+        describe_matrix(grad),
+        describe_matrix(y),
+        dR.data_ptr(),
+        threads,
+        memory.data_ptr(),
+    )
+    return dR
+
+
+def rotated_synthesis(z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> Tensor:
+    factors = [z_exp, z_id]
+    n, dtype = z_exp.shape[0], z_exp.dtype
+    extents, K = extents_of(factors)
+    out = torch.empty((n, K), dtype=dtype)
+    if n * K == 0:
+        return out
+    matrices = _rows_of_nine(R)
+    threads = threads_for(n * K, ELEMENTS_A_THREAD)
+    level = simd_level()
+    memory = scratch_memory(scratch.rotated_synthesis(level, DTYPES[dtype], n, extents, threads))
+    cpu_module().rotated_synthesis(
+        level,
+        DTYPES[dtype],
+        n,
+        describe_factors(factors),
+        LAYOUTS[layout],
+        describe_matrix(matrices),
+        out.data_ptr(),
+        threads,
+        memory.data_ptr(),
+    )
+    return out
+
+
+def rotated_synthesis_grads(
+    grad: Tensor, z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str, needs: list[bool]
+) -> Tensor:
+    factors = [z_exp, z_id]
+    n, dtype = z_exp.shape[0], z_exp.dtype
+    extents, K = extents_of(factors)
+    factor_width = sum(k for k, needed in zip(extents, needs[:2], strict=True) if needed)
+    width = factor_width + (9 if needs[2] else 0)
+    if n * K == 0:
+        return torch.zeros((n, width), dtype=dtype)
+    out = torch.empty((n, width), dtype=dtype)
+    matrices = _rows_of_nine(R)
+    threads = threads_for(n * K, ELEMENTS_A_THREAD)
+    level = simd_level()
+    memory = scratch_memory(scratch.rotated_synthesis(level, DTYPES[dtype], n, extents, threads))
+    cpu_module().rotated_synthesis_grads(
+        level,
+        DTYPES[dtype],
+        n,
+        describe_factors(factors),
+        describe_grads(out, factors, needs[:2]),
+        width,
+        LAYOUTS[layout],
+        describe_matrix(matrices),
+        describe_matrix(grad),
+        out.data_ptr() + factor_width * out.element_size() if needs[2] else 0,
+        width,
+        threads,
+        memory.data_ptr(),
+    )
+    return out

@@ -1,0 +1,188 @@
+"""What is installed and what serves each operation: `python -m ntensor.info`, or with `--json`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ntensor
+from ntensor import backends
+from ntensor.backends import native
+from ntensor.ops.autograd import OPERATIONS
+from ntensor.ops.checks import DTYPES
+
+ENVIRONMENT = (
+    "NTENSOR_SIMD",
+    "NTENSOR_HUGE_PAGES",
+    "OMP_NUM_THREADS",
+    "THP_MEM_ALLOC_ENABLE",
+    "TRITON_INTERPRET",
+)
+
+
+def collect() -> dict[str, Any]:
+    """Everything that the command prints, ready for `json.dumps`.
+
+    Returns:
+        dict: `versions`; `compiled_core` (how `ntensor._cpu` was built and what it runs at, or the
+        `error` that kept it from loading); `threads`; `environment` (the variables that are set);
+        `operations`: device -> operation -> backend -> "ready", or the reason why not.
+
+    Example:
+        >>> import ntensor.info
+        >>> ntensor.info.collect()["operations"]["cpu"]["synthesis"]["reference"]
+        'ready'
+    """
+    return {
+        "versions": _versions(),
+        "compiled_core": _compiled_core(),
+        "threads": torch.get_num_threads(),
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+        "operations": {
+            str(device): {
+                operation: {
+                    backend: _status(backend, operation, device) for backend in backends.BACKENDS
+                }
+                for operation in OPERATIONS
+            }
+            for device in _devices()
+        },
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {
+        "ntensor": ntensor.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    for package in ("numpy", "triton"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def _compiled_core() -> dict[str, Any]:
+    try:
+        module = native.cpu_module()
+    except ImportError as error:
+        return {"error": f"{error} (pip install -e . builds it)"}
+    build: dict[str, Any] = json.loads(module.build_info())
+    if build["version"] != ntensor.__version__:
+        build["warning"] = (
+            f"built for ntensor {build['version']}, but the package is {ntensor.__version__}: "
+            "build again"
+        )
+    try:
+        level = native.simd_level()
+    except RuntimeError as error:
+        level = f"none: {error}"
+    return {
+        **build,
+        "file": module.__file__,
+        "levels_of_this_processor": module.simd_levels(),
+        "level_in_use": level,
+        "openmp_runtimes": _openmp_runtimes(),
+    }
+
+
+def _openmp_runtimes() -> list[str]:
+    """The OpenMP libraries of this process; more than one means threads that compete."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return []
+    files = {line.split()[-1] for line in maps.read_text().splitlines() if "/lib" in line}
+    names = ("libgomp", "libomp", "libiomp")
+    return sorted(file for file in files if Path(file).name.startswith(names))
+
+
+def _devices() -> list[torch.device]:
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    return [torch.device("cpu"), *(torch.device("cuda", index) for index in gpus)]
+
+
+def _status(backend: str, operation: str, device: torch.device) -> str:
+    """ "ready", one reason, or for each dtype that is not served its own."""
+    reasons = {
+        str(dtype).removeprefix("torch."): backends.why_not(backend, operation, device, dtype)
+        for dtype in sorted(DTYPES, key=str)
+    }
+    distinct = set(reasons.values())
+    if len(distinct) == 1:
+        return distinct.pop() or "ready"
+    ready = [dtype for dtype, reason in reasons.items() if reason is None]
+    refused = [f"{dtype}: {reason}" for dtype, reason in reasons.items() if reason is not None]
+    return "; ".join([f"ready for {', '.join(ready)}" if ready else "not ready", *refused])
+
+
+def _text(facts: dict[str, Any]) -> str:
+    core = facts["compiled_core"]
+    lines = ["versions", *_listed(facts["versions"]), "", "compiled core (ntensor._cpu)"]
+    if "error" in core:
+        lines.append(f"  not loaded: {core['error']}")
+    else:
+        openmp = "yes" if core["openmp"] else f"no, std::thread ({core['openmp_reason']})"
+        shown = {
+            "file": core["file"],
+            "compiler": f"{core['compiler']}, {core['build_type']}, {core['processor']}",
+            "SIMD levels built": ", ".join(core["levels"]),
+            "SIMD level in use": core["level_in_use"],
+            "OpenMP": openmp,
+            "OpenMP runtimes": ", ".join(core["openmp_runtimes"]) or "none found",
+            "sanitizers": core["sanitize"] or "none",
+            "CUDA kernels": "built" if core["cuda"] else core["cuda_reason"],
+        }
+        if "warning" in core:
+            shown["warning"] = core["warning"]
+        lines += _listed(shown)
+    lines += ["", f"threads: {facts['threads']}"]
+    lines += ["", "environment", *(_listed(facts["environment"]) or ["  nothing set"])]
+    for device, operations in facts["operations"].items():
+        lines += ["", f"operations on {device}", *_table(operations)]
+    return "\n".join(lines)
+
+
+def _listed(entries: dict[str, Any]) -> list[str]:
+    width = max(map(len, entries), default=0)
+    return [f"  {name:{width}}  {value}" for name, value in entries.items()]
+
+
+def _table(operations: dict[str, dict[str, str]]) -> list[str]:
+    """One row an operation, one column a backend; the reasons stand as notes below."""
+    notes: dict[str, str] = {}
+
+    def cell(status: str) -> str:
+        if status == "ready":
+            return status
+        return f"no [{notes.setdefault(status, str(len(notes) + 1))}]"
+
+    rows = [["", *backends.BACKENDS]]
+    rows += [[name, *map(cell, statuses.values())] for name, statuses in operations.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        padded = (f"{text:{width}}" for text, width in zip(row, widths, strict=True))
+        lines.append(f"  {'  '.join(padded)}".rstrip())
+    return [*lines, *(f"  [{number}] {reason}" for reason, number in notes.items())]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m ntensor.info", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(argv)
+    facts = collect()
+    print(json.dumps(facts, indent=2) if options.json else _text(facts))
+
+
+if __name__ == "__main__":
+    main()

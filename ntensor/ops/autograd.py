@@ -1,0 +1,426 @@
+"""Registers the operations, and derives all their derivatives from one formula a family.
+
+Every operation is a partial derivative of a *form*: a scalar that is linear in each of its slots. For the
+projection the form is
+
+    s(core, G, G_mean, z_1, ..., z_M) = <G, x> + <G_mean, x_mean>
+
+so that `x = ds/dG`, the core's gradient is `ds/dcore`, and a factor's is `ds/dz_m`. The derivative of
+`ds/da` in direction `v` of a slot `b` is again `ds/da`, with `v` in the place of `b`; and since second
+derivatives are symmetric, one function (`directional`) is the backward, the forward mode and every higher
+derivative of the whole family. What a form adds is `partials`, which calls the operations themselves.
+
+Each operation is registered twice from these formulas: with `torch.library` (for torch.compile, export and
+direct calls of `torch.ops.ntensor`), and as an `autograd.Function` (for eager mode, torch.func and
+forward-mode differentiation). Forward-mode tangents do not pass through a direct call of a raw operation.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
+from torch.autograd import forward_ad
+
+from ntensor import backends
+
+Slots = list[Tensor | None]
+
+LIBRARY = torch.library.Library("ntensor", "DEF")
+
+# Every operation by its name.
+OPERATIONS: dict[str, Operation] = {}
+
+
+class Form:
+    """A multilinear form: its slots are the tensors `heads`, then any number of factors.
+
+    Attributes:
+        heads: names of the leading slots.
+        shared: slots that have no batch dimension.
+        joint: slots that enter additively, and so are replaced together.
+    """
+
+    heads: ClassVar[tuple[str, ...]]
+    shared: ClassVar[tuple[int, ...]] = ()
+    joint: ClassVar[tuple[int, ...]] = ()
+
+    def partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
+        """The partial derivative for each wanted slot, None for the others and for a zero.
+
+        A value is None where the slot is not given: it is then itself wanted, or zero.
+        """
+        raise NotImplementedError
+
+    def restrict(self, term: dict[int, Tensor], values: Slots, wanted: list[bool]) -> None:
+        """Takes out of `values` and `wanted` what vanishes once the slots of `term` are replaced."""
+
+    def terms(self, replacements: dict[int, Tensor]) -> Iterator[dict[int, Tensor]]:
+        together = {slot: replacements[slot] for slot in self.joint if slot in replacements}
+        if together:
+            yield together
+        for slot, tensor in replacements.items():
+            if slot not in together:
+                yield {slot: tensor}
+
+
+def directional(
+    form: Form,
+    values: Slots,
+    replacements: dict[int, Tensor],
+    wanted: list[bool],
+    options: tuple[Any, ...],
+) -> Slots:
+    """For each wanted slot `a`: the sum over replaced slots `b != a` of `ds/da` with `b` replaced."""
+    totals: Slots = [None] * len(values)
+    for term in form.terms(replacements):
+        replaced = list(values)
+        for slot in form.joint if term.keys() & set(form.joint) else ():
+            replaced[slot] = None
+        for slot, tensor in term.items():
+            replaced[slot] = tensor
+        remaining = [want and slot not in term for slot, want in enumerate(wanted)]
+        form.restrict(term, replaced, remaining)
+        if any(remaining):
+            parts = form.partials(replaced, remaining, options)
+            totals = [
+                part if total is None else total if part is None else total + part
+                for total, part in zip(totals, parts, strict=True)
+            ]
+    return totals
+
+
+def columns(joined: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Splits `(n, sum of extents)` into tensors of the shapes of `like`."""
+    if len(like) == 1:
+        return (joined.reshape(like[0].shape),)
+    parts = joined.split([tensor.shape[1:].numel() for tensor in like], 1)
+    return tuple(
+        part if tensor.dim() == 2 else part.reshape(tensor.shape)
+        for part, tensor in zip(parts, like, strict=True)
+    )
+
+
+def as_columns(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dim() == 2 else tensor.reshape(tensor.shape[0], tensor.shape[1:].numel())
+
+
+class Operation:
+    """One operation of the namespace `ntensor`: a partial derivative of a form, in all its registrations.
+
+    Args:
+        form: whose partial derivative it is.
+        schema: its arguments are tensors in the order of the form's slots, then (if `listed`) the
+            list of factors, then the options of the form, then `bool[] needs` (if `joined`), then
+            `str? backend`.
+        stem: name of the backends' module that holds its function.
+        given: the heads among its arguments, as slots of the form.
+        returns: the slots whose partial derivatives it returns, unless `joined`.
+        fake: from its arguments without `backend`, empty outputs of the right shape.
+        listed: it has a list of factors.
+        joined: it returns the partial derivatives for the slots after the form's first `joined`
+            where `needs` is true, side by side in one matrix.
+    """
+
+    def __init__(
+        self,
+        form: Form,
+        schema: str,
+        *,
+        stem: str,
+        given: tuple[int, ...],
+        fake: Callable[..., Any],
+        returns: tuple[int, ...] = (),
+        listed: bool = False,
+        joined: int | None = None,
+    ) -> None:
+        self.form = form
+        self.name = schema.partition("(")[0]
+        self.stem = stem
+        self.given = given
+        self.returns = returns
+        self.listed = listed
+        self.joined = joined
+        self.shared_output = any(slot in form.shared for slot in returns)
+        self.raw = define(schema, stem, fake, operand=len(given) if listed else 0)
+        self.arity = len(self.raw._schema.arguments) - 1
+        self.full, self.light = _functions(self)
+        self._register()
+        OPERATIONS[self.name] = self
+
+    def __call__(self, tensors: Sequence[Tensor | None], *statics: Any) -> Any:
+        """The operation on its tensors (factors not in a list) and its other arguments."""
+        if not torch.compiler.is_compiling():
+            if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+                return self.full.apply(statics, *tensors)
+            if torch.is_grad_enabled():
+                for tensor in tensors:
+                    if tensor is not None and tensor.requires_grad:
+                        return self.light.apply(statics, *tensors)
+        return self.call_raw(tensors, statics)
+
+    def call_raw(self, tensors: Sequence[Tensor | None], statics: tuple[Any, ...]) -> Any:
+        if self.listed:
+            heads = len(self.given)
+            return self.raw(*tensors[:heads], list(tensors[heads:]), *statics)
+        return self.raw(*tensors, *statics)
+
+    def backward(
+        self,
+        tensors: Sequence[Tensor | None],
+        statics: tuple[Any, ...],
+        needs: Sequence[bool],
+        cotangents: Sequence[Tensor | None],
+    ) -> Slots:
+        """The gradient for each of `tensors` that needs one."""
+        values, options = self._slots(tensors), self._options(statics)
+        outputs = self._outputs(statics)
+        if self.joined is not None and cotangents[0] is not None and outputs:
+            like = [values[slot] for slot in outputs]
+            cotangents = columns(cotangents[0], like)  # type: ignore[arg-type]
+        replacements = {
+            slot: cotangent
+            for slot, cotangent in zip(outputs, cotangents, strict=False)
+            if cotangent is not None
+        }
+        wanted = self._slots(needs, absent=False)
+        return self._given(directional(self.form, values, replacements, wanted, options))
+
+    def jvp(
+        self,
+        tensors: Sequence[Tensor | None],
+        statics: tuple[Any, ...],
+        tangents: Sequence[Tensor | None],
+    ) -> Slots:
+        """The tangent for each output; None for a zero."""
+        values, options = self._slots(tensors), self._options(statics)
+        replacements = {
+            slot: tangent
+            for slot, tangent in enumerate(self._slots(tangents))
+            if tangent is not None
+        }
+        outputs = self._outputs(statics)
+        wanted = [slot in outputs for slot in range(len(values))]
+        parts = directional(self.form, values, replacements, wanted, options)
+        found = [parts[slot] for slot in outputs]
+        if self.joined is None or all(part is None for part in found):
+            return found if self.joined is None else [None]
+        return [
+            torch.cat(
+                [
+                    as_columns(torch.zeros_like(values[slot]) if part is None else part)
+                    for slot, part in zip(outputs, found, strict=True)
+                ],
+                1,
+            )
+        ]
+
+    def batched(
+        self,
+        size: int,
+        dims: Sequence[int | None],
+        tensors: Sequence[Tensor | None],
+        statics: tuple[Any, ...],
+    ) -> tuple[Any, Any]:
+        """The rule of vmap: the mapped dimension joins the batch.
+
+        Where an operand or the result has no batch dimension to join (the core, its gradient), the
+        rule is a loop.
+        """
+        shared = [self._slot_of(place) in self.form.shared for place in range(len(tensors))]
+        if self.shared_output or any(
+            alone and dim is not None for alone, dim in zip(shared, dims, strict=True)
+        ):
+            picked = [
+                [
+                    tensor if tensor is None or dim is None else tensor.select(dim, index)
+                    for tensor, dim in zip(tensors, dims, strict=True)
+                ]
+                for index in range(size)
+            ]
+            results = [self(each, *statics) for each in picked]
+            if len(self.returns) > 1:
+                return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(self.returns)
+            return torch.stack(results), 0
+
+        folded: Slots = []
+        samples = 0
+        for tensor, dim, alone in zip(tensors, dims, shared, strict=True):
+            if tensor is None or alone:
+                folded.append(tensor)
+                continue
+            whole = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+            samples = whole.shape[1]
+            folded.append(whole.reshape(size * samples, *whole.shape[2:]))
+        result = self(folded, *statics)
+        if len(self.returns) > 1:
+            parts = tuple(part.reshape(size, samples, *part.shape[1:]) for part in result)
+            return parts, (0,) * len(parts)
+        return result.reshape(size, samples, *result.shape[1:]), 0
+
+    def _slot_of(self, place: int) -> int:
+        heads = len(self.given)
+        return self.given[place] if place < heads else len(self.form.heads) + place - heads
+
+    def _slots(self, items: Sequence[Any], absent: Any = None) -> list[Any]:
+        heads = len(self.given)
+        slots = [absent] * len(self.form.heads)
+        for slot, item in zip(self.given, items[:heads], strict=True):
+            slots[slot] = item
+        return slots + list(items[heads:])
+
+    def _given(self, slots: list[Any]) -> list[Any]:
+        return [slots[slot] for slot in self.given] + slots[len(self.form.heads) :]
+
+    def _options(self, statics: tuple[Any, ...]) -> tuple[Any, ...]:
+        return statics if self.joined is None else (*statics[:-2], statics[-1])
+
+    def _outputs(self, statics: tuple[Any, ...]) -> tuple[int, ...]:
+        if self.joined is None:
+            return self.returns
+        return tuple(self.joined + place for place, need in enumerate(statics[-2]) if need)
+
+    def _flat(self, arguments: Sequence[Any]) -> tuple[list[Any], tuple[Any, ...]]:
+        tensors = list(arguments[: len(self.given)])
+        if self.listed:
+            tensors += arguments[len(self.given)]
+        statics = list(arguments[len(self.given) + self.listed : self.arity])
+        # The dispatcher leaves out a trailing argument that equals its default.
+        backend = arguments[self.arity] if len(arguments) > self.arity else None
+        return tensors, (*statics, backend)
+
+    def _register(self) -> None:
+        name = f"ntensor::{self.name}"
+
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            tensors, ctx.statics = self._flat(inputs)
+            ctx.save_for_backward(*tensors)
+            ctx.set_materialize_grads(False)
+
+        def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
+            needs, _ = self._flat(ctx.needs_input_grad)
+            gradients = self.backward(ctx.saved_tensors, ctx.statics, needs, cotangents)
+            heads = len(self.given)
+            factors = [gradients[heads:]] if self.listed else []
+            return (*gradients[:heads], *factors, *(None for _ in ctx.statics))
+
+        def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+            tensors, statics = self._flat(arguments)
+            dims: list[int | None] = list(in_dims[: len(self.given)])
+            if self.listed:
+                factors = arguments[len(self.given)]
+                dims += in_dims[len(self.given)] or [None] * len(factors)
+            return self.batched(info.batch_size, dims, tensors, statics)
+
+        def legacy_vmap(*arguments: Any) -> Any:
+            tensors, statics = self._flat(arguments)
+            level = torch._C._vmapmode_increment_nesting() - 1
+            torch._C._vmapmode_decrement_nesting()
+            mapped = [
+                tensor is not None and is_legacy_batchedtensor(tensor) for tensor in tensors
+            ]
+            physical = [
+                torch._remove_batch_dim(tensor, level, 1, 0) if each else tensor
+                for tensor, each in zip(tensors, mapped, strict=True)
+            ]
+            size = next(tensor.shape[0] for tensor, each in zip(physical, mapped) if each)
+            dims = [0 if each else None for each in mapped]
+            result, _ = self.batched(size, dims, physical, statics)
+            if isinstance(result, tuple):
+                return tuple(torch._add_batch_dim(part, 0, level) for part in result)
+            return torch._add_batch_dim(result, 0, level)
+
+        torch.library.register_autograd(name, backward, setup_context=setup_context, lib=LIBRARY)
+        torch.library.register_vmap(name, vmap, lib=LIBRARY)
+        # torch.autograd.grad(is_grads_batched=True) still runs under the older vmap, whose fallback
+        # takes no lists of tensors.
+        LIBRARY.impl(self.name, legacy_vmap, "Batched")
+
+
+def define(
+    schema: str, stem: str, fake: Callable[..., Any], operand: int
+) -> Any:
+    """Defines an operation whose last argument is `str? backend`, served by the chosen backend.
+
+    `operand` is the place of an argument that is a tensor or a list of them, and never None.
+    """
+    name = schema.partition("(")[0]
+    LIBRARY.define(schema)
+    raw = getattr(torch.ops.ntensor, name).default
+    arity = len(raw._schema.arguments) - 1
+
+    def run(*arguments: Any) -> Any:
+        # The dispatcher leaves out a trailing argument that equals its default.
+        backend = arguments[arity] if len(arguments) > arity else None
+        arguments = arguments[:arity]
+        tensor = arguments[operand]
+        if isinstance(tensor, (list, tuple)):
+            tensor = tensor[0]
+        serve = backends.implementation(stem, name, tensor.device, tensor.dtype, backend)
+        return serve(*arguments)
+
+    for key in ("CPU", "CUDA"):
+        LIBRARY.impl(name, run, key)
+    torch.library.register_fake(
+        f"ntensor::{name}", lambda *arguments, backend=None: fake(*arguments[:arity]), lib=LIBRARY
+    )
+    return raw
+
+
+def _functions(operation: Operation) -> tuple[Any, Any]:
+    """Two `autograd.Function`s of one operation: with all transforms, and the cheaper to call."""
+
+    class Full(torch.autograd.Function):
+        @staticmethod
+        def forward(statics: tuple[Any, ...], *tensors: Tensor | None) -> Any:
+            return operation.call_raw(tensors, statics)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.statics = inputs[0]
+            ctx.save_for_backward(*inputs[1:])
+            ctx.save_for_forward(*inputs[1:])
+            ctx.set_materialize_grads(False)
+            outputs = output if isinstance(output, tuple) else (output,)
+            ctx.shapes = [each.shape for each in outputs]
+
+        @staticmethod
+        def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
+            needs = ctx.needs_input_grad[1:]
+            gradients = operation.backward(ctx.saved_tensors, ctx.statics, needs, cotangents)
+            return (None, *gradients)
+
+        @staticmethod
+        def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Any:
+            tensors = ctx.saved_tensors
+            found = operation.jvp(tensors, ctx.statics, tangents)
+            found = [
+                tensors[-1].new_zeros(shape) if part is None else part
+                for part, shape in zip(found, ctx.shapes, strict=True)
+            ]
+            return tuple(found) if len(found) > 1 else found[0]
+
+        @staticmethod
+        def vmap(info: Any, in_dims: tuple[Any, ...], statics: Any, *tensors: Any) -> Any:
+            return operation.batched(info.batch_size, in_dims[1:], tensors, statics)
+
+    class Light(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, statics: tuple[Any, ...], *tensors: Tensor | None) -> Any:
+            ctx.statics = statics
+            ctx.save_for_backward(*tensors)
+            ctx.set_materialize_grads(False)
+            return operation.call_raw(tensors, statics)
+
+        backward = Full.backward
+
+    name = "".join(word.capitalize() for word in operation.name.split("_"))
+    for function in (Full, Light):
+        function.__name__ = function.__qualname__ = name
+    # apply binds its arguments to this signature, and would otherwise rebuild it on every call.
+    Full.forward.__signature__ = inspect.signature(Full.forward)  # type: ignore[attr-defined]
+    return Full, Light

@@ -1,0 +1,137 @@
+"""Checks of the public functions' arguments: type, rank, extent, dtype, device.
+
+Each test is made plainly and its message is built only where it fails. Backends rely on these checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+LAYOUTS = ("column", "row")
+
+
+def tensors(operation: str, names: Sequence[str], values: Sequence[Any]) -> None:
+    """Every value is a tensor."""
+    for place, value in enumerate(values):
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"{operation}: {names[place]} must be a torch.Tensor, got {type(value).__name__}"
+            )
+
+
+def autocast(values: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The tensors in autocast's dtype where autocast is on; as for torch's own, float64 stays."""
+    device = values[0].device.type
+    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        return [
+            value.to(dtype)
+            if value.is_floating_point() and value.dtype is not torch.float64
+            else value
+            for value in values
+        ]
+    return values
+
+
+def alike(operation: str, names: Sequence[str], values: Sequence[Tensor]) -> None:
+    """All tensors have one dtype, which the library supports, and lie on one device."""
+    dtype, device = values[0].dtype, values[0].device
+    if dtype not in DTYPES:
+        raise TypeError(
+            f"{operation}: {names[0]} must be float32, float64, bfloat16 or float16, got {dtype}"
+        )
+    for place, value in enumerate(values):
+        if value.dtype is not dtype:
+            raise TypeError(
+                f"{operation}: {names[place]} must have the dtype of {names[0]}, {dtype}, "
+                f"got {value.dtype}"
+            )
+        if value.device != device:
+            raise ValueError(
+                f"{operation}: {names[place]} must be on the device of {names[0]}, {device}, "
+                f"got {value.device}"
+            )
+
+
+def matrices(
+    operation: str, names: Sequence[str], values: Sequence[Tensor], symbols: Sequence[str]
+) -> None:
+    """Every tensor is `(n, extent)`, with one `n`."""
+    samples = None
+    for place, value in enumerate(values):
+        if value.dim() != 2:
+            shape(operation, names[place], f"2 dimensions, (n, {symbols[place]})", value)
+        if samples is None:
+            samples = value.shape[0]
+        elif value.shape[0] != samples:
+            wanted = f"shape (n, {symbols[place]}) with n = {samples} as {names[0]}"
+            shape(operation, names[place], wanted, value)
+
+
+def core(operation: str, name: str, value: Tensor, factors: Sequence[Tensor]) -> None:
+    """The core is `(k_x, k_1, ..., k_M)` for factors `(n, k_m)`, and contiguous."""
+    extents = value.shape
+    if len(extents) != len(factors) + 1:
+        wanted = f"{len(factors) + 1} dimensions (k_x and one for each of {len(factors)} factors)"
+        shape(operation, name, wanted, value)
+    for mode, factor in enumerate(factors):
+        if factor.shape[1] != extents[mode + 1]:
+            fitting = ", ".join(str(each.shape[1]) for each in factors)
+            shape(operation, name, f"shape (k_x, {fitting}) to fit the factors", value)
+    contiguous(operation, name, value)
+
+
+def contiguous(operation: str, name: str, value: Tensor) -> None:
+    if not value.is_contiguous():
+        raise ValueError(
+            f"{operation}: {name} must be contiguous, got strides {tuple(value.stride())} "
+            f"for shape {tuple(value.shape)}; pass {name}.contiguous()"
+        )
+
+
+def rotations(operation: str, value: Tensor, samples: int) -> None:
+    """`R` is `(n, 3, 3)`."""
+    if value.dim() != 3 or tuple(value.shape) != (samples, 3, 3):
+        shape(operation, "R", f"shape ({samples}, 3, 3), (n, 3, 3)", value)
+
+
+def rotatable(operation: str, extent: int, layout: str) -> None:
+    """3 divides `K`, and the layout is known."""
+    if layout not in LAYOUTS:
+        raise ValueError(f'{operation}: layout must be "column" or "row", got {layout!r}')
+    if extent % 3 != 0:
+        raise ValueError(f"{operation}: K must be divisible by 3, got K = {extent}")
+
+
+def shape(operation: str, name: str, wanted: str, value: Tensor) -> NoReturn:
+    raise ValueError(f"{operation}: {name} must have {wanted}, got shape {tuple(value.shape)}")
+
+
+def factor_names(count: int) -> Sequence[str]:
+    return _FACTORS[count] if count < len(_FACTORS) else _factor_names(count)
+
+
+def factor_symbols(count: int) -> Sequence[str]:
+    return _SYMBOLS[count] if count < len(_SYMBOLS) else _factor_symbols(count)
+
+
+def core_and_factor_names(count: int) -> Sequence[str]:
+    return _CORE_AND_FACTORS[count] if count < len(_FACTORS) else ("core", *_factor_names(count))
+
+
+def _factor_names(count: int) -> tuple[str, ...]:
+    return tuple(f"factors[{mode}]" for mode in range(count))
+
+
+def _factor_symbols(count: int) -> tuple[str, ...]:
+    return tuple(f"k_{mode + 1}" for mode in range(count))
+
+
+_FACTORS = tuple(_factor_names(count) for count in range(9))
+_SYMBOLS = tuple(_factor_symbols(count) for count in range(9))
+_CORE_AND_FACTORS = tuple(("core", *names) for names in _FACTORS)

@@ -1,0 +1,128 @@
+"""The matricised tensor times Khatri-Rao product of tensor decompositions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ntensor import backends
+
+from . import checks
+from .projection import PROJECTION_FACTOR_GRADS, SYNTHESIS_PROJECTION
+
+
+def mttkrp(
+    tensor: Tensor,
+    factors: Sequence[Tensor | None],
+    mode: int,
+    weights: Tensor | None = None,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    r"""The unfolding of a tensor along one mode times the Khatri-Rao product of the other factors.
+
+    .. math:: M[i, r] = w_r \sum_{i_j,\, j \neq mode} X[i_0, \dots, i_{mode} = i, \dots]
+              \prod_{j \neq mode} A_j[i_j, r]
+
+    The convention is that of TensorLy's `unfolding_dot_khatri_rao`. Mode 0 is the projection by a core
+    (equation 4 of the paper), any other mode the gradient of one of its factors (equations 16 and 25),
+    so no unfolding is ever copied.
+
+    Args:
+        tensor (Tensor[I_0, ..., I_(N-1)]): contiguous, N at least 1; float32, float64, bfloat16 or
+            float16.
+        factors (sequence of Tensor[I_m, R]): N entries, any strides, of the tensor's dtype. The one at
+            `mode` is ignored and may be None. With N = 1 no factor is left: `R` is then that of
+            `weights`, else that of the ignored factor, else 1.
+        mode (int): from -N to N - 1.
+        weights (Tensor[R] or None): scales the columns of the result.
+        backend (str or None): `"native"`, `"triton"`, `"reference"`; None: as in
+            `ntensor.use_backend`, or automatic.
+
+    Returns:
+        Tensor[I_mode, R]: contiguous, in the tensor's dtype. Differentiable in the tensor, the other
+        factors and the weights, any number of times.
+
+    Raises:
+        TypeError: no tensor or mode, or a dtype that is unsupported or differs between operands.
+        ValueError: a wrong number of factors, a mode out of range, a wrong rank or extent, two
+            devices, a tensor that is not contiguous.
+        RuntimeError: the backend that was asked for cannot serve, with the reason.
+
+    Example:
+        >>> import torch, ntensor
+        >>> tensor = torch.arange(6.0).reshape(2, 3)
+        >>> ntensor.mttkrp(tensor, [None, torch.ones(3, 1)], mode=0)
+        tensor([[ 3.],
+                [12.]])
+    """
+    tensor, others, mode = _checked(tensor, factors, mode, weights)
+    backend = backends.requested(backend)
+    if mode == 0:
+        return SYNTHESIS_PROJECTION((tensor, *others), backend).T.contiguous()
+    # The leading factor is the upstream gradient; the slot of `mode` is not read.
+    upstream, *inner = others
+    samples = upstream.shape[0]
+    inner.insert(mode - 1, tensor.new_zeros(()).expand(samples, tensor.shape[mode]))
+    needs = [place == mode - 1 for place in range(len(inner))]
+    joined = PROJECTION_FACTOR_GRADS((tensor, upstream, None, *inner), needs, backend)
+    return joined.T.contiguous()
+
+
+def _checked(
+    tensor: Tensor, factors: Sequence[Tensor | None], mode: int, weights: Tensor | None
+) -> tuple[Tensor, list[Tensor], int]:
+    """The tensor, the other factors as `(R, I_m)` in order, and the mode counted from 0.
+
+    Weights, and the missing factors of a tensor of one mode, are one more factor of extent 1.
+    """
+    operation = "mttkrp"
+    checks.tensors(operation, ("tensor",), (tensor,))
+    order = tensor.dim()
+    if order == 0:
+        checks.shape(operation, "tensor", "at least 1 dimension", tensor)
+    if len(factors) != order:
+        raise ValueError(
+            f"{operation}: factors must have {order} entries, one a mode, got {len(factors)}"
+        )
+    if not isinstance(mode, int):
+        raise TypeError(f"{operation}: mode must be an int, got {type(mode).__name__}")
+    if not -order <= mode < order:
+        raise ValueError(f"{operation}: mode must be from {-order} to {order - 1}, got {mode}")
+    mode %= order
+
+    places = [place for place in range(order) if place != mode]
+    names = ["tensor", *(f"factors[{place}]" for place in places)]
+    values = [tensor, *(factors[place] for place in places)]
+    if weights is not None:
+        names.append("weights")
+        values.append(weights)
+    checks.tensors(operation, names, values)
+    cast: list[Tensor] = list(checks.autocast(values))  # type: ignore[arg-type]
+    checks.alike(operation, names, cast)
+    tensor = cast[0]
+    others = cast[1 : 1 + len(places)]
+    for place, factor in zip(places, others, strict=True):
+        if factor.dim() != 2 or factor.shape[0] != tensor.shape[place]:
+            wanted = f"shape ({tensor.shape[place]}, R), (I_{place}, R)"
+            checks.shape(operation, f"factors[{place}]", wanted, factor)
+        if factor.shape[1] != others[0].shape[1]:
+            wanted = f"the rank of {names[1]}, R = {others[0].shape[1]}"
+            checks.shape(operation, f"factors[{place}]", wanted, factor)
+    checks.contiguous(operation, "tensor", tensor)
+
+    if weights is not None:
+        weights = cast[-1]
+        rank = others[0].shape[1] if others else weights.numel()
+        if tuple(weights.shape) != (rank,):
+            checks.shape(operation, "weights", f"shape ({rank},), (R,)", weights)
+    elif not others:
+        ignored = factors[mode]
+        rank = 1 if ignored is None else ignored.shape[1]
+        weights = tensor.new_ones(rank)
+    samples = [factor.T for factor in others]
+    if weights is not None:
+        tensor = tensor.unsqueeze(-1)
+        samples.append(weights[:, None])
+    return tensor, samples, mode

@@ -1,0 +1,232 @@
+"""Projection of the synthesis by a core tensor, alone and together with its mean output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ntensor import backends
+
+from . import checks
+from .accumulate import AccumulatingProjection, check_accumulation
+from .autograd import Form, Operation, Slots
+from .synthesis import checked_factors, fake_joined, place_columns
+
+
+def synthesis_projection(
+    core: Tensor,
+    *factors: Tensor,
+    accumulate_core_grad: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    r"""Projects the synthesis of the factors by a core, without forming the synthesis of the batch.
+
+    .. math:: x = \mathcal{C}_{(1)} (z_1 \otimes \dots \otimes z_M)
+                = \mathcal{C} \times_2 z_1 \times_3 \dots \times_{M+1} z_M
+
+    Equations 2, 4 and 15 of the paper; its gradients are equations 16 and 25. With `M = 1` it is
+    `torch.nn.functional.linear`, with `M = 2` the unbiased `torch.nn.functional.bilinear`.
+
+    Args:
+        core (Tensor[k_x, k_1, ..., k_M]): contiguous; float32, float64, bfloat16 or float16.
+        factors (Tensor[n, k_m]): one or more, any strides, of the core's dtype. `n` and any extent may
+            be 0. Under autocast all operands are cast to its dtype.
+        accumulate_core_grad (bool): if true, backward adds the core's gradient into `core.grad`, with
+            no tensor of the core's size in between, and autograd sees none for the core: its hooks do
+            not fire. The core is then a leaf, and `core.grad` exists, contiguous and of its dtype.
+            Without effect where the core needs no gradient.
+        backend (str or None): `"native"`, `"triton"`, `"reference"`; None: as in
+            `ntensor.use_backend`, or automatic.
+
+    Returns:
+        Tensor[n, k_x]: in the core's dtype; sums are accumulated in float32 (float64 for float64).
+        Differentiable in all operands, any number of times.
+
+    Raises:
+        TypeError: no tensor, or a dtype that is unsupported or differs between operands.
+        ValueError: no factor, a wrong rank or extent, two devices, a core that is not contiguous.
+        RuntimeError: the backend that was asked for cannot serve, with the reason; with
+            `accumulate_core_grad`: a core that is no leaf or has no fitting `.grad`, `create_graph`,
+            `torch.autograd.grad` for the core, `torch.func`, forward mode, `torch.compile`, DDP, FSDP.
+
+    Example:
+        >>> import torch, ntensor
+        >>> core = torch.arange(12.0).reshape(2, 2, 3)
+        >>> ntensor.synthesis_projection(core, torch.tensor([[1.0, 2.0]]), torch.ones(1, 3))
+        tensor([[27., 81.]])
+    """
+    operation = "synthesis_projection"
+    values = _checked(operation, core, factors)
+    backend = backends.requested(backend)
+    result: Tensor
+    if accumulate_core_grad and check_accumulation(operation, core, values[0]):
+        result = AccumulatingProjection.apply(_PROJECTION_FORM, SYNTHESIS_PROJECTION, backend, *values)
+    else:
+        result = SYNTHESIS_PROJECTION(values, backend)
+    return result
+
+
+def synthesis_projection_with_mean(
+    core: Tensor,
+    *factors: Tensor,
+    accumulate_core_grad: bool = False,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""The projection, and the same with the leading factor replaced by the constant `1/k_1`.
+
+    .. math:: x = \mathcal{C}_{(1)} (z_1 \otimes z_2 \otimes \dots \otimes z_M), \qquad
+              x_{mean} = \mathcal{C}_{(1)} (\tfrac{1}{k_1} 1 \otimes z_2 \otimes \dots \otimes z_M)
+
+    Equations 5 and 14 of the paper, where texture and normals share one core. Both outputs come from
+    one pass over the core. With one factor each row of `x_mean` is the core's mean over `k_1`.
+
+    Args:
+        core, factors, accumulate_core_grad, backend: as in `ntensor.synthesis_projection`.
+
+    Returns:
+        (Tensor[n, k_x], Tensor[n, k_x]): `x` and `x_mean`, in the core's dtype. Both are differentiable
+        in all operands (`x_mean` does not depend on the leading factor), any number of times.
+
+    Raises:
+        As `ntensor.synthesis_projection`.
+
+    Example:
+        >>> import torch, ntensor
+        >>> core = torch.arange(12.0).reshape(2, 2, 3)
+        >>> z = torch.tensor([[1.0, 2.0]]), torch.ones(1, 3)
+        >>> x, x_mean = ntensor.synthesis_projection_with_mean(core, *z)
+        >>> x_mean
+        tensor([[ 7.5000, 25.5000]])
+    """
+    operation = "synthesis_projection_with_mean"
+    values = _checked(operation, core, factors)
+    backend = backends.requested(backend)
+    result: tuple[Tensor, Tensor]
+    if accumulate_core_grad and check_accumulation(operation, core, values[0]):
+        result = AccumulatingProjection.apply(
+            _PROJECTION_FORM, SYNTHESIS_PROJECTION_WITH_MEAN, backend, *values
+        )
+    else:
+        result = SYNTHESIS_PROJECTION_WITH_MEAN(values, backend)
+    return result
+
+
+def _checked(operation: str, core: Tensor, factors: tuple[Tensor, ...]) -> Any:
+    """Core and factors in one sequence after all checks, cast where autocast says so."""
+    if not factors:
+        raise ValueError(f"{operation}: at least one factor is needed, got none")
+    names = checks.core_and_factor_names(len(factors))
+    values: Any = (core, *factors)
+    checks.tensors(operation, names, values)
+    values = checks.autocast(values)
+    checks.alike(operation, names, values)
+    cast = values[1:]
+    checks.matrices(operation, names[1:], cast, checks.factor_symbols(len(factors)))
+    checks.core(operation, "core", values[0], cast)
+    return values
+
+
+class ProjectionForm(Form):
+    """`s(core, G, G_mean, z_1, ..., z_M) = <G, x> + <G_mean, x_mean>`.
+
+    `x_mean` does not depend on `z_1`, so with another tensor in the place of `z_1` it vanishes.
+    """
+
+    heads = ("core", "grad", "grad_mean")
+    shared = (0,)
+    joint = (1, 2)
+
+    def restrict(self, term: dict[int, Tensor], values: Slots, wanted: list[bool]) -> None:
+        if 3 in term:
+            values[2] = None
+            wanted[2] = False
+
+    def partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
+        core, grad, grad_mean, *factors = values
+        found: Slots = [None] * len(values)
+        if wanted[2]:
+            x, found[2] = SYNTHESIS_PROJECTION_WITH_MEAN((core, *factors), *options)
+            found[1] = x if wanted[1] else None
+        elif wanted[1]:
+            found[1] = SYNTHESIS_PROJECTION((core, *factors), *options)
+        if grad is None and grad_mean is None:
+            return found
+        if wanted[0]:
+            found[0] = PROJECTION_CORE_GRAD(values[1:], *options)
+        if grad is None:
+            wanted[3] = False
+        needs = wanted[3:]
+        if any(needs):
+            joined = PROJECTION_FACTOR_GRADS(values, needs, *options)
+            place_columns(found, joined, values, wanted, 3)
+        return found
+
+
+def _fake_projection(core: Tensor, factors: list[Tensor]) -> Tensor:
+    return core.new_empty((factors[0].shape[0], core.shape[0]))
+
+
+def _fake_core_grad(
+    grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
+) -> Tensor:
+    given = grad_mean if grad is None else grad
+    if given is None:
+        raise ValueError("projection_core_grad: grad or grad_mean must be given")
+    return given.new_empty((given.shape[1], *(factor.shape[1] for factor in factors)))
+
+
+def _fake_factor_grads(
+    core: Tensor,
+    grad: Tensor | None,
+    grad_mean: Tensor | None,
+    factors: list[Tensor],
+    needs: list[bool],
+) -> Tensor:
+    return fake_joined(factors[0], [factor.shape[1] for factor in factors], needs)
+
+
+_PROJECTION_FORM = ProjectionForm()
+
+SYNTHESIS_PROJECTION = Operation(
+    _PROJECTION_FORM,
+    "synthesis_projection(Tensor core, Tensor[] factors, str? backend=None) -> Tensor",
+    stem="projection",
+    given=(0,),
+    returns=(1,),
+    listed=True,
+    fake=_fake_projection,
+)
+
+SYNTHESIS_PROJECTION_WITH_MEAN = Operation(
+    _PROJECTION_FORM,
+    "synthesis_projection_with_mean(Tensor core, Tensor[] factors, str? backend=None) "
+    "-> (Tensor, Tensor)",
+    stem="projection",
+    given=(0,),
+    returns=(1, 2),
+    listed=True,
+    fake=lambda core, factors: (_fake_projection(core, factors), _fake_projection(core, factors)),
+)
+
+PROJECTION_FACTOR_GRADS = Operation(
+    _PROJECTION_FORM,
+    "projection_factor_grads(Tensor core, Tensor? grad, Tensor? grad_mean, Tensor[] factors, "
+    "bool[] needs, str? backend=None) -> Tensor",
+    stem="projection",
+    given=(0, 1, 2),
+    joined=3,
+    listed=True,
+    fake=_fake_factor_grads,
+)
+
+PROJECTION_CORE_GRAD = Operation(
+    _PROJECTION_FORM,
+    "projection_core_grad(Tensor? grad, Tensor? grad_mean, Tensor[] factors, "
+    "str? backend=None) -> Tensor",
+    stem="projection",
+    given=(1, 2),
+    returns=(0,),
+    listed=True,
+    fake=_fake_core_grad,
+)

@@ -1,0 +1,198 @@
+"""Rotation of a feature seen as a `3 x K/3` matrix, alone and fused with the synthesis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ntensor import backends
+
+from . import checks
+from .autograd import Form, Operation, Slots
+from .synthesis import SYNTHESIS, fake_joined, place_columns
+
+
+def rotation(
+    y: Tensor, R: Tensor, layout: str = "column", *, backend: str | None = None
+) -> Tensor:
+    r"""Reshapes each feature to a `3 x K/3` matrix, multiplies it by `R` from the left, flattens it.
+
+    .. math:: x_{(a, j)} = \sum_{b=1}^{3} R[a, b]\, y_{(b, j)}, \qquad
+              (a, j) \mapsto 3 j + a \ \text{("column")}, \quad j + a K / 3 \ \text{("row")}
+
+    This is the feature rotation of section 3.4 of the paper, which does not say how the vector becomes
+    a matrix; its appendix stacks columns, hence the default. The two layouts are different models.
+    `R` may be any `3 x 3` matrix, and nothing checks that it is orthogonal.
+
+    Args:
+        y (Tensor[n, K]): 3 divides `K`; any strides; float32, float64, bfloat16 or float16.
+        R (Tensor[n, 3, 3]): one matrix a sample, any strides, of the dtype of `y`.
+        layout (str): `"column"` or `"row"`.
+        backend (str or None): `"native"`, `"triton"`, `"reference"`; None: as in
+            `ntensor.use_backend`, or automatic.
+
+    Returns:
+        Tensor[n, K]: in the dtype of `y`. Differentiable in `y` and `R`, any number of times.
+
+    Raises:
+        TypeError: no tensor, or a dtype that is unsupported or differs between `y` and `R`.
+        ValueError: a wrong rank or extent, `K` not divisible by 3, an unknown layout, two devices.
+        RuntimeError: the backend that was asked for cannot serve, with the reason.
+
+    Example:
+        >>> import torch, ntensor
+        >>> swap = torch.tensor([[[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]])
+        >>> ntensor.rotation(torch.arange(6.0).reshape(1, 6), swap)
+        tensor([[1., 0., 2., 4., 3., 5.]])
+        >>> ntensor.rotation(torch.arange(6.0).reshape(1, 6), swap, layout="row")
+        tensor([[2., 3., 0., 1., 4., 5.]])
+    """
+    values = _checked("rotation", ("y", "R"), (y, R), ("K",))
+    checks.rotatable("rotation", values[0].shape[1], layout)
+    result: Tensor = ROTATION(values, layout, backends.requested(backend))
+    return result
+
+
+def rotated_synthesis(
+    z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str = "column", *, backend: str | None = None
+) -> Tensor:
+    r"""`rotation(synthesis(z_exp, z_id), R, layout)`, without storing the unrotated feature.
+
+    .. math:: x_{(a, j)} = \sum_{b=1}^{3} R[a, b]\, (z_{exp} \otimes z_{id})_{(b, j)}
+
+    with `(a, j)` as in `ntensor.rotation`: the second stream of section 3.4 of the paper. In the layout
+    "row" with 3 dividing `k_exp` the rotation acts on `z_exp` alone, and the result is computed as
+    `synthesis((R (x) I) z_exp, z_id)`.
+
+    Args:
+        z_exp (Tensor[n, k_exp]): any strides; float32, float64, bfloat16 or float16.
+        z_id (Tensor[n, k_id]): any strides, of the dtype of `z_exp`; 3 divides `k_exp k_id`.
+        R (Tensor[n, 3, 3]): one matrix a sample, any strides, of the dtype of `z_exp`.
+        layout (str): `"column"` or `"row"`.
+        backend (str or None): `"native"`, `"triton"`, `"reference"`; None: as in
+            `ntensor.use_backend`, or automatic.
+
+    Returns:
+        Tensor[n, K]: with `K = k_exp k_id`, in the dtype of `z_exp`. Differentiable in all three, any
+        number of times.
+
+    Raises:
+        TypeError: no tensor, or a dtype that is unsupported or differs between operands.
+        ValueError: a wrong rank or extent, `K` not divisible by 3, an unknown layout, two devices.
+        RuntimeError: the backend that was asked for cannot serve, with the reason.
+
+    Example:
+        >>> import torch, ntensor
+        >>> z_exp, z_id = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0, 10.0]])
+        >>> ntensor.rotated_synthesis(z_exp, z_id, 2 * torch.eye(3)[None])
+        tensor([[ 2., 20.,  4., 40.,  6., 60.]])
+    """
+    values = _checked(
+        "rotated_synthesis", ("z_exp", "z_id", "R"), (z_exp, z_id, R), ("k_exp", "k_id")
+    )
+    z_exp, z_id, R = values
+    k_exp = z_exp.shape[1]
+    checks.rotatable("rotated_synthesis", k_exp * z_id.shape[1], layout)
+    backend = backends.requested(backend)
+    result: Tensor
+    if layout == "row" and k_exp % 3 == 0:
+        result = SYNTHESIS((ROTATION((z_exp, R), layout, backend), z_id), backend)
+    else:
+        result = ROTATED_SYNTHESIS(values, layout, backend)
+    return result
+
+
+def _checked(
+    operation: str, names: tuple[str, ...], values: tuple[Tensor, ...], symbols: tuple[str, ...]
+) -> Any:
+    checks.tensors(operation, names, values)
+    cast = checks.autocast(values)
+    checks.alike(operation, names, cast)
+    checks.matrices(operation, names, cast[:-1], symbols)
+    checks.rotations(operation, cast[-1], cast[0].shape[0])
+    return cast
+
+
+class RotationForm(Form):
+    """`s(G, y, R) = <G, rotation(y, R)>`; `options` are the layout and the backend."""
+
+    heads = ("grad", "y", "R")
+
+    def partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
+        grad, y, R = values
+        return [
+            ROTATION((y, R), *options) if wanted[0] else None,
+            ROTATION((grad, transposed(R)), *options) if wanted[1] else None,
+            ROTATION_MATRIX_GRAD((grad, y), *options) if wanted[2] else None,
+        ]
+
+
+class RotatedSynthesisForm(Form):
+    """`s(G, z_exp, z_id, R) = <G, rotated_synthesis(z_exp, z_id, R)>`."""
+
+    heads = ("grad", "z_exp", "z_id", "R")
+
+    def partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
+        found: Slots = [None] * 4
+        layout, backend = options
+        needs = wanted[1:]
+        if wanted[0]:
+            found[0] = ROTATED_SYNTHESIS(values[1:], layout, backend)
+        if any(needs):
+            joined = ROTATED_SYNTHESIS_GRADS(values, layout, needs, backend)
+            place_columns(found, joined, values, wanted, 1)
+        return found
+
+
+def transposed(R: Tensor | None) -> Tensor | None:
+    return None if R is None else R.transpose(1, 2)
+
+
+def _fake_grads(
+    grad: Tensor, z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str, needs: list[bool]
+) -> Tensor:
+    return fake_joined(z_exp, [z_exp.shape[1], z_id.shape[1], 9], needs)
+
+
+_ROTATION_FORM = RotationForm()
+_ROTATED_SYNTHESIS_FORM = RotatedSynthesisForm()
+
+ROTATION = Operation(
+    _ROTATION_FORM,
+    "rotation(Tensor y, Tensor R, str layout, str? backend=None) -> Tensor",
+    stem="rotation",
+    given=(1, 2),
+    returns=(0,),
+    fake=lambda y, R, layout: y.new_empty(y.shape),
+)
+
+ROTATION_MATRIX_GRAD = Operation(
+    _ROTATION_FORM,
+    "rotation_matrix_grad(Tensor grad, Tensor y, str layout, str? backend=None) -> Tensor",
+    stem="rotation",
+    given=(0, 1),
+    returns=(2,),
+    fake=lambda grad, y, layout: y.new_empty((y.shape[0], 3, 3)),
+)
+
+ROTATED_SYNTHESIS = Operation(
+    _ROTATED_SYNTHESIS_FORM,
+    "rotated_synthesis(Tensor z_exp, Tensor z_id, Tensor R, str layout, str? backend=None) -> Tensor",
+    stem="rotation",
+    given=(1, 2, 3),
+    returns=(0,),
+    fake=lambda z_exp, z_id, R, layout: z_exp.new_empty(
+        (z_exp.shape[0], z_exp.shape[1] * z_id.shape[1])
+    ),
+)
+
+ROTATED_SYNTHESIS_GRADS = Operation(
+    _ROTATED_SYNTHESIS_FORM,
+    "rotated_synthesis_grads(Tensor grad, Tensor z_exp, Tensor z_id, Tensor R, str layout, "
+    "bool[] needs, str? backend=None) -> Tensor",
+    stem="rotation",
+    given=(0, 1, 2, 3),
+    joined=1,
+    fake=_fake_grads,
+)

@@ -1,0 +1,124 @@
+"""Synthesis: the Khatri-Rao (sample-wise Kronecker) product of factors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from ntensor import backends
+
+from . import checks
+from .autograd import Form, Operation, Slots, columns
+
+
+def synthesis(*factors: Tensor, backend: str | None = None) -> Tensor:
+    r"""The Khatri-Rao product of the factors: for each sample the Kronecker product of its rows.
+
+    .. math:: y = z_1 \otimes z_2 \otimes \dots \otimes z_M, \qquad
+              y_{(\dots (i_1 k_2 + i_2) \dots) k_M + i_M} = z_1[i_1]\, z_2[i_2] \cdots z_M[i_M]
+
+    The last factor varies fastest. These are the paper's 2-way and 3-way synthesis of section 3.5,
+    batch first. One factor gives a copy of it. Products are calculated in float32 (float64 for
+    float64) and rounded once.
+
+    Args:
+        factors (Tensor[n, k_m]): one or more, any strides; float32, float64, bfloat16 or float16, all
+            alike. `n` and any `k_m` may be 0. Under autocast they are cast to its dtype.
+        backend (str or None): `"native"`, `"triton"`, `"reference"`; None: as in
+            `ntensor.use_backend`, or automatic.
+
+    Returns:
+        Tensor[n, K]: with `K = k_1 ... k_M`, in the factors' dtype. Differentiable, any number of times.
+
+    Raises:
+        TypeError: no tensor, or a dtype that is unsupported or differs between factors.
+        ValueError: no factor, a wrong rank, a different `n` or device.
+        RuntimeError: the backend that was asked for cannot serve, with the reason.
+
+    Example:
+        >>> import torch, ntensor
+        >>> ntensor.synthesis(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0, 5.0]]))
+        tensor([[ 3.,  4.,  5.,  6.,  8., 10.]])
+    """
+    values = checked_factors("synthesis", factors)
+    result: Tensor = SYNTHESIS(values, backends.requested(backend))
+    return result
+
+
+def checked_factors(operation: str, factors: tuple[Tensor, ...]) -> Any:
+    """The factors after all checks, cast where autocast says so."""
+    if not factors:
+        raise ValueError(f"{operation}: at least one factor is needed, got none")
+    names = checks.factor_names(len(factors))
+    checks.tensors(operation, names, factors)
+    values = checks.autocast(factors)
+    checks.alike(operation, names, values)
+    checks.matrices(operation, names, values, checks.factor_symbols(len(factors)))
+    return values
+
+
+class SynthesisForm(Form):
+    """`s(G, z_1, ..., z_M) = <G, z_1 (x) ... (x) z_M>`."""
+
+    heads = ("grad",)
+
+    def partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
+        found: Slots = [None] * len(values)
+        grad, *factors = values
+        needs = wanted[1:]
+        if wanted[0]:
+            found[0] = SYNTHESIS(factors, *options)
+        if any(needs):
+            joined = SYNTHESIS_GRADS([grad, *factors], needs, *options)
+            place_columns(found, joined, values, wanted, 1)
+        return found
+
+
+def place_columns(
+    found: Slots, joined: Tensor, values: Slots, wanted: list[bool], first: int
+) -> None:
+    """Puts the columns of `joined` into the wanted slots from `first` on."""
+    slots = [slot for slot in range(first, len(values)) if wanted[slot]]
+    like: Any = [values[slot] for slot in slots]
+    for slot, part in zip(slots, columns(joined, like), strict=True):
+        found[slot] = part
+
+
+def fake_joined(like: Tensor, widths: list[int], needs: list[bool]) -> Tensor:
+    width = sum(width for width, need in zip(widths, needs, strict=True) if need)
+    return like.new_empty((like.shape[0], width))
+
+
+def _fake(factors: list[Tensor]) -> Tensor:
+    return factors[0].new_empty(
+        (factors[0].shape[0], math.prod(factor.shape[1] for factor in factors))
+    )
+
+
+def _fake_grads(grad: Tensor, factors: list[Tensor], needs: list[bool]) -> Tensor:
+    return fake_joined(factors[0], [factor.shape[1] for factor in factors], needs)
+
+
+_FORM = SynthesisForm()
+
+SYNTHESIS = Operation(
+    _FORM,
+    "synthesis(Tensor[] factors, str? backend=None) -> Tensor",
+    stem="synthesis",
+    given=(),
+    returns=(0,),
+    listed=True,
+    fake=_fake,
+)
+
+SYNTHESIS_GRADS = Operation(
+    _FORM,
+    "synthesis_grads(Tensor grad, Tensor[] factors, bool[] needs, str? backend=None) -> Tensor",
+    stem="synthesis",
+    given=(0,),
+    joined=1,
+    listed=True,
+    fake=_fake_grads,
+)

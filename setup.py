@@ -1,0 +1,184 @@
+"""Builds the compiled core of ntensor with CMake and Ninja.
+
+Build variables, all optional, read from the environment:
+
+| variable | values | meaning |
+|---|---|---|
+| `CXX` | command | the C++20 compiler (GCC or clang); default: the first found by CMake |
+| `CXXFLAGS` | flags | added to every compilation |
+| `CMAKE_ARGS` | arguments | added to the call of CMake |
+| `MAX_JOBS` | number | compilations at the same time; default: one a core |
+| `NTENSOR_BUILD_TYPE` | `Release`, `RelWithDebInfo`, `Debug` | default: `Release` |
+| `NTENSOR_OPENMP` | `auto`, `on`, `off` | OpenMP, or `std::thread` without it; default: `auto` |
+| `NTENSOR_SANITIZE` | e.g. `address,undefined` | compile with sanitizers; default: none |
+| `NTENSOR_CUDA` | `auto`, `on`, `off` | CUDA kernels (not part of this version); default: `auto` |
+| `NTENSOR_CUDA_ARCHITECTURES` | e.g. `90a-real;120` | architectures of the CUDA kernels |
+
+The CMake folder under `build/` is kept, one for each Python version, build type and set of
+sanitizers, so a second build compiles only what has changed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import setuptools
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+COMPILERS = ("c++", "g++", "clang++")
+
+
+def stop(sentence: str) -> SystemExit:
+    """The end of a build for a reason that the user can mend."""
+    return SystemExit(f"\nntensor: {sentence}\n")
+
+
+def find_tool(name: str, folder: str) -> str | None:
+    """The program `name` from its Python package (constant `folder` of it), else from PATH."""
+    if importlib.util.find_spec(name) is not None:
+        path = Path(getattr(importlib.import_module(name), folder, ""), name)
+        if path.is_file():
+            return str(path)
+    return shutil.which(name)
+
+
+def check_build_requirements() -> None:
+    """Names what `pip install --no-build-isolation` would lack; an isolated build has it all."""
+    missing = []
+    version = importlib.metadata.version("setuptools")
+    if int(version.partition(".")[0]) < 77:
+        missing.append(f"setuptools>=77 (here: {version})")
+    if importlib.util.find_spec("pybind11") is None:
+        missing.append("pybind11")
+    if find_tool("cmake", "CMAKE_BIN_DIR") is None:
+        missing.append("cmake")
+    if find_tool("ninja", "BIN_DIR") is None:
+        missing.append("ninja")
+    if missing:
+        raise stop(
+            f"the build lacks {', '.join(missing)}. Install with\n"
+            "    pip install 'setuptools>=77' pybind11 cmake ninja\n"
+            "or leave out --no-build-isolation, and pip brings them."
+        )
+
+
+def check_compiler() -> None:
+    """Stops with one sentence where CMake would print forty lines."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    if named and shutil.which(named[0]) is None:
+        raise stop(
+            f"the C++ compiler named by CXX, {named[0]!r}, does not exist; "
+            "set CXX to GCC or clang with C++20, or unset it."
+        )
+    if not named and not any(map(shutil.which, COMPILERS)):
+        raise stop(
+            f"no C++ compiler was found (none of {', '.join(COMPILERS)} is on PATH); "
+            "install GCC or clang with C++20, for example with 'apt install g++', or set CXX."
+        )
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        raise stop(
+            "the headers of Python are missing; install them, for example with "
+            "'apt install python3-dev'."
+        )
+
+
+def dependencies() -> list[str]:
+    """What the installed package needs.
+
+    A fresh environment gets a version of torch that the project has tested. Where torch is
+    installed the bound is left out, since it would make pip replace a newer one. pip's build
+    isolation hides the environment from `import`, not from `sysconfig`. Other installers hide it
+    from both, so the bound is only given where pip itself builds.
+    """
+    pip_builds = "PIP_BUILD_TRACKER" in os.environ
+    has_torch = Path(sysconfig.get_path("platlib"), "torch").is_dir()
+    torch = "torch>=2.9,<2.14" if pip_builds and not has_torch else "torch>=2.9"
+    return [torch, "numpy", "tqdm", "matplotlib"]
+
+
+class CMakeExtension(setuptools.Extension):
+    """An extension module whose sources CMake knows."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, sources=[])
+
+
+class BuildWithCMake(build_ext):
+    """Configures, compiles and copies the module to where setuptools wants it.
+
+    An editable install wants it beside the package's Python files.
+    """
+
+    def build_extension(self, ext: setuptools.Extension) -> None:
+        check_compiler()
+        cmake = find_tool("cmake", "CMAKE_BIN_DIR")
+        folder = self.cmake_folder()
+        target = ext.name.rpartition(".")[2]
+        jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
+        self.configure(cmake, folder)
+        self.run_step([cmake, "--build", str(folder), "--target", target, "-j", jobs])
+        output = Path(self.get_ext_fullpath(ext.name))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / output.name, output)
+
+    def cmake_folder(self) -> Path:
+        build_type = os.environ.get("NTENSOR_BUILD_TYPE", "Release")
+        parts = [sys.implementation.cache_tag, build_type, os.environ.get("NTENSOR_SANITIZE", "")]
+        return ROOT / "build" / "-".join(filter(None, parts)).lower().replace(",", "-")
+
+    def configure(self, cmake: str, folder: Path) -> None:
+        import pybind11
+
+        # The first group decides what is built; the second moves with pip's temporary environment.
+        what = [
+            "-S", str(ROOT / "csrc"),
+            "-G", "Ninja",
+            f"-DCMAKE_BUILD_TYPE={os.environ.get('NTENSOR_BUILD_TYPE', 'Release')}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-DNTENSOR_VERSION={self.distribution.get_version()}",
+        ]  # fmt: skip
+        for name in ("OPENMP", "SANITIZE", "CUDA", "CUDA_ARCHITECTURES"):
+            if value := os.environ.get(f"NTENSOR_{name}"):
+                what.append(f"-DNTENSOR_{name}={value}")
+        what += shlex.split(os.environ.get("CMAKE_ARGS", ""))
+        tools = [
+            f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja', 'BIN_DIR')}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        ]
+
+        # CMake remembers options and the compiler; when one changes, a fresh folder forgets them.
+        environment = [f"{name}={os.environ.get(name, '')}" for name in ("CXX", "CXXFLAGS")]
+        stamp = folder / "ntensor-configuration.txt"
+        wanted = "\n".join([*what, *environment])
+        if folder.exists() and not (stamp.is_file() and stamp.read_text() == wanted):
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(wanted)
+        self.run_step([cmake, *what, *tools, "-B", str(folder)])
+
+    def run_step(self, command: list[str]) -> None:
+        print("ntensor:", shlex.join(command), flush=True)
+        status = subprocess.call(command)
+        if status:
+            raise stop(
+                f"{Path(command[0]).name} stopped with status {status}; its messages stand above."
+            )
+
+
+if sys.platform == "win32":
+    raise stop("Windows is not supported natively; use the Windows Subsystem for Linux (WSL).")
+check_build_requirements()
+setuptools.setup(
+    install_requires=dependencies(),
+    ext_modules=[CMakeExtension("ntensor._cpu")],
+    cmdclass={"build_ext": BuildWithCMake},
+)
