@@ -2,6 +2,7 @@
 
 from . import nn
 from .backends import use_backend
+from .backends.native.scratch import scratch_bytes
 from .ops import (
     bilinear,
     mttkrp,
@@ -21,6 +22,7 @@ __all__ = [
     "nn",
     "rotated_synthesis",
     "rotation",
+    "scratch_bytes",
     "synthesis",
     "synthesis_projection",
     "synthesis_projection_with_mean",

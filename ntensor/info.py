@@ -14,7 +14,7 @@ import torch
 
 import ntensor
 from ntensor import backends
-from ntensor.backends import native
+from ntensor.backends.native.library import cpu_module, simd_level
 from ntensor.ops.autograd import OPERATIONS
 from ntensor.ops.checks import DTYPES
 
@@ -74,7 +74,7 @@ def _versions() -> dict[str, str]:
 
 def _compiled_core() -> dict[str, Any]:
     try:
-        module = native.cpu_module()
+        module = cpu_module()
     except ImportError as error:
         return {"error": f"{error} (pip install -e . builds it)"}
     build: dict[str, Any] = json.loads(module.build_info())
@@ -84,7 +84,7 @@ def _compiled_core() -> dict[str, Any]:
             "build again"
         )
     try:
-        level = native.simd_level()
+        level = simd_level()
     except RuntimeError as error:
         level = f"none: {error}"
     return {

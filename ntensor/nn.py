@@ -100,7 +100,9 @@ class MultilinearProjection(torch.nn.Module):
 
 
 class FeatureRotation(torch.nn.Module):
-    """`ntensor.rotation` as a module: a feature as a `3 x K/3` matrix, rotated (paper, section 3.4).
+    """`ntensor.rotation` as a module: a feature as a `3 x K/3` matrix, rotated.
+
+    Section 3.4 of the paper.
 
     Args:
         layout (str): `"column"` or `"row"`.

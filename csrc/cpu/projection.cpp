@@ -17,22 +17,24 @@ namespace NTENSOR_LEVEL {
 namespace {
 
 template <class S>
-constexpr bool in_pairs = false;
+constexpr int rows_of(int vectors) {
 #if defined(__AVX512BF16__)
-template <>
-constexpr bool in_pairs<bfloat16> = true;
+    if (in_pairs<S>) return rows_of_pairs(vectors);
 #endif
+    return tile_rows(vectors);
+}
 
 // Whether rows of the core are widened to the accumulator type before the tile reads them.
 template <class S>
 constexpr bool widens = sizeof(S) != sizeof(Accumulator<S>) && !in_pairs<S>;
 
 // Elements of a thread's scratch: W and widened rows, gathered factors, x, H. Together under 64 K.
-constexpr int64_t panel_budget = 44928;
+constexpr int64_t panel_budget = 43008;
 constexpr int64_t gather_budget = 8192;
-constexpr int64_t x_budget = 8192;
+constexpr int64_t x_budget = 9216;
 constexpr int64_t hoisted_budget = 2048;
-constexpr int widest_rows = 8;
+constexpr int64_t row_unit = 24;    // a multiple of the tile's rows for most widths
+constexpr int widened_rows = 8;     // at most that many rows a tile of widened rows
 
 template <class S>
 struct Plan {
@@ -59,16 +61,17 @@ struct Plan {
         P = inner.extent;
         slab = min64(most_slab, round_up(factors.n, slab_unit));
         slabs = ceil_div(factors.n, most_slab);
-        const int64_t beside = slab + (widens<S> ? widest_rows : 0);
+        // Accumulators of W, and of widened rows, for each inner index.
+        const int64_t beside = in_pairs<S> ? slab / 2 : slab + (widens<S> ? widened_rows : 0);
         panels = ceil_div(P, max64(slab_unit, panel_budget / beside / slab_unit * slab_unit));
         panel = round_up(ceil_div(P, panels), slab_unit);
         panels = ceil_div(P, panel);
         l_chunk = min64(L, max64(1, hoisted_budget / slab));
         l_chunks = ceil_div(L, l_chunk);
-        row_chunk = x_budget / slab / (job.x_mean ? 2 : 1);
+        row_chunk = x_budget / slab / (job.x_mean ? 2 : 1) / row_unit * row_unit;
         row_chunks = ceil_div(job.k_x, row_chunk);
         if (slabs % job.threads) row_chunks = round_up(row_chunks, job.threads);
-        row_chunk = round_up(ceil_div(job.k_x, row_chunks), widest_rows);
+        row_chunk = round_up(ceil_div(job.k_x, row_chunks), row_unit);
         row_chunks = ceil_div(job.k_x, row_chunk);
         gathered = inner.sum * slab <= gather_budget;
     }
@@ -97,7 +100,7 @@ public:
             H_mean_ = arena_.template take<T>(plan.l_chunk * plan.slab);
             x_mean_ = arena_.template take<T>(plan.row_chunk * plan.slab);
         }
-        if (widens<S>) rows_ = arena_.template take<T>(widest_rows * plan.panel);
+        if (widens<S>) rows_ = arena_.template take<T>(widened_rows * plan.panel);
     }
 
     int64_t scratch_bytes() const { return arena_.used; }
@@ -135,6 +138,8 @@ private:
         s0_ = slab * most_slab;
         samples_ = min64(most_slab, plan_.factors.n - s0_);
         width_ = round_up(samples_, slab_unit);
+        vectors_ = wide_tile;
+        while (width_ / V % vectors_) --vectors_;
         if (!plan_.gathered) return;
         // Tail-merged columns are formed sample by sample in W_, which is free at this point.
         const int64_t sum = plan_.inner.sum;
@@ -250,8 +255,7 @@ private:
     // x += H * (core W) for the rows, hoisted indices and inner indices at hand.
     void multiply() {
         for (int64_t r = 0; r < rows_here_;) {
-            const int vectors = static_cast<int>(min64(wide_tile, width_ / V));
-            const int rows = static_cast<int>(min64(tile_rows(vectors), rows_here_ - r));
+            const int rows = rows_at_once(rows_here_ - r, rows_of<S>(vectors_));
             for (int64_t l = 0; l < l_count_; ++l) multiply_rows(r, rows, l);
             r += rows;
         }
@@ -260,24 +264,24 @@ private:
     void multiply_rows(int64_t r, int rows, int64_t l) {
         const int64_t K = plan_.L * plan_.P;
         const S* core = static_cast<const S*>(plan_.job.core) + (row0_ + r) * K + (l0_ + l) * plan_.P + p0_;
+        // The rows go on at the next hoisted index, and behind the last one with the next rows.
+        const S* next = l + 1 < l_count_ ? core + plan_.P : core - l * plan_.P + rows * K;
         if constexpr (widens<S>) {
             for (int i = 0; i < rows; ++i) {
-                __builtin_prefetch(core + i * K + p_count_);
                 widen(core + i * K, rows_ + i * plan_.panel, p_count_);
             }
         }
-        for (int64_t s = 0; s < width_;) {
-            const int vectors = static_cast<int>(min64(wide_tile, (width_ - s) / V));
+        for (int64_t s = 0; s < width_; s += vectors_ * V) {
             const T* H = H_ + l * width_ + s;
             const T* H_mean = x_mean_ ? H_mean_ + l * width_ + s : nullptr;
             T* x = x_ + r * width_ + s;
             T* x_mean = x_mean_ ? x_mean_ + r * width_ + s : nullptr;
             const auto run = [&](const auto& fold) {
-                switch (vectors) {
-                    case 1: return columns<1>(core, rows, s, fold);
-                    case 2: return columns<2>(core, rows, s, fold);
-                    case 3: return columns<min64(3, wide_tile)>(core, rows, s, fold);
-                    default: return columns<min64(4, wide_tile)>(core, rows, s, fold);
+                switch (vectors_) {
+                    case 1: return columns<1>(core, next, rows, s, fold);
+                    case 2: return columns<2>(core, next, rows, s, fold);
+                    case 3: return columns<min64(3, wide_tile)>(core, next, rows, s, fold);
+                    default: return columns<min64(4, wide_tile)>(core, next, rows, s, fold);
                 }
             };
             const auto fold_x = [&](int i, int c, Vector<T> sum) {
@@ -293,25 +297,24 @@ private:
             } else {
                 run(fold_x);
             }
-            s += vectors * V;
         }
     }
 
     template <int Vectors, class Fold>
-    void columns(const S* core, int rows, int64_t s, const Fold& fold) {
+    void columns(const S* core, const S* next, int rows, int64_t s, const Fold& fold) {
         const int64_t K = plan_.L * plan_.P;
-        with_rows<tile_rows(Vectors)>(rows, [&]<int Rows>() {
+        with_rows<rows_of<S>(Vectors)>(rows, [&]<int Rows>() {
 #if defined(__AVX512BF16__)
             if constexpr (in_pairs<S>) {
                 tile_of_pairs<Rows, Vectors>(core, K, reinterpret_cast<const uint32_t*>(W_) + s, width_, p_count_,
-                                             fold);
+                                             next, fold);
                 return;
             }
 #endif
             if constexpr (widens<S>) {
                 tile<T, Rows, Vectors, Prefetch::none>({rows_, plan_.panel, 1, W_ + s, width_, p_count_}, fold);
             } else if constexpr (!in_pairs<S>) {
-                tile<T, Rows, Vectors, Prefetch::rows_of_a>({core, K, 1, W_ + s, width_, p_count_}, fold);
+                tile<T, Rows, Vectors, Prefetch::rows_of_a>({core, K, 1, W_ + s, width_, p_count_, next}, fold);
             }
         });
     }
@@ -343,9 +346,10 @@ private:
     T* H_mean_ = nullptr;
     T* x_;                  // [row_chunk][width]
     T* x_mean_ = nullptr;
-    T* rows_ = nullptr;     // [widest_rows][panel]
+    T* rows_ = nullptr;     // [widened_rows][panel]
     int64_t slab_ = -1, block_ = -1;
     int64_t s0_, samples_, width_;
+    int vectors_;           // of a tile: the most that divide the width
     int64_t l0_, l_count_, p0_, p_count_;
     int64_t row0_, rows_here_;
 };

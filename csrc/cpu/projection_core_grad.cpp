@@ -140,7 +140,7 @@ private:
     void write_rows(int64_t r, int64_t rows) {
         pack(r, rows);
         for (int64_t i = 0; i < rows;) {
-            const int here = static_cast<int>(min64(tile_rows(square_tile), rows - i));
+            const int here = rows_at_once(rows - i, tile_rows(square_tile));
             with_rows<tile_rows(square_tile)>(here, [&]<int Rows>() { write_tiles<Rows>(r + i, A_ + i); });
             i += here;
         }

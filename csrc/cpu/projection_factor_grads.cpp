@@ -16,7 +16,7 @@ namespace ntensor {
 namespace NTENSOR_LEVEL {
 namespace {
 
-constexpr int64_t panel_budget = 36864;    // elements of D
+constexpr int64_t panel_budget = 18432;    // elements of D
 constexpr int64_t factors_budget = 12288;  // elements of the gathered factors, and again of their gradients
 constexpr int64_t row_block = 64;          // rows of the core between two updates of D
 constexpr int64_t panel_unit = 48;         // a multiple of the tile's width at every level
@@ -61,7 +61,7 @@ struct Plan {
 
     // Rows of G are read where they lie, unless they must be widened or collected.
     bool reads_grad_in_place() const {
-        return sizeof(S) == sizeof(T) && !both && main_grad().col_stride == 1;
+        return (sizeof(S) == sizeof(T) || in_pairs<S>) && !both && main_grad().col_stride == 1;
     }
     const Matrix& main_grad() const { return job.grad.data ? job.grad : job.grad_mean; }
 };
@@ -75,8 +75,8 @@ public:
         D_ = arena_.template take<T>(plan.virtual_rows * plan.panel);
         z_ = arena_.template take<T>(plan.virtual_rows * plan.group.sum);
         dz_ = arena_.template take<T>(plan.slab * plan.group.sum);
-        G_ = plan.reads_grad_in_place() ? nullptr : arena_.template take<T>(plan.virtual_rows * row_block);
-        core_ = arena_.template take<T>(row_block * tile_width<T>);
+        if (!plan.reads_grad_in_place()) G_ = arena_.template take<G_type>(plan.virtual_rows * row_block);
+        packed_ = arena_.template take<T>(row_block * tile_width<T>);
     }
 
     int64_t scratch_bytes() const { return arena_.used; }
@@ -126,62 +126,161 @@ public:
 private:
     bool of_mean(int64_t row) const { return plan_.both ? row >= samples_ : plan_.job.grad.data == nullptr; }
 
-    // D += G[:, rows]^T core[rows, panel]
+    // Rows of G as the tile reads them: widened, or as stored where pairs are multiplied.
+    using G_type = Select<in_pairs<S>, S, T>;
+
+    // D += G[:, r .. r + depth) core[r .. r + depth, panel]
     void multiply(int64_t r, int64_t depth) {
-        TileInput<T> in;
-        in.depth = depth;
-        in.a_step = 1;
-        const T* G;
+        const G_type* G = G_;
+        int64_t G_row = row_block;
         if (plan_.reads_grad_in_place()) {
             const Matrix& grad = plan_.main_grad();
-            in.a_row = grad.row_stride;
-            G = static_cast<const T*>(grad.data) + s0_ * grad.row_stride + r;
+            G_row = grad.row_stride;
+            G = static_cast<const G_type*>(grad.data) + s0_ * G_row + r;
         } else {
-            in.a_row = row_block;
-            G = G_;
-            for (int64_t row = 0; row < rows_; ++row) {
-                const Matrix& grad = of_mean(row) ? plan_.job.grad_mean : plan_.job.grad;
-                widen_row<S>(grad, s0_ + row % samples_, r, depth, G_ + row * row_block);
-            }
+            collect_grad(r, depth);
         }
         for (int64_t c = 0; c < columns_; c += tile_width<T>) {
             const S* core = static_cast<const S*>(plan_.job.core) + r * plan_.K + c0_ + c;
             const int64_t width = min64(tile_width<T>, columns_ - c);
-            if (sizeof(S) != sizeof(T) || width < tile_width<T>) {
-                widen_block(core, depth, width);
-                in.b = core_;
-                in.b_step = tile_width<T>;
-            } else {
-                in.b = reinterpret_cast<const T*>(core);
-                in.b_step = plan_.K;
-            }
             // The next tile of the core: to the right, or at the panel's end at the start of the next rows.
-            const int64_t ahead = c + tile_width<T> < columns_ ? tile_width<T> : row_block * plan_.K - c;
-            in.next_b = reinterpret_cast<const T*>(core + ahead);
-            for (int64_t row = 0; row < rows_;) {
-                const int rows = static_cast<int>(min64(tile_rows(square_tile), rows_ - row));
-                T* D = D_ + row * plan_.panel + c;
-                in.a = G + row * in.a_row;
-                const auto finish = [&](int i, int j, Vector<T> sum) {
-                    T* to = D + i * plan_.panel + j;
-                    store(to, load(to) + sum);
-                };
-                with_rows<tile_rows(square_tile)>(rows, [&]<int Rows>() {
-                    if (row == 0 && in.b != core_) tile<T, Rows, square_tile, Prefetch::rows_of_b>(in, finish);
-                    else tile<T, Rows, square_tile, Prefetch::none>(in, finish);
-                });
-                row += rows;
+            const S* next = core + (c + tile_width<T> < columns_ ? tile_width<T> : row_block * plan_.K - c);
+            T* D = D_ + c;
+            if constexpr (in_pairs<S>) {
+                pack_pairs(core, next, depth, width);
+                multiply_packed(G, G_row, depth, D);
+            } else if (sizeof(S) != sizeof(T) || width < tile_width<T>) {
+                pack_block(core, next, depth, width);
+                multiply_tile({G, G_row, 1, packed_, tile_width<T>, depth}, 0, D);
+            } else {
+                multiply_in_place({G, G_row, 1, reinterpret_cast<const T*>(core), plan_.K, depth},
+                                  reinterpret_cast<const T*>(next), D);
             }
         }
     }
 
-    void widen_block(const S* core, int64_t depth, int64_t width) {
-        for (int64_t k = 0; k < depth; ++k) {
-            T* to = core_ + k * tile_width<T>;
-            __builtin_prefetch(core + k * plan_.K + tile_width<T>);
-            widen(core + k * plan_.K, to, width);
-            for (int64_t j = width; j < tile_width<T>; ++j) to[j] = 0;
+    // The lines of the next tile are asked for little by little: a burst of them would hold up the loads.
+    void multiply_in_place(TileInput<T> in, const T* next, T* D) {
+        constexpr int64_t line = 64 / sizeof(T);
+        constexpr int64_t lines = ceil_div(tile_width<T>, line);
+        constexpr int Rows = tile_rows(square_tile);
+        const T* const a = in.a;
+        const int64_t groups = rows_ / Rows;
+        int64_t asked = 0;
+        for (int64_t group = 0; group < groups; ++group) {
+            in.a = a + group * Rows * in.a_row;
+            T* const to = D + group * Rows * plan_.panel;
+            in.next_b = next + asked * line;
+            const int64_t wanted = ceil_div(lines - asked, groups - group);
+            asked += wanted;
+            switch (wanted) {
+                case 0: tile<T, Rows, square_tile, Prefetch::none>(in, add_to(to)); break;
+                case 1: tile<T, Rows, square_tile, Prefetch::b_one_line>(in, add_to(to)); break;
+                case 2: tile<T, Rows, square_tile, Prefetch::b_two_lines>(in, add_to(to)); break;
+                default: tile<T, Rows, square_tile, Prefetch::b_three_lines>(in, add_to(to)); break;
+            }
         }
+        in.a = a;
+        int64_t done = groups * Rows;
+        if (groups == 0) {
+            in.next_b = next;
+            done = rows_at_once(rows_, Rows);
+            with_rows<Rows>(static_cast<int>(done), [&]<int Few>() {
+                tile<T, Few, square_tile, Prefetch::b_three_lines>(in, add_to(D));
+            });
+        }
+        multiply_tile(in, done, D);
+    }
+
+    void collect_grad(int64_t r, int64_t depth) {
+        for (int64_t row = 0; row < rows_; ++row) {
+            const Matrix& grad = of_mean(row) ? plan_.job.grad_mean : plan_.job.grad;
+            const int64_t s = s0_ + row % samples_;
+            G_type* to = G_ + row * row_block;
+            if constexpr (in_pairs<S>) {
+                const S* from = static_cast<const S*>(grad.data) + s * grad.row_stride + r * grad.col_stride;
+                for (int64_t k = 0; k < depth; ++k) to[k] = from[k * grad.col_stride];
+            } else {
+                widen_row<S>(grad, s, r, depth, to);
+            }
+        }
+    }
+
+    // A tile of the core, widened and contiguous, ragged ends padded with zeros: [depth][tile_width]
+    void pack_block(const S* core, const S* next, int64_t depth, int64_t width) {
+        for (int64_t k = 0; k < depth; ++k) {
+            T* to = packed_ + k * tile_width<T>;
+            ask_for(next + k * plan_.K);
+            if (width == tile_width<T>) {
+                widen(core + k * plan_.K, to, tile_width<T>);
+            } else {
+                widen(core + k * plan_.K, to, width);
+                for (int64_t j = width; j < tile_width<T>; ++j) to[j] = 0;
+            }
+        }
+    }
+
+    static void ask_for(const S* tile) {
+        for (int64_t at = 0; at < tile_width<T>; at += 64 / static_cast<int64_t>(sizeof(S))) {
+            __builtin_prefetch(tile + at);
+        }
+    }
+
+    // Rows of D from `begin` on; in.a and D are those of row 0.
+    void multiply_tile(TileInput<T> in, int64_t begin, T* D) {
+        const T* const a = in.a;
+        for (int64_t row = begin; row < rows_;) {
+            const int rows = rows_at_once(rows_ - row, tile_rows(square_tile));
+            in.a = a + row * in.a_row;
+            with_rows<tile_rows(square_tile)>(rows, [&]<int Rows>() {
+                tile<T, Rows, square_tile, Prefetch::none>(in, add_to(D + row * plan_.panel));
+            });
+            row += rows;
+        }
+    }
+
+    auto add_to(T* D) const {
+        return [D, panel = plan_.panel](int i, int j, Vector<T> sum) {
+            T* to = D + i * panel + j;
+            store(to, load(to) + sum);
+        };
+    }
+
+    // A tile of the core in pairs of rows: [depth / 2][tile_width]; an odd last row is paired with zeros.
+    void pack_pairs([[maybe_unused]] const S* core, [[maybe_unused]] const S* next, [[maybe_unused]] int64_t depth,
+                    [[maybe_unused]] int64_t width) {
+        if constexpr (in_pairs<S>) {
+            constexpr S zeros[tile_width<T>] = {};
+            uint32_t* to = reinterpret_cast<uint32_t*>(packed_);
+            for (int64_t k = 0; k < depth; k += 2, to += tile_width<T>) {
+                const S* first = core + k * plan_.K;
+                const S* second = k + 1 < depth ? first + plan_.K : zeros;
+                ask_for(next + k * plan_.K);
+                ask_for(next + (k + 1) * plan_.K);
+                if (width == tile_width<T>) {
+                    interleave(first, second, tile_width<T>, to);
+                } else {
+                    interleave(first, second, width, to);
+                    for (int64_t j = width; j < tile_width<T>; ++j) to[j] = 0;
+                }
+            }
+        }
+    }
+
+    void multiply_packed([[maybe_unused]] const G_type* G, [[maybe_unused]] int64_t G_row,
+                         [[maybe_unused]] int64_t depth, [[maybe_unused]] T* D) {
+#if defined(__AVX512BF16__)
+        if constexpr (in_pairs<S>) {
+            for (int64_t row = 0; row < rows_;) {
+                const int rows = rows_at_once(rows_ - row, tile_rows(square_tile));
+                with_rows<tile_rows(square_tile)>(rows, [&]<int Rows>() {
+                    tile_of_pairs<Rows, square_tile>(G + row * G_row, G_row, reinterpret_cast<uint32_t*>(packed_),
+                                                     tile_width<T>, depth, nullptr, add_to(D + row * plan_.panel));
+                });
+                row += rows;
+            }
+        }
+#endif
     }
 
     const Plan<S>& plan_;
@@ -189,8 +288,8 @@ private:
     T* D_;     // [virtual_rows][panel]
     T* z_;     // [virtual_rows][sum]
     T* dz_;    // [slab][sum]
-    T* G_;     // [virtual_rows][row_block]
-    T* core_;  // [row_block][tile_width]: widened, or the ragged end of the rows padded with zeros
+    G_type* G_ = nullptr;  // [virtual_rows][row_block]
+    T* packed_;            // [row_block][tile_width]
     int64_t s0_, samples_, rows_;
     int64_t c0_, columns_;
 };

@@ -8,30 +8,45 @@ namespace ntensor {
 namespace NTENSOR_LEVEL {
 namespace {
 
-constexpr int64_t rounds = 4'000'000;
-constexpr int chains = 12;  // independent sums, enough to cover the latency of a fused multiply-add
+constexpr int64_t rounds = 2'000'000;
+// Independent sums, enough to cover the latency of a multiply-add; all stay in registers.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int chains = 24;
+#else
+constexpr int chains = 12;
+#endif
 
-// Keeps a value alive without storing it.
+#if defined(__AVX512F__)
+#define NTENSOR_IN_REGISTER "+v"
+#elif defined(__SSE__)
+#define NTENSOR_IN_REGISTER "+x"
+#elif defined(__aarch64__)
+#define NTENSOR_IN_REGISTER "+w"
+#else
+#define NTENSOR_IN_REGISTER "+m"
+#endif
+
+// Stops the compiler from calculating a loop's values before or after it.
 template <class V>
-inline void keep(const V& value) {
-    asm volatile("" : : "m"(value));
+inline void opaque(V& value) {
+    asm volatile("" : NTENSOR_IN_REGISTER(value));
 }
 
+// Several streams a thread: one alone does not reach the memory's bandwidth on every processor.
 double read(const float* from, int64_t count) {
-    float_vector sums[8] = {};
-    for (int64_t i = 0; i < count; i += 8 * lanes<float>) {
-        for (int c = 0; c < 8; ++c) sums[c] += load(from + i + c * lanes<float>);
-        __builtin_prefetch(from + i + 2048);
-        if (lanes<float> >= 4) __builtin_prefetch(from + i + 2048 + 16);
-        if (lanes<float> >= 8) {
-            __builtin_prefetch(from + i + 2048 + 32);
-            __builtin_prefetch(from + i + 2048 + 48);
-        }
-        if (lanes<float> >= 16) {
-            for (int c = 4; c < 8; ++c) __builtin_prefetch(from + i + 2048 + 16 * c);
+    constexpr int streams = 8;
+    const int64_t stride = count / streams;
+    float_vector sums[streams] = {};
+    for (int64_t i = 0; i < stride; i += 16) {
+#pragma GCC unroll 8
+        for (int c = 0; c < streams; ++c) {
+            const float* at = from + c * stride + i;
+            __builtin_prefetch(at + 512);
+#pragma GCC unroll 4
+            for (int j = 0; j < 16; j += lanes<float>) sums[c] += load(at + j);
         }
     }
-    for (int c = 0; c < 8; ++c) keep(sums[c]);
+    for (int c = 0; c < streams; ++c) opaque(sums[c]);
     return 4.0 * static_cast<double>(count);
 }
 
@@ -54,37 +69,32 @@ template <class T>
 double multiply_add() {
     Vector<T> sums[chains] = {};
     Vector<T> a = {}, b = {};
-    asm volatile("" : "+m"(a), "+m"(b));
+    opaque(a);
+    opaque(b);
     for (int64_t i = 0; i < rounds; ++i) {
-#pragma GCC unroll 16
-        for (int c = 0; c < chains; ++c) sums[c] += a * b;
-        asm volatile("" : : : "memory");
-#if defined(__AVX512F__) || defined(__SSE__)
-#pragma GCC unroll 16
-        for (int c = 0; c < chains; ++c) asm volatile("" : "+x"(sums[c]));
-#else
-#pragma GCC unroll 16
-        for (int c = 0; c < chains; ++c) asm volatile("" : "+w"(sums[c]));
-#endif
+#pragma GCC unroll 24
+        for (int c = 0; c < chains; ++c) {
+            sums[c] += a * b;
+            opaque(sums[c]);
+        }
     }
-    for (int c = 0; c < chains; ++c) keep(sums[c]);
     return 2.0 * chains * lanes<T> * static_cast<double>(rounds);
 }
 
 double bfloat16_dot() {
 #if defined(__AVX512BF16__)
-    __m512 sums[chains] = {};
-    __m512i a = {}, b = {};
-    asm volatile("" : "+m"(a), "+m"(b));
+    float_vector sums[chains] = {};
+    float_vector a = {}, b = {};
+    opaque(a);
+    opaque(b);
     for (int64_t i = 0; i < rounds; ++i) {
-#pragma GCC unroll 16
+#pragma GCC unroll 24
         for (int c = 0; c < chains; ++c) {
-            sums[c] = _mm512_dpbf16_ps(sums[c], reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+            sums[c] = reinterpret_cast<float_vector>(_mm512_dpbf16_ps(
+                reinterpret_cast<__m512>(sums[c]), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
+            opaque(sums[c]);
         }
-#pragma GCC unroll 16
-        for (int c = 0; c < chains; ++c) asm volatile("" : "+x"(sums[c]));
     }
-    for (int c = 0; c < chains; ++c) keep(sums[c]);
     return 4.0 * chains * 16 * static_cast<double>(rounds);
 #else
     return 0;
@@ -95,7 +105,7 @@ double bfloat16_dot() {
 
 // Each thread works on its share of the buffers, or does all the rounds of arithmetic.
 double roof(Roof kind, void* destination, const void* source, int64_t bytes, int threads) {
-    constexpr int64_t unit = 1024;  // floats
+    constexpr int64_t unit = 4096;  // floats
     const int64_t share = bytes / 4 / threads / unit * unit;
     double done[256] = {};
     if (threads > 256) threads = 256;

@@ -100,6 +100,17 @@ constexpr int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
+template <bool first, class A, class B>
+struct SelectType {
+    using type = A;
+};
+template <class A, class B>
+struct SelectType<false, A, B> {
+    using type = B;
+};
+template <bool first, class A, class B>
+using Select = typename SelectType<first, A, B>::type;
+
 // Storage types. accumulator: the type of every sum and of every product of factors.
 struct bfloat16 {
     uint16_t bits;

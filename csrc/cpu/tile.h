@@ -13,11 +13,16 @@
 namespace ntensor {
 namespace NTENSOR_LEVEL {
 
-// What the tile asks the memory for while it calculates.
-enum class Prefetch { none, rows_of_a, rows_of_b };
+// What the tile asks the memory for while it calculates: the rows of a further on, or for each k one, two or three
+// lines of the tile of b that comes next.
+enum class Prefetch { none, rows_of_a, b_one_line, b_two_lines, b_three_lines };
 
-// Distance, in elements, at which rows of the core are asked for ahead of their use.
-constexpr int64_t prefetch_distance = 512;
+constexpr int lines_of_b(Prefetch ahead) {
+    return ahead < Prefetch::b_one_line ? 0 : static_cast<int>(ahead) - static_cast<int>(Prefetch::b_one_line) + 1;
+}
+
+// Bytes between the use of a row of a and what is asked for.
+constexpr int64_t prefetch_bytes = 2048;
 
 template <class T>
 struct TileInput {
@@ -27,8 +32,16 @@ struct TileInput {
     const T* b;
     int64_t b_step;
     int64_t depth;
-    const T* next_b = nullptr;  // Prefetch::rows_of_b: the tile of b that comes next
+    const T* next_a = nullptr;  // Prefetch::rows_of_a: where a goes on after depth elements
+    const T* next_b = nullptr;  // Prefetch::b_...: where the lines to ask for start, in the next tile of b
 };
+
+// The place prefetch_bytes behind element k of a row that goes on at `next` after `depth` elements.
+template <class S>
+inline const S* ahead_of(const S* a, int64_t k, int64_t depth, const S* next) {
+    constexpr int64_t distance = prefetch_bytes / sizeof(S);
+    return k + distance < depth ? a + k + distance : next + (k + distance - depth);
+}
 
 template <class T, int Rows, int Vectors, Prefetch Ahead, class Finish>
 inline void tile(const TileInput<T>& in, const Finish& finish) {
@@ -42,19 +55,17 @@ inline void tile(const TileInput<T>& in, const Finish& finish) {
     for (int64_t k0 = 0; k0 < in.depth; k0 += line) {
         const int64_t count = min64(line, in.depth - k0);
         if constexpr (Ahead == Prefetch::rows_of_a) {
+            const T* ahead = ahead_of(in.a, k0, in.depth, in.next_a);
 #pragma GCC unroll 8
-            for (int i = 0; i < Rows; ++i) __builtin_prefetch(a + i * a_row + prefetch_distance);
+            for (int i = 0; i < Rows; ++i) __builtin_prefetch(ahead + i * a_row);
         }
 #pragma GCC unroll 4
         for (int64_t k = 0; k < count; ++k) {
             Vector<T> row[Vectors];
 #pragma GCC unroll 4
             for (int c = 0; c < Vectors; ++c) row[c] = load(b + c * V);
-            if constexpr (Ahead == Prefetch::rows_of_b) {
-#pragma GCC unroll 4
-                for (int c = 0; c < Vectors; ++c) {
-                    if (c * V % line == 0) __builtin_prefetch(next_b + c * V);
-                }
+            if constexpr (lines_of_b(Ahead) > 0) {
+                for (int c = 0; c < lines_of_b(Ahead); ++c) __builtin_prefetch(next_b + c * line);
                 next_b += in.b_step;
             }
 #pragma GCC unroll 8
@@ -74,17 +85,29 @@ inline void tile(const TileInput<T>& in, const Finish& finish) {
     }
 }
 
+// Storage types that are multiplied pair by pair, without being widened first.
+template <class S>
+constexpr bool in_pairs = false;
+
 #if defined(__AVX512BF16__)
+template <>
+constexpr bool in_pairs<bfloat16> = true;
+
 // The same for bfloat16 with pairs of k side by side: a pair of a is one 32-bit word, b holds b_step words a pair.
+// next_a: as in TileInput, or null for no prefetch.
+// The instruction's latency is longer than a multiply-add's, so narrow tiles have more rows.
+constexpr int rows_of_pairs(int vectors) { return vectors == 1 ? 16 : vectors == 2 ? 12 : tile_rows(vectors); }
+
 template <int Rows, int Vectors, class Finish>
 inline void tile_of_pairs(const bfloat16* a, int64_t a_row, const uint32_t* b, int64_t b_step, int64_t depth,
-                          const Finish& finish) {
+                          const bfloat16* next_a, const Finish& finish) {
+    const bfloat16* const begin = a;
     __m512 acc[Rows][Vectors] = {};
     const auto step = [&](const auto& pair_of_row) {
         __m512bh row[Vectors];
 #pragma GCC unroll 4
         for (int c = 0; c < Vectors; ++c) row[c] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + c * 16));
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int i = 0; i < Rows; ++i) {
             const __m512bh scale = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair_of_row(i)));
 #pragma GCC unroll 4
@@ -100,15 +123,18 @@ inline void tile_of_pairs(const bfloat16* a, int64_t a_row, const uint32_t* b, i
     };
     const int64_t pairs = depth / 2;
     for (int64_t k0 = 0; k0 < pairs; k0 += 16) {
-#pragma GCC unroll 8
-        for (int i = 0; i < Rows; ++i) __builtin_prefetch(a + i * a_row + 2 * prefetch_distance);
+        if (next_a) {
+            const bfloat16* ahead = ahead_of(begin, 2 * k0, depth, next_a);
+#pragma GCC unroll 16
+            for (int i = 0; i < Rows; ++i) __builtin_prefetch(ahead + i * a_row);
+        }
         const int64_t count = min64(16, pairs - k0);
 #pragma GCC unroll 4
         for (int64_t k = 0; k < count; ++k) step(whole_pair);
     }
     // An odd end: the partner belongs to the next row and may be NaN, so it is not read.
     if (depth % 2) step([&](int i) { return static_cast<int32_t>(a[i * a_row].bits); });
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
         for (int c = 0; c < Vectors; ++c) finish(i, c * 16, reinterpret_cast<float_vector>(acc[i][c]));
@@ -116,13 +142,28 @@ inline void tile_of_pairs(const bfloat16* a, int64_t a_row, const uint32_t* b, i
 }
 #endif
 
-// Calls body.template operator()<Rows>() for the run-time value rows in [1, Most].
+// Pairs for tile_of_pairs out of two rows: to[c] = (first[c], second[c]).
+inline void interleave(const bfloat16* first, const bfloat16* second, int64_t count, uint32_t* to) {
+    for (int64_t c = 0; c < count; ++c) to[c] = first[c].bits | static_cast<uint32_t>(second[c].bits) << 16;
+}
+
+// How many of the rows that are left the next tile takes: all that it can hold, towards the end a power of two,
+// so that few tiles have to be compiled.
+constexpr int rows_at_once(int64_t left, int most) {
+    if (left >= most) return most;
+    int rows = 1;
+    while (2 * rows <= left) rows *= 2;
+    return rows;
+}
+
+// Calls body.template operator()<Rows>() for rows = rows_at_once(left, Most).
 template <int Most, class Body>
 inline void with_rows(int rows, const Body& body) {
+    constexpr int next = rows_at_once(Most - 1, Most);
     if (rows == Most) {
         body.template operator()<Most>();
     } else if constexpr (Most > 1) {
-        with_rows<Most - 1>(rows, body);
+        with_rows<next>(rows, body);
     }
 }
 

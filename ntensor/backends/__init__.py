@@ -1,8 +1,8 @@
 """Which implementation serves an operation: the choice, and the reason where one cannot serve.
 
-A backend is a package in this folder. Its `why_not(operation, device, dtype)` answers None where it can
-serve, else the reason in words; its modules hold one function an operation, of the operation's name and
-arguments. The order of `BACKENDS` is the order of the automatic choice.
+A backend is a package in this folder. Its `why_not(operation, device, dtype)` answers None where it
+can serve, else the reason in words; its modules hold one function an operation, of the operation's
+name and arguments. The order of `BACKENDS` is the order of the automatic choice.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _forced: str | None = None
 
 
 class use_backend:
-    """Forces the backend of every `ntensor` call in its block; None stands for the automatic choice.
+    """Forces the backend of every `ntensor` call in its block; None: the automatic choice.
 
     The backend that is in force when an operation is called also computes its gradients, whenever
-    backward runs. A `backend=` argument of a call wins over the block. The choice holds for the whole
-    process, not for one thread; code under `torch.compile` sees it, inside and outside of the compiled
-    region, and is recompiled when it changes.
+    backward runs. A `backend=` argument of a call wins over the block. The choice holds for the
+    whole process, not for one thread; code under `torch.compile` sees it, inside and outside of the
+    compiled region, and is recompiled when it changes.
 
     Args:
         name (str or None): `"native"`, `"triton"`, `"reference"`, or None.
 
     Raises:
         ValueError: for another name.
-        RuntimeError: by an operation in the block, with the reason, where the backend cannot serve it.
+        RuntimeError: by an operation in the block that the backend cannot serve, with the reason.
 
     Example:
         >>> import torch, ntensor
@@ -92,21 +92,17 @@ def implementation(
     Raises:
         RuntimeError: naming every backend that was asked and its reason, where none can serve.
     """
+    names = BACKENDS if backend is None else (backend,)
     reasons = []
-    for name in BACKENDS if backend is None else (check_name(backend),):
-        assert name is not None
+    for name in names:
         reason = why_not(name, operation, device, dtype)
         if reason is None:
             module = importlib.import_module(f"{__name__}.{name}.{stem}")
             function: Callable[..., Any] = getattr(module, operation)
             return function
         reasons.append(f"{name}: {reason}")
-    raise RuntimeError(
-        f"ntensor.{operation}: no backend can serve {dtype} on {device} ({'; '.join(reasons)})"
-        if backend is None
-        else f"ntensor.{operation}: the backend that was asked for cannot serve {dtype} on {device} "
-        f"({reasons[0]})"
-    )
+    failed = "no backend can serve" if backend is None else "the forced backend cannot serve"
+    raise RuntimeError(f"ntensor.{operation}: {failed} {dtype} on {device} ({'; '.join(reasons)})")
 
 
 def _package(backend: str) -> Any:

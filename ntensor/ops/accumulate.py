@@ -1,7 +1,7 @@
-"""The core's gradient added in place: backward writes into `core.grad` and returns None for the core.
+"""The core's gradient added in place: backward writes into `core.grad`, and returns None for it.
 
-A fresh gradient of the core's size costs its page faults and one more pass over memory; adding into the
-one that exists costs neither.
+A fresh gradient of the core's size costs its page faults and one more pass over memory; adding into
+the one that exists costs neither.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.distributed.tensor import DTensor
 
-from .autograd import Form, Operation, define
+from .autograd import Operation, define
+from .forms import Form
 
 
 def check_accumulation(operation: str, core: Tensor, cast: Tensor) -> bool:
@@ -71,7 +71,7 @@ class AccumulatingProjection(torch.autograd.Function):
         *factors: Tensor,
     ) -> Any:
         ctx.form, ctx.operation, ctx.backend = form, operation, backend
-        # Saved tensors may come back as copies (checkpointing, offloading); the leaf with .grad may not.
+        # Checkpointing and offloading give saved tensors back as copies, without .grad.
         ctx.core = core
         ctx.save_for_backward(core, *factors)
         ctx.set_materialize_grads(False)
@@ -112,4 +112,6 @@ PROJECTION_CORE_GRAD_ = define(
     "projection",
     _fake,
     operand=0,
+    contiguous=0,
+    mutated=0,
 )

@@ -1,25 +1,16 @@
-"""Registers the operations, and derives all their derivatives from one formula a family.
+"""Registers the operations: schema, fake kernel, choice of backend, autograd and transforms.
 
-Every operation is a partial derivative of a *form*: a scalar that is linear in each of its slots. For the
-projection the form is
-
-    s(core, G, G_mean, z_1, ..., z_M) = <G, x> + <G_mean, x_mean>
-
-so that `x = ds/dG`, the core's gradient is `ds/dcore`, and a factor's is `ds/dz_m`. The derivative of
-`ds/da` in direction `v` of a slot `b` is again `ds/da`, with `v` in the place of `b`; and since second
-derivatives are symmetric, one function (`directional`) is the backward, the forward mode and every higher
-derivative of the whole family. What a form adds is `partials`, which calls the operations themselves.
-
-Each operation is registered twice from these formulas: with `torch.library` (for torch.compile, export and
-direct calls of `torch.ops.ntensor`), and as an `autograd.Function` (for eager mode, torch.func and
-forward-mode differentiation). Forward-mode tangents do not pass through a direct call of a raw operation.
+Each operation is registered twice from the formulas of its form (`forms.py`): with `torch.library`,
+for torch.compile, export and direct calls of `torch.ops.ntensor`; and as an `autograd.Function`,
+for eager mode, torch.func and forward-mode differentiation. Forward-mode tangents do not pass
+through a direct call of a raw operation, nor does `torch.func.grad`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +19,7 @@ from torch.autograd import forward_ad
 
 from ntensor import backends
 
-Slots = list[Tensor | None]
+from .forms import Form, Slots, as_columns, directional, split_columns
 
 LIBRARY = torch.library.Library("ntensor", "DEF")
 
@@ -36,81 +27,8 @@ LIBRARY = torch.library.Library("ntensor", "DEF")
 OPERATIONS: dict[str, Operation] = {}
 
 
-class Form:
-    """A multilinear form: its slots are the tensors `heads`, then any number of factors.
-
-    Attributes:
-        heads: names of the leading slots.
-        shared: slots that have no batch dimension.
-        joint: slots that enter additively, and so are replaced together.
-    """
-
-    heads: ClassVar[tuple[str, ...]]
-    shared: ClassVar[tuple[int, ...]] = ()
-    joint: ClassVar[tuple[int, ...]] = ()
-
-    def partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
-        """The partial derivative for each wanted slot, None for the others and for a zero.
-
-        A value is None where the slot is not given: it is then itself wanted, or zero.
-        """
-        raise NotImplementedError
-
-    def restrict(self, term: dict[int, Tensor], values: Slots, wanted: list[bool]) -> None:
-        """Takes out of `values` and `wanted` what vanishes once the slots of `term` are replaced."""
-
-    def terms(self, replacements: dict[int, Tensor]) -> Iterator[dict[int, Tensor]]:
-        together = {slot: replacements[slot] for slot in self.joint if slot in replacements}
-        if together:
-            yield together
-        for slot, tensor in replacements.items():
-            if slot not in together:
-                yield {slot: tensor}
-
-
-def directional(
-    form: Form,
-    values: Slots,
-    replacements: dict[int, Tensor],
-    wanted: list[bool],
-    options: tuple[Any, ...],
-) -> Slots:
-    """For each wanted slot `a`: the sum over replaced slots `b != a` of `ds/da` with `b` replaced."""
-    totals: Slots = [None] * len(values)
-    for term in form.terms(replacements):
-        replaced = list(values)
-        for slot in form.joint if term.keys() & set(form.joint) else ():
-            replaced[slot] = None
-        for slot, tensor in term.items():
-            replaced[slot] = tensor
-        remaining = [want and slot not in term for slot, want in enumerate(wanted)]
-        form.restrict(term, replaced, remaining)
-        if any(remaining):
-            parts = form.partials(replaced, remaining, options)
-            totals = [
-                part if total is None else total if part is None else total + part
-                for total, part in zip(totals, parts, strict=True)
-            ]
-    return totals
-
-
-def columns(joined: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Splits `(n, sum of extents)` into tensors of the shapes of `like`."""
-    if len(like) == 1:
-        return (joined.reshape(like[0].shape),)
-    parts = joined.split([tensor.shape[1:].numel() for tensor in like], 1)
-    return tuple(
-        part if tensor.dim() == 2 else part.reshape(tensor.shape)
-        for part, tensor in zip(parts, like, strict=True)
-    )
-
-
-def as_columns(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dim() == 2 else tensor.reshape(tensor.shape[0], tensor.shape[1:].numel())
-
-
 class Operation:
-    """One operation of the namespace `ntensor`: a partial derivative of a form, in all its registrations.
+    """An operation of the namespace `ntensor`, a partial derivative of a form, fully registered.
 
     Args:
         form: whose partial derivative it is.
@@ -146,7 +64,14 @@ class Operation:
         self.listed = listed
         self.joined = joined
         self.shared_output = any(slot in form.shared for slot in returns)
-        self.raw = define(schema, stem, fake, operand=len(given) if listed else 0)
+        shared = [place for place, slot in enumerate(given) if slot in form.shared]
+        self.raw = define(
+            schema,
+            stem,
+            fake,
+            operand=len(given) if listed else 0,
+            contiguous=shared[0] if shared else None,
+        )
         self.arity = len(self.raw._schema.arguments) - 1
         self.full, self.light = _functions(self)
         self._register()
@@ -161,6 +86,15 @@ class Operation:
                 for tensor in tensors:
                     if tensor is not None and tensor.requires_grad:
                         return self.light.apply(statics, *tensors)
+            # Skips the kernel that would ask again whether autograd has to record.
+            with torch._C._AutoDispatchBelowAutograd():
+                return self.call_raw(tensors, statics)
+        if forward_ad._current_level >= 0:
+            # The traced operation would drop the tangents without an error.
+            raise RuntimeError(
+                f"ntensor.{self.name}: forward-mode differentiation (jvp, jacfwd, hessian) does "
+                "not work inside torch.compile; take it outside of the compiled function"
+            )
         return self.call_raw(tensors, statics)
 
     def call_raw(self, tensors: Sequence[Tensor | None], statics: tuple[Any, ...]) -> Any:
@@ -181,7 +115,7 @@ class Operation:
         outputs = self._outputs(statics)
         if self.joined is not None and cotangents[0] is not None and outputs:
             like = [values[slot] for slot in outputs]
-            cotangents = columns(cotangents[0], like)  # type: ignore[arg-type]
+            cotangents = split_columns(cotangents[0], like)
         replacements = {
             slot: cotangent
             for slot, cotangent in zip(outputs, cotangents, strict=False)
@@ -231,18 +165,21 @@ class Operation:
         Where an operand or the result has no batch dimension to join (the core, its gradient), the
         rule is a loop.
         """
+        if size == 0:
+            return self._batched_empty(dims, tensors, statics)
         shared = [self._slot_of(place) in self.form.shared for place in range(len(tensors))]
         if self.shared_output or any(
             alone and dim is not None for alone, dim in zip(shared, dims, strict=True)
         ):
-            picked = [
-                [
-                    tensor if tensor is None or dim is None else tensor.select(dim, index)
-                    for tensor, dim in zip(tensors, dims, strict=True)
-                ]
-                for index in range(size)
-            ]
-            results = [self(each, *statics) for each in picked]
+            results = []
+            for index in range(size):
+                picked: Slots = []
+                for tensor, dim, alone in zip(tensors, dims, shared, strict=True):
+                    if tensor is not None and dim is not None:
+                        tensor = tensor.select(dim, index)
+                        tensor = tensor.contiguous() if alone else tensor
+                    picked.append(tensor)
+                results.append(self(picked, *statics))
             if len(self.returns) > 1:
                 return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(self.returns)
             return torch.stack(results), 0
@@ -261,6 +198,24 @@ class Operation:
             parts = tuple(part.reshape(size, samples, *part.shape[1:]) for part in result)
             return parts, (0,) * len(parts)
         return result.reshape(size, samples, *result.shape[1:]), 0
+
+    def _batched_empty(
+        self,
+        dims: Sequence[int | None],
+        tensors: Sequence[Tensor | None],
+        statics: tuple[Any, ...],
+    ) -> tuple[Any, Any]:
+        """The rule of vmap over a dimension of extent 0: shapes are those of one zero element."""
+        one = [
+            tensor
+            if tensor is None or dim is None
+            else tensor.new_zeros((*tensor.shape[:dim], 1, *tensor.shape[dim + 1 :]))
+            for tensor, dim in zip(tensors, dims, strict=True)
+        ]
+        result, out_dims = self.batched(1, dims, one, statics)
+        if isinstance(result, tuple):
+            return tuple(part[:0] for part in result), out_dims
+        return result[:0], out_dims
 
     def _slot_of(self, place: int) -> int:
         heads = len(self.given)
@@ -306,7 +261,8 @@ class Operation:
             gradients = self.backward(ctx.saved_tensors, ctx.statics, needs, cotangents)
             heads = len(self.given)
             factors = [gradients[heads:]] if self.listed else []
-            return (*gradients[:heads], *factors, *(None for _ in ctx.statics))
+            rest = len(ctx.needs_input_grad) - heads - self.listed
+            return (*gradients[:heads], *factors, *(None for _ in range(rest)))
 
         def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
             tensors, statics = self._flat(arguments)
@@ -320,14 +276,14 @@ class Operation:
             tensors, statics = self._flat(arguments)
             level = torch._C._vmapmode_increment_nesting() - 1
             torch._C._vmapmode_decrement_nesting()
-            mapped = [
-                tensor is not None and is_legacy_batchedtensor(tensor) for tensor in tensors
-            ]
+            mapped = [tensor is not None and is_legacy_batchedtensor(tensor) for tensor in tensors]
             physical = [
                 torch._remove_batch_dim(tensor, level, 1, 0) if each else tensor
                 for tensor, each in zip(tensors, mapped, strict=True)
             ]
-            size = next(tensor.shape[0] for tensor, each in zip(physical, mapped) if each)
+            size = next(
+                tensor.shape[0] for tensor, each in zip(physical, mapped, strict=True) if each
+            )
             dims = [0 if each else None for each in mapped]
             result, _ = self.batched(size, dims, physical, statics)
             if isinstance(result, tuple):
@@ -342,11 +298,20 @@ class Operation:
 
 
 def define(
-    schema: str, stem: str, fake: Callable[..., Any], operand: int
+    schema: str,
+    stem: str,
+    fake: Callable[..., Any],
+    *,
+    operand: int,
+    contiguous: int | None = None,
+    mutated: int | None = None,
 ) -> Any:
     """Defines an operation whose last argument is `str? backend`, served by the chosen backend.
 
-    `operand` is the place of an argument that is a tensor or a list of them, and never None.
+    Args:
+        operand: the place of an argument that is a tensor or a list of them, and never None.
+        contiguous: the place of a tensor that must be contiguous.
+        mutated: the place of a tensor that the operation writes to.
     """
     name = schema.partition("(")[0]
     LIBRARY.define(schema)
@@ -355,12 +320,23 @@ def define(
 
     def run(*arguments: Any) -> Any:
         # The dispatcher leaves out a trailing argument that equals its default.
-        backend = arguments[arity] if len(arguments) > arity else None
-        arguments = arguments[:arity]
+        backend = None
+        if len(arguments) > arity:
+            backend = arguments[arity]
+            arguments = arguments[:arity]
         tensor = arguments[operand]
-        if isinstance(tensor, (list, tuple)):
+        if isinstance(tensor, list):
             tensor = tensor[0]
-        serve = backends.implementation(stem, name, tensor.device, tensor.dtype, backend)
+        if contiguous is not None and not arguments[contiguous].is_contiguous():
+            raise ValueError(f"ntensor.{name}: argument {contiguous} must be contiguous")
+        if mutated is not None and not arguments[mutated].is_inference():
+            torch.autograd.graph.increment_version(arguments[mutated])
+        device = tensor.device
+        serve = backends.implementation(stem, name, device, tensor.dtype, backend)
+        if torch.is_autocast_enabled(device.type):
+            # The operands have their dtype; a backend's own matrix products must keep to it.
+            with torch.autocast(device.type, enabled=False):
+                return serve(*arguments)
         return serve(*arguments)
 
     for key in ("CPU", "CUDA"):
@@ -414,7 +390,8 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
             ctx.statics = statics
             ctx.save_for_backward(*tensors)
             ctx.set_materialize_grads(False)
-            return operation.call_raw(tensors, statics)
+            with torch._C._AutoDispatchBelowAutograd():
+                return operation.call_raw(tensors, statics)
 
         backward = Full.backward
 

@@ -20,8 +20,8 @@ def bilinear(
 
     .. math:: y_o = x_1^T W_o\, x_2 + b_o
 
-    It is `ntensor.synthesis_projection(weight, x1, x2) + bias` on the flattened leading dimensions, the
-    2-way case of equation 4 of the paper.
+    It is `ntensor.synthesis_projection(weight, x1, x2) + bias` on the flattened leading dimensions,
+    the 2-way case of equation 4 of the paper.
 
     Args:
         x1 (Tensor[..., k_1]): float32, float64, bfloat16 or float16.
@@ -32,13 +32,13 @@ def bilinear(
             `ntensor.use_backend`, or automatic.
 
     Returns:
-        Tensor[..., k_x]: in the operands' dtype (autocast's, where autocast is on). Differentiable in
-        all operands, any number of times.
+        Tensor[..., k_x]: in the operands' dtype (autocast's, where autocast is on). Differentiable
+        in all operands, any number of times.
 
     Raises:
         TypeError: no tensor, or a dtype that is unsupported or differs between operands.
-        ValueError: a wrong rank or extent, different leading dimensions, two devices, a weight that is
-            not contiguous.
+        ValueError: a wrong rank or extent, different leading dimensions, two devices, a weight that
+            is not contiguous.
         RuntimeError: the backend that was asked for cannot serve, with the reason.
 
     Example:

@@ -1,6 +1,7 @@
 """Checks of the public functions' arguments: type, rank, extent, dtype, device.
 
-Each test is made plainly and its message is built only where it fails. Backends rely on these checks.
+Each test is made plainly and its message is built only where it fails. Backends rely on these
+checks.
 """
 
 from __future__ import annotations

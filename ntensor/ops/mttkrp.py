@@ -25,15 +25,15 @@ def mttkrp(
     .. math:: M[i, r] = w_r \sum_{i_j,\, j \neq mode} X[i_0, \dots, i_{mode} = i, \dots]
               \prod_{j \neq mode} A_j[i_j, r]
 
-    The convention is that of TensorLy's `unfolding_dot_khatri_rao`. Mode 0 is the projection by a core
-    (equation 4 of the paper), any other mode the gradient of one of its factors (equations 16 and 25),
-    so no unfolding is ever copied.
+    The convention is that of TensorLy's `unfolding_dot_khatri_rao`. Mode 0 is the projection by a
+    core (equation 4 of the paper), any other mode the gradient of one of its factors (equations 16
+    and 25), so no unfolding is ever copied.
 
     Args:
         tensor (Tensor[I_0, ..., I_(N-1)]): contiguous, N at least 1; float32, float64, bfloat16 or
             float16.
-        factors (sequence of Tensor[I_m, R]): N entries, any strides, of the tensor's dtype. The one at
-            `mode` is ignored and may be None. With N = 1 no factor is left: `R` is then that of
+        factors (sequence of Tensor[I_m, R]): N entries, any strides, of the tensor's dtype. The one
+            at `mode` is ignored and may be None. With N = 1 no factor is left: `R` is then that of
             `weights`, else that of the ignored factor, else 1.
         mode (int): from -N to N - 1.
         weights (Tensor[R] or None): scales the columns of the result.
@@ -41,8 +41,8 @@ def mttkrp(
             `ntensor.use_backend`, or automatic.
 
     Returns:
-        Tensor[I_mode, R]: contiguous, in the tensor's dtype. Differentiable in the tensor, the other
-        factors and the weights, any number of times.
+        Tensor[I_mode, R]: contiguous, in the tensor's dtype. Differentiable in the tensor, the
+        other factors and the weights, any number of times.
 
     Raises:
         TypeError: no tensor or mode, or a dtype that is unsupported or differs between operands.
@@ -82,6 +82,8 @@ def _checked(
     order = tensor.dim()
     if order == 0:
         checks.shape(operation, "tensor", "at least 1 dimension", tensor)
+    if not hasattr(factors, "__len__"):
+        raise TypeError(f"{operation}: factors must be a sequence, got {type(factors).__name__}")
     if len(factors) != order:
         raise ValueError(
             f"{operation}: factors must have {order} entries, one a mode, got {len(factors)}"

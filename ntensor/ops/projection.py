@@ -10,8 +10,9 @@ from ntensor import backends
 
 from . import checks
 from .accumulate import AccumulatingProjection, check_accumulation
-from .autograd import Form, Operation, Slots
-from .synthesis import checked_factors, fake_joined, place_columns
+from .autograd import Operation
+from .forms import Form, Slots
+from .synthesis import fake_joined, place_columns
 
 
 def synthesis_projection(
@@ -30,12 +31,12 @@ def synthesis_projection(
 
     Args:
         core (Tensor[k_x, k_1, ..., k_M]): contiguous; float32, float64, bfloat16 or float16.
-        factors (Tensor[n, k_m]): one or more, any strides, of the core's dtype. `n` and any extent may
-            be 0. Under autocast all operands are cast to its dtype.
-        accumulate_core_grad (bool): if true, backward adds the core's gradient into `core.grad`, with
-            no tensor of the core's size in between, and autograd sees none for the core: its hooks do
-            not fire. The core is then a leaf, and `core.grad` exists, contiguous and of its dtype.
-            Without effect where the core needs no gradient.
+        factors (Tensor[n, k_m]): one or more, any strides, of the core's dtype. `n` and any extent
+            may be 0. Under autocast all operands are cast to its dtype.
+        accumulate_core_grad (bool): if true, backward adds the core's gradient into `core.grad`,
+            with no tensor of the core's size in between, and autograd sees none for the core: its
+            hooks do not fire. The core is then a leaf, and `core.grad` exists, contiguous and of
+            its dtype. Without effect where the core needs no gradient.
         backend (str or None): `"native"`, `"triton"`, `"reference"`; None: as in
             `ntensor.use_backend`, or automatic.
 
@@ -47,8 +48,9 @@ def synthesis_projection(
         TypeError: no tensor, or a dtype that is unsupported or differs between operands.
         ValueError: no factor, a wrong rank or extent, two devices, a core that is not contiguous.
         RuntimeError: the backend that was asked for cannot serve, with the reason; with
-            `accumulate_core_grad`: a core that is no leaf or has no fitting `.grad`, `create_graph`,
-            `torch.autograd.grad` for the core, `torch.func`, forward mode, `torch.compile`, DDP, FSDP.
+            `accumulate_core_grad`: a core that is no leaf or has no fitting `.grad`,
+            `create_graph`, `torch.autograd.grad` for the core, `torch.func`, forward mode,
+            `torch.compile`, DDP, FSDP.
 
     Example:
         >>> import torch, ntensor
@@ -61,7 +63,9 @@ def synthesis_projection(
     backend = backends.requested(backend)
     result: Tensor
     if accumulate_core_grad and check_accumulation(operation, core, values[0]):
-        result = AccumulatingProjection.apply(_PROJECTION_FORM, SYNTHESIS_PROJECTION, backend, *values)
+        result = AccumulatingProjection.apply(
+            _PROJECTION_FORM, SYNTHESIS_PROJECTION, backend, *values
+        )
     else:
         result = SYNTHESIS_PROJECTION(values, backend)
     return result
@@ -78,15 +82,16 @@ def synthesis_projection_with_mean(
     .. math:: x = \mathcal{C}_{(1)} (z_1 \otimes z_2 \otimes \dots \otimes z_M), \qquad
               x_{mean} = \mathcal{C}_{(1)} (\tfrac{1}{k_1} 1 \otimes z_2 \otimes \dots \otimes z_M)
 
-    Equations 5 and 14 of the paper, where texture and normals share one core. Both outputs come from
-    one pass over the core. With one factor each row of `x_mean` is the core's mean over `k_1`.
+    Equations 5 and 14 of the paper, where texture and normals share one core. Both outputs come
+    from one pass over the core. With one factor each row of `x_mean` is the core's mean over `k_1`.
 
     Args:
         core, factors, accumulate_core_grad, backend: as in `ntensor.synthesis_projection`.
 
     Returns:
-        (Tensor[n, k_x], Tensor[n, k_x]): `x` and `x_mean`, in the core's dtype. Both are differentiable
-        in all operands (`x_mean` does not depend on the leading factor), any number of times.
+        (Tensor[n, k_x], Tensor[n, k_x]): `x` and `x_mean`, in the core's dtype. Both are
+        differentiable in all operands (`x_mean` does not depend on the leading factor), any number
+        of times.
 
     Raises:
         As `ntensor.synthesis_projection`.
@@ -137,10 +142,15 @@ class ProjectionForm(Form):
     shared = (0,)
     joint = (1, 2)
 
-    def restrict(self, term: dict[int, Tensor], values: Slots, wanted: list[bool]) -> None:
+    def replace(self, values: Slots, wanted: list[bool], term: dict[int, Tensor]) -> None:
+        if 1 in term or 2 in term:
+            values[1] = values[2] = None
         if 3 in term:
             values[2] = None
             wanted[2] = False
+        super().replace(values, wanted, term)
+        if values[0] is not None and 0 in term:
+            values[0] = values[0].contiguous()
 
     def partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
         core, grad, grad_mean, *factors = values
@@ -167,9 +177,7 @@ def _fake_projection(core: Tensor, factors: list[Tensor]) -> Tensor:
     return core.new_empty((factors[0].shape[0], core.shape[0]))
 
 
-def _fake_core_grad(
-    grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
-) -> Tensor:
+def _fake_core_grad(grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]) -> Tensor:
     given = grad_mean if grad is None else grad
     if given is None:
         raise ValueError("projection_core_grad: grad or grad_mean must be given")

@@ -9,21 +9,20 @@ from torch import Tensor
 from ntensor import backends
 
 from . import checks
-from .autograd import Form, Operation, Slots
+from .autograd import Operation
+from .forms import Form, Slots
 from .synthesis import SYNTHESIS, fake_joined, place_columns
 
 
-def rotation(
-    y: Tensor, R: Tensor, layout: str = "column", *, backend: str | None = None
-) -> Tensor:
-    r"""Reshapes each feature to a `3 x K/3` matrix, multiplies it by `R` from the left, flattens it.
+def rotation(y: Tensor, R: Tensor, layout: str = "column", *, backend: str | None = None) -> Tensor:
+    r"""Multiplies each feature, reshaped to a `3 x K/3` matrix, by `R` from the left.
 
     .. math:: x_{(a, j)} = \sum_{b=1}^{3} R[a, b]\, y_{(b, j)}, \qquad
               (a, j) \mapsto 3 j + a \ \text{("column")}, \quad j + a K / 3 \ \text{("row")}
 
-    This is the feature rotation of section 3.4 of the paper, which does not say how the vector becomes
-    a matrix; its appendix stacks columns, hence the default. The two layouts are different models.
-    `R` may be any `3 x 3` matrix, and nothing checks that it is orthogonal.
+    This is the feature rotation of section 3.4 of the paper, which does not say how the vector
+    becomes a matrix; its appendix stacks columns, hence the default. The two layouts are different
+    models. `R` may be any `3 x 3` matrix, and nothing checks that it is orthogonal.
 
     Args:
         y (Tensor[n, K]): 3 divides `K`; any strides; float32, float64, bfloat16 or float16.
@@ -61,9 +60,9 @@ def rotated_synthesis(
 
     .. math:: x_{(a, j)} = \sum_{b=1}^{3} R[a, b]\, (z_{exp} \otimes z_{id})_{(b, j)}
 
-    with `(a, j)` as in `ntensor.rotation`: the second stream of section 3.4 of the paper. In the layout
-    "row" with 3 dividing `k_exp` the rotation acts on `z_exp` alone, and the result is computed as
-    `synthesis((R (x) I) z_exp, z_id)`.
+    with `(a, j)` as in `ntensor.rotation`: the second stream of section 3.4 of the paper. In the
+    layout "row" with 3 dividing `k_exp` the rotation acts on `z_exp` alone, and the result is
+    computed as `synthesis((R (x) I) z_exp, z_id)`.
 
     Args:
         z_exp (Tensor[n, k_exp]): any strides; float32, float64, bfloat16 or float16.
@@ -74,8 +73,8 @@ def rotated_synthesis(
             `ntensor.use_backend`, or automatic.
 
     Returns:
-        Tensor[n, K]: with `K = k_exp k_id`, in the dtype of `z_exp`. Differentiable in all three, any
-        number of times.
+        Tensor[n, K]: with `K = k_exp k_id`, in the dtype of `z_exp`. Differentiable in all three,
+        any number of times.
 
     Raises:
         TypeError: no tensor, or a dtype that is unsupported or differs between operands.
@@ -178,7 +177,8 @@ ROTATION_MATRIX_GRAD = Operation(
 
 ROTATED_SYNTHESIS = Operation(
     _ROTATED_SYNTHESIS_FORM,
-    "rotated_synthesis(Tensor z_exp, Tensor z_id, Tensor R, str layout, str? backend=None) -> Tensor",
+    "rotated_synthesis(Tensor z_exp, Tensor z_id, Tensor R, str layout, str? backend=None) "
+    "-> Tensor",
     stem="rotation",
     given=(1, 2, 3),
     returns=(0,),

@@ -10,7 +10,8 @@ from torch import Tensor
 from ntensor import backends
 
 from . import checks
-from .autograd import Form, Operation, Slots, columns
+from .autograd import Operation
+from .forms import Form, Slots, split_columns
 
 
 def synthesis(*factors: Tensor, backend: str | None = None) -> Tensor:
@@ -24,13 +25,14 @@ def synthesis(*factors: Tensor, backend: str | None = None) -> Tensor:
     float64) and rounded once.
 
     Args:
-        factors (Tensor[n, k_m]): one or more, any strides; float32, float64, bfloat16 or float16, all
-            alike. `n` and any `k_m` may be 0. Under autocast they are cast to its dtype.
+        factors (Tensor[n, k_m]): one or more, any strides; float32, float64, bfloat16 or float16,
+            all alike. `n` and any `k_m` may be 0. Under autocast they are cast to its dtype.
         backend (str or None): `"native"`, `"triton"`, `"reference"`; None: as in
             `ntensor.use_backend`, or automatic.
 
     Returns:
-        Tensor[n, K]: with `K = k_1 ... k_M`, in the factors' dtype. Differentiable, any number of times.
+        Tensor[n, K]: with `K = k_1 ... k_M`, in the factors' dtype. Differentiable, any number of
+            times.
 
     Raises:
         TypeError: no tensor, or a dtype that is unsupported or differs between factors.
@@ -82,7 +84,7 @@ def place_columns(
     """Puts the columns of `joined` into the wanted slots from `first` on."""
     slots = [slot for slot in range(first, len(values)) if wanted[slot]]
     like: Any = [values[slot] for slot in slots]
-    for slot, part in zip(slots, columns(joined, like), strict=True):
+    for slot, part in zip(slots, split_columns(joined, like), strict=True):
         found[slot] = part
 
 

@@ -1,7 +1,7 @@
 """The reference backend: each operation's formula in plain torch, on any device.
 
-It is the definition that every other backend is tested against: slow, without cleverness, and free to
-hold `(n, K)` arrays. Half types calculate in float32 and round once.
+It is the definition that every other backend is tested against: slow, without cleverness, and free
+to hold `(n, K)` arrays. Half types calculate in float32 and round once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Projection of the synthesis by a core, `x = core_(1) y`, with its gradients.
 
-`core_(1)` is the core as a `(k_x, K)` matrix. In the mean output the leading factor is the constant `1/k_1`.
+`core_(1)` is the core as a `(k_x, K)` matrix. In the mean output the leading factor is the constant
+`1/k_1`.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ def projection_factor_grads(
     factors: list[Tensor],
     needs: list[bool],
 ) -> Tensor:
-    """The synthesis' gradients at `dy = grad core_(1)`, plus those of the mean at `grad_mean core_(1)`.
+    """The needed gradients of the factors: `-> (n, sum of k_m over the needed m)`.
 
-    `-> (n, sum of k_m over the needed m)`. The leading factor gets nothing from `grad_mean`.
+    Those of the synthesis at `dy = grad core_(1)`, plus those of the synthesis with constant
+    leading factor at `grad_mean core_(1)`; the leading factor gets nothing from `grad_mean`.
     """
     matrix = _matrix(core)
     totals: list[Tensor | None] = [
@@ -73,6 +75,8 @@ def _core_grad(grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tens
         for upstream, leading in ((grad, factors), (grad_mean, _constant_lead(factors)))
         if upstream is not None
     ]
+    if not terms:
+        raise ValueError("projection_core_grad: grad or grad_mean must be given")
     total = sum(terms[1:], terms[0])
     return total.reshape(total.shape[0], *(factor.shape[1] for factor in factors))
 

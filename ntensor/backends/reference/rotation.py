@@ -1,6 +1,7 @@
 """Feature rotation: a feature as a `3 x K/3` matrix `Y`, multiplied by `R` from the left.
 
-In the layout "column" element `(a, j)` of the matrix is `y[3 j + a]`, in "row" it is `y[j + a K/3]`.
+In the layout "column" element `(a, j)` of the matrix is `y[3 j + a]`, in "row" it is `y[j + a
+K/3]`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def rotated_synthesis(z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> Te
 def rotated_synthesis_grads(
     grad: Tensor, z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str, needs: list[bool]
 ) -> Tensor:
-    """The needed ones of `dz_exp`, `dz_id`, `dR` side by side: `-> (n, sum of [k_exp, k_id, 9])`."""
+    """The needed ones of `dz_exp`, `dz_id`, `dR` side by side: `(n, sum of k_exp, k_id, 9)`."""
     grad = widen(grad)
     unrotated = _rotate(grad, R.transpose(1, 2), layout)
     parts = feature_grads(unrotated, [z_exp, z_id], needs[:2])

@@ -12,13 +12,15 @@ from . import widen
 
 def synthesis(factors: list[Tensor]) -> Tensor:
     """`y = z_1 (x) ... (x) z_M` for each sample: `(n, k_m)... -> (n, K)`."""
-    return features(factors).to(factors[0].dtype, copy=len(factors) == 1)
+    y = features(factors)
+    return y.to(factors[0].dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def synthesis_grads(grad: Tensor, factors: list[Tensor], needs: list[bool]) -> Tensor:
-    """`dz_m[s, i_m] = sum over the other indices of grad[s, (i_1, ..., i_M)] prod_(j != m) z_j[s, i_j]`.
+    """The needed gradients of the factors: `-> (n, sum of k_m over the needed m)`.
 
-    `(n, K), (n, k_m)... -> (n, sum of k_m over the needed m)`.
+    `dz_m[s, i_m]` is the sum over the other indices of `grad[s, (i_1, ..., i_M)]` times
+    `z_j[s, i_j]` for all `j != m`.
     """
     parts = feature_grads(widen(grad), factors, needs)
     return join(parts, factors[0])
