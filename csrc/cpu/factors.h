@@ -136,39 +136,21 @@ inline void add_factor_grads(const Grouping& g, const T* z, const T* D, int64_t 
 template <class S>
 inline void scatter_grads(const Factors& factors, const Grouping& g, int64_t s, const Accumulator<S>* dz) {
     using T = Accumulator<S>;
-    for (int m = g.first; m < g.tail; ++m) {
+    const auto write = [&](int m) {
         const Factor& factor = factors.items[m];
         if (factor.needs_grad) narrow(dz, static_cast<S*>(factor.grad) + s * factor.grad_stride, factor.extent);
         dz += factor.extent;
-    }
-    const int merged = factors.count - g.tail;
-    if (merged == 1) {
-        const Factor& last = factors.items[g.tail];
-        if (last.needs_grad) narrow(dz, static_cast<S*>(last.grad) + s * last.grad_stride, last.extent);
-        return;
-    }
-    // At most most_tail elements: each gradient by its definition.
-    const int64_t tail_extent = g.extents[g.count - 1];
-    for (int m = g.tail; m < factors.count; ++m) {
-        const Factor& factor = factors.items[m];
-        if (!factor.needs_grad) continue;
-        const int64_t inner = product_of_extents(factors, m + 1, factors.count);
-        for (int64_t i = 0; i < factor.extent; ++i) {
-            T sum = 0;
-            for (int64_t p = 0; p < tail_extent; ++p) {
-                if (p / inner % factor.extent != i) continue;
-                T product = dz[p];
-                int64_t rest = p;
-                for (int other = factors.count - 1; other >= g.tail; --other) {
-                    const int64_t k = factors.items[other].extent;
-                    if (other != m) product *= element<S>(factors.items[other].values, s, rest % k);
-                    rest /= k;
-                }
-                sum += product;
-            }
-            round_to(sum, static_cast<S*>(factor.grad) + s * factor.grad_stride + i);
-        }
-    }
+    };
+    for (int m = g.first; m < g.tail; ++m) write(m);
+    if (factors.count - g.tail == 1) return write(g.tail);
+    // The merged factors, each for itself: the gradient of their product is folded once more.
+    const Grouping apart(factors, g.tail, factors.count);
+    T z[most_tail + most_factors];
+    T grads[most_tail + most_factors] = {};
+    gather_sample<S>(factors, apart, s, z);
+    add_factor_grads(apart, z, dz, 0, apart.extent, false, grads);
+    dz = grads;
+    for (int m = g.tail; m < factors.count; ++m) write(m);
 }
 
 }  // namespace NTENSOR_LEVEL

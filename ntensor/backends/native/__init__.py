@@ -1,4 +1,4 @@
-"""The compiled core: `ntensor._cpu` for CPUs. The device of the arguments decides which module serves."""
+"""The compiled core: `ntensor._cpu` serves CPUs. The device of the arguments decides."""
 
 import torch
 
@@ -23,7 +23,7 @@ __all__ = [
 
 
 def why_not(operation: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot serve `operation` on `device` in `dtype`, in words; None where it can."""
+    """Why this backend cannot serve `operation` so, in words; None where it can."""
     if device.type == "cuda":
         return "the CUDA kernels (ntensor._cuda) are not part of this version"
     if device.type != "cpu":

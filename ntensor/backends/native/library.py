@@ -1,4 +1,4 @@
-"""The compiled module `ntensor._cpu`: loading it, the SIMD level in use, and what its kernels are called with."""
+"""The compiled module `ntensor._cpu`: loading it, its SIMD level, and the form of its arguments."""
 
 import functools
 import os
@@ -10,12 +10,13 @@ import torch
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
-# Below this many multiply-adds (or elements, for memory-bound kernels) a further thread costs more than it brings.
+# Below this many multiply-adds (or elements, for kernels bound by memory) a further thread costs
+# more than it brings.
 MULTIPLY_ADDS_A_THREAD = 1 << 18
 ELEMENTS_A_THREAD = 1 << 15
 
-# A fresh result this large is backed by huge pages where the system grants them: faulting in 531 MB by
-# pages of 4 KB costs more time than calculating it.
+# A fresh result this large is backed by huge pages where the system grants them: faulting in 531 MB
+# by pages of 4 KB costs more time than calculating it.
 HUGE_PAGES_FROM_BYTES = 32 << 20
 
 NO_MATRIX = (0, 0, 0)
@@ -37,7 +38,8 @@ def _default_level() -> str:
     levels = cpu_module().simd_levels()
     if wanted and wanted not in levels:
         raise RuntimeError(
-            f"NTENSOR_SIMD: wanted one of {', '.join(levels)} (what this build and processor have), got {wanted!r}"
+            f"NTENSOR_SIMD: wanted one of {', '.join(levels)} (what this build and "
+            f"processor have), got {wanted!r}"
         )
     return wanted or levels[0]
 
@@ -49,7 +51,7 @@ def simd_level() -> str:
 
 @contextmanager
 def force_simd_level(name: str) -> Iterator[None]:
-    """Runs the kernels at the SIMD level `name`, one of `ntensor._cpu.simd_levels()`. For tests and benchmarks."""
+    """Runs the kernels at the SIMD level `name`, one of `ntensor._cpu.simd_levels()`."""
     global _forced_level
     levels = cpu_module().simd_levels()
     if name not in levels:
@@ -66,13 +68,20 @@ def threads_for(work: int, work_a_thread: int) -> int:
     return max(1, min(torch.get_num_threads(), work // work_a_thread))
 
 
-def describe_factors(factors: list[torch.Tensor]) -> list[int]:
-    """(address, extent, row stride, column stride) of each `(n, k_m)` factor, in one list."""
+def describe_factors(factors: list[torch.Tensor]) -> tuple[list[int], tuple[int, ...], int]:
+    """The `(n, k_m)` factors as the kernels take them, `(k_1, ..., k_M)`, and their product K.
+
+    A factor is four integers: address, extent, row stride, column stride.
+    """
     described: list[int] = []
+    extents: tuple[int, ...] = ()
+    K = 1
     for z in factors:
-        rows, columns = z.stride()
-        described += (z.data_ptr(), z.shape[1], rows, columns)
-    return described
+        extent = z.shape[1]
+        described += (z.data_ptr(), extent, *z.stride())
+        extents += (extent,)
+        K *= extent
+    return described, extents, K
 
 
 def describe_sizes(extents: tuple[int, ...]) -> list[int]:
@@ -83,23 +92,30 @@ def describe_sizes(extents: tuple[int, ...]) -> list[int]:
     return described
 
 
-def describe_matrix(matrix: torch.Tensor | None) -> tuple[int, int, int]:
+def describe_matrix(matrix: torch.Tensor | None) -> tuple[int, ...]:
     """(address, row stride, column stride) of a matrix."""
-    if matrix is None:
-        return NO_MATRIX
-    rows, columns = matrix.stride()
-    return (matrix.data_ptr(), rows, columns)
+    return NO_MATRIX if matrix is None else (matrix.data_ptr(), *matrix.stride())
 
 
-def describe_grads(
-    grads: torch.Tensor, factors: list[torch.Tensor], needs: list[bool]
-) -> list[int]:
-    """The address of each needed gradient inside `grads` `(n, sum of needed k_m)`, 0 for the others."""
+def needed_width(extents: tuple[int, ...], needs: list[bool]) -> int:
+    """The columns of all needed gradients together."""
+    return (
+        sum(extents)
+        if all(needs)
+        else sum([k for k, need in zip(extents, needs, strict=True) if need])
+    )
+
+
+def describe_grads(grads: torch.Tensor, extents: tuple[int, ...], needs: list[bool]) -> list[int]:
+    """The address of each needed gradient inside `grads` `(n, needed_width)`, 0 for the others."""
     addresses = []
-    at = grads.data_ptr()
-    for z, needed in zip(factors, needs, strict=True):
-        addresses.append(at if needed else 0)
-        at += z.shape[1] * grads.element_size() if needed else 0
+    at, size = grads.data_ptr(), grads.element_size()
+    for extent, needed in zip(extents, needs, strict=True):
+        if needed:
+            addresses.append(at)
+            at += extent * size
+        else:
+            addresses.append(0)
     return addresses
 
 
@@ -131,12 +147,14 @@ def roofline(kind: str, threads: int, byte_count: int = 512 << 20) -> float:
     """What this machine does at most: the best of three passes of an own loop.
 
     Args:
-        kind: "read", "write", "copy" (read and written bytes counted both), "fma32", "fma64", "bf16dot".
+        kind: "read", "write", "copy" (read and written bytes counted both), "fma32", "fma64" or
+            "bf16dot".
         threads: threads that run the loop at the same time.
         byte_count: size of each of the two buffers.
 
     Returns:
-        Bytes per second, or floating-point operations per second; 0 where the SIMD level has no such instruction.
+        Bytes per second, or floating-point operations per second; 0 where the SIMD level has no
+        such instruction.
     """
     if kind not in _ROOFS:
         raise ValueError(f"roofline: kind: wanted one of {', '.join(_ROOFS)}, got {kind!r}")

@@ -15,16 +15,16 @@ from ntensor.backends.native.library import (
     describe_grads,
     describe_matrix,
     large_empty,
+    needed_width,
     simd_level,
     threads_for,
 )
 from ntensor.backends.native.library import scratch as scratch_memory
-from ntensor.backends.native.synthesis import extents_of
 
 
 def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, Tensor | None]:
     n, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0]
-    extents, K = extents_of(factors)
+    described, extents, K = describe_factors(factors)
     if n * k_x * K == 0:
         return core.new_zeros((n, k_x)), core.new_zeros((n, k_x)) if mean else None
     if len(factors) == 1:
@@ -40,7 +40,7 @@ def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, T
         level,
         DTYPES[dtype],
         n,
-        describe_factors(factors),
+        described,
         core.data_ptr(),
         k_x,
         x.data_ptr(),
@@ -75,8 +75,8 @@ def projection_factor_grads(
     needs: list[bool],
 ) -> Tensor:
     n, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0]
-    extents, K = extents_of(factors)
-    width = sum(k for k, needed in zip(extents, needs, strict=True) if needed)
+    described, extents, K = describe_factors(factors)
+    width = needed_width(extents, needs)
     if n * k_x * K * width == 0:
         return core.new_zeros((n, width))
     if len(factors) == 1:
@@ -104,8 +104,8 @@ def projection_factor_grads(
         level,
         DTYPES[dtype],
         n,
-        describe_factors(factors),
-        describe_grads(out, factors, needs),
+        described,
+        describe_grads(out, extents, needs),
         width,
         core.data_ptr(),
         k_x,
@@ -141,7 +141,7 @@ def _write_core_grad(
     accumulate: bool,
 ) -> None:
     n, dtype, k_x = factors[0].shape[0], out.dtype, out.shape[0]
-    extents, K = extents_of(factors)
+    described, extents, K = describe_factors(factors)
     if n * k_x * K == 0:
         if not accumulate:
             out.zero_()
@@ -160,7 +160,7 @@ def _write_core_grad(
         level,
         DTYPES[dtype],
         n,
-        describe_factors(factors),
+        described,
         k_x,
         describe_matrix(grad),
         describe_matrix(grad_mean),

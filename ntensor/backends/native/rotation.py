@@ -11,11 +11,11 @@ from ntensor.backends.native.library import (
     describe_factors,
     describe_grads,
     describe_matrix,
+    needed_width,
     simd_level,
     threads_for,
 )
 from ntensor.backends.native.library import scratch as scratch_memory
-from ntensor.backends.native.synthesis import extents_of
 
 LAYOUTS = {"column": 0, "row": 1}
 
@@ -76,7 +76,7 @@ def rotation_matrix_grad(grad: Tensor, y: Tensor, layout: str) -> Tensor:
 def rotated_synthesis(z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> Tensor:
     factors = [z_exp, z_id]
     n, dtype = z_exp.shape[0], z_exp.dtype
-    extents, K = extents_of(factors)
+    described, extents, K = describe_factors(factors)
     out = torch.empty((n, K), dtype=dtype)
     if n * K == 0:
         return out
@@ -88,7 +88,7 @@ def rotated_synthesis(z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> Te
         level,
         DTYPES[dtype],
         n,
-        describe_factors(factors),
+        described,
         LAYOUTS[layout],
         describe_matrix(matrices),
         out.data_ptr(),
@@ -103,8 +103,8 @@ def rotated_synthesis_grads(
 ) -> Tensor:
     factors = [z_exp, z_id]
     n, dtype = z_exp.shape[0], z_exp.dtype
-    extents, K = extents_of(factors)
-    factor_width = sum(k for k, needed in zip(extents, needs[:2], strict=True) if needed)
+    described, extents, K = describe_factors(factors)
+    factor_width = needed_width(extents, needs[:2])
     width = factor_width + (9 if needs[2] else 0)
     if n * K == 0:
         return torch.zeros((n, width), dtype=dtype)
@@ -117,8 +117,8 @@ def rotated_synthesis_grads(
         level,
         DTYPES[dtype],
         n,
-        describe_factors(factors),
-        describe_grads(out, factors, needs[:2]),
+        described,
+        describe_grads(out, extents, needs[:2]),
         width,
         LAYOUTS[layout],
         describe_matrix(matrices),

@@ -63,7 +63,13 @@ def projection_factor_grads(
 
 @functools.lru_cache(maxsize=1024)
 def projection_core_grad(
-    level: str, dtype: int, n: int, extents: tuple[int, ...], k_x: int, grad_mean: bool, threads: int
+    level: str,
+    dtype: int,
+    n: int,
+    extents: tuple[int, ...],
+    k_x: int,
+    grad_mean: bool,
+    threads: int,
 ) -> int:
     return cpu_module().projection_core_grad_scratch(
         level,
@@ -109,7 +115,9 @@ def rotation(level: str, dtype: int, n: int, K: int, threads: int) -> int:
 
 
 @functools.lru_cache(maxsize=1024)
-def rotated_synthesis(level: str, dtype: int, n: int, extents: tuple[int, ...], threads: int) -> int:
+def rotated_synthesis(
+    level: str, dtype: int, n: int, extents: tuple[int, ...], threads: int
+) -> int:
     """Of `rotated_synthesis` and of its gradients."""
     return cpu_module().rotated_synthesis_scratch(
         level, dtype, n, describe_sizes(extents), 0, _CONTIGUOUS, 0, threads, 0
@@ -125,14 +133,14 @@ def scratch_bytes(
 ) -> int:
     """Bytes of scratch memory that a call takes on the CPU, beside its inputs and outputs.
 
-    The forward pass and each part of the backward pass take and return their scratch one after the other; the
-    largest of them is returned. A thread's share stays under 64 K elements of the accumulator type for every
-    slab of samples, unless the extents of the factors add up to more than 5000. No array of n K elements is part
-    of it.
+    The forward pass and each part of the backward pass take and return their scratch one after the
+    other; the largest of them is returned. A thread's share stays under 64 K elements of the
+    accumulator type for every slab of samples, unless the extents of the factors add up to more
+    than 5000. No array of n K elements is part of it.
 
     Args:
-        operation: "synthesis", "synthesis_projection", "synthesis_projection_with_mean", "rotation" or
-            "rotated_synthesis".
+        operation: "synthesis", "synthesis_projection", "synthesis_projection_with_mean",
+            "rotation" or "rotated_synthesis".
         n: samples.
         factor_sizes: `(k_1, ..., k_M)`; for "rotation" `(K,)`.
         out_features: `k_x`, for the projections.
@@ -169,12 +177,14 @@ def scratch_bytes(
         return max(
             projection(*key, extents, out_features, mean, threads),
             *(
-                projection_factor_grads(*key, extents, out_features, True, mean, contiguous, threads)
+                projection_factor_grads(
+                    *key, extents, out_features, True, mean, contiguous, threads
+                )
                 for contiguous in (True, False)
             ),
             projection_core_grad(*key, extents, out_features, mean, threads),
         )
     raise ValueError(
-        "scratch_bytes: operation: wanted synthesis, synthesis_projection, synthesis_projection_with_mean, "
-        f"rotation or rotated_synthesis, got {operation!r}"
+        "scratch_bytes: operation: wanted synthesis, synthesis_projection, "
+        f"synthesis_projection_with_mean, rotation or rotated_synthesis, got {operation!r}"
     )

@@ -11,24 +11,16 @@ from ntensor.backends.native.library import (
     describe_factors,
     describe_grads,
     describe_matrix,
+    needed_width,
     simd_level,
     threads_for,
 )
 from ntensor.backends.native.library import scratch as scratch_memory
 
 
-def extents_of(factors: list[Tensor]) -> tuple[tuple[int, ...], int]:
-    """`(k_1, ..., k_M)` and their product K."""
-    extents = tuple([z.shape[1] for z in factors])
-    K = 1
-    for extent in extents:
-        K *= extent
-    return extents, K
-
-
 def synthesis(factors: list[Tensor]) -> Tensor:
     n, dtype = factors[0].shape[0], factors[0].dtype
-    extents, K = extents_of(factors)
+    described, extents, K = describe_factors(factors)
     y = torch.empty((n, K), dtype=dtype)
     if n * K == 0:
         return y
@@ -39,7 +31,7 @@ def synthesis(factors: list[Tensor]) -> Tensor:
         level,
         DTYPES[dtype],
         n,
-        describe_factors(factors),
+        described,
         y.data_ptr(),
         threads,
         memory.data_ptr(),
@@ -49,8 +41,8 @@ def synthesis(factors: list[Tensor]) -> Tensor:
 
 def synthesis_grads(grad: Tensor, factors: list[Tensor], needs: list[bool]) -> Tensor:
     n, dtype = factors[0].shape[0], factors[0].dtype
-    extents, K = extents_of(factors)
-    width = sum(k for k, needed in zip(extents, needs, strict=True) if needed)
+    described, extents, K = describe_factors(factors)
+    width = needed_width(extents, needs)
     if n * K == 0:
         return torch.zeros((n, width), dtype=dtype)
     out = torch.empty((n, width), dtype=dtype)
@@ -61,8 +53,8 @@ def synthesis_grads(grad: Tensor, factors: list[Tensor], needs: list[bool]) -> T
         level,
         DTYPES[dtype],
         n,
-        describe_factors(factors),
-        describe_grads(out, factors, needs),
+        described,
+        describe_grads(out, extents, needs),
         width,
         describe_matrix(grad),
         threads,
