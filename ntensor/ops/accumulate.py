@@ -6,6 +6,7 @@ the one that exists costs neither.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,12 +19,16 @@ from .forms import Form
 
 def check_accumulation(operation: str, core: Tensor, cast: Tensor) -> bool:
     """Whether there is a gradient to accumulate; raises where it cannot be accumulated in place."""
-    if not (core.requires_grad and torch.is_grad_enabled()):
+    if not torch.is_grad_enabled():
+        return False
+    if torch._C._are_functorch_transforms_active():
+        raise _refusal(operation, "does not work under torch.func")
+    if not core.requires_grad:
         return False
     if torch.compiler.is_compiling():
         raise _refusal(operation, "does not work under torch.compile or torch.export")
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        raise _refusal(operation, "does not work under torch.func or forward-mode differentiation")
+    if forward_ad._current_level >= 0:
+        raise _refusal(operation, "does not work under forward-mode differentiation")
     if torch.nn.parallel.DistributedDataParallel._get_active_ddp_module() is not None:
         raise _refusal(operation, "does not work under DistributedDataParallel")
     if not core.is_leaf:
@@ -58,46 +63,55 @@ def _refusal(operation: str, reason: str) -> RuntimeError:
     return RuntimeError(f"{operation}: accumulate_core_grad {reason}")
 
 
-class AccumulatingProjection(torch.autograd.Function):
-    """A projection, with or without mean, that adds the core's gradient into `core.grad`."""
+def accumulating_projection(
+    form: Form, operation: Operation, core: Tensor, factors: Sequence[Tensor], backend: str | None
+) -> Any:
+    """The projection, with or without mean, whose backward adds the core's gradient in place."""
+    # The graph must not reach the core, or autograd would run its hooks with None; the anchor makes
+    # the result require a gradient where no factor does.
+    anchor = core.new_empty(0).requires_grad_()
+    return _AccumulatingProjection.apply(
+        (form, operation, core, backend), anchor, core.detach(), *factors
+    )
 
+
+class _AccumulatingProjection(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        form: Form,
-        operation: Operation,
-        backend: str | None,
-        core: Tensor,
-        *factors: Tensor,
+        ctx: Any, statics: tuple[Any, ...], anchor: Tensor, values: Tensor, *factors: Tensor
     ) -> Any:
-        ctx.form, ctx.operation, ctx.backend = form, operation, backend
-        # Checkpointing and offloading give saved tensors back as copies, without .grad.
-        ctx.core = core
-        ctx.save_for_backward(core, *factors)
+        _, operation, core, backend = ctx.statics = statics
+        ctx.core_node = torch.autograd.graph.get_gradient_edge(core).node
+        ctx.save_for_backward(values, *factors)
         ctx.set_materialize_grads(False)
-        return operation.call_raw((core, *factors), (backend,))
+        return operation.call_raw((values, *factors), (backend,))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, grad_mean: Tensor | None = None) -> Any:
-        name = ctx.operation.name
+        form, operation, core, backend = ctx.statics
         if torch.is_grad_enabled():
-            raise _refusal(name, "does not work under create_graph")
-        core, *factors = ctx.saved_tensors
-        needs = list(ctx.needs_input_grad[4:])
-        values = [core, grad, grad_mean, *factors]
-        if (grad is not None or grad_mean is not None) and _core_is_asked(ctx, name):
-            PROJECTION_CORE_GRAD_(check_grad(name, ctx.core), grad, grad_mean, factors, ctx.backend)
-        gradients = ctx.form.partials(values, [False, False, False, *needs], (ctx.backend,))
-        return (None, None, None, None, *gradients[3:])
+            raise _refusal(operation.name, "does not work under create_graph")
+        values, *factors = ctx.saved_tensors
+        needs = list(ctx.needs_input_grad[3:])
+        given = grad is not None or grad_mean is not None
+        if given and _is_asked(operation.name, ctx.next_functions[0][0], ctx.core_node):
+            core_grad = check_grad(operation.name, core)
+            PROJECTION_CORE_GRAD_(core_grad, grad, grad_mean, factors, backend)
+        slots = [values, grad, grad_mean, *factors]
+        gradients = form.partials(slots, [False, False, False, *needs], (backend,))
+        return (None, None, None, *gradients[3:])
 
 
-def _core_is_asked(ctx: Any, name: str) -> bool:
-    """False where torch.autograd.grad runs for other inputs only."""
-    node = ctx.next_functions[0][0]
+def _is_asked(operation: str, anchor: Any, core: Any) -> bool:
+    """False where backward runs for chosen inputs only, and the core is none of them.
+
+    Without chosen inputs it runs for the whole graph, with the anchor; else never for the anchor.
+    """
+    asked = torch._C._will_engine_execute_node
     try:
-        return bool(torch._C._will_engine_execute_node(node))
+        return bool(asked(anchor) or asked(core))
     except RuntimeError as error:
-        raise _refusal(name, "does not work with torch.autograd.grad for the core") from error
+        raise _refusal(operation, "does not work with torch.autograd.grad for the core") from error
 
 
 def _fake(

@@ -124,6 +124,29 @@ class Operation:
         wanted = self._slots(needs, absent=False)
         return self._given(directional(self.form, values, replacements, wanted, options))
 
+    def first_order(
+        self,
+        tensors: Sequence[Tensor | None],
+        statics: tuple[Any, ...],
+        needs: Sequence[bool],
+        cotangents: Sequence[Tensor | None],
+    ) -> Slots:
+        """`backward` where nothing is differentiated again, for an operation that is not `joined`.
+
+        Its outputs' slots enter together, so `directional` has a single term: this is that term.
+        """
+        heads = len(self.given)
+        values: Slots = [None] * len(self.form.heads)
+        wanted = [False] * len(values)
+        for place, slot in enumerate(self.given):
+            values[slot] = tensors[place]
+            wanted[slot] = needs[place]
+        for slot, cotangent in zip(self.returns, cotangents, strict=True):
+            values[slot] = cotangent
+        values += tensors[heads:]
+        wanted += needs[heads:]
+        return self._given(self.form.partials(values, wanted, statics))
+
     def jvp(
         self,
         tensors: Sequence[Tensor | None],
@@ -333,7 +356,7 @@ def define(
             torch.autograd.graph.increment_version(arguments[mutated])
         device = tensor.device
         serve = backends.implementation(stem, name, device, tensor.dtype, backend)
-        if torch.is_autocast_enabled(device.type):
+        if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(device.type):
             # The operands have their dtype; a backend's own matrix products must keep to it.
             with torch.autocast(device.type, enabled=False):
                 return serve(*arguments)
@@ -393,7 +416,14 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
             with torch._C._AutoDispatchBelowAutograd():
                 return operation.call_raw(tensors, statics)
 
-        backward = Full.backward
+        @staticmethod
+        def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
+            if operation.joined is None and not torch.is_grad_enabled():
+                needs = ctx.needs_input_grad[1:]
+                gradients = operation.first_order(ctx.saved_tensors, ctx.statics, needs, cotangents)
+                return (None, *gradients)
+            result: tuple[Any, ...] = Full.backward(ctx, *cotangents)
+            return result
 
     name = "".join(word.capitalize() for word in operation.name.split("_"))
     for function in (Full, Light):

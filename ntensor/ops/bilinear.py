@@ -62,16 +62,15 @@ def bilinear(
     if x2.shape[:-1] != leading:
         checks.shape("bilinear", "x2", f"the leading dimensions of x1, {tuple(leading)}", x2)
     checks.contiguous("bilinear", "weight", weight)
+    if bias is not None:
+        bias = cast[3]
+        if tuple(bias.shape) != (k_x,):
+            checks.shape("bilinear", "bias", f"shape ({k_x},), (k_x,)", bias)
 
     samples = leading.numel()
     flat = (x.reshape(samples, extent) for x, extent in zip((x1, x2), extents, strict=True))
     result = synthesis_projection(weight, *flat, backend=backend).reshape(*leading, k_x)
-    if bias is None:
-        return result
-    bias = cast[3]
-    if tuple(bias.shape) != (k_x,):
-        checks.shape("bilinear", "bias", f"shape ({k_x},), (k_x,)", bias)
-    return result + bias
+    return result if bias is None else result + bias
 
 
 _NAMES = ("x1", "x2", "weight", "bias")

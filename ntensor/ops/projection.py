@@ -9,7 +9,7 @@ from torch import Tensor
 from ntensor import backends
 
 from . import checks
-from .accumulate import AccumulatingProjection, check_accumulation
+from .accumulate import accumulating_projection, check_accumulation
 from .autograd import Operation
 from .forms import Form, Slots
 from .synthesis import fake_joined, place_columns
@@ -34,9 +34,10 @@ def synthesis_projection(
         factors (Tensor[n, k_m]): one or more, any strides, of the core's dtype. `n` and any extent
             may be 0. Under autocast all operands are cast to its dtype.
         accumulate_core_grad (bool): if true, backward adds the core's gradient into `core.grad`,
-            with no tensor of the core's size in between, and autograd sees none for the core: its
-            hooks do not fire. The core is then a leaf, and `core.grad` exists, contiguous and of
-            its dtype. Without effect where the core needs no gradient.
+            with no tensor of the core's size in between. The core is then a leaf, and `core.grad`
+            exists, contiguous and of its dtype. Autograd does not see the core: its hooks do not
+            fire, and `torch.autograd.grad` or `backward(inputs=...)` for the core alone does not
+            find it. Without effect where the core needs no gradient.
         backend (str or None): `"native"`, `"triton"`, `"reference"`; None: as in
             `ntensor.use_backend`, or automatic.
 
@@ -63,8 +64,8 @@ def synthesis_projection(
     backend = backends.requested(backend)
     result: Tensor
     if accumulate_core_grad and check_accumulation(operation, core, values[0]):
-        result = AccumulatingProjection.apply(
-            _PROJECTION_FORM, SYNTHESIS_PROJECTION, backend, *values
+        result = accumulating_projection(
+            _PROJECTION_FORM, SYNTHESIS_PROJECTION, core, values[1:], backend
         )
     else:
         result = SYNTHESIS_PROJECTION(values, backend)
@@ -109,8 +110,8 @@ def synthesis_projection_with_mean(
     backend = backends.requested(backend)
     result: tuple[Tensor, Tensor]
     if accumulate_core_grad and check_accumulation(operation, core, values[0]):
-        result = AccumulatingProjection.apply(
-            _PROJECTION_FORM, SYNTHESIS_PROJECTION_WITH_MEAN, backend, *values
+        result = accumulating_projection(
+            _PROJECTION_FORM, SYNTHESIS_PROJECTION_WITH_MEAN, core, values[1:], backend
         )
     else:
         result = SYNTHESIS_PROJECTION_WITH_MEAN(values, backend)

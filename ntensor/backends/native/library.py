@@ -2,6 +2,7 @@
 
 import functools
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -19,9 +20,13 @@ ELEMENTS_A_THREAD = 1 << 15
 # by pages of 4 KB costs more time than calculating it.
 HUGE_PAGES_FROM_BYTES = 32 << 20
 
+# A call that needs no more scratch than this does not allocate any.
+KEPT_SCRATCH_BYTES = 1 << 14
+
 NO_MATRIX = (0, 0, 0)
 
 _forced_level: str | None = None
+_kept = threading.local()
 
 
 @functools.cache
@@ -120,7 +125,14 @@ def describe_grads(grads: torch.Tensor, extents: tuple[int, ...], needs: list[bo
 
 
 def scratch(byte_count: int) -> torch.Tensor:
-    return torch.empty(byte_count, dtype=torch.uint8)
+    """Scratch memory for one call; a small one is the thread's own and is kept."""
+    if byte_count > KEPT_SCRATCH_BYTES:
+        return torch.empty(byte_count, dtype=torch.uint8)
+    try:
+        return _kept.memory
+    except AttributeError:
+        _kept.memory = torch.empty(KEPT_SCRATCH_BYTES, dtype=torch.uint8)
+        return _kept.memory
 
 
 def large_empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

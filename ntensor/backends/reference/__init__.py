@@ -16,6 +16,11 @@ def why_not(operation: str, device: torch.device, dtype: torch.dtype) -> str | N
     return None if dtype in DTYPES else f"{dtype} is not one of {', '.join(map(str, DTYPES))}"
 
 
+def narrow(wide: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A fresh contiguous tensor, never a view, with the result rounded to `dtype`."""
+    return wide.to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+
 def widen(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor in the type to calculate in: float64 stays, all others become float32."""
     return tensor if tensor.dtype is torch.float64 else tensor.to(torch.float32)

@@ -9,19 +9,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import widen
+from . import narrow, widen
 from .synthesis import feature_grads, features, join
 
 
 def synthesis_projection(core: Tensor, factors: list[Tensor]) -> Tensor:
     """`x = y core_(1)^T`: `(k_x, k_1, ..., k_M), (n, k_m)... -> (n, k_x)`."""
-    return (features(factors) @ _matrix(core).T).to(core.dtype)
+    return narrow(features(factors) @ _matrix(core).T, core.dtype)
 
 
 def synthesis_projection_with_mean(core: Tensor, factors: list[Tensor]) -> tuple[Tensor, Tensor]:
     """The projection, and the projection with the leading factor replaced by `1/k_1`."""
     mean = features(_constant_lead(factors)) @ _matrix(core).T
-    return synthesis_projection(core, factors), mean.to(core.dtype)
+    return synthesis_projection(core, factors), narrow(mean, core.dtype)
 
 
 def projection_factor_grads(
@@ -59,7 +59,7 @@ def projection_core_grad(
     grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
 ) -> Tensor:
     """`dcore_(1) = grad^T y + grad_mean^T y_mean`: `-> (k_x, k_1, ..., k_M)`."""
-    return _core_grad(grad, grad_mean, factors).to(factors[0].dtype)
+    return narrow(_core_grad(grad, grad_mean, factors), factors[0].dtype)
 
 
 def projection_core_grad_(

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import widen
+from . import narrow, widen
 from .synthesis import feature_grads, features, join
 
 
 def rotation(y: Tensor, R: Tensor, layout: str) -> Tensor:
     """`R Y`: `(n, K), (n, 3, 3) -> (n, K)`."""
-    return _rotate(widen(y), R, layout).to(y.dtype)
+    return narrow(_rotate(widen(y), R, layout), y.dtype)
 
 
 def rotation_matrix_grad(grad: Tensor, y: Tensor, layout: str) -> Tensor:
     """`dR[a, b] = sum_j G[a, j] Y[b, j]`: `(n, K), (n, K) -> (n, 3, 3)`."""
-    return _matrix_grad(widen(grad), widen(y), layout).to(y.dtype)
+    return narrow(_matrix_grad(widen(grad), widen(y), layout), y.dtype)
 
 
 def rotated_synthesis(z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> Tensor:
     """`rotation(synthesis(z_exp, z_id), R)`: `(n, k_exp), (n, k_id), (n, 3, 3) -> (n, K)`."""
-    return _rotate(features([z_exp, z_id]), R, layout).to(z_exp.dtype)
+    return narrow(_rotate(features([z_exp, z_id]), R, layout), z_exp.dtype)
 
 
 def rotated_synthesis_grads(

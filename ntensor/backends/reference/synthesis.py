@@ -7,13 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from . import widen
+from . import narrow, widen
 
 
 def synthesis(factors: list[Tensor]) -> Tensor:
     """`y = z_1 (x) ... (x) z_M` for each sample: `(n, k_m)... -> (n, K)`."""
-    y = features(factors)
-    return y.to(factors[0].dtype, copy=True, memory_format=torch.contiguous_format)
+    return narrow(features(factors), factors[0].dtype)
 
 
 def synthesis_grads(grad: Tensor, factors: list[Tensor], needs: list[bool]) -> Tensor:
