@@ -17,10 +17,10 @@ struct Matrix {
 };
 
 struct Factor {
-    Matrix values;      // (n, extent)
+    Matrix values;  // (n, extent)
     int64_t extent = 0;
     bool needs_grad = false;
-    void* grad = nullptr;      // (n, extent), row stride grad_stride; written where needs_grad
+    void* grad = nullptr;  // (n, extent), row stride grad_stride; written where needs_grad
     int64_t grad_stride = 0;
 };
 
@@ -34,10 +34,10 @@ struct Factors {
 // x = core_(1) y for y the synthesis of the factors; x_mean the same with z_1 := 1/k_1.
 struct Projection {
     Factors factors;
-    const void* core;   // (k_x, K) contiguous
+    const void* core;  // (k_x, K) contiguous
     int64_t k_x;
-    void* x;            // (n, k_x) contiguous
-    void* x_mean;       // (n, k_x) contiguous, or null
+    void* x;       // (n, k_x) contiguous
+    void* x_mean;  // (n, k_x) contiguous, or null
     int threads;
     void* scratch;
 };
@@ -45,10 +45,10 @@ struct Projection {
 // dz_m for every factor that needs it, from G = dL/dx and G_mean = dL/dx_mean (either may be null).
 struct ProjectionFactorGrads {
     Factors factors;
-    const void* core;   // (k_x, K) contiguous
+    const void* core;  // (k_x, K) contiguous
     int64_t k_x;
-    Matrix grad;        // (n, k_x)
-    Matrix grad_mean;   // (n, k_x)
+    Matrix grad;       // (n, k_x)
+    Matrix grad_mean;  // (n, k_x)
     int threads;
     void* scratch;
 };
@@ -57,9 +57,9 @@ struct ProjectionFactorGrads {
 struct ProjectionCoreGrad {
     Factors factors;
     int64_t k_x;
-    Matrix grad;        // (n, k_x)
-    Matrix grad_mean;   // (n, k_x)
-    void* core_grad;    // (k_x, K) contiguous
+    Matrix grad;       // (n, k_x)
+    Matrix grad_mean;  // (n, k_x)
+    void* core_grad;   // (k_x, K) contiguous
     bool accumulate;
     int threads;
     void* scratch;
@@ -67,14 +67,14 @@ struct ProjectionCoreGrad {
 
 struct Synthesis {
     Factors factors;
-    void* y;            // (n, K) contiguous
+    void* y;  // (n, K) contiguous
     int threads;
     void* scratch;
 };
 
 struct SynthesisGrads {
     Factors factors;
-    Matrix grad;        // (n, K)
+    Matrix grad;  // (n, K)
     int threads;
     void* scratch;
 };
@@ -87,9 +87,9 @@ struct Rotation {
     int64_t n;
     int64_t K;
     Layout layout;
-    Matrix y;           // (n, K)
-    Matrix R;           // (n, 9): row_stride only; entries are contiguous in row-major order
-    void* out;          // (n, K) contiguous
+    Matrix y;   // (n, K)
+    Matrix R;   // (n, 9): row_stride only; entries are contiguous in row-major order
+    void* out;  // (n, K) contiguous
     int threads;
     void* scratch;
 };
@@ -100,9 +100,9 @@ struct RotationMatrixGrad {
     int64_t n;
     int64_t K;
     Layout layout;
-    Matrix grad;        // (n, K)
-    Matrix y;           // (n, K)
-    void* dR;           // (n, 9) contiguous
+    Matrix grad;  // (n, K)
+    Matrix y;     // (n, K)
+    void* dR;     // (n, 9) contiguous
     int threads;
     void* scratch;
 };
@@ -110,8 +110,8 @@ struct RotationMatrixGrad {
 struct RotatedSynthesis {
     Factors factors;
     Layout layout;
-    Matrix R;           // (n, 9)
-    void* out;          // (n, K) contiguous
+    Matrix R;   // (n, 9)
+    void* out;  // (n, K) contiguous
     int threads;
     void* scratch;
 };
@@ -119,9 +119,9 @@ struct RotatedSynthesis {
 struct RotatedSynthesisGrads {
     Factors factors;
     Layout layout;
-    Matrix R;           // (n, 9)
-    Matrix grad;        // (n, K)
-    void* dR;           // (n, 9), row stride dR_stride, or null
+    Matrix R;     // (n, 9)
+    Matrix grad;  // (n, K)
+    void* dR;     // (n, 9), row stride dR_stride, or null
     int64_t dR_stride;
     int threads;
     void* scratch;
@@ -129,8 +129,9 @@ struct RotatedSynthesisGrads {
 
 enum class Roof : int { read, write, copy, fma32, fma64, bf16dot };
 
-// One table a SIMD level; each entry is the whole operation, threads included. Beside each stands the scratch
-// memory in bytes that it wants for arguments of these sizes, strides and threads (pointers are not looked at).
+// One table a SIMD level; each entry is the whole operation, threads included. Beside each stands
+// the scratch memory in bytes that it wants for arguments of these sizes, strides and threads
+// (pointers are not looked at).
 struct Kernels {
     int64_t (*projection_scratch)(const Projection&);
     int64_t (*projection_factor_grads_scratch)(const ProjectionFactorGrads&);
@@ -150,7 +151,8 @@ struct Kernels {
     void (*rotation_matrix_grad)(const RotationMatrixGrad&);
     void (*rotated_synthesis)(const RotatedSynthesis&);
     void (*rotated_synthesis_grads)(const RotatedSynthesisGrads&);
-    // Runs one pass over the buffers and returns the bytes moved or the operations done; 0: not on this level.
+    // Runs one pass over the buffers and returns the bytes moved or the operations done; 0: not on
+    // this level.
     double (*roof)(Roof kind, void* destination, const void* source, int64_t bytes, int threads);
 };
 

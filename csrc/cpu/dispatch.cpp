@@ -78,7 +78,9 @@ const Available& available() {
 
 }  // namespace
 
-const char* const* simd_levels() { return available().names; }
+const char* const* simd_levels() {
+    return available().names;
+}
 
 const Kernels* kernels(const char* level) {
     const Available& levels = available();

@@ -1,5 +1,6 @@
-// Factors brought into the form that the kernels read: widened to the accumulator type, contiguous, and with
-// short trailing factors merged, so that segments (math/synthesis.h) are never needlessly short.
+// Factors brought into the form that the kernels read: widened to the accumulator type, contiguous,
+// and with short trailing factors merged, so that segments (math/synthesis.h) are never needlessly
+// short.
 #pragma once
 
 #include "../math/synthesis.h"
@@ -8,18 +9,19 @@
 namespace ntensor {
 namespace NTENSOR_LEVEL {
 
-// Trailing factors are merged until their product reaches this extent, as long as it stays under the most.
+// Trailing factors are merged until their product reaches this extent, as long as it stays under
+// the most.
 constexpr int64_t least_tail = 32;
 constexpr int64_t most_tail = 128;
 
 // Factors [first, count) with [tail, count) merged into one: extents[0 .. merged_count).
 struct Grouping {
     int64_t extents[most_factors];
-    int count;          // factors after merging
-    int first;          // index of the first factor of the group
-    int tail;           // index of the first merged factor
-    int64_t extent;     // product of all
-    int64_t sum;        // sum of extents after merging
+    int count;       // factors after merging
+    int first;       // index of the first factor of the group
+    int tail;        // index of the first merged factor
+    int64_t extent;  // product of all
+    int64_t sum;     // sum of extents after merging
 
     // Factors before `keep` are never merged.
     Grouping(const Factors& factors, int first_, int keep) : first(first_) {
@@ -52,7 +54,8 @@ inline int64_t product_of_extents(const Factors& factors, int begin, int end) {
 
 // One sample's factors side by side, z_first ... z_tail-merged: to[0 .. grouping.sum).
 template <class S>
-inline void gather_sample(const Factors& factors, const Grouping& g, int64_t s, Accumulator<S>* to) {
+inline void gather_sample(const Factors& factors, const Grouping& g, int64_t s,
+                          Accumulator<S>* to) {
     for (int m = g.first; m < g.tail; ++m) {
         widen_row<S>(factors.items[m].values, s, 0, factors.items[m].extent, to);
         to += factors.items[m].extent;
@@ -79,66 +82,70 @@ inline void gather_sample(const Factors& factors, const Grouping& g, int64_t s, 
 template <class T>
 inline void synthesise(const Grouping& g, const T* z, int64_t begin, int64_t end, T* y) {
     const T* last = z + g.sum - g.extents[g.count - 1];
-    for_each_segment(g.extents, g.count, begin, end, [&](const SegmentIndex& at, int64_t offset, int64_t length) {
-        T scale = 1;
-        const T* z_m = z;
-        for (int m = 0; m < g.count - 1; ++m) {
-            scale *= z_m[at.prefix[m]];
-            z_m += g.extents[m];
-        }
-        const T* from = last + at.last;
-        T* to = y + offset;
-        for (int64_t i = 0; i < length; ++i) to[i] = scale * from[i];
-    });
+    for_each_segment(g.extents, g.count, begin, end,
+                     [&](const SegmentIndex& at, int64_t offset, int64_t length) {
+                         T scale = 1;
+                         const T* z_m = z;
+                         for (int m = 0; m < g.count - 1; ++m) {
+                             scale *= z_m[at.prefix[m]];
+                             z_m += g.extents[m];
+                         }
+                         const T* from = last + at.last;
+                         T* to = y + offset;
+                         for (int64_t i = 0; i < length; ++i) to[i] = scale * from[i];
+                     });
 }
 
-// Adds the derivative of the range [begin, end) of a gathered sample: dz (laid out like z) += D^T dy/dz.
-// skip_first: the first factor is a constant, its derivative is not formed.
+// Adds the derivative of the range [begin, end) of a gathered sample: dz (laid out like z) += D^T
+// dy/dz. skip_first: the first factor is a constant, its derivative is not formed.
 template <class T>
-inline void add_factor_grads(const Grouping& g, const T* z, const T* D, int64_t begin, int64_t end, bool skip_first,
-                             T* dz) {
+inline void add_factor_grads(const Grouping& g, const T* z, const T* D, int64_t begin, int64_t end,
+                             bool skip_first, T* dz) {
     constexpr int V = lanes<T>;
     const int64_t tail_at = g.sum - g.extents[g.count - 1];
-    for_each_segment(g.extents, g.count, begin, end, [&](const SegmentIndex& at, int64_t offset, int64_t length) {
-        T before[most_factors];  // product of the factors in front of m
-        T scale = 1;
-        int64_t start = 0;
-        for (int m = 0; m < g.count - 1; ++m) {
-            before[m] = scale;
-            scale *= z[start + at.prefix[m]];
-            start += g.extents[m];
-        }
-        const T* d = D + offset;
-        const T* last = z + tail_at + at.last;
-        T* dlast = dz + tail_at + at.last;
-        Vector<T> dots = {};
-        int64_t i = 0;
-        for (; i + V <= length; i += V) {
-            const Vector<T> v = load(d + i);
-            dots += v * load(last + i);
-            store(dlast + i, load(dlast + i) + scale * v);
-        }
-        T dot = sum_lanes<T>(dots);
-        for (; i < length; ++i) {
-            dot += d[i] * last[i];
-            dlast[i] += scale * d[i];
-        }
-        T after = dot;
-        for (int m = g.count - 2; m >= (skip_first ? 1 : 0); --m) {
-            start -= g.extents[m];
-            dz[start + at.prefix[m]] += before[m] * after;
-            after *= z[start + at.prefix[m]];
-        }
-    });
+    for_each_segment(g.extents, g.count, begin, end,
+                     [&](const SegmentIndex& at, int64_t offset, int64_t length) {
+                         T before[most_factors];  // product of the factors in front of m
+                         T scale = 1;
+                         int64_t start = 0;
+                         for (int m = 0; m < g.count - 1; ++m) {
+                             before[m] = scale;
+                             scale *= z[start + at.prefix[m]];
+                             start += g.extents[m];
+                         }
+                         const T* d = D + offset;
+                         const T* last = z + tail_at + at.last;
+                         T* dlast = dz + tail_at + at.last;
+                         Vector<T> dots = {};
+                         int64_t i = 0;
+                         for (; i + V <= length; i += V) {
+                             const Vector<T> v = load(d + i);
+                             dots += v * load(last + i);
+                             store(dlast + i, load(dlast + i) + scale * v);
+                         }
+                         T dot = sum_lanes<T>(dots);
+                         for (; i < length; ++i) {
+                             dot += d[i] * last[i];
+                             dlast[i] += scale * d[i];
+                         }
+                         T after = dot;
+                         for (int m = g.count - 2; m >= (skip_first ? 1 : 0); --m) {
+                             start -= g.extents[m];
+                             dz[start + at.prefix[m]] += before[m] * after;
+                             after *= z[start + at.prefix[m]];
+                         }
+                     });
 }
 
 // Writes a gathered sample's gradient to the factors that need one.
 template <class S>
-inline void scatter_grads(const Factors& factors, const Grouping& g, int64_t s, const Accumulator<S>* dz) {
+inline void scatter_grads(const Factors& factors, const Grouping& g, int64_t s,
+                          const Accumulator<S>* dz) {
     using T = Accumulator<S>;
     const auto write = [&](int m) {
         const Factor& factor = factors.items[m];
-        if (factor.needs_grad) narrow(dz, static_cast<S*>(factor.grad) + s * factor.grad_stride, factor.extent);
+        if (factor.needs_grad)
+            narrow(dz, static_cast<S*>(factor.grad) + s * factor.grad_stride, factor.extent);
         dz += factor.extent;
     };
     for (int m = g.first; m < g.tail; ++m) write(m);

@@ -20,7 +20,8 @@ void parallel(int threads, void (*body)(void*, int), void* context) {
 #pragma omp parallel num_threads(threads)
     {
         // A runtime may grant fewer threads than asked for.
-        for (int t = omp_get_thread_num(); t < threads; t += omp_get_num_threads()) body(context, t);
+        for (int t = omp_get_thread_num(); t < threads; t += omp_get_num_threads())
+            body(context, t);
     }
 }
 

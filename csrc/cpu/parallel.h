@@ -2,8 +2,8 @@
 
 namespace ntensor {
 
-// Calls body(context, t) once for each t in [0, threads), at the same time where threads are to be had.
-// Which thread runs which t never changes a result: work is divided by t alone.
+// Calls body(context, t) once for each t in [0, threads), at the same time where threads are to be
+// had. Which thread runs which t never changes a result: work is divided by t alone.
 void parallel(int threads, void (*body)(void* context, int t), void* context);
 
 template <class Body>

@@ -1,15 +1,18 @@
 // x = core_(1) (z_1 (x) ... (x) z_M), the product never formed for the batch.
 //
 // With the leading factors hoisted, L their product and P the rest (K = L P), for each sample
-//   x[r] = sum_l H[l] * sum_p core[r, l, p] W[p],   x_mean[r] = sum_l H_mean[l] * (the same inner sum)
+//   x[r] = sum_l H[l] * sum_p core[r, l, p] W[p],   x_mean[r] = sum_l H_mean[l] * (the same inner
+//   sum)
 // H: synthesis of the hoisted factors, H_mean: with z_1 := 1/k_1, W: synthesis of the others.
 //
-// Samples lie side by side in the lanes of a vector, in slabs of at most 64. A thread keeps a panel of W for a
-// slab in its cache, streams rows of the core past it and folds every inner sum into x with H.
+// Samples lie side by side in the lanes of a vector, in slabs of at most 64. A thread keeps a panel
+// of W for a slab in its cache, streams rows of the core past it and folds every inner sum into x
+// with H.
+
+#include "projection.h"
 
 #include "factors.h"
 #include "parallel.h"
-#include "projection.h"
 #include "tile.h"
 
 namespace ntensor {
@@ -33,8 +36,8 @@ constexpr int64_t panel_budget = 43008;
 constexpr int64_t gather_budget = 8192;
 constexpr int64_t x_budget = 9216;
 constexpr int64_t hoisted_budget = 2048;
-constexpr int64_t row_unit = 24;    // a multiple of the tile's rows for most widths
-constexpr int widened_rows = 8;     // at most that many rows a tile of widened rows
+constexpr int64_t row_unit = 24;  // a multiple of the tile's rows for most widths
+constexpr int widened_rows = 8;   // at most that many rows a tile of widened rows
 
 template <class S>
 struct Plan {
@@ -42,21 +45,24 @@ struct Plan {
 
     const Projection& job;
     const Factors& factors;
-    int hoisted;       // number of hoisted factors
+    int hoisted;  // number of hoisted factors
     Grouping inner;
     int64_t L, P;
-    int64_t slab;      // samples of the widest slab, rounded up to whole vectors
+    int64_t slab;  // samples of the widest slab, rounded up to whole vectors
     int64_t slabs;
-    int64_t panel;     // inner indices of a panel of W
+    int64_t panel;  // inner indices of a panel of W
     int64_t panels;
-    int64_t l_chunk;   // hoisted indices whose H is kept at a time
+    int64_t l_chunk;  // hoisted indices whose H is kept at a time
     int64_t l_chunks;
-    int64_t row_chunk; // rows of the core whose x is kept at a time
+    int64_t row_chunk;  // rows of the core whose x is kept at a time
     int64_t row_chunks;
-    bool gathered;     // the inner factors fit the gather budget
+    bool gathered;  // the inner factors fit the gather budget
 
     explicit Plan(const Projection& job_)
-        : job(job_), factors(job_.factors), hoisted(count_hoisted(job_)), inner(factors, hoisted, hoisted) {
+        : job(job_),
+          factors(job_.factors),
+          hoisted(count_hoisted(job_)),
+          inner(factors, hoisted, hoisted) {
         L = product_of_extents(factors, 0, hoisted);
         P = inner.extent;
         slab = min64(most_slab, round_up(factors.n, slab_unit));
@@ -93,7 +99,8 @@ public:
         if (plan.gathered) columns_ = arena_.template take<T>(plan.inner.sum * plan.slab);
         prefix_ = arena_.template take<T>(plan.slab);
         pair_ = arena_.template take<T>(2 * plan.slab);
-        W_ = arena_.template take<T>((in_pairs<S> ? ceil_div(plan.panel, 2) : plan.panel) * plan.slab);
+        W_ = arena_.template take<T>((in_pairs<S> ? ceil_div(plan.panel, 2) : plan.panel) *
+                                     plan.slab);
         H_ = arena_.template take<T>(plan.l_chunk * plan.slab);
         x_ = arena_.template take<T>(plan.row_chunk * plan.slab);
         if (plan.job.x_mean) {
@@ -107,7 +114,8 @@ public:
 
     void run(int t) {
         const int64_t items = plan_.slabs * plan_.row_chunks;
-        for (int64_t item = items * t / plan_.job.threads; item < items * (t + 1) / plan_.job.threads; ++item) {
+        for (int64_t item = items * t / plan_.job.threads;
+             item < items * (t + 1) / plan_.job.threads; ++item) {
             chunk(item / plan_.row_chunks, item % plan_.row_chunks);
         }
     }
@@ -120,7 +128,8 @@ private:
         rows_here_ = min64(plan_.row_chunk, plan_.job.k_x - row0_);
         clear(x_);
         if (x_mean_) clear(x_mean_);
-        // Neighbouring chunks go through the blocks in opposite directions, so that W and H stay for the first.
+        // Neighbouring chunks go through the blocks in opposite directions, so that W and H stay
+        // for the first.
         const int64_t blocks = plan_.l_chunks * plan_.panels;
         const bool backwards = block_ == blocks - 1;
         for (int64_t i = 0; i < blocks; ++i) {
@@ -193,32 +202,34 @@ private:
     void form_panel() {
         const Grouping& g = plan_.inner;
         const int last = g.count - 1;
-        for_each_segment(
-            g.extents, g.count, p0_, p0_ + p_count_,
-            [&](const SegmentIndex& at, int64_t offset, int64_t length) {
-                if (last > 0) form_prefix(at);
-                for (int64_t j = 0; j < length; ++j) {
-                    const int64_t p = offset + j;
-                    T* to = in_pairs<S> ? pair_ + p % 2 * width_ : W_ + p * width_;
-                    const T* from = to;
-                    if (plan_.gathered) {
-                        from = columns_ + (g.sum - g.extents[last] + at.last + j) * width_;
-                    } else {
-                        column(plan_.factors.count - 1, at.last + j, to);
-                    }
-                    if (last > 0) {
-                        for (int64_t s = 0; s < width_; s += V) store(to + s, load(prefix_ + s) * load(from + s));
-                    } else if (from != to) {
-                        for (int64_t s = 0; s < width_; s += V) store(to + s, load(from + s));
-                    }
-                    if constexpr (in_pairs<S>) {
-                        if (p + 1 == p_count_ && p % 2 == 0) {
-                            for (int64_t s = 0; s < width_; ++s) pair_[width_ + s] = 0;
-                        }
-                        if (p + 1 == p_count_ || p % 2) store_pair(p / 2);
-                    }
-                }
-            });
+        for_each_segment(g.extents, g.count, p0_, p0_ + p_count_,
+                         [&](const SegmentIndex& at, int64_t offset, int64_t length) {
+                             if (last > 0) form_prefix(at);
+                             for (int64_t j = 0; j < length; ++j) {
+                                 const int64_t p = offset + j;
+                                 T* to = in_pairs<S> ? pair_ + p % 2 * width_ : W_ + p * width_;
+                                 const T* from = to;
+                                 if (plan_.gathered) {
+                                     from = columns_ +
+                                            (g.sum - g.extents[last] + at.last + j) * width_;
+                                 } else {
+                                     column(plan_.factors.count - 1, at.last + j, to);
+                                 }
+                                 if (last > 0) {
+                                     for (int64_t s = 0; s < width_; s += V)
+                                         store(to + s, load(prefix_ + s) * load(from + s));
+                                 } else if (from != to) {
+                                     for (int64_t s = 0; s < width_; s += V)
+                                         store(to + s, load(from + s));
+                                 }
+                                 if constexpr (in_pairs<S>) {
+                                     if (p + 1 == p_count_ && p % 2 == 0) {
+                                         for (int64_t s = 0; s < width_; ++s) pair_[width_ + s] = 0;
+                                     }
+                                     if (p + 1 == p_count_ || p % 2) store_pair(p / 2);
+                                 }
+                             }
+                         });
     }
 
     void form_prefix(const SegmentIndex& at) {
@@ -226,8 +237,10 @@ private:
         int64_t start = 0;
         for (int m = 0; m < g.count - 1; ++m) {
             if (!plan_.gathered) {
-                if (m == 0) column(g.first, at.prefix[0], prefix_);
-                else multiply_by_column(g.first + m, at.prefix[m], prefix_);
+                if (m == 0)
+                    column(g.first, at.prefix[0], prefix_);
+                else
+                    multiply_by_column(g.first + m, at.prefix[m], prefix_);
                 continue;
             }
             const T* from = columns_ + (start + at.prefix[m]) * width_;
@@ -263,7 +276,8 @@ private:
 
     void multiply_rows(int64_t r, int rows, int64_t l) {
         const int64_t K = plan_.L * plan_.P;
-        const S* core = static_cast<const S*>(plan_.job.core) + (row0_ + r) * K + (l0_ + l) * plan_.P + p0_;
+        const S* core =
+            static_cast<const S*>(plan_.job.core) + (row0_ + r) * K + (l0_ + l) * plan_.P + p0_;
         // The rows go on at the next hoisted index, and behind the last one with the next rows.
         const S* next = l + 1 < l_count_ ? core + plan_.P : core - l * plan_.P + rows * K;
         if constexpr (widens<S>) {
@@ -278,10 +292,14 @@ private:
             T* x_mean = x_mean_ ? x_mean_ + r * width_ + s : nullptr;
             const auto run = [&](const auto& fold) {
                 switch (vectors_) {
-                    case 1: return columns<1>(core, next, rows, s, fold);
-                    case 2: return columns<2>(core, next, rows, s, fold);
-                    case 3: return columns<min64(3, wide_tile)>(core, next, rows, s, fold);
-                    default: return columns<min64(4, wide_tile)>(core, next, rows, s, fold);
+                    case 1:
+                        return columns<1>(core, next, rows, s, fold);
+                    case 2:
+                        return columns<2>(core, next, rows, s, fold);
+                    case 3:
+                        return columns<min64(3, wide_tile)>(core, next, rows, s, fold);
+                    default:
+                        return columns<min64(4, wide_tile)>(core, next, rows, s, fold);
                 }
             };
             const auto fold_x = [&](int i, int c, Vector<T> sum) {
@@ -306,15 +324,17 @@ private:
         with_rows<rows_of<S>(Vectors)>(rows, [&]<int Rows>() {
 #if defined(__AVX512BF16__)
             if constexpr (in_pairs<S>) {
-                tile_of_pairs<Rows, Vectors>(core, K, reinterpret_cast<const uint32_t*>(W_) + s, width_, p_count_,
-                                             next, fold);
+                tile_of_pairs<Rows, Vectors>(core, K, reinterpret_cast<const uint32_t*>(W_) + s,
+                                             width_, p_count_, next, fold);
                 return;
             }
 #endif
             if constexpr (widens<S>) {
-                tile<T, Rows, Vectors, Prefetch::none>({rows_, plan_.panel, 1, W_ + s, width_, p_count_}, fold);
+                tile<T, Rows, Vectors, Prefetch::none>(
+                    {rows_, plan_.panel, 1, W_ + s, width_, p_count_}, fold);
             } else if constexpr (!in_pairs<S>) {
-                tile<T, Rows, Vectors, Prefetch::rows_of_a>({core, K, 1, W_ + s, width_, p_count_, next}, fold);
+                tile<T, Rows, Vectors, Prefetch::rows_of_a>(
+                    {core, K, 1, W_ + s, width_, p_count_, next}, fold);
             }
         });
     }
@@ -344,12 +364,12 @@ private:
     T* W_;                  // [panel][width], or pairs of bfloat16 [panel / 2][width]
     T* H_;                  // [l_chunk][width]
     T* H_mean_ = nullptr;
-    T* x_;                  // [row_chunk][width]
+    T* x_;  // [row_chunk][width]
     T* x_mean_ = nullptr;
-    T* rows_ = nullptr;     // [widened_rows][panel]
+    T* rows_ = nullptr;  // [widened_rows][panel]
     int64_t slab_ = -1, block_ = -1;
     int64_t s0_, samples_, width_;
-    int vectors_;           // of a tile: the most that divide the width
+    int vectors_;  // of a tile: the most that divide the width
     int64_t l0_, l_count_, p0_, p_count_;
     int64_t row0_, rows_here_;
 };

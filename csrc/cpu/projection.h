@@ -6,7 +6,8 @@
 namespace ntensor {
 namespace NTENSOR_LEVEL {
 
-// Samples are taken in slabs of at most most_slab, padded to slab_unit, a multiple of every vector's lanes.
+// Samples are taken in slabs of at most most_slab, padded to slab_unit, a multiple of every
+// vector's lanes.
 constexpr int64_t most_slab = 64;
 constexpr int64_t slab_unit = 16;
 

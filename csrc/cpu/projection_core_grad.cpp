@@ -1,10 +1,11 @@
 // dcore[r, l, p] (+)= sum_s A[s, r] W[s, p],   A = H[s, l] G[s, r] + H_mean[s, l] G_mean[s, r]
 //
-// W is the synthesis of all factors where G stands alone (L = 1, H = 1). With G_mean the leading factor is hoisted:
-// H = z_1, H_mean = 1/k_1, W the synthesis of the others, so both outputs cost one product.
+// W is the synthesis of all factors where G stands alone (L = 1, H = 1). With G_mean the leading
+// factor is hoisted: H = z_1, H_mean = 1/k_1, W the synthesis of the others, so both outputs cost
+// one product.
 //
-// A thread forms W for a block of samples and a panel of columns once, then writes the panel for all rows. Where
-// the samples do not fit one block, later blocks add to what the first one wrote.
+// A thread forms W for a block of samples and a panel of columns once, then writes the panel for
+// all rows. Where the samples do not fit one block, later blocks add to what the first one wrote.
 
 #include "factors.h"
 #include "parallel.h"
@@ -15,10 +16,10 @@ namespace ntensor {
 namespace NTENSOR_LEVEL {
 namespace {
 
-constexpr int64_t panel_budget = 40960;   // elements of W
-constexpr int64_t packed_budget = 8192;   // elements of A
-constexpr int64_t packed_rows = 16;       // rows of the core whose A is formed at a time
-constexpr int64_t panel_unit = 48;        // a multiple of the tile's width at every level
+constexpr int64_t panel_budget = 40960;  // elements of W
+constexpr int64_t packed_budget = 8192;  // elements of A
+constexpr int64_t packed_rows = 16;      // rows of the core whose A is formed at a time
+constexpr int64_t panel_unit = 48;       // a multiple of the tile's width at every level
 // Results larger than this do not stay in the caches anyway and are written past them.
 constexpr int64_t cached_bytes = int64_t(16) << 20;
 
@@ -34,10 +35,10 @@ struct Plan {
     bool mean;
     int64_t L, P;
     Grouping inner;
-    int64_t block;       // samples
+    int64_t block;  // samples
     int64_t blocks;
     int64_t panel;
-    int64_t panels;      // panels of P; L times as many in all
+    int64_t panels;  // panels of P; L times as many in all
     int64_t row_chunk;
     int64_t row_chunks;
     bool past_caches;
@@ -63,8 +64,9 @@ struct Plan {
         row_chunks = ceil_div(job.k_x, row_chunk);
         const int64_t K = L * P;
         const char* base = static_cast<const char*>(job.core_grad);
-        past_caches = !job.accumulate && blocks == 1 && sizeof(S) == sizeof(T) && K % lanes<T> == 0 &&
-                      P % lanes<T> == 0 && job.k_x * K * static_cast<int64_t>(sizeof(S)) > cached_bytes &&
+        past_caches = !job.accumulate && blocks == 1 && sizeof(S) == sizeof(T) &&
+                      K % lanes<T> == 0 && P % lanes<T> == 0 &&
+                      job.k_x * K * static_cast<int64_t>(sizeof(S)) > cached_bytes &&
                       reinterpret_cast<uintptr_t>(base) % vector_bytes == 0;
     }
 };
@@ -100,7 +102,8 @@ public:
                 if (item == begin || item % plan_.row_chunks == 0) form_panel();
                 const int64_t row = item % plan_.row_chunks * plan_.row_chunk;
                 const int64_t last = min64(row + plan_.row_chunk, plan_.job.k_x);
-                for (int64_t r = row; r < last; r += packed_rows) write_rows(r, min64(packed_rows, last - r));
+                for (int64_t r = row; r < last; r += packed_rows)
+                    write_rows(r, min64(packed_rows, last - r));
             }
         }
         if (plan_.past_caches) finish_stores();
@@ -133,7 +136,8 @@ private:
             widen_row<S>(job.grad_mean, s0_ + s, r, rows, G_mean);
             const T H = job.grad.data ? element<S>(plan_.factors.items[0].values, s0_ + s, l_) : 0;
             const T H_mean = T(1) / static_cast<T>(plan_.L);
-            for (int64_t i = 0; i < rows; ++i) A[i] = (job.grad.data ? H * A[i] : 0) + H_mean * G_mean[i];
+            for (int64_t i = 0; i < rows; ++i)
+                A[i] = (job.grad.data ? H * A[i] : 0) + H_mean * G_mean[i];
         }
     }
 
@@ -141,7 +145,8 @@ private:
         pack(r, rows);
         for (int64_t i = 0; i < rows;) {
             const int here = rows_at_once(rows - i, tile_rows(square_tile));
-            with_rows<tile_rows(square_tile)>(here, [&]<int Rows>() { write_tiles<Rows>(r + i, A_ + i); });
+            with_rows<tile_rows(square_tile)>(
+                here, [&]<int Rows>() { write_tiles<Rows>(r + i, A_ + i); });
             i += here;
         }
     }
@@ -162,14 +167,18 @@ private:
             } else if constexpr (sizeof(S) == sizeof(T)) {
                 if (plan_.past_caches) {
                     tile<T, Rows, square_tile, Prefetch::none>(
-                        in, [&](int i, int c, Vector<T> sum) { store_past_caches(to + i * K + c, sum); });
+                        in, [&](int i, int c, Vector<T> sum) {
+                            store_past_caches(to + i * K + c, sum);
+                        });
                 } else if (add_) {
                     for (int i = 0; i < Rows; ++i) {
-                        for (int c = 0; c < square_tile; ++c) __builtin_prefetch(to + i * K + c * lanes<T>, 1);
+                        for (int c = 0; c < square_tile; ++c)
+                            __builtin_prefetch(to + i * K + c * lanes<T>, 1);
                     }
-                    tile<T, Rows, square_tile, Prefetch::none>(in, [&](int i, int c, Vector<T> sum) {
-                        store(to + i * K + c, load(to + i * K + c) + sum);
-                    });
+                    tile<T, Rows, square_tile, Prefetch::none>(
+                        in, [&](int i, int c, Vector<T> sum) {
+                            store(to + i * K + c, load(to + i * K + c) + sum);
+                        });
                 } else {
                     tile<T, Rows, square_tile, Prefetch::none>(
                         in, [&](int i, int c, Vector<T> sum) { store(to + i * K + c, sum); });

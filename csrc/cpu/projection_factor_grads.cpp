@@ -1,11 +1,12 @@
 // dz_m for every factor in one pass over the core, core_(1)^T G never formed for the batch.
 //
-// For each sample s and column p of the core, D[s, p] = sum_r G[s, r] core[r, p] = dL/dy[s, p], and the gradients
-// follow from D segment by segment (math/synthesis.h). G_mean gives a second row of D for the sample, folded with
-// z_1 := 1/k_1 and without a gradient for z_1.
+// For each sample s and column p of the core, D[s, p] = sum_r G[s, r] core[r, p] = dL/dy[s, p], and
+// the gradients follow from D segment by segment (math/synthesis.h). G_mean gives a second row of D
+// for the sample, folded with z_1 := 1/k_1 and without a gradient for z_1.
 //
-// A thread holds D for one slab of samples and one panel of columns in its cache, streams the core's rows past it,
-// folds the finished panel into its own sums, and the threads' sums are added in their order.
+// A thread holds D for one slab of samples and one panel of columns in its cache, streams the
+// core's rows past it, folds the finished panel into its own sums, and the threads' sums are added
+// in their order.
 
 #include "factors.h"
 #include "parallel.h"
@@ -16,10 +17,11 @@ namespace ntensor {
 namespace NTENSOR_LEVEL {
 namespace {
 
-constexpr int64_t panel_budget = 18432;    // elements of D
-constexpr int64_t factors_budget = 12288;  // elements of the gathered factors, and again of their gradients
-constexpr int64_t row_block = 64;          // rows of the core between two updates of D
-constexpr int64_t panel_unit = 48;         // a multiple of the tile's width at every level
+constexpr int64_t panel_budget = 18432;  // elements of D
+constexpr int64_t factors_budget =
+    12288;                         // elements of the gathered factors, and again of their gradients
+constexpr int64_t row_block = 64;  // rows of the core between two updates of D
+constexpr int64_t panel_unit = 48;  // a multiple of the tile's width at every level
 
 template <class T>
 constexpr int tile_width = square_tile * lanes<T>;
@@ -30,15 +32,16 @@ struct Plan {
 
     const ProjectionFactorGrads& job;
     const Factors& factors;
-    bool both;         // rows of D for G and for G_mean
+    bool both;  // rows of D for G and for G_mean
     Grouping group;
     int64_t K;
-    int64_t slab;      // samples
+    int64_t slab;  // samples
     int64_t slabs;
     int64_t virtual_rows;  // rows of D and of G: one or two a sample
     int64_t panel;
     int64_t panels;
-    bool slabs_apart;  // each thread has slabs of its own; else all share every slab and divide the panels
+    bool slabs_apart;  // each thread has slabs of its own; else all share every slab and divide the
+                       // panels
 
     explicit Plan(const ProjectionFactorGrads& job_)
         : job(job_),
@@ -53,7 +56,8 @@ struct Plan {
         virtual_rows = slab * rows_a_sample;
         slabs_apart = slabs >= 2 * job.threads;
         const int64_t divisor = slabs_apart ? 1 : job.threads;
-        const int64_t most = max64(panel_unit, panel_budget / virtual_rows / panel_unit * panel_unit);
+        const int64_t most =
+            max64(panel_unit, panel_budget / virtual_rows / panel_unit * panel_unit);
         panels = round_up(ceil_div(K, most), divisor);
         panel = round_up(ceil_div(K, panels), panel_unit);
         panels = ceil_div(K, panel);
@@ -75,7 +79,8 @@ public:
         D_ = arena_.template take<T>(plan.virtual_rows * plan.panel);
         z_ = arena_.template take<T>(plan.virtual_rows * plan.group.sum);
         dz_ = arena_.template take<T>(plan.slab * plan.group.sum);
-        if (!plan.reads_grad_in_place()) G_ = arena_.template take<G_type>(plan.virtual_rows * row_block);
+        if (!plan.reads_grad_in_place())
+            G_ = arena_.template take<G_type>(plan.virtual_rows * row_block);
         packed_ = arena_.template take<T>(row_block * tile_width<T>);
     }
 
@@ -108,8 +113,8 @@ public:
             multiply(r, min64(row_block, plan_.job.k_x - r));
         }
         for (int64_t row = 0; row < rows_; ++row) {
-            add_factor_grads(plan_.group, z_ + row * plan_.group.sum, D_ + row * plan_.panel, c0_, c0_ + columns_,
-                             of_mean(row), dz_ + row % samples_ * plan_.group.sum);
+            add_factor_grads(plan_.group, z_ + row * plan_.group.sum, D_ + row * plan_.panel, c0_,
+                             c0_ + columns_, of_mean(row), dz_ + row % samples_ * plan_.group.sum);
         }
     }
 
@@ -124,7 +129,9 @@ public:
     }
 
 private:
-    bool of_mean(int64_t row) const { return plan_.both ? row >= samples_ : plan_.job.grad.data == nullptr; }
+    bool of_mean(int64_t row) const {
+        return plan_.both ? row >= samples_ : plan_.job.grad.data == nullptr;
+    }
 
     // Rows of G as the tile reads them: widened, or as stored where pairs are multiplied.
     using G_type = Select<in_pairs<S>, S, T>;
@@ -143,8 +150,10 @@ private:
         for (int64_t c = 0; c < columns_; c += tile_width<T>) {
             const S* core = static_cast<const S*>(plan_.job.core) + r * plan_.K + c0_ + c;
             const int64_t width = min64(tile_width<T>, columns_ - c);
-            // The next tile of the core: to the right, or at the panel's end at the start of the next rows.
-            const S* next = core + (c + tile_width<T> < columns_ ? tile_width<T> : row_block * plan_.K - c);
+            // The next tile of the core: to the right, or at the panel's end at the start of the
+            // next rows.
+            const S* next =
+                core + (c + tile_width<T> < columns_ ? tile_width<T> : row_block * plan_.K - c);
             T* D = D_ + c;
             if constexpr (in_pairs<S>) {
                 pack_pairs(core, next, depth, width);
@@ -159,7 +168,8 @@ private:
         }
     }
 
-    // The lines of the next tile are asked for little by little: a burst of them would hold up the loads.
+    // The lines of the next tile are asked for little by little: a burst of them would hold up the
+    // loads.
     void multiply_in_place(TileInput<T> in, const T* next, T* D) {
         constexpr int64_t line = 64 / sizeof(T);
         constexpr int64_t lines = ceil_div(tile_width<T>, line);
@@ -174,10 +184,18 @@ private:
             const int64_t wanted = ceil_div(lines - asked, groups - group);
             asked += wanted;
             switch (wanted) {
-                case 0: tile<T, Rows, square_tile, Prefetch::none>(in, add_to(to)); break;
-                case 1: tile<T, Rows, square_tile, Prefetch::b_one_line>(in, add_to(to)); break;
-                case 2: tile<T, Rows, square_tile, Prefetch::b_two_lines>(in, add_to(to)); break;
-                default: tile<T, Rows, square_tile, Prefetch::b_three_lines>(in, add_to(to)); break;
+                case 0:
+                    tile<T, Rows, square_tile, Prefetch::none>(in, add_to(to));
+                    break;
+                case 1:
+                    tile<T, Rows, square_tile, Prefetch::b_one_line>(in, add_to(to));
+                    break;
+                case 2:
+                    tile<T, Rows, square_tile, Prefetch::b_two_lines>(in, add_to(to));
+                    break;
+                default:
+                    tile<T, Rows, square_tile, Prefetch::b_three_lines>(in, add_to(to));
+                    break;
             }
         }
         in.a = a;
@@ -198,7 +216,8 @@ private:
             const int64_t s = s0_ + row % samples_;
             G_type* to = G_ + row * row_block;
             if constexpr (in_pairs<S>) {
-                const S* from = static_cast<const S*>(grad.data) + s * grad.row_stride + r * grad.col_stride;
+                const S* from =
+                    static_cast<const S*>(grad.data) + s * grad.row_stride + r * grad.col_stride;
                 for (int64_t k = 0; k < depth; ++k) to[k] = from[k * grad.col_stride];
             } else {
                 widen_row<S>(grad, s, r, depth, to);
@@ -206,7 +225,8 @@ private:
         }
     }
 
-    // A tile of the core, widened and contiguous, ragged ends padded with zeros: [depth][tile_width]
+    // A tile of the core, widened and contiguous, ragged ends padded with zeros:
+    // [depth][tile_width]
     void pack_block(const S* core, const S* next, int64_t depth, int64_t width) {
         for (int64_t k = 0; k < depth; ++k) {
             T* to = packed_ + k * tile_width<T>;
@@ -246,9 +266,10 @@ private:
         };
     }
 
-    // A tile of the core in pairs of rows: [depth / 2][tile_width]; an odd last row is paired with zeros.
-    void pack_pairs([[maybe_unused]] const S* core, [[maybe_unused]] const S* next, [[maybe_unused]] int64_t depth,
-                    [[maybe_unused]] int64_t width) {
+    // A tile of the core in pairs of rows: [depth / 2][tile_width]; an odd last row is paired with
+    // zeros.
+    void pack_pairs([[maybe_unused]] const S* core, [[maybe_unused]] const S* next,
+                    [[maybe_unused]] int64_t depth, [[maybe_unused]] int64_t width) {
         if constexpr (in_pairs<S>) {
             constexpr S zeros[tile_width<T>] = {};
             uint32_t* to = reinterpret_cast<uint32_t*>(packed_);
@@ -274,8 +295,9 @@ private:
             for (int64_t row = 0; row < rows_;) {
                 const int rows = rows_at_once(rows_ - row, tile_rows(square_tile));
                 with_rows<tile_rows(square_tile)>(rows, [&]<int Rows>() {
-                    tile_of_pairs<Rows, square_tile>(G + row * G_row, G_row, reinterpret_cast<uint32_t*>(packed_),
-                                                     tile_width<T>, depth, nullptr, add_to(D + row * plan_.panel));
+                    tile_of_pairs<Rows, square_tile>(
+                        G + row * G_row, G_row, reinterpret_cast<uint32_t*>(packed_), tile_width<T>,
+                        depth, nullptr, add_to(D + row * plan_.panel));
                 });
                 row += rows;
             }
@@ -285,9 +307,9 @@ private:
 
     const Plan<S>& plan_;
     Arena arena_;
-    T* D_;     // [virtual_rows][panel]
-    T* z_;     // [virtual_rows][sum]
-    T* dz_;    // [slab][sum]
+    T* D_;                 // [virtual_rows][panel]
+    T* z_;                 // [virtual_rows][sum]
+    T* dz_;                // [slab][sum]
     G_type* G_ = nullptr;  // [virtual_rows][row_block]
     T* packed_;            // [row_block][tile_width]
     int64_t s0_, samples_, rows_;
@@ -305,7 +327,8 @@ void run(const Plan<S>& plan, char* scratch) {
     };
     if (plan.slabs_apart) {
         parallel_for_threads(threads, [&](int t) {
-            for (int64_t slab = plan.slabs * t / threads; slab < plan.slabs * (t + 1) / threads; ++slab) {
+            for (int64_t slab = plan.slabs * t / threads; slab < plan.slabs * (t + 1) / threads;
+                 ++slab) {
                 Worker<S> worker = worker_of(t, slab);
                 worker.start();
                 for (int64_t panel = 0; panel < plan.panels; ++panel) worker.add_panel(panel);
@@ -318,7 +341,8 @@ void run(const Plan<S>& plan, char* scratch) {
         parallel_for_threads(threads, [&](int t) {
             Worker<S> worker = worker_of(t, slab);
             worker.start();
-            for (int64_t panel = plan.panels * t / threads; panel < plan.panels * (t + 1) / threads; ++panel) {
+            for (int64_t panel = plan.panels * t / threads; panel < plan.panels * (t + 1) / threads;
+                 ++panel) {
                 worker.add_panel(panel);
             }
         });

@@ -90,8 +90,9 @@ double bfloat16_dot() {
     for (int64_t i = 0; i < rounds; ++i) {
 #pragma GCC unroll 24
         for (int c = 0; c < chains; ++c) {
-            sums[c] = reinterpret_cast<float_vector>(_mm512_dpbf16_ps(
-                reinterpret_cast<__m512>(sums[c]), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
+            sums[c] = reinterpret_cast<float_vector>(
+                _mm512_dpbf16_ps(reinterpret_cast<__m512>(sums[c]), reinterpret_cast<__m512bh>(a),
+                                 reinterpret_cast<__m512bh>(b)));
             opaque(sums[c]);
         }
     }
@@ -113,12 +114,24 @@ double roof(Roof kind, void* destination, const void* source, int64_t bytes, int
         float* to = static_cast<float*>(destination) + t * share;
         const float* from = static_cast<const float*>(source) + t * share;
         switch (kind) {
-            case Roof::read: done[t] = read(from, share); break;
-            case Roof::write: done[t] = write(to, share); break;
-            case Roof::copy: done[t] = copy(to, from, share); break;
-            case Roof::fma32: done[t] = multiply_add<float>(); break;
-            case Roof::fma64: done[t] = multiply_add<double>(); break;
-            case Roof::bf16dot: done[t] = bfloat16_dot(); break;
+            case Roof::read:
+                done[t] = read(from, share);
+                break;
+            case Roof::write:
+                done[t] = write(to, share);
+                break;
+            case Roof::copy:
+                done[t] = copy(to, from, share);
+                break;
+            case Roof::fma32:
+                done[t] = multiply_add<float>();
+                break;
+            case Roof::fma64:
+                done[t] = multiply_add<double>();
+                break;
+            case Roof::bf16dot:
+                done[t] = bfloat16_dot();
+                break;
         }
     });
     double total = 0;

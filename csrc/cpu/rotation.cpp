@@ -1,5 +1,5 @@
-// The feature rotation and the rotated synthesis, sample by sample, in pieces that stay in the first-level cache:
-// the unrotated feature of rotated_synthesis exists only as such a piece.
+// The feature rotation and the rotated synthesis, sample by sample, in pieces that stay in the
+// first-level cache: the unrotated feature of rotated_synthesis exists only as such a piece.
 
 #include "../math/rotation.h"
 
@@ -38,7 +38,8 @@ inline void rotate(const T* __restrict R, const T* __restrict y, int64_t count, 
 
 // dR += g Y^T over the piece. rows: room for 6 count elements.
 template <bool Column, class T>
-inline void add_matrix_grad(const T* __restrict g, const T* __restrict y, int64_t count, T* __restrict rows, T* dR) {
+inline void add_matrix_grad(const T* __restrict g, const T* __restrict y, int64_t count,
+                            T* __restrict rows, T* dR) {
     constexpr int V = lanes<T>;
     if (Column) {
         for (int64_t j = 0; j < count; ++j) {
@@ -56,7 +57,8 @@ inline void add_matrix_grad(const T* __restrict g, const T* __restrict y, int64_
     int64_t j = 0;
     for (; j + V <= count; j += V) {
         for (int a = 0; a < 3; ++a) {
-            for (int b = 0; b < 3; ++b) sums[3 * a + b] += load(g + a * count + j) * load(y + b * count + j);
+            for (int b = 0; b < 3; ++b)
+                sums[3 * a + b] += load(g + a * count + j) * load(y + b * count + j);
         }
     }
     for (int i = 0; i < 9; ++i) dR[i] += sum_lanes<T>(sums[i]);
@@ -93,34 +95,40 @@ struct Scratch {
 
 // Calls body(S, Column, scratch of thread t, samples [begin, end)) on every thread.
 template <class Body>
-void run(DType dtype, Layout layout, int64_t n, int64_t K, int64_t sum, int threads, void* memory, const Body& body) {
+void run(DType dtype, Layout layout, int64_t n, int64_t K, int64_t sum, int threads, void* memory,
+         const Body& body) {
     with_storage_type(dtype, [&]<class S>(S) {
         const int64_t bytes = Scratch<S>(K, sum, nullptr).bytes;
         parallel_for_threads(threads, [&](int t) {
             const Scratch<S> scratch(K, sum, static_cast<char*>(memory) + t * bytes);
             const int64_t begin = n * t / threads;
             const int64_t end = n * (t + 1) / threads;
-            if (layout == Layout::column) body.template operator()<S, true>(scratch, begin, end);
-            else body.template operator()<S, false>(scratch, begin, end);
+            if (layout == Layout::column)
+                body.template operator()<S, true>(scratch, begin, end);
+            else
+                body.template operator()<S, false>(scratch, begin, end);
         });
     });
 }
 
 int64_t scratch_bytes(DType dtype, int64_t K, int64_t sum, int threads) {
     int64_t bytes = 0;
-    with_storage_type(dtype, [&]<class S>(S) { bytes = threads * Scratch<S>(K, sum, nullptr).bytes; });
+    with_storage_type(dtype,
+                      [&]<class S>(S) { bytes = threads * Scratch<S>(K, sum, nullptr).bytes; });
     return bytes;
 }
 
 template <bool Column, class S>
-inline void read_piece(const Matrix& m, int64_t s, int64_t K, int64_t j, int64_t count, Accumulator<S>* to) {
+inline void read_piece(const Matrix& m, int64_t s, int64_t K, int64_t j, int64_t count,
+                       Accumulator<S>* to) {
     for_each_run<Column>(K, j, count, [&](int64_t from, int64_t at, int64_t length) {
         widen_row<S>(m, s, from, length, to + at);
     });
 }
 
 template <bool Column, class S>
-inline void write_piece(const Accumulator<S>* from, void* out, int64_t s, int64_t K, int64_t j, int64_t count) {
+inline void write_piece(const Accumulator<S>* from, void* out, int64_t s, int64_t K, int64_t j,
+                        int64_t count) {
     for_each_run<Column>(K, j, count, [&](int64_t to, int64_t at, int64_t length) {
         narrow(from + at, static_cast<S*>(out) + s * K + to, length);
     });
@@ -135,7 +143,9 @@ inline void synthesise_piece(const Grouping& group, const T* z, int64_t j, int64
 
 }  // namespace
 
-int64_t rotation_scratch(const Rotation& job) { return scratch_bytes(job.dtype, job.K, 0, job.threads); }
+int64_t rotation_scratch(const Rotation& job) {
+    return scratch_bytes(job.dtype, job.K, 0, job.threads);
+}
 
 void rotation(const Rotation& job) {
     run(job.dtype, job.layout, job.n, job.K, 0, job.threads, job.scratch,
@@ -148,8 +158,9 @@ void rotation(const Rotation& job) {
                     const int64_t count = min64(piece, job.K / 3 - j);
                     if constexpr (Column && sizeof(S) == sizeof(T)) {
                         if (job.y.col_stride == 1) {
-                            rotate<true>(R, static_cast<const S*>(job.y.data) + s * job.y.row_stride + 3 * j, count,
-                                         static_cast<S*>(job.out) + s * job.K + 3 * j);
+                            rotate<true>(
+                                R, static_cast<const S*>(job.y.data) + s * job.y.row_stride + 3 * j,
+                                count, static_cast<S*>(job.out) + s * job.K + 3 * j);
                             continue;
                         }
                     }
@@ -220,7 +231,8 @@ void rotated_synthesis_grads(const RotatedSynthesisGrads& job) {
     const Grouping group(job.factors, 0, 0);
     const int64_t K = group.extent;
     bool factors_need_grad = false;
-    for (int m = 0; m < job.factors.count; ++m) factors_need_grad |= job.factors.items[m].needs_grad;
+    for (int m = 0; m < job.factors.count; ++m)
+        factors_need_grad |= job.factors.items[m].needs_grad;
     run(job.factors.dtype, job.layout, job.factors.n, K, group.sum, job.threads, job.scratch,
         [&]<class S, bool Column>(const Scratch<S>& scratch, int64_t begin, int64_t end) {
             using T = Accumulator<S>;
@@ -240,7 +252,8 @@ void rotated_synthesis_grads(const RotatedSynthesisGrads& job) {
                     if (!factors_need_grad) continue;
                     rotate<Column>(R_transposed, scratch.out, count, scratch.y);
                     for_each_run<Column>(K, j, count, [&](int64_t p, int64_t at, int64_t length) {
-                        add_factor_grads(group, scratch.z, scratch.y + at, p, p + length, false, scratch.dz);
+                        add_factor_grads(group, scratch.z, scratch.y + at, p, p + length, false,
+                                         scratch.dz);
                     });
                 }
                 if (job.dR) narrow(dR, static_cast<S*>(job.dR) + s * job.dR_stride, 9);

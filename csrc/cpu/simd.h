@@ -1,7 +1,8 @@
 // Vectors of the SIMD level that this file is compiled for, and the storage types.
 //
-// Files that include this one are compiled once a level, inside the namespace NTENSOR_LEVEL. They use no
-// function template of the standard library: the linker could keep the copy with the widest instructions.
+// Files that include this one are compiled once a level, inside the namespace NTENSOR_LEVEL. They
+// use no function template of the standard library: the linker could keep the copy with the widest
+// instructions.
 #pragma once
 
 #include <cstdint>
@@ -33,11 +34,15 @@ constexpr int vector_bytes = 16;
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int wide_tile = 4;
 constexpr int square_tile = 3;
-constexpr int tile_rows(int vectors) { return vectors == 4 ? 6 : 8; }
+constexpr int tile_rows(int vectors) {
+    return vectors == 4 ? 6 : 8;
+}
 #else
 constexpr int wide_tile = 2;
 constexpr int square_tile = 2;
-constexpr int tile_rows(int vectors) { return vectors == 2 ? 6 : 8; }
+constexpr int tile_rows(int vectors) {
+    return vectors == 2 ? 6 : 8;
+}
 #endif
 
 typedef float float_vector __attribute__((vector_size(vector_bytes), aligned(4), may_alias));
@@ -95,10 +100,18 @@ inline T sum_lanes(Vector<T> v) {
     return sum;
 }
 
-constexpr int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-constexpr int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+constexpr int64_t min64(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+constexpr int64_t max64(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+constexpr int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+constexpr int64_t round_up(int64_t a, int64_t b) {
+    return ceil_div(a, b) * b;
+}
 
 template <bool first, class A, class B>
 struct SelectType {
@@ -130,8 +143,12 @@ struct AccumulatorOf<double> {
 template <class S>
 using Accumulator = typename AccumulatorOf<S>::type;
 
-inline float to_accumulator(float v) { return v; }
-inline double to_accumulator(double v) { return v; }
+inline float to_accumulator(float v) {
+    return v;
+}
+inline double to_accumulator(double v) {
+    return v;
+}
 inline float to_accumulator(bfloat16 v) {
     uint32_t bits = static_cast<uint32_t>(v.bits) << 16;
     float f;
@@ -148,14 +165,19 @@ inline float to_accumulator(float16 v) {
 #endif
 }
 
-inline void round_to(float v, float* out) { *out = v; }
-inline void round_to(double v, double* out) { *out = v; }
+inline void round_to(float v, float* out) {
+    *out = v;
+}
+inline void round_to(double v, double* out) {
+    *out = v;
+}
 // To nearest, ties to even; NaN stays NaN.
 inline void round_to(float v, bfloat16* out) {
     uint32_t bits;
     std::memcpy(&bits, &v, 4);
     const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    out->bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded);
+    out->bits =
+        static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded);
 }
 inline void round_to(float v, float16* out) {
 #if defined(__F16C__)
@@ -177,13 +199,16 @@ inline void narrow(const Accumulator<S>* from, S* to, int64_t count) {
 #if defined(__AVX512F__)
 inline void widen(const float16* from, float* to, int64_t count) {
     for (int64_t i = 0; i < count; i += 16) {
-        const __mmask16 mask = count - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - i)) - 1);
-        _mm512_mask_storeu_ps(to + i, mask, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, from + i)));
+        const __mmask16 mask =
+            count - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - i)) - 1);
+        _mm512_mask_storeu_ps(to + i, mask,
+                              _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, from + i)));
     }
 }
 inline void narrow(const float* from, float16* to, int64_t count) {
     for (int64_t i = 0; i < count; i += 16) {
-        const __mmask16 mask = count - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - i)) - 1);
+        const __mmask16 mask =
+            count - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - i)) - 1);
         const __m256i half =
             _mm512_cvtps_ph(_mm512_maskz_loadu_ps(mask, from + i), _MM_FROUND_TO_NEAREST_INT);
         _mm256_mask_storeu_epi16(to + i, mask, half);
@@ -198,7 +223,8 @@ inline Accumulator<S> element(const Matrix& m, int64_t row, int64_t col) {
 
 // to[0, count) = row `row` of m, columns from `col` on.
 template <class S>
-inline void widen_row(const Matrix& m, int64_t row, int64_t col, int64_t count, Accumulator<S>* to) {
+inline void widen_row(const Matrix& m, int64_t row, int64_t col, int64_t count,
+                      Accumulator<S>* to) {
     const S* from = static_cast<const S*>(m.data) + row * m.row_stride + col * m.col_stride;
     if (m.col_stride == 1) {
         widen(from, to, count);
@@ -211,14 +237,19 @@ inline void widen_row(const Matrix& m, int64_t row, int64_t col, int64_t count, 
 template <class Body>
 inline void with_storage_type(DType dtype, const Body& body) {
     switch (dtype) {
-        case DType::float32: return body(float{});
-        case DType::float64: return body(double{});
-        case DType::bfloat16: return body(bfloat16{});
-        case DType::float16: return body(float16{});
+        case DType::float32:
+            return body(float{});
+        case DType::float64:
+            return body(double{});
+        case DType::bfloat16:
+            return body(bfloat16{});
+        case DType::float16:
+            return body(float16{});
     }
 }
 
-// Hands out consecutive, 64-byte aligned pieces of the scratch memory; with a null base it only counts.
+// Hands out consecutive, 64-byte aligned pieces of the scratch memory; with a null base it only
+// counts.
 struct Arena {
     char* base;
     int64_t used = 0;

@@ -1,14 +1,17 @@
-// y = z_1 (x) ... (x) z_M row by row, and the gradients of the factors from dL/dy, one pass over it.
+// y = z_1 (x) ... (x) z_M row by row, and the gradients of the factors from dL/dy, one pass over
+// it.
+
+#include "synthesis.h"
 
 #include "factors.h"
 #include "parallel.h"
-#include "synthesis.h"
 
 namespace ntensor {
 namespace NTENSOR_LEVEL {
 namespace {
 
-constexpr int64_t piece = 4096;  // elements of y that are formed at a time where they must be rounded or collected
+constexpr int64_t piece =
+    4096;  // elements of y that are formed at a time where they must be rounded or collected
 
 template <class S>
 struct Scratch {
@@ -100,7 +103,9 @@ void run(const Job& job, const Rows& rows) {
 
 }  // namespace
 
-int64_t synthesis_scratch(const Synthesis& job) { return scratch_of(job); }
+int64_t synthesis_scratch(const Synthesis& job) {
+    return scratch_of(job);
+}
 
 void synthesis(const Synthesis& job) {
     run(job, [](const auto& job, const auto& group, const auto& scratch, int t) {
@@ -108,7 +113,9 @@ void synthesis(const Synthesis& job) {
     });
 }
 
-int64_t synthesis_grads_scratch(const SynthesisGrads& job) { return scratch_of(job); }
+int64_t synthesis_grads_scratch(const SynthesisGrads& job) {
+    return scratch_of(job);
+}
 
 void synthesis_grads(const SynthesisGrads& job) {
     run(job, [](const auto& job, const auto& group, const auto& scratch, int t) {

@@ -13,12 +13,14 @@
 namespace ntensor {
 namespace NTENSOR_LEVEL {
 
-// What the tile asks the memory for while it calculates: the rows of a further on, or for each k one, two or three
-// lines of the tile of b that comes next.
+// What the tile asks the memory for while it calculates: the rows of a further on, or for each k
+// one, two or three lines of the tile of b that comes next.
 enum class Prefetch { none, rows_of_a, b_one_line, b_two_lines, b_three_lines };
 
 constexpr int lines_of_b(Prefetch ahead) {
-    return ahead < Prefetch::b_one_line ? 0 : static_cast<int>(ahead) - static_cast<int>(Prefetch::b_one_line) + 1;
+    return ahead < Prefetch::b_one_line
+               ? 0
+               : static_cast<int>(ahead) - static_cast<int>(Prefetch::b_one_line) + 1;
 }
 
 // Bytes between the use of a row of a and what is asked for.
@@ -33,7 +35,8 @@ struct TileInput {
     int64_t b_step;
     int64_t depth;
     const T* next_a = nullptr;  // Prefetch::rows_of_a: where a goes on after depth elements
-    const T* next_b = nullptr;  // Prefetch::b_...: where the lines to ask for start, in the next tile of b
+    const T* next_b =
+        nullptr;  // Prefetch::b_...: where the lines to ask for start, in the next tile of b
 };
 
 // The place prefetch_bytes behind element k of a row that goes on at `next` after `depth` elements.
@@ -93,25 +96,29 @@ constexpr bool in_pairs = false;
 template <>
 constexpr bool in_pairs<bfloat16> = true;
 
-// The same for bfloat16 with pairs of k side by side: a pair of a is one 32-bit word, b holds b_step words a pair.
-// next_a: as in TileInput, or null for no prefetch.
-// The instruction's latency is longer than a multiply-add's, so narrow tiles have more rows.
-constexpr int rows_of_pairs(int vectors) { return vectors == 1 ? 16 : vectors == 2 ? 12 : tile_rows(vectors); }
+// The same for bfloat16 with pairs of k side by side: a pair of a is one 32-bit word, b holds
+// b_step words a pair. next_a: as in TileInput, or null for no prefetch. The instruction's latency
+// is longer than a multiply-add's, so narrow tiles have more rows.
+constexpr int rows_of_pairs(int vectors) {
+    return vectors == 1 ? 16 : vectors == 2 ? 12 : tile_rows(vectors);
+}
 
 template <int Rows, int Vectors, class Finish>
-inline void tile_of_pairs(const bfloat16* a, int64_t a_row, const uint32_t* b, int64_t b_step, int64_t depth,
-                          const bfloat16* next_a, const Finish& finish) {
+inline void tile_of_pairs(const bfloat16* a, int64_t a_row, const uint32_t* b, int64_t b_step,
+                          int64_t depth, const bfloat16* next_a, const Finish& finish) {
     const bfloat16* const begin = a;
     __m512 acc[Rows][Vectors] = {};
     const auto step = [&](const auto& pair_of_row) {
         __m512bh row[Vectors];
 #pragma GCC unroll 4
-        for (int c = 0; c < Vectors; ++c) row[c] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + c * 16));
+        for (int c = 0; c < Vectors; ++c)
+            row[c] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + c * 16));
 #pragma GCC unroll 16
         for (int i = 0; i < Rows; ++i) {
             const __m512bh scale = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair_of_row(i)));
 #pragma GCC unroll 4
-            for (int c = 0; c < Vectors; ++c) acc[i][c] = _mm512_dpbf16_ps(acc[i][c], scale, row[c]);
+            for (int c = 0; c < Vectors; ++c)
+                acc[i][c] = _mm512_dpbf16_ps(acc[i][c], scale, row[c]);
         }
         a += 2;
         b += b_step;
@@ -137,18 +144,20 @@ inline void tile_of_pairs(const bfloat16* a, int64_t a_row, const uint32_t* b, i
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
-        for (int c = 0; c < Vectors; ++c) finish(i, c * 16, reinterpret_cast<float_vector>(acc[i][c]));
+        for (int c = 0; c < Vectors; ++c)
+            finish(i, c * 16, reinterpret_cast<float_vector>(acc[i][c]));
     }
 }
 #endif
 
 // Pairs for tile_of_pairs out of two rows: to[c] = (first[c], second[c]).
 inline void interleave(const bfloat16* first, const bfloat16* second, int64_t count, uint32_t* to) {
-    for (int64_t c = 0; c < count; ++c) to[c] = first[c].bits | static_cast<uint32_t>(second[c].bits) << 16;
+    for (int64_t c = 0; c < count; ++c)
+        to[c] = first[c].bits | static_cast<uint32_t>(second[c].bits) << 16;
 }
 
-// How many of the rows that are left the next tile takes: all that it can hold, towards the end a power of two,
-// so that few tiles have to be compiled.
+// How many of the rows that are left the next tile takes: all that it can hold, towards the end a
+// power of two, so that few tiles have to be compiled.
 constexpr int rows_at_once(int64_t left, int most) {
     if (left >= most) return most;
     int rows = 1;

@@ -1,4 +1,5 @@
-// The feature rotation of one sample: y of length K = 3 J as a 3 x J matrix Y, R Y, and back to a vector.
+// The feature rotation of one sample: y of length K = 3 J as a 3 x J matrix Y, R Y, and back to a
+// vector.
 //
 //   column layout (vec): Y[a, j] = y[3 j + a]        row layout: Y[a, j] = y[a J + j]
 //
@@ -9,7 +10,12 @@
 
 #include <cstdint>
 
+#ifndef NTENSOR_LEVEL
+#error "compile with -DNTENSOR_LEVEL=<name>, the namespace of the instructions compiled for"
+#endif
+
 namespace ntensor {
+namespace NTENSOR_LEVEL {
 
 // Where Y[a, j] lies in a piece of `count` columns that is stored contiguously in the layout.
 template <bool ColumnLayout>
@@ -31,4 +37,5 @@ inline T rotated_row(const T* R, int a, T y0, T y1, T y2) {
     return R[3 * a] * y0 + R[3 * a + 1] * y1 + R[3 * a + 2] * y2;
 }
 
+}  // namespace NTENSOR_LEVEL
 }  // namespace ntensor

@@ -2,16 +2,22 @@
 //
 //   y[p] = product over m of z_m[i_m],   p = (...((i_1 k_2 + i_2) k_3 + i_3)...) k_M + i_M
 //
-// The last factor varies fastest, so a range of p falls into segments, one for each value of (i_1, ..., i_{M-1}):
-// y[segment] = scale * z_M[range], scale = product over m < M of z_m[i_m].
-// The derivative along the same segments, for D = dL/dy:
+// The last factor varies fastest, so a range of p falls into segments, one for each value of (i_1,
+// ..., i_{M-1}): y[segment] = scale * z_M[range], scale = product over m < M of z_m[i_m]. The
+// derivative along the same segments, for D = dL/dy:
 //   dz_M[range] += scale * D[segment]
-//   dz_m[i_m]   += (scale / z_m[i_m]) * <D[segment], z_M[range]>    for m < M, the quotient formed without division
+//   dz_m[i_m]   += (scale / z_m[i_m]) * <D[segment], z_M[range]>    for m < M, the quotient formed
+//   without division
 #pragma once
 
 #include <cstdint>
 
+#ifndef NTENSOR_LEVEL
+#error "compile with -DNTENSOR_LEVEL=<name>, the namespace of the instructions compiled for"
+#endif
+
 namespace ntensor {
+namespace NTENSOR_LEVEL {
 
 // A core of torch has at most 64 dimensions, one of them k_x.
 constexpr int most_factors = 63;
@@ -38,7 +44,8 @@ struct SegmentIndex {
 
 // Calls body(index, offset, length) for the segments of [begin, end); offset counts from begin.
 template <class Body>
-inline void for_each_segment(const int64_t* extents, int count, int64_t begin, int64_t end, const Body& body) {
+inline void for_each_segment(const int64_t* extents, int count, int64_t begin, int64_t end,
+                             const Body& body) {
     if (begin >= end) return;
     SegmentIndex index(extents, count, begin);
     for (int64_t p = begin; p < end;) {
@@ -50,8 +57,9 @@ inline void for_each_segment(const int64_t* extents, int count, int64_t begin, i
     }
 }
 
-// The number of leading factors that are taken out of the product and applied to the sums: the longest prefix
-// that leaves an inner extent of at least this many, none where there is no such prefix.
+// The number of leading factors that are taken out of the product and applied to the sums: the
+// longest prefix that leaves an inner extent of at least this many, none where there is no such
+// prefix.
 constexpr int64_t least_inner_extent = 1000;
 
 inline int hoisted_factors(const int64_t* extents, int count, int at_least) {
@@ -61,4 +69,5 @@ inline int hoisted_factors(const int64_t* extents, int count, int at_least) {
     return inner < least_inner_extent ? at_least : m;
 }
 
+}  // namespace NTENSOR_LEVEL
 }  // namespace ntensor
