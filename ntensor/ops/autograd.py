@@ -135,16 +135,18 @@ class Operation:
 
         Its outputs' slots enter together, so `directional` has a single term: this is that term.
         """
+        if all(cotangent is None for cotangent in cotangents):
+            return [None] * len(tensors)
         heads = len(self.given)
         values: Slots = [None] * len(self.form.heads)
         wanted = [False] * len(values)
         for place, slot in enumerate(self.given):
             values[slot] = tensors[place]
             wanted[slot] = needs[place]
-        for slot, cotangent in zip(self.returns, cotangents, strict=True):
-            values[slot] = cotangent
         values += tensors[heads:]
         wanted += needs[heads:]
+        term = dict(zip(self.returns, cotangents, strict=True))
+        self.form.replace(values, wanted, term)
         return self._given(self.form.partials(values, wanted, statics))
 
     def jvp(

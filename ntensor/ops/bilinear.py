@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from . import checks
@@ -67,7 +69,7 @@ def bilinear(
         if tuple(bias.shape) != (k_x,):
             checks.shape("bilinear", "bias", f"shape ({k_x},), (k_x,)", bias)
 
-    samples = leading.numel()
+    samples = math.prod(leading)  # Size.numel would fix the size of an exported graph
     flat = (x.reshape(samples, extent) for x, extent in zip((x1, x2), extents, strict=True))
     result = synthesis_projection(weight, *flat, backend=backend).reshape(*leading, k_x)
     return result if bias is None else result + bias

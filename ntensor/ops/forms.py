@@ -14,7 +14,7 @@ themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -42,7 +42,7 @@ class Form:
         """
         raise NotImplementedError
 
-    def replace(self, values: Slots, wanted: list[bool], term: dict[int, Tensor]) -> None:
+    def replace(self, values: Slots, wanted: list[bool], term: Mapping[int, Tensor | None]) -> None:
         """Puts the tensors of one term in their slots, and takes out what then vanishes."""
         for slot, tensor in term.items():
             values[slot] = tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -143,7 +144,7 @@ class ProjectionForm(Form):
     shared = (0,)
     joint = (1, 2)
 
-    def replace(self, values: Slots, wanted: list[bool], term: dict[int, Tensor]) -> None:
+    def replace(self, values: Slots, wanted: list[bool], term: Mapping[int, Tensor | None]) -> None:
         if 1 in term or 2 in term:
             values[1] = values[2] = None
         if 3 in term:

@@ -76,17 +76,35 @@ def threads_for(work: int, work_a_thread: int) -> int:
 def describe_factors(factors: list[torch.Tensor]) -> tuple[list[int], tuple[int, ...], int]:
     """The `(n, k_m)` factors as the kernels take them, `(k_1, ..., k_M)`, and their product K.
 
-    A factor is four integers: address, extent, row stride, column stride.
+    A factor is four integers: address, extent, row stride, column stride. The public functions
+    have checked the arguments; this is the net for direct calls of the raw operations.
     """
     described: list[int] = []
     extents: tuple[int, ...] = ()
     K = 1
+    samples, dtype = factors[0].shape[0], factors[0].dtype
     for z in factors:
-        extent = z.shape[1]
+        rows, extent = z.shape
+        if rows != samples or z.dtype is not dtype:
+            raise ValueError(
+                f"native backend: factors must be (n, k_m) matrices with one n and dtype, got "
+                f"{[(tuple(each.shape), each.dtype) for each in factors]}"
+            )
         described += (z.data_ptr(), extent, *z.stride())
         extents += (extent,)
         K *= extent
     return described, extents, K
+
+
+def check_shape(
+    name: str, tensor: torch.Tensor | None, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """The net for direct calls of the raw operations: a kernel never reads past a tensor."""
+    if tensor is not None and (tensor.shape != shape or tensor.dtype is not dtype):
+        raise ValueError(
+            f"native backend: {name} must have shape {shape} and {dtype}, "
+            f"got {tuple(tensor.shape)} and {tensor.dtype}"
+        )
 
 
 def describe_sizes(extents: tuple[int, ...]) -> list[int]:
@@ -97,9 +115,13 @@ def describe_sizes(extents: tuple[int, ...]) -> list[int]:
     return described
 
 
-def describe_matrix(matrix: torch.Tensor | None) -> tuple[int, ...]:
+def describe_matrix(matrix: torch.Tensor) -> tuple[int, ...]:
     """(address, row stride, column stride) of a matrix."""
-    return NO_MATRIX if matrix is None else (matrix.data_ptr(), *matrix.stride())
+    return (matrix.data_ptr(), *matrix.stride())
+
+
+def describe_optional(matrix: torch.Tensor | None) -> tuple[int, ...]:
+    return NO_MATRIX if matrix is None else describe_matrix(matrix)
 
 
 def needed_width(extents: tuple[int, ...], needs: list[bool]) -> int:

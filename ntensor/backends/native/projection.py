@@ -10,10 +10,11 @@ from ntensor.backends.native import scratch
 from ntensor.backends.native.library import (
     DTYPES,
     MULTIPLY_ADDS_A_THREAD,
+    check_shape,
     cpu_module,
     describe_factors,
     describe_grads,
-    describe_matrix,
+    describe_optional,
     large_empty,
     needed_width,
     simd_level,
@@ -25,6 +26,7 @@ from ntensor.backends.native.library import scratch as scratch_memory
 def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, Tensor | None]:
     n, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0]
     described, extents, K = describe_factors(factors)
+    check_shape("core", core, (k_x, *extents), factors[0].dtype)
     if n * k_x * K == 0:
         return core.new_zeros((n, k_x)), core.new_zeros((n, k_x)) if mean else None
     if len(factors) == 1:
@@ -77,6 +79,9 @@ def projection_factor_grads(
     n, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0]
     described, extents, K = describe_factors(factors)
     width = needed_width(extents, needs)
+    check_shape("core", core, (k_x, *extents), factors[0].dtype)
+    check_shape("grad", grad, (n, k_x), dtype)
+    check_shape("grad_mean", grad_mean, (n, k_x), dtype)
     if n * k_x * K * width == 0:
         return core.new_zeros((n, width))
     if len(factors) == 1:
@@ -109,8 +114,8 @@ def projection_factor_grads(
         width,
         core.data_ptr(),
         k_x,
-        describe_matrix(grad),
-        describe_matrix(grad_mean),
+        describe_optional(grad),
+        describe_optional(grad_mean),
         threads,
         memory.data_ptr(),
     )
@@ -140,8 +145,11 @@ def _write_core_grad(
     factors: list[Tensor],
     accumulate: bool,
 ) -> None:
-    n, dtype, k_x = factors[0].shape[0], out.dtype, out.shape[0]
+    n, dtype, k_x = factors[0].shape[0], factors[0].dtype, out.shape[0]
     described, extents, K = describe_factors(factors)
+    check_shape("core_grad", out, (k_x, *extents), dtype)
+    check_shape("grad", grad, (n, k_x), dtype)
+    check_shape("grad_mean", grad_mean, (n, k_x), dtype)
     if n * k_x * K == 0:
         if not accumulate:
             out.zero_()
@@ -162,8 +170,8 @@ def _write_core_grad(
         n,
         described,
         k_x,
-        describe_matrix(grad),
-        describe_matrix(grad_mean),
+        describe_optional(grad),
+        describe_optional(grad_mean),
         out.data_ptr(),
         accumulate,
         threads,
