@@ -138,12 +138,11 @@ class BuildWithCMake(build_ext):
     def configure(self, cmake: str, folder: Path) -> None:
         import pybind11
 
-        # The first group decides what is built; the second moves with pip's temporary environment.
+        # The first group decides what is built; the second moves with the virtual environments.
         what = [
             "-S", str(ROOT / "csrc"),
             "-G", "Ninja",
             f"-DCMAKE_BUILD_TYPE={os.environ.get('NTENSOR_BUILD_TYPE', 'Release')}",
-            f"-DPython_EXECUTABLE={sys.executable}",
             f"-DNTENSOR_VERSION={self.distribution.get_version()}",
         ]  # fmt: skip
         for name in ("OPENMP", "SANITIZE", "CUDA", "CUDA_ARCHITECTURES"):
@@ -151,12 +150,14 @@ class BuildWithCMake(build_ext):
                 what.append(f"-DNTENSOR_{name}={value}")
         what += shlex.split(os.environ.get("CMAKE_ARGS", ""))
         tools = [
+            f"-DPython_EXECUTABLE={sys.executable}",
             f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja', 'BIN_DIR')}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
         ]
 
         # CMake remembers options and the compiler; when one changes, a fresh folder forgets them.
         environment = [f"{name}={os.environ.get(name, '')}" for name in ("CXX", "CXXFLAGS")]
+        environment.append(f"Python={sys.base_prefix}")
         stamp = folder / "ntensor-configuration.txt"
         wanted = "\n".join([*what, *environment])
         if folder.exists() and not (stamp.is_file() and stamp.read_text() == wanted):

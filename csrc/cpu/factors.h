@@ -103,38 +103,52 @@ inline void add_factor_grads(const Grouping& g, const T* z, const T* D, int64_t 
                              bool skip_first, T* dz) {
     constexpr int V = lanes<T>;
     const int64_t tail_at = g.sum - g.extents[g.count - 1];
-    for_each_segment(g.extents, g.count, begin, end,
-                     [&](const SegmentIndex& at, int64_t offset, int64_t length) {
-                         T before[most_factors];  // product of the factors in front of m
-                         T scale = 1;
-                         int64_t start = 0;
-                         for (int m = 0; m < g.count - 1; ++m) {
-                             before[m] = scale;
-                             scale *= z[start + at.prefix[m]];
-                             start += g.extents[m];
-                         }
-                         const T* d = D + offset;
-                         const T* last = z + tail_at + at.last;
-                         T* dlast = dz + tail_at + at.last;
-                         Vector<T> dots = {};
-                         int64_t i = 0;
-                         for (; i + V <= length; i += V) {
-                             const Vector<T> v = load(d + i);
-                             dots += v * load(last + i);
-                             store(dlast + i, load(dlast + i) + scale * v);
-                         }
-                         T dot = sum_lanes<T>(dots);
-                         for (; i < length; ++i) {
-                             dot += d[i] * last[i];
-                             dlast[i] += scale * d[i];
-                         }
-                         T after = dot;
-                         for (int m = g.count - 2; m >= (skip_first ? 1 : 0); --m) {
-                             start -= g.extents[m];
-                             dz[start + at.prefix[m]] += before[m] * after;
-                             after *= z[start + at.prefix[m]];
-                         }
-                     });
+    // A short last factor collects a sum for every segment: in blocks, lest rounding errors add up.
+    constexpr int segments_a_block = 64;
+    const bool in_blocks = g.extents[g.count - 1] <= most_tail;
+    T block[most_tail] = {};
+    int segments = 0;
+    const auto finish_block = [&] {
+        for (int64_t i = 0; i < g.extents[g.count - 1]; ++i) {
+            dz[tail_at + i] += block[i];
+            block[i] = 0;
+        }
+        segments = 0;
+    };
+    const auto add_segment = [&](const SegmentIndex& at, int64_t offset, int64_t length) {
+        T before[most_factors];  // product of the factors in front of m
+        T scale = 1;
+        int64_t start = 0;
+        for (int m = 0; m < g.count - 1; ++m) {
+            before[m] = scale;
+            scale *= z[start + at.prefix[m]];
+            start += g.extents[m];
+        }
+        const T* d = D + offset;
+        const T* last = z + tail_at + at.last;
+        T* dlast = (in_blocks ? block : dz + tail_at) + at.last;
+        Vector<T> dots = {};
+        int64_t i = 0;
+        for (; i + V <= length; i += V) {
+            const Vector<T> v = load(d + i);
+            dots += v * load(last + i);
+            store(dlast + i, load(dlast + i) + scale * v);
+        }
+        T dot = sum_lanes<T>(dots);
+        for (; i < length; ++i) {
+            dot += d[i] * last[i];
+            dlast[i] += scale * d[i];
+        }
+        T after = dot;
+        for (int m = g.count - 2; m >= (skip_first ? 1 : 0); --m) {
+            start -= g.extents[m];
+            dz[start + at.prefix[m]] += before[m] * after;
+            after *= z[start + at.prefix[m]];
+        }
+        if (in_blocks && ++segments == segments_a_block) finish_block();
+    };
+    for_each_segment(g.extents, g.count, begin, end, add_segment);
+    if (in_blocks) finish_block();
 }
 
 // Writes a gathered sample's gradient to the factors that need one.

@@ -32,10 +32,14 @@ template <class S>
 constexpr bool widens = sizeof(S) != sizeof(Accumulator<S>) && !in_pairs<S>;
 
 // Elements of a thread's scratch: W and widened rows, gathered factors, x, H. Together under 64 K.
-constexpr int64_t panel_budget = 43008;
+template <class S>
+constexpr int64_t panel_budget = in_pairs<S> ? 28672 : 43008;
+template <class S>
+constexpr int64_t hoisted_budget = in_pairs<S> ? 18432 : 4096;
 constexpr int64_t gather_budget = 8192;
 constexpr int64_t x_budget = 9216;
-constexpr int64_t hoisted_budget = 2048;
+// A last factor of at least this extent is multiplied pair by pair as it stands, unrounded.
+constexpr int64_t least_exact_extent = 32;
 constexpr int64_t row_unit = 24;  // a multiple of the tile's rows for most widths
 constexpr int widened_rows = 8;   // at most that many rows a tile of widened rows
 
@@ -52,8 +56,8 @@ struct Plan {
     int64_t slabs;
     int64_t panel;  // inner indices of a panel of W
     int64_t panels;
-    int64_t l_chunk;  // hoisted indices whose H is kept at a time
-    int64_t l_chunks;
+    int64_t l_chunk;    // hoisted indices whose H is kept at a time
+    int64_t l_chunks;   // where there are several, x is summed up chunk by chunk
     int64_t row_chunk;  // rows of the core whose x is kept at a time
     int64_t row_chunks;
     bool gathered;  // the inner factors fit the gather budget
@@ -69,12 +73,14 @@ struct Plan {
         slabs = ceil_div(factors.n, most_slab);
         // Accumulators of W, and of widened rows, for each inner index.
         const int64_t beside = in_pairs<S> ? slab / 2 : slab + (widens<S> ? widened_rows : 0);
-        panels = ceil_div(P, max64(slab_unit, panel_budget / beside / slab_unit * slab_unit));
+        panels = ceil_div(P, max64(slab_unit, panel_budget<S> / beside / slab_unit * slab_unit));
         panel = round_up(ceil_div(P, panels), slab_unit);
         panels = ceil_div(P, panel);
-        l_chunk = min64(L, max64(1, hoisted_budget / slab));
+        const int outputs = job.x_mean ? 2 : 1;
+        l_chunk = min64(L, max64(1, hoisted_budget<S> / slab / outputs));
         l_chunks = ceil_div(L, l_chunk);
-        row_chunk = x_budget / slab / (job.x_mean ? 2 : 1) / row_unit * row_unit;
+        const int sums = l_chunks > 1 ? 2 * outputs : outputs;
+        row_chunk = max64(row_unit, x_budget / slab / sums / row_unit * row_unit);
         row_chunks = ceil_div(job.k_x, row_chunk);
         if (slabs % job.threads) row_chunks = round_up(row_chunks, job.threads);
         row_chunk = round_up(ceil_div(job.k_x, row_chunks), row_unit);
@@ -84,7 +90,10 @@ struct Plan {
 
     static int count_hoisted(const Projection& job) {
         int64_t extents[most_factors];
-        for (int m = 0; m < job.factors.count; ++m) extents[m] = job.factors.items[m].extent;
+        const int last = job.factors.count - 1;
+        for (int m = 0; m <= last; ++m) extents[m] = job.factors.items[m].extent;
+        // Pairs of products would be rounded; the last factor alone has its values already.
+        if (in_pairs<S> && extents[last] >= least_exact_extent) return last;
         return hoisted_factors(extents, job.factors.count, job.x_mean ? 1 : 0);
     }
 };
@@ -107,6 +116,10 @@ public:
             H_mean_ = arena_.template take<T>(plan.l_chunk * plan.slab);
             x_mean_ = arena_.template take<T>(plan.row_chunk * plan.slab);
         }
+        if (plan.l_chunks > 1) {
+            whole_x_ = arena_.template take<T>(plan.row_chunk * plan.slab);
+            if (x_mean_) whole_x_mean_ = arena_.template take<T>(plan.row_chunk * plan.slab);
+        }
         if (widens<S>) rows_ = arena_.template take<T>(widened_rows * plan.panel);
     }
 
@@ -128,6 +141,8 @@ private:
         rows_here_ = min64(plan_.row_chunk, plan_.job.k_x - row0_);
         clear(x_);
         if (x_mean_) clear(x_mean_);
+        if (whole_x_) clear(whole_x_);
+        if (whole_x_mean_) clear(whole_x_mean_);
         // Neighbouring chunks go through the blocks in opposite directions, so that W and H stay
         // for the first.
         const int64_t blocks = plan_.l_chunks * plan_.panels;
@@ -136,9 +151,11 @@ private:
             const int64_t block = backwards ? blocks - 1 - i : i;
             if (block != block_) start_block(block);
             multiply();
+            if (whole_x_) move_sums(x_, whole_x_);
+            if (whole_x_mean_) move_sums(x_mean_, whole_x_mean_);
         }
-        write(x_, plan_.job.x);
-        if (x_mean_) write(x_mean_, plan_.job.x_mean);
+        write(whole_x_ ? whole_x_ : x_, plan_.job.x);
+        if (x_mean_) write(whole_x_mean_ ? whole_x_mean_ : x_mean_, plan_.job.x_mean);
     }
 
     void start_slab(int64_t slab) {
@@ -279,7 +296,10 @@ private:
         const S* core =
             static_cast<const S*>(plan_.job.core) + (row0_ + r) * K + (l0_ + l) * plan_.P + p0_;
         // The rows go on at the next hoisted index, and behind the last one with the next rows.
-        const S* next = l + 1 < l_count_ ? core + plan_.P : core - l * plan_.P + rows * K;
+        const S* const next_rows = core - l * plan_.P + rows * K;
+        const Walk<S> walk = plan_.panels == 1  ? Walk<S>{(l_count_ - l) * plan_.P, next_rows}
+                             : l + 1 < l_count_ ? Walk<S>{p_count_, core + plan_.P}
+                                                : Walk<S>{p_count_, next_rows};
         if constexpr (widens<S>) {
             for (int i = 0; i < rows; ++i) {
                 widen(core + i * K, rows_ + i * plan_.panel, p_count_);
@@ -293,13 +313,13 @@ private:
             const auto run = [&](const auto& fold) {
                 switch (vectors_) {
                     case 1:
-                        return columns<1>(core, next, rows, s, fold);
+                        return columns<1>(core, walk, rows, s, fold);
                     case 2:
-                        return columns<2>(core, next, rows, s, fold);
+                        return columns<2>(core, walk, rows, s, fold);
                     case 3:
-                        return columns<min64(3, wide_tile)>(core, next, rows, s, fold);
+                        return columns<min64(3, wide_tile)>(core, walk, rows, s, fold);
                     default:
-                        return columns<min64(4, wide_tile)>(core, next, rows, s, fold);
+                        return columns<min64(4, wide_tile)>(core, walk, rows, s, fold);
                 }
             };
             const auto fold_x = [&](int i, int c, Vector<T> sum) {
@@ -319,13 +339,13 @@ private:
     }
 
     template <int Vectors, class Fold>
-    void columns(const S* core, const S* next, int rows, int64_t s, const Fold& fold) {
+    void columns(const S* core, const Walk<S>& walk, int rows, int64_t s, const Fold& fold) {
         const int64_t K = plan_.L * plan_.P;
         with_rows<rows_of<S>(Vectors)>(rows, [&]<int Rows>() {
 #if defined(__AVX512BF16__)
             if constexpr (in_pairs<S>) {
                 tile_of_pairs<Rows, Vectors>(core, K, reinterpret_cast<const uint32_t*>(W_) + s,
-                                             width_, p_count_, next, fold);
+                                             width_, p_count_, walk, fold);
                 return;
             }
 #endif
@@ -334,13 +354,20 @@ private:
                     {rows_, plan_.panel, 1, W_ + s, width_, p_count_}, fold);
             } else if constexpr (!in_pairs<S>) {
                 tile<T, Rows, Vectors, Prefetch::rows_of_a>(
-                    {core, K, 1, W_ + s, width_, p_count_, next}, fold);
+                    {core, K, 1, W_ + s, width_, p_count_, walk}, fold);
             }
         });
     }
 
     void clear(T* x) const {
         for (int64_t i = 0; i < rows_here_ * width_; ++i) x[i] = 0;
+    }
+
+    void move_sums(T* from, T* to) const {
+        for (int64_t i = 0; i < rows_here_ * width_; ++i) {
+            to[i] += from[i];
+            from[i] = 0;
+        }
     }
 
     void write(const T* x, void* out) const {
@@ -366,6 +393,8 @@ private:
     T* H_mean_ = nullptr;
     T* x_;  // [row_chunk][width]
     T* x_mean_ = nullptr;
+    T* whole_x_ = nullptr;  // [row_chunk][width], the chunks of hoisted indices together
+    T* whole_x_mean_ = nullptr;
     T* rows_ = nullptr;  // [widened_rows][panel]
     int64_t slab_ = -1, block_ = -1;
     int64_t s0_, samples_, width_;

@@ -297,7 +297,7 @@ private:
                 with_rows<tile_rows(square_tile)>(rows, [&]<int Rows>() {
                     tile_of_pairs<Rows, square_tile>(
                         G + row * G_row, G_row, reinterpret_cast<uint32_t*>(packed_), tile_width<T>,
-                        depth, nullptr, add_to(D + row * plan_.panel));
+                        depth, {}, add_to(D + row * plan_.panel));
                 });
                 row += rows;
             }

@@ -132,6 +132,13 @@ struct float16 {
     uint16_t bits;
 };
 
+// The compiler's half type; GCC before 13 knows it on 64-bit Arm by its older name only.
+#if defined(__aarch64__)
+using compiler_half = __fp16;
+#else
+using compiler_half = _Float16;
+#endif
+
 template <class S>
 struct AccumulatorOf {
     using type = float;
@@ -159,7 +166,7 @@ inline float to_accumulator(float16 v) {
 #if defined(__F16C__)
     return _cvtsh_ss(v.bits);
 #else
-    _Float16 h;
+    compiler_half h;
     std::memcpy(&h, &v.bits, 2);
     return static_cast<float>(h);
 #endif
@@ -183,7 +190,7 @@ inline void round_to(float v, float16* out) {
 #if defined(__F16C__)
     out->bits = _cvtss_sh(v, _MM_FROUND_TO_NEAREST_INT);
 #else
-    const _Float16 h = static_cast<_Float16>(v);
+    const compiler_half h = static_cast<compiler_half>(v);
     std::memcpy(&out->bits, &h, 2);
 #endif
 }

@@ -26,6 +26,19 @@ constexpr int lines_of_b(Prefetch ahead) {
 // Bytes between the use of a row of a and what is asked for.
 constexpr int64_t prefetch_bytes = 2048;
 
+// How the rows of a go on: `length` elements without a gap, then at `next`.
+template <class S>
+struct Walk {
+    int64_t length = 0;
+    const S* next = nullptr;
+
+    // The place prefetch_bytes behind element k of a.
+    const S* ahead_of(const S* a, int64_t k) const {
+        constexpr int64_t distance = prefetch_bytes / sizeof(S);
+        return k + distance < length ? a + k + distance : next + (k + distance - length);
+    }
+};
+
 template <class T>
 struct TileInput {
     const T* a;
@@ -34,17 +47,10 @@ struct TileInput {
     const T* b;
     int64_t b_step;
     int64_t depth;
-    const T* next_a = nullptr;  // Prefetch::rows_of_a: where a goes on after depth elements
+    Walk<T> walk = {};  // Prefetch::rows_of_a
     const T* next_b =
         nullptr;  // Prefetch::b_...: where the lines to ask for start, in the next tile of b
 };
-
-// The place prefetch_bytes behind element k of a row that goes on at `next` after `depth` elements.
-template <class S>
-inline const S* ahead_of(const S* a, int64_t k, int64_t depth, const S* next) {
-    constexpr int64_t distance = prefetch_bytes / sizeof(S);
-    return k + distance < depth ? a + k + distance : next + (k + distance - depth);
-}
 
 template <class T, int Rows, int Vectors, Prefetch Ahead, class Finish>
 inline void tile(const TileInput<T>& in, const Finish& finish) {
@@ -58,7 +64,7 @@ inline void tile(const TileInput<T>& in, const Finish& finish) {
     for (int64_t k0 = 0; k0 < in.depth; k0 += line) {
         const int64_t count = min64(line, in.depth - k0);
         if constexpr (Ahead == Prefetch::rows_of_a) {
-            const T* ahead = ahead_of(in.a, k0, in.depth, in.next_a);
+            const T* ahead = in.walk.ahead_of(in.a, k0);
 #pragma GCC unroll 8
             for (int i = 0; i < Rows; ++i) __builtin_prefetch(ahead + i * a_row);
         }
@@ -97,28 +103,29 @@ template <>
 constexpr bool in_pairs<bfloat16> = true;
 
 // The same for bfloat16 with pairs of k side by side: a pair of a is one 32-bit word, b holds
-// b_step words a pair. next_a: as in TileInput, or null for no prefetch. The instruction's latency
-// is longer than a multiply-add's, so narrow tiles have more rows.
+// b_step words a pair. Without walk.next nothing is asked for ahead. The instruction's latency is
+// longer than a multiply-add's, so narrow tiles have more rows, and one vector two sums a row.
 constexpr int rows_of_pairs(int vectors) {
-    return vectors == 1 ? 16 : vectors == 2 ? 12 : tile_rows(vectors);
+    return vectors <= 2 ? 12 : tile_rows(vectors);
 }
 
 template <int Rows, int Vectors, class Finish>
 inline void tile_of_pairs(const bfloat16* a, int64_t a_row, const uint32_t* b, int64_t b_step,
-                          int64_t depth, const bfloat16* next_a, const Finish& finish) {
+                          int64_t depth, Walk<bfloat16> walk, const Finish& finish) {
+    constexpr int Sums = Vectors == 1 ? 2 : 1;
     const bfloat16* const begin = a;
-    __m512 acc[Rows][Vectors] = {};
-    const auto step = [&](const auto& pair_of_row) {
+    __m512 acc[Sums][Rows][Vectors] = {};
+    const auto step = [&](int sum, const auto& pair_of_row) {
         __m512bh row[Vectors];
 #pragma GCC unroll 4
         for (int c = 0; c < Vectors; ++c)
             row[c] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + c * 16));
 #pragma GCC unroll 16
         for (int i = 0; i < Rows; ++i) {
-            const __m512bh scale = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair_of_row(i)));
+            const auto scale = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair_of_row(i)));
 #pragma GCC unroll 4
             for (int c = 0; c < Vectors; ++c)
-                acc[i][c] = _mm512_dpbf16_ps(acc[i][c], scale, row[c]);
+                acc[sum][i][c] = _mm512_dpbf16_ps(acc[sum][i][c], scale, row[c]);
         }
         a += 2;
         b += b_step;
@@ -130,22 +137,30 @@ inline void tile_of_pairs(const bfloat16* a, int64_t a_row, const uint32_t* b, i
     };
     const int64_t pairs = depth / 2;
     for (int64_t k0 = 0; k0 < pairs; k0 += 16) {
-        if (next_a) {
-            const bfloat16* ahead = ahead_of(begin, 2 * k0, depth, next_a);
+        if (walk.next) {
+            const bfloat16* ahead = walk.ahead_of(begin, 2 * k0);
 #pragma GCC unroll 16
             for (int i = 0; i < Rows; ++i) __builtin_prefetch(ahead + i * a_row);
         }
         const int64_t count = min64(16, pairs - k0);
-#pragma GCC unroll 4
-        for (int64_t k = 0; k < count; ++k) step(whole_pair);
+        int64_t k = 0;
+#pragma GCC unroll 2
+        for (; k + Sums <= count; k += Sums) {
+#pragma GCC unroll 2
+            for (int sum = 0; sum < Sums; ++sum) step(sum, whole_pair);
+        }
+        if (k < count) step(0, whole_pair);
     }
     // An odd end: the partner belongs to the next row and may be NaN, so it is not read.
-    if (depth % 2) step([&](int i) { return static_cast<int32_t>(a[i * a_row].bits); });
+    if (depth % 2) step(0, [&](int i) { return static_cast<int32_t>(a[i * a_row].bits); });
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
-        for (int c = 0; c < Vectors; ++c)
-            finish(i, c * 16, reinterpret_cast<float_vector>(acc[i][c]));
+        for (int c = 0; c < Vectors; ++c) {
+            float_vector sum = reinterpret_cast<float_vector>(acc[0][i][c]);
+            if (Sums == 2) sum += reinterpret_cast<float_vector>(acc[Sums - 1][i][c]);
+            finish(i, c * 16, sum);
+        }
     }
 }
 #endif

@@ -1,0 +1,297 @@
+"""The one runner: builds, checks and times the methods of each case, and gives back the rows."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+import traceback
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from _cases import Case
+from _machine import (
+    ForeignLoad,
+    PeakMemory,
+    Roof,
+    available_bytes,
+    compulsory_bytes,
+    describe,
+    flops,
+    measure_roof,
+)
+from _methods import Method
+from _problem import TOLERANCE, Problem, Reference
+from _timing import LONG_CALL, Step, Timed, interleave
+
+# OpenBLAS threads spin for tens of milliseconds after a product; the next method waits them out.
+REST_AFTER_NUMPY = 0.05
+
+
+@dataclass
+class Row:
+    """One method on one case. `status` is "" for a right, timed result, else the reason."""
+
+    case: Case
+    method: Method
+    status: str = ""
+    note: str = ""
+    samples: list[float] = field(default_factory=list)
+    errors: dict[str, float] = field(default_factory=dict)
+    extra_bytes: int | None = None
+    roof_seconds: float | None = None
+    foreign_load: float | None = None
+    versus_torch: float | None = None
+    versus_limit: float | None = None
+
+    def quantile(self, q: float) -> float | None:
+        return float(np.quantile(self.samples, q)) if self.samples else None
+
+    @property
+    def median(self) -> float | None:
+        return self.quantile(0.5)
+
+    @property
+    def right(self) -> bool:
+        return bool(self.samples) and not self.status
+
+    @property
+    def error(self) -> float | None:
+        """The largest of the errors; NaN if any is."""
+        return float(np.max(list(self.errors.values()))) if self.errors else None
+
+    @property
+    def roof_fraction(self) -> float | None:
+        if not self.right or self.roof_seconds is None:
+            return None
+        return self.roof_seconds / self.median
+
+    @property
+    def gflops(self) -> float | None:
+        return flops(self.case, self.method.gradient) / self.median / 1e9 if self.right else None
+
+    @property
+    def gbytes(self) -> float | None:
+        """Compulsory bytes over time."""
+        return (
+            compulsory_bytes(self.case, self.method.gradient) / self.median / 1e9
+            if self.right
+            else None
+        )
+
+
+@dataclass
+class Result:
+    """All rows with the machine they were measured on."""
+
+    rows: list[Row]
+    machine: dict[str, object]
+    roof: Roof
+
+    @property
+    def exit_code(self) -> int:
+        """1 if a method of the library is wrong or did not run, else 0."""
+        return int(any(row.status for row in self.rows if row.method.kind == "ours"))
+
+
+@dataclass(frozen=True)
+class Suite:
+    """How the cases of one script become problems, references and methods."""
+
+    problem: Callable[[Case, torch.device], Problem]
+    reference: Callable[[Problem], Reference]
+    methods: Callable[[Case, torch.device, list[str]], list[Method]]
+
+
+def run(cases: list[Case], suite: Suite, options: Namespace) -> Result:
+    """Run all cases. Progress goes to stderr."""
+    device = torch.device(options.device)
+    torch.set_num_threads(options.threads)
+    machine = describe(options.threads, device)
+    dtypes = {case.dtype for case in cases}
+    roof = measure_roof(options.threads, device, dtypes)
+    rows: list[Row] = []
+    # What stands by now is never collected again, so that collections cost the methods little.
+    gc.collect()
+    gc.freeze()
+    with tqdm(
+        total=100 * len(cases),
+        bar_format="{l_bar}{bar}| {elapsed}{postfix}",
+        mininterval=0.5 if sys.stderr.isatty() else 10,
+    ) as bar:
+        for number, case in enumerate(cases):
+            name = f"{case.shape.name} n={case.n} {case.dtype} {case.pass_}"
+
+            def progress(
+                fraction: float, what: str, base: int = 100 * number, name: str = name
+            ) -> None:
+                bar.set_postfix_str(f"{name}: {what}", refresh=False)
+                bar.update(base + round(100 * fraction) - bar.n)
+
+            rows += _run_case(case, suite, options, device, progress)
+            progress(1.0, "done")
+    roof = roof.best(measure_roof(options.threads, device, dtypes))
+    machine |= {f"roof_{kind}": rate for kind, rate in roof.rates.items()}
+    for row in rows:
+        row.roof_seconds = roof.seconds(row.case, row.method.gradient)
+    return Result(rows, machine, roof)
+
+
+def _run_case(
+    case: Case,
+    suite: Suite,
+    options: Namespace,
+    device: torch.device,
+    progress: Callable[[float, str], None],
+) -> list[Row]:
+    methods = [
+        method
+        for method in suite.methods(case, device, options.backend)
+        if not options.methods
+        or any(text.lower() in method.name.lower() for text in options.methods)
+    ]
+    if options.quick:
+        methods = [
+            replace(method, missing="--quick does not compile") if method.compiles else method
+            for method in methods
+        ]
+    progress(0.0, "inputs and float64 reference")
+    problem = suite.problem(case, device)
+    reference = suite.reference(problem)
+    rows, entries = [], []
+    for number, method in enumerate(methods):
+        progress(0.05 + 0.45 * number / len(methods), method.name)
+        row = Row(case, method)
+        rows.append(row)
+        timed = _prepare(row, problem, reference)
+        if timed is not None:
+            entries.append((row, timed))
+
+    with ForeignLoad() as load:
+        interleave(
+            [timed for _, timed in entries],
+            options.seconds,
+            options.repeats,
+            problem.synchronize,
+            lambda fraction: progress(0.5 + 0.5 * fraction, "timing"),
+        )
+    for row, timed in entries:
+        row.samples = timed.samples
+        row.foreign_load = load.share
+    _compare(rows)
+    return rows
+
+
+def _prepare(row: Row, problem: Problem, reference: Reference) -> Timed | None:
+    """Build and check the row's method; None with the reason in `row.status` if it is not timed."""
+    method = row.method
+    if method.missing:
+        row.status = f"left out: {method.missing}"
+        return None
+    free = available_bytes(problem.device)
+    if method.extra_bytes > free / 2:
+        row.status = (
+            f"left out: needs about {method.extra_bytes / 1e9:.1f} GB, "
+            f"over half of the free {free / 1e9:.1f} GB"
+        )
+        return None
+    try:
+        step = method.build(problem)
+        first = _check(row, step, problem, reference)
+        row.note = step.note
+        estimate = first
+        if estimate < LONG_CALL:
+            estimate = min(step.run(1, problem.synchronize) for _ in range(3))
+    except Exception as error:  # a rival that fails is a row of the table, not the end of the run
+        row.status = (
+            f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        )
+        tqdm.write(f"{row.case.title}: {method.name}\n{traceback.format_exc()}")
+        return None
+    tolerance = TOLERANCE[row.case.dtype]
+    # A NaN is no right result either.
+    if not row.error <= tolerance:
+        row.status = f"wrong: error {row.error:.1e}, at most {tolerance:.0e} is right"
+        return None
+    return Timed(step, estimate, REST_AFTER_NUMPY if method.numpy else 0.0)
+
+
+def _check(row: Row, step: Step, problem: Problem, reference: Reference) -> float:
+    """Errors of the results and peak memory of a call; gives its seconds.
+
+    A call that is not long is measured twice, the second time without what only a first call of a
+    process touches.
+    """
+    if row.method.compiles:
+        step.run(1, problem.synchronize)
+    before = _known_core_grad(row.method, problem, reference)
+    output, seconds, extra = _measured_call(step, problem)
+    row.errors = reference.errors(step.results(output), before)
+    del output
+    if step.finish:
+        step.finish()
+    if seconds < LONG_CALL:
+        _, seconds, extra = _measured_call(step, problem)
+        if step.finish:
+            step.finish()
+    inputs = {
+        tensor.data_ptr()
+        for tensor in problem.__dict__.values()
+        if isinstance(tensor, torch.Tensor)
+    }
+    held = sum(t.numel() * t.element_size() for t in step.held if t.data_ptr() not in inputs)
+    row.extra_bytes = None if extra is None else extra + held
+    return seconds
+
+
+def _measured_call(step: Step, problem: Problem) -> tuple[object, float, int | None]:
+    """Result, seconds and extra bytes of one call."""
+    prepared = step.prepare() if step.prepare else None
+    with PeakMemory(problem.device) as memory:
+        start = time.perf_counter()
+        output = step.call(prepared)
+        problem.synchronize()
+        seconds = time.perf_counter() - start
+    return output, seconds, memory.extra
+
+
+def _known_core_grad(method: Method, problem: Problem, reference: Reference) -> dict:
+    """Put known values where the method adds to the core's gradient, NaN where it overwrites."""
+    if method.gradient not in ("adds", "overwrites"):
+        return {}
+    known = reference.expected["core_grad"].to(problem.dtype)
+    if method.gradient == "overwrites":
+        known = torch.full_like(known, torch.nan)
+    problem.core_grad.zero_().flatten(1)[reference.rows] = known
+    return {"core_grad": known.double()} if method.gradient == "adds" else {}
+
+
+def _compare(rows: list[Row]) -> None:
+    """Fill in how many times faster each right row is than the best torch way and the GEMM limit.
+
+    A method that makes a fresh gradient is compared with torch's fresh ways, one that reuses
+    `.grad` with the best of all of torch's ways.
+    """
+    limit = min(
+        (row.median for row in rows if row.right and row.method.kind == "limit"), default=None
+    )
+    for row in rows:
+        if not row.right:
+            continue
+        best_torch = min(
+            (
+                other.median
+                for other in rows
+                if other.right
+                and other.method.kind == "torch"
+                and (row.method.gradient != "fresh" or other.method.gradient == "fresh")
+            ),
+            default=None,
+        )
+        row.versus_torch = None if best_torch is None else best_torch / row.median
+        row.versus_limit = None if limit is None else limit / row.median

@@ -1,0 +1,31 @@
+"""The backends and dtypes that every test body runs on.
+
+A compiled core that is missing is a failure, never a skip: a forced backend raises."""
+
+import pytest
+import torch
+
+from tolerances import DTYPES
+
+BACKENDS = ("native", "reference")
+
+
+def name_of(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+each_backend = pytest.mark.parametrize("backend", BACKENDS)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+
+# Every kernel of the compiled core. The reference calculates all but float64 in float32, so one
+# half type stands for both.
+each_kernel = pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [
+        *(pytest.param("native", dtype, id=f"native-{name_of(dtype)}") for dtype in DTYPES),
+        *(
+            pytest.param("reference", dtype, id=f"reference-{name_of(dtype)}")
+            for dtype in (torch.float32, torch.bfloat16)
+        ),
+    ],
+)

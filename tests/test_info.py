@@ -1,0 +1,63 @@
+"""`python -m ntensor.info`: what is installed, and what each operation can run on."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import ntensor
+from ntensor.backends.native import simd_level
+
+OPERATIONS = [
+    "synthesis",
+    "synthesis_projection",
+    "synthesis_projection_with_mean",
+    "rotation",
+    "rotated_synthesis",
+]
+
+
+@pytest.fixture(scope="module")
+def report():
+    process = subprocess.run(
+        [sys.executable, "-m", "ntensor.info"], capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == 0, process.stderr
+    assert not process.stderr, process.stderr
+    return process.stdout
+
+
+def test_versions(report):
+    for version in (ntensor.__version__, torch.__version__, platform.python_version()):
+        assert version in report
+
+
+def test_build_and_processor(report):
+    """The compiler, the SIMD level in use, and the threads."""
+    lowered = report.lower()
+    assert simd_level() in report
+    assert "compiler" in lowered
+    assert "threads" in lowered
+    assert str(torch.get_num_threads()) in report
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_each_operation_and_backend(report, operation):
+    """A row an operation: ready, or why not."""
+    assert operation in report
+    for backend in ("native", "reference", "triton"):
+        assert backend in report
+    assert "ready" in report
+    assert "not part of this version" in report
+
+
+def test_import_does_no_work():
+    """Importing the package starts no process, compiles nothing and imports no optional library."""
+    code = (
+        "import sys, torch; before = set(sys.modules); import ntensor;"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before};"
+        "assert not new & {'triton', 'tensorly', 'matplotlib', 'tqdm'}, new"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
