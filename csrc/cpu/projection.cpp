@@ -19,31 +19,32 @@ namespace ntensor {
 namespace NTENSOR_LEVEL {
 namespace {
 
-template <class S>
+template <bool Pairs>
 constexpr int rows_of(int vectors) {
 #if defined(__AVX512BF16__)
-    if (in_pairs<S>) return rows_of_pairs(vectors);
+    if (Pairs) return rows_of_pairs(vectors);
 #endif
     return tile_rows(vectors);
 }
 
 // Whether rows of the core are widened to the accumulator type before the tile reads them.
-template <class S>
-constexpr bool widens = sizeof(S) != sizeof(Accumulator<S>) && !in_pairs<S>;
+template <class S, bool Pairs>
+constexpr bool widens = sizeof(S) != sizeof(Accumulator<S>) && !Pairs;
 
 // Elements of a thread's scratch: W and widened rows, gathered factors, x, H. Together under 64 K.
-template <class S>
-constexpr int64_t panel_budget = in_pairs<S> ? 28672 : 43008;
-template <class S>
-constexpr int64_t hoisted_budget = in_pairs<S> ? 18432 : 4096;
+template <bool Pairs>
+constexpr int64_t panel_budget = Pairs ? 28672 : 43008;
+template <bool Pairs>
+constexpr int64_t hoisted_budget = Pairs ? 18432 : 4096;
 constexpr int64_t gather_budget = 8192;
 constexpr int64_t x_budget = 9216;
-// A last factor of at least this extent is multiplied pair by pair as it stands, unrounded.
-constexpr int64_t least_exact_extent = 32;
+// A last factor of at least this extent is multiplied pair by pair as it stands. With a shorter one
+// the pairs would be products, rounded once more, so rows of the core are widened instead.
+constexpr int64_t least_extent_of_pairs = 32;
 constexpr int64_t row_unit = 24;  // a multiple of the tile's rows for most widths
 constexpr int widened_rows = 8;   // at most that many rows a tile of widened rows
 
-template <class S>
+template <class S, bool Pairs>
 struct Plan {
     using T = Accumulator<S>;
 
@@ -72,12 +73,13 @@ struct Plan {
         slab = min64(most_slab, round_up(factors.n, slab_unit));
         slabs = ceil_div(factors.n, most_slab);
         // Accumulators of W, and of widened rows, for each inner index.
-        const int64_t beside = in_pairs<S> ? slab / 2 : slab + (widens<S> ? widened_rows : 0);
-        panels = ceil_div(P, max64(slab_unit, panel_budget<S> / beside / slab_unit * slab_unit));
+        const int64_t beside = Pairs ? slab / 2 : slab + (widens<S, Pairs> ? widened_rows : 0);
+        panels =
+            ceil_div(P, max64(slab_unit, panel_budget<Pairs> / beside / slab_unit * slab_unit));
         panel = round_up(ceil_div(P, panels), slab_unit);
         panels = ceil_div(P, panel);
         const int outputs = job.x_mean ? 2 : 1;
-        l_chunk = min64(L, max64(1, hoisted_budget<S> / slab / outputs));
+        l_chunk = min64(L, max64(1, hoisted_budget<Pairs> / slab / outputs));
         l_chunks = ceil_div(L, l_chunk);
         const int sums = l_chunks > 1 ? 2 * outputs : outputs;
         row_chunk = max64(row_unit, x_budget / slab / sums / row_unit * row_unit);
@@ -92,24 +94,22 @@ struct Plan {
         int64_t extents[most_factors];
         const int last = job.factors.count - 1;
         for (int m = 0; m <= last; ++m) extents[m] = job.factors.items[m].extent;
-        // Pairs of products would be rounded; the last factor alone has its values already.
-        if (in_pairs<S> && extents[last] >= least_exact_extent) return last;
+        if (Pairs) return last;
         return hoisted_factors(extents, job.factors.count, job.x_mean ? 1 : 0);
     }
 };
 
-template <class S>
+template <class S, bool Pairs>
 class Worker {
     using T = Accumulator<S>;
     static constexpr int V = lanes<T>;
 
 public:
-    Worker(const Plan<S>& plan, char* scratch) : plan_(plan), arena_{scratch} {
+    Worker(const Plan<S, Pairs>& plan, char* scratch) : plan_(plan), arena_{scratch} {
         if (plan.gathered) columns_ = arena_.template take<T>(plan.inner.sum * plan.slab);
         prefix_ = arena_.template take<T>(plan.slab);
         pair_ = arena_.template take<T>(2 * plan.slab);
-        W_ = arena_.template take<T>((in_pairs<S> ? ceil_div(plan.panel, 2) : plan.panel) *
-                                     plan.slab);
+        W_ = arena_.template take<T>((Pairs ? ceil_div(plan.panel, 2) : plan.panel) * plan.slab);
         H_ = arena_.template take<T>(plan.l_chunk * plan.slab);
         x_ = arena_.template take<T>(plan.row_chunk * plan.slab);
         if (plan.job.x_mean) {
@@ -120,7 +120,7 @@ public:
             whole_x_ = arena_.template take<T>(plan.row_chunk * plan.slab);
             if (x_mean_) whole_x_mean_ = arena_.template take<T>(plan.row_chunk * plan.slab);
         }
-        if (widens<S>) rows_ = arena_.template take<T>(widened_rows * plan.panel);
+        if (widens<S, Pairs>) rows_ = arena_.template take<T>(widened_rows * plan.panel);
     }
 
     int64_t scratch_bytes() const { return arena_.used; }
@@ -224,7 +224,7 @@ private:
                              if (last > 0) form_prefix(at);
                              for (int64_t j = 0; j < length; ++j) {
                                  const int64_t p = offset + j;
-                                 T* to = in_pairs<S> ? pair_ + p % 2 * width_ : W_ + p * width_;
+                                 T* to = Pairs ? pair_ + p % 2 * width_ : W_ + p * width_;
                                  const T* from = to;
                                  if (plan_.gathered) {
                                      from = columns_ +
@@ -239,7 +239,7 @@ private:
                                      for (int64_t s = 0; s < width_; s += V)
                                          store(to + s, load(from + s));
                                  }
-                                 if constexpr (in_pairs<S>) {
+                                 if constexpr (Pairs) {
                                      if (p + 1 == p_count_ && p % 2 == 0) {
                                          for (int64_t s = 0; s < width_; ++s) pair_[width_ + s] = 0;
                                      }
@@ -270,7 +270,7 @@ private:
 
     void store_pair([[maybe_unused]] int64_t pair) {
 #if defined(__AVX512BF16__)
-        if constexpr (in_pairs<S>) {
+        if constexpr (Pairs) {
             uint32_t* to = reinterpret_cast<uint32_t*>(W_) + pair * width_;
             for (int64_t s = 0; s < width_; ++s) {
                 bfloat16 first, second;
@@ -285,7 +285,7 @@ private:
     // x += H * (core W) for the rows, hoisted indices and inner indices at hand.
     void multiply() {
         for (int64_t r = 0; r < rows_here_;) {
-            const int rows = rows_at_once(rows_here_ - r, rows_of<S>(vectors_));
+            const int rows = rows_at_once(rows_here_ - r, rows_of<Pairs>(vectors_));
             for (int64_t l = 0; l < l_count_; ++l) multiply_rows(r, rows, l);
             r += rows;
         }
@@ -300,7 +300,7 @@ private:
         const Walk<S> walk = plan_.panels == 1  ? Walk<S>{(l_count_ - l) * plan_.P, next_rows}
                              : l + 1 < l_count_ ? Walk<S>{p_count_, core + plan_.P}
                                                 : Walk<S>{p_count_, next_rows};
-        if constexpr (widens<S>) {
+        if constexpr (widens<S, Pairs>) {
             for (int i = 0; i < rows; ++i) {
                 widen(core + i * K, rows_ + i * plan_.panel, p_count_);
             }
@@ -341,18 +341,18 @@ private:
     template <int Vectors, class Fold>
     void columns(const S* core, const Walk<S>& walk, int rows, int64_t s, const Fold& fold) {
         const int64_t K = plan_.L * plan_.P;
-        with_rows<rows_of<S>(Vectors)>(rows, [&]<int Rows>() {
+        with_rows<rows_of<Pairs>(Vectors)>(rows, [&]<int Rows>() {
 #if defined(__AVX512BF16__)
-            if constexpr (in_pairs<S>) {
+            if constexpr (Pairs) {
                 tile_of_pairs<Rows, Vectors>(core, K, reinterpret_cast<const uint32_t*>(W_) + s,
                                              width_, p_count_, walk, fold);
                 return;
             }
 #endif
-            if constexpr (widens<S>) {
+            if constexpr (widens<S, Pairs>) {
                 tile<T, Rows, Vectors, Prefetch::none>(
                     {rows_, plan_.panel, 1, W_ + s, width_, p_count_}, fold);
-            } else if constexpr (!in_pairs<S>) {
+            } else if constexpr (!Pairs) {
                 tile<T, Rows, Vectors, Prefetch::rows_of_a>(
                     {core, K, 1, W_ + s, width_, p_count_, walk}, fold);
             }
@@ -383,7 +383,7 @@ private:
         }
     }
 
-    const Plan<S>& plan_;
+    const Plan<S, Pairs>& plan_;
     Arena arena_;
     T* columns_ = nullptr;  // [inner.sum][width]
     T* prefix_;             // [width]
@@ -403,22 +403,35 @@ private:
     int64_t row0_, rows_here_;
 };
 
+// Calls body with a worker's template arguments for the job: its storage type and whether in pairs.
+template <class Body>
+void with_worker_type(const Projection& job, const Body& body) {
+    const int64_t last = job.factors.items[job.factors.count - 1].extent;
+    with_storage_type(job.factors.dtype, [&]<class S>(S) {
+        if constexpr (in_pairs<S>) {
+            if (last >= least_extent_of_pairs) return body.template operator()<S, true>();
+        }
+        body.template operator()<S, false>();
+    });
+}
+
 }  // namespace
 
 int64_t projection_scratch(const Projection& job) {
     int64_t bytes = 0;
-    with_storage_type(job.factors.dtype, [&]<class S>(S) {
-        bytes = job.threads * Worker<S>(Plan<S>(job), nullptr).scratch_bytes();
+    with_worker_type(job, [&]<class S, bool Pairs>() {
+        const Plan<S, Pairs> plan(job);
+        bytes = job.threads * Worker<S, Pairs>(plan, nullptr).scratch_bytes();
     });
     return bytes;
 }
 
 void projection(const Projection& job) {
-    with_storage_type(job.factors.dtype, [&]<class S>(S) {
-        const Plan<S> plan(job);
-        const int64_t bytes = Worker<S>(plan, nullptr).scratch_bytes();
+    with_worker_type(job, [&]<class S, bool Pairs>() {
+        const Plan<S, Pairs> plan(job);
+        const int64_t bytes = Worker<S, Pairs>(plan, nullptr).scratch_bytes();
         parallel_for_threads(job.threads, [&](int t) {
-            Worker<S>(plan, static_cast<char*>(job.scratch) + t * bytes).run(t);
+            Worker<S, Pairs>(plan, static_cast<char*>(job.scratch) + t * bytes).run(t);
         });
     });
 }
