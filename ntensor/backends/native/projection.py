@@ -89,9 +89,7 @@ def projection_factor_grads(
     out = torch.empty((n, width), dtype=dtype)
     threads = threads_for(n * k_x * K, MULTIPLY_ADDS_A_THREAD)
     level = simd_level()
-    main = grad if grad is not None else grad_mean
-    assert main is not None
-    contiguous = main.stride(1) == 1
+    contiguous = _given(grad, grad_mean).stride(1) == 1
     memory = scratch_memory(
         scratch.projection_factor_grads(
             level,
@@ -125,8 +123,7 @@ def projection_factor_grads(
 def projection_core_grad(
     grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
 ) -> Tensor:
-    main = grad if grad is not None else grad_mean
-    assert main is not None
+    main = _given(grad, grad_mean)
     out = large_empty((main.shape[1], *[z.shape[1] for z in factors]), factors[0].dtype)
     _write_core_grad(out, grad, grad_mean, factors, False)
     return out
@@ -138,6 +135,13 @@ def projection_core_grad_(
     _write_core_grad(core_grad, grad, grad_mean, factors, True)
 
 
+def _given(grad: Tensor | None, grad_mean: Tensor | None) -> Tensor:
+    given = grad_mean if grad is None else grad
+    if given is None:
+        raise ValueError("native backend: grad or grad_mean must be given, got None for both")
+    return given
+
+
 def _write_core_grad(
     out: Tensor,
     grad: Tensor | None,
@@ -147,6 +151,7 @@ def _write_core_grad(
 ) -> None:
     n, dtype, k_x = factors[0].shape[0], factors[0].dtype, out.shape[0]
     described, extents, K = describe_factors(factors)
+    _given(grad, grad_mean)
     check_shape("core_grad", out, (k_x, *extents), dtype)
     check_shape("grad", grad, (n, k_x), dtype)
     check_shape("grad_mean", grad_mean, (n, k_x), dtype)
