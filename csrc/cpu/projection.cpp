@@ -310,7 +310,7 @@ private:
             const T* H_mean = x_mean_ ? H_mean_ + l * width_ + s : nullptr;
             T* x = x_ + r * width_ + s;
             T* x_mean = x_mean_ ? x_mean_ + r * width_ + s : nullptr;
-            const auto run = [&](const auto& fold) {
+            const auto run = [&](auto fold) {
                 switch (vectors_) {
                     case 1:
                         return columns<1>(core, walk, rows, s, fold);
@@ -322,14 +322,14 @@ private:
                         return columns<min64(4, wide_tile)>(core, walk, rows, s, fold);
                 }
             };
-            const auto fold_x = [&](int i, int c, Vector<T> sum) {
-                T* to = x + i * width_ + c;
+            const auto fold_x = [x, H, width = width_](int i, int c, Vector<T> sum) {
+                T* to = x + i * width + c;
                 store(to, load(to) + load(H + c) * sum);
             };
             if (x_mean) {
-                run([&](int i, int c, Vector<T> sum) {
+                run([fold_x, x_mean, H_mean, width = width_](int i, int c, Vector<T> sum) {
                     fold_x(i, c, sum);
-                    T* to = x_mean + i * width_ + c;
+                    T* to = x_mean + i * width + c;
                     store(to, load(to) + load(H_mean + c) * sum);
                 });
             } else {
@@ -339,7 +339,7 @@ private:
     }
 
     template <int Vectors, class Fold>
-    void columns(const S* core, const Walk<S>& walk, int rows, int64_t s, const Fold& fold) {
+    void columns(const S* core, const Walk<S>& walk, int rows, int64_t s, Fold fold) {
         const int64_t K = plan_.L * plan_.P;
         with_rows<rows_of<Pairs>(Vectors)>(rows, [&]<int Rows>() {
 #if defined(__AVX512BF16__)

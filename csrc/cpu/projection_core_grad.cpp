@@ -158,31 +158,30 @@ private:
         for (int64_t p = 0; p < columns_; p += width) {
             const TileInput<T> in{A, 1, packed_rows, W_ + p * samples_, width, samples_};
             S* to = row + p;
-            if (columns_ - p < width || sizeof(S) != sizeof(T)) {
+            if (columns_ - p < width) {
                 T sums[Rows * width];
                 tile<T, Rows, square_tile, Prefetch::none>(
                     in, [&](int i, int c, Vector<T> sum) { store(sums + i * width + c, sum); });
-                const int64_t count = min64(width, columns_ - p);
+                const int64_t count = columns_ - p;
                 for (int i = 0; i < Rows; ++i) finish_row(sums + i * width, to + i * K, count);
-            } else if constexpr (sizeof(S) == sizeof(T)) {
-                if (plan_.past_caches) {
+            } else if (plan_.past_caches) {
+                if constexpr (sizeof(S) == sizeof(T)) {
                     tile<T, Rows, square_tile, Prefetch::none>(
                         in, [&](int i, int c, Vector<T> sum) {
                             store_past_caches(to + i * K + c, sum);
                         });
-                } else if (add_) {
-                    for (int i = 0; i < Rows; ++i) {
-                        for (int c = 0; c < square_tile; ++c)
-                            __builtin_prefetch(to + i * K + c * lanes<T>, 1);
-                    }
-                    tile<T, Rows, square_tile, Prefetch::none>(
-                        in, [&](int i, int c, Vector<T> sum) {
-                            store(to + i * K + c, load(to + i * K + c) + sum);
-                        });
-                } else {
-                    tile<T, Rows, square_tile, Prefetch::none>(
-                        in, [&](int i, int c, Vector<T> sum) { store(to + i * K + c, sum); });
                 }
+            } else if (add_) {
+                for (int i = 0; i < Rows; ++i) {
+                    for (int c = 0; c < square_tile; ++c)
+                        __builtin_prefetch(to + i * K + c * lanes<T>, 1);
+                }
+                tile<T, Rows, square_tile, Prefetch::none>(in, [&](int i, int c, Vector<T> sum) {
+                    store_narrowed(to + i * K + c, load_widened(to + i * K + c) + sum);
+                });
+            } else {
+                tile<T, Rows, square_tile, Prefetch::none>(
+                    in, [&](int i, int c, Vector<T> sum) { store_narrowed(to + i * K + c, sum); });
             }
         }
     }

@@ -223,6 +223,41 @@ inline void narrow(const float* from, float16* to, int64_t count) {
 }
 #endif
 
+// A vector of the accumulator type out of stored elements, and into them.
+template <class S>
+inline Vector<Accumulator<S>> load_widened(const S* p) {
+    using T = Accumulator<S>;
+    if constexpr (sizeof(S) == sizeof(T)) return load(p);
+    T values[lanes<T>];
+    widen(p, values, lanes<T>);
+    return load(values);
+}
+template <class S>
+inline void store_narrowed(S* p, Vector<Accumulator<S>> v) {
+    using T = Accumulator<S>;
+    if constexpr (sizeof(S) == sizeof(T)) return store(p, v);
+    T values[lanes<T>];
+    store(values, v);
+    narrow(values, p, lanes<T>);
+}
+
+typedef uint32_t word_vector __attribute__((vector_size(vector_bytes)));
+typedef uint16_t half_vector __attribute__((vector_size(vector_bytes / 2), aligned(2), may_alias));
+
+template <>
+inline float_vector load_widened<bfloat16>(const bfloat16* p) {
+    const half_vector bits = *reinterpret_cast<const half_vector*>(p);
+    return reinterpret_cast<float_vector>(__builtin_convertvector(bits, word_vector) << 16);
+}
+template <>
+inline void store_narrowed<bfloat16>(bfloat16* p, float_vector v) {
+    const word_vector bits = reinterpret_cast<word_vector>(v);
+    const word_vector rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const word_vector quiet = (bits >> 16) | 0x40u;
+    const word_vector chosen = (bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded;
+    *reinterpret_cast<half_vector*>(p) = __builtin_convertvector(chosen, half_vector);
+}
+
 template <class S>
 inline Accumulator<S> element(const Matrix& m, int64_t row, int64_t col) {
     return to_accumulator(static_cast<const S*>(m.data)[row * m.row_stride + col * m.col_stride]);

@@ -2,6 +2,9 @@
 //
 //   acc[i][c] = sum over k in [0, depth) of a[i * a_row + k * a_step] * b[k * b_step + c]
 //
+// finish(i, c, sums) takes what the tile has summed up. It is handed over by value, and captures by
+// value: behind a reference, all that it captured would be loaded again after each of its stores.
+//
 // All three primitives of the projection are this product:
 //   projection       a: rows of the core      b: W, packed with the samples side by side
 //   factor grads     a: rows of G (samples)   b: rows of the core
@@ -53,7 +56,7 @@ struct TileInput {
 };
 
 template <class T, int Rows, int Vectors, Prefetch Ahead, class Finish>
-inline void tile(const TileInput<T>& in, const Finish& finish) {
+inline void tile(TileInput<T> in, Finish finish) {
     constexpr int V = lanes<T>;
     constexpr int64_t line = 64 / sizeof(T);
     Vector<T> acc[Rows][Vectors] = {};
@@ -105,17 +108,19 @@ constexpr bool in_pairs<bfloat16> = true;
 // The same for bfloat16 with pairs of k side by side: a pair of a is one 32-bit word, b holds
 // b_step words a pair. Without walk.next nothing is asked for ahead. The instruction's latency is
 // longer than a multiply-add's, so narrow tiles have more rows, and one vector two sums a row.
+// Never inlined: it needs every register for itself.
 constexpr int rows_of_pairs(int vectors) {
     return vectors <= 2 ? 12 : tile_rows(vectors);
 }
 
 template <int Rows, int Vectors, class Finish>
-inline void tile_of_pairs(const bfloat16* a, int64_t a_row, const uint32_t* b, int64_t b_step,
-                          int64_t depth, Walk<bfloat16> walk, const Finish& finish) {
+__attribute__((noinline)) void tile_of_pairs(const bfloat16* a, int64_t a_row, const uint32_t* b,
+                                             int64_t b_step, int64_t depth, Walk<bfloat16> walk,
+                                             Finish finish) {
     constexpr int Sums = Vectors == 1 ? 2 : 1;
     const bfloat16* const begin = a;
     __m512 acc[Sums][Rows][Vectors] = {};
-    const auto step = [&](int sum, const auto& pair_of_row) {
+    const auto step = [&](int sum, const auto& pair_of_row) __attribute__((always_inline)) {
         __m512bh row[Vectors];
 #pragma GCC unroll 4
         for (int c = 0; c < Vectors; ++c)
