@@ -257,6 +257,16 @@ inline void store_narrowed<bfloat16>(bfloat16* p, float_vector v) {
     const word_vector chosen = (bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded;
     *reinterpret_cast<half_vector*>(p) = __builtin_convertvector(chosen, half_vector);
 }
+inline void widen(const bfloat16* from, float* to, int64_t count) {
+    int64_t i = 0;
+    for (; i + lanes<float> <= count; i += lanes<float>) store(to + i, load_widened(from + i));
+    for (; i < count; ++i) to[i] = to_accumulator(from[i]);
+}
+inline void narrow(const float* from, bfloat16* to, int64_t count) {
+    int64_t i = 0;
+    for (; i + lanes<float> <= count; i += lanes<float>) store_narrowed(to + i, load(from + i));
+    for (; i < count; ++i) round_to(from[i], to + i);
+}
 
 template <class S>
 inline Accumulator<S> element(const Matrix& m, int64_t row, int64_t col) {
