@@ -5,7 +5,7 @@
 // Every function takes the SIMD level first ("" for the best one). A factor is four integers
 // (address, extent, row stride, column stride), a matrix is three (address, row stride, column
 // stride; address 0 for none), strides in elements; a factor's gradient is an address (0: not
-// needed), all gradients share one row stride.
+// needed), all gradients share one row stride, or each is contiguous where that is 0.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -62,7 +62,7 @@ public:
             if (grads.empty()) continue;
             items_[m].grad = address(grads[m]);
             items_[m].needs_grad = grads[m] != 0;
-            items_[m].grad_stride = grad_stride;
+            items_[m].grad_stride = grad_stride ? grad_stride : items_[m].extent;
         }
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -103,6 +104,21 @@ def implementation(
         reasons.append(f"{name}: {reason}")
     failed = "no backend can serve" if backend is None else "the forced backend cannot serve"
     raise RuntimeError(f"ntensor.{operation}: {failed} {dtype} on {device} ({'; '.join(reasons)})")
+
+
+@functools.cache
+def shortcut(
+    stem: str,
+    name: str,
+    operation: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    backend: str | None,
+) -> Callable[..., Any] | None:
+    """The function `name` beside the one that serves `operation`; None where there is none."""
+    serve = implementation(stem, operation, device, dtype, backend)
+    found: Callable[..., Any] | None = getattr(sys.modules[serve.__module__], name, None)
+    return found
 
 
 def _package(backend: str) -> Any:

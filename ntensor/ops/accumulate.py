@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .autograd import Operation, define
+from .autograd import Operation, define, plain
 from .forms import Form
 
 
@@ -84,7 +84,8 @@ class _AccumulatingProjection(torch.autograd.Function):
         ctx.core_node = torch.autograd.graph.get_gradient_edge(core).node
         ctx.save_for_backward(values, *factors)
         ctx.set_materialize_grads(False)
-        return operation.call_raw((values, *factors), (backend,))
+        tensors = (values, *factors)
+        return operation.call_raw(tensors, (backend,), plain(tensors))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, grad_mean: Tensor | None = None) -> Any:
@@ -93,12 +94,15 @@ class _AccumulatingProjection(torch.autograd.Function):
             raise _refusal(operation.name, "does not work under create_graph")
         values, *factors = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[3:])
+        slots = [values, grad, grad_mean, *factors]
+        direct = plain(slots)
         given = grad is not None or grad_mean is not None
         if given and _is_asked(operation.name, ctx.next_functions[0][0], ctx.core_node):
             core_grad = check_grad(operation.name, core)
-            PROJECTION_CORE_GRAD_(core_grad, grad, grad_mean, factors, backend)
-        slots = [values, grad, grad_mean, *factors]
-        gradients = form.partials(slots, [False, False, False, *needs], (backend,))
+            add = _ADD_CORE_GRAD if direct else PROJECTION_CORE_GRAD_
+            add(core_grad, grad, grad_mean, factors, backend)
+        partials = form.plain_partials if direct else form.partials
+        gradients = partials(slots, [False, False, False, *needs], (backend,))
         return (None, None, None, *gradients[3:])
 
 
@@ -120,7 +124,7 @@ def _fake(
     return None
 
 
-PROJECTION_CORE_GRAD_ = define(
+PROJECTION_CORE_GRAD_, _ADD_CORE_GRAD = define(
     "projection_core_grad_(Tensor(a!) core_grad, Tensor? grad, Tensor? grad_mean, "
     "Tensor[] factors, str? backend=None) -> ()",
     "projection",

@@ -174,6 +174,25 @@ class ProjectionForm(Form):
             place_columns(found, joined, values, wanted, 3)
         return found
 
+    def plain_partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
+        core, grad, grad_mean, *factors = values
+        if core is None or wanted[1] or wanted[2]:
+            return self.partials(values, wanted, options)
+        at_once = backends.shortcut(
+            "projection",
+            "projection_grads",
+            "projection_factor_grads",
+            core.device,
+            core.dtype,
+            *options,
+        )
+        if at_once is None:
+            return self.partials(values, wanted, options)
+        if grad is None:
+            wanted[3] = False
+        core_grad, *grads = at_once(core, grad, grad_mean, factors, wanted[0], wanted[3:])
+        return [core_grad, None, None, *grads]
+
 
 def _fake_projection(core: Tensor, factors: list[Tensor]) -> Tensor:
     return core.new_empty((factors[0].shape[0], core.shape[0]))

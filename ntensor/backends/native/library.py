@@ -25,6 +25,9 @@ KEPT_SCRATCH_BYTES = 1 << 14
 
 NO_MATRIX = (0, 0, 0)
 
+# Factors as the kernels take them, their extents, and the product of these.
+Described = tuple[list[int], tuple[int, ...], int]
+
 _forced_level: str | None = None
 _kept = threading.local()
 
@@ -73,7 +76,7 @@ def threads_for(work: int, work_a_thread: int) -> int:
     return max(1, min(torch.get_num_threads(), work // work_a_thread))
 
 
-def describe_factors(factors: list[torch.Tensor]) -> tuple[list[int], tuple[int, ...], int]:
+def describe_factors(factors: list[torch.Tensor]) -> Described:
     """The `(n, k_m)` factors as the kernels take them, `(k_1, ..., k_M)`, and their product K.
 
     A factor is four integers: address, extent, row stride, column stride. The public functions
@@ -161,7 +164,7 @@ def large_empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """`torch.empty`, on huge pages where it is large (`NTENSOR_HUGE_PAGES=0` switches them off)."""
     out = torch.empty(shape, dtype=dtype)
     if (
-        out.nbytes >= HUGE_PAGES_FROM_BYTES
+        out.numel() * out.element_size() >= HUGE_PAGES_FROM_BYTES
         and not torch.are_deterministic_algorithms_enabled()
         and os.environ.get("NTENSOR_HUGE_PAGES", "1") != "0"
     ):
