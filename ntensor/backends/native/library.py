@@ -162,7 +162,7 @@ def scratch(byte_count: int) -> torch.Tensor:
 
 def large_empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """`torch.empty`, on huge pages where it is large (`NTENSOR_HUGE_PAGES=0` switches them off)."""
-    out = torch.empty(shape, dtype=dtype)
+    out = torch.empty(*shape, dtype=dtype)  # faster than with a tuple
     if (
         out.numel() * out.element_size() >= HUGE_PAGES_FROM_BYTES
         and not torch.are_deterministic_algorithms_enabled()

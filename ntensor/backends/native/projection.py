@@ -32,8 +32,8 @@ def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, T
         return core.new_zeros((n, k_x)), core.new_zeros((n, k_x)) if mean else None
     if len(factors) == 1:
         return factors[0] @ core.T, _core_mean(core).expand(n, k_x).clone() if mean else None
-    x = torch.empty((n, k_x), dtype=dtype)
-    x_mean = torch.empty((n, k_x), dtype=dtype) if mean else None
+    x = torch.empty(n, k_x, dtype=dtype)
+    x_mean = torch.empty(n, k_x, dtype=dtype) if mean else None
     threads = threads_for(n * k_x * K, MULTIPLY_ADDS_A_THREAD)
     level = simd_level()
     memory = scratch_memory(
@@ -133,7 +133,7 @@ def projection_grads(
     found = []
     addresses = []
     for extent, need in zip(extents, needs, strict=True):
-        out = torch.empty((n, extent), dtype=dtype) if need else None
+        out = torch.empty(n, extent, dtype=dtype) if need else None
         found.append(out)
         addresses.append(0 if out is None else out.data_ptr())
     if True in needs:
@@ -163,7 +163,7 @@ def _factor_grads(
         return core.new_zeros((n, width))
     if len(factors) == 1:
         return core.new_zeros((n, width)) if grad is None else grad @ core
-    out = torch.empty((n, width), dtype=dtype)
+    out = torch.empty(n, width, dtype=dtype)
     addresses = describe_grads(out, extents, needs)
     _write_factor_grads(addresses, width, core, grad, grad_mean, n, described)
     return out

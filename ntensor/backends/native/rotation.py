@@ -114,7 +114,7 @@ def rotated_synthesis_grads(
     check_shape("grad", grad, (n, K), dtype)
     if n * K == 0:
         return torch.zeros((n, width), dtype=dtype)
-    out = torch.empty((n, width), dtype=dtype)
+    out = torch.empty(n, width, dtype=dtype)
     matrices = _rows_of_nine(R)
     threads = threads_for(n * K, ELEMENTS_A_THREAD)
     level = simd_level()

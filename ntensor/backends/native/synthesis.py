@@ -47,7 +47,7 @@ def synthesis_grads(grad: Tensor, factors: list[Tensor], needs: list[bool]) -> T
     check_shape("grad", grad, (n, K), dtype)
     if n * K == 0:
         return torch.zeros((n, width), dtype=dtype)
-    out = torch.empty((n, width), dtype=dtype)
+    out = torch.empty(n, width, dtype=dtype)
     threads = threads_for(n * K, ELEMENTS_A_THREAD)
     level = simd_level()
     memory = scratch_memory(scratch.synthesis_grads(level, DTYPES[dtype], n, extents, threads))
