@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ntensor
 from backends import each_backend
-from ntensor.ops.autograd import plain
+from ntensor.ops.dispatch import plain
 
 MASKS = [tuple(bool(mask >> place & 1) for place in range(4)) for mask in range(1, 16)]
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .autograd import Operation, define, plain
+from .autograd import Operation
+from .dispatch import define, plain
 from .forms import Form
 
 
