@@ -17,8 +17,6 @@ import torch
 
 BACKENDS = ("native", "triton", "reference")
 
-_ABSENT = {"triton": "not part of this version"}
-
 # A plain global, because torch.compile guards on it; it does not on a thread-local or a ContextVar.
 _forced: str | None = None
 
@@ -77,8 +75,6 @@ def requested(backend: str | None) -> str | None:
 
 def why_not(backend: str, operation: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """The reason why `backend` cannot serve `operation` on `device` in `dtype`; None if it can."""
-    if backend in _ABSENT:
-        return _ABSENT[backend]
     reason: str | None = _package(backend).why_not(operation, device, dtype)
     return reason
 
