@@ -143,7 +143,7 @@ def projection(
     if dtype is torch.float64:
         m, s, k, warps, stages = between(16, k_x, 32), between(16, n, 32), 16, 4, 2
     elif dtype is torch.float32:
-        m, s, k = between(16, k_x, 128), between(16, n, 64), 32
+        m, s, k = between(16, k_x, 64 if mean else 128), between(16, n, 64), 32
         warps, stages = (4 if s <= 32 else 8), 3
     else:
         m, s, k = between(16, k_x, 128), between(16, n, 64 if mean else 128), 64
@@ -164,9 +164,10 @@ def factor_grads(
     if dtype is torch.float64:
         p, s, m, warps, stages = min(p, 32), between(16, n, 32), 16, 4, 2
     elif dtype is torch.float32:
-        p, s, m, warps, stages = min(p, 64), between(16, n, 64), 32, 4, 3
+        p, s, m = min(p, 64), between(16, n, 32 if mean else 64), 32
+        warps, stages = (4 if s <= 16 else 8), 3
     else:
-        s, m = between(16, n, 64), 64
+        p, s, m = min(p, 64) if mean else p, between(16, n, 64), 64
         warps, stages = (4 if s <= 32 else 8), 3
     programs = ceil_div(P, p) * ceil_div(n, s)
     m_steps = ceil_div(k_x, m)
@@ -196,10 +197,19 @@ def core_grad(
 
 
 def product(n: int, U: int, V: int, capability: Capability) -> Product:
-    """For `(n, U, V)`, of which a block holds about 4096 elements."""
-    v = between(1, V, 1024)
-    u = between(1, U, 4096 // v)
-    s = between(1, n, max(4096 // (u * v), 1))
+    """For `(n, U, V)`, of which a block holds up to 4096 elements."""
+    return _product(n, U, V, 4096, capability)
+
+
+def product_grads(n: int, U: int, V: int, capability: Capability) -> Product:
+    """For `(n, U, V)`, of which a block holds up to 1024 elements: each has several addresses."""
+    return _product(n, U, V, 1024, capability)
+
+
+def _product(n: int, U: int, V: int, elements: int, capability: Capability) -> Product:
+    v = between(1, V, min(elements, 1024))
+    u = between(1, U, elements // v)
+    s = between(1, n, elements // (u * v))
     programs = ceil_div(n, s) * ceil_div(V, v)
     return Product(s, u, v, min(_splits(programs, ceil_div(U, u), capability), 1 << 15), 4)
 

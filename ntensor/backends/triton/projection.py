@@ -125,7 +125,7 @@ def _project_groups(
         (blocks.ceil_div(k_x, block.m) * blocks.ceil_div(n, block.n), splits),
         core, outer, other, inner, x, x_mean, n, k_x, L, P,
         *outer.stride(), *other.stride(), *inner.stride(), steps_a_split,
-        MEAN=mean, PRECISION=precision(dtype, core.device), ACC=wide,
+        MEAN=mean, WIDE=L * P >= 2**31, PRECISION=precision(dtype, core.device), ACC=wide,
         BM=block.m, BN=block.n, BK=block.k, warps=block.warps, stages=block.stages,
     )  # fmt: skip
     return add_parts(x).to(dtype), add_parts(x_mean).to(dtype) if mean else None

@@ -60,7 +60,7 @@ def rotated_synthesis(z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> Te
         (blocks.ceil_div(n, block.s) * blocks.ceil_div(J, block.j),),
         z_exp, z_id, R, out, n, J, V, *_steps(layout, J),
         *z_exp.stride(), *z_id.stride(), *R.stride(),
-        COLUMN=layout == "column", ACC=accumulator(z_exp.dtype),
+        COLUMN=layout == "column", WIDE=K >= 2**31, ACC=accumulator(z_exp.dtype),
         BS=block.s, BJ=block.j, warps=block.warps,
     )  # fmt: skip
     return out
@@ -77,7 +77,7 @@ def rotated_synthesis_grads(
     if n * U * V == 0:
         return out.zero_()
     wide, J = accumulator(z_exp.dtype), U * V // 3
-    block = blocks.product(n, U, V, capability(z_exp.device))
+    block = blocks.product_grads(n, U, V, capability(z_exp.device))
     v_blocks, u_steps = blocks.ceil_div(V, block.v), blocks.ceil_div(U, block.u)
     steps = blocks.ceil_div(u_steps, block.splits)
     splits = blocks.ceil_div(u_steps, steps)
@@ -92,7 +92,7 @@ def rotated_synthesis_grads(
         grad, z_exp, z_id, R, *sums, n, U, V, J, *_steps(layout, J),
         *grad.stride(), *z_exp.stride(), *z_id.stride(), *R.stride(), steps,
         LEFT=needs[0], RIGHT=needs[1], MATRIX=needs[2],
-        COLUMN=layout == "column", ACC=wide,
+        COLUMN=layout == "column", WIDE=U * V >= 2**31, ACC=wide,
         BS=block.s, BU=block.u, BV=block.v, warps=block.warps,
     )  # fmt: skip
     for part, total in zip(parts, sums, strict=True):

@@ -91,7 +91,7 @@ def _pair_grads(
     """`(n, U)` and `(n, V)`, in the type to calculate in."""
     (n, U), V = left.shape, right.shape[1]
     wide = accumulator(grad.dtype)
-    block = blocks.product(n, U, V, capability(left.device))
+    block = blocks.product_grads(n, U, V, capability(left.device))
     v_blocks = blocks.ceil_div(V, block.v)
     steps = blocks.ceil_div(blocks.ceil_div(U, block.u), block.splits)
     splits = blocks.ceil_div(blocks.ceil_div(U, block.u), steps)

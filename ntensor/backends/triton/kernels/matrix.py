@@ -11,6 +11,15 @@ def indices(block, EXTENT: tl.constexpr):
 
 
 @triton.jit
+def divided(k, V, WIDE: tl.constexpr):
+    """`k // V` and `k % V`, by 32-bit division unless indices are `WIDE`."""
+    if not WIDE:
+        k = k.to(tl.int32)
+    quotient = k // V
+    return quotient.to(tl.int64), (k - quotient * V).to(tl.int64)
+
+
+@triton.jit
 def load(base, rows, cols, row_stride, col_stride, row_count, col_count):
     """Elements `(rows, cols)` of a matrix, 0 outside of it."""
     mask = (rows[:, None] < row_count) & (cols[None, :] < col_count)

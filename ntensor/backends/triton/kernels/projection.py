@@ -7,7 +7,7 @@ added up afterwards in their order.
 import triton
 import triton.language as tl
 
-from .matrix import indices, load, load_vector, multiply, store
+from .matrix import divided, indices, load, load_vector, multiply, store
 
 
 @triton.jit
@@ -16,7 +16,7 @@ def hoisted(
     n, k_x, L, P,
     outer_n, outer_l, mean_n, mean_l, inner_n, inner_p,
     steps_a_split,
-    MEAN: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr,
+    MEAN: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """`x[s] = sum_l outer[s, l] (core_l inner[s])`, core `(k_x, L, P)`.
@@ -60,7 +60,7 @@ def formed(
     n, k_x, U, V,
     left_n, left_u, mean_n, mean_u, right_n, right_v,
     steps_a_split,
-    MEAN: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr,
+    MEAN: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """The same, core `(k_x, U V)`, with blocks of `y[s, (u, v)] = left[s, u] right[s, v]` formed
@@ -79,7 +79,7 @@ def formed(
         k = indices(step, BK)
         core_block = load(core, m, k, K, 1, k_x, K)  # (BM, BK)
         inside = (k[:, None] < K) & (s[None, :] < n)
-        u, v = (k // V)[:, None], (k % V)[:, None]
+        u, v = divided(k[:, None], V, WIDE)
         right_block = tl.load(
             right + v * right_v + s[None, :] * right_n, inside, other=0
         ).to(ACC)  # (BK, BN)

@@ -7,7 +7,7 @@ layout "column" and `J, 1` in "row".
 import triton
 import triton.language as tl
 
-from .matrix import indices, load, load_vector, store
+from .matrix import divided, indices, load, load_vector, store
 
 
 @triton.jit
@@ -88,10 +88,14 @@ def matrix_grad(
 
 
 @triton.jit
-def _feature(left, right, s, k, V, K, left_n, left_u, right_n, right_v, n, ACC: tl.constexpr):
+def _feature(
+    left, right, s, k, V, K, left_n, left_u, right_n, right_v, n,
+    WIDE: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
     mask = (s[:, None] < n) & (k[None, :] < K)
-    a = tl.load(left + s[:, None] * left_n + (k // V)[None, :] * left_u, mask, other=0)
-    b = tl.load(right + s[:, None] * right_n + (k % V)[None, :] * right_v, mask, other=0)
+    u, v = divided(k[None, :], V, WIDE)
+    a = tl.load(left + s[:, None] * left_n + u * left_u, mask, other=0)
+    b = tl.load(right + s[:, None] * right_n + v * right_v, mask, other=0)
     return a.to(ACC) * b.to(ACC)
 
 
@@ -100,7 +104,7 @@ def rotate_product(
     left, right, R, out,
     n, J, V, row, col,
     left_n, left_u, right_n, right_v, R_n, R_a, R_b,
-    COLUMN: tl.constexpr, ACC: tl.constexpr, BS: tl.constexpr, BJ: tl.constexpr,
+    COLUMN: tl.constexpr, WIDE: tl.constexpr, ACC: tl.constexpr, BS: tl.constexpr, BJ: tl.constexpr,
 ):  # fmt: skip
     """`rotate` with `y[s, (u, v)] = left[s, u] right[s, v]`, which is never stored."""
     j_blocks = tl.cdiv(J, BJ)
@@ -109,9 +113,9 @@ def rotate_product(
     j = indices(j_block, BJ)
     K, k = 3 * J, j * col
     # Beyond the last column of one row another row may begin: what is read there is not stored.
-    y0 = _feature(left, right, s, k, V, K, left_n, left_u, right_n, right_v, n, ACC)
-    y1 = _feature(left, right, s, k + row, V, K, left_n, left_u, right_n, right_v, n, ACC)
-    y2 = _feature(left, right, s, k + 2 * row, V, K, left_n, left_u, right_n, right_v, n, ACC)
+    y0 = _feature(left, right, s, k, V, K, left_n, left_u, right_n, right_v, n, WIDE, ACC)
+    y1 = _feature(left, right, s, k + row, V, K, left_n, left_u, right_n, right_v, n, WIDE, ACC)
+    y2 = _feature(left, right, s, k + 2 * row, V, K, left_n, left_u, right_n, right_v, n, WIDE, ACC)
     _store_rotated(R, out, s, j_block, y0, y1, y2, R_n, R_a, R_b, n, J, COLUMN, ACC, BJ)
 
 
@@ -122,7 +126,7 @@ def rotate_product_grads(
     grad_n, grad_k, left_n, left_u, right_n, right_v, R_n, R_a, R_b,
     u_steps_a_split,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, MATRIX: tl.constexpr,
-    COLUMN: tl.constexpr, ACC: tl.constexpr,
+    COLUMN: tl.constexpr, WIDE: tl.constexpr, ACC: tl.constexpr,
     BS: tl.constexpr, BU: tl.constexpr, BV: tl.constexpr,
 ):  # fmt: skip
     """The gradients of `rotate_product` in one pass over grad.
@@ -147,9 +151,9 @@ def rotate_product_grads(
         inside = (s[:, None, None] < n) & (u[None, :, None] < U) & (v[None, None, :] < V)
         k = u[:, None] * V + v[None, :]
         if COLUMN:
-            j, b = k // 3, k % 3
+            j, b = divided(k, 3, WIDE)
         else:
-            j, b = k % J, k // J
+            b, j = divided(k, J, WIDE)
         grad_places = grad + s[:, None, None] * grad_n + (j * col)[None, :, :] * grad_k
         R_places = R + s[:, None, None] * R_n + b[None, :, :] * R_b
         g0 = tl.load(grad_places, inside, other=0).to(ACC)
