@@ -130,6 +130,11 @@ def multiprocessors(capability: Capability) -> int:
     return _MULTIPROCESSORS.get(capability, 108)
 
 
+def _reads_shared(capability: Capability) -> bool:
+    """Whether tensor cores read both operands from shared memory; else registers hold them."""
+    return capability[0] in (9, 10)
+
+
 def _splits(programs: int, most: int, capability: Capability) -> int:
     """Into how many parts each program's work is split so that the device is full."""
     wanted = _PROGRAMS_A_MULTIPROCESSOR * multiprocessors(capability)
@@ -143,11 +148,14 @@ def projection(
     if dtype is torch.float64:
         m, s, k, warps, stages = between(16, k_x, 32), between(16, n, 32), 16, 4, 2
     elif dtype is torch.float32:
-        m, s, k = between(16, k_x, 64 if mean else 128), between(16, n, 64), 32
-        warps, stages = (4 if s <= 32 else 8), 3
+        if _reads_shared(capability):
+            m, s, k = between(16, k_x, 64 if mean else 128), between(16, n, 64), 32
+        else:
+            m, s, k = between(16, k_x, 128), between(16, n, 32 if mean else 64), 16
+        warps, stages = (4 if s <= 16 else 8), 3
     else:
         m, s, k = between(16, k_x, 128), between(16, n, 64 if mean else 128), 64
-        warps, stages = (4 if s <= 32 else 8), 4 if s <= 32 else 3
+        warps, stages = (4 if s <= 32 else 8), (4 if s <= 32 else 3)
     programs = ceil_div(k_x, m) * ceil_div(n, s)
     steps = L * ceil_div(P, k)
     # The parts, written and read again, stay far below the core.
@@ -164,10 +172,12 @@ def factor_grads(
     if dtype is torch.float64:
         p, s, m, warps, stages = min(p, 32), between(16, n, 32), 16, 4, 2
     elif dtype is torch.float32:
-        p, s, m = min(p, 64), between(16, n, 32 if mean else 64), 32
+        small = mean or not _reads_shared(capability)
+        p, s, m = min(p, 64), between(16, n, 32 if small else 64), 32
         warps, stages = (4 if s <= 16 else 8), 3
     else:
-        p, s, m = min(p, 64) if mean else p, between(16, n, 64), 64
+        small = mean and not _reads_shared(capability)
+        p, s, m = min(p, 64) if mean else p, between(16, n, 32 if small else 64), 64
         warps, stages = (4 if s <= 32 else 8), 3
     programs = ceil_div(P, p) * ceil_div(n, s)
     m_steps = ceil_div(k_x, m)
@@ -187,7 +197,8 @@ def core_grad(
     if dtype is torch.float64:
         m, p, s, warps, stages = between(16, k_x, 32), min(p, 32), 16, 4, 2
     elif dtype is torch.float32:
-        m, p, s, warps, stages = between(16, k_x, 64), min(p, 128), between(16, n, 32), 8, 2
+        s = between(16, n, 32 if _reads_shared(capability) else 16)
+        m, warps, stages = between(16, k_x, 64), 8, 2
     else:
         m, s, warps, stages = between(16, k_x, 128), between(16, n, 64), 8, 3
     programs = ceil_div(k_x, m) * ceil_div(P, p)
