@@ -7,7 +7,7 @@ import torch
 
 from tolerances import DTYPES
 
-BACKENDS = ("native", "reference")
+BACKENDS = ("native", "reference", "triton")
 
 
 def name_of(dtype):
@@ -26,6 +26,10 @@ each_kernel = pytest.mark.parametrize(
         *(
             pytest.param("reference", dtype, id=f"reference-{name_of(dtype)}")
             for dtype in (torch.float32, torch.bfloat16)
+        ),
+        *(
+            pytest.param("triton", dtype, id=f"triton-{name_of(dtype)}")
+            for dtype in (torch.float32, torch.float16)
         ),
     ],
 )

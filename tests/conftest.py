@@ -6,6 +6,10 @@ import hypothesis
 import pytest
 import torch
 
+# Triton's kernels run on the CPU in its interpreter, which is chosen when they are imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True)
 hypothesis.settings.register_profile("full", deadline=None, max_examples=1000)

@@ -142,9 +142,16 @@ def _splits(programs: int, most: int, capability: Capability) -> int:
 
 
 def projection(
-    n: int, k_x: int, L: int, P: int, mean: bool, dtype: torch.dtype, capability: Capability
+    n: int,
+    k_x: int,
+    L: int,
+    P: int,
+    formed: bool,
+    mean: bool,
+    dtype: torch.dtype,
+    capability: Capability,
 ) -> Projection:
-    """For a core `(k_x, L P)`; `L` is 1 where nothing is hoisted."""
+    """For a core `(k_x, L P)`; `L` is 1 where products are `formed`, block by block."""
     if dtype is torch.float64:
         m, s, k, warps, stages = between(16, k_x, 32), between(16, n, 32), 16, 4, 2
     elif dtype is torch.float32:
@@ -156,6 +163,8 @@ def projection(
     else:
         m, s, k = between(16, k_x, 128), between(16, n, 64 if mean else 128), 64
         warps, stages = (4 if s <= 32 else 8), (4 if s <= 32 else 3)
+        if formed and not _reads_shared(capability):
+            k, warps = 32, 8
     programs = ceil_div(k_x, m) * ceil_div(n, s)
     steps = L * ceil_div(P, k)
     # The parts, written and read again, stay far below the core.
@@ -200,7 +209,10 @@ def core_grad(
         s = between(16, n, 32 if _reads_shared(capability) else 16)
         m, warps, stages = between(16, k_x, 64), 8, 2
     else:
-        m, s, warps, stages = between(16, k_x, 128), between(16, n, 64), 8, 3
+        small = not _reads_shared(capability)
+        m, s = between(16, k_x, 64 if small else 128), between(16, n, 64)
+        s = 32 if small and n > s else s
+        warps, stages = 8, 3
     programs = ceil_div(k_x, m) * ceil_div(P, p)
     most = min(L, 1 << 15)
     l_splits = _splits(programs, most, capability) if n <= s else most

@@ -113,7 +113,9 @@ def _project_groups(
     (n, L), P, k_x = outer.shape, inner.shape[1], core.shape[0]
     mean, dtype, wide = mean_outer is not None, core.dtype, accumulator(core.dtype)
     sizes = (L, P) if hoisted else (1, L * P)
-    block = blocks.projection(n, k_x, *sizes, mean, dtype, capability(core.device))
+    block = blocks.projection(
+        n, k_x, *sizes, not hoisted, mean, dtype, capability(core.device)
+    )
     steps = sizes[0] * blocks.ceil_div(sizes[1], block.k)
     steps_a_split = blocks.ceil_div(steps, block.splits)
     splits = blocks.ceil_div(steps, steps_a_split)
