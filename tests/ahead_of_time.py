@@ -80,9 +80,7 @@ def specialise(kernel, arguments, constants, warps, stages):
     for name, value in constants.items():
         signature.append((name, "constexpr"))
         fixed.append((name, value))
-    return Kernel(
-        kernel.fn.__name__, tuple(signature), tuple(fixed), tuple(aligned), warps, stages
-    )
+    return Kernel(kernel.fn.__name__, tuple(signature), tuple(fixed), tuple(aligned), warps, stages)
 
 
 FUNCTIONS = {}
@@ -102,7 +100,8 @@ def recorded(capability, calls):
     for module in (projection, rotation, synthesis):
         module.launch = launch
         module.capability = lambda device: capability
-    for label, call in calls:
+    for name, call in calls:
+        label = name
         call()
     return found
 
@@ -270,7 +269,9 @@ def main():
         callers += found.values()
     rows, failed = [], False
     print(f"triton {triton.__version__}, {len(jobs)} kernels")
-    print(f"{'sm':4}{'kernel':22}{'type, block, warps, stages':52}reg stack spill shared mma ldgsts")
+    print(
+        f"{'sm':4}{'kernel':22}{'type, block, warps, stages':52}reg stack spill shared mma ldgsts"
+    )
     with ProcessPoolExecutor(options.jobs) as pool:
         for (kernel, number), usage, labels in zip(
             jobs, pool.map(compile_one, jobs), callers, strict=True

@@ -15,6 +15,13 @@ def name_of(dtype):
 
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
+
+# For tests of many examples: Triton's interpreter takes minutes for them.
+slow_in_the_interpreter = (pytest.mark.slow, pytest.mark.timeout(3600))
+each_backend_often = pytest.mark.parametrize(
+    "backend",
+    [*BACKENDS[:2], pytest.param("triton", marks=slow_in_the_interpreter)],
+)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 
 # Every kernel of the compiled core. The reference calculates all but float64 in float32, so one

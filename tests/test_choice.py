@@ -102,7 +102,7 @@ def test_explanation(monkeypatch):
     assert "h.csv" in explain(16)
     assert "triton, then native" in explain(64)
     assert "nothing was measured" in explain(64)
-    with pytest.raises(ValueError, match="operation: wanted one of.*synthesis.*'matmul'"):
+    with pytest.raises(ValueError, match=r"operation: wanted one of.*synthesis.*'matmul'"):
         ntensor.info.explain("matmul", 16, family="sm_90")
 
 

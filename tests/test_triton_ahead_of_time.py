@@ -1,5 +1,5 @@
-"""The Triton kernels compiled for sm_80 and sm_90 without a GPU: no spills, shared memory within the
-device's limit, products on tensor cores."""
+"""The Triton kernels compiled for sm_80 and sm_90 without a GPU: no spills, shared memory within
+the device's limit, products on tensor cores."""
 
 import json
 import os

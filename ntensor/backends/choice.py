@@ -1,8 +1,8 @@
 """The automatic choice of a backend: the order in which they are asked.
 
-On a CPU the order is fixed; Triton never serves there unless it is forced. On a GPU `MEASURED` decides between the compiled core and Triton; each
-of its rows comes from a file of results. It is empty: nothing was measured yet, so the choice on
-every GPU is Triton.
+On a CPU the order is fixed; Triton never serves there unless it is forced. On a GPU `MEASURED`
+decides between the compiled core and Triton; each of its rows comes from a file of results. It is
+empty: nothing was measured yet, so the choice on every GPU is Triton.
 """
 
 from __future__ import annotations

@@ -105,13 +105,13 @@ def modes(extents: tuple[int, ...]) -> Modes:
     """Two groups of at least two factors.
 
     The outer one is the longest that leaves an inner extent of `HOISTED_INNER`; where there is
-    none, the one that makes both groups together shortest.
+    none, it is the leading factor.
     """
     places = range(1, len(extents))
     for outer in reversed(places):
         if math.prod(extents[outer:]) >= HOISTED_INNER:
             return Modes(outer, True)
-    return Modes(pair(extents), False)
+    return Modes(1, False)
 
 
 def pair(extents: tuple[int, ...]) -> int:

@@ -57,9 +57,7 @@ def launch(
         )
 
 
-def check_shape(
-    name: str, tensor: Tensor | None, shape: tuple[int, ...], like: Tensor
-) -> None:
+def check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...], like: Tensor) -> None:
     """The net for direct calls of the raw operations: a kernel never reads past a tensor, nor on
     another device."""
     if tensor is None:
@@ -75,8 +73,6 @@ def check_factors(factors: list[Tensor]) -> None:
     """All factors are `(n, k_m)`, of one n, dtype and device."""
     for place, factor in enumerate(factors):
         if factor.dim() != 2:
-            raise ValueError(
-                f"triton backend: factors must be matrices, got {tuple(factor.shape)}"
-            )
+            raise ValueError(f"triton backend: factors must be matrices, got {tuple(factor.shape)}")
         shape = (factors[0].shape[0], factor.shape[1])
         check_shape(f"factors[{place}]", factor, shape, factors[0])

@@ -1,8 +1,8 @@
 """Projection, with and without the mean output, and its gradients.
 
-The factors form two groups, `outer` `(n, L)` and `inner` `(n, P)` with `L P = K`. In the mean output
-the constant `1/k_1` takes the place of the leading factor, so only `outer` is another one. A single
-factor is the inner group of an outer one of extent 1.
+The factors form two groups, `outer` `(n, L)` and `inner` `(n, P)` with `L P = K`. In the mean
+output the constant `1/k_1` takes the place of the leading factor, so only `outer` is another one. A
+single factor is the inner group of an outer one of extent 1.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def projection_factor_grads(
         if grad is None:
             return out.zero_()
         d_inner = _group_grads(core, grad, None, _alone(factors[0]), None, False, True)[2]
+        assert d_inner is not None
         return out.copy_(d_inner)
     split = blocks.modes(extents).outer
     need_outer, need_inner = any(needs[:split]), any(needs[split:])
@@ -67,7 +68,7 @@ def projection_factor_grads(
         need_outer,
         need_inner,
     )
-    if need_inner:
+    if d_inner is not None:
         write_feature_grads(d_inner, factors[split:], parts[split:])
     if need_outer:
         _write_outer_grads(d_outer, d_outer_mean, factors[:split], parts[:split])
@@ -113,13 +114,12 @@ def _project_groups(
     (n, L), P, k_x = outer.shape, inner.shape[1], core.shape[0]
     mean, dtype, wide = mean_outer is not None, core.dtype, accumulator(core.dtype)
     sizes = (L, P) if hoisted else (1, L * P)
-    block = blocks.projection(
-        n, k_x, *sizes, not hoisted, mean, dtype, capability(core.device)
-    )
+    block = blocks.projection(n, k_x, *sizes, not hoisted, mean, dtype, capability(core.device))
     steps = sizes[0] * blocks.ceil_div(sizes[1], block.k)
     steps_a_split = blocks.ceil_div(steps, block.splits)
     splits = blocks.ceil_div(steps, steps_a_split)
-    x = core.new_empty((splits, n, k_x), dtype=dtype if splits == 1 else wide)
+    # A part a split; a single one is the result itself.
+    x = core.new_empty((splits, n, k_x), dtype=wide) if splits > 1 else core.new_empty((n, k_x))
     x_mean = torch.empty_like(x) if mean else x
     other = outer if mean_outer is None else mean_outer
     launch(
@@ -130,6 +130,8 @@ def _project_groups(
         MEAN=mean, WIDE=L * P >= 2**31, PRECISION=precision(dtype, core.device), ACC=wide,
         BM=block.m, BN=block.n, BK=block.k, warps=block.warps, stages=block.stages,
     )  # fmt: skip
+    if splits == 1:
+        return x, x_mean if mean else None
     return add_parts(x).to(dtype), add_parts(x_mean).to(dtype) if mean else None
 
 
@@ -190,7 +192,10 @@ def _write_outer_grads(
     if d_mean_outer is None or all(out is None for out in outs[1:]):
         return
     wide = d_mean_outer.dtype
-    others = [None, *(out if out is None else torch.empty_like(out, dtype=wide) for out in outs[1:])]
+    others = [
+        None,
+        *(out if out is None else torch.empty_like(out, dtype=wide) for out in outs[1:]),
+    ]
     write_feature_grads(d_mean_outer, [_mean_lead(factors[0]), *factors[1:]], others)
     for out, other in zip(outs, others, strict=True):
         if out is not None and other is not None:

@@ -32,9 +32,7 @@ def synthesis_grads(grad: Tensor, factors: list[Tensor], needs: list[bool]) -> T
 
 def joined(factors: list[Tensor], needs: list[bool]) -> tuple[Tensor, list[Tensor | None]]:
     """An empty matrix for the needed gradients side by side, and the columns of each."""
-    widths = [
-        factor.shape[1] if need else 0 for factor, need in zip(factors, needs, strict=True)
-    ]
+    widths = [factor.shape[1] if need else 0 for factor, need in zip(factors, needs, strict=True)]
     out = factors[0].new_empty((factors[0].shape[0], sum(widths)))
     columns = out.split_with_sizes(widths, 1)
     return out, [part if need else None for part, need in zip(columns, needs, strict=True)]
@@ -73,6 +71,7 @@ def write_feature_grads(grad: Tensor, factors: list[Tensor], outs: list[Tensor |
     if all(out is None for out in outs):
         return
     if len(factors) == 1:
+        assert outs[0] is not None
         outs[0].copy_(grad)
         return
     first = blocks.pair(tuple(factor.shape[1] for factor in factors))

@@ -80,9 +80,9 @@ def formed(
         core_block = load(core, m, k, K, 1, k_x, K)  # (BM, BK)
         inside = (k[:, None] < K) & (s[None, :] < n)
         u, v = divided(k[:, None], V, WIDE)
-        right_block = tl.load(
-            right + v * right_v + s[None, :] * right_n, inside, other=0
-        ).to(ACC)  # (BK, BN)
+        right_block = tl.load(right + v * right_v + s[None, :] * right_n, inside, other=0).to(
+            ACC
+        )  # (BK, BN)
         left_block = tl.load(left + u * left_u + s[None, :] * left_n, inside, other=0).to(ACC)
         y = (left_block * right_block).to(core.dtype.element_ty)
         total = multiply(core_block, y, total, PRECISION)

@@ -47,7 +47,7 @@ def core_grad(
                 scaled += _scaled(mean_block, outer_mean + l * mean_l, s, mean_n, n, ACC)
             acc = multiply(scaled.to(dtype), inner_block, acc, PRECISION)
         else:
-            for step in range(0, tl.cdiv(n, BN)):
+            for step in range(tl.cdiv(n, BN)):
                 s = indices(step, BN)
                 grad_block = load(grad, m, s, grad_m, grad_n, k_x, n)
                 scaled = _scaled(grad_block, outer + l * outer_l, s, outer_n, n, ACC)

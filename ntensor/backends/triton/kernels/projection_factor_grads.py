@@ -44,7 +44,7 @@ def factor_grads(
     total = tl.zeros((BP, BN), ACC)
     part = m_split.to(tl.int64) * p_blocks + p_block
     inside = p[:, None] < P
-    for step in range(0, rows * steps):
+    for step in range(rows * steps):
         l = tl.cast(first_l + step // steps, tl.int64)
         m = indices(first_m + step % steps, BM)
         core_block = load(core + l * P, p, m, 1, K, P, k_x)  # (BP, BM)

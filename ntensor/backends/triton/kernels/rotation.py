@@ -1,7 +1,7 @@
-"""Rotation of a feature seen as a `3 x J` matrix, alone and fused with the synthesis of two factors.
+"""Rotation of a feature seen as a `3 x J` matrix, alone and fused with the product of two factors.
 
-Element `(a, j)` of the matrix is element `a row + j col` of the feature: `row, col` is `1, 3` in the
-layout "column" and `J, 1` in "row".
+Element `(a, j)` of the matrix is element `a row + j col` of the feature: `row, col` is `1, 3` in
+the layout "column" and `J, 1` in "row".
 """
 
 import triton
@@ -80,7 +80,7 @@ def matrix_grad(
     s = indices(tl.program_id(0), BS)
     a, b = (tl.program_id(1) // 3).to(tl.int64) * row, (tl.program_id(1) % 3).to(tl.int64) * row
     total = tl.zeros((BS, BJ), ACC)
-    for step in range(0, tl.cdiv(J, BJ)):
+    for step in range(tl.cdiv(J, BJ)):
         j = indices(step, BJ)
         g = load(grad + a * grad_k, s, j * col, grad_n, grad_k, n, J * col).to(ACC)
         total += g * load(y + b * y_k, s, j * col, y_n, y_k, n, J * col).to(ACC)
