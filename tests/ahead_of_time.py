@@ -64,12 +64,15 @@ class Usage(NamedTuple):
 
 
 def specialise(kernel, arguments, constants, warps, stages):
-    """As the launcher does: an integer 1 is a constant, a multiple of 16 is known to be one."""
+    """As the launcher does: an integer 1 is a constant, a multiple of 16 is known to be one, but
+    for arguments that the kernel excepts."""
     signature, fixed, aligned = [], [], []
     for place, (name, value) in enumerate(zip(kernel.arg_names, arguments, strict=False)):
         if isinstance(value, torch.Tensor):
             signature.append((name, POINTERS[value.dtype]))
             aligned.append(place)
+        elif kernel.params[place].do_not_specialize:
+            signature.append((name, "i32"))
         elif value == 1:
             signature.append((name, "constexpr"))
             fixed.append((name, 1))

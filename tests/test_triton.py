@@ -1,15 +1,21 @@
 """What the Triton backend decides before a launch: reasons, sizes of blocks, precision."""
 
+import functools
 import itertools
 import math
 
 import pytest
 import torch
 
+import definitions
 import ntensor
+from cases import PUBLIC, REGISTERED, Maker
+from comparison import assert_matches_definition
+from layouts import make
 from ntensor import backends
 from ntensor.backends import triton as backend
 from ntensor.backends.triton import blocks, launch
+from shapes import PROJECTION
 from tolerances import DTYPES
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -238,6 +244,45 @@ def test_split_gradients(generator, monkeypatch):
             blocks, "core_grad", lambda *_, a=l_splits: blocks.CoreGrad(16, 16, 16, a, 4, 2)
         )
         torch.testing.assert_close(core_grad("triton"), expected_core)
+
+
+HALF = [*(shape for shape in PROJECTION if shape.n * shape.k_x * math.prod(shape.sizes) < 20000)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", HALF, ids=str)
+def test_half_types(dtype, shape, generator):
+    """The small shapes; the others are in the full run. The interpreter cuts bfloat16 off where a
+    GPU rounds, which the table's second rounding allows for."""
+    inputs = [make("contiguous", (shape.k_x, *shape.sizes), dtype, generator)]
+    inputs += [make("contiguous", (shape.n, k), dtype, generator) for k in shape.sizes]
+    grads = [make("contiguous", (shape.n, shape.k_x), dtype, generator) for _ in range(2)]
+    ours = functools.partial(ntensor.synthesis_projection_with_mean, backend="triton")
+    definition = definitions.synthesis_projection_with_mean
+    assert_matches_definition(ours, definition, inputs, grads)
+
+
+@pytest.mark.parametrize("registered", REGISTERED, ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "sliced"])
+def test_registration(registered, layout):
+    for sample in registered.samples:
+        arguments = sample(Maker(torch.float32, layout, True), 3)
+        torch.library.opcheck(registered.op, (*arguments, "triton"))
+
+
+@pytest.mark.parametrize("case", PUBLIC[3:13:3], ids=str)
+def test_compiled(case, fresh_compiler):
+    """No graph break, and the values and gradients of a plain call."""
+    function = functools.partial(case.function, backend="triton")
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    results = []
+    for call in (function, compiled):
+        inputs = case.inputs(torch.float32)
+        outputs = call(*inputs)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        results.append([*outputs, *torch.autograd.grad(sum(o.sum() for o in outputs), inputs)])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_no_array_of_n_K_elements(monkeypatch):

@@ -6,6 +6,7 @@ are bitwise the same on one kind of device, and every kernel can be compiled wit
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -101,6 +102,7 @@ def between(low: int, extent: int, high: int) -> int:
     return min(max(power_of_two(extent), low), high)
 
 
+@functools.lru_cache(maxsize=1024)
 def modes(extents: tuple[int, ...]) -> Modes:
     """Two groups of at least two factors.
 
@@ -114,6 +116,7 @@ def modes(extents: tuple[int, ...]) -> Modes:
     return Modes(1, False)
 
 
+@functools.lru_cache(maxsize=1024)
 def pair(extents: tuple[int, ...]) -> int:
     """How many leading factors form the first of two groups: both together are shortest, and where
     that is equal they are of equal number."""
@@ -141,6 +144,7 @@ def _splits(programs: int, most: int, capability: Capability) -> int:
     return max(1, min(wanted // max(programs, 1), most))
 
 
+@functools.lru_cache(maxsize=1024)
 def projection(
     n: int,
     k_x: int,
@@ -163,8 +167,8 @@ def projection(
     else:
         m, s, k = between(16, k_x, 128), between(16, n, 64 if mean else 128), 64
         warps, stages = (4 if s <= 32 else 8), (4 if s <= 32 else 3)
-        if formed and not _reads_shared(capability):
-            k, warps = 32, 8
+        if formed:
+            k, warps = (64 if _reads_shared(capability) else 32), 8
     programs = ceil_div(k_x, m) * ceil_div(n, s)
     steps = L * ceil_div(P, k)
     # The parts, written and read again, stay far below the core.
@@ -173,6 +177,7 @@ def projection(
     return Projection(m, s, k, splits, warps, stages)
 
 
+@functools.lru_cache(maxsize=1024)
 def factor_grads(
     n: int, k_x: int, L: int, P: int, mean: bool, dtype: torch.dtype, capability: Capability
 ) -> FactorGrads:
@@ -198,6 +203,7 @@ def factor_grads(
     return FactorGrads(p, s, m, l_splits, m_splits, warps, stages)
 
 
+@functools.lru_cache(maxsize=1024)
 def core_grad(
     n: int, k_x: int, L: int, P: int, mean: bool, dtype: torch.dtype, capability: Capability
 ) -> CoreGrad:
@@ -219,11 +225,13 @@ def core_grad(
     return CoreGrad(m, p, s, l_splits, warps, stages)
 
 
+@functools.lru_cache(maxsize=1024)
 def product(n: int, U: int, V: int, capability: Capability) -> Product:
     """For `(n, U, V)`, of which a block holds up to 4096 elements."""
     return _product(n, U, V, 4096, capability)
 
 
+@functools.lru_cache(maxsize=1024)
 def product_grads(n: int, U: int, V: int, capability: Capability) -> Product:
     """For `(n, U, V)`, of which a block holds up to 1024 elements: each has several addresses."""
     return _product(n, U, V, 1024, capability)
@@ -237,6 +245,7 @@ def _product(n: int, U: int, V: int, elements: int, capability: Capability) -> P
     return Product(s, u, v, min(_splits(programs, ceil_div(U, u), capability), 1 << 15), 4)
 
 
+@functools.lru_cache(maxsize=1024)
 def rotation(n: int, J: int) -> Rotation:
     """For features of `3 x J`, of which a block holds about 3 x 512 elements."""
     j = between(1, J, 512)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -23,6 +24,7 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1" and not torch.cuda.is_available()
 
 
+@functools.cache
 def capability(device: torch.device) -> Capability:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else _INTERPRETED
 

@@ -10,7 +10,7 @@ import triton.language as tl
 from .matrix import divided, indices, load, load_vector, multiply, store
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps_a_split"])
 def hoisted(
     core, outer, outer_mean, inner, x, x_mean,
     n, k_x, L, P,
@@ -54,7 +54,7 @@ def hoisted(
         store(x_mean + offset, total_mean, m, s, 1, k_x, k_x, n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps_a_split"])
 def formed(
     core, left, left_mean, right, x, x_mean,
     n, k_x, U, V,

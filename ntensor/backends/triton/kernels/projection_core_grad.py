@@ -11,7 +11,7 @@ def _scaled(grad_block, outer, s, outer_n, n, ACC: tl.constexpr):
     return grad_block.to(ACC) * load_vector(outer, s, outer_n, n).to(ACC)[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["l_a_split"])
 def core_grad(
     grad, grad_mean, outer, outer_mean, inner, out,
     n, k_x, L, P,

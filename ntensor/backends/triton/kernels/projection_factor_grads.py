@@ -10,7 +10,7 @@ import triton.language as tl
 from .matrix import indices, load, load_vector, multiply, store
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["l_a_split", "m_steps_a_split"])
 def factor_grads(
     core, grad, grad_mean, outer, outer_mean, inner, d_outer, d_outer_mean, d_inner,
     n, k_x, L, P,

@@ -119,7 +119,7 @@ def rotate_product(
     _store_rotated(R, out, s, j_block, y0, y1, y2, R_n, R_a, R_b, n, J, COLUMN, ACC, BJ)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["u_steps_a_split"])
 def rotate_product_grads(
     grad, left, right, R, d_left, d_right, dR,
     n, U, V, J, row, col,

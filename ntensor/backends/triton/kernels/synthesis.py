@@ -26,7 +26,7 @@ def product(
     tl.store(places, (a[:, :, None] * b[:, None, :]).to(out.dtype.element_ty), mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["u_steps_a_split"])
 def product_grads(
     grad, left, right, d_left, d_right,
     n, U, V,
