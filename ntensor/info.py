@@ -1,4 +1,7 @@
-"""What is installed and what serves each operation: `python -m ntensor.info`, or with `--json`."""
+"""What is installed and what serves each operation: `python -m ntensor.info`, or with `--json`.
+
+With `--explain OPERATION` it says which backend a call of these sizes would take, and why.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import torch
 
 import ntensor
 from ntensor import backends
+from ntensor.backends import choice
 from ntensor.backends.native.library import cpu_module, simd_level
 from ntensor.ops.autograd import OPERATIONS
 from ntensor.ops.checks import DTYPES
@@ -27,12 +31,16 @@ ENVIRONMENT = (
 )
 
 
+_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
+
+
 def collect() -> dict[str, Any]:
     """Everything that the command prints, ready for `json.dumps`.
 
     Returns:
         dict: `versions`; `compiled_core` (how `ntensor._cpu` was built and what it runs at, or the
         `error` that kept it from loading); `threads`; `environment` (the variables that are set);
+        `automatic_choice`: device -> the order in which backends are asked, and its evidence;
         `operations`: device -> operation -> backend -> "ready", or the reason why not.
 
     Example:
@@ -45,6 +53,7 @@ def collect() -> dict[str, Any]:
         "compiled_core": _compiled_core(),
         "threads": torch.get_num_threads(),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+        "automatic_choice": {str(device): _order(device) for device in _devices()},
         "operations": {
             str(device): {
                 operation: {
@@ -55,6 +64,52 @@ def collect() -> dict[str, Any]:
             for device in _devices()
         },
     }
+
+
+def explain(
+    operation: str,
+    n: int,
+    k_x: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    family: str | None = None,
+) -> str:
+    """Which backend the automatic choice takes for a call on a GPU, and from what evidence.
+
+    Args:
+        operation: the name of a registered operation, such as "synthesis_projection".
+        n: samples.
+        k_x: outputs, for a projection and its gradients.
+        dtype: of the operands.
+        family: the GPU's architecture, such as "sm_90"; None: that of the current GPU.
+
+    Returns:
+        str: the order of the backends, and the file of results that it comes from, if any.
+
+    Raises:
+        ValueError: an unknown operation; no family, and no GPU.
+
+    Example:
+        >>> import ntensor.info
+        >>> ntensor.info.explain("rotation", n=64, family="sm_90").partition(": ")[2]
+        'triton, then native, then reference; nothing was measured for these, so Triton is first'
+    """
+    if operation not in OPERATIONS:
+        known = ", ".join(OPERATIONS)
+        raise ValueError(f"explain: operation: wanted one of {known}, got {operation!r}")
+    if family is None:
+        if not torch.cuda.is_available():
+            raise ValueError('explain: family: wanted one such as "sm_90" where there is no GPU')
+        family = choice.family(torch.device("cuda", torch.cuda.current_device()))
+    return choice.explain(operation, family, dtype, choice.Sizes(n, k_x))
+
+
+def _order(device: torch.device) -> str:
+    if device.type == "cpu":
+        return ", then ".join(choice.ON_CPU)
+    family = choice.family(device)
+    results = sorted({row.results for row in choice.MEASURED if row.family == family})
+    evidence = f"but as measured in {', '.join(results)}" if results else "nothing was measured"
+    return f"{', then '.join(choice.ON_GPU)} ({family}: {evidence})"
 
 
 def _versions() -> dict[str, str]:
@@ -147,6 +202,7 @@ def _text(facts: dict[str, Any]) -> str:
         lines += _listed(shown)
     lines += ["", f"threads: {facts['threads']}"]
     lines += ["", "environment", *(_listed(facts["environment"]) or ["  nothing set"])]
+    lines += ["", "automatic choice", *_listed(facts["automatic_choice"])]
     for device, operations in facts["operations"].items():
         lines += ["", f"operations on {device}", *_table(operations)]
     return "\n".join(lines)
@@ -179,7 +235,19 @@ def _table(operations: dict[str, dict[str, str]]) -> list[str]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m ntensor.info", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--explain", metavar="OPERATION", help="the choice for one call on a GPU")
+    parser.add_argument("--n", type=int, default=64, help="samples of that call")
+    parser.add_argument("--k-x", type=int, help="its outputs, for a projection")
+    parser.add_argument("--dtype", choices=sorted(_NAMES), default="float32")
+    parser.add_argument("--family", help="architecture such as sm_90, by default this GPU's")
     options = parser.parse_args(argv)
+    if options.explain is not None:
+        try:
+            dtype = _NAMES[options.dtype]
+            print(explain(options.explain, options.n, options.k_x, dtype, options.family))
+        except ValueError as error:
+            parser.error(str(error))
+        return
     facts = collect()
     print(json.dumps(facts, indent=2) if options.json else _text(facts))
 

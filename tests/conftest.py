@@ -6,6 +6,13 @@ import hypothesis
 import pytest
 import torch
 
+# Triton's kernels run on the CPU in its interpreter, which is chosen when they are imported.
+if torch.cuda.is_available():
+    # cuBLAS is deterministic only so, and is refused otherwise.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+else:
+    os.environ["TRITON_INTERPRET"] = "1"
+
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True)
 hypothesis.settings.register_profile("full", deadline=None, max_examples=1000)
@@ -14,6 +21,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: in the full run only")
+    config.addinivalue_line("markers", "gpu: needs a CUDA device")
     config.addinivalue_line(
         "markers", "sanitizer: calls the compiled core eagerly; runs under AddressSanitizer too"
     )
@@ -47,3 +55,11 @@ def fresh_compiler():
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def device():
+    """The first CUDA device."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device, and torch finds none")
+    return torch.device("cuda", 0)

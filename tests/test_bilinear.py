@@ -10,7 +10,7 @@ from hypothesis import given
 import definitions
 import ntensor
 import strategies
-from backends import each_backend, each_kernel
+from backends import each_backend, each_backend_often, each_kernel
 from comparison import assert_matches_definition
 from layouts import LAYOUTS, make
 
@@ -48,7 +48,7 @@ def test_layouts(backend, dtype, layout, generator):
 
 
 @given(problem=strategies.bilinear_problems())
-@each_backend
+@each_backend_often
 def test_any_shape_dtype_layout(backend, problem):
     assert_matches_definition(bilinear(backend), definitions.bilinear, *problem)
 

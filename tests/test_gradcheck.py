@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from backends import each_backend
+from backends import each_backend_often
 from cases import PUBLIC
 
-pytestmark = [each_backend, pytest.mark.parametrize("case", PUBLIC, ids=str)]
+pytestmark = [each_backend_often, pytest.mark.parametrize("case", PUBLIC, ids=str)]
 
 
 def test_gradcheck(case, backend):

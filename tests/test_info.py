@@ -1,5 +1,6 @@
 """`python -m ntensor.info`: what is installed, and what each operation can run on."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -21,9 +22,11 @@ OPERATIONS = [
 
 @pytest.fixture(scope="module")
 def report():
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     process = subprocess.run(
-        [sys.executable, "-m", "ntensor.info"], capture_output=True, text=True, timeout=120
-    )
+        [sys.executable, "-m", "ntensor.info"],
+        env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert not process.stderr, process.stderr
     return process.stdout
@@ -50,7 +53,16 @@ def test_each_operation_and_backend(report, operation):
     for backend in ("native", "reference", "triton"):
         assert backend in report
     assert "ready" in report
-    assert "not part of this version" in report
+
+
+def test_reason_of_a_backend_that_cannot_serve(report):
+    """Triton serves no CPU tensor here: the interpreter is off."""
+    wanted = "not CPU tensors" if torch.cuda.is_available() else "there is no CUDA device"
+    assert wanted in report
+
+
+def test_automatic_choice(report):
+    assert "cpu  native, then reference" in report
 
 
 def test_import_does_no_work():

@@ -9,7 +9,7 @@ from tensorly.tenalg import unfolding_dot_khatri_rao
 import definitions
 import ntensor
 import strategies
-from backends import each_backend, each_dtype, each_kernel
+from backends import each_backend, each_backend_often, each_dtype, each_kernel
 from comparison import assert_matches_definition
 from layouts import LAYOUTS, make
 from shapes import MTTKRP
@@ -66,7 +66,7 @@ def test_layouts(backend, dtype, mode, layout, generator):
 
 
 @given(problem=strategies.mttkrp_problems())
-@each_backend
+@each_backend_often
 def test_any_shape_dtype_layout(backend, problem):
     tensors, mode = problem
     functions = operations(mode, tensors.inputs[0].ndim, backend)

@@ -9,7 +9,7 @@ from hypothesis import given
 import definitions
 import ntensor
 import strategies
-from backends import each_backend, each_kernel
+from backends import each_backend, each_backend_often, each_kernel
 from comparison import assert_matches_definition, evaluate, exact_copy, plain_copy
 from layouts import LAYOUTS, make
 from shapes import PROJECTION
@@ -59,13 +59,13 @@ def test_layouts(backend, dtype, operation, layout, generator):
 
 
 @given(problem=strategies.projection_problems())
-@each_backend
+@each_backend_often
 def test_any_shape_dtype_layout(backend, problem):
     assert_matches_definition(*operations("synthesis_projection", backend), *problem)
 
 
 @given(problem=strategies.projection_problems(outputs=2))
-@each_backend
+@each_backend_often
 def test_any_shape_dtype_layout_with_mean(backend, problem):
     """Any of the two outputs may take no part in the loss."""
     assert_matches_definition(*operations("synthesis_projection_with_mean", backend), *problem)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import definitions
 import ntensor
 import strategies
-from backends import each_backend, each_kernel
+from backends import each_backend, each_backend_often, each_kernel
 from comparison import assert_matches_definition
 from layouts import LAYOUTS, make
 from shapes import ROTATION
@@ -60,13 +60,13 @@ def test_memory_layouts(backend, dtype, layout, arrangement, generator):
 
 
 @given(problem=strategies.rotation_problems(), layout=st.sampled_from(["column", "row"]))
-@each_backend
+@each_backend_often
 def test_any_shape_dtype_layout(backend, problem, layout):
     assert_matches_definition(*operations("rotation", layout, backend), *problem)
 
 
 @given(problem=strategies.rotated_synthesis_problems(), layout=st.sampled_from(["column", "row"]))
-@each_backend
+@each_backend_often
 def test_any_shape_dtype_layout_rotated_synthesis(backend, problem, layout):
     assert_matches_definition(*operations("rotated_synthesis", layout, backend), *problem)
 

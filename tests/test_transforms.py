@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 from torch.utils.checkpoint import checkpoint
 
-from backends import each_backend, each_dtype
+from backends import each_backend_often, each_dtype
 from cases import PUBLIC, REGISTERED, Maker
 
 each_case = pytest.mark.parametrize("case", PUBLIC, ids=str)
@@ -107,7 +107,7 @@ def test_inductor():
     torch.testing.assert_close(loss_and_grads(compiled, inputs), expected)
 
 
-@each_backend
+@each_backend_often
 @each_case
 def test_func_grad(case, backend):
     inputs = case.inputs(requires_grad=False)
@@ -136,7 +136,7 @@ def test_func_hessian(case):
     torch.testing.assert_close(ours, expected)
 
 
-@each_backend
+@each_backend_often
 @each_case
 def test_func_jvp(case, backend):
     """All tangents at once, then one alone: a tangent that is dropped shows."""
@@ -192,7 +192,7 @@ def test_per_sample_gradients(case):
     torch.testing.assert_close(per_sample(forced(case, None)), per_sample(case.definition))
 
 
-@each_backend
+@each_backend_often
 @each_case
 def test_vmap(case, backend):
     """Every input batched, each alone, and all but each; the batch dimension first and last (first
@@ -239,7 +239,7 @@ def test_checkpoint(case):
     )
 
 
-@each_backend
+@each_backend_often
 @each_case
 def test_inference_mode_and_no_grad(case, backend):
     inputs = case.inputs()

@@ -2,7 +2,7 @@
 
 A backend is a package in this folder. Its `why_not(operation, device, dtype)` answers None where it
 can serve, else the reason in words; its modules hold one function an operation, of the operation's
-name and arguments. The order of `BACKENDS` is the order of the automatic choice.
+name and arguments. `choice.py` holds the order of the automatic choice.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-BACKENDS = ("native", "triton", "reference")
+from ntensor.backends import choice
 
-_ABSENT = {"triton": "not part of this version"}
+BACKENDS = ("native", "triton", "reference")
 
 # A plain global, because torch.compile guards on it; it does not on a thread-local or a ContextVar.
 _forced: str | None = None
@@ -78,8 +78,6 @@ def requested(backend: str | None) -> str | None:
 
 def why_not(backend: str, operation: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """The reason why `backend` cannot serve `operation` on `device` in `dtype`; None if it can."""
-    if backend in _ABSENT:
-        return _ABSENT[backend]
     reason: str | None = _package(backend).why_not(operation, device, dtype)
     return reason
 
@@ -93,7 +91,34 @@ def implementation(
     Raises:
         RuntimeError: naming every backend that was asked and its reason, where none can serve.
     """
-    names = BACKENDS if backend is None else (backend,)
+    if backend is not None:
+        return _first(stem, operation, device, dtype, (backend,), "the forced backend cannot serve")
+    failed = "no backend can serve"
+    if device.type != "cuda":
+        names = choice.ON_CPU if device.type == "cpu" else choice.ELSEWHERE
+        return _first(stem, operation, device, dtype, names, failed)
+    rows = choice.rows(operation, choice.family(device), dtype)
+
+    @functools.cache
+    def chosen(names: tuple[str, ...]) -> Callable[..., Any]:
+        return _first(stem, operation, device, dtype, names, failed)
+
+    def by_sizes(*arguments: Any) -> Any:
+        names, _ = choice.order(rows, choice.sizes_of(operation, arguments))
+        return chosen(names)(*arguments)
+
+    return by_sizes if rows else chosen(choice.ON_GPU)
+
+
+def _first(
+    stem: str,
+    operation: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    names: tuple[str, ...],
+    failed: str,
+) -> Callable[..., Any]:
+    """The function of the first backend in `names` that can serve."""
     reasons = []
     for name in names:
         reason = why_not(name, operation, device, dtype)
@@ -102,7 +127,6 @@ def implementation(
             function: Callable[..., Any] = getattr(module, operation)
             return function
         reasons.append(f"{name}: {reason}")
-    failed = "no backend can serve" if backend is None else "the forced backend cannot serve"
     raise RuntimeError(f"ntensor.{operation}: {failed} {dtype} on {device} ({'; '.join(reasons)})")
 
 

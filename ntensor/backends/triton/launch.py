@@ -1,0 +1,80 @@
+"""Launching a kernel: device, precision of products, types, and the check of direct calls."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from .blocks import Capability
+
+# What the sizes of blocks are made for where kernels run in Triton's interpreter.
+_INTERPRETED: Capability = (9, 0)
+
+
+_TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
+
+
+def interpreting() -> bool:
+    """Whether kernels run on CPU tensors, in Triton's interpreter; never where CUDA is there."""
+    return os.environ.get("TRITON_INTERPRET") == "1" and not torch.cuda.is_available()
+
+
+@functools.cache
+def capability(device: torch.device) -> Capability:
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else _INTERPRETED
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The type to calculate in."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+def precision(dtype: torch.dtype, device: torch.device) -> str:
+    """How `kernels.matrix.multiply` multiplies.
+
+    float32 is split in three products of TF32, which together have its accuracy, unless
+    `torch.backends.cuda.matmul` allows plain TF32.
+    """
+    if device.type == "cpu":
+        return "widened" if dtype is torch.bfloat16 else "ieee"
+    if dtype is not torch.float32:
+        return "ieee"
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
+
+
+def launch(
+    kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int, warps: int, stages: int = 2,
+    **constants: Any,
+) -> None:  # fmt: skip
+    """Runs a kernel on the device of its first argument, in that device's current stream."""
+    constants = {name: _TYPES.get(value, value) for name, value in constants.items()}
+    with torch.cuda.device_of(arguments[0]):
+        kernel[grid](
+            *arguments, **constants, num_warps=warps, num_stages=stages, enable_fp_fusion=True
+        )
+
+
+def check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...], like: Tensor) -> None:
+    """The net for direct calls of the raw operations: a kernel never reads past a tensor, nor on
+    another device."""
+    if tensor is None:
+        return
+    if tensor.shape != shape or tensor.dtype is not like.dtype or tensor.device != like.device:
+        raise ValueError(
+            f"triton backend: {name} must have shape {tuple(shape)}, {like.dtype} and be on "
+            f"{like.device}, got {tuple(tensor.shape)}, {tensor.dtype} and {tensor.device}"
+        )
+
+
+def check_factors(factors: list[Tensor]) -> None:
+    """All factors are `(n, k_m)`, of one n, dtype and device."""
+    for place, factor in enumerate(factors):
+        if factor.dim() != 2:
+            raise ValueError(f"triton backend: factors must be matrices, got {tuple(factor.shape)}")
+        shape = (factors[0].shape[0], factor.shape[1])
+        check_shape(f"factors[{place}]", factor, shape, factors[0])

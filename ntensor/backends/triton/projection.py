@@ -1,0 +1,300 @@
+"""Projection, with and without the mean output, and its gradients.
+
+The factors form two groups, `outer` `(n, L)` and `inner` `(n, P)` with `L P = K`. In the mean
+output the constant `1/k_1` takes the place of the leading factor, so only `outer` is another one. A
+single factor is the inner group of an outer one of extent 1.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import blocks
+from .kernels import projection as kernels
+from .kernels.projection_core_grad import core_grad
+from .kernels.projection_factor_grads import factor_grads
+from .launch import accumulator, capability, check_factors, check_shape, launch, precision
+from .synthesis import add_parts, features, joined, write_feature_grads
+
+
+class Groups(NamedTuple):
+    """The factors of one output: `outer` in the type to calculate in or the factors' own."""
+
+    outer: Tensor
+    inner: Tensor
+
+
+def synthesis_projection(core: Tensor, factors: list[Tensor]) -> Tensor:
+    return _project(core, factors, False)[0]
+
+
+def synthesis_projection_with_mean(core: Tensor, factors: list[Tensor]) -> tuple[Tensor, Tensor]:
+    x, x_mean = _project(core, factors, True)
+    assert x_mean is not None
+    return x, x_mean
+
+
+def projection_factor_grads(
+    core: Tensor,
+    grad: Tensor | None,
+    grad_mean: Tensor | None,
+    factors: list[Tensor],
+    needs: list[bool],
+) -> Tensor:
+    extents, n, k_x = _extents(factors), factors[0].shape[0], core.shape[0]
+    check_shape("core", core, (k_x, *extents), factors[0])
+    check_shape("grad", grad, (n, k_x), core)
+    check_shape("grad_mean", grad_mean, (n, k_x), core)
+    out, parts = joined(factors, needs)
+    if out.numel() * core.numel() == 0:
+        return out.zero_()
+    if len(factors) == 1:
+        if grad is None:
+            return out.zero_()
+        d_inner = _group_grads(core, grad, None, _alone(factors[0]), None, False, True)[2]
+        assert d_inner is not None
+        return out.copy_(d_inner)
+    split = blocks.modes(extents).outer
+    need_outer, need_inner = any(needs[:split]), any(needs[split:])
+    d_outer, d_outer_mean, d_inner = _group_grads(
+        core,
+        grad,
+        grad_mean,
+        Groups(features(factors[:split]), features(factors[split:], core.dtype)),
+        _mean_outer(factors[:split]),
+        need_outer,
+        need_inner,
+    )
+    if d_inner is not None:
+        write_feature_grads(d_inner, factors[split:], parts[split:])
+    if need_outer:
+        _write_outer_grads(d_outer, d_outer_mean, factors[:split], parts[:split])
+    return out
+
+
+def projection_core_grad(
+    grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
+) -> Tensor:
+    extents, given = _extents(factors), _given(grad, grad_mean)
+    out = given.new_empty((given.shape[1], *extents))
+    _write_core_grad(out, grad, grad_mean, factors, False)
+    return out
+
+
+def projection_core_grad_(
+    core_grad: Tensor, grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
+) -> None:
+    _extents(factors)
+    _write_core_grad(core_grad, grad, grad_mean, factors, True)
+
+
+def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, Tensor | None]:
+    extents, n, k_x = _extents(factors), factors[0].shape[0], core.shape[0]
+    check_shape("core", core, (k_x, *extents), factors[0])
+    if n * core.numel() == 0:
+        return core.new_zeros((n, k_x)), core.new_zeros((n, k_x)) if mean else None
+    if len(factors) == 1:
+        x, _ = _project_groups(core, _alone(factors[0]), None, True)
+        if not mean:
+            return x, None
+        return x, _project_groups(core, _mean_alone(factors[0]), None, True)[0]
+    split, hoisted = blocks.modes(extents)
+    inner = features(factors[split:], core.dtype if hoisted else None)
+    mean_outer = _mean_outer(factors[:split]) if mean else None
+    return _project_groups(core, Groups(features(factors[:split]), inner), mean_outer, hoisted)
+
+
+def _project_groups(
+    core: Tensor, groups: Groups, mean_outer: Tensor | None, hoisted: bool
+) -> tuple[Tensor, Tensor | None]:
+    outer, inner = groups
+    (n, L), P, k_x = outer.shape, inner.shape[1], core.shape[0]
+    mean, dtype, wide = mean_outer is not None, core.dtype, accumulator(core.dtype)
+    sizes = (L, P) if hoisted else (1, L * P)
+    block = blocks.projection(n, k_x, *sizes, not hoisted, mean, dtype, capability(core.device))
+    steps = sizes[0] * blocks.ceil_div(sizes[1], block.k)
+    steps_a_split = blocks.ceil_div(steps, block.splits)
+    splits = blocks.ceil_div(steps, steps_a_split)
+    # A part a split; a single one is the result itself.
+    x = core.new_empty((splits, n, k_x), dtype=wide) if splits > 1 else core.new_empty((n, k_x))
+    x_mean = torch.empty_like(x) if mean else x
+    other = outer if mean_outer is None else mean_outer
+    launch(
+        kernels.hoisted if hoisted else kernels.formed,
+        (blocks.ceil_div(k_x, block.m) * blocks.ceil_div(n, block.n), splits),
+        core, outer, other, inner, x, x_mean, n, k_x, L, P,
+        *outer.stride(), *other.stride(), *inner.stride(), steps_a_split,
+        MEAN=mean, WIDE=L * P >= 2**31, PRECISION=precision(dtype, core.device), ACC=wide,
+        BM=block.m, BN=block.n, BK=block.k, warps=block.warps, stages=block.stages,
+    )  # fmt: skip
+    if splits == 1:
+        return x, x_mean if mean else None
+    return add_parts(x).to(dtype), add_parts(x_mean).to(dtype) if mean else None
+
+
+def _group_grads(
+    core: Tensor,
+    grad: Tensor | None,
+    grad_mean: Tensor | None,
+    groups: Groups,
+    mean_outer: Tensor | None,
+    need_outer: bool,
+    need_inner: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of the outer group, of that of the mean output, and of the inner group, in the
+    type to calculate in; None where they are zero or not needed."""
+    main, main_outer, other, other_outer = _in_order(grad, grad_mean, groups.outer, mean_outer)
+    inner, mean = groups.inner, grad is not None and grad_mean is not None
+    (n, k_x), L, P = main.shape, main_outer.shape[1], inner.shape[1]
+    dtype, wide = core.dtype, accumulator(core.dtype)
+    block = blocks.factor_grads(n, k_x, L, P, mean, dtype, capability(core.device))
+    p_blocks, m_steps = blocks.ceil_div(P, block.p), blocks.ceil_div(k_x, block.m)
+    l_a_split = blocks.ceil_div(L, block.l_splits)
+    l_splits = blocks.ceil_div(L, l_a_split)
+    m_steps_a_split = blocks.ceil_div(m_steps, block.m_splits)
+    m_splits = blocks.ceil_div(m_steps, m_steps_a_split)
+    empty = core.new_empty(0, dtype=wide)
+    d_outer = core.new_empty((m_splits * p_blocks, n, L), dtype=wide) if need_outer else empty
+    d_other = torch.empty_like(d_outer) if mean else d_outer
+    d_inner = core.new_empty((m_splits * l_splits, n, P), dtype=wide) if need_inner else empty
+    launch(
+        factor_grads,
+        (p_blocks * blocks.ceil_div(n, block.n), l_splits, m_splits),
+        core, main, other, main_outer, other_outer, inner, d_outer, d_other, d_inner,
+        n, k_x, L, P, *main.stride(), *other.stride(),
+        *main_outer.stride(), *other_outer.stride(), *inner.stride(), l_a_split, m_steps_a_split,
+        MEAN=mean, OUTER=need_outer, INNER=need_inner,
+        PRECISION=precision(dtype, core.device), ACC=wide,
+        BP=block.p, BN=block.n, BM=block.m, warps=block.warps, stages=block.stages,
+    )  # fmt: skip
+    inner_grad = add_parts(d_inner) if need_inner else None
+    if not need_outer:
+        return None, None, inner_grad
+    if grad is None:
+        return None, add_parts(d_outer), inner_grad
+    return add_parts(d_outer), add_parts(d_other) if mean else None, inner_grad
+
+
+def _write_outer_grads(
+    d_outer: Tensor | None,
+    d_mean_outer: Tensor | None,
+    factors: list[Tensor],
+    outs: list[Tensor | None],
+) -> None:
+    """The gradients of the outer factors from those of both outputs' products of them."""
+    if d_outer is not None:
+        write_feature_grads(d_outer, factors, outs)
+    if outs[0] is not None and d_outer is None:
+        outs[0].zero_()
+    if d_mean_outer is None or all(out is None for out in outs[1:]):
+        return
+    wide = d_mean_outer.dtype
+    others = [
+        None,
+        *(out if out is None else torch.empty_like(out, dtype=wide) for out in outs[1:]),
+    ]
+    write_feature_grads(d_mean_outer, [_mean_lead(factors[0]), *factors[1:]], others)
+    for out, other in zip(outs, others, strict=True):
+        if out is not None and other is not None:
+            out.copy_(other if d_outer is None else out + other)
+
+
+def _write_core_grad(
+    out: Tensor,
+    grad: Tensor | None,
+    grad_mean: Tensor | None,
+    factors: list[Tensor],
+    accumulate: bool,
+) -> None:
+    extents, n, k_x = _extents(factors), factors[0].shape[0], out.shape[0]
+    _given(grad, grad_mean)
+    check_shape("core_grad", out, (k_x, *extents), factors[0])
+    check_shape("grad", grad, (n, k_x), factors[0])
+    check_shape("grad_mean", grad_mean, (n, k_x), factors[0])
+    if n * out.numel() == 0:
+        if not accumulate:
+            out.zero_()
+        return
+    if len(factors) == 1:
+        if grad is not None:
+            _write_group_core_grad(out, grad, None, _alone(factors[0]), None, accumulate)
+        if grad_mean is not None:
+            added = accumulate or grad is not None
+            _write_group_core_grad(out, grad_mean, None, _mean_alone(factors[0]), None, added)
+        return
+    split = blocks.modes(extents).outer
+    groups = Groups(features(factors[:split]), features(factors[split:], out.dtype))
+    mean_outer = _mean_outer(factors[:split])
+    _write_group_core_grad(out, grad, grad_mean, groups, mean_outer, accumulate)
+
+
+def _write_group_core_grad(
+    out: Tensor,
+    grad: Tensor | None,
+    grad_mean: Tensor | None,
+    groups: Groups,
+    mean_outer: Tensor | None,
+    accumulate: bool,
+) -> None:
+    main, main_outer, other, other_outer = _in_order(grad, grad_mean, groups.outer, mean_outer)
+    inner, mean = groups.inner, grad is not None and grad_mean is not None
+    (n, k_x), L, P, dtype = main.shape, main_outer.shape[1], inner.shape[1], out.dtype
+    block = blocks.core_grad(n, k_x, L, P, mean, dtype, capability(out.device))
+    l_a_split = blocks.ceil_div(L, block.l_splits)
+    grid = blocks.ceil_div(k_x, block.m) * blocks.ceil_div(P, block.p)
+    launch(
+        core_grad,
+        (grid, blocks.ceil_div(L, l_a_split)),
+        main, other, main_outer, other_outer, inner, out, n, k_x, L, P,
+        *main.stride(), *other.stride(),
+        *main_outer.stride(), *other_outer.stride(), *inner.stride(), l_a_split,
+        MEAN=mean, ACCUMULATE=accumulate, RESIDENT=n <= block.n,
+        PRECISION=precision(dtype, out.device), ACC=accumulator(dtype),
+        BM=block.m, BP=block.p, BN=block.n, warps=block.warps, stages=block.stages,
+    )  # fmt: skip
+
+
+def _in_order(
+    grad: Tensor | None, grad_mean: Tensor | None, outer: Tensor, mean_outer: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A given gradient and its scale, then those of the other output, or the same again."""
+    if grad is None:
+        assert grad_mean is not None and mean_outer is not None
+        return grad_mean, mean_outer, grad_mean, mean_outer
+    if grad_mean is None:
+        return grad, outer, grad, outer
+    assert mean_outer is not None
+    return grad, outer, grad_mean, mean_outer
+
+
+def _extents(factors: list[Tensor]) -> tuple[int, ...]:
+    check_factors(factors)
+    return tuple(factor.shape[1] for factor in factors)
+
+
+def _given(grad: Tensor | None, grad_mean: Tensor | None) -> Tensor:
+    given = grad_mean if grad is None else grad
+    if given is None:
+        raise ValueError("triton backend: grad or grad_mean must be given, got None for both")
+    return given
+
+
+def _mean_lead(factor: Tensor) -> Tensor:
+    """The constant `1/k_1` in the shape of the leading factor."""
+    constant = factor.new_full((), 1 / factor.shape[1], dtype=accumulator(factor.dtype))
+    return constant.expand(factor.shape)
+
+
+def _mean_outer(factors: list[Tensor]) -> Tensor:
+    return features([_mean_lead(factors[0]), *factors[1:]])
+
+
+def _alone(factor: Tensor) -> Groups:
+    return Groups(factor.new_ones(()).expand(factor.shape[0], 1), factor)
+
+
+def _mean_alone(factor: Tensor) -> Groups:
+    return Groups(_mean_lead(factor)[:, :1], factor.new_ones(()).expand(factor.shape))

@@ -1,0 +1,308 @@
+"""What the Triton backend decides before a launch: reasons, sizes of blocks, precision."""
+
+import functools
+import itertools
+import math
+
+import pytest
+import torch
+
+import definitions
+import ntensor
+from cases import PUBLIC, REGISTERED, Maker
+from comparison import assert_matches_definition
+from layouts import make
+from ntensor import backends
+from ntensor.backends import triton as backend
+from ntensor.backends.triton import blocks, launch
+from shapes import PROJECTION
+from tolerances import DTYPES
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+CAPABILITIES = ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0), (11, 7))
+SAMPLES = (1, 2, 15, 16, 17, 63, 64, 65, 256, 1024, 4096, 10**6)
+CORES = (
+    (12288, (9, 15, 80)),
+    (28125, (15, 80)),
+    (64, (9, 15, 80)),
+    (1, (1, 1)),
+    (5, (13000, 2)),
+    (3, (2,) * 12),
+    (2**20, (150, 1000)),
+)
+
+
+def is_power_of_two(number):
+    return number >= 1 and number & (number - 1) == 0
+
+
+def why_not(device, dtype=torch.float32):
+    return backend.why_not("synthesis", device, dtype)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU as far as questions about it go; the value is its capability, to be changed."""
+    facts = {"capability": (9, 0)}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: facts["capability"])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "the card")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setenv("CC", "cc")
+    backend._why_no_launcher.cache_clear()
+    backends.implementation.cache_clear()
+    yield facts
+    backend._why_no_launcher.cache_clear()
+    backends.implementation.cache_clear()
+
+
+def test_reasons_without_a_gpu(no_gpu, monkeypatch):
+    assert "no CUDA device" in why_not(CPU)
+    assert "no CUDA device" in why_not(CUDA)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert why_not(CPU) is None
+    assert "no CUDA device" in why_not(CUDA)
+    assert "'meta'" in why_not(torch.device("meta"))
+    assert "int64" in why_not(CPU, torch.int64)
+
+
+def test_reasons_with_a_gpu(gpu, monkeypatch):
+    assert why_not(CUDA) is None
+    assert "not CPU tensors" in why_not(CPU)
+    for capability, name in (((7, 5), "sm_75"), ((7, 0), "sm_70")):
+        gpu["capability"] = capability
+        reason = why_not(CUDA)
+        assert name in reason
+        assert "sm_80" in reason
+        assert "the card" in reason
+    gpu["capability"] = (8, 0)
+    assert why_not(CUDA) is None
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert "TRITON_INTERPRET" in why_not(CUDA)
+    assert "not CPU tensors" in why_not(CPU), "the interpreter counts only where there is no GPU"
+
+
+def test_reason_without_a_compiler(gpu, monkeypatch, tmp_path):
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "C compiler" in why_not(CUDA)
+
+
+def test_reason_without_triton(gpu, monkeypatch):
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: None)
+    assert "not installed" in why_not(CUDA)
+
+
+def test_never_the_automatic_choice_on_a_cpu(monkeypatch):
+    """Not even where the compiled core is missing and the interpreter would serve."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    served = backends.why_not
+    monkeypatch.setattr(
+        backends, "why_not", lambda name, *rest: "gone" if name == "native" else served(name, *rest)
+    )
+    backends.implementation.cache_clear()
+    function = backends.implementation("synthesis", "synthesis", CPU, torch.float32, None)
+    backends.implementation.cache_clear()
+    assert function.__module__ == "ntensor.backends.reference.synthesis"
+
+
+def test_precision_of_products(monkeypatch):
+    """float32 has its own accuracy, unless PyTorch's switch allows TF32."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = "ieee"
+        assert launch.precision(torch.float32, CUDA) == "tf32x3"
+        matmul.fp32_precision = "tf32"
+        assert launch.precision(torch.float32, CUDA) == "tf32"
+        assert launch.precision(torch.float32, CPU) == "ieee"
+        for dtype in (torch.float64, torch.bfloat16, torch.float16):
+            assert launch.precision(dtype, CUDA) == "ieee"
+    finally:
+        matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize(
+    ("extents", "expected"),
+    [
+        ((9, 15, 80), (1, True)),
+        ((15, 80), (1, False)),
+        ((150, 1000), (1, True)),
+        ((3, 999), (1, False)),
+        ((2, 3, 7, 11, 13), (2, True)),
+        ((2,) * 12, (2, True)),
+        ((1, 1200), (1, True)),
+        ((13000, 2), (1, False)),
+        ((3, 5, 7), (1, False)),
+        ((1, 1, 7), (1, False)),
+    ],
+    ids=str,
+)
+def test_groups_of_factors(extents, expected):
+    assert blocks.modes(extents) == expected
+
+
+def every_case():
+    for (k_x, extents), n, dtype, capability in itertools.product(
+        CORES, SAMPLES, DTYPES, CAPABILITIES
+    ):
+        outer = blocks.modes(extents).outer
+        L, P = math.prod(extents[:outer]), math.prod(extents[outer:])
+        yield n, k_x, L, P, dtype, capability
+
+
+def test_blocks_are_what_kernels_can_take():
+    """Powers of two, at least 16 in a product; splits within the grid and within the work."""
+    for n, k_x, L, P, dtype, capability in every_case():
+        for mean in (False, True):
+            for formed, sizes in ((False, (L, P)), (True, (1, L * P))):
+                block = blocks.projection(n, k_x, *sizes, formed, mean, dtype, capability)
+                assert all(is_power_of_two(b) and b >= 16 for b in (block.m, block.n, block.k))
+                assert 1 <= block.splits <= sizes[0] * blocks.ceil_div(sizes[1], block.k)
+            grads = blocks.factor_grads(n, k_x, L, P, mean, dtype, capability)
+            assert all(is_power_of_two(b) and b >= 16 for b in (grads.p, grads.n, grads.m))
+            assert 1 <= grads.l_splits <= min(L, 65535)
+            assert 1 <= grads.m_splits <= min(blocks.ceil_div(k_x, grads.m), 65535)
+            core = blocks.core_grad(n, k_x, L, P, mean, dtype, capability)
+            assert all(is_power_of_two(b) and b >= 16 for b in (core.m, core.p, core.n))
+            assert 1 <= core.l_splits <= min(L, 65535)
+            for block in (grads, core):
+                assert is_power_of_two(block.warps)
+        for product in (blocks.product, blocks.product_grads):
+            block = product(n, L, P, capability)
+            assert all(map(is_power_of_two, (block.s, block.u, block.v)))
+            assert block.s * block.u * block.v <= 4096
+            assert 1 <= block.splits <= min(blocks.ceil_div(L, block.u), 65535)
+
+
+def test_few_samples_fill_the_device():
+    """At the sizes of the paper there are at least two programs a multiprocessor."""
+    for n, dtype in itertools.product((1, 16, 64), (torch.float32, torch.bfloat16)):
+        for capability in ((8, 0), (9, 0)):
+            wanted = 2 * blocks.multiprocessors(capability)
+            block = blocks.projection(n, 12288, 9, 1200, False, False, dtype, capability)
+            tiles = blocks.ceil_div(12288, block.m) * blocks.ceil_div(n, block.n)
+            assert tiles * block.splits >= wanted
+            grads = blocks.factor_grads(n, 12288, 9, 1200, False, dtype, capability)
+            tiles = blocks.ceil_div(1200, grads.p) * blocks.ceil_div(n, grads.n)
+            assert tiles * grads.l_splits * grads.m_splits >= wanted
+
+
+def test_parts_stay_far_below_the_core():
+    """What splits write and read again is at most a quarter of the core."""
+    for n, k_x, L, P, dtype, capability in every_case():
+        core = k_x * L * P * dtype.itemsize
+        block = blocks.projection(n, k_x, L, P, False, False, dtype, capability)
+        if block.splits > 1:
+            assert 2 * block.splits * n * k_x * 8 <= core
+        grads = blocks.factor_grads(n, k_x, L, P, False, dtype, capability)
+        if grads.m_splits > 1:
+            assert 2 * grads.l_splits * grads.m_splits * n * P * 8 <= core
+
+
+@pytest.mark.parametrize("operation", ["projection", "projection_with_mean"])
+def test_split_sums(operation, generator, monkeypatch):
+    """Every number of splits gives the same result: none is empty, none is counted twice."""
+    core = torch.randn(20, 3, 7, 12, dtype=torch.float64, generator=generator)
+    z = [torch.randn(5, k, dtype=torch.float64, generator=generator) for k in (3, 7, 12)]
+    name = f"synthesis_{operation}"
+    expected = getattr(ntensor, name)(core, *z, backend="reference")
+    for hoisted, splits in itertools.product((True, False), (1, 2, 3, 5, 7, 16)):
+        monkeypatch.setattr(blocks, "modes", lambda _, h=hoisted: blocks.Modes(1, h))
+        monkeypatch.setattr(
+            blocks, "projection", lambda *_, s=splits: blocks.Projection(16, 16, 16, s, 4, 2)
+        )
+        torch.testing.assert_close(getattr(ntensor, name)(core, *z, backend="triton"), expected)
+
+
+def test_split_gradients(generator, monkeypatch):
+    core = torch.randn(50, 3, 20, dtype=torch.float64, generator=generator)
+    z = [torch.randn(6, k, dtype=torch.float64, generator=generator) for k in (3, 20)]
+    grads = [torch.randn(6, 50, dtype=torch.float64, generator=generator) for _ in range(2)]
+
+    def call(name):
+        return torch.ops.ntensor.projection_factor_grads(core, *grads, z, [True, True], name)
+
+    def core_grad(name):
+        return torch.ops.ntensor.projection_core_grad(*grads, z, name)
+
+    expected, expected_core = call("reference"), core_grad("reference")
+    for l_splits, m_splits in ((1, 1), (2, 3), (3, 2), (3, 4)):
+        monkeypatch.setattr(
+            blocks,
+            "factor_grads",
+            lambda *_, a=l_splits, b=m_splits: blocks.FactorGrads(16, 16, 16, a, b, 4, 2),
+        )
+        torch.testing.assert_close(call("triton"), expected)
+        monkeypatch.setattr(
+            blocks, "core_grad", lambda *_, a=l_splits: blocks.CoreGrad(16, 16, 16, a, 4, 2)
+        )
+        torch.testing.assert_close(core_grad("triton"), expected_core)
+
+
+HALF = [*(shape for shape in PROJECTION if shape.n * shape.k_x * math.prod(shape.sizes) < 20000)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", HALF, ids=str)
+def test_half_types(dtype, shape, generator):
+    """The small shapes; the others are in the full run. The interpreter cuts bfloat16 off where a
+    GPU rounds, which the table's second rounding allows for."""
+    inputs = [make("contiguous", (shape.k_x, *shape.sizes), dtype, generator)]
+    inputs += [make("contiguous", (shape.n, k), dtype, generator) for k in shape.sizes]
+    grads = [make("contiguous", (shape.n, shape.k_x), dtype, generator) for _ in range(2)]
+    ours = functools.partial(ntensor.synthesis_projection_with_mean, backend="triton")
+    definition = definitions.synthesis_projection_with_mean
+    assert_matches_definition(ours, definition, inputs, grads)
+
+
+@pytest.mark.parametrize("registered", REGISTERED, ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "sliced"])
+def test_registration(registered, layout):
+    for sample in registered.samples:
+        arguments = sample(Maker(torch.float32, layout, True), 3)
+        torch.library.opcheck(registered.op, (*arguments, "triton"))
+
+
+@pytest.mark.parametrize("case", PUBLIC[3:13:3], ids=str)
+def test_compiled(case, fresh_compiler):
+    """No graph break, and the values and gradients of a plain call."""
+    function = functools.partial(case.function, backend="triton")
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    results = []
+    for call in (function, compiled):
+        inputs = case.inputs(torch.float32)
+        outputs = call(*inputs)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        results.append([*outputs, *torch.autograd.grad(sum(o.sum() for o in outputs), inputs)])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_no_array_of_n_K_elements(monkeypatch):
+    """Every tensor that a projection or its gradients allocate is far smaller."""
+    n, k_x, sizes = 256, 24, (9, 15, 80)
+    seen = []
+    empty = torch.Tensor.new_empty
+
+    def new_empty(self, shape, **options):
+        result = empty(self, shape, **options)
+        seen.append(result.numel())
+        return result
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
+    monkeypatch.setattr("ntensor.backends.triton.projection.launch", lambda *a, **k: None)
+    monkeypatch.setattr("ntensor.backends.triton.synthesis.launch", lambda *a, **k: None)
+    core, z = torch.zeros(k_x, *sizes), [torch.zeros(n, k) for k in sizes]
+    x, x_mean = torch.ops.ntensor.synthesis_projection_with_mean(core, z, "triton")
+    torch.ops.ntensor.projection_factor_grads(core, x, x_mean, z, [True] * 3, "triton")
+    torch.ops.ntensor.projection_core_grad(x, x_mean, z, "triton")
+    assert seen
+    allowed = max(core.numel(), 4 * n * math.prod(sizes[1:]))
+    assert max(seen) <= allowed < n * math.prod(sizes)

@@ -1,0 +1,82 @@
+"""The Triton kernels compiled for sm_80 and sm_90 without a GPU: no spills, shared memory within
+the device's limit, products on tensor cores."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent / "ahead_of_time.py"
+
+
+def compiled(folder, *options, timeout):
+    """The table of the script, which needs a process whose kernels are not interpreted."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    file = folder / "kernels.json"
+    process = subprocess.run(
+        [sys.executable, str(SCRIPT), "--json", str(file), *options],
+        env=environment, capture_output=True, text=True, timeout=timeout,
+    )  # fmt: skip
+    assert file.exists(), process.stderr
+    kernels = json.loads(file.read_text())["kernels"]
+    broken = [kernel for kernel in kernels if kernel["broken"]]
+    assert not broken, json.dumps(broken, indent=2)
+    assert process.returncode == 0, process.stderr
+    return kernels
+
+
+KERNELS = {
+    "product",
+    "product_grads",
+    "hoisted",
+    "formed",
+    "factor_grads",
+    "core_grad",
+    "rotate",
+    "matrix_grad",
+    "rotate_product",
+    "rotate_product_grads",
+}
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("capability", ["80", "90"])
+def test_machine_code(tmp_path, capability):
+    kernels = compiled(tmp_path, "--capability", capability, timeout=800)
+    assert {kernel["kernel"] for kernel in kernels} == KERNELS
+    assert {kernel["capability"] for kernel in kernels} == {int(capability)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("capability", ["80", "90"])
+def test_machine_code_of_every_documented_size(tmp_path, capability, dtype):
+    options = ("--all", "--capability", capability, "--match", dtype, "--jobs", "2")
+    assert len(compiled(tmp_path, *options, timeout=7000)) > 50
+
+
+def test_a_kernel_that_spills_is_seen():
+    """The count on machine code that is known to spill, so that a zero means something."""
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+import ahead_of_time as tool
+from ntensor.backends.triton import blocks
+blocks.factor_grads = lambda *_: blocks.FactorGrads(128, 128, 64, 9, 1, 4, 2)
+calls = list(tool.projection_calls(4096, 12288, (9, 15, 80), torch.bfloat16))
+found = tool.recorded((8, 0), calls)
+kernel = next(k for k in found if k.name == "factor_grads")
+usage = tool.compiled(kernel, tool.FUNCTIONS[kernel.name], 80)
+assert usage.spills > 0 and usage.stack > 0, usage
+assert any("spills" in rule for rule in tool.broken_rules(kernel, usage, 80))
+assert usage.tensor_core > 0 and usage.copies > 0, usage
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", code, str(SCRIPT.parent)]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert process.returncode == 0, process.stderr
