@@ -7,18 +7,22 @@ import torch
 from torch import Tensor
 
 from ntensor.backends.native import scratch
+from ntensor.backends.native.cuda import projection as cuda
 from ntensor.backends.native.library import (
     DTYPES,
     MULTIPLY_ADDS_A_THREAD,
     check_shape,
+    core_mean,
     cpu_module,
     describe_factors,
     describe_grads,
     describe_optional,
+    given,
     large_empty,
     needed_width,
     simd_level,
     threads_for,
+    write_core_grad_of_one,
 )
 from ntensor.backends.native.library import scratch as scratch_memory
 
@@ -30,7 +34,7 @@ def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, T
     if n * k_x * K == 0:
         return core.new_zeros((n, k_x)), core.new_zeros((n, k_x)) if mean else None
     if len(factors) == 1:
-        return factors[0] @ core.T, _core_mean(core).expand(n, k_x).clone() if mean else None
+        return factors[0] @ core.T, core_mean(core).expand(n, k_x).clone() if mean else None
     x = torch.empty((n, k_x), dtype=dtype)
     x_mean = torch.empty((n, k_x), dtype=dtype) if mean else None
     threads = threads_for(n * k_x * K, MULTIPLY_ADDS_A_THREAD)
@@ -53,17 +57,15 @@ def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, T
     return x, x_mean
 
 
-def _core_mean(core: Tensor) -> Tensor:
-    """(k_x,): what z_1 := 1/k_1 gives for a single factor."""
-    wide = torch.promote_types(core.dtype, torch.float32)
-    return core.mean(dim=1, dtype=wide).to(core.dtype)
-
-
 def synthesis_projection(core: Tensor, factors: list[Tensor]) -> Tensor:
+    if core.is_cuda:
+        return cuda.synthesis_projection(core, factors)
     return _project(core, factors, False)[0]
 
 
 def synthesis_projection_with_mean(core: Tensor, factors: list[Tensor]) -> tuple[Tensor, Tensor]:
+    if core.is_cuda:
+        return cuda.synthesis_projection_with_mean(core, factors)
     x, x_mean = _project(core, factors, True)
     assert x_mean is not None
     return x, x_mean
@@ -76,6 +78,8 @@ def projection_factor_grads(
     factors: list[Tensor],
     needs: list[bool],
 ) -> Tensor:
+    if core.is_cuda:
+        return cuda.projection_factor_grads(core, grad, grad_mean, factors, needs)
     n, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0]
     described, extents, K = describe_factors(factors)
     width = needed_width(extents, needs)
@@ -89,7 +93,7 @@ def projection_factor_grads(
     out = torch.empty((n, width), dtype=dtype)
     threads = threads_for(n * k_x * K, MULTIPLY_ADDS_A_THREAD)
     level = simd_level()
-    contiguous = _given(grad, grad_mean).stride(1) == 1
+    contiguous = given(grad, grad_mean).stride(1) == 1
     memory = scratch_memory(
         scratch.projection_factor_grads(
             level,
@@ -123,7 +127,9 @@ def projection_factor_grads(
 def projection_core_grad(
     grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
 ) -> Tensor:
-    main = _given(grad, grad_mean)
+    main = given(grad, grad_mean)
+    if main.is_cuda:
+        return cuda.projection_core_grad(grad, grad_mean, factors)
     out = large_empty((main.shape[1], *[z.shape[1] for z in factors]), factors[0].dtype)
     _write_core_grad(out, grad, grad_mean, factors, False)
     return out
@@ -132,14 +138,10 @@ def projection_core_grad(
 def projection_core_grad_(
     core_grad: Tensor, grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
 ) -> None:
+    if core_grad.is_cuda:
+        cuda.projection_core_grad_(core_grad, grad, grad_mean, factors)
+        return
     _write_core_grad(core_grad, grad, grad_mean, factors, True)
-
-
-def _given(grad: Tensor | None, grad_mean: Tensor | None) -> Tensor:
-    given = grad_mean if grad is None else grad
-    if given is None:
-        raise ValueError("native backend: grad or grad_mean must be given, got None for both")
-    return given
 
 
 def _write_core_grad(
@@ -151,7 +153,7 @@ def _write_core_grad(
 ) -> None:
     n, dtype, k_x = factors[0].shape[0], factors[0].dtype, out.shape[0]
     described, extents, K = describe_factors(factors)
-    _given(grad, grad_mean)
+    given(grad, grad_mean)
     check_shape("core_grad", out, (k_x, *extents), dtype)
     check_shape("grad", grad, (n, k_x), dtype)
     check_shape("grad_mean", grad_mean, (n, k_x), dtype)
@@ -160,7 +162,7 @@ def _write_core_grad(
             out.zero_()
         return
     if len(factors) == 1:
-        _write_core_grad_of_one(out, grad, grad_mean, factors[0], accumulate)
+        write_core_grad_of_one(out, grad, grad_mean, factors[0], accumulate)
         return
     threads = threads_for(n * k_x * K, MULTIPLY_ADDS_A_THREAD)
     level = simd_level()
@@ -182,15 +184,3 @@ def _write_core_grad(
         threads,
         memory.data_ptr(),
     )
-
-
-def _write_core_grad_of_one(
-    out: Tensor, grad: Tensor | None, grad_mean: Tensor | None, z: Tensor, accumulate: bool
-) -> None:
-    if not accumulate:
-        out.zero_()
-    if grad is not None:
-        out.addmm_(grad.T, z)
-    if grad_mean is not None:
-        wide = torch.promote_types(z.dtype, torch.float32)
-        out.add_((grad_mean.sum(0, dtype=wide) / z.shape[1]).to(z.dtype)[:, None])
