@@ -45,7 +45,7 @@ PYBIND11_MODULE(_cuda, m) {
     m.doc() = "The compiled core of ntensor for CUDA GPUs. Used through ntensor.backends.native.";
     m.def(
         "architectures", [] { return std::string(NTENSOR_CUDA_ARCHITECTURES); },
-        "What the kernels were compiled for, in CMake's words, for example 80;90a-real.");
+        "What the kernels were compiled for, in CMake's words, for example 80,90a-real.");
     m.def("runtime_version", &cuda::runtime_version, "CUDA of this build: 1000 major + 10 minor.");
     m.def("driver_version", &cuda::driver_version,
           "The newest CUDA that the driver of this machine runs; 0 without a driver.");

@@ -52,7 +52,7 @@ def why_not_runnable(
     """Why kernels compiled for `architectures` cannot run on a card of this capability, or None.
 
     Args:
-        architectures: in CMake's words: `"80;90a-real"`; a number without `-real` brings code that
+        architectures: in CMake's words: `"80,90a-real"`; a number without `-real` brings code that
             the driver can compile for newer cards too.
         runtime: version of CUDA that the module was built with, 1000 major + 10 minor.
         driver: the newest version that the driver runs.
@@ -66,7 +66,7 @@ def why_not_runnable(
             f"it was built with CUDA {_version(runtime)}, but the driver runs CUDA "
             f"{_version(driver)} at most: update the driver, or build with an older CUDA"
         )
-    if not any(_serves(one, capability) for one in architectures.split(";")):
+    if not any(_serves(one, capability) for one in architectures.split(",")):
         return (
             f"it was built for the architectures {architectures}, and {card}: build with "
             f"NTENSOR_CUDA_ARCHITECTURES={capability[0]}{capability[1]}-real"
@@ -109,7 +109,7 @@ def call_context(like: torch.Tensor) -> tuple[int, int, bool, int]:
     return (
         index,
         torch.cuda.current_stream(device).cuda_stream,
-        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cuda.matmul.fp32_precision == "tf32",
         _multiprocessors(index),
     )
 
