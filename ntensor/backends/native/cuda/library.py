@@ -29,6 +29,8 @@ def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
         module = cuda_module()
     except ImportError as error:
         return f"the CUDA kernels (ntensor._cuda) cannot be loaded: {_why_not_built(error)}"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA GPU"
     return why_not_runnable(
         module.architectures(),
         module.runtime_version(),
