@@ -11,8 +11,9 @@ Build variables, all optional, read from the environment:
 | `NTENSOR_BUILD_TYPE` | `Release`, `RelWithDebInfo`, `Debug` | default: `Release` |
 | `NTENSOR_OPENMP` | `auto`, `on`, `off` | OpenMP, or `std::thread` without it; default: `auto` |
 | `NTENSOR_SANITIZE` | e.g. `address,undefined` | compile with sanitizers; default: none |
-| `NTENSOR_CUDA` | `auto`, `on`, `off` | CUDA kernels (not part of this version); default: `auto` |
-| `NTENSOR_CUDA_ARCHITECTURES` | e.g. `90a-real;120` | architectures of the CUDA kernels |
+| `NTENSOR_CUDA` | `auto`, `on`, `off` | CUDA kernels; `auto`: where nvcc >= 12.4 compiles them |
+| `NTENSOR_CUDA_ARCHITECTURES` | e.g. `90a-real;120` | default: the GPUs' here, else `80;90a-real` |
+| `CUDACXX` | command | nvcc; default: the one on PATH |
 
 The CMake folder under `build/` is kept, one for each Python version, build type and set of
 sanitizers, so a second build compiles only what has changed.
@@ -108,44 +109,70 @@ def dependencies() -> list[str]:
 class CMakeExtension(setuptools.Extension):
     """An extension module whose sources CMake knows."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name, sources=[])
+    def __init__(self, name: str, optional: bool = False) -> None:
+        super().__init__(name, sources=[], optional=optional)
 
 
 class BuildWithCMake(build_ext):
-    """Configures, compiles and copies the module to where setuptools wants it.
+    """Configures, compiles and copies the modules to where setuptools wants them.
 
-    An editable install wants it beside the package's Python files.
+    An editable install wants them beside the package's Python files. Where the CUDA kernels cannot
+    be compiled, the build goes on without them and notes the reason in `ntensor._cpu`.
     """
 
-    def build_extension(self, ext: setuptools.Extension) -> None:
+    def build_extensions(self) -> None:
         check_compiler()
         cmake = find_tool("cmake", "CMAKE_BIN_DIR")
         folder = self.cmake_folder()
-        target = ext.name.rpartition(".")[2]
+        wish = os.environ.get("NTENSOR_CUDA", "auto")
+        self.configure(cmake, folder, [f"-DNTENSOR_CUDA={wish}"])
+        if "_cuda" in self.modules(folder):
+            status = self.compile(cmake, folder, "_cuda")
+            if status and wish == "on":
+                raise stop("NTENSOR_CUDA=on, but nvcc failed; its messages stand above.")
+            if status:
+                reason = "nvcc did not compile them when ntensor was built"
+                print(f"ntensor: no CUDA kernels: {reason}; its messages stand above.", flush=True)
+                no_cuda = ["-DNTENSOR_CUDA=off", f"-DNTENSOR_CUDA_REASON={reason}"]
+                self.configure(cmake, folder, no_cuda)
+        if self.compile(cmake, folder, "_cpu"):
+            raise stop("the compiler failed; its messages stand above.")
+        built = self.modules(folder)
+        for ext in self.extensions:
+            output = Path(self.get_ext_fullpath(ext.name))
+            if ext.name.rpartition(".")[2] in built:
+                output.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / output.name, output)
+            elif self.editable_mode:
+                (ROOT / "ntensor" / output.name).unlink(missing_ok=True)
+
+    def modules(self, folder: Path) -> list[str]:
+        """The modules that CMake was configured to build."""
+        return (folder / "ntensor-modules.txt").read_text().split()
+
+    def compile(self, cmake: str, folder: Path, target: str) -> int:
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
-        self.configure(cmake, folder)
-        self.run_step([cmake, "--build", str(folder), "--target", target, "-j", jobs])
-        output = Path(self.get_ext_fullpath(ext.name))
-        output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / output.name, output)
+        command = [cmake, "--build", str(folder), "--target", target, "-j", jobs]
+        print("ntensor:", shlex.join(command), flush=True)
+        return subprocess.call(command)
 
     def cmake_folder(self) -> Path:
         build_type = os.environ.get("NTENSOR_BUILD_TYPE", "Release")
         parts = [sys.implementation.cache_tag, build_type, os.environ.get("NTENSOR_SANITIZE", "")]
         return ROOT / "build" / "-".join(filter(None, parts)).lower().replace(",", "-")
 
-    def configure(self, cmake: str, folder: Path) -> None:
+    def configure(self, cmake: str, folder: Path, cuda: list[str]) -> None:
         import pybind11
 
-        # The first group decides what is built; the second moves with the virtual environments.
+        # The first group decides what is built; the second moves with the virtual environments. The
+        # words on CUDA may change from one configuration of a folder to the next.
         what = [
             "-S", str(ROOT / "csrc"),
             "-G", "Ninja",
             f"-DCMAKE_BUILD_TYPE={os.environ.get('NTENSOR_BUILD_TYPE', 'Release')}",
             f"-DNTENSOR_VERSION={self.distribution.get_version()}",
         ]  # fmt: skip
-        for name in ("OPENMP", "SANITIZE", "CUDA", "CUDA_ARCHITECTURES"):
+        for name in ("OPENMP", "SANITIZE", "CUDA_ARCHITECTURES"):
             if value := os.environ.get(f"NTENSOR_{name}"):
                 what.append(f"-DNTENSOR_{name}={value}")
         what += shlex.split(os.environ.get("CMAKE_ARGS", ""))
@@ -156,7 +183,10 @@ class BuildWithCMake(build_ext):
         ]
 
         # CMake remembers options and the compiler; when one changes, a fresh folder forgets them.
-        environment = [f"{name}={os.environ.get(name, '')}" for name in ("CXX", "CXXFLAGS")]
+        environment = [
+            f"{name}={os.environ.get(name, '')}" for name in ("CXX", "CXXFLAGS", "CUDACXX")
+        ]
+        environment.append(f"nvcc={shutil.which('nvcc')}")
         environment.append(f"Python={sys.base_prefix}")
         stamp = folder / "ntensor-configuration.txt"
         wanted = "\n".join([*what, *environment])
@@ -164,15 +194,10 @@ class BuildWithCMake(build_ext):
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         stamp.write_text(wanted)
-        self.run_step([cmake, *what, *tools, "-B", str(folder)])
-
-    def run_step(self, command: list[str]) -> None:
+        command = [cmake, *what, *cuda, *tools, "-B", str(folder)]
         print("ntensor:", shlex.join(command), flush=True)
-        status = subprocess.call(command)
-        if status:
-            raise stop(
-                f"{Path(command[0]).name} stopped with status {status}; its messages stand above."
-            )
+        if subprocess.call(command):
+            raise stop("cmake failed; its messages stand above.")
 
 
 if sys.platform == "win32":
@@ -180,6 +205,6 @@ if sys.platform == "win32":
 check_build_requirements()
 setuptools.setup(
     install_requires=dependencies(),
-    ext_modules=[CMakeExtension("ntensor._cpu")],
+    ext_modules=[CMakeExtension("ntensor._cpu"), CMakeExtension("ntensor._cuda", optional=True)],
     cmdclass={"build_ext": BuildWithCMake},
 )

@@ -25,7 +25,7 @@ constexpr int64_t place_in_piece(int64_t a, int64_t j, int64_t count) {
 
 // R transposed, both 3 x 3 in row-major order.
 template <class T>
-inline void transpose3(const T* R, T* out) {
+constexpr void transpose3(const T* R, T* out) {
     for (int a = 0; a < 3; ++a) {
         for (int b = 0; b < 3; ++b) out[3 * b + a] = R[3 * a + b];
     }
@@ -33,7 +33,7 @@ inline void transpose3(const T* R, T* out) {
 
 // One column: out[a] = sum_b R[a, b] y[b].
 template <class T>
-inline T rotated_row(const T* R, int a, T y0, T y1, T y2) {
+constexpr T rotated_row(const T* R, int a, T y0, T y1, T y2) {
     return R[3 * a] * y0 + R[3 * a + 1] * y1 + R[3 * a + 2] * y2;
 }
 

@@ -1,8 +1,12 @@
-"""The compiled core: `ntensor._cpu` serves CPUs. The device of the arguments decides."""
+"""The compiled core: `ntensor._cpu` serves CPUs, `ntensor._cuda` CUDA GPUs.
+
+The device of the arguments decides between them.
+"""
 
 import torch
 
 from ntensor.backends.native import projection, rotation, synthesis
+from ntensor.backends.native.cuda.library import why_not as cuda_why_not
 from ntensor.backends.native.library import (
     DTYPES,
     cpu_module,
@@ -25,9 +29,9 @@ __all__ = [
 def why_not(operation: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """Why this backend cannot serve `operation` so, in words; None where it can."""
     if device.type == "cuda":
-        return "the CUDA kernels (ntensor._cuda) are not part of this version"
+        return cuda_why_not(device, dtype)
     if device.type != "cpu":
-        return f"it serves CPUs, not {device.type!r}"
+        return f"it serves CPUs and CUDA GPUs, not {device.type!r}"
     if dtype not in DTYPES:
         return f"it serves {', '.join(str(d) for d in DTYPES)}, not {dtype}"
     try:

@@ -27,6 +27,7 @@ NO_MATRIX = (0, 0, 0)
 
 # Factors as the kernels take them, their extents, and the product of these.
 Described = tuple[list[int], tuple[int, ...], int]
+LAYOUTS = {"column": 0, "row": 1}
 
 _forced_level: str | None = None
 _kept = threading.local()
@@ -147,6 +148,41 @@ def describe_grads(grads: torch.Tensor, extents: tuple[int, ...], needs: list[bo
         else:
             addresses.append(0)
     return addresses
+
+
+def rows_of_nine(R: torch.Tensor) -> torch.Tensor:
+    """`(n, 3, 3)` as `(n, 9)` with the nine entries side by side."""
+    flat = R.reshape(R.shape[0], 9)
+    return flat if flat.stride(1) == 1 else flat.contiguous()
+
+
+def given(grad: torch.Tensor | None, grad_mean: torch.Tensor | None) -> torch.Tensor:
+    given = grad_mean if grad is None else grad
+    if given is None:
+        raise ValueError("native backend: grad or grad_mean must be given, got None for both")
+    return given
+
+
+def core_mean(core: torch.Tensor) -> torch.Tensor:
+    """(k_x,): what z_1 := 1/k_1 gives for a single factor."""
+    wide = torch.promote_types(core.dtype, torch.float32)
+    return core.mean(dim=1, dtype=wide).to(core.dtype)
+
+
+def write_core_grad_of_one(
+    out: torch.Tensor,
+    grad: torch.Tensor | None,
+    grad_mean: torch.Tensor | None,
+    z: torch.Tensor,
+    accumulate: bool,
+) -> None:
+    if not accumulate:
+        out.zero_()
+    if grad is not None:
+        out.addmm_(grad.T, z)
+    if grad_mean is not None:
+        wide = torch.promote_types(z.dtype, torch.float32)
+        out.add_((grad_mean.sum(0, dtype=wide) / z.shape[1]).to(z.dtype)[:, None])
 
 
 def scratch(byte_count: int) -> torch.Tensor:

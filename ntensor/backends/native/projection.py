@@ -7,19 +7,23 @@ import torch
 from torch import Tensor
 
 from ntensor.backends.native import scratch
+from ntensor.backends.native.cuda import projection as cuda
 from ntensor.backends.native.library import (
     DTYPES,
     MULTIPLY_ADDS_A_THREAD,
     Described,
     check_shape,
+    core_mean,
     cpu_module,
     describe_factors,
     describe_grads,
     describe_optional,
+    given,
     large_empty,
     needed_width,
     simd_level,
     threads_for,
+    write_core_grad_of_one,
 )
 from ntensor.backends.native.library import scratch as scratch_memory
 
@@ -31,7 +35,7 @@ def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, T
     if n * k_x * K == 0:
         return core.new_zeros((n, k_x)), core.new_zeros((n, k_x)) if mean else None
     if len(factors) == 1:
-        return factors[0] @ core.T, _core_mean(core).expand(n, k_x).clone() if mean else None
+        return factors[0] @ core.T, core_mean(core).expand(n, k_x).clone() if mean else None
     x = torch.empty(n, k_x, dtype=dtype)
     x_mean = torch.empty(n, k_x, dtype=dtype) if mean else None
     threads = threads_for(n * k_x * K, MULTIPLY_ADDS_A_THREAD)
@@ -54,17 +58,15 @@ def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, T
     return x, x_mean
 
 
-def _core_mean(core: Tensor) -> Tensor:
-    """(k_x,): what z_1 := 1/k_1 gives for a single factor."""
-    wide = torch.promote_types(core.dtype, torch.float32)
-    return core.mean(dim=1, dtype=wide).to(core.dtype)
-
-
 def synthesis_projection(core: Tensor, factors: list[Tensor]) -> Tensor:
+    if core.is_cuda:
+        return cuda.synthesis_projection(core, factors)
     return _project(core, factors, False)[0]
 
 
 def synthesis_projection_with_mean(core: Tensor, factors: list[Tensor]) -> tuple[Tensor, Tensor]:
+    if core.is_cuda:
+        return cuda.synthesis_projection_with_mean(core, factors)
     x, x_mean = _project(core, factors, True)
     assert x_mean is not None
     return x, x_mean
@@ -77,6 +79,8 @@ def projection_factor_grads(
     factors: list[Tensor],
     needs: list[bool],
 ) -> Tensor:
+    if core.is_cuda:
+        return cuda.projection_factor_grads(core, grad, grad_mean, factors, needs)
     n, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0]
     described = describe_factors(factors)
     check_shape("core", core, (k_x, *described[1]), factors[0].dtype)
@@ -88,7 +92,9 @@ def projection_factor_grads(
 def projection_core_grad(
     grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
 ) -> Tensor:
-    main = _given(grad, grad_mean)
+    main = given(grad, grad_mean)
+    if main.is_cuda:
+        return cuda.projection_core_grad(grad, grad_mean, factors)
     out = large_empty((main.shape[1], *[z.shape[1] for z in factors]), factors[0].dtype)
     _checked_core_grad(out, grad, grad_mean, factors, False)
     return out
@@ -97,6 +103,9 @@ def projection_core_grad(
 def projection_core_grad_(
     core_grad: Tensor, grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
 ) -> None:
+    if core_grad.is_cuda:
+        cuda.projection_core_grad_(core_grad, grad, grad_mean, factors)
+        return
     _checked_core_grad(core_grad, grad, grad_mean, factors, True)
 
 
@@ -110,27 +119,25 @@ def projection_grads(
 ) -> list[Tensor | None]:
     """The gradients of the core and of each factor, None where not needed; all is checked.
 
-    The same as the two operations together, at less host time: arguments are described once, and
-    each gradient is contiguous, so that autograd keeps it as it is.
+    The same as the two operations together, at less host time on a CPU: arguments are described
+    once, and each gradient is contiguous, so that autograd keeps it as it is.
     """
     n, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0]
     described = describe_factors(factors)
     _, extents, K = described
     core_grad = None
+    found: list[Tensor | None] = []
+    if core.is_cuda or len(factors) == 1 or n * k_x * K == 0:
+        if needs_core:
+            core_grad = projection_core_grad(grad, grad_mean, factors)
+        joined = projection_factor_grads(core, grad, grad_mean, factors, needs)
+        widths = [extent if need else 0 for extent, need in zip(extents, needs, strict=True)]
+        parts = joined.split_with_sizes(widths, 1)
+        found += [part if need else None for part, need in zip(parts, needs, strict=True)]
+        return [core_grad, *found]
     if needs_core:
         core_grad = large_empty(core.shape, dtype)
         _write_core_grad(core_grad, grad, grad_mean, factors, False, described)
-    if len(factors) == 1 or n * k_x * K == 0:
-        apart = [
-            _factor_grads(
-                core, grad, grad_mean, factors, [m == mode for m in range(len(needs))], described
-            )
-            if need
-            else None
-            for mode, need in enumerate(needs)
-        ]
-        return [core_grad, *apart]
-    found = []
     addresses = []
     for extent, need in zip(extents, needs, strict=True):
         out = torch.empty(n, extent, dtype=dtype) if need else None
@@ -139,13 +146,6 @@ def projection_grads(
     if True in needs:
         _write_factor_grads(addresses, 0, core, grad, grad_mean, n, described)
     return [core_grad, *found]
-
-
-def _given(grad: Tensor | None, grad_mean: Tensor | None) -> Tensor:
-    given = grad_mean if grad is None else grad
-    if given is None:
-        raise ValueError("native backend: grad or grad_mean must be given, got None for both")
-    return given
 
 
 def _factor_grads(
@@ -223,7 +223,7 @@ def _checked_core_grad(
 ) -> None:
     n, dtype, k_x = factors[0].shape[0], factors[0].dtype, out.shape[0]
     described = describe_factors(factors)
-    _given(grad, grad_mean)
+    given(grad, grad_mean)
     check_shape("core_grad", out, (k_x, *described[1]), dtype)
     check_shape("grad", grad, (n, k_x), dtype)
     check_shape("grad_mean", grad_mean, (n, k_x), dtype)
@@ -245,7 +245,7 @@ def _write_core_grad(
             out.zero_()
         return
     if len(factors) == 1:
-        _write_core_grad_of_one(out, grad, grad_mean, factors[0], accumulate)
+        write_core_grad_of_one(out, grad, grad_mean, factors[0], accumulate)
         return
     threads = threads_for(n * k_x * K, MULTIPLY_ADDS_A_THREAD)
     level = simd_level()
@@ -267,15 +267,3 @@ def _write_core_grad(
         threads,
         memory.data_ptr(),
     )
-
-
-def _write_core_grad_of_one(
-    out: Tensor, grad: Tensor | None, grad_mean: Tensor | None, z: Tensor, accumulate: bool
-) -> None:
-    if not accumulate:
-        out.zero_()
-    if grad is not None:
-        out.addmm_(grad.T, z)
-    if grad_mean is not None:
-        wide = torch.promote_types(z.dtype, torch.float32)
-        out.add_((grad_mean.sum(0, dtype=wide) / z.shape[1]).to(z.dtype)[:, None])

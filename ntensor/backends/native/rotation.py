@@ -4,36 +4,33 @@ import torch
 from torch import Tensor
 
 from ntensor.backends.native import scratch
+from ntensor.backends.native.cuda import rotation as cuda
 from ntensor.backends.native.library import (
     DTYPES,
     ELEMENTS_A_THREAD,
+    LAYOUTS,
     check_shape,
     cpu_module,
     describe_factors,
     describe_grads,
     describe_matrix,
     needed_width,
+    rows_of_nine,
     simd_level,
     threads_for,
 )
 from ntensor.backends.native.library import scratch as scratch_memory
 
-LAYOUTS = {"column": 0, "row": 1}
-
-
-def _rows_of_nine(R: Tensor) -> Tensor:
-    """`(n, 3, 3)` as `(n, 9)` with the nine entries side by side."""
-    flat = R.reshape(R.shape[0], 9)
-    return flat if flat.stride(1) == 1 else flat.contiguous()
-
 
 def rotation(y: Tensor, R: Tensor, layout: str) -> Tensor:
+    if y.is_cuda:
+        return cuda.rotation(y, R, layout)
     n, K = y.shape
     check_shape("R", R, (n, 3, 3), y.dtype)
     out = torch.empty((n, K), dtype=y.dtype)
     if n * K == 0:
         return out
-    matrices = _rows_of_nine(R)
+    matrices = rows_of_nine(R)
     threads = threads_for(n * K, ELEMENTS_A_THREAD)
     level = simd_level()
     memory = scratch_memory(scratch.rotation(level, DTYPES[y.dtype], n, K, threads))
@@ -53,6 +50,8 @@ def rotation(y: Tensor, R: Tensor, layout: str) -> Tensor:
 
 
 def rotation_matrix_grad(grad: Tensor, y: Tensor, layout: str) -> Tensor:
+    if y.is_cuda:
+        return cuda.rotation_matrix_grad(grad, y, layout)
     n, K = y.shape
     check_shape("grad", grad, (n, K), y.dtype)
     if n * K == 0:
@@ -77,6 +76,8 @@ def rotation_matrix_grad(grad: Tensor, y: Tensor, layout: str) -> Tensor:
 
 
 def rotated_synthesis(z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> Tensor:
+    if z_exp.is_cuda:
+        return cuda.rotated_synthesis(z_exp, z_id, R, layout)
     factors = [z_exp, z_id]
     n, dtype = z_exp.shape[0], z_exp.dtype
     described, extents, K = describe_factors(factors)
@@ -84,7 +85,7 @@ def rotated_synthesis(z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> Te
     out = torch.empty((n, K), dtype=dtype)
     if n * K == 0:
         return out
-    matrices = _rows_of_nine(R)
+    matrices = rows_of_nine(R)
     threads = threads_for(n * K, ELEMENTS_A_THREAD)
     level = simd_level()
     memory = scratch_memory(scratch.rotated_synthesis(level, DTYPES[dtype], n, extents, threads))
@@ -105,6 +106,8 @@ def rotated_synthesis(z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> Te
 def rotated_synthesis_grads(
     grad: Tensor, z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str, needs: list[bool]
 ) -> Tensor:
+    if z_exp.is_cuda:
+        return cuda.rotated_synthesis_grads(grad, z_exp, z_id, R, layout, needs)
     factors = [z_exp, z_id]
     n, dtype = z_exp.shape[0], z_exp.dtype
     described, extents, K = describe_factors(factors)
@@ -115,7 +118,7 @@ def rotated_synthesis_grads(
     if n * K == 0:
         return torch.zeros((n, width), dtype=dtype)
     out = torch.empty(n, width, dtype=dtype)
-    matrices = _rows_of_nine(R)
+    matrices = rows_of_nine(R)
     threads = threads_for(n * K, ELEMENTS_A_THREAD)
     level = simd_level()
     memory = scratch_memory(scratch.rotated_synthesis(level, DTYPES[dtype], n, extents, threads))

@@ -1,0 +1,1 @@
+"""The compiled module `ntensor._cuda`, which serves CUDA GPUs."""

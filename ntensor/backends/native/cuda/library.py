@@ -1,0 +1,122 @@
+"""The compiled module `ntensor._cuda`: loading it, what it can run on, and the form of a call."""
+
+import functools
+import json
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from ntensor.backends.native.library import DTYPES, cpu_module
+
+LEAST_CAPABILITY = (8, 0)
+
+
+@functools.cache
+def cuda_module() -> ModuleType:
+    """`ntensor._cuda`; raises `ImportError` where it was not built or cannot be loaded."""
+    from ntensor import _cuda
+
+    return _cuda
+
+
+@functools.cache
+def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why `ntensor._cuda` cannot serve `device` and `dtype`, in words; None where it can."""
+    if dtype not in DTYPES:
+        return f"it serves {', '.join(str(d) for d in DTYPES)}, not {dtype}"
+    try:
+        module = cuda_module()
+    except ImportError as error:
+        return f"the CUDA kernels (ntensor._cuda) cannot be loaded: {_why_not_built(error)}"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA GPU"
+    return why_not_runnable(
+        module.architectures(),
+        module.runtime_version(),
+        module.driver_version(),
+        torch.cuda.get_device_capability(device),
+    )
+
+
+def _why_not_built(error: ImportError) -> str:
+    """The build's own reason where it left the module out, else what the import says."""
+    try:
+        build = json.loads(cpu_module().build_info())
+    except ImportError:
+        return str(error)
+    return str(error) if build["cuda"] else f"they were not built: {build['cuda_reason']}"
+
+
+def why_not_runnable(
+    architectures: str, runtime: int, driver: int, capability: tuple[int, int]
+) -> str | None:
+    """Why kernels compiled for `architectures` cannot run on a card of this capability, or None.
+
+    Args:
+        architectures: in CMake's words: `"80,90a-real"`; a number without `-real` brings code that
+            the driver can compile for newer cards too.
+        runtime: version of CUDA that the module was built with, 1000 major + 10 minor.
+        driver: the newest version that the driver runs.
+        capability: (major, minor) of the card.
+    """
+    card = f"this card is sm_{capability[0]}{capability[1]}"
+    if capability < LEAST_CAPABILITY:
+        return f"{card}, and the kernels need sm_80 (Ampere) or later"
+    if driver // 1000 < runtime // 1000:
+        return (
+            f"it was built with CUDA {_version(runtime)}, but the driver runs CUDA "
+            f"{_version(driver)} at most: update the driver, or build with an older CUDA"
+        )
+    if not any(_serves(one, capability) for one in architectures.split(",")):
+        return (
+            f"it was built for the architectures {architectures}, and {card}: build with "
+            f"NTENSOR_CUDA_ARCHITECTURES={capability[0]}{capability[1]}-real"
+        )
+    return None
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _serves(architecture: str, capability: tuple[int, int]) -> bool:
+    name, _, form = architecture.partition("-")
+    digits = name.rstrip("af")
+    built = (int(digits[:-1]), int(digits[-1]))
+    if name.endswith("a"):
+        return built == capability
+    if form != "virtual" and built[0] == capability[0] and built[1] <= capability[1]:
+        return True
+    return form != "real" and not name.endswith("f") and built <= capability
+
+
+def run(name: str, like: torch.Tensor, arguments: tuple[Any, ...]) -> None:
+    """Carries out the job `name` of `ntensor._cuda` on the device and current stream of `like`.
+
+    `arguments` are all but the last two, which the CPU's jobs have too: a number of threads, which
+    has no meaning here, and the address of the scratch memory.
+    """
+    context = call_context(like)
+    module = cuda_module()
+    scratch_bytes = getattr(module, f"{name}_scratch")(context, *arguments, 1, 0)
+    memory = torch.empty(scratch_bytes, dtype=torch.uint8, device=like.device)
+    getattr(module, name)(context, *arguments, 1, memory.data_ptr())
+
+
+def call_context(like: torch.Tensor) -> tuple[int, int, bool, int]:
+    """(device, stream, whether float32 may be rounded to TF32, multiprocessors)."""
+    device = like.device
+    index = like.get_device()
+    return (
+        index,
+        torch.cuda.current_stream(device).cuda_stream,
+        torch.backends.cuda.matmul.fp32_precision == "tf32",
+        _multiprocessors(index),
+    )
+
+
+@functools.cache
+def _multiprocessors(index: int) -> int:
+    count: int = torch.cuda.get_device_properties(index).multi_processor_count
+    return count

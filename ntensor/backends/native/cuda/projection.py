@@ -1,0 +1,126 @@
+"""Projection, with and without the mean output, and its gradients by the CUDA kernels.
+
+A single factor (M = 1) makes the projection a plain matrix product, which the BLAS of torch serves.
+"""
+
+from torch import Tensor
+
+from ntensor.backends.native.cuda.library import run
+from ntensor.backends.native.library import (
+    DTYPES,
+    check_shape,
+    core_mean,
+    describe_factors,
+    describe_grads,
+    describe_optional,
+    given,
+    needed_width,
+    write_core_grad_of_one,
+)
+
+
+def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, Tensor | None]:
+    n, k_x = factors[0].shape[0], core.shape[0]
+    described, extents, K = describe_factors(factors)
+    check_shape("core", core, (k_x, *extents), factors[0].dtype)
+    if n * k_x * K == 0:
+        return core.new_zeros((n, k_x)), core.new_zeros((n, k_x)) if mean else None
+    if len(factors) == 1:
+        return factors[0] @ core.T, core_mean(core).expand(n, k_x).clone() if mean else None
+    x = core.new_empty((n, k_x))
+    x_mean = core.new_empty((n, k_x)) if mean else None
+    places = (core.data_ptr(), k_x, x.data_ptr(), 0 if x_mean is None else x_mean.data_ptr())
+    run("projection", core, (DTYPES[core.dtype], n, described, *places))
+    return x, x_mean
+
+
+def synthesis_projection(core: Tensor, factors: list[Tensor]) -> Tensor:
+    return _project(core, factors, False)[0]
+
+
+def synthesis_projection_with_mean(core: Tensor, factors: list[Tensor]) -> tuple[Tensor, Tensor]:
+    x, x_mean = _project(core, factors, True)
+    assert x_mean is not None
+    return x, x_mean
+
+
+def projection_factor_grads(
+    core: Tensor,
+    grad: Tensor | None,
+    grad_mean: Tensor | None,
+    factors: list[Tensor],
+    needs: list[bool],
+) -> Tensor:
+    n, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0]
+    described, extents, K = describe_factors(factors)
+    width = needed_width(extents, needs)
+    given(grad, grad_mean)
+    check_shape("core", core, (k_x, *extents), factors[0].dtype)
+    check_shape("grad", grad, (n, k_x), dtype)
+    check_shape("grad_mean", grad_mean, (n, k_x), dtype)
+    if n * k_x * K * width == 0:
+        return core.new_zeros((n, width))
+    if len(factors) == 1:
+        return core.new_zeros((n, width)) if grad is None else grad @ core
+    out = core.new_empty((n, width))
+    arguments = (
+        DTYPES[dtype],
+        n,
+        described,
+        describe_grads(out, extents, needs),
+        width,
+        core.data_ptr(),
+        k_x,
+        describe_optional(grad),
+        describe_optional(grad_mean),
+    )
+    run("projection_factor_grads", core, arguments)
+    return out
+
+
+def projection_core_grad(
+    grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
+) -> Tensor:
+    main = given(grad, grad_mean)
+    out = main.new_empty((main.shape[1], *[z.shape[1] for z in factors]))
+    _write_core_grad(out, grad, grad_mean, factors, False)
+    return out
+
+
+def projection_core_grad_(
+    core_grad: Tensor, grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
+) -> None:
+    _write_core_grad(core_grad, grad, grad_mean, factors, True)
+
+
+def _write_core_grad(
+    out: Tensor,
+    grad: Tensor | None,
+    grad_mean: Tensor | None,
+    factors: list[Tensor],
+    accumulate: bool,
+) -> None:
+    n, dtype, k_x = factors[0].shape[0], factors[0].dtype, out.shape[0]
+    described, extents, K = describe_factors(factors)
+    given(grad, grad_mean)
+    check_shape("core_grad", out, (k_x, *extents), dtype)
+    check_shape("grad", grad, (n, k_x), dtype)
+    check_shape("grad_mean", grad_mean, (n, k_x), dtype)
+    if n * k_x * K == 0:
+        if not accumulate:
+            out.zero_()
+        return
+    if len(factors) == 1:
+        write_core_grad_of_one(out, grad, grad_mean, factors[0], accumulate)
+        return
+    arguments = (
+        DTYPES[dtype],
+        n,
+        described,
+        k_x,
+        describe_optional(grad),
+        describe_optional(grad_mean),
+        out.data_ptr(),
+        accumulate,
+    )
+    run("projection_core_grad", out, arguments)

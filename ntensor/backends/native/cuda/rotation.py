@@ -1,0 +1,79 @@
+"""Rotation and rotated synthesis, and their gradients, by the CUDA kernels."""
+
+import torch
+from torch import Tensor
+
+from ntensor.backends.native.cuda.library import run
+from ntensor.backends.native.library import (
+    DTYPES,
+    LAYOUTS,
+    check_shape,
+    describe_factors,
+    describe_grads,
+    describe_matrix,
+    needed_width,
+    rows_of_nine,
+)
+
+
+def rotation(y: Tensor, R: Tensor, layout: str) -> Tensor:
+    n, K = y.shape
+    check_shape("R", R, (n, 3, 3), y.dtype)
+    out = torch.empty((n, K), dtype=y.dtype, device=y.device)
+    if n * K > 0:
+        matrices = rows_of_nine(R)
+        places = (describe_matrix(y), describe_matrix(matrices), out.data_ptr())
+        run("rotation", y, (DTYPES[y.dtype], n, K, LAYOUTS[layout], *places))
+    return out
+
+
+def rotation_matrix_grad(grad: Tensor, y: Tensor, layout: str) -> Tensor:
+    n, K = y.shape
+    check_shape("grad", grad, (n, K), y.dtype)
+    if n * K == 0:
+        return y.new_zeros((n, 3, 3))
+    dR = torch.empty((n, 3, 3), dtype=y.dtype, device=y.device)
+    places = (describe_matrix(grad), describe_matrix(y), dR.data_ptr())
+    run("rotation_matrix_grad", y, (DTYPES[y.dtype], n, K, LAYOUTS[layout], *places))
+    return dR
+
+
+def rotated_synthesis(z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> Tensor:
+    n, dtype = z_exp.shape[0], z_exp.dtype
+    described, _, K = describe_factors([z_exp, z_id])
+    check_shape("R", R, (n, 3, 3), dtype)
+    out = torch.empty((n, K), dtype=dtype, device=z_exp.device)
+    if n * K > 0:
+        matrices = rows_of_nine(R)
+        places = (describe_matrix(matrices), out.data_ptr())
+        run("rotated_synthesis", z_exp, (DTYPES[dtype], n, described, LAYOUTS[layout], *places))
+    return out
+
+
+def rotated_synthesis_grads(
+    grad: Tensor, z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str, needs: list[bool]
+) -> Tensor:
+    n, dtype = z_exp.shape[0], z_exp.dtype
+    described, extents, K = describe_factors([z_exp, z_id])
+    factor_width = needed_width(extents, needs[:2])
+    width = factor_width + (9 if needs[2] else 0)
+    check_shape("R", R, (n, 3, 3), dtype)
+    check_shape("grad", grad, (n, K), dtype)
+    if n * K * width == 0:
+        return z_exp.new_zeros((n, width))
+    out = torch.empty((n, width), dtype=dtype, device=z_exp.device)
+    matrices = rows_of_nine(R)
+    arguments = (
+        DTYPES[dtype],
+        n,
+        described,
+        describe_grads(out, extents, needs[:2]),
+        width,
+        LAYOUTS[layout],
+        describe_matrix(matrices),
+        describe_matrix(grad),
+        out.data_ptr() + factor_width * out.element_size() if needs[2] else 0,
+        width,
+    )
+    run("rotated_synthesis_grads", z_exp, arguments)
+    return out

@@ -1,0 +1,152 @@
+"""The CUDA kernels on the CPU: `csrc/cuda` compiled by a C++ compiler against `tests/shim`.
+
+The module has the functions of `ntensor._cuda`, on addresses of the host. Its sources are compiled
+once; a change of any of them, or of the flags, compiles them again.
+"""
+
+import collections
+import contextlib
+import ctypes
+import functools
+import hashlib
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from ntensor import backends
+from ntensor.backends.native import cuda, projection, rotation, synthesis
+from ntensor.backends.native.cuda import library
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = [
+    "-std=c++20", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-DNTENSOR_HOST_SHIM",
+    '-DNTENSOR_CUDA_ARCHITECTURES="host"', "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",
+    "-Wno-psabi",
+]  # fmt: skip
+
+
+def compiler():
+    named = shlex.split(os.environ.get("CXX", ""))
+    found = named or [name for name in ("c++", "g++", "clang++") if shutil.which(name)][:1]
+    if not found:
+        pytest.skip("no C++ compiler (c++, g++, clang++, CXX) for the host shim")
+    return found
+
+
+def module():
+    """The compiled shim; `NTENSOR_SHIM_SANITIZE` names sanitizers to compile it with."""
+    loaded = load()
+    if isinstance(loaded, Exception):
+        raise loaded
+    return loaded
+
+
+@functools.cache
+def load():
+    """The module, or why it cannot be compiled; tried once."""
+    try:
+        return compile_and_load()
+    except (OSError, AssertionError) as error:
+        return error
+
+
+def compile_and_load():
+    sanitizers = os.environ.get("NTENSOR_SHIM_SANITIZE", "")
+    torch_include = Path(torch.__file__).parent / "include"  # brings pybind11 along
+    flags = [*FLAGS, f"-I{sysconfig.get_path('include')}", f"-isystem{torch_include}"]
+    if sanitizers:
+        flags += [
+            f"-fsanitize={sanitizers}",
+            "-fno-sanitize-recover=all",
+            "-fno-omit-frame-pointer",
+        ]
+    sources = [*ROOT.glob("csrc/cuda/*.cu"), ROOT / "csrc/cuda/bindings.cpp"]
+    sources.append(ROOT / "tests/shim/checks.cpp")
+    read = sorted([*ROOT.glob("csrc/**/*.*"), *ROOT.glob("tests/shim/*.*")])
+    key = hashlib.sha256()
+    for part in [*compiler(), *flags, *(path.read_text() for path in read if path.is_file())]:
+        key.update(part.encode())
+    folder = ROOT / "build" / "shim" / key.hexdigest()[:16]
+    if not folder.is_dir():
+        compile_module(sources, flags, folder)
+    spec = importlib.util.spec_from_file_location("_cuda", folder / "_cuda.so")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def compile_module(sources, flags, folder):
+    """Compiles in a folder of its own and renames it, so that processes can do so at once."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+        work = Path(place) / "work"
+        work.mkdir()
+        include = [f"-I{ROOT}/tests/shim", f"-I{ROOT}/csrc/cuda"]
+
+        def compile_one(source):
+            run(*flags, *include, "-x", "c++", "-c", source, "-o", work / f"{source.stem}.o")
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(compile_one, sources))
+        run(*flags, "-shared", *(work / f"{s.stem}.o" for s in sources), "-o", work / "_cuda.so")
+        with contextlib.suppress(FileExistsError, OSError):
+            work.rename(folder)
+        assert (folder / "_cuda.so").is_file()
+
+
+def run(*arguments):
+    command = [*compiler(), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
+
+
+def text_of(function):
+    """What a function of `shim/checks.cpp` returns."""
+    found = getattr(ctypes.CDLL(module().__file__), function)
+    found.restype = ctypes.c_char_p
+    return found().decode()
+
+
+def launched():
+    """How often each kernel was launched so far."""
+    return collections.Counter(text_of("ntensor_shim_launched").splitlines())
+
+
+class Device:
+    """The imagined device of a call."""
+
+    def __init__(self):
+        self.multiprocessors = 4
+        self.tf32 = False
+
+    def context(self, like):
+        return 0, 0, self.tf32, self.multiprocessors
+
+
+@contextlib.contextmanager
+def native_on_the_shim():
+    """Inside, `backend="native"` on CPU tensors runs the CUDA kernels through the shim."""
+    device = Device()
+    patch = pytest.MonkeyPatch()
+    patch.setattr(library, "cuda_module", module)
+    patch.setattr(library, "call_context", device.context)
+    for stem in (projection, rotation, synthesis):
+        kernels = getattr(cuda, stem.__name__.rpartition(".")[2])
+        for name in vars(kernels):
+            if not name.startswith("_") and hasattr(stem, name):
+                patch.setattr(stem, name, getattr(kernels, name))
+    backends.implementation.cache_clear()
+    try:
+        yield device
+    finally:
+        patch.undo()
+        backends.implementation.cache_clear()

@@ -1,0 +1,77 @@
+// What the tests ask of the shim itself, as functions that return text.
+#include "instructions.cuh"
+
+namespace {
+
+using namespace ntensor::cuda;
+
+struct Nothing {
+    float* out;
+};
+
+void left_alone_at_a_barrier(const Nothing) {
+    if (threadIdx.x != 3) __syncthreads();
+}
+void block_and_warp(const Nothing) {
+    if (threadIdx.x < 32) {
+        exchange_lanes(1.0f, 1);
+    } else {
+        __syncthreads();
+    }
+}
+void copies_not_awaited(const Nothing in) {
+    NTENSOR_DYNAMIC_SHARED(float, shared);
+    copy_async<4>(shared + threadIdx.x, in.out, 4);
+    commit_copies();
+}
+void copy_not_aligned(const Nothing in) {
+    NTENSOR_DYNAMIC_SHARED(float, shared);
+    copy_async<16>(shared, in.out + 1, 16);
+}
+void before_and_after_a_copy(const Nothing in) {
+    NTENSOR_DYNAMIC_SHARED(float, shared);
+    copy_async<4>(shared + threadIdx.x, in.out, 4);
+    commit_copies();
+    const float before = shared[threadIdx.x];
+    wait_for_copies<0>();
+    __syncthreads();
+    if (threadIdx.x == 0) in.out[0] = before != before ? shared[1] : 0;
+}
+
+std::string outcome(void (*kernel)(Nothing), float* out) {
+    const Call call;
+    Session session(call, false);
+    try {
+        session.launch({1, 64, 256}, Nothing{out}, "check", kernel);
+    } catch (const std::runtime_error& error) {
+        return error.what();
+    }
+    return "done";
+}
+
+const char* kept(const std::string& text) {
+    static std::string memory;
+    memory = text;
+    return memory.c_str();
+}
+
+}  // namespace
+
+#define NTENSOR_VISIBLE extern "C" __attribute__((visibility("default")))
+
+// The name of the kernel of every launch so far, a line each.
+NTENSOR_VISIBLE const char* ntensor_shim_launched() {
+    std::string text;
+    for (const std::string& name : shim::launched()) text += name + "\n";
+    return kept(text);
+}
+
+// How kernels end that break a rule, a line each; the last one breaks none.
+NTENSOR_VISIBLE const char* ntensor_shim_outcomes() {
+    alignas(16) float memory[8] = {7};
+    std::string text;
+    for (auto* kernel : {left_alone_at_a_barrier, block_and_warp, copies_not_awaited,
+                         copy_not_aligned, before_and_after_a_copy})
+        text += outcome(kernel, memory) + "\n";
+    return kept(text + (memory[0] == 7 ? "copied" : "not copied"));
+}

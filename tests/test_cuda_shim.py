@@ -1,0 +1,261 @@
+"""The CUDA kernels, run on the CPU by the host shim, against the definitions.
+
+What this cannot show: races between warps, the speed, and what the compiler for GPUs makes of the
+instructions behind `csrc/cuda/instructions.cuh`, which are replaced by twins here.
+"""
+
+import functools
+import itertools
+import math
+
+import pytest
+import torch
+
+import cuda_shim
+import definitions
+import ntensor
+from backends import each_dtype
+from cases import mttkrp
+from comparison import assert_matches_definition, evaluate, exact_copy
+from layouts import LAYOUTS, make
+from ntensor.backends.native.cuda.library import why_not_runnable
+from shapes import MTTKRP, PROJECTION, ROTATION, SYNTHESIS
+from tolerances import largest
+
+OPS = torch.ops.ntensor
+
+# Shapes of more than this many steps of a tile product are left to the full run.
+MOST_STEPS = 130
+
+
+def steps(shape):
+    lead, *others = [k for k in shape.sizes if k > 1] or [1]
+    along_inner = math.ceil(math.prod(others) / 16) * math.ceil(shape.n / 64)
+    along_samples = math.ceil(shape.n / 16)
+    return lead * (along_inner + along_samples)
+
+
+def marked(shape):
+    return pytest.param(
+        shape, id=str(shape), marks=[pytest.mark.slow] * (steps(shape) > MOST_STEPS)
+    )
+
+
+@pytest.fixture(autouse=True)
+def device():
+    with cuda_shim.native_on_the_shim() as imagined:
+        yield imagined
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels_run():
+    """Prints how often each kernel ran."""
+    yield
+    counts = cuda_shim.launched()
+    print(f"\nhost shim: {sum(counts.values())} launches of {len(counts)} kernels")
+
+
+def operations(name, **keywords):
+    ours = functools.partial(getattr(ntensor, name), backend="native", **keywords)
+    return ours, functools.partial(getattr(definitions, name), **keywords)
+
+
+def projection(n, k_x, sizes, dtype, generator, layout="contiguous", core_layout="contiguous"):
+    """Core and factors, and both incoming gradients."""
+    core = make(core_layout, (k_x, *sizes), dtype, generator)
+    factors = [make(layout, (n, k), dtype, generator) for k in sizes]
+    return [core, *factors], [make(layout, (n, k_x), dtype, generator) for _ in range(2)]
+
+
+def rotated(shape, dtype, generator, layout="contiguous"):
+    """z_exp, z_id, R, and a feature with its incoming gradient."""
+    n, K = shape.n, shape.k_exp * shape.k_id
+    shapes = ((n, shape.k_exp), (n, shape.k_id), (n, 3, 3), (n, K), (n, K))
+    return [make(layout, each, dtype, generator) for each in shapes]
+
+
+@each_dtype
+@pytest.mark.parametrize("shape", list(map(marked, PROJECTION)))
+def test_projection(dtype, shape, generator):
+    """Both outputs and every gradient; one output alone is another instance of the kernel."""
+    given, cotangents = projection(shape.n, shape.k_x, shape.sizes, dtype, generator)
+    both = operations("synthesis_projection_with_mean")
+    assert_matches_definition(*both, given, cotangents)
+    needs = [False] * len(given)
+    assert_matches_definition(*operations("synthesis_projection"), given, cotangents[:1], needs)
+
+
+@each_dtype
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_the_projection(dtype, layout, generator):
+    for n, sizes in ((9, (3, 17, 5)), (20, (2, 32))):
+        core_layout = "offset" if n == 9 else "contiguous"
+        given, cotangents = projection(n, 24, sizes, dtype, generator, layout, core_layout)
+        both = operations("synthesis_projection_with_mean")
+        assert_matches_definition(*both, given, cotangents)
+
+
+@pytest.mark.parametrize("used", [(True, False), (False, True)], ids=["x alone", "mean alone"])
+@pytest.mark.parametrize("sizes", [(3, 4, 5), (1, 6, 5), (1, 1, 6), (5, 1)], ids=str)
+def test_every_choice_of_gradients(used, sizes, generator):
+    given, cotangents = projection(3, 6, sizes, torch.float64, generator)
+    cotangents = [each if use else None for each, use in zip(cotangents, used, strict=True)]
+    both = operations("synthesis_projection_with_mean")
+    for needs in itertools.product([False, True], repeat=len(given)):
+        assert_matches_definition(*both, given, cotangents, list(needs))
+
+
+@each_dtype
+@pytest.mark.parametrize("multiprocessors", [1, 132])
+def test_split_sums(dtype, multiprocessors, device, generator):
+    """Many parts of a sum or one: within the rule, and the same bits every time."""
+    device.multiprocessors = multiprocessors
+    given, cotangents = projection(19, 260, (3, 100), dtype, generator)
+    both = operations("synthesis_projection_with_mean")
+    assert_matches_definition(*both, given, cotangents)
+    first, second = (evaluate(both[0], given, [True] * 3, cotangents) for _ in range(2))
+    for one, other in zip((*first[0], *first[1]), (*second[0], *second[1]), strict=True):
+        assert torch.equal(one, other)
+
+
+@each_dtype
+def test_core_gradient_is_added(dtype, generator):
+    """Accumulated in place: what was there, plus the gradient, rounded once."""
+    for sizes in ((3, 4, 8), (2, 17)):
+        given, (G, G_mean) = projection(5, 20, sizes, dtype, generator)
+        total = make("contiguous", given[0].shape, dtype, generator)
+        before = total.to(torch.float64, copy=True)
+        OPS.projection_core_grad_(total, G, G_mean, given[1:], "native")
+        alone = OPS.projection_core_grad(G, G_mean, given[1:], "native").double()
+        allowed = 2 * torch.finfo(dtype).eps * largest(before.abs() + alone.abs())
+        assert largest(total.double() - before - alone) <= allowed
+
+
+def test_tf32_only_where_it_is_allowed(device, generator):
+    given, cotangents = projection(20, 40, (3, 4, 25), torch.float32, generator)
+    both = operations("synthesis_projection_with_mean")
+    needs = [True] * len(given)
+    truth = evaluate(both[1], given, needs, cotangents, exact_copy)
+    term = evaluate(both[1], given, needs, cotangents, lambda t: exact_copy(t).square_())
+    for device.tf32, least, most in ((False, 0, 2**-20), (True, 2**-16, 2**-9)):
+        results = evaluate(both[0], given, needs, cotangents)
+        for kind in range(2):
+            for ours, exact, squares in zip(results[kind], truth[kind], term[kind], strict=True):
+                error = largest(ours.double() - exact) / largest(squares.sqrt())
+                assert least <= error <= most
+
+
+@each_dtype
+def test_infinity_and_nan_stay(dtype, generator):
+    given, _ = projection(2, 3, (2, 5), dtype, generator)
+    given[0][1, 1, 2] = math.inf
+    given[0][2, 0, 0] = math.nan
+    x = ntensor.synthesis_projection(*given, backend="native")
+    assert torch.isfinite(x[:, 0]).all()
+    assert torch.equal(x[:, 1], given[1][:, 1] * given[2][:, 2] * math.inf)
+    assert torch.isnan(x[:, 2]).all()
+
+
+@each_dtype
+@pytest.mark.parametrize("shape", SYNTHESIS, ids=str)
+def test_synthesis(dtype, shape, generator):
+    factors = [make("contiguous", (shape.n, k), dtype, generator) for k in shape.sizes]
+    grad = make("contiguous", (shape.n, math.prod(shape.sizes)), dtype, generator)
+    assert_matches_definition(*operations("synthesis"), factors, [grad])
+
+
+@each_dtype
+@pytest.mark.parametrize("shape", ROTATION, ids=str)
+@pytest.mark.parametrize("layout", ["column", "row"])
+def test_rotation(dtype, shape, layout, generator):
+    z_exp, z_id, R, y, grad = rotated(shape, dtype, generator)
+    assert_matches_definition(*operations("rotation", layout=layout), [y, R], [grad])
+    ours = operations("rotated_synthesis", layout=layout)
+    assert_matches_definition(*ours, [z_exp, z_id, R], [grad])
+
+
+@each_dtype
+@pytest.mark.parametrize("arrangement", LAYOUTS)
+def test_layouts_of_synthesis_and_rotation(dtype, arrangement, generator):
+    for shape, layout in itertools.product((ROTATION[6], ROTATION[11]), ("column", "row")):
+        z_exp, z_id, R, y, grad = rotated(shape, dtype, generator, arrangement)
+        assert_matches_definition(*operations("rotation", layout=layout), [y, R], [grad])
+        ours = operations("rotated_synthesis", layout=layout)
+        assert_matches_definition(*ours, [z_exp, z_id, R], [grad])
+        assert_matches_definition(*operations("synthesis"), [z_exp, z_id], [grad])
+
+
+@pytest.mark.parametrize("sizes", [row[0] for row in MTTKRP if math.prod(row[0]) > 0], ids=str)
+def test_mttkrp_of_every_mode(sizes, generator):
+    for mode in range(len(sizes)):
+        function, definition = mttkrp(mode)
+        others = [(k, 3) for place, k in enumerate(sizes) if place != mode]
+        given = [make("contiguous", s, torch.float32, generator) for s in (sizes, *others)]
+        cotangent = make("contiguous", (sizes[mode], 3), torch.float32, generator)
+        ours = functools.partial(function, backend="native")
+        assert_matches_definition(ours, definition, given, [cotangent])
+
+
+def test_the_shim_notices_what_it_should():
+    *failures, fine, copied = cuda_shim.text_of("ntensor_shim_outcomes").splitlines()
+    words = ("divergent barrier", "divergent barrier", "under way", "not aligned")
+    for failure, word in zip(failures, words, strict=True):
+        assert "check" in failure
+        assert word in failure
+    assert (fine, copied) == ("done", "copied")
+
+
+@pytest.mark.parametrize(
+    ("architectures", "runtime", "driver", "capability", "reason"),
+    [
+        ("80,90a-real", 13000, 13000, (9, 0), None),
+        ("80,90a-real", 12040, 12080, (8, 6), None),
+        ("80,90a-real", 13000, 13010, (12, 0), None),
+        ("90a-real", 13000, 13000, (8, 0), "NTENSOR_CUDA_ARCHITECTURES=80-real"),
+        ("80-real", 13000, 13000, (9, 0), "architectures 80-real"),
+        ("80,90a-real", 13000, 12080, (9, 0), "driver runs CUDA 12.8"),
+        ("75", 13000, 13000, (7, 5), "sm_75"),
+    ],
+)
+def test_why_not(architectures, runtime, driver, capability, reason):
+    answer = why_not_runnable(architectures, runtime, driver, capability)
+    assert answer is None if reason is None else reason in answer
+
+
+@pytest.mark.sanitizer
+@each_dtype
+def test_every_kernel_under_a_sanitizer(dtype, device, generator):
+    """For AddressSanitizer and UBSan to watch: each kernel, buffers no larger than they must be."""
+    device.multiprocessors = 32
+    arrangements = itertools.cycle(("contiguous", "transposed", "stepped", "expanded_rows"))
+    for n, k_x, sizes in (
+        (2, 3, (3, 5)),
+        (17, 130, (2, 3, 11)),
+        (20, 40, (2, 64)),
+        (3, 150, (1, 9, 16)),
+    ):
+        for core_layout, layout in zip(("contiguous", "offset"), arrangements, strict=False):
+            given, grads = projection(n, k_x, sizes, dtype, generator, layout, core_layout)
+            core, *z = given
+            for device.tf32 in (False, True)[: 1 + (dtype is torch.float32)]:
+                results = [
+                    OPS.synthesis_projection(core, z, "native"),
+                    *OPS.synthesis_projection_with_mean(core, z, "native"),
+                    OPS.projection_factor_grads(core, *grads, z, [True] * len(z), "native"),
+                    OPS.projection_core_grad(*grads, z, "native"),
+                ]
+                OPS.projection_core_grad_(core.clone(), *grads, z, "native")
+            grad = make(layout, (n, math.prod(sizes)), dtype, generator)
+            results.append(OPS.synthesis(z, "native"))
+            results.append(OPS.synthesis_grads(grad, z, [True] * len(z), "native"))
+            assert not any(torch.isnan(result).any() for result in results)
+    for shape, layout in itertools.product((ROTATION[6], ROTATION[11]), ("column", "row")):
+        for arrangement in ("contiguous", "stepped"):
+            z_exp, z_id, R, y, grad = rotated(shape, dtype, generator, arrangement)
+            results = (
+                OPS.rotation(y, R, layout, "native"),
+                OPS.rotation_matrix_grad(grad, y, layout, "native"),
+                OPS.rotated_synthesis(z_exp, z_id, R, layout, "native"),
+                OPS.rotated_synthesis_grads(grad, z_exp, z_id, R, layout, [True] * 3, "native"),
+            )
+            assert not any(torch.isnan(result).any() for result in results)
