@@ -1,4 +1,4 @@
-r"""Spherical-harmonics lighting of order 2, as the network after reference [30] of the paper uses it.
+r"""Spherical-harmonics lighting of order 2, as the network after reference [30] uses it.
 
 The light of one colour channel is `L_1 ... L_9`; the shading of a unit normal `(x, y, z)` is
 
