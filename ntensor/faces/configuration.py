@@ -227,7 +227,7 @@ def small() -> Configuration:
 
 
 def tiny() -> Configuration:
-    """Minutes on two processor cores: few filters of 3 x 3, 500 vertices, 4 000 samples."""
+    """Minutes on two processor cores: few filters of 3 x 3, 1 500 vertices, 4 000 samples."""
     return Configuration(
         model=ModelConfiguration(
             channels=(24, 24, 24),
@@ -241,7 +241,7 @@ def tiny() -> Configuration:
             id_3dmm=0,
         ),
         losses=LossConfiguration(verification=0.0, adversarial=0.0),
-        data=DataConfiguration(cache=4000, validation=128, vertices=500),
+        data=DataConfiguration(cache=4000, validation=128, vertices=1500),
         training=TrainingConfiguration(
             steps=3000,
             batch_size=16,

@@ -43,7 +43,7 @@ def train(configuration: Configuration, run: Path) -> str:
         if processes.leads:
             checkpoint.check_writable(run, wanted_bytes=1_000_000)
         training, validation = sources(configuration.data, configuration.model.image_size)
-        configuration = fitted(configuration, sizes_of(training, configuration.model.network))
+        configuration = fitted(configuration, sizes_of(training))
         if processes.leads:
             print(to_json(configuration), end="", flush=True)
         trainer = Trainer(configuration, run, training, validation, processes, network)
