@@ -1,4 +1,4 @@
-"""The cases of `train_step.py`: the model once, its multilinear parts by the library or by torch."""
+"""The cases of `train_step.py`: one model, its multilinear parts by the library or by torch."""
 
 from __future__ import annotations
 
@@ -366,8 +366,11 @@ def apart(case: Case, part: str) -> list[dict[str, object]]:
 
 
 def show(part: str, n: int, rows: list[dict[str, object]], foreign: float) -> None:
-    print(f"\n{part}, n = {n}" + (f" (other processes took {foreign:.0%})" if foreign > 0.03 else ""))
-    print(f"{'method':32}{'seconds':>10}{'images/s':>10}{'vs adds':>9}{'vs best':>9}{'extra MB':>10}  form")
+    print(
+        f"\n{part}, n = {n}" + (f" (other processes took {foreign:.0%})" if foreign > 0.03 else "")
+    )
+    heads = ("method", "seconds", "images/s", "vs adds", "vs best", "extra MB")
+    print("{:32}{:>10}{:>10}{:>9}{:>9}{:>10}  form".format(*heads))
     for row in rows:
         values = [row.get(k) for k in ("versus_torch_adds", "versus_torch_best", "extra_mb")]
         shown = ["" if value is None else f"{value}" for value in values]

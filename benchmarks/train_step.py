@@ -5,9 +5,9 @@
     python benchmarks/train_step.py --quick             # small sizes, seconds; times mean nothing
 
 `streams`: forward and backward of `B_(1)(z_exp (x) z_id)` and of `Q_(1)` with both outputs, given
-incoming gradients. `step`: forward and backward of the whole network with every term of eq. 8 to
-14, and of the discriminator. Gradients of the cores are added into `.grad`, which exists, or written
-over it; clearing it and the optimizer are timed apart, being the same for all.
+incoming gradients. `step`: forward and backward of the whole network with every term of eq. 8
+to 14, and of the discriminator. Gradients of the cores are added into `.grad`, which exists, or
+written over it; clearing it and the optimizer are timed apart, being the same for all.
 """
 
 from __future__ import annotations

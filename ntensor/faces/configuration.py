@@ -312,7 +312,7 @@ def fitted(configuration: Configuration, sizes: Mapping[str, int]) -> Configurat
             raise ConfigurationError(
                 f"model.{name} is {wanted[name]}, the data has {size}; 0 takes the data's"
             )
-    return replace(configuration, model=replace(configuration.model, **sizes))
+    return replace(configuration, model=replace(configuration.model, **dict[str, Any](sizes)))
 
 
 def to_json(configuration: Configuration) -> str:

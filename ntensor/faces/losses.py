@@ -192,8 +192,8 @@ def white_shading(shading: Tensor, mask: Tensor, level: float = 0.75) -> Tensor:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         from torch.distributed.nn import functional as distributed
 
-        total = distributed.all_reduce(total)  # type: ignore[no-untyped-call]
-        weight = distributed.all_reduce(weight.detach())  # type: ignore[no-untyped-call]
+        total = distributed.all_reduce(total)
+        weight = distributed.all_reduce(weight.detach())
     mean = total / weight.clamp_min(1)
     return 0.5 * (mean - level).square().sum()
 

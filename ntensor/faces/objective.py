@@ -77,9 +77,7 @@ class ImageAdversary(nn.Module):
         super().__init__()
         model = configuration.model
         self.weights = configuration.losses
-        self.network = Discriminator(
-            model.image_size, model.channels, model.kernel_size, model.k_i
-        )
+        self.network = Discriminator(model.image_size, model.channels, model.kernel_size, model.k_i)
         self.register_buffer("k", torch.zeros(()))
 
     def generator_terms(self, output: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -143,7 +143,7 @@ def load(path: str | Path) -> LightCNN:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, "pt") as file:
             settings: dict[str, Any] = json.loads((file.metadata() or {})["settings"])
             network = LightCNN(**settings)
             network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118

@@ -75,7 +75,11 @@ def test_backends_give_one_step(rotation):
     assert terms.keys() == others.keys() and len(terms) >= 16
     for name, term in terms.items():
         torch.testing.assert_close(term, others[name], rtol=1e-5, atol=1e-7, msg=name)
-    assert grads.keys() == other_grads.keys() == {n for n, _ in build(configuration.model).named_parameters()}
+    assert (
+        grads.keys()
+        == other_grads.keys()
+        == {n for n, _ in build(configuration.model).named_parameters()}
+    )
     for name, grad in grads.items():
         scale = other_grads[name].abs().max().item()
         torch.testing.assert_close(grad, other_grads[name], rtol=1e-4, atol=1e-5 * scale, msg=name)
@@ -85,9 +89,9 @@ def test_the_two_layouts_are_two_models():
     outputs = []
     for rotation in ("column", "row"):
         torch.manual_seed(0)
-        outputs.append(build(small_configuration(model={"rotation": rotation}).model)(
-            batch_of(2)["image"]
-        ))
+        outputs.append(
+            build(small_configuration(model={"rotation": rotation}).model)(batch_of(2)["image"])
+        )
     torch.testing.assert_close(outputs[0]["shape"], outputs[1]["shape"])
     assert (outputs[0]["normal"] - outputs[1]["normal"]).abs().max() > 1e-4
 
@@ -134,7 +138,12 @@ def test_unpooling_decoder_needs_places():
 def test_other_image_sizes(size):
     image = torch.rand(2, 3, size, size)
     codes, places = Encoder({"z": 3}, size, (4, 5, 6), 3)(image)
-    assert UnpoolingDecoder(3, 2, size, (4, 5, 6), 3)(codes["z"], places).shape == (2, 2, size, size)
+    assert UnpoolingDecoder(3, 2, size, (4, 5, 6), 3)(codes["z"], places).shape == (
+        2,
+        2,
+        size,
+        size,
+    )
     assert Decoder(3, 2, size, (4, 5, 6), 3)(codes["z"]).shape == (2, 2, size, size)
     assert Discriminator(size, (4, 5, 6), 3, 7)(image).shape == image.shape
 

@@ -7,7 +7,11 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import initialisation
 from .encoder import threshold
+
+# Gain of a decoder's last convolution: a map starts near its bias.
+LAST = 0.1
 
 
 class Decoder(nn.Module):
@@ -53,6 +57,11 @@ class Decoder(nn.Module):
             for a, b in ((third, second), (second, first), (first, first))
         )
         self.last = nn.Conv2d(first, out_channels, 3, padding=1)
+        rectified = hidden is threshold
+        gain = initialisation.RECTIFIER if rectified else initialisation.TANH
+        for layer in (self.linear, *self.convolutions):
+            initialisation.keep_variance(layer, gain)
+        initialisation.keep_variance(self.last, LAST)
         nn.init.constant_(self.last.bias, start)  # type: ignore[arg-type]
 
     def forward(self, code: Tensor, places: Sequence[Tensor] = ()) -> Tensor:

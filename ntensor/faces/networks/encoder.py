@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from . import initialisation
 
 # The floor of the nonlinearity of supplementary A, "thresholding".
 FLOOR = 1e-6
@@ -61,8 +64,10 @@ class ConvolutionalStack(nn.Module):
         sizes = (in_channels, *channels)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(a, b, kernel_size, padding=kernel_size // 2)
-            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+            for a, b in itertools.pairwise(sizes)
         )
+        for convolution in self.convolutions:
+            initialisation.keep_variance(convolution, initialisation.RECTIFIER)
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Features (Tensor[n, c_3, S/8, S/8]), and the places of each pooling's maxima, first
@@ -107,6 +112,9 @@ class Encoder(nn.Module):
         self.bottleneck = nn.Linear(channels[-1] * (image_size // 8) ** 2, k_i)
         self.activation = BOTTLENECKS[bottleneck]()
         self.heads = nn.ModuleDict({name: nn.Linear(k_i, k) for name, k in code_sizes.items()})
+        initialisation.keep_variance(self.bottleneck, 1.0)
+        for head in self.heads.values():
+            initialisation.code_head(head, bottleneck)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
         """The codes by name, `z_i` among them, and the places of the poolings' maxima."""

@@ -27,7 +27,7 @@ def device_of(name: str) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ConfigurationError(f"device {name}: torch finds no GPU")
-        if device.index is None:
+        if ":" not in name:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return device
 

@@ -38,9 +38,14 @@ class Samples(Protocol):
         statistics: mean and standard deviation of the standardised vectors, by name.
     """
 
-    size: int | None
-    sizes: Mapping[str, int]
-    statistics: Mapping[str, tuple[Tensor, Tensor]]
+    @property
+    def size(self) -> int | None: ...
+
+    @property
+    def sizes(self) -> Mapping[str, int]: ...
+
+    @property
+    def statistics(self) -> Mapping[str, tuple[Tensor, Tensor]]: ...
 
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The batch of these samples; a function of `indices` alone."""
@@ -159,7 +164,9 @@ def sources(configuration: DataConfiguration, image_size: int) -> tuple[Samples,
 
         return stored(configuration)
     texture = c.variation != "all"
-    training: Samples = GeneratedSamples(generated(c, "train", image_size), c.cache or None, texture)
+    training: Samples = GeneratedSamples(
+        generated(c, "train", image_size), c.cache or None, texture
+    )
     validation = generated(c, "validation", image_size)
     if c.cache:
         training = Cached(training)

@@ -30,4 +30,4 @@ def optimizer(
     """RMSprop (alpha 0.9) or Adam (betas 0.9, 0.999)."""
     if configuration.optimizer == "rmsprop":
         return torch.optim.RMSprop(parameters, lr=learning_rate, alpha=0.9)
-    return torch.optim.Adam(parameters, lr=learning_rate)
+    return torch.optim.Adam(parameters, lr=learning_rate, fused=True)

@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader
 import ntensor
 from ntensor.faces import checkpoint, pictures
 from ntensor.faces.configuration import Configuration, to_json
-from ntensor.faces.errors import ConfigurationError, NonFiniteError
+from ntensor.faces.errors import CheckpointError, ConfigurationError, NonFiniteError
 from ntensor.faces.model import build
 from ntensor.faces.objective import TrainingStep, adversary_of, terms, total
 
 from .log import Log
 from .processes import Processes
-from .sampling import Updates
 from .samples import Samples
+from .sampling import Updates
 from .schedule import optimizer, rate
 
 STEMS = ("model", "training")
@@ -143,9 +143,11 @@ class Trainer:
         )
         loader: DataLoader[dict[str, Tensor]] = DataLoader(
             self.training,  # type: ignore[arg-type]
-            sampler=sampler,  # type: ignore[arg-type]
+            sampler=sampler,
             batch_size=None,
             num_workers=self.configuration.data.workers,
+            # Without it each start would draw from torch's own generator.
+            generator=torch.Generator(),
         )
         parts = []
         for batch in loader:
@@ -327,7 +329,7 @@ class Trainer:
 
         def stop(number: int, frame: FrameType | None) -> None:
             self.stopping = signal.Signals(number).name
-            signal.signal(number, before[number])
+            signal.signal(number, before[signal.Signals(number)])
 
         handled = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.getsignal(number) for number in handled}
@@ -361,7 +363,7 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], what: str) -> No
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
-        raise checkpoint.CheckpointError(
+        raise CheckpointError(
             f"the {what} of the checkpoint is not of this configuration: {error}"
         ) from error
 
