@@ -143,8 +143,8 @@ def _features(p: Any) -> Any:
 
 
 def _ears(p: Any) -> Any:
-    lobe = np.exp(-(np.abs((p[:, 1] - 17) / 29) ** 3)) * np.exp(-(((p[:, 2] + 36) / 14) ** 2))
-    return 13.0 * lobe
+    lobe = np.exp(-(np.abs((p[:, 1] - 15) / 29) ** 3)) * np.exp(-(((p[:, 2] + 36) / 9) ** 2))
+    return 10.0 * lobe
 
 
 def shell_front(x: Any, y: Any, radius: float) -> Any:
@@ -187,9 +187,15 @@ def lip_weight(p: Any) -> Any:
     return smoothstep(-0.8, 1.2, inside) * smoothstep(0, 0.15, opening) * smoothstep(0, 20, p[:, 2])
 
 
+def below_jaw(p: Any) -> Any:
+    """How much of the sky the jaw hides from the neck, 0..1, for points of the mean face."""
+    edge = -82 + 0.0105 * p[:, 0] ** 2
+    return smoothstep(-1, -17, p[:, 1] - edge) * smoothstep(-62, -25, p[:, 2])
+
+
 def scalp_weight(p: Any) -> Any:
     """Where short hair is painted, 0..1, for points of the mean face."""
     hairline = 88.0 - 0.0035 * p[:, 0] ** 2 - 26 * smoothstep(52, 70, np.abs(p[:, 0]))
-    front = smoothstep(-7, 7, p[:, 1] - hairline)
+    front = smoothstep(-8, 8, p[:, 1] - hairline)
     behind = smoothstep(-42, -62, p[:, 2]) * smoothstep(-62, -45, p[:, 1])
     return np.maximum(front, behind)

@@ -239,10 +239,10 @@ def draw_background(rng: np.random.Generator) -> Any:
         array[3, 17, 17], float32 in 0..1
     """
     grey = rng.uniform(0.15, 0.8)
-    tint = rng.normal(0, 0.05, (3, 1, 1))
+    tint = rng.normal(0, 0.035, (3, 1, 1))
     texture = np.full((3, 17, 17), grey) + tint
     for cells, amplitude in ((2, 0.13), (4, 0.08), (16, 0.03)):
-        noise = rng.normal(0, 1, (1, cells + 1, cells + 1)) + 0.35 * rng.normal(
+        noise = rng.normal(0, 1, (1, cells + 1, cells + 1)) + 0.22 * rng.normal(
             0, 1, (3, cells + 1, cells + 1)
         )
         fine = torch.nn.functional.interpolate(
