@@ -164,8 +164,17 @@ def _materials(mean: Any, row: Any, side: Any, parts: Any, teeth_v: Any, directi
 
 # Where the 68 Multi-PIE points lie on the mean face, subject's right half (x < 0) first; the last
 # column is the side of the slit (0: any).
-_JAW = [(-74, 34), (-73, 14), (-71, -8), (-67, -29), (-58, -49), (-45, -63), (-30, -73), (-15, -79)]
-_HALVES = {
+_JAW: list[Any] = [
+    (-74, 34),
+    (-73, 14),
+    (-71, -8),
+    (-67, -29),
+    (-58, -49),
+    (-45, -63),
+    (-30, -73),
+    (-15, -79),
+]
+_HALVES: dict[str, list[Any]] = {
     "brow": [(-56, 50), (-47, 55), (-37, 57), (-25, 56), (-13, 53)],
     "eye": [(-45, 31, 0), (-37, 37, 1), (-25, 37, 1), (-17, 31, 0), (-25, 28, -1), (-37, 28, -1)],
 }
@@ -179,7 +188,7 @@ def _landmarks(mean: Any, side: Any, parts: Any) -> Tensor:
     right = _HALVES["eye"]
     left = [(-right[k][0], *right[k][1:]) for k in (3, 2, 1, 0, 5, 4)]
     m = MOUTH_ROW
-    outer = [
+    outer: list[Any] = [
         (-26, m, 0),
         (-15, m + 6, 1),
         (-5, m + 8, 1),
@@ -205,7 +214,7 @@ def _landmarks(mean: Any, side: Any, parts: Any) -> Tensor:
         (0, m, -1),
         (-8, m, -1),
     ]
-    wanted = [*jaw, *brows, *nose, *right, *left, *outer, *inner]
+    wanted: list[Any] = [*jaw, *brows, *nose, *right, *left, *outer, *inner]
     index = []
     for x, y, *which in wanted:
         allowed = (parts == 0) & (mean[:, 2] > -40)

@@ -92,7 +92,8 @@ class SkinMesh:
         levels = _levels(max(12, (vertices - 1 - columns) // columns) + 1)[1:]
         for slit in SLITS:
             levels[np.argmin(np.abs(levels - slit))] = slit
-        above, angles = [self._add(0.0, TOP, 1.0)], np.zeros(1)
+        above = [self._add(0.0, TOP, 1.0)]
+        angles: Any = np.zeros(1)
         rings = []
         for y, count in zip(levels, _row_sizes(vertices, levels, columns), strict=True):
             top, bottom, row_angles = self._row(float(y), count)
@@ -232,8 +233,8 @@ def eyeball(rings: int, segments: int) -> tuple[Any, Any]:
 
 def teeth_and_tongue(columns: int, rows: int) -> tuple[Any, Any, Any]:
     """The inside of the mouth: positions, side (upper or lower jaw) and triangles."""
-    u, v = np.meshgrid(np.linspace(-1, 1, columns), np.linspace(1, -1, rows), indexing="ij")
-    u, v = u.ravel(), v.ravel()
+    u: Any = np.repeat(np.linspace(-1, 1, columns), rows)
+    v: Any = np.tile(np.linspace(1, -1, rows), columns)
     upper = v > 0
     y = np.where(upper, MOUTH_ROW + 12 * v, MOUTH_ROW + 14 * v)
     z = 47.0 - 14.0 * u**2 - np.where(upper, 0.0, 4.0)
