@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from . import scenes
 from .face_model import FaceModel, load_face_model
+from .records import VALID
 from .renderer import Camera, Renderer
 from .scenes import Scenes
 from .skin import Skin, draw_skin
@@ -126,7 +127,8 @@ class Faces:
             (n,k_b); `shape` (n,3V) millimetres; `frontal_image`, `frontal_normal`,
             `frontal_albedo` (n,3,S,S) and `frontal_mask` (n,1,S,S) of the same face unrotated
             under the same light, 0 outside the face; `near_frontal` (n,) bool; `identity`,
-            `expression`, `pose_bin`, `light_bin` (n,) int64, -1 unknown.
+            `expression`, `pose_bin`, `light_bin` (n,) int64, -1 unknown; `valid`
+            (n, len(records.VALID)) bool, all true here.
         """
         drawn = self.draw([int(index) for index in indices]).to(self.device)
         return self.render(drawn)
@@ -165,6 +167,7 @@ class Faces:
             "expression": drawn.expression,
             "pose_bin": drawn.pose_bin,
             "light_bin": drawn.light_bin,
+            "valid": torch.ones(len(pose), len(VALID), dtype=torch.bool, device=self.device),
         }
 
     def _skin(self, identities: Tensor) -> Skin:

@@ -82,6 +82,21 @@ def rotation_of(angles: Tensor) -> Tensor:
     return (about_z @ about_x @ about_y).to(angles.dtype)
 
 
+def angles_of(rotation: Tensor) -> Tensor:
+    """Yaw, pitch and roll of camera rotations; the inverse of `rotation_of` for |pitch| < 90.
+
+    Args:
+        rotation (Tensor[n, 3, 3])
+
+    Returns:
+        Tensor[n, 3]: degrees.
+    """
+    yaw = torch.atan2(-rotation[:, 2, 0], rotation[:, 2, 2])
+    pitch = torch.asin(-rotation[:, 2, 1].clamp(-1, 1))
+    roll = torch.atan2(-rotation[:, 0, 1], rotation[:, 1, 1])
+    return torch.rad2deg(torch.stack([yaw, pitch, roll], 1))
+
+
 def identity_coefficients(identity: int, size: int) -> Any:
     """The person's shape: `N(0, 0.9^2)` cut at 2.5, the same in every data set.
 
