@@ -96,7 +96,7 @@ IDENTITY_FIELDS: dict[str, Field] = {
 
 
 def _side_of_mouth(p: Any, side: Any, wanted: float) -> Any:
-    return np.where((np.sign(side) == wanted) & (p[:, 1] < 0), 1.0, 0.0)
+    return np.where((np.sign(side) == wanted) & (p[:, 1] < -10), 1.0, 0.0)
 
 
 def _jaw(p: Any, side: Any) -> Any:

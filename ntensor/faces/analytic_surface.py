@@ -23,13 +23,13 @@ UPPER_LID, LOWER_LID = 5.2, 3.9
 # last, how pointed the front is, seen from above (1: an ellipse, more: pointed, less: flat).
 _PROFILE = np.array(
     [
-        (-170.0, 54.0, -4.0, -84.0, 1.0),
-        (-125.0, 49.0, 0.0, -79.0, 1.0),
-        (-104.0, 48.0, 9.0, -76.0, 1.1),
-        (-94.0, 50.0, 28.0, -76.0, 1.4),
-        (-86.0, 53.0, 43.0, -78.0, 1.6),
-        (-76.0, 56.0, 49.0, -81.0, 1.75),
-        (-60.0, 61.5, 50.0, -87.0, 1.5),
+        (-170.0, 50.0, -10.0, -84.0, 1.0),
+        (-125.0, 44.0, -8.0, -78.0, 1.0),
+        (-104.0, 43.0, 0.0, -75.0, 1.1),
+        (-94.0, 44.0, 20.0, -75.0, 1.4),
+        (-86.0, 48.0, 42.0, -76.0, 1.6),
+        (-76.0, 53.0, 50.0, -79.0, 1.6),
+        (-60.0, 60.0, 51.0, -86.0, 1.3),
         (-37.0, 67.0, 54.0, -97.0, 1.1),
         (-14.0, 72.0, 53.5, -108.0, 0.95),
         (10.0, 74.5, 51.0, -116.0, 0.9),
@@ -143,8 +143,8 @@ def _features(p: Any) -> Any:
 
 
 def _ears(p: Any) -> Any:
-    lobe = np.exp(-(np.abs((p[:, 1] - 17) / 29) ** 3)) * np.exp(-(((p[:, 2] + 36) / 14) ** 2))
-    return 13.0 * lobe
+    lobe = np.exp(-(np.abs((p[:, 1] - 15) / 29) ** 3)) * np.exp(-(((p[:, 2] + 36) / 9) ** 2))
+    return 10.0 * lobe
 
 
 def shell_front(x: Any, y: Any, radius: float) -> Any:
@@ -187,9 +187,15 @@ def lip_weight(p: Any) -> Any:
     return smoothstep(-0.8, 1.2, inside) * smoothstep(0, 0.15, opening) * smoothstep(0, 20, p[:, 2])
 
 
+def below_jaw(p: Any) -> Any:
+    """How much of the sky the jaw hides from the neck, 0..1, for points of the mean face."""
+    edge = -82 + 0.0105 * p[:, 0] ** 2
+    return smoothstep(-1, -17, p[:, 1] - edge) * smoothstep(-62, -25, p[:, 2])
+
+
 def scalp_weight(p: Any) -> Any:
     """Where short hair is painted, 0..1, for points of the mean face."""
     hairline = 88.0 - 0.0035 * p[:, 0] ** 2 - 26 * smoothstep(52, 70, np.abs(p[:, 0]))
-    front = smoothstep(-7, 7, p[:, 1] - hairline)
+    front = smoothstep(-8, 8, p[:, 1] - hairline)
     behind = smoothstep(-42, -62, p[:, 2]) * smoothstep(-62, -45, p[:, 1])
     return np.maximum(front, behind)

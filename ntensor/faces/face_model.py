@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -133,7 +134,7 @@ class FaceModel:
 
     def to(self, device: torch.device | str) -> FaceModel:
         """The same face with its tensors on `device`."""
-        moved = {
+        moved: dict[str, Any] = {
             field.name: value.to(device)
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
@@ -165,7 +166,7 @@ def load_face_model(path: str | Path | None = None) -> FaceModel:
     Example:
         >>> from ntensor.faces.face_model import load_face_model
         >>> load_face_model("analytic").source
-        'analytic face, 4000 vertices'
+        'analytic face, 6000 vertices'
     """
     from .analytic_face import analytic_face
     from .ict_face import load_ict_face

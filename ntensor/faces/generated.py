@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from . import scenes
 from .face_model import FaceModel, load_face_model
+from .records import VALID
 from .renderer import Camera, Renderer
 from .scenes import Scenes
 from .skin import Skin, draw_skin
@@ -126,7 +127,8 @@ class Faces:
             (n,k_b); `shape` (n,3V) millimetres; `frontal_image`, `frontal_normal`,
             `frontal_albedo` (n,3,S,S) and `frontal_mask` (n,1,S,S) of the same face unrotated
             under the same light, 0 outside the face; `near_frontal` (n,) bool; `identity`,
-            `expression`, `pose_bin`, `light_bin` (n,) int64, -1 unknown.
+            `expression`, `pose_bin`, `light_bin` (n,) int64, -1 unknown; `valid`
+            (n, len(records.VALID)) bool, all true here.
         """
         drawn = self.draw([int(index) for index in indices]).to(self.device)
         return self.render(drawn)
@@ -165,6 +167,7 @@ class Faces:
             "expression": drawn.expression,
             "pose_bin": drawn.pose_bin,
             "light_bin": drawn.light_bin,
+            "valid": torch.ones(len(pose), len(VALID), dtype=torch.bool, device=self.device),
         }
 
     def _skin(self, identities: Tensor) -> Skin:
@@ -257,7 +260,7 @@ class GeneratedFaces(Faces, IterableDataset[Batch]):
         ]
         return _stack(rows)
 
-    def _draw_one(self, rng: np.random.Generator) -> list[object]:
+    def _draw_one(self, rng: np.random.Generator) -> list[Any]:
         face, variation = self.face_model, self.variation
         person = int(rng.choice(self.persons))
         expression_rng = rng
@@ -266,21 +269,21 @@ class GeneratedFaces(Faces, IterableDataset[Batch]):
             expression_rng = np.random.default_rng([self.seed, person, number, 0xE])
         expression, label = scenes.draw_expression(expression_rng, face)
         angles, pose_bin = self._draw_pose(rng)
-        light, light_bin = self._draw_light(rng)
+        lamps, light_bin = self._draw_lamps(rng)
         background = scenes.draw_background(rng)
         return [
             person,
             scenes.identity_coefficients(person, face.identity_size),
             expression,
             angles,
-            light,
+            lamps,
             background if variation.background else np.zeros_like(background),
             label,
             pose_bin,
             light_bin,
         ]
 
-    def _draw_pose(self, rng: np.random.Generator) -> tuple[object, int]:
+    def _draw_pose(self, rng: np.random.Generator) -> tuple[Any, int]:
         if self.variation.pose == "any":
             angles = scenes.draw_angles(rng)
             return angles, scenes.pose_bin_of(float(angles[0]))
@@ -290,13 +293,13 @@ class GeneratedFaces(Faces, IterableDataset[Batch]):
         )
         return np.array([scenes.YAW_BINS[number], 0, 0], np.float32), number
 
-    def _draw_light(self, rng: np.random.Generator) -> tuple[object, int]:
+    def _draw_lamps(self, rng: np.random.Generator) -> tuple[scenes.Lamps, int]:
         if self.variation.light == "any":
-            return scenes.draw_light(rng), -1
+            return scenes.draw_lamps(rng), -1
         if self.variation.light == "frontal":
-            return scenes.frontal_light(), -1
+            return scenes.frontal_lamps(), -1
         number = int(rng.integers(scenes.FIXED_LIGHTS))
-        return scenes.fixed_light(number), number
+        return scenes.fixed_lamps(number), number
 
 
 class FaceGrid(Faces, Dataset[Batch]):
@@ -368,7 +371,7 @@ class FaceGrid(Faces, Dataset[Batch]):
                     scenes.identity_coefficients(self.identities[person], face.identity_size),
                     face.basic_weights[self.expressions[expression]].cpu().numpy(),
                     np.array(self.poses[pose], np.float32),
-                    scenes.fixed_light(self.lights[light]),
+                    scenes.fixed_lamps(self.lights[light]),
                     background if self.background else np.zeros_like(background),
                     self.expressions[expression],
                     pose,
@@ -396,7 +399,7 @@ def grid(
         identities: numbers of persons, or the name of a split.
         expressions: names of basic expressions; default: all but neutral.
         poses: yaws in degrees, or (yaw, pitch, roll).
-        lights: numbers of fixed lights, 0..15, see `scenes.fixed_light`.
+        lights: numbers of fixed lights, 0..15, see `scenes.fixed_lamps`.
         face_model, size, background, seed, camera, device: as for `GeneratedFaces`.
 
     Returns:
@@ -425,10 +428,8 @@ def grid(
     )  # fmt: skip
 
 
-def _stack(rows: list[list[object]]) -> Scenes:
-    columns = [
-        torch.from_numpy(np.stack([np.asarray(v) for v in column]))
-        for column in zip(*rows, strict=True)
-    ]
-    identity, id_3dmm, exp_3dmm, angles, light, background, *labels = columns
-    return Scenes(identity, id_3dmm, exp_3dmm, angles, light, background, *labels)
+def _stack(rows: list[list[Any]]) -> Scenes:
+    columns: list[Any] = [list(column) for column in zip(*rows, strict=True)]
+    lamps = [field.name for field in dataclasses.fields(Scenes)].index("light")
+    columns[lamps] = scenes.project_lamps(columns[lamps]).numpy()
+    return Scenes(*(torch.from_numpy(np.stack(column)) for column in columns))

@@ -53,7 +53,7 @@ def load_ict_face(
     identity = arrays["id_q"][:identity_modes].transpose(0, 2, 1) * arrays["id_step"]
     expression = arrays["expr_q"].transpose(0, 2, 1) * arrays["expr_step"]
     return FaceModel(
-        source=f"ICT face model, {identity_modes} identity modes, {arrays['mean'].shape[0]} vertices",
+        source=f"ICT face model, {arrays['mean'].shape[0]} vertices, {identity_modes} modes",
         mean=_float(arrays["mean"]),
         identity_modes=_float(identity),
         expression_modes=_float(expression),

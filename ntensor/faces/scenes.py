@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -80,6 +82,21 @@ def rotation_of(angles: Tensor) -> Tensor:
     return (about_z @ about_x @ about_y).to(angles.dtype)
 
 
+def angles_of(rotation: Tensor) -> Tensor:
+    """Yaw, pitch and roll of camera rotations; the inverse of `rotation_of` for |pitch| < 90.
+
+    Args:
+        rotation (Tensor[n, 3, 3])
+
+    Returns:
+        Tensor[n, 3]: degrees.
+    """
+    yaw = torch.atan2(-rotation[:, 2, 0], rotation[:, 2, 2])
+    pitch = torch.asin(-rotation[:, 2, 1].clamp(-1, 1))
+    roll = torch.atan2(-rotation[:, 0, 1], rotation[:, 1, 1])
+    return torch.rad2deg(torch.stack([yaw, pitch, roll], 1))
+
+
 def identity_coefficients(identity: int, size: int) -> Any:
     """The person's shape: `N(0, 0.9^2)` cut at 2.5, the same in every data set.
 
@@ -129,26 +146,44 @@ def pose_bin_of(yaw: float) -> int:
     return int(np.argmin(np.abs(np.array(YAW_BINS) - yaw)))
 
 
-def draw_light(rng: np.random.Generator) -> Any:
-    """A key lamp, a weaker fill lamp, ambient light and a little of every harmonic.
+@dataclasses.dataclass(frozen=True)
+class Lamps:
+    """A light before it is projected on harmonics.
 
-    Returns:
-        array[3, 9], float32: its mean shading of the front is 0.6 to 0.95.
+    Attributes:
+        azimuth, elevation (array[2]): degrees, of the key and the fill lamp.
+        colour (array[2, 3]): of both.
+        ambient (array[3]): red, green, blue.
+        extra (array[3, 9]): added harmonics.
+        mean (float): wanted mean shading of the front.
     """
+
+    azimuth: Any
+    elevation: Any
+    colour: Any
+    ambient: Any
+    extra: Any
+    mean: float
+
+
+def draw_lamps(rng: np.random.Generator) -> Lamps:
+    """A key lamp, a weaker fill lamp, ambient light and a little of every harmonic."""
     azimuth = float(np.clip(rng.normal(0, 42), -88, 88))
-    elevation = float(rng.uniform(-20, 60))
     key, fill, ambient = rng.uniform(0.35, 1.0), rng.uniform(0.0, 0.3), rng.uniform(0.25, 0.55)
     warmth = rng.normal(0, 0.05) * np.array([1.0, 0.1, -1.0])
-    light = _lamp(azimuth, elevation, key * (1 + warmth))
-    light += _lamp(
-        float(-azimuth + rng.normal(0, 20)), float(rng.uniform(-30, 30)), fill * (1 - warmth)
+    extra = np.zeros((3, 9))
+    extra[:, 1:] = rng.normal(0, 0.02, 8) + rng.normal(0, 0.006, (3, 8))
+    return Lamps(
+        np.array([azimuth, -azimuth + rng.normal(0, 20)]),
+        np.array([rng.uniform(-20, 60), rng.uniform(-30, 30)]),
+        np.stack([key * (1 + warmth), fill * (1 - warmth)]),
+        ambient * (1 - 0.7 * warmth),
+        extra,
+        rng.uniform(0.6, 0.95),
     )
-    light += harmonics.ambient(torch.tensor(ambient * (1 - 0.7 * warmth))[None])[0].numpy()
-    light[:, 1:] += rng.normal(0, 0.02, 8) + rng.normal(0, 0.006, (3, 8))
-    return _exposed(light, rng.uniform(0.6, 0.95))
 
 
-def fixed_light(index: int) -> Any:
+def fixed_lamps(index: int) -> Lamps:
     """One of the 16 lights of the tables: 4 azimuths x 2 elevations x soft or hard.
 
     Args:
@@ -156,45 +191,60 @@ def fixed_light(index: int) -> Any:
             elevations -10, 35 degrees.
 
     Returns:
-        array[3, 9], float32
+        Lamps
 
     Raises:
         ValueError: another index.
     """
     if not 0 <= index < FIXED_LIGHTS:
-        raise ValueError(f"fixed_light: index must be 0..{FIXED_LIGHTS - 1}, got {index}")
+        raise ValueError(f"fixed_lamps: index must be 0..{FIXED_LIGHTS - 1}, got {index}")
     azimuth, elevation = (-60.0, -20.0, 20.0, 60.0)[index // 4], (-10.0, 35.0)[index // 2 % 2]
-    key, ambient = ((0.55, 0.45), (1.0, 0.18))[index % 2]
-    light = _lamp(azimuth, elevation, np.full(3, key))
-    light += harmonics.ambient(torch.full((1, 3), ambient, dtype=torch.double))[0].numpy()
-    return _exposed(light, 0.75)
+    return _one_lamp(azimuth, elevation, *((0.55, 0.45), (1.0, 0.18))[index % 2])
 
 
-def frontal_light() -> Any:
-    """The light of the proof of concept: soft, from the camera and a little above.
+def frontal_lamps() -> Lamps:
+    """The light of the proof of concept: soft, from the camera and a little above."""
+    return _one_lamp(0.0, 20.0, 0.6, 0.4)
+
+
+def _one_lamp(azimuth: float, elevation: float, key: float, ambient: float) -> Lamps:
+    return Lamps(
+        np.array([azimuth, 0.0]),
+        np.array([elevation, 0.0]),
+        np.stack([np.full(3, key), np.zeros(3)]),
+        np.full(3, ambient),
+        np.zeros((3, 9)),
+        0.75,
+    )
+
+
+def project_lamps(lamps: Sequence[Lamps]) -> Tensor:
+    """Lights as harmonics, scaled so that the mean shading of the front is as wanted.
+
+    Args:
+        lamps (sequence of Lamps): n of them.
 
     Returns:
-        array[3, 9], float32
+        Tensor[n, 3, 9], float32: see `harmonics`; the front is a spread of normals with z > 0.15.
     """
-    light = _lamp(0.0, 20.0, np.full(3, 0.6))
-    light += harmonics.ambient(torch.full((1, 3), 0.4, dtype=torch.double))[0].numpy()
-    return _exposed(light, 0.75)
+    columns = {
+        field.name: torch.from_numpy(np.stack([getattr(row, field.name) for row in lamps]))
+        for field in dataclasses.fields(Lamps)
+    }
+    direction = harmonics.direction_of(columns["azimuth"], columns["elevation"])  # (n, 2, 3)
+    light = columns["extra"] + harmonics.ambient(columns["ambient"])
+    for k in range(2):
+        light = light + harmonics.directional(direction[:, k], columns["colour"][:, k])
+    normals = _front_normals().expand(len(lamps), -1, -1)
+    found = harmonics.shading(normals, light).mean((1, 2)).clamp_min(1e-6)
+    return (light * (columns["mean"] / found)[:, None, None]).float()
 
 
-def _lamp(azimuth: float, elevation: float, colour: Any) -> Any:
-    angles = torch.tensor([azimuth, elevation], dtype=torch.double)
-    direction = harmonics.direction_of(angles[:1], angles[1:])
-    return harmonics.directional(direction, torch.from_numpy(colour)[None])[0].numpy()
-
-
-def _exposed(light: Any, mean: float) -> Any:
-    """`light` scaled so that its mean shading of the normals of a front half sphere is `mean`."""
-    turns = np.arange(64) * np.pi * (3 - np.sqrt(5))
-    z = 0.15 + 0.85 * (np.arange(64) + 0.5) / 64
-    r = np.sqrt(1 - z * z)
-    normals = torch.from_numpy(np.stack([r * np.cos(turns), r * np.sin(turns), z]))[None]
-    value = harmonics.shading(normals, torch.from_numpy(light)[None]).mean()
-    return (light * (mean / max(float(value), 1e-6))).astype(np.float32)
+def _front_normals() -> Tensor:
+    turns = torch.arange(64, dtype=torch.double) * math.pi * (3 - math.sqrt(5))
+    z = 0.15 + 0.85 * (torch.arange(64, dtype=torch.double) + 0.5) / 64
+    r = (1 - z * z).sqrt()
+    return torch.stack([r * turns.cos(), r * turns.sin(), z])[None]
 
 
 def draw_background(rng: np.random.Generator) -> Any:
@@ -204,10 +254,10 @@ def draw_background(rng: np.random.Generator) -> Any:
         array[3, 17, 17], float32 in 0..1
     """
     grey = rng.uniform(0.15, 0.8)
-    tint = rng.normal(0, 0.05, (3, 1, 1))
+    tint = rng.normal(0, 0.035, (3, 1, 1))
     texture = np.full((3, 17, 17), grey) + tint
     for cells, amplitude in ((2, 0.13), (4, 0.08), (16, 0.03)):
-        noise = rng.normal(0, 1, (1, cells + 1, cells + 1)) + 0.35 * rng.normal(
+        noise = rng.normal(0, 1, (1, cells + 1, cells + 1)) + 0.22 * rng.normal(
             0, 1, (3, cells + 1, cells + 1)
         )
         fine = torch.nn.functional.interpolate(
