@@ -122,6 +122,7 @@ class DataConfiguration:
     Attributes:
         source: `"generated"`, or the folder of a data set in the format of
             `ntensor.faces.storage`.
+        validation_source: the folder of another one, of other identities; with a `source`.
         face_model: as `--face-model` of `ntensor.faces`; None: the variable `NTENSOR_FACE_MODEL`,
             or the built-in analytic face.
         vertices: of the analytic face; 0: its default.
@@ -138,6 +139,7 @@ class DataConfiguration:
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     source: str = "generated"
+    validation_source: str | None = None
     face_model: str | None = None
     vertices: int = 0
     variation: Literal["all", "expression", "pose"] = "all"
@@ -236,17 +238,25 @@ def tiny() -> Configuration:
             k_m=32,
             k_exp=9,
             k_id=20,
+            bottleneck="tanh",
             k_3d=0,
             exp_3dmm=0,
             id_3dmm=0,
         ),
-        losses=LossConfiguration(verification=0.0, adversarial=0.0),
+        losses=LossConfiguration(
+            verification=0.0,
+            adversarial=0.0,
+            reconstruction=4.0,
+            expression=0.3,
+            identity=0.3,
+            normal=1.0,
+        ),
         data=DataConfiguration(cache=4000, validation=128, vertices=1500),
         training=TrainingConfiguration(
             steps=3000,
             batch_size=16,
-            learning_rate=2e-3,
-            warmup=100,
+            learning_rate=1.5e-3,
+            warmup=50,
             picture_every=500,
             validate_every=500,
             checkpoint_every=500,

@@ -28,6 +28,7 @@ def terms(
         statistics (Statistics): of the model.
     """
     out = {name: value.float() for name, value in output.items()}
+    batch = completed(batch, out, statistics)
     found: dict[str, Tensor] = {}
 
     def add(term: str, needs: str, function: Any, *arguments: str) -> None:
@@ -58,6 +59,30 @@ def terms(
     add("background", "background", losses.background, "image", "mask")
     add("texture", "texture", losses.texture, "texture")
     return found
+
+
+def completed(
+    batch: Batch, output: Mapping[str, Tensor], statistics: Statistics
+) -> dict[str, Tensor]:
+    """The batch with the network's own output in place of each target that a sample lacks.
+
+    `valid_NAME` (n,) says which samples have the target NAME; without it all have. Such a sample
+    adds nothing to the terms of that target.
+    """
+    whole = dict(batch)
+    own = {"pose": "z_p", "mask": "mask", "normal": "normal", "light": "light"}
+    own |= {name: name for name in ("exp_3dmm", "id_3dmm", "shape")}
+    for name, source in own.items():
+        has = batch.get(f"valid_{name}")
+        if has is None or source not in output:
+            continue
+        filling = output[source].detach()
+        if name in statistics.sizes:
+            filling = statistics.restore(name, filling)
+        target = batch[name]
+        has = has.view(-1, *[1] * (target.dim() - 1))
+        whole[name] = torch.where(has, target, filling.view_as(target))
+    return whole
 
 
 def total(found: Mapping[str, Tensor], weights: LossConfiguration) -> Tensor:

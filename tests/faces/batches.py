@@ -45,6 +45,8 @@ def batch_of(n, size=16, seed=0):
 class RandomSamples:
     """Samples by index, each drawn from its own seed; `poison` makes one update's images NaN."""
 
+    blocks = ()
+
     def __init__(self, size=None, image_size=16, seed=0, poison=None):
         self.size, self.image_size, self.seed, self.poison = size, image_size, seed, poison
         ones = {"exp_3dmm": EXPRESSION_MODES, "id_3dmm": IDENTITY_MODES, "shape": 3 * VERTICES}

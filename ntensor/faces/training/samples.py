@@ -12,9 +12,11 @@ from torch import Tensor
 
 from ntensor.faces.analytic_face import analytic_face
 from ntensor.faces.configuration import DataConfiguration
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.errors import ConfigurationError, FacesError
 from ntensor.faces.face_model import FaceModel, load_face_model
 from ntensor.faces.generated import POC_EXPRESSION, POC_POSE, Faces, GeneratedFaces, Variation
+from ntensor.faces.records import VALID, DamagedData
+from ntensor.faces.stored import StoredFaces
 
 VARIATIONS = {"all": Variation(), "expression": POC_EXPRESSION, "pose": POC_POSE}
 
@@ -36,7 +38,11 @@ class Samples(Protocol):
         size: number of samples; None: endless.
         sizes: extents by name, among `image`, `id_3dmm`, `exp_3dmm`, `shape`.
         statistics: mean and standard deviation of the standardised vectors, by name.
+        blocks: counts of neighbouring samples that are read together; empty: none are.
     """
+
+    @property
+    def blocks(self) -> Sequence[int]: ...
 
     @property
     def size(self) -> int | None: ...
@@ -66,6 +72,8 @@ class GeneratedSamples:
         torch.Size([2, 3, 64, 64])
     """
 
+    blocks: Sequence[int] = ()
+
     def __init__(self, faces: Faces, size: int | None = None, texture: bool = False) -> None:
         self.faces, self.size, self.texture = faces, size, texture
         self.sizes = faces.sizes
@@ -84,6 +92,48 @@ class GeneratedSamples:
         return {name: batch[name] for name in KEPT if name in batch}
 
 
+class StoredSamples:
+    """A data set on the disk; its shards are blocks, so that an order through them streams.
+
+    Args:
+        faces (StoredFaces)
+    """
+
+    def __init__(self, faces: StoredFaces) -> None:
+        self.faces = faces
+        self.size, self.sizes, self.statistics = faces.count, faces.sizes, faces.statistics
+        self.blocks: Sequence[int] = [count for _, count in faces.meta.shards]
+
+    def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """The batch, with `valid_NAME` (n,) for targets that some samples lack.
+
+        Raises:
+            FacesError: a damaged file or record, unless they are skipped.
+        """
+        try:
+            batch = self.faces.batch(indices)
+        except DamagedData as error:
+            raise FacesError(str(error)) from error
+        found = {name: batch[name] for name in KEPT if name in batch}
+        found["near_frontal"] = batch["near_frontal"] & batch["valid"][:, VALID.index("frontal")]
+        for name, has in zip(VALID, batch["valid"].t(), strict=True):
+            if name in found and not bool(has.all()):
+                found[f"valid_{name}"] = has
+        return found
+
+
+def stored(folder: str, skip_damaged: bool) -> StoredSamples:
+    """The data set of a folder.
+
+    Raises:
+        FacesError: it is none, or damaged.
+    """
+    try:
+        return StoredSamples(StoredFaces(folder, on_damage="skip" if skip_damaged else "refuse"))
+    except DamagedData as error:
+        raise FacesError(str(error)) from error
+
+
 class Cached:
     """Keeps every sample that was asked for once, its maps rounded to eight bits.
 
@@ -92,6 +142,8 @@ class Cached:
     Args:
         samples (Samples): finite.
     """
+
+    blocks: Sequence[int] = ()
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
@@ -160,9 +212,12 @@ def sources(configuration: DataConfiguration, image_size: int) -> tuple[Samples,
             raise ConfigurationError(
                 f'data.source must be "generated" or the folder of a data set, got {c.source!r}'
             )
-        from .stored import stored
-
-        return stored(configuration)
+        if c.validation_source is None:
+            raise ConfigurationError(
+                "data.source is a folder, which needs data.validation-source, a data set of other "
+                "identities; got none"
+            )
+        return stored(c.source, c.skip_damaged), stored(c.validation_source, c.skip_damaged)
     texture = c.variation != "all"
     training: Samples = GeneratedSamples(
         generated(c, "train", image_size), c.cache or None, texture

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
 
 
-def order(epoch: int, size: int, seed: int) -> torch.Tensor:
-    """The order in which pass `epoch` goes through `size` samples (Tensor[size], int64)."""
+def order(epoch: int, size: int, seed: int, blocks: Sequence[int] = ()) -> torch.Tensor:
+    """The order in which pass `epoch` goes through `size` samples (Tensor[size], int64).
+
+    Where samples come in `blocks` (their counts, in all `size`), block follows whole block.
+    """
     generator = torch.Generator().manual_seed((seed << 32) + epoch)
-    return torch.randperm(size, generator=generator)
+    counts = list(blocks) or [size]
+    starts = [0, *itertools.accumulate(counts)]
+    parts = [
+        starts[block] + torch.randperm(counts[block], generator=generator)
+        for block in torch.randperm(len(counts), generator=generator).tolist()
+    ]
+    return torch.cat(parts)
 
 
 class Updates(Sampler[list[int]]):
@@ -27,6 +37,7 @@ class Updates(Sampler[list[int]]):
         start, stop (int): updates.
         seed (int): of the orders.
         rank, world (int): of the process.
+        blocks (sequence of int): as in `order`.
 
     Raises:
         ValueError: a part cannot be dealt evenly.
@@ -47,6 +58,7 @@ class Updates(Sampler[list[int]]):
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
+        blocks: Sequence[int] = (),
     ) -> None:
         if batch_size % (accumulation * world):
             raise ValueError(
@@ -55,7 +67,7 @@ class Updates(Sampler[list[int]]):
             )
         self.size, self.batch_size, self.accumulation = size, batch_size, accumulation
         self.start, self.stop, self.seed = start, stop, seed
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.blocks = rank, world, blocks
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.accumulation
@@ -74,6 +86,6 @@ class Updates(Sampler[list[int]]):
                         continue
                     epoch, inside = divmod(place, self.size)
                     if known is None or known[0] != epoch:
-                        known = (epoch, order(epoch, self.size, self.seed))
+                        known = (epoch, order(epoch, self.size, self.seed, self.blocks))
                     indices.append(int(known[1][inside]))
                 yield indices

@@ -140,6 +140,7 @@ class Trainer:
             settings.seed,
             processes.rank,
             processes.world,
+            self.training.blocks,
         )
         loader: DataLoader[dict[str, Tensor]] = DataLoader(
             self.training,  # type: ignore[arg-type]
