@@ -1,5 +1,7 @@
 """Sources of batches: drawn faces, kept ones, and sets on the disk."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -87,7 +89,7 @@ def test_wrong_sources():
 
 
 def test_a_folder_needs_a_validation_folder(folder):
-    with pytest.raises(ConfigurationError, match="needs data.validation-source"):
+    with pytest.raises(ConfigurationError, match=r"needs data\.validation-source, a data set"):
         sources(DataConfiguration(source=str(folder)), 16)
 
 
@@ -95,5 +97,5 @@ def test_blocks_stay_together():
     found = order(3, 9, 0, [4, 2, 3]).tolist()
     assert sorted(found) == list(range(9)) and found != list(range(9))
     block = [0] * 4 + [1] * 2 + [2] * 3
-    changes = sum(block[a] != block[b] for a, b in zip(found, found[1:], strict=False))
+    changes = sum(block[a] != block[b] for a, b in itertools.pairwise(found))
     assert changes == 2

@@ -181,10 +181,17 @@ def unpack(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def face_model_of(configuration: DataConfiguration) -> FaceModel:
-    """The face model that the configuration names."""
-    if configuration.face_model is None and configuration.vertices:
-        return analytic_face(configuration.vertices)
-    return load_face_model(configuration.face_model)
+    """The face model that the configuration names.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    try:
+        if configuration.face_model is None and configuration.vertices:
+            return analytic_face(configuration.vertices)
+        return load_face_model(configuration.face_model)
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigurationError(str(error)) from error
 
 
 def generated(configuration: DataConfiguration, split: str, image_size: int) -> GeneratedFaces:
