@@ -132,7 +132,8 @@ class DataConfiguration:
             every batch is new.
         validation: validation samples, of identities that training never shows.
         seed: of the generated samples.
-        workers: processes that read or render samples.
+        workers: processes that read or render samples; each keeps a cache of its own.
+        device: that draws generated faces.
         skip_damaged: a damaged record is left out, with a warning, instead of stopping the run.
     """
 
@@ -147,6 +148,7 @@ class DataConfiguration:
     validation: int = 256
     seed: int = 0
     workers: int = 0
+    device: str = "cpu"
     skip_damaged: bool = False
 
 

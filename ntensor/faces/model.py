@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from . import harmonics
 from .configuration import ModelConfiguration
+from .errors import ConfigurationError
 from .networks import Decoder, Encoder, UnpoolingDecoder
 from .networks.streams import FrontalStream, Light, RotatedFeature, ShapeStream
 from .proof_of_concept import ProofOfConcept
@@ -34,9 +35,10 @@ class FaceAutoencoder(nn.Module):
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.configuration import tiny
+        >>> from ntensor.faces.configuration import fitted, tiny
         >>> from ntensor.faces.model import FaceAutoencoder
-        >>> output = FaceAutoencoder(tiny().model)(torch.rand(2, 3, 64, 64))
+        >>> sizes = {"k_3d": 1500, "exp_3dmm": 16, "id_3dmm": 30}
+        >>> output = FaceAutoencoder(fitted(tiny(), sizes).model)(torch.rand(2, 3, 64, 64))
         >>> output["image"].shape, output["shape"].shape, output["z_p"].shape
         (torch.Size([2, 3, 64, 64]), torch.Size([2, 1500]), torch.Size([2, 9]))
     """
@@ -179,7 +181,17 @@ Model = FaceAutoencoder | PlainAutoencoder | ProofOfConcept
 
 
 def build(configuration: ModelConfiguration) -> Model:
-    """The network that the configuration names, with random weights."""
+    """The network that the configuration names, with random weights.
+
+    Raises:
+        ConfigurationError: an extent that the data decides (0 in the configuration) is not known.
+    """
+    unknown = [name for name, size in statistics_sizes(configuration).items() if size < 1]
+    if unknown:
+        raise ConfigurationError(
+            f"build: the extents of {', '.join(unknown)} are 0, which stands for the data's; "
+            "see configuration.fitted"
+        )
     networks: dict[str, type[Model]] = {
         "neuro-tensorial": FaceAutoencoder,
         "intrinsic": FaceAutoencoder,

@@ -7,7 +7,8 @@ import torch
 
 import ntensor
 from batches import batch_of, small_configuration
-from ntensor.faces.configuration import paper, proof_of_concept
+from ntensor.faces.configuration import paper, proof_of_concept, tiny
+from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.model import build
 from ntensor.faces.networks import Decoder, Discriminator, Encoder, UnpoolingDecoder
 from ntensor.faces.networks.encoder import chosen_places
@@ -112,6 +113,11 @@ def test_network_after_30_has_no_multilinear_part():
     output = model(batch_of(2)["image"])
     assert not {"shape", "frontal_image", "z_p", "z_exp", "z_id"} & set(output)
     assert {"z_n", "z_a", "normal", "albedo", "image"} <= set(output)
+
+
+def test_extents_of_the_data_must_be_known():
+    with pytest.raises(ConfigurationError, match="extents of exp_3dmm, id_3dmm, shape are 0"):
+        build(tiny().model)
 
 
 def test_image_is_composed_of_its_parts():

@@ -204,6 +204,7 @@ def generated(configuration: DataConfiguration, split: str, image_size: int) -> 
         image_size,
         configuration.seed,
         variation=VARIATIONS[configuration.variation],
+        device=configuration.device,
     )
 
 
