@@ -6,12 +6,8 @@ import sys
 import pytest
 import torch
 
-from ntensor.faces import extras, sheet
+from ntensor.faces import data, extras, sheet
 from ntensor.faces.storage import read_meta
-
-data = pytest.importorskip("ntensor.faces.data")
-for package in ("tyro", "PIL"):
-    pytest.importorskip(package)
 
 
 def test_render_check_and_sheet(tmp_path, capsys):
