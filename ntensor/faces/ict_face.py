@@ -1,7 +1,9 @@
 """The face model file made from ICT-FaceKit (MIT licence, USC Institute for Creative Technologies).
 
 The file is no part of this package. It is an `.npz` of the mean, 100 identity modes and 28
-expressions of "ICT Face Model Light" with weights for painting.
+expressions of "ICT Face Model Light" with weights for painting; a checkout of ICT-FaceKit gives it:
+
+    python -m ntensor.faces.ict_face CHECKOUT --out ict_faces.npz
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import extras
 from .analytic_face import beard_weight, blush_weight
 from .face_model import MATERIALS, FaceModel
+from .ict_convert import convert
 
 IDENTITY_MODES = 80
 
@@ -125,3 +129,31 @@ def _shape_vertices(arrays: dict[str, Any], shape: str) -> Tensor:
         wanted = ", ".join(["shape9375", *counts])
         raise ValueError(f"load_ict_face: shape must be one of {wanted}, got {shape!r}")
     return torch.arange(counts[shape])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command: makes the face model file from a checkout of ICT-FaceKit."""
+
+    def command(checkout: Path, /, *, out: Path) -> None:
+        """Makes a face model file; keep ICT-FaceKit's licence beside it.
+
+        Args:
+            checkout: the folder of ICT-FaceKit.
+            out: the .npz to write.
+        """
+        arrays = convert(checkout)
+        temporary = out.with_name(f".{out.name}.tmp")
+        with temporary.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)
+        temporary.replace(out)
+        print(f"{out}: {load_ict_face(out, len(arrays['id_q'])).source}")
+
+    try:
+        tyro = extras.load("tyro")
+        tyro.cli(command, prog="python -m ntensor.faces.ict_face", args=arguments)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        raise SystemExit(f"ntensor.faces.ict_face: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -116,10 +116,9 @@ def _draw_one(rng: np.random.Generator) -> list[Any]:
     iris = _IRIS[rng.choice(4, p=[0.3, 0.22, 0.28, 0.2] if fair else [0.85, 0.13, 0.01, 0.01])]
     beard = rng.uniform(0.25, 0.75) if rng.random() < 0.28 else rng.uniform(0, 0.06)
     frequency = rng.normal(0, 1, (_WAVES, 3))
-    frequency *= (2 * np.pi / np.geomspace(90, 16, _WAVES) / np.linalg.norm(frequency, axis=1))[
-        :, None
-    ]
-    amplitude = rng.uniform(0.006, 0.026, (_WAVES, 1))
+    length = np.geomspace(110, 18, _WAVES)[:, None]  # millimetres
+    frequency *= 2 * np.pi / length / np.linalg.norm(frequency, axis=1, keepdims=True)
+    amplitude = rng.uniform(0.3, 1, (_WAVES, 1)) * 0.026 * (length / 110) ** 0.8
     waves = np.concatenate([frequency, rng.uniform(0, 2 * np.pi, (_WAVES, 1)), amplitude], 1)
     clipped = [
         np.clip(colour, 0.02, 0.98)

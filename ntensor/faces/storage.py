@@ -220,11 +220,14 @@ class ShardWriter:
             self._begin(arrays)
         assert self.meta is not None
         for name in self.meta.arrays:
-            shape = arrays[name].shape[1:] if name in arrays else None
-            if shape != self.meta.fields[name].shape:
-                raise ValueError(
-                    f"add: {name} must have shape (n, *{self.meta.fields[name].shape}), got {shape}"
-                )
+            wanted = ("n", *self.meta.fields[name].shape)
+            got = ("n", *arrays[name].shape[1:]) if name in arrays else None
+            if got != wanted:
+                shapes = [
+                    f"({', '.join(map(str, shape))})" if shape else "none"
+                    for shape in (wanted, got)
+                ]
+                raise ValueError(f"add: {name} must have shape {shapes[0]}, got {shapes[1]}")
         self._waiting.append({name: arrays[name] for name in self.meta.arrays})
         while sum(len(part["image"]) for part in self._waiting) >= self.shard_size:
             self._write(self.shard_size)
