@@ -63,6 +63,14 @@ class ModelConfiguration:
     texture: bool = True
     accumulate_core_grad: bool = False
 
+    @property
+    def targets(self) -> dict[str, str]:
+        """The vectors of the data that the network predicts, and the entry with their extent."""
+        found = {"exp_3dmm": "exp_3dmm", "id_3dmm": "id_3dmm"}
+        if self.network == "neuro-tensorial":
+            return found | {"shape": "k_3d"}
+        return found if self.network == "proof-of-concept" else {}
+
     def __post_init__(self) -> None:
         if self.image_size < 8 or self.image_size % 8:
             raise ConfigurationError(
@@ -322,11 +330,12 @@ def fitted(configuration: Configuration, sizes: Mapping[str, int]) -> Configurat
         sizes (mapping): of the data, by name: `k_3d`, `exp_3dmm`, `id_3dmm`, `image_size`.
 
     Raises:
-        ConfigurationError: an extent that is neither 0 nor the data's.
+        ConfigurationError: an extent that the network uses and that is neither 0 nor the data's.
     """
     wanted = asdict(configuration.model)
+    used = ("image_size", *configuration.model.targets.values())
     for name, size in sizes.items():
-        if wanted[name] not in (0, size):
+        if name in used and wanted[name] not in (0, size):
             raise ConfigurationError(
                 f"model.{name} is {wanted[name]}, the data has {size}; 0 takes the data's"
             )

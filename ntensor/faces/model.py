@@ -69,7 +69,7 @@ class FaceAutoencoder(nn.Module):
             self.frontal_stream = FrontalStream(c.image_size, c.k_l, *cores)
             self.exp_3dmm = nn.Linear(c.k_exp, c.exp_3dmm)
             self.id_3dmm = nn.Linear(c.k_id, c.id_3dmm)
-        self.statistics = Statistics(statistics_sizes(c))
+        self.statistics = Statistics(extents_of_targets(c))
 
     def encode(self, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
         """The codes of `image` (Tensor[n, 3, S, S], 0 to 1), and the places of the poolings."""
@@ -152,7 +152,7 @@ class PlainAutoencoder(nn.Module):
         sizes = (c.image_size, c.channels, c.kernel_size)
         self.encoder = Encoder({"z_0": c.k_i}, *sizes, c.k_i, c.bottleneck)
         self.decoder = Decoder(c.k_i, 3, *sizes, start=0.5)
-        self.statistics = Statistics({})
+        self.statistics = Statistics(extents_of_targets(c))
 
     def encode(self, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
         codes, places = self.encoder(image)
@@ -167,14 +167,9 @@ class PlainAutoencoder(nn.Module):
         return {**codes, **self.decode(codes, places)}
 
 
-def statistics_sizes(configuration: ModelConfiguration) -> dict[str, int]:
-    """Extents of the vectors that the network's targets hold."""
-    c = configuration
-    if c.network == "neuro-tensorial":
-        return {"exp_3dmm": c.exp_3dmm, "id_3dmm": c.id_3dmm, "shape": c.k_3d}
-    if c.network == "proof-of-concept":
-        return {"exp_3dmm": c.exp_3dmm, "id_3dmm": c.id_3dmm}
-    return {}
+def extents_of_targets(configuration: ModelConfiguration) -> dict[str, int]:
+    """Extents of the vectors of the data that the network predicts, by name."""
+    return {name: getattr(configuration, entry) for name, entry in configuration.targets.items()}
 
 
 Model = FaceAutoencoder | PlainAutoencoder | ProofOfConcept
@@ -186,7 +181,8 @@ def build(configuration: ModelConfiguration) -> Model:
     Raises:
         ConfigurationError: an extent that the data decides (0 in the configuration) is not known.
     """
-    unknown = [name for name, size in statistics_sizes(configuration).items() if size < 1]
+    extents = extents_of_targets(configuration)
+    unknown = [name for name, size in extents.items() if size < 1]
     if unknown:
         raise ConfigurationError(
             f"build: the extents of {', '.join(unknown)} are 0, which stands for the data's; "

@@ -6,13 +6,15 @@ import json
 import numpy as np
 import pytest
 import torch
+import tyro
 
 from batches import RandomSamples, batch_of, small_configuration
 from ntensor.faces import checkpoint, pictures, verification
 from ntensor.faces.configuration import DataConfiguration, fitted, tiny, to_json
 from ntensor.faces.errors import CheckpointError, FacesError
-from ntensor.faces.evaluate import Evaluation, evaluate, report
+from ntensor.faces.evaluate import command
 from ntensor.faces.evaluation import AngularError, SquaredError, accuracy, angular_degrees
+from ntensor.faces.evaluation.run import Evaluation, evaluate, report
 from ntensor.faces.model import build
 
 
@@ -105,6 +107,14 @@ def test_evaluation_of_an_untrained_network(run):
     text = report(found)
     for words in ("mean image", "mean face", "z_exp", "chance", "unseen identities"):
         assert words in text
+
+
+def test_evaluation_command(run, capsys):
+    tyro.cli(command, args=[str(run), "--identities", "2", "--fitted", "30", "--folds", "2"])
+    assert "mean face" in capsys.readouterr().out
+    assert json.loads((run / "evaluation.json").read_text())["samples"] == 2 * 6 * 7 * 2
+    with pytest.raises(SystemExit, match=r"error: .*got no checkpoint"):
+        tyro.cli(command, args=[str(run / "elsewhere")])
 
 
 def test_a_run_without_checkpoints(tmp_path):
