@@ -18,10 +18,11 @@ from _functions import HoistedMatmul, ProductMatmul
 from _machine import ForeignLoad, PeakMemory
 from _problem import TOLERANCE, khatri_rao
 from _timing import Step, Timed, interleave, rank
-from ntensor.faces.configuration import Configuration, paper, tiny
+from ntensor.faces.configuration import Configuration
 from ntensor.faces.model import build
 from ntensor.faces.networks.light_cnn import LightCNN
 from ntensor.faces.objective import ImageAdversary, TrainingStep
+from ntensor.faces.presets import paper, tiny
 
 
 class PlainProjection(nn.Module):

@@ -1,10 +1,9 @@
-"""Configuration of the reference face models: dataclasses, presets, files and command line."""
+"""Configuration of the reference face models: dataclasses and files."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -223,105 +222,6 @@ class Configuration:
     training: TrainingConfiguration = field(default_factory=TrainingConfiguration)
 
 
-def paper() -> Configuration:
-    """The sizes of the paper; 60 000 updates of 64 images."""
-    return Configuration()
-
-
-def small() -> Configuration:
-    """A third of the paper's filters, 2 000 vertices; some hours on a GPU's little sister."""
-    return Configuration(
-        model=ModelConfiguration(channels=(48, 32, 24), k_3d=0, exp_3dmm=0, id_3dmm=0),
-        losses=LossConfiguration(verification=0.0),
-        data=DataConfiguration(cache=20_000),
-        training=TrainingConfiguration(steps=20_000, batch_size=32, learning_rate=5e-4),
-    )
-
-
-def tiny() -> Configuration:
-    """Minutes on two processor cores: few filters of 3 x 3, 1 500 vertices, 4 000 samples."""
-    return Configuration(
-        model=ModelConfiguration(
-            channels=(24, 24, 24),
-            kernel_size=3,
-            k_b=32,
-            k_m=32,
-            k_exp=9,
-            k_id=20,
-            bottleneck="tanh",
-            k_3d=0,
-            exp_3dmm=0,
-            id_3dmm=0,
-        ),
-        losses=LossConfiguration(
-            verification=0.0,
-            adversarial=0.0,
-            reconstruction=30.0,
-            expression=0.5,
-            identity=0.5,
-            frontal_image=10.0,
-            frontal_normal=5.0,
-            normal=8.0,
-            light=3.0,
-            mask=4.0,
-            mask_smoothness=0.0,
-            background=5.0,
-        ),
-        data=DataConfiguration(cache=4000, validation=128, vertices=1500),
-        training=TrainingConfiguration(
-            steps=3000,
-            batch_size=16,
-            learning_rate=1.5e-3,
-            warmup=50,
-            picture_every=500,
-            validate_every=500,
-            checkpoint_every=500,
-        ),
-    )
-
-
-def proof_of_concept(pose: bool) -> Configuration:
-    """The proof-of-concept network of section 4, without pose (4.1) or with it (4.2)."""
-    base = paper()
-    return Configuration(
-        model=replace(
-            base.model,
-            network="proof-of-concept",
-            rotation="column" if pose else "off",
-            exp_3dmm=0,
-            id_3dmm=0,
-        ),
-        losses=LossConfiguration(verification=0.0, adversarial=0.0),
-        data=DataConfiguration(variation="pose" if pose else "expression"),
-        training=replace(base.training, batch_size=32, steps=20_000, learning_rate=5e-4),
-    )
-
-
-PRESETS: dict[str, Callable[[], Configuration]] = {
-    "tiny": tiny,
-    "small": small,
-    "paper": paper,
-    "poc-expression": lambda: proof_of_concept(pose=False),
-    "poc-pose": lambda: proof_of_concept(pose=True),
-}
-
-
-def preset(name: str) -> Configuration:
-    """The configuration of that name.
-
-    Raises:
-        ConfigurationError: where there is none.
-
-    Example:
-        >>> from ntensor.faces.configuration import preset
-        >>> preset("paper").model.k_id
-        80
-    """
-    if name not in PRESETS:
-        raise ConfigurationError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
-    return PRESETS[name]()
-
-
 def fitted(configuration: Configuration, sizes: Mapping[str, int]) -> Configuration:
     """The configuration with the data's extents in place of each 0.
 
@@ -387,45 +287,3 @@ def from_file(path: str | Path, base: Configuration | None = None) -> Configurat
         else:
             merged[section] = entries
     return from_mapping(merged, str(path))
-
-
-@dataclass(frozen=True)
-class Command:
-    """Trains a face model.
-
-    Attributes:
-        preset: the configuration to start from.
-        config: a YAML or JSON file whose entries replace those of the preset.
-        out: folder of the run; a run that stands there is continued.
-        configuration: single entries, which replace those of preset and file.
-    """
-
-    preset: str = "tiny"
-    config: Path | None = None
-    out: Path = Path("runs/faces")
-
-
-def from_command_line(arguments: Sequence[str] | None = None) -> tuple[Configuration, Path]:
-    """The configuration and the folder that a command line names: `--preset`, `--config`, `--out`,
-    then any entry, as `--training.steps 100`, `--backend reference` among them."""
-    import tyro
-
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    helping = any(word in ("-h", "--help") for word in words)
-    known = [word for word in words if word not in ("-h", "--help")]
-    command, rest = tyro.cli(
-        Command, args=known, return_unknown_args=True, config=(tyro.conf.OmitArgPrefixes,)
-    )
-    base = preset(command.preset)
-    if command.config is not None:
-        base = from_file(command.config, base)
-    shorter = {"--backend": "--training.backend", "--device": "--training.device"}
-    rest = [shorter.get(word, word) for word in rest]
-    configuration = tyro.cli(
-        Configuration,
-        default=base,
-        args=[*rest, *(["--help"] if helping else [])],
-        description="Options: --preset {" + ",".join(PRESETS) + "}, --config FILE, --out FOLDER, "
-        "and every entry of the configuration:",
-    )
-    return configuration, command.out

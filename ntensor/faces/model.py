@@ -35,7 +35,8 @@ class FaceAutoencoder(nn.Module):
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.configuration import fitted, tiny
+        >>> from ntensor.faces.configuration import fitted
+        >>> from ntensor.faces.presets import tiny
         >>> from ntensor.faces.model import FaceAutoencoder
         >>> sizes = {"k_3d": 1500, "exp_3dmm": 16, "id_3dmm": 30}
         >>> output = FaceAutoencoder(fitted(tiny(), sizes).model)(torch.rand(2, 3, 64, 64))

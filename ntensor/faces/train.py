@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import checkpoint, verification
-from .configuration import Configuration, fitted, from_command_line, to_json
+from .command_line import from_command_line
+from .configuration import Configuration, fitted, to_json
 from .errors import ConfigurationError, FacesError
 from .training import Trainer
 from .training.processes import Processes, device_of

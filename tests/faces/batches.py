@@ -4,7 +4,8 @@ import dataclasses
 
 import torch
 
-from ntensor.faces.configuration import Configuration, tiny
+from ntensor.faces.configuration import Configuration
+from ntensor.faces.presets import tiny
 
 VERTICES, IDENTITY_MODES, EXPRESSION_MODES = 20, 7, 5
 

@@ -6,19 +6,21 @@ import json
 import pytest
 
 from ntensor.faces import configuration as c
+from ntensor.faces import presets
+from ntensor.faces.command_line import from_command_line
 from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.train import main
 
 
-@pytest.mark.parametrize("name", c.PRESETS)
+@pytest.mark.parametrize("name", presets.PRESETS)
 def test_presets_survive_a_file(name, tmp_path):
     path = tmp_path / "configuration.json"
-    path.write_text(c.to_json(c.preset(name)))
-    assert c.from_file(path) == c.preset(name)
+    path.write_text(c.to_json(presets.preset(name)))
+    assert c.from_file(path) == presets.preset(name)
 
 
 def test_paper_preset_has_the_sizes_of_the_paper():
-    model = c.preset("paper").model
+    model = presets.preset("paper").model
     sizes = (model.k_i, model.k_b, model.k_m, model.k_l, model.k_exp, model.k_id, model.k_3d)
     assert sizes == (128, 128, 128, 9, 15, 80, 28125)
     assert (model.exp_3dmm, model.id_3dmm, model.image_size) == (28, 157, 64)
@@ -28,10 +30,10 @@ def test_paper_preset_has_the_sizes_of_the_paper():
 def test_a_file_replaces_what_it_names(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("training:\n  steps: 7\nlosses: {shape: 0.5}\n")
-    found = c.from_file(path, c.tiny())
+    found = c.from_file(path, presets.tiny())
     assert found.training.steps == 7 and found.losses.shape == 0.5
-    wanted = dataclasses.replace(c.tiny().training, steps=7)
-    assert found.training == wanted and found.model == c.tiny().model
+    wanted = dataclasses.replace(presets.tiny().training, steps=7)
+    assert found.training == wanted and found.model == presets.tiny().model
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,7 @@ def test_wrong_files(tmp_path, text, reason):
     path = tmp_path / "a.yaml"
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=reason):
-        c.from_file(path, c.tiny())
+        c.from_file(path, presets.tiny())
 
 
 def test_missing_file():
@@ -62,21 +64,21 @@ def test_command_line(tmp_path):
     path.write_text("training: {steps: 7, batch_size: 4}")
     words = ["--preset", "small", "--config", str(path), "--out", "somewhere"]
     words += ["--training.batch-size", "8", "--backend", "reference", "--model.rotation", "row"]
-    found, out = c.from_command_line(words)
-    assert str(out) == "somewhere" and found.data == c.small().data
+    found, out = from_command_line(words)
+    assert str(out) == "somewhere" and found.data == presets.small().data
     assert found.training.steps == 7 and found.training.batch_size == 8
     assert found.training.backend == "reference" and found.model.rotation == "row"
 
 
 def test_command_line_refuses_an_unknown_entry(capsys):
     with pytest.raises(SystemExit):
-        c.from_command_line(["--training.stepz", "3"])
+        from_command_line(["--training.stepz", "3"])
     assert "stepz" in "".join(capsys.readouterr())
 
 
 def test_help_shows_every_entry(capsys):
     with pytest.raises(SystemExit):
-        c.from_command_line(["--preset", "tiny", "--help"])
+        from_command_line(["--preset", "tiny", "--help"])
     text = capsys.readouterr().out
     for words in ("--preset", "--training.steps", "--model.rotation", "--losses.shape"):
         assert words in text
@@ -98,10 +100,10 @@ def test_impossible_models(entries, reason):
 
 def test_sizes_of_the_data():
     sizes = {"k_3d": 12, "exp_3dmm": 3, "id_3dmm": 4, "image_size": 64}
-    model = c.fitted(c.tiny(), sizes).model
+    model = c.fitted(presets.tiny(), sizes).model
     assert (model.k_3d, model.exp_3dmm, model.id_3dmm) == (12, 3, 4)
     with pytest.raises(ConfigurationError, match="k_3d is 28125, the data has 12; 0 takes"):
-        c.fitted(c.paper(), sizes)
+        c.fitted(presets.paper(), sizes)
 
 
 COMMAND = [

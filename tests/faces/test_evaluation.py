@@ -10,12 +10,13 @@ import tyro
 
 from batches import RandomSamples, batch_of, small_configuration
 from ntensor.faces import checkpoint, pictures, verification
-from ntensor.faces.configuration import DataConfiguration, fitted, tiny, to_json
+from ntensor.faces.configuration import DataConfiguration, fitted, to_json
 from ntensor.faces.errors import CheckpointError, FacesError
 from ntensor.faces.evaluate import command
 from ntensor.faces.evaluation import AngularError, SquaredError, accuracy, angular_degrees
 from ntensor.faces.evaluation.run import Evaluation, evaluate, report
 from ntensor.faces.model import build
+from ntensor.faces.presets import tiny
 
 
 def test_angles():
