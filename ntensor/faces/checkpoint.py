@@ -1,0 +1,227 @@
+"""Checkpoints: tensors as safetensors, the rest as JSON, a folder that appears whole or not at all.
+
+A checkpoint is written into a folder of another name, flushed to the disk, and renamed. A process
+that dies meanwhile leaves that folder, which no reader looks at and the next writer removes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import CheckpointError
+
+PREFIX = "step-"
+UNFINISHED = ".unfinished-"
+BEST = "best.json"
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """Where the checkpoint of `step` stands."""
+    return run / "checkpoints" / f"{PREFIX}{step:08d}"
+
+
+def saved_steps(run: Path) -> list[int]:
+    """Steps of the whole checkpoints in a run's folder, oldest first."""
+    names = [path.name for path in (run / "checkpoints").glob(f"{PREFIX}*")]
+    return sorted(int(name.removeprefix(PREFIX)) for name in names)
+
+
+def best(run: Path) -> tuple[int, float] | None:
+    """Step and validation value of the best checkpoint; None where there is none."""
+    path = run / "checkpoints" / BEST
+    if not path.exists():
+        return None
+    try:
+        marked = json.loads(path.read_text(encoding="utf-8"))
+        return int(marked["step"]), float(marked["value"])
+    except (ValueError, KeyError, OSError) as error:
+        raise CheckpointError(f"{path}: not the mark of a best checkpoint ({error})") from error
+
+
+def save(
+    run: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]
+) -> Path:
+    """Writes the checkpoint of `step`; its folder.
+
+    Args:
+        run: folder of the run.
+        step: updates done.
+        tensors: file stems to named tensors; each stem becomes `<stem>.safetensors`.
+        values: what `json` can write; becomes `state.json`.
+
+    Raises:
+        CheckpointError: the disk refuses. Checkpoints that stand stay whole.
+    """
+    from safetensors.torch import save_file
+
+    target = folder_of(run, step)
+    if target.exists():
+        return target
+    unfinished = target.with_name(f"{UNFINISHED}{target.name}")
+    try:
+        remove_unfinished(run)
+        unfinished.mkdir(parents=True)
+        for stem, named in tensors.items():
+            path = unfinished / f"{stem}.safetensors"
+            save_file({name: plain(tensor) for name, tensor in named.items()}, path)
+            _flush(path)
+        _write(unfinished / "state.json", json.dumps(dict(values), indent=2) + "\n")
+        _flush(unfinished)
+        os.replace(unfinished, target)
+        _flush(target.parent)
+    except Exception as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if not isinstance(error, OSError) and "SafetensorError" not in type(error).__name__:
+            raise
+        stays = saved_steps(run)
+        last = f"the last whole one is {folder_of(run, stays[-1])}" if stays else "there is none"
+        raise CheckpointError(f"{target}: cannot be written ({error}); {last}") from error
+    return target
+
+
+def load(
+    folder: Path, stems: tuple[str, ...] = ("model",)
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Tensors by file stem, and the values of `save`.
+
+    Raises:
+        CheckpointError: a file is missing, cut short or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        values = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        tensors = {stem: load_file(folder / f"{stem}.safetensors") for stem in stems}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder}: not a whole checkpoint ({error}); remove it to go back to the one before"
+        ) from error
+    return tensors, values
+
+
+def mark_best(run: Path, step: int, value: float) -> None:
+    """Names the checkpoint of `step` the best.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    path = run / "checkpoints" / BEST
+    unfinished = path.with_name(f"{UNFINISHED}{BEST}")
+    try:
+        _write(unfinished, json.dumps({"step": step, "value": value}) + "\n")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error})") from error
+
+
+def prune(run: Path, keep: int) -> None:
+    """Removes all checkpoints but the newest `keep` and the best."""
+    marked = best(run)
+    for step in saved_steps(run)[:-keep]:
+        if marked is None or step != marked[0]:
+            # Renamed first: a process that dies while it removes leaves nothing that looks whole.
+            old = folder_of(run, step)
+            gone = old.with_name(f"{UNFINISHED}{old.name}")
+            os.replace(old, gone)
+            shutil.rmtree(gone)
+
+
+def remove_unfinished(run: Path) -> None:
+    """Removes what a process left that died while it wrote."""
+    for path in (run / "checkpoints").glob(f"{UNFINISHED}*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def check_writable(run: Path, wanted_bytes: int) -> None:
+    """Refuses a folder that cannot hold a run, before anything is computed.
+
+    Raises:
+        CheckpointError: no folder can be made there, it cannot be written, or the disk has less
+            than `wanted_bytes` left.
+    """
+    folder = run / "checkpoints"
+    probe = folder / f"{UNFINISHED}probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(probe, "probe")
+        probe.unlink()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise CheckpointError(f"{run}: cannot be written ({error})") from error
+    if free < wanted_bytes:
+        raise CheckpointError(
+            f"{run}: checkpoints need {wanted_bytes / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB"
+        )
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """On the processor, contiguous, with memory of its own."""
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+def pack_optimizer(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Every tensor of an optimizer's state, by `name.parameter.entry`."""
+    return {
+        f"{name}.{parameter}.{entry}": torch.as_tensor(value)
+        for parameter, entries in optimizer.state_dict()["state"].items()
+        for entry, value in entries.items()
+    }
+
+
+def unpack_optimizer(
+    name: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    """Puts the state of `pack_optimizer` back; hyper-parameters stay the optimizer's own.
+
+    Raises:
+        CheckpointError: an entry's shape is not its parameter's.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if not key.startswith(f"{name}."):
+            continue
+        index, entry = key.removeprefix(f"{name}.").split(".", 1)
+        parameter = parameters[int(index)]
+        kept = value
+        if value.dim():
+            if value.shape != parameter.shape:
+                raise CheckpointError(
+                    f"optimizer state {key}: wanted shape {tuple(parameter.shape)}, "
+                    f"got {tuple(value.shape)}"
+                )
+            kept = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        state.setdefault(int(index), {})[entry] = kept
+    whole = optimizer.state_dict()
+    whole["state"] = state
+    optimizer.load_state_dict(whole)
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file or a folder is on the disk."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,289 @@
+"""Configuration of the reference face models: dataclasses and files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from .errors import ConfigurationError
+
+Network = Literal["neuro-tensorial", "intrinsic", "plain", "proof-of-concept"]
+
+
+@dataclass(frozen=True)
+class ModelConfiguration:
+    """Sizes and parts of a network.
+
+    Attributes:
+        network: `"neuro-tensorial"` is the paper's network. `"intrinsic"` is the network after its
+            reference [30]: the same code without streams 1 and 3 and without the rotation, where
+            normals and albedo have codes of their own. `"plain"` is an adversarial auto-encoder
+            with one code (reference [23]). `"proof-of-concept"` is the network of section 4.
+        image_size: `S`, a multiple of 8; pixels.
+        channels: filters of the three convolutions of the encoder; decoders mirror them.
+        kernel_size: of every convolution but a decoder's last one (3); odd.
+        k_i: extent of the intermediate code `z_i`.
+        k_b, k_m, k_l, k_exp, k_id: extents of the codes. `z_p` has 9.
+        k_intrinsic: extent of the codes of normals and albedo of the network `"intrinsic"`.
+        k_3d: coordinates of the facial shape, three times the number of vertices; 0: the data's.
+        exp_3dmm, id_3dmm: coefficients of the morphable model; 0: the data's.
+        rotation: layout of the rotation of section 3.4; `"off"` for a proof-of-concept network
+            without pose.
+        unpooling: mask and background decoders place values by the encoder's pooling indices;
+            otherwise they upsample.
+        bottleneck: activation of `z_i`.
+        texture: the stream from identity to texture of the proof-of-concept network.
+        accumulate_core_grad: as in `ntensor.nn.MultilinearProjection`; one process and float32
+            only.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    network: Network = "neuro-tensorial"
+    image_size: int = 64
+    channels: tuple[int, int, int] = (96, 48, 24)
+    kernel_size: int = 5
+    k_i: int = 128
+    k_b: int = 128
+    k_m: int = 128
+    k_l: int = 9
+    k_exp: int = 15
+    k_id: int = 80
+    k_intrinsic: int = 128
+    k_3d: int = 3 * 9375
+    exp_3dmm: int = 28
+    id_3dmm: int = 157
+    rotation: Literal["column", "row", "off"] = "column"
+    unpooling: bool = True
+    bottleneck: Literal["sigmoid", "tanh", "identity"] = "sigmoid"
+    texture: bool = True
+    accumulate_core_grad: bool = False
+
+    @property
+    def targets(self) -> dict[str, str]:
+        """The vectors of the data that the network predicts, and the entry with their extent."""
+        found = {"exp_3dmm": "exp_3dmm", "id_3dmm": "id_3dmm"}
+        if self.network == "neuro-tensorial":
+            return found | {"shape": "k_3d"}
+        return found if self.network == "proof-of-concept" else {}
+
+    def __post_init__(self) -> None:
+        if self.image_size < 8 or self.image_size % 8:
+            raise ConfigurationError(
+                f"image_size must be a positive multiple of 8, got {self.image_size}"
+            )
+        if self.kernel_size % 2 == 0:
+            raise ConfigurationError(f"kernel_size must be odd, got {self.kernel_size}")
+        if self.k_exp * self.k_id % 3 and self.rotation != "off":
+            raise ConfigurationError(
+                f"the rotation needs 3 to divide k_exp k_id, got {self.k_exp} * {self.k_id}"
+            )
+        if self.network == "neuro-tensorial" and self.rotation == "off":
+            raise ConfigurationError(
+                'network "neuro-tensorial" needs a rotation, "column" or "row"; '
+                'without one it is network "intrinsic"'
+            )
+
+
+@dataclass(frozen=True)
+class LossConfiguration:
+    """Weights of the terms of `ntensor.faces.losses`; a term of weight 0 is not computed.
+
+    `gamma` and `k_rate` belong to the balance of the adversary, `balance_update`. Where the weight
+    of the adversary is 0, no discriminator is trained.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    reconstruction: float = 1.0
+    adversarial: float = 0.1
+    verification: float = 0.1
+    pose: float = 1.0
+    expression: float = 0.1
+    identity: float = 0.1
+    shape: float = 1.0
+    frontal_image: float = 1.0
+    frontal_normal: float = 1.0
+    normal: float = 0.2
+    normal_unit: float = 0.2
+    normal_smoothness: float = 0.02
+    albedo_smoothness: float = 0.2
+    white_shading: float = 1.0
+    light: float = 1.0
+    mask: float = 1.0
+    mask_smoothness: float = 0.1
+    background: float = 0.5
+    texture: float = 1.0
+    prior: float = 0.1
+    gamma: float = 0.7
+    k_rate: float = 0.001
+
+
+@dataclass(frozen=True)
+class DataConfiguration:
+    """Where batches come from.
+
+    Attributes:
+        source: `"generated"`, or the folder of a data set in the format of
+            `ntensor.faces.storage`.
+        validation_source: the folder of another one, of other identities; with a `source`.
+        face_model: as `--face-model` of `ntensor.faces`; None: the variable `NTENSOR_FACE_MODEL`,
+            or the built-in analytic face.
+        vertices: of the analytic face; 0: its default.
+        variation: what differs between generated samples: everything; expression and identity of
+            frontal faces under one light (section 4.1); these and one of seven poses (section 4.2).
+        cache: generated training samples that are kept and drawn from again; 0: every sample of
+            every batch is new.
+        validation: validation samples, of identities that training never shows.
+        seed: of the generated samples.
+        workers: processes that read or render samples; each keeps a cache of its own.
+        device: that draws generated faces.
+        skip_damaged: a damaged record is left out, with a warning, instead of stopping the run.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    source: str = "generated"
+    validation_source: str | None = None
+    face_model: str | None = None
+    vertices: int = 0
+    variation: Literal["all", "expression", "pose"] = "all"
+    cache: int = 0
+    validation: int = 256
+    seed: int = 0
+    workers: int = 0
+    device: str = "cpu"
+    skip_damaged: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingConfiguration:
+    """Optimisation and the run.
+
+    Attributes:
+        steps: updates of the network.
+        batch_size: samples of an update, over all processes and all `accumulation` parts.
+        accumulation: parts that a batch is processed in, one after the other.
+        optimizer: RMSprop (alpha 0.9) as in [30], or Adam (betas 0.9, 0.999).
+        learning_rate, discriminator_rate: largest rates; both rise linearly for `warmup` updates
+            and fall by a half cosine to `final_rate` times themselves.
+        clip: largest Euclidean norm of the gradient of the network; 0: as it is.
+        precision: `"bfloat16"` runs convolutions and products under autocast.
+        log_every, picture_every, validate_every, checkpoint_every: updates between two of them.
+        keep: checkpoints that stay, beside the best.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    steps: int = 60_000
+    batch_size: int = 64
+    accumulation: int = 1
+    optimizer: Literal["rmsprop", "adam"] = "adam"
+    learning_rate: float = 2e-4
+    discriminator_rate: float = 1e-4
+    warmup: int = 200
+    final_rate: float = 0.02
+    clip: float = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = True
+    compile: bool = False
+    backend: Literal["native", "triton", "reference"] | None = None
+    device: str = "auto"
+    seed: int = 0
+    log_every: int = 20
+    picture_every: int = 1000
+    validate_every: int = 1000
+    checkpoint_every: int = 1000
+    keep: int = 2
+    verification_weights: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation", "keep"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size % self.accumulation:
+            raise ConfigurationError(
+                f"accumulation ({self.accumulation}) must divide batch_size ({self.batch_size})"
+            )
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A whole run: network, losses, data, training."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    model: ModelConfiguration = field(default_factory=ModelConfiguration)
+    losses: LossConfiguration = field(default_factory=LossConfiguration)
+    data: DataConfiguration = field(default_factory=DataConfiguration)
+    training: TrainingConfiguration = field(default_factory=TrainingConfiguration)
+
+
+def fitted(configuration: Configuration, sizes: Mapping[str, int]) -> Configuration:
+    """The configuration with the data's extents in place of each 0.
+
+    Args:
+        configuration (Configuration)
+        sizes (mapping): of the data, by name: `k_3d`, `exp_3dmm`, `id_3dmm`, `image_size`.
+
+    Raises:
+        ConfigurationError: an extent that the network uses and that is neither 0 nor the data's.
+    """
+    wanted = asdict(configuration.model)
+    used = ("image_size", *configuration.model.targets.values())
+    for name, size in sizes.items():
+        if name in used and wanted[name] not in (0, size):
+            raise ConfigurationError(
+                f"model.{name} is {wanted[name]}, the data has {size}; 0 takes the data's"
+            )
+    return replace(configuration, model=replace(configuration.model, **dict[str, Any](sizes)))
+
+
+def to_json(configuration: Configuration) -> str:
+    """The configuration as indented JSON, which `from_file` reads."""
+    return json.dumps(asdict(configuration), indent=2) + "\n"
+
+
+def from_mapping(values: Any, source: str) -> Configuration:
+    """A configuration from nested mappings; what they leave out has the default value.
+
+    Raises:
+        ConfigurationError: an unknown key or a wrong type; the message begins with `source`.
+    """
+    import pydantic
+
+    try:
+        return pydantic.TypeAdapter(Configuration).validate_python(values)
+    except pydantic.ValidationError as error:
+        found = "; ".join(
+            f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors()
+        )
+        raise ConfigurationError(f"{source}: {found}") from error
+
+
+def from_file(path: str | Path, base: Configuration | None = None) -> Configuration:
+    """Reads a YAML or JSON file; what it leaves out is as in `base`.
+
+    Raises:
+        ConfigurationError: no such file, no mapping, an unknown key or a wrong type.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigurationError(
+            f"{path}: wanted a mapping of sections, got {type(values).__name__}"
+        )
+    merged = asdict(base or Configuration())
+    for section, entries in values.items():
+        if isinstance(entries, dict) and section in merged:
+            merged[section].update(entries)
+        else:
+            merged[section] = entries
+    return from_mapping(merged, str(path))

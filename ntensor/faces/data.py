@@ -1,0 +1,163 @@
+"""Commands for data sets of faces: `python -m ntensor.faces.data check | render | sheet`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from . import extras, sheet
+from .face_model import load_face_model
+from .generated import POC_EXPRESSION, POC_POSE, GeneratedFaces, Variation
+from .records import DamagedData
+from .storage import ShardWriter, write_statistics
+from .stored import StoredFaces, check
+
+VARIATIONS = {"all": Variation(), "poc-expression": POC_EXPRESSION, "poc-pose": POC_POSE}
+
+
+class _Ranges(Dataset[dict[str, Tensor]]):
+    """The samples `first` to `last - 1` in batches."""
+
+    def __init__(self, faces: GeneratedFaces, first: int, last: int) -> None:
+        self.faces, self.first, self.last = faces, first, last
+
+    def __len__(self) -> int:
+        return -(-(self.last - self.first) // self.faces.batch_size)
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        start = self.first + number * self.faces.batch_size
+        return self.faces.batch(range(start, min(start + self.faces.batch_size, self.last)))
+
+
+def render(
+    out: Path,
+    count: int,
+    *,
+    split: Literal["train", "validation", "test", "poc-train", "poc-test"] = "train",
+    size: int = 64,
+    seed: int = 0,
+    variation: Literal["all", "poc-expression", "poc-pose"] = "all",
+    face_model: str | None = None,
+    batch_size: int = 64,
+    shard_size: int = 512,
+    workers: int = 0,
+) -> None:
+    """Renders a data set. A folder that was begun with the same arguments is continued.
+
+    Args:
+        out: the folder.
+        count: samples in all.
+        split: whose persons: train 2000, validation 100, test 54; poc-train 148, poc-test 22.
+        size: pixels a side.
+        seed: of the samples.
+        variation: all, or the proof of concept without or with poses.
+        face_model: an ICT face file or the word analytic; default: NTENSOR_FACE_MODEL, else
+            analytic.
+        batch_size: samples rendered at once.
+        shard_size: samples a file.
+        workers: processes that render; 0: this one.
+    """
+    face = load_face_model(face_model)
+    faces = GeneratedFaces(face, split, size, seed, batch_size, VARIATIONS[variation])
+    extra = {"seed": seed, "variation": variation, "size": size}
+    with ShardWriter(out, face, shard_size, split, face.source, extra) as writer:
+        if writer.count == 0:
+            write_statistics(writer.folder, faces.statistics)
+        batches = _Ranges(faces, min(writer.count, count), count)
+        loader = DataLoader(batches, batch_size=None, num_workers=workers)
+        with tqdm(total=count, initial=writer.count, unit="image") as progress:
+            for batch in loader:
+                writer.add(batch)
+                progress.update(len(batch["image"]))
+    print(f"{out}: {writer.count} records, {face.source}, split {split}")
+
+
+def check_command(folder: Path, *, limit: int = 20) -> None:
+    """Reads a whole data set and names every damaged file and record; status 1 if there are any.
+
+    Args:
+        folder: of the data set.
+        limit: how many damages are printed.
+    """
+    meta, damages, figures = check(folder)
+    for damage in damages[:limit]:
+        print(damage)
+    if len(damages) > limit:
+        print(f"... and {len(damages) - limit} more")
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+    print(
+        f"{folder}: {meta.count} records in {len(meta.shards)} files, {meta.source}; good: {shown}"
+    )
+    if damages:
+        raise SystemExit(1)
+
+
+def sheet_command(
+    out: Path,
+    *,
+    data: Path | None = None,
+    split: Literal["train", "validation", "test", "poc-train", "poc-test"] = "train",
+    rows: int = 8,
+    columns: int = 8,
+    size: int = 64,
+    seed: int = 0,
+    maps: bool = False,
+    face_model: str | None = None,
+) -> None:
+    """Writes a contact sheet.
+
+    Args:
+        out: a PNG file.
+        data: a data set; default: generated faces.
+        split: of generated faces.
+        rows: of the sheet.
+        columns: of the sheet, unless maps are shown.
+        size: pixels a side of generated faces.
+        seed: of generated faces.
+        maps: one row a sample, with image, mask, albedo, shading, normals and frontal maps.
+        face_model: as for render.
+    """
+    count = rows if maps else rows * columns
+    if data is not None:
+        faces: Any = StoredFaces(data)
+        count = min(count, faces.count)
+    else:
+        faces = GeneratedFaces(load_face_model(face_model), split, size, seed)
+    chosen = torch.arange(count)
+    batches = [faces.batch(part) for part in chosen.split(16)]
+    if maps:
+        pictures, columns = torch.cat([sheet.maps_of(b) for b in batches]), len(sheet.SHOWN)
+    else:
+        pictures = torch.cat([b["image"] for b in batches])
+    sheet.save(out, sheet.tile(pictures, columns))
+    print(f"{out}: {count} samples")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    try:
+        tyro = extras.load("tyro")
+        positional = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)
+        commands: dict[str, Callable[..., None]] = {
+            "check": positional(check_command),
+            "render": render,
+            "sheet": sheet_command,
+        }
+        tyro.extras.subcommand_cli_from_dict(
+            commands, prog="python -m ntensor.faces.data", description=__doc__, args=arguments
+        )
+    except (DamagedData, ModuleNotFoundError, FileNotFoundError) as error:
+        raise SystemExit(f"ntensor.faces.data: {error}") from error
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"ntensor.faces.data: {type(error).__name__}: {error}") from error
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

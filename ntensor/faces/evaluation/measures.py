@@ -1,0 +1,85 @@
+"""Errors of pictures and normals, added up over batches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+THRESHOLDS = (20, 25, 30, 35, 40)
+
+
+def angular_degrees(found: Tensor, target: Tensor) -> Tensor:
+    """Angle between normals, pixel by pixel.
+
+    Args:
+        found (Tensor[n, 3, S, S]): of any positive length; where it is zero, the angle is 90.
+        target (Tensor[n, 3, S, S]): of unit length.
+
+    Returns:
+        Tensor[n, S, S]: degrees, 0 to 180.
+
+    Example:
+        >>> import torch
+        >>> from ntensor.faces.evaluation import angular_degrees
+        >>> z, x = torch.eye(3)[2].view(1, 3, 1, 1), torch.eye(3)[0].view(1, 3, 1, 1)
+        >>> round(angular_degrees(z + x, z).item(), 3)
+        45.0
+    """
+    cosine = (F.normalize(found, dim=1) * target).sum(1)
+    return torch.rad2deg(cosine.clamp(-1, 1).acos())
+
+
+@dataclass
+class AngularError:
+    """Angular error of normals over the face: mean, spread over images, shares below angles."""
+
+    images: list[float] = field(default_factory=list)
+    below: dict[int, float] = field(default_factory=lambda: dict.fromkeys(THRESHOLDS, 0.0))
+    pixels: float = 0.0
+
+    def add(self, found: Tensor, target: Tensor, mask: Tensor) -> None:
+        """Takes a batch; pixels count that the mask (n, 1, S, S) covers by more than half."""
+        degrees = angular_degrees(found, target)
+        inside = mask[:, 0] > 0.5
+        self.pixels += float(inside.sum())
+        for threshold in THRESHOLDS:
+            self.below[threshold] += float(((degrees < threshold) & inside).sum())
+        counts = inside.sum((1, 2)).clamp_min(1)
+        self.images += ((degrees * inside).sum((1, 2)) / counts).tolist()
+
+    def result(self) -> dict[str, float]:
+        """`mean` and `std` over images in degrees, `below_T` as shares of all pixels."""
+        n = len(self.images)
+        mean = sum(self.images) / n
+        std = math.sqrt(sum((x - mean) ** 2 for x in self.images) / max(1, n - 1))
+        shares = {f"below_{t}": count / max(1, self.pixels) for t, count in self.below.items()}
+        return {"mean": mean, "std": std, **shares}
+
+
+@dataclass
+class SquaredError:
+    """Mean squared error of colours, of the whole image and inside the mask."""
+
+    total: float = 0.0
+    values: float = 0.0
+    face_total: float = 0.0
+    face_values: float = 0.0
+
+    def add(self, found: Tensor, target: Tensor, mask: Tensor) -> None:
+        """Takes a batch (n, 3, S, S) with its mask (n, 1, S, S)."""
+        error = (found.clamp(0, 1) - target).square()
+        self.total += float(error.sum())
+        self.values += error.numel()
+        self.face_total += float((error * mask).sum())
+        self.face_values += 3 * float(mask.sum())
+
+    def result(self) -> dict[str, float]:
+        """`image` and `face`."""
+        return {
+            "image": self.total / max(1.0, self.values),
+            "face": self.face_total / max(1.0, self.face_values),
+        }

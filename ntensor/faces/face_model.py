@@ -1,0 +1,180 @@
+"""A linear 3D face: the interface of every source of faces, and the choice among the sources."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+VARIABLE = "NTENSOR_FACE_MODEL"
+
+# What each vertex is made of; `skin.vertex_albedo` mixes colours by these weights in 0..1.
+MATERIALS = ("lips", "brows", "lash", "scalp", "beard", "blush", "teeth", "mouth", "open_sky")
+
+
+@dataclasses.dataclass(frozen=True)
+class FaceModel:
+    """Vertices of a face, linear in identity and expression.
+
+    .. math:: v(a, b) = \\bar v + \\sum_k a_k\\, U_k + \\sum_k b_k\\, E_k
+
+    Unit: millimetre. Axes: x right in the image (the subject's left), y up, z towards the camera;
+    the origin is the centre of rotation, a frontal face looks along +z. Triangles are
+    counter-clockwise seen from the visible side.
+
+    Attributes:
+        source (str): where the faces come from; to be said beside every result.
+        mean (Tensor[V, 3]): the mean face.
+        identity_modes (Tensor[k_a, V, 3]): displacement for one standard deviation.
+        expression_modes (Tensor[k_b, V, 3]): displacement at weight 1; weights are in 0..1.
+        expression_names (tuple of str): `k_b` names.
+        triangles (Tensor[T, 3], int64)
+        parts (Tensor[V], int64): index into `part_names`.
+        part_names (tuple of str)
+        landmarks68 (Tensor[68], int64): vertices of the 68 Multi-PIE points.
+        basic_names, basic_weights (tuple of str, Tensor[7, k_b]): neutral, happy, sad, surprise,
+            anger, disgust, fear as expression coefficients.
+        materials (Tensor[V, len(MATERIALS)]): weights for painting.
+        eye_direction (Tensor[V, 3]): for a vertex of an eyeball the unit direction from the
+            ball's centre, in axes where +z is the gaze; 0 elsewhere.
+        shape_vertices (Tensor[V_s], int64): the vertices of the shape that the network predicts.
+    """
+
+    source: str
+    mean: Tensor
+    identity_modes: Tensor
+    expression_modes: Tensor
+    expression_names: tuple[str, ...]
+    triangles: Tensor
+    parts: Tensor
+    part_names: tuple[str, ...]
+    landmarks68: Tensor
+    basic_names: tuple[str, ...]
+    basic_weights: Tensor
+    materials: Tensor
+    eye_direction: Tensor
+    shape_vertices: Tensor
+
+    @property
+    def identity_size(self) -> int:
+        """`k_a`"""
+        return self.identity_modes.shape[0]
+
+    @property
+    def expression_size(self) -> int:
+        """`k_b`"""
+        return self.expression_modes.shape[0]
+
+    @property
+    def shape_size(self) -> int:
+        """Length of one flattened shape, `3 V_s`: the paper's `k_3d`."""
+        return 3 * self.shape_vertices.shape[0]
+
+    def vertices(self, identity: Tensor, expression: Tensor) -> Tensor:
+        """The class' formula for a batch.
+
+        Args:
+            identity (Tensor[n, k_a]): standard deviations; fewer columns leave the last modes out.
+            expression (Tensor[n, k_b]): weights.
+
+        Returns:
+            Tensor[n, V, 3]: millimetres, not posed.
+
+        Raises:
+            ValueError: a size does not fit.
+
+        Example:
+            >>> import torch
+            >>> from ntensor.faces.analytic_face import analytic_face
+            >>> face = analytic_face(1500)
+            >>> identity = torch.zeros(2, face.identity_size)
+            >>> face.vertices(identity, torch.zeros(2, face.expression_size)).shape
+            torch.Size([2, 1500, 3])
+        """
+        _check("vertices", "identity", identity, self.identity_size, exact=False)
+        _check("vertices", "expression", expression, self.expression_size, exact=True)
+        if identity.shape[0] != expression.shape[0]:
+            raise ValueError(
+                f"vertices: identity has {identity.shape[0]} rows and expression "
+                f"{expression.shape[0]}; they must agree"
+            )
+        points = torch.addmm(
+            self.mean.flatten(), identity, self.identity_modes[: identity.shape[1]].flatten(1)
+        )
+        points = torch.addmm(points, expression, self.expression_modes.flatten(1))
+        return points.unflatten(1, (-1, 3))
+
+    def shape(self, vertices: Tensor) -> Tensor:
+        """The network's 3D target: `shape_vertices` of `vertices`, flattened.
+
+        Args:
+            vertices (Tensor[n, V, 3])
+
+        Returns:
+            Tensor[n, 3 V_s]: row-major `(V_s, 3)`.
+        """
+        return vertices[:, self.shape_vertices].flatten(1)
+
+    def shape_triangles(self) -> Tensor:
+        """Triangles all of whose corners are in `shape_vertices`, numbered within them.
+
+        Returns:
+            Tensor[T_s, 3], int64
+        """
+        position = torch.full((self.mean.shape[0],), -1, device=self.mean.device)
+        position[self.shape_vertices] = torch.arange(
+            self.shape_vertices.shape[0], device=self.mean.device
+        )
+        inside = position[self.triangles]
+        return inside[(inside >= 0).all(1)]
+
+    def to(self, device: torch.device | str) -> FaceModel:
+        """The same face with its tensors on `device`."""
+        moved: dict[str, Any] = {
+            field.name: value.to(device)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return dataclasses.replace(self, **moved)
+
+
+def _check(operation: str, name: str, value: Tensor, size: int, exact: bool) -> None:
+    fits = value.dim() == 2 and (value.shape[1] == size or (not exact and value.shape[1] < size))
+    if not fits:
+        wanted = f"(n, {size})" + ("" if exact else " or fewer columns")
+        raise ValueError(f"{operation}: {name} must have shape {wanted}, got {tuple(value.shape)}")
+
+
+def load_face_model(path: str | Path | None = None) -> FaceModel:
+    """The face model at hand: `path`, else the file that `NTENSOR_FACE_MODEL` names, else built in.
+
+    Args:
+        path: an ICT face file (see `ntensor.faces.ict_face`), or the word `analytic` for the
+            built-in face. Default: the environment variable's value, else `analytic`.
+
+    Returns:
+        FaceModel: its `source` says which one it is.
+
+    Raises:
+        FileNotFoundError: the named file is not there.
+        ValueError: the file is not a face model.
+
+    Example:
+        >>> from ntensor.faces.face_model import load_face_model
+        >>> load_face_model("analytic").source
+        'analytic face, 6000 vertices'
+    """
+    from .analytic_face import analytic_face
+    from .ict_face import load_ict_face
+
+    chosen = str(path) if path is not None else os.environ.get(VARIABLE, "")
+    if chosen in ("", "analytic"):
+        return analytic_face()
+    if not Path(chosen).is_file():
+        origin = "the argument" if path is not None else VARIABLE
+        raise FileNotFoundError(f"load_face_model: {origin} names {chosen}, which is not a file")
+    return load_ict_face(chosen)

@@ -1,0 +1,159 @@
+"""The face model file made from ICT-FaceKit (MIT licence, USC Institute for Creative Technologies).
+
+The file is no part of this package. It is an `.npz` of the mean, 100 identity modes and 28
+expressions of "ICT Face Model Light" with weights for painting; a checkout of ICT-FaceKit gives it:
+
+    python -m ntensor.faces.ict_face CHECKOUT --out ict_faces.npz
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import extras
+from .analytic_face import beard_weight, blush_weight
+from .face_model import MATERIALS, FaceModel
+from .ict_convert import convert
+
+IDENTITY_MODES = 80
+
+
+def load_ict_face(
+    path: str | Path, identity_modes: int = IDENTITY_MODES, shape: str = "shape9375"
+) -> FaceModel:
+    """Reads the face model file.
+
+    Args:
+        path: the `.npz`.
+        identity_modes (int): how many of its 100 modes; 80 leave 0.42 mm (rms) of the face out.
+        shape (str): which vertices make up the network's shape: `shape9375` (the paper's count),
+            `face` (9409), `narrow` (6706) or `all`.
+
+    Returns:
+        FaceModel
+
+    Raises:
+        ValueError: not such a file, or a wrong argument.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, KeyError, EOFError) as error:
+        raise ValueError(f"load_ict_face: {path} cannot be read: {error}") from error
+    missing = sorted({"mean", "id_q", "expr_q", "triangles", "paint_lips"} - arrays.keys())
+    if missing:
+        raise ValueError(f"load_ict_face: {path} has no array {', '.join(missing)}")
+    available = arrays["id_q"].shape[0]
+    if not 1 <= identity_modes <= available:
+        raise ValueError(
+            f"load_ict_face: identity_modes must be 1..{available}, got {identity_modes}"
+        )
+    names = tuple(str(name) for name in arrays["part_names"])
+    identity = arrays["id_q"][:identity_modes].transpose(0, 2, 1) * arrays["id_step"]
+    expression = arrays["expr_q"].transpose(0, 2, 1) * arrays["expr_step"]
+    return FaceModel(
+        source=f"ICT face model, {arrays['mean'].shape[0]} vertices, {identity_modes} modes",
+        mean=_float(arrays["mean"]),
+        identity_modes=_float(identity),
+        expression_modes=_float(expression),
+        expression_names=tuple(str(name) for name in arrays["expr_names"]),
+        triangles=_index(arrays["triangles"]),
+        parts=_index(arrays["part"]),
+        part_names=names,
+        landmarks68=_index(arrays["landmarks68"]),
+        basic_names=tuple(str(name) for name in arrays["basic_names"]),
+        basic_weights=_float(arrays["basic_weights"]),
+        materials=_materials(arrays, names),
+        eye_direction=_eye_direction(arrays, names),
+        shape_vertices=_shape_vertices(arrays, shape),
+    )
+
+
+def _float(array: Any) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def _index(array: Any) -> Tensor:
+    return torch.from_numpy(np.asarray(array).astype(np.int64))
+
+
+def _materials(arrays: dict[str, Any], names: tuple[str, ...]) -> Tensor:
+    part = arrays["part"]
+    position = arrays["mean"]
+    is_skin = np.isin(part, [names.index("face"), names.index("head_neck")])
+    inner = ("mouth_socket", "gums_tongue", "eye_socket_left", "eye_socket_right")
+    columns = {
+        "lips": arrays["paint_lips"] / 255,
+        "brows": arrays["paint_brows"] / 255,
+        "lash": arrays["paint_lash"] / 255,
+        "scalp": arrays["paint_scalp"] / 255,
+        "beard": beard_weight(position) * is_skin,
+        "blush": blush_weight(position) * is_skin,
+        "teeth": np.isin(part, [names.index("teeth_upper"), names.index("teeth_lower")]),
+        "mouth": np.isin(part, [names.index(name) for name in inner]),
+        "open_sky": arrays["ao"] / 255,
+    }
+    return _float(np.stack([columns[name] for name in MATERIALS], 1))
+
+
+def _eye_direction(arrays: dict[str, Any], names: tuple[str, ...]) -> Tensor:
+    direction = np.zeros_like(arrays["eye_dir"])
+    for side, name in enumerate(("eyeball_left", "eyeball_right")):
+        chosen = arrays["part"] == names.index(name)
+        direction[chosen] = arrays["eye_dir"][chosen] @ _gaze_axes(arrays["eye_gaze_front"][side]).T
+    return _float(direction)
+
+
+def _gaze_axes(gaze: Any) -> Any:
+    """The rotation (3, 3) that takes `gaze` to +z and keeps x horizontal."""
+    z = gaze / np.linalg.norm(gaze)
+    x = np.cross([0.0, 1.0, 0.0], z)
+    x /= np.linalg.norm(x)
+    return np.stack([x, np.cross(z, x), z])
+
+
+def _shape_vertices(arrays: dict[str, Any], shape: str) -> Tensor:
+    counts = {
+        "face": int(arrays["face_count"]),
+        "narrow": int(arrays["narrow_face_count"]),
+        "all": arrays["mean"].shape[0],
+    }
+    if shape == "shape9375":
+        return _index(arrays["shape9375"])
+    if shape not in counts:
+        wanted = ", ".join(["shape9375", *counts])
+        raise ValueError(f"load_ict_face: shape must be one of {wanted}, got {shape!r}")
+    return torch.arange(counts[shape])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command: makes the face model file from a checkout of ICT-FaceKit."""
+
+    def command(checkout: Path, /, *, out: Path) -> None:
+        """Makes a face model file; keep ICT-FaceKit's licence beside it.
+
+        Args:
+            checkout: the folder of ICT-FaceKit.
+            out: the .npz to write.
+        """
+        arrays = convert(checkout)
+        temporary = out.with_name(f".{out.name}.tmp")
+        with temporary.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)
+        temporary.replace(out)
+        print(f"{out}: {load_ict_face(out, len(arrays['id_q'])).source}")
+
+    try:
+        tyro = extras.load("tyro")
+        tyro.cli(command, prog="python -m ntensor.faces.ict_face", args=arguments)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        raise SystemExit(f"ntensor.faces.ict_face: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+r"""Every term of the paper's objective, as a function of tensors.
+
+Conventions: batch first. A squared norm over pixels or coordinates is a MEAN over them, and a mean
+over the batch (the paper's is a sum; the weights of `LossConfiguration` absorb the factor), so that
+weights keep their meaning at any image size, number of vertices and batch. A mask multiplies, and
+the mean is still over all pixels. Except `white_shading`, every term is a mean over the batch of a
+term of each sample, so that averages over parts of a batch equal the whole.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def reconstruction(image: Tensor, target: Tensor) -> Tensor:
+    r"""`E_recon = |x - x_hat|_2^2` of eq. 8.
+
+    Args:
+        image, target (Tensor[n, ...]): reconstruction and image.
+    """
+    return (image - target).square().mean()
+
+
+def adversarial(image: Tensor, autoencoded: Tensor) -> Tensor:
+    r"""`E_adv = |x_hat - D(x_hat)|_1` of eq. 8: the discriminator's error at its input.
+
+    With a real image, the first term of the discriminator's own objective.
+
+    Args:
+        image, autoencoded (Tensor[n, 3, S, S]): `x_hat` and `D(x_hat)`.
+    """
+    return (image - autoencoded).abs().mean()
+
+
+def discriminator(real: Tensor, fake: Tensor, k: Tensor) -> Tensor:
+    r"""Objective of the discriminator: `|x - D(x)|_1 - k_t |x_hat - D(x_hat)|_1` (section 3.6).
+
+    Args:
+        real, fake (Tensor[]): `adversarial` of images and of reconstructions.
+        k (Tensor[]): `k_t`.
+    """
+    return real - k * fake
+
+
+def balance_update(
+    k: Tensor, real: Tensor, fake: Tensor, gamma: float, rate: float
+) -> tuple[Tensor, Tensor]:
+    r"""The balance between discriminator and generator of the paper's reference [2].
+
+    .. math:: k_{t+1} = \mathrm{clip}(k_t + \lambda_k (\gamma E_{real} - E_{fake}), 0, 1), \qquad
+              M = E_{real} + |\gamma E_{real} - E_{fake}|
+
+    Args:
+        k, real, fake (Tensor[]): `k_t`, and the two errors of this step.
+        gamma (float): the wanted ratio `E_fake / E_real`.
+        rate (float): `lambda_k`.
+
+    Returns:
+        (k_{t+1}, M), both without gradient; M measures convergence.
+
+    Example:
+        >>> import torch
+        >>> from ntensor.faces.losses import balance_update
+        >>> k, real, fake = torch.tensor(0.1), torch.tensor(1.0), torch.tensor(0.2)
+        >>> balance_update(k, real, fake, gamma=0.5, rate=1.0)
+        (tensor(0.4000), tensor(1.3000))
+    """
+    difference = gamma * real.detach() - fake.detach()
+    return (k + rate * difference).clamp(0, 1), real.detach() + difference.abs()
+
+
+def verification(embedding: Tensor, target: Tensor) -> Tensor:
+    r"""`E_veri = 1 - cos(V(x), V(x_hat))` of section 3.6.
+
+    Args:
+        embedding, target (Tensor[n, k]): `V(x_hat)`, `V(x)`.
+    """
+    return (1 - F.cosine_similarity(embedding, target, dim=1)).mean()
+
+
+def pose(z_p: Tensor, R: Tensor) -> Tensor:
+    r"""`E_p = |z_p - x_p|_2^2` of eq. 9.
+
+    Args:
+        z_p (Tensor[n, 9]): the rotation, row by row.
+        R (Tensor[n, 3, 3]): of the fitted model.
+    """
+    return (z_p - R.flatten(1)).square().mean()
+
+
+def expression(found: Tensor, exp_3dmm: Tensor) -> Tensor:
+    r"""`E_exp = |fc(z_exp) - x_exp|_2^2` of eq. 10, both standardised (n, k)."""
+    return (found - exp_3dmm).square().mean()
+
+
+def identity(found: Tensor, id_3dmm: Tensor) -> Tensor:
+    r"""`E_id = |fc(z_id) - x_id|_2^2` of eq. 11, both standardised (n, k)."""
+    return (found - id_3dmm).square().mean()
+
+
+def shape(found: Tensor, target: Tensor) -> Tensor:
+    r"""`E_3d = |x_3d - B x_2 z_exp x_3 z_id|_2^2` of eq. 12, both standardised (n, k_3d)."""
+    return (found - target).square().mean()
+
+
+def _selected(found: Tensor, target: Tensor, selected: Tensor) -> Tensor:
+    each = (found - target).square().flatten(1).mean(1)
+    return (each * selected.to(each.dtype)).mean()
+
+
+def frontal_image(found: Tensor, target: Tensor, near_frontal: Tensor) -> Tensor:
+    r"""`E_f = |x_f - Q x_2 z_l x_3 z_exp x_4 z_id|_2^2` of eq. 13, near-frontal samples only.
+
+    Args:
+        found, target (Tensor[n, 3, S, S])
+        near_frontal (Tensor[n]): bool. The mean is over all `n`: other samples count as zero.
+    """
+    return _selected(found, target, near_frontal)
+
+
+def frontal_normal(found: Tensor, target: Tensor, near_frontal: Tensor) -> Tensor:
+    r"""`E_n = |n_f - Q x_2 1/k_l x_3 z_exp x_4 z_id|_2^2` of eq. 14, near-frontal samples only.
+
+    Args: as `frontal_image`.
+    """
+    return _selected(found, target, near_frontal)
+
+
+def normal(found: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    r"""Normals against the pseudo ground truth, inside the mask: `|m (N - n)|_2^2` ([30]).
+
+    Outside the mask the target is zero, and so is the wanted output, at a tenth of the weight.
+
+    Args:
+        found, target (Tensor[n, 3, S, S])
+        mask (Tensor[n, 1, S, S]): 0 to 1.
+    """
+    weight = 0.1 + 0.9 * mask
+    return (weight * (found - target).square()).mean()
+
+
+def normal_unit(found: Tensor, mask: Tensor) -> Tensor:
+    r"""Unit length inside the mask: `m (|N|^2 - 1)^2` ([30]).
+
+    Args: as `normal`.
+    """
+    return (mask * (found.square().sum(1, keepdim=True) - 1).square()).mean()
+
+
+def _differences(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences of neighbours in a column and in a row, where both lie inside the mask."""
+    down = (x[:, :, 1:] - x[:, :, :-1]) * (mask[:, :, 1:] * mask[:, :, :-1])
+    right = (x[..., 1:] - x[..., :-1]) * (mask[..., 1:] * mask[..., :-1])
+    return down, right
+
+
+def normal_smoothness(found: Tensor, mask: Tensor) -> Tensor:
+    r"""Squared differences of neighbouring normals inside the mask ([30]).
+
+    Args: as `normal`.
+    """
+    down, right = _differences(found, mask)
+    return down.square().mean() + right.square().mean()
+
+
+def albedo_smoothness(albedo: Tensor, mask: Tensor) -> Tensor:
+    r"""Total variation of the albedo inside the mask: absolute differences of neighbours ([30]).
+
+    Args:
+        albedo (Tensor[n, 3, S, S]), mask (Tensor[n, 1, S, S])
+    """
+    down, right = _differences(albedo, mask)
+    return down.abs().mean() + right.abs().mean()
+
+
+def white_shading(shading: Tensor, mask: Tensor, level: float = 0.75) -> Tensor:
+    r"""Batch-wise white shading of [30]: the mean shading of each colour is the same grey.
+
+    .. math:: \sum_c \tfrac12 \Big(\frac{\sum_{i,p} m_{ip} S_{icp}}{\sum_{i,p} m_{ip}} -
+              \text{level}\Big)^2
+
+    In distributed training the sums run over the batches of all processes.
+
+    Args:
+        shading (Tensor[n, 3, S, S]), mask (Tensor[n, 1, S, S])
+        level (float): the wanted mean.
+    """
+    total = (mask * shading).sum((0, 2, 3))
+    weight = mask.sum()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        from torch.distributed.nn import functional as distributed
+
+        total = distributed.all_reduce(total)
+        weight = distributed.all_reduce(weight.detach())
+    mean = total / weight.clamp_min(1)
+    return 0.5 * (mean - level).square().sum()
+
+
+def light(found: Tensor, target: Tensor) -> Tensor:
+    r"""Harmonics of the light against the pseudo ground truth ([30]), both (n, 3, 9)."""
+    return (found - target).square().mean()
+
+
+def mask(found: Tensor, target: Tensor) -> Tensor:
+    r"""Face mask against the pseudo ground truth: `|M - m|_1` ([30]), both (n, 1, S, S)."""
+    return (found - target).abs().mean()
+
+
+def mask_smoothness(found: Tensor) -> Tensor:
+    r"""Total variation of the face mask (n, 1, S, S)."""
+    down, right = _differences(found, torch.ones_like(found))
+    return down.abs().mean() + right.abs().mean()
+
+
+def background(found: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    r"""The image outside the mask: `|(1 - m) (B - x)|_2^2`.
+
+    Args:
+        found, target (Tensor[n, 3, S, S]), mask (Tensor[n, 1, S, S])
+    """
+    return ((1 - mask) * (found - target).square()).mean()
+
+
+def texture(found: Tensor, target: Tensor) -> Tensor:
+    r"""Facial texture from identity (section 4.1.2): `|T - t|_2^2`, both (n, 3, S, S)."""
+    return (found - target).square().mean()
+
+
+def prior(logit: Tensor) -> Tensor:
+    r"""A code that passes for a drawn one: `-log sigmoid(D(z))` (adversarial auto-encoder, [23]).
+
+    Args:
+        logit (Tensor[n]): of the discriminator at the code.
+    """
+    return F.softplus(-logit).mean()
+
+
+def prior_discriminator(drawn: Tensor, coded: Tensor) -> Tensor:
+    r"""`-log sigmoid(D(e)) - log(1 - sigmoid(D(z)))` for normal `e` and codes `z` ([23])."""
+    return F.softplus(-drawn).mean() + F.softplus(coded).mean()

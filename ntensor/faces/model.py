@@ -1,0 +1,198 @@
+"""The networks as whole models: the paper's, and the baselines that are configurations of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from . import harmonics
+from .configuration import ModelConfiguration
+from .errors import ConfigurationError
+from .networks import Decoder, Encoder, UnpoolingDecoder
+from .networks.streams import FrontalStream, Light, RotatedFeature, ShapeStream
+from .proof_of_concept import ProofOfConcept
+from .statistics import Statistics
+
+
+class FaceAutoencoder(nn.Module):
+    r"""The network of section 3.5, and the network after [30] by configuration.
+
+    `E(x) = [z_b, z_m, z_l, z_p, z_id, z_exp]` (eq. 6), then
+
+    1. shape `B_(1)(z_exp (x) z_id)`;
+    2. normals and albedo from `rotation(z_exp (x) z_id, z_p)`; shading from normals and `z_l`;
+       mask and background from `z_m` and `z_b`; the image
+       `mask * albedo * shading + (1 - mask) * background`, not clamped;
+    3. frontal image and normals `Q_(1)(z_l (x) z_exp (x) z_id)`, `Q_(1)(1/k_l (x) z_exp (x) z_id)`.
+
+    The network `"intrinsic"`, after [30], has neither 1 nor 3; its normals and albedo are decoded
+    from codes `z_n` and `z_a` of their own, and it has no `z_p`, `z_id`, `z_exp`.
+
+    Args:
+        configuration (ModelConfiguration)
+
+    Example:
+        >>> import torch
+        >>> from ntensor.faces.configuration import fitted
+        >>> from ntensor.faces.presets import tiny
+        >>> from ntensor.faces.model import FaceAutoencoder
+        >>> sizes = {"k_3d": 1500, "exp_3dmm": 16, "id_3dmm": 30}
+        >>> output = FaceAutoencoder(fitted(tiny(), sizes).model)(torch.rand(2, 3, 64, 64))
+        >>> output["image"].shape, output["shape"].shape, output["z_p"].shape
+        (torch.Size([2, 3, 64, 64]), torch.Size([2, 1500]), torch.Size([2, 9]))
+    """
+
+    def __init__(self, configuration: ModelConfiguration) -> None:
+        super().__init__()
+        c = configuration
+        self.configuration = c
+        self.multilinear = c.network == "neuro-tensorial"
+        codes = {"z_b": c.k_b, "z_m": c.k_m, "z_l": c.k_l}
+        if self.multilinear:
+            codes |= {"z_p": 9, "z_id": c.k_id, "z_exp": c.k_exp}
+        else:
+            codes |= {"z_n": c.k_intrinsic, "z_a": c.k_intrinsic}
+        sizes = (c.image_size, c.channels, c.kernel_size)
+        self.encoder = Encoder(codes, *sizes, c.k_i, c.bottleneck)
+        self.light = Light(c.k_l)
+        feature = c.k_exp * c.k_id if self.multilinear else c.k_intrinsic
+        self.normal = Decoder(feature, 3, *sizes, hidden=torch.tanh, output=torch.tanh)
+        self.albedo = Decoder(feature, 3, *sizes, start=0.5)
+        outer = UnpoolingDecoder if c.unpooling else Decoder
+        self.mask = outer(c.k_m, 1, *sizes, output=torch.sigmoid)
+        self.background = outer(c.k_b, 3, *sizes, output=torch.sigmoid)
+        if self.multilinear:
+            cores = (c.k_exp, c.k_id, c.accumulate_core_grad)
+            self.feature = RotatedFeature(c.rotation)
+            self.shape_stream = ShapeStream(c.k_3d, *cores)
+            self.frontal_stream = FrontalStream(c.image_size, c.k_l, *cores)
+            self.exp_3dmm = nn.Linear(c.k_exp, c.exp_3dmm)
+            self.id_3dmm = nn.Linear(c.k_id, c.id_3dmm)
+        self.statistics = Statistics(extents_of_targets(c))
+
+    def encode(self, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """The codes of `image` (Tensor[n, 3, S, S], 0 to 1), and the places of the poolings."""
+        codes, places = self.encoder(image)
+        return codes, places
+
+    def decode(
+        self, codes: Mapping[str, Tensor], places: Sequence[Tensor], streams: bool = True
+    ) -> dict[str, Tensor]:
+        """`D(codes)` of eq. 7.
+
+        Args:
+            codes (mapping): as `encode` gives them; some may come from another image.
+            places (sequence): of the image that gives mask and background.
+            streams (bool): compute streams 1 and 3 too.
+
+        Returns:
+            dict: `image`, `normal`, `albedo`, `shading`, `background` (n, 3, S, S), `mask`
+            (n, 1, S, S), `light` (n, 3, 9); with `streams` also `shape` (n, k_3d),
+            `frontal_image`, `frontal_normal` (n, 3, S, S), `exp_3dmm`, `id_3dmm`. Vectors are
+            standardised by `statistics`. Normals are near unit length inside the mask, near zero
+            outside.
+        """
+        if self.multilinear:
+            z_exp, z_id = codes["z_exp"], codes["z_id"]
+            normal_code = albedo_code = self.feature(z_exp, z_id, codes["z_p"])
+        else:
+            normal_code, albedo_code = codes["z_n"], codes["z_a"]
+        normal, albedo = self.normal(normal_code), self.albedo(albedo_code)
+        light = self.light(codes["z_l"])
+        shading = harmonics.shading(normal.float(), light.float())
+        mask, background = self.mask(codes["z_m"], places), self.background(codes["z_b"], places)
+        found = {
+            "image": mask * (albedo * shading) + (1 - mask) * background,
+            "normal": normal,
+            "albedo": albedo,
+            "shading": shading,
+            "light": light,
+            "mask": mask,
+            "background": background,
+        }
+        if streams and self.multilinear:
+            frontal_image, frontal_normal = self.frontal_stream(codes["z_l"], z_exp, z_id)
+            found |= {
+                "shape": self.shape_stream(z_exp, z_id),
+                "frontal_image": frontal_image,
+                "frontal_normal": frontal_normal,
+                "exp_3dmm": self.exp_3dmm(z_exp),
+                "id_3dmm": self.id_3dmm(z_id),
+            }
+        return found
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """`decode(encode(image))` and the codes."""
+        codes, places = self.encode(image)
+        return {**codes, **self.decode(codes, places)}
+
+
+class PlainAutoencoder(nn.Module):
+    """An adversarial auto-encoder [23]: one code `z_0`, which is drawn to the normal distribution.
+
+    Encoder and decoder are those of `FaceAutoencoder`.
+
+    Args:
+        configuration (ModelConfiguration): `z_0` has `k_i` entries.
+
+    Example:
+        >>> import torch
+        >>> from ntensor.faces.configuration import ModelConfiguration
+        >>> from ntensor.faces.model import PlainAutoencoder
+        >>> model = PlainAutoencoder(ModelConfiguration(network="plain", channels=(8, 8, 8)))
+        >>> sorted(model(torch.rand(2, 3, 64, 64)))
+        ['image', 'z_0', 'z_i']
+    """
+
+    def __init__(self, configuration: ModelConfiguration) -> None:
+        super().__init__()
+        c = configuration
+        self.configuration = c
+        sizes = (c.image_size, c.channels, c.kernel_size)
+        self.encoder = Encoder({"z_0": c.k_i}, *sizes, c.k_i, c.bottleneck)
+        self.decoder = Decoder(c.k_i, 3, *sizes, start=0.5)
+        self.statistics = Statistics(extents_of_targets(c))
+
+    def encode(self, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+        codes, places = self.encoder(image)
+        return codes, places
+
+    def decode(self, codes: Mapping[str, Tensor], places: Sequence[Tensor]) -> dict[str, Tensor]:
+        return {"image": self.decoder(codes["z_0"])}
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """`image` and `z_0`."""
+        codes, places = self.encode(image)
+        return {**codes, **self.decode(codes, places)}
+
+
+def extents_of_targets(configuration: ModelConfiguration) -> dict[str, int]:
+    """Extents of the vectors of the data that the network predicts, by name."""
+    return {name: getattr(configuration, entry) for name, entry in configuration.targets.items()}
+
+
+Model = FaceAutoencoder | PlainAutoencoder | ProofOfConcept
+
+
+def build(configuration: ModelConfiguration) -> Model:
+    """The network that the configuration names, with random weights.
+
+    Raises:
+        ConfigurationError: an extent that the data decides (0 in the configuration) is not known.
+    """
+    extents = extents_of_targets(configuration)
+    unknown = [name for name, size in extents.items() if size < 1]
+    if unknown:
+        raise ConfigurationError(
+            f"build: the extents of {', '.join(unknown)} are 0, which stands for the data's; "
+            "see configuration.fitted"
+        )
+    networks: dict[str, type[Model]] = {
+        "neuro-tensorial": FaceAutoencoder,
+        "intrinsic": FaceAutoencoder,
+        "plain": PlainAutoencoder,
+        "proof-of-concept": ProofOfConcept,
+    }
+    return networks[configuration.network](configuration)

@@ -1,0 +1,91 @@
+"""The decoders of supplementary A: a code to a map, by upsampling or by the encoder's indices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import initialisation
+from .encoder import threshold
+
+# Gain of a decoder's last convolution: a map starts near its bias.
+LAST = 0.1
+
+
+class Decoder(nn.Module):
+    """A code to a map of `S x S`: the mirrored encoder, with upsampling in place of pooling.
+
+    A linear layer, then three times an upsampling by two (nearest) and a convolution, then a
+    3 x 3 convolution to the map.
+
+    Args:
+        code_size (int): extent of the code.
+        out_channels (int): of the map.
+        image_size (int): `S`, a multiple of 8.
+        channels, kernel_size: of the encoder that is mirrored.
+        hidden, output (callable): activations after the inner convolutions and of the map.
+        start (float): first value of the last convolution's bias.
+
+    Example:
+        >>> import torch
+        >>> from ntensor.faces.networks import Decoder
+        >>> Decoder(128, 3)(torch.ones(2, 128)).shape
+        torch.Size([2, 3, 64, 64])
+    """
+
+    def __init__(
+        self,
+        code_size: int,
+        out_channels: int,
+        image_size: int = 64,
+        channels: tuple[int, int, int] = (96, 48, 24),
+        kernel_size: int = 5,
+        hidden: Callable[[Tensor], Tensor] = threshold,
+        output: Callable[[Tensor], Tensor] = threshold,
+        start: float = 0.0,
+    ) -> None:
+        super().__init__()
+        first, second, third = channels
+        self.hidden = hidden
+        self.output = output
+        self.features = (third, image_size // 8, image_size // 8)
+        self.linear = nn.Linear(code_size, third * (image_size // 8) ** 2)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(a, b, kernel_size, padding=kernel_size // 2)
+            for a, b in ((third, second), (second, first), (first, first))
+        )
+        self.last = nn.Conv2d(first, out_channels, 3, padding=1)
+        rectified = hidden is threshold
+        gain = initialisation.RECTIFIER if rectified else initialisation.TANH
+        for layer in (self.linear, *self.convolutions):
+            initialisation.keep_variance(layer, gain)
+        initialisation.keep_variance(self.last, LAST)
+        nn.init.constant_(self.last.bias, start)  # type: ignore[arg-type]
+
+    def forward(self, code: Tensor, places: Sequence[Tensor] = ()) -> Tensor:
+        """The map (Tensor[n, out_channels, S, S]) of `code` (Tensor[n, code_size])."""
+        x = self.hidden(self.linear(code)).unflatten(1, self.features)
+        for stage, convolution in enumerate(self.convolutions):
+            x = self.hidden(convolution(self.enlarge(x, stage, places)))
+        return self.output(self.last(x))
+
+    def enlarge(self, x: Tensor, stage: int, places: Sequence[Tensor]) -> Tensor:
+        """Twice the height and width."""
+        return F.interpolate(x, scale_factor=2)
+
+
+class UnpoolingDecoder(Decoder):
+    """A decoder that puts each value where the encoder's pooling had found its maximum.
+
+    The skip connection of supplementary A. `forward` takes the `places` of the encoder's
+    `ConvolutionalStack`, which must have this decoder's `channels`.
+    """
+
+    def enlarge(self, x: Tensor, stage: int, places: Sequence[Tensor]) -> Tensor:
+        if len(places) != 3:
+            raise ValueError(
+                f"UnpoolingDecoder: wanted the places of three poolings, got {len(places)}"
+            )
+        return F.interpolate(x, scale_factor=2) * places[2 - stage]

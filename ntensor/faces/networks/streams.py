@@ -1,0 +1,126 @@
+"""The three streams of section 3.5 that combine codes multilinearly, and the light of a code."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import ntensor
+from ntensor.faces import harmonics
+
+
+class ShapeStream(nn.Module):
+    r"""Stream 1: 2-way synthesis and projection to the facial shape (eq. 4).
+
+    .. math:: x_{3d} = B_{(1)} (z_{exp} \otimes z_{id})
+
+    Args:
+        k_3d, k_exp, k_id (int): extents of the core; `28125, 15, 80` in the paper.
+        accumulate_core_grad (bool): as in `ntensor.nn.MultilinearProjection`.
+        device, dtype: of the core.
+    """
+
+    def __init__(
+        self,
+        k_3d: int,
+        k_exp: int,
+        k_id: int,
+        accumulate_core_grad: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.projection = ntensor.nn.MultilinearProjection(
+            (k_exp, k_id), k_3d, accumulate_core_grad, device, dtype
+        )
+
+    def forward(self, z_exp: Tensor, z_id: Tensor) -> Tensor:
+        """Tensor[n, k_3d]: the standardised shape of `z_exp` (n, k_exp) and `z_id` (n, k_id)."""
+        shape: Tensor = self.projection(z_exp, z_id)
+        return shape
+
+
+class RotatedFeature(nn.Module):
+    """First half of stream 2: 2-way synthesis, rotated by the pose (section 3.4).
+
+    Args:
+        layout (str): `"column"` or `"row"`, as in `ntensor.rotation`; `"off"` leaves the rotation
+            out.
+    """
+
+    def __init__(self, layout: str) -> None:
+        super().__init__()
+        self.layout = layout
+
+    def forward(self, z_exp: Tensor, z_id: Tensor, z_p: Tensor | None = None) -> Tensor:
+        """Tensor[n, k_exp k_id]; `z_p` (n, 9) is the rotation matrix, row by row."""
+        if self.layout == "off":
+            return ntensor.synthesis(z_exp, z_id)
+        if z_p is None:
+            raise ValueError("RotatedFeature: a rotation needs z_p, got None")
+        return ntensor.rotated_synthesis(z_exp, z_id, z_p.unflatten(1, (3, 3)), self.layout)
+
+    def extra_repr(self) -> str:
+        return f"layout={self.layout!r}"
+
+
+class FrontalStream(nn.Module):
+    r"""Stream 3: 3-way synthesis and projection to the frontal image (eq. 2) and its normals (5).
+
+    .. math:: x_f = Q_{(1)} (z_l \otimes z_{exp} \otimes z_{id}), \qquad
+              n_f = Q_{(1)} (\tfrac{1}{k_l} 1 \otimes z_{exp} \otimes z_{id})
+
+    Both come from one pass over the core.
+
+    Args:
+        image_size (int): `S`; the core has `3 S S` rows.
+        k_l, k_exp, k_id (int): extents of the codes.
+        accumulate_core_grad (bool): as in `ntensor.nn.MultilinearProjection`.
+        device, dtype: of the core.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        k_l: int,
+        k_exp: int,
+        k_id: int,
+        accumulate_core_grad: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape = (3, image_size, image_size)
+        self.projection = ntensor.nn.MultilinearProjection(
+            (k_l, k_exp, k_id), 3 * image_size**2, accumulate_core_grad, device, dtype
+        )
+
+    def forward(self, z_l: Tensor, z_exp: Tensor, z_id: Tensor) -> tuple[Tensor, Tensor]:
+        """Frontal image and frontal normals, each Tensor[n, 3, S, S]."""
+        image, normal = self.projection(z_l, z_exp, z_id, mean=True)
+        return image.unflatten(1, self.shape), normal.unflatten(1, self.shape)
+
+
+class Light(nn.Module):
+    """`z_l` to the spherical harmonics of three colours, in the order of `harmonics.ORDER`.
+
+    Starts at white ambient light that shades every normal by `START`.
+
+    Args:
+        k_l (int): extent of `z_l`.
+    """
+
+    START = 0.75
+
+    def __init__(self, k_l: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(k_l, 27)
+        with torch.no_grad():
+            white = harmonics.ambient(torch.full((1, 3), self.START))
+            self.linear.weight.mul_(0.1)
+            self.linear.bias.copy_(white.flatten())
+
+    def forward(self, z_l: Tensor) -> Tensor:
+        """Tensor[n, 3, 9]."""
+        light: Tensor = self.linear(z_l)
+        return light.unflatten(1, (3, 9))

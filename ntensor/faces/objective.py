@@ -1,0 +1,216 @@
+"""Which terms of `losses` a network is trained by, with their weights, and its adversary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import losses
+from .configuration import Configuration, LossConfiguration
+from .networks import CodeDiscriminator, Discriminator
+from .statistics import Statistics
+
+Batch = Mapping[str, Tensor]
+
+
+def terms(
+    output: Mapping[str, Tensor], batch: Batch, weights: LossConfiguration, statistics: Statistics
+) -> dict[str, Tensor]:
+    """Every term that has a weight, an output and a target; unweighted, by the weight's name.
+
+    Args:
+        output (mapping): of a model's `forward`.
+        batch (mapping): targets; `image` at least.
+        weights (LossConfiguration)
+        statistics (Statistics): of the model.
+    """
+    out = {name: value.float() for name, value in output.items()}
+    batch = completed(batch, out, statistics)
+    found: dict[str, Tensor] = {}
+
+    def add(term: str, needs: str, function: Any, *arguments: str) -> None:
+        given = all(name in batch for name in arguments)
+        if getattr(weights, term) and needs in out and given:
+            found[term] = function(out[needs], *(batch[name] for name in arguments))
+
+    add("reconstruction", "image", losses.reconstruction, "image")
+    add("pose", "z_p", losses.pose, "pose")
+    for term, vector in (
+        ("expression", "exp_3dmm"),
+        ("identity", "id_3dmm"),
+        ("shape", "shape"),
+    ):
+        if getattr(weights, term) and vector in out and vector in batch:
+            target = statistics.standardise(vector, batch[vector])
+            found[term] = getattr(losses, term)(out[vector], target)
+    add("frontal_image", "frontal_image", losses.frontal_image, "frontal_image", "near_frontal")
+    add("frontal_normal", "frontal_normal", losses.frontal_normal, "frontal_normal", "near_frontal")
+    add("normal", "normal", losses.normal, "normal", "mask")
+    add("normal_unit", "normal", losses.normal_unit, "mask")
+    add("normal_smoothness", "normal", losses.normal_smoothness, "mask")
+    add("albedo_smoothness", "albedo", losses.albedo_smoothness, "mask")
+    add("white_shading", "shading", losses.white_shading, "mask")
+    add("light", "light", losses.light, "light")
+    add("mask", "mask", losses.mask, "mask")
+    add("mask_smoothness", "mask", losses.mask_smoothness)
+    add("background", "background", losses.background, "image", "mask")
+    add("texture", "texture", losses.texture, "texture")
+    return found
+
+
+def completed(
+    batch: Batch, output: Mapping[str, Tensor], statistics: Statistics
+) -> dict[str, Tensor]:
+    """The batch with the network's own output in place of each target that a sample lacks.
+
+    `valid_NAME` (n,) says which samples have the target NAME; without it all have. Such a sample
+    adds nothing to the terms of that target.
+    """
+    whole = dict(batch)
+    own = {"pose": "z_p", "mask": "mask", "normal": "normal", "light": "light"}
+    own |= {name: name for name in ("exp_3dmm", "id_3dmm", "shape")}
+    for name, source in own.items():
+        has = batch.get(f"valid_{name}")
+        if has is None or source not in output:
+            continue
+        filling = output[source].detach()
+        if name in statistics.sizes:
+            filling = statistics.restore(name, filling)
+        target = batch[name]
+        has = has.view(-1, *[1] * (target.dim() - 1))
+        whole[name] = torch.where(has, target, filling.view_as(target))
+    return whole
+
+
+def total(found: Mapping[str, Tensor], weights: LossConfiguration) -> Tensor:
+    """The weighted sum of terms."""
+    return torch.stack([getattr(weights, name) * term for name, term in found.items()]).sum()
+
+
+class ImageAdversary(nn.Module):
+    """The adversary of eq. 8: an auto-encoder of images, balanced by `k_t`.
+
+    Attributes:
+        network (Discriminator)
+        k (Tensor[]): `k_t`, 0 at first.
+    """
+
+    def __init__(self, configuration: Configuration) -> None:
+        super().__init__()
+        model = configuration.model
+        self.weights = configuration.losses
+        self.network = Discriminator(model.image_size, model.channels, model.kernel_size, model.k_i)
+        self.register_buffer("k", torch.zeros(()))
+
+    def generator_terms(self, output: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`adversarial`, with gradients for the output only."""
+        image = output["image"].float()
+        return {"adversarial": losses.adversarial(image, self.network(image).float())}
+
+    def objective(
+        self, network: nn.Module, output: Mapping[str, Tensor], batch: Batch, generator: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The discriminator's objective through `network`, and the two errors in it."""
+        images = torch.cat([batch["image"], output["image"].detach().float()])
+        real, fake = (
+            losses.adversarial(image, autoencoded)
+            for image, autoencoded in zip(
+                images.chunk(2), network(images).float().chunk(2), strict=True
+            )
+        )
+        parts = {"real": real.detach(), "fake": fake.detach()}
+        return losses.discriminator(real, fake, self.get_buffer("k")), parts
+
+    def update(self, parts: Mapping[str, Tensor]) -> dict[str, float]:
+        """Moves `k_t` by the errors of a step (means over all processes); gives what to log."""
+        k, measure = losses.balance_update(
+            self.get_buffer("k"),
+            parts["real"],
+            parts["fake"],
+            self.weights.gamma,
+            self.weights.k_rate,
+        )
+        self.get_buffer("k").copy_(k)
+        return {"k": float(k), "measure": float(measure)}
+
+
+class CodeAdversary(nn.Module):
+    """The adversary of a plain adversarial auto-encoder [23]: tells codes from normal vectors."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        super().__init__()
+        self.network = CodeDiscriminator(configuration.model.k_i)
+
+    def generator_terms(self, output: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`prior`, with gradients for the output only."""
+        return {"prior": losses.prior(self.network(output["z_0"].float()))}
+
+    def objective(
+        self, network: nn.Module, output: Mapping[str, Tensor], batch: Batch, generator: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The discriminator's objective through `network`."""
+        coded = output["z_0"].detach().float()
+        drawn = torch.randn(coded.shape, generator=generator).to(coded)
+        of_drawn, of_coded = network(torch.cat([drawn, coded])).chunk(2)
+        objective = losses.prior_discriminator(of_drawn, of_coded)
+        return objective, {"prior_discriminator": objective.detach()}
+
+    def update(self, parts: Mapping[str, Tensor]) -> dict[str, float]:
+        """Nothing to move; gives what to log."""
+        return {name: float(part) for name, part in parts.items()}
+
+
+Adversary = ImageAdversary | CodeAdversary
+
+
+def adversary_of(configuration: Configuration) -> Adversary | None:
+    """The adversary that the configuration has a weight for."""
+    if configuration.model.network == "plain":
+        return CodeAdversary(configuration) if configuration.losses.prior else None
+    return ImageAdversary(configuration) if configuration.losses.adversarial else None
+
+
+class TrainingStep(nn.Module):
+    """Forward of one update: a batch to the weighted sum of the terms.
+
+    Only the sum carries gradients out of `forward`, so that distributed training sees which
+    parameters take part. The adversary and the verification network take no part in
+    `parameters()`.
+
+    Args:
+        model (Module)
+        weights (LossConfiguration)
+        adversary (Adversary or None)
+        verification (Module or None): frozen; images (n, 3, S, S) to embeddings.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: LossConfiguration,
+        adversary: Adversary | None = None,
+        verification: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.weights = weights
+        self.others = (adversary, verification)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """The sum, every term, and the outputs, the latter two without gradient."""
+        adversary, verification = self.others
+        output = self.model(batch["image"])
+        found = terms(output, batch, self.weights, self.model.statistics)  # type: ignore[arg-type]
+        if adversary is not None:
+            found |= adversary.generator_terms(output)
+        if verification is not None:
+            with torch.no_grad():
+                target = verification(batch["image"])
+            embedding = verification(output["image"].float())
+            found["verification"] = losses.verification(embedding.float(), target.float())
+        detached = {name: term.detach() for name, term in found.items()}
+        kept = {name: value.detach() for name, value in output.items()}
+        return total(found, self.weights), detached, kept

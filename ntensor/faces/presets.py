@@ -1,0 +1,114 @@
+"""Named configurations to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from .configuration import (
+    Configuration,
+    DataConfiguration,
+    LossConfiguration,
+    ModelConfiguration,
+    TrainingConfiguration,
+)
+from .errors import ConfigurationError
+
+
+def paper() -> Configuration:
+    """The sizes of the paper; 60 000 updates of 64 images."""
+    return Configuration()
+
+
+def small() -> Configuration:
+    """A third of the paper's filters, 2 000 vertices; for a GPU."""
+    return Configuration(
+        model=ModelConfiguration(channels=(48, 32, 24), k_3d=0, exp_3dmm=0, id_3dmm=0),
+        losses=LossConfiguration(verification=0.0),
+        data=DataConfiguration(cache=20_000),
+        training=TrainingConfiguration(steps=20_000, batch_size=32, learning_rate=5e-4),
+    )
+
+
+def tiny() -> Configuration:
+    """Minutes on two processor cores: few filters of 3 x 3, 1 500 vertices, 4 000 samples."""
+    return Configuration(
+        model=ModelConfiguration(
+            channels=(24, 24, 24),
+            kernel_size=3,
+            k_b=32,
+            k_m=32,
+            k_exp=9,
+            k_id=20,
+            bottleneck="tanh",
+            k_3d=0,
+            exp_3dmm=0,
+            id_3dmm=0,
+        ),
+        losses=LossConfiguration(
+            verification=0.0,
+            adversarial=0.0,
+            reconstruction=30.0,
+            expression=0.5,
+            identity=0.5,
+            frontal_image=10.0,
+            frontal_normal=5.0,
+            normal=8.0,
+            light=3.0,
+            mask=4.0,
+            mask_smoothness=0.0,
+            background=5.0,
+        ),
+        data=DataConfiguration(cache=4000, validation=128, vertices=1500),
+        training=TrainingConfiguration(
+            steps=3000,
+            batch_size=16,
+            learning_rate=1.5e-3,
+            warmup=50,
+            picture_every=500,
+            validate_every=500,
+            checkpoint_every=500,
+        ),
+    )
+
+
+def proof_of_concept(pose: bool) -> Configuration:
+    """The proof-of-concept network of section 4, without pose (4.1) or with it (4.2)."""
+    base = paper()
+    return Configuration(
+        model=replace(
+            base.model,
+            network="proof-of-concept",
+            rotation="column" if pose else "off",
+            exp_3dmm=0,
+            id_3dmm=0,
+        ),
+        losses=LossConfiguration(verification=0.0, adversarial=0.0),
+        data=DataConfiguration(variation="pose" if pose else "expression"),
+        training=replace(base.training, batch_size=32, steps=20_000, learning_rate=5e-4),
+    )
+
+
+PRESETS: dict[str, Callable[[], Configuration]] = {
+    "tiny": tiny,
+    "small": small,
+    "paper": paper,
+    "poc-expression": lambda: proof_of_concept(pose=False),
+    "poc-pose": lambda: proof_of_concept(pose=True),
+}
+
+
+def preset(name: str) -> Configuration:
+    """The configuration of that name.
+
+    Raises:
+        ConfigurationError: where there is none.
+
+    Example:
+        >>> from ntensor.faces.presets import preset
+        >>> preset("paper").model.k_id
+        80
+    """
+    if name not in PRESETS:
+        raise ConfigurationError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]()

@@ -1,0 +1,76 @@
+"""The proof-of-concept networks of section 4, without pose (figure 3a) and with it (figure 3b)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from .configuration import ModelConfiguration
+from .networks import Decoder, Encoder
+from .networks.streams import RotatedFeature
+from .statistics import Statistics
+
+
+class ProofOfConcept(nn.Module):
+    """Expression and identity (and pose) of an image without background, mask and light.
+
+    The image is decoded from `z_exp (x) z_id`, rotated by `z_p` where the configuration has a
+    rotation; the facial texture (the albedo of the neutral, frontal face) from `z_id`; linear
+    layers give the coefficients of the morphable model.
+
+    Args:
+        configuration (ModelConfiguration)
+
+    Example:
+        >>> import torch
+        >>> from ntensor.faces.configuration import ModelConfiguration
+        >>> from ntensor.faces.proof_of_concept import ProofOfConcept
+        >>> sizes = dict(channels=(8, 8, 8), network="proof-of-concept", rotation="off")
+        >>> output = ProofOfConcept(ModelConfiguration(**sizes))(torch.rand(2, 3, 64, 64))
+        >>> output["texture"].shape, "z_p" in output
+        (torch.Size([2, 3, 64, 64]), False)
+    """
+
+    def __init__(self, configuration: ModelConfiguration) -> None:
+        super().__init__()
+        c = configuration
+        self.configuration = c
+        codes = {"z_id": c.k_id, "z_exp": c.k_exp}
+        if c.rotation != "off":
+            codes["z_p"] = 9
+        sizes = (c.image_size, c.channels, c.kernel_size)
+        self.encoder = Encoder(codes, *sizes, c.k_i, c.bottleneck)
+        self.feature = RotatedFeature(c.rotation)
+        self.decoder = Decoder(c.k_exp * c.k_id, 3, *sizes, start=0.5)
+        if c.texture:
+            self.texture = Decoder(c.k_id, 3, *sizes, start=0.5)
+        self.exp_3dmm = nn.Linear(c.k_exp, c.exp_3dmm)
+        self.id_3dmm = nn.Linear(c.k_id, c.id_3dmm)
+        self.statistics = Statistics({"exp_3dmm": c.exp_3dmm, "id_3dmm": c.id_3dmm})
+
+    def encode(self, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """The codes of `image` (Tensor[n, 3, S, S], 0 to 1), eq. 17."""
+        codes, places = self.encoder(image)
+        return codes, places
+
+    def decode(self, codes: Mapping[str, Tensor], places: Sequence[Tensor]) -> dict[str, Tensor]:
+        """`D(z_exp, z_id)` of eq. 18, or of the same with `z_p`; codes may be of several images.
+
+        Returns:
+            dict: `image`, `texture` (n, 3, S, S), `exp_3dmm`, `id_3dmm` (standardised).
+        """
+        z_exp, z_id = codes["z_exp"], codes["z_id"]
+        found = {
+            "image": self.decoder(self.feature(z_exp, z_id, codes.get("z_p"))),
+            "exp_3dmm": self.exp_3dmm(z_exp),
+            "id_3dmm": self.id_3dmm(z_id),
+        }
+        if self.configuration.texture:
+            found["texture"] = self.texture(z_id)
+        return found
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """`decode(encode(image))` and the codes."""
+        codes, places = self.encode(image)
+        return {**codes, **self.decode(codes, places)}

@@ -1,0 +1,229 @@
+"""One shard of a data set on the disk: its arrays, their check, and the batch made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import harmonics, scenes
+
+Arrays = dict[str, Any]
+
+# What a loss may need; column k of a batch's `valid` says whether the sample has it.
+VALID = ("mask", "normal", "pose", "id_3dmm", "exp_3dmm", "shape", "light", "albedo", "frontal")
+LABELS = ("identity", "expression", "pose_bin", "light_bin")
+MAPS = ("image", "mask", "normal", "albedo", "texture")
+FRONTAL = ("frontal_image", "frontal_normal", "frontal_albedo", "frontal_mask")
+
+# What reading a broken .npz raises.
+UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError)
+_POSE_TOLERANCE = 1e-3
+_NORMAL_TOLERANCE = 0.05
+_LARGEST = {"light": 1e3, "id_3dmm": 1e4, "exp_3dmm": 1e4, "shape": 1e7, "pose": 2.0}
+
+
+class DamagedData(ValueError):
+    """A file or record of a data set that cannot be used.
+
+    Attributes:
+        file (Path), index (int or None: the whole file), reason (str)
+    """
+
+    def __init__(self, file: Path, index: int | None, reason: str) -> None:
+        self.file, self.index, self.reason = file, index, reason
+        super().__init__(f"{file}" + ("" if index is None else f", record {index}") + f": {reason}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """Type and shape of one array of a shard, without the leading number of records."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def fields_of(size: int, id_3dmm: int, exp_3dmm: int, vertices: int) -> dict[str, Field]:
+    """Every array that a shard may hold.
+
+    Args:
+        size (int): pixels a side.
+        id_3dmm, exp_3dmm (int): numbers of coefficients.
+        vertices (int): of the shape.
+
+    Returns:
+        dict: name to Field. Only `image` must be there.
+    """
+    colour, single = (3, size, size), (1, size, size)
+    fields = {
+        name: Field(
+            "int8" if name.endswith("normal") else "uint8", single if "mask" in name else colour
+        )
+        for name in (*MAPS, *FRONTAL)
+    }
+    fields |= {
+        "pose": Field("float32", (3, 3)),
+        "light": Field("float32", (3, 9)),
+        "id_3dmm": Field("float32", (id_3dmm,)),
+        "exp_3dmm": Field("float32", (exp_3dmm,)),
+        "shape": Field("float32", (vertices, 3)),
+        "valid": Field("uint16", ()),
+    }
+    return fields | {name: Field("int32", ()) for name in LABELS}
+
+
+def encode(batch: Mapping[str, Tensor]) -> Arrays:
+    """Arrays of a shard from a batch (see `Faces.batch`), without the keys that no shard holds."""
+    arrays: Arrays = {}
+    for name, value in batch.items():
+        value = value.detach().cpu()
+        if name.endswith("normal"):
+            arrays[name] = (value * 127).round().to(torch.int8).numpy()
+        elif name in MAPS or name in FRONTAL:
+            arrays[name] = (value * 255).round().to(torch.uint8).numpy()
+        elif name == "shape":
+            arrays[name] = value.unflatten(1, (-1, 3)).float().numpy()
+        elif name in ("pose", "light", "id_3dmm", "exp_3dmm"):
+            arrays[name] = value.float().numpy()
+        elif name in LABELS:
+            arrays[name] = value.to(torch.int32).numpy()
+        elif name == "valid":
+            bits = 2 ** np.arange(len(VALID))
+            arrays[name] = (value.numpy() * bits).sum(1).astype(np.uint16)
+    return arrays
+
+
+def read_shard(path: Path, fields: Mapping[str, Field], names: list[str], count: int) -> Arrays:
+    """The arrays of one file, with the types and shapes that the data set's `meta.json` says.
+
+    Raises:
+        DamagedData: the file cannot be read, or an array is missing or of another type or shape.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in names if name not in archive.files]
+            if missing:
+                raise DamagedData(path, None, f"no array {', '.join(missing)}")
+            arrays = {name: archive[name] for name in names}
+    except FileNotFoundError as error:
+        raise DamagedData(path, None, "the file is not there") from error
+    except DamagedData:
+        raise
+    except UNREADABLE as error:
+        raise DamagedData(path, None, f"cannot be read ({error})") from error
+    for name, array in arrays.items():
+        field = fields[name]
+        wanted = (count, *field.shape)
+        if array.shape != wanted or array.dtype != field.dtype:
+            raise DamagedData(
+                path,
+                None,
+                f"{name} must be {field.dtype} of shape {wanted}, got {array.dtype} of shape "
+                f"{array.shape}",
+            )
+    return arrays
+
+
+def faults(arrays: Arrays) -> dict[int, str]:
+    """What is wrong with each record that cannot be used.
+
+    Checked, where a record claims to have them: finite and bounded numbers, a mask that covers
+    something, rotations (`R^T R = I` and determinant +1 to 1e-3), unit normals (to 0.05, since
+    they are kept in 8 bits) wherever a mask is not zero.
+
+    Returns:
+        dict: record to the reason.
+    """
+    found: dict[int, str] = {}
+    count = len(arrays["image"])
+    valid = valid_of(arrays)
+
+    def note(bad: Any, name: str, reason: str) -> None:
+        column = VALID.index("frontal" if name.startswith("frontal") else name)
+        for record in np.nonzero(bad & valid[:, column])[0]:
+            found.setdefault(int(record), f"{name} {reason}")
+
+    for name, largest in _LARGEST.items():
+        if name in arrays:
+            flat = arrays[name].reshape(count, -1)
+            note(~np.isfinite(flat).all(1), name, "has NaN or infinite numbers")
+            with np.errstate(invalid="ignore"):
+                note((np.abs(flat) > largest).any(1), name, f"has numbers beyond {largest:g}")
+    if "pose" in arrays:
+        pose = np.nan_to_num(arrays["pose"].astype(np.float64))
+        off = np.abs(pose.transpose(0, 2, 1) @ pose - np.eye(3)).max((1, 2))
+        note(off > _POSE_TOLERANCE, "pose", "is no rotation: R^T R is not the identity")
+        note(np.linalg.det(pose) < 0, "pose", "is a reflection: its determinant is -1")
+    if "mask" in arrays:
+        note(arrays["mask"].reshape(count, -1).max(1) == 0, "mask", "is empty")
+    for normal, mask in (("normal", "mask"), ("frontal_normal", "frontal_mask")):
+        if normal in arrays and mask in arrays:
+            length = np.linalg.norm(arrays[normal].astype(np.float32) / 127, axis=1)
+            wrong = (np.abs(length - 1) > _NORMAL_TOLERANCE) & (arrays[mask][:, 0] > 0)
+            note(wrong.any((1, 2)), normal, "is not of unit length everywhere in the mask")
+    return found
+
+
+def valid_of(arrays: Arrays) -> Any:
+    """Which parts each record has (n, len(VALID)), bool: those of the file, less the bits unset."""
+    count = len(arrays["image"])
+    present = np.array(
+        [("frontal_image" if name == "frontal" else name) in arrays for name in VALID]
+    )
+    if "valid" not in arrays:
+        return np.broadcast_to(present, (count, len(VALID))).copy()
+    bits = arrays["valid"][:, None] >> np.arange(len(VALID)) & 1
+    return bits.astype(bool) & present
+
+
+def decode(arrays: Arrays, fields: Mapping[str, Field]) -> dict[str, Tensor]:
+    """The batch of these records, with the keys of `Faces.batch`.
+
+    What the file lacks is zero (a pose: the identity, a label: -1) and `valid` says so. Shading is
+    computed from normals and light. Without frontal pictures, a near-frontal sample's own picture
+    in its mask stands for them.
+    """
+    count = len(arrays["image"])
+    valid = torch.from_numpy(valid_of(arrays))
+    batch: dict[str, Tensor] = {}
+    for name, field in fields.items():
+        if name in ("valid", "texture") and name not in arrays:
+            continue
+        array = arrays.get(name)
+        if array is None:
+            array = np.zeros((count, *field.shape), field.dtype)
+        batch[name] = _to_tensor(name, torch.from_numpy(np.ascontiguousarray(array)))
+    for name in LABELS:
+        if name not in arrays:
+            batch[name] = torch.full((count,), -1)
+    batch["pose"][~valid[:, VALID.index("pose")]] = torch.eye(3)
+    batch["angles"] = scenes.angles_of(batch["pose"])
+    near = batch["angles"][:, :2].abs().amax(1) < scenes.NEAR_FRONTAL_DEGREES
+    batch["near_frontal"] = near & valid[:, VALID.index("pose")]
+    batch["shading"] = harmonics.shading(batch["normal"], batch["light"]) * (batch["mask"] > 0)
+    if "frontal_image" not in arrays:
+        usable = batch["near_frontal"] & valid[:, VALID.index("mask")]
+        chosen = usable[:, None, None, None]
+        valid[:, VALID.index("frontal")] = usable
+        batch["frontal_image"] = batch["image"] * batch["mask"] * chosen
+        for name in ("normal", "albedo", "mask"):
+            batch[f"frontal_{name}"] = batch[name] * chosen
+    batch["valid"] = valid
+    return batch
+
+
+def _to_tensor(name: str, value: Tensor) -> Tensor:
+    if name.endswith("normal"):
+        return torch.nn.functional.normalize(value.float(), dim=1)
+    if name in MAPS or name in FRONTAL:
+        return value.float() / 255
+    if name == "shape":
+        return value.flatten(1)
+    return value.long() if name in LABELS else value

@@ -1,0 +1,177 @@
+"""Pictures of a face model and every map behind them, for a batch, on any device.
+
+Camera: scaled orthographic, looking along -z; normals in its axes: x right in the image, y up, z
+towards the camera. Maps are made with 2 x 2 samples a pixel; shading and composition are done on
+pixels, so that with the maps of one batch
+
+.. math:: image = mask * clamp(albedo * shading, 0, 1) + (1 - mask) * background
+
+holds to rounding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from . import harmonics
+from .face_model import FaceModel
+from .rasteriser import Fragments, rasterise
+from .skin import Skin, eye_albedo, vertex_albedo
+
+
+@dataclasses.dataclass(frozen=True)
+class Camera:
+    """What part of the face's space the picture shows.
+
+    Attributes:
+        half_width (float): millimetres from the picture's middle to its edge.
+        center (tuple of float): x and y that lie in the middle, millimetres.
+    """
+
+    half_width: float = 104.0
+    center: tuple[float, float] = (0.0, 8.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Maps:
+    """One view of `n` faces, `size` pixels a side.
+
+    Attributes:
+        mask (Tensor[n, 1, size, size]): covered part of the pixel, 0..1.
+        normal (Tensor[n, 3, size, size]): unit where mask > 0, else 0.
+        albedo (Tensor[n, 3, size, size]): 0..1, 0 outside.
+        shading (Tensor[n, 3, size, size]): >= 0, 0 outside.
+        face (Tensor[n, 3, size, size]): `clamp(albedo * shading, 0, 1)`, times the mask.
+    """
+
+    mask: Tensor
+    normal: Tensor
+    albedo: Tensor
+    shading: Tensor
+    face: Tensor
+
+
+class Renderer:
+    """Draws faces of one model.
+
+    Args:
+        face (FaceModel): on the device that is to draw.
+        size (int): pixels a side. Default: 64.
+        camera (Camera)
+        samples (int): samples a pixel and direction, against jagged edges. Default: 2.
+
+    Example:
+        >>> import torch
+        >>> from ntensor.faces import harmonics
+        >>> from ntensor.faces.analytic_face import analytic_face
+        >>> from ntensor.faces.renderer import Renderer
+        >>> from ntensor.faces.skin import draw_skin
+        >>> face = analytic_face()
+        >>> vertices = face.vertices(torch.zeros(1, 30), torch.zeros(1, face.expression_size))
+        >>> light = harmonics.ambient(torch.full((1, 3), 0.8))
+        >>> maps = Renderer(face).views(vertices, [torch.eye(3)[None]], draw_skin([0]), light)[0]
+        >>> maps.face.shape, maps.normal.shape
+        (torch.Size([1, 3, 64, 64]), torch.Size([1, 3, 64, 64]))
+    """
+
+    def __init__(
+        self, face: FaceModel, size: int = 64, camera: Camera | None = None, samples: int = 2
+    ) -> None:
+        if size < 1 or samples < 1:
+            raise ValueError(f"Renderer: size and samples must be positive, got {size}, {samples}")
+        self.face = face
+        self.size = size
+        self.camera = camera or Camera()
+        self.samples = samples
+        corners = face.triangles.flatten()
+        self._by_vertex = torch.argsort(corners, stable=True) // 3
+        counts = torch.bincount(corners, minlength=face.mean.shape[0])
+        self._offsets = counts.cumsum(0) - counts
+        is_eye = (face.eye_direction.abs().sum(1) > 0).float()
+        self._has_eyes = is_eye[face.triangles[:, 0]].bool()
+        sky = face.materials[:, -1:]
+        self._eye_values = torch.cat([face.eye_direction, sky], 1)
+
+    def vertex_normals(self, vertices: Tensor) -> Tensor:
+        """Unit normals: the mean of the adjacent triangles' normals weighted by their areas.
+
+        Args:
+            vertices (Tensor[n, V, 3])
+
+        Returns:
+            Tensor[n, V, 3]
+        """
+        n = vertices.shape[0]
+        rows = vertices.transpose(0, 1).reshape(vertices.shape[1], -1)  # (V, 3n)
+        a, b, c = (rows.index_select(0, self.face.triangles[:, k]) for k in range(3))
+        edges = [(v - a).unflatten(1, (n, 3)) for v in (b, c)]
+        faces = torch.linalg.cross(edges[0], edges[1], dim=2).flatten(1)
+        total = torch.nn.functional.embedding_bag(self._by_vertex, faces, self._offsets, mode="sum")
+        normals = torch.nn.functional.normalize(total.unflatten(1, (n, 3)), dim=2)
+        return normals.transpose(0, 1)
+
+    def views(self, vertices: Tensor, poses: list[Tensor], skin: Skin, light: Tensor) -> list[Maps]:
+        """Every face seen in each of several poses, under the same light.
+
+        Args:
+            vertices (Tensor[n, V, 3]): unposed, millimetres.
+            poses (list of Tensor[n, 3, 3]): rotations from the model's axes to the camera's.
+            skin (Skin): `n` faces.
+            light (Tensor[n, 3, 9]): in the camera's axes, see `harmonics`.
+
+        Returns:
+            list of Maps: one for each of `poses`.
+
+        Raises:
+            ValueError: a shape is wrong.
+        """
+        n, views = vertices.shape[0], len(poses)
+        for pose in poses:
+            if pose.shape != (n, 3, 3):
+                raise ValueError(
+                    f"views: each pose must have shape ({n}, 3, 3), got {tuple(pose.shape)}"
+                )
+        rotation = torch.cat(poses).transpose(1, 2)
+        posed = vertices.repeat(views, 1, 1) @ rotation
+        normals = self.vertex_normals(vertices).repeat(views, 1, 1) @ rotation
+        colour = vertex_albedo(self.face, skin).repeat(views, 1, 1)
+        count = self.size * self.samples
+        scale = count / (2 * self.camera.half_width)
+        middle = posed.new_tensor([*self.camera.center, 0.0])
+        screen = (posed - middle) * scale + count / 2
+        fragments = rasterise(screen, self.face.triangles, count)
+        values = fragments.interpolate(torch.cat([normals, colour], 2), self.face.triangles)
+        values[:, :3] = torch.nn.functional.normalize(values[:, :3], dim=1)
+        self._paint_eyes(values, fragments, skin, n)
+        pixels = self._to_pixels(values, fragments.position, n * views)
+        maps = self._finish(pixels, light.repeat(views, 1, 1))
+        return [Maps(*(t[k * n : (k + 1) * n] for t in maps)) for k in range(views)]
+
+    def _paint_eyes(self, values: Tensor, fragments: Fragments, skin: Skin, n: int) -> None:
+        eyes = self._has_eyes[fragments.triangle].nonzero()[:, 0]
+        part = Fragments(*(getattr(fragments, f.name)[eyes] for f in dataclasses.fields(fragments)))
+        eye = dataclasses.replace(part, image=torch.zeros_like(part.image)).interpolate(
+            self._eye_values[None], self.face.triangles
+        )
+        values[eyes, 3:] = eye_albedo(skin[part.image % n], eye[:, :3], eye[:, 3:])
+
+    def _to_pixels(self, values: Tensor, position: Tensor, views: int) -> Tensor:
+        """Sums over the samples of a pixel: covered part, normal, albedo (views, 7, size, size)."""
+        count, s = self.size * self.samples, self.samples
+        dense = values.new_zeros(views * count * count, 7)
+        dense[position] = torch.cat([torch.ones_like(values[:, :1]), values], 1)
+        blocks = dense.view(views, self.size, s, self.size, s, 7)
+        return blocks.sum((2, 4)).permute(0, 3, 1, 2)
+
+    def _finish(self, pixels: Tensor, light: Tensor) -> tuple[Tensor, ...]:
+        covered = pixels[:, :1]
+        inside = covered > 0
+        mask = covered / self.samples**2
+        normal = torch.nn.functional.normalize(pixels[:, 1:4], dim=1) * inside
+        albedo = pixels[:, 4:] / covered.clamp_min(1)
+        shading = harmonics.shading(normal, light) * inside
+        face = (albedo * shading).clamp(0, 1) * mask
+        return mask, normal, albedo, shading, face

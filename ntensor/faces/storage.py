@@ -1,0 +1,340 @@
+"""Data sets of faces on the disk: a folder of shards, a `meta.json`, and a linear shape basis.
+
+| file | holds |
+|---|---|
+| `meta.json` | version, axes, order of the harmonics, sizes, arrays, shards and their counts, split, source |
+| `shard_000.npz`, ... | arrays of up to `shard_size` records each, see `records.fields_of` |
+| `basis.npz` (optional) | `mean` (V,3), `id` (k_a,V,3), `exp` (k_b,V,3), `triangles`, `landmarks68`: shapes are rebuilt as mean + id and exp coefficients times modes, so that no shard holds them |
+| `statistics.npz` (optional) | `NAME_mean`, `NAME_std` of `id_3dmm`, `exp_3dmm`, `shape` |
+
+Colours are 8 bit, normals signed 8 bit (127 is 1; x right, y up, z to the camera), the rest
+float32. Every file appears whole or not at all.
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import harmonics
+from .face_model import FaceModel
+from .records import UNREADABLE, Arrays, DamagedData, Field, encode, faults, fields_of
+
+FORMAT, VERSION = "ntensor faces", 1
+AXES = "x right, y up, z to the camera"
+META = "meta.json"
+STATISTICS = ("id_3dmm", "exp_3dmm", "shape")
+
+
+@dataclasses.dataclass
+class Meta:
+    """What `meta.json` says.
+
+    Attributes:
+        size, id_3dmm, exp_3dmm, vertices (int): sizes, see `records.fields_of`.
+        arrays (list of str): what every shard holds.
+        shards (list of [file, count])
+        split, source (str): in words, for reports.
+        extra (dict): whatever else the writer notes.
+    """
+
+    size: int
+    id_3dmm: int
+    exp_3dmm: int
+    vertices: int
+    arrays: list[str]
+    shards: list[tuple[str, int]] = dataclasses.field(default_factory=list)
+    split: str = ""
+    source: str = ""
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Records in all shards."""
+        return sum(count for _, count in self.shards)
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """Types and shapes of all arrays that there may be."""
+        return fields_of(self.size, self.id_3dmm, self.exp_3dmm, self.vertices)
+
+    def write(self, folder: Path) -> None:
+        """Replaces the folder's `meta.json`."""
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "axes": AXES,
+            "harmonics": harmonics.ORDER,
+            **dataclasses.asdict(self),
+        }
+        _replace(folder / META, json.dumps(content, indent=1).encode())
+
+
+def read_meta(folder: str | Path) -> Meta:
+    """Reads and checks `meta.json`.
+
+    Raises:
+        DamagedData: it is not there, is not JSON, lacks something, or is of another version,
+            other axes or another order of the harmonics.
+    """
+    path = Path(folder) / META
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise DamagedData(path, None, "the file is not there; no shard was finished") from error
+    except (OSError, ValueError) as error:
+        raise DamagedData(path, None, f"cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise DamagedData(path, None, f"must hold an object, got {type(content).__name__}")
+    wanted = {"format": FORMAT, "version": VERSION, "axes": AXES, "harmonics": harmonics.ORDER}
+    for name, value in wanted.items():
+        if content.get(name) != value:
+            raise DamagedData(path, None, f"{name} must be {value!r}, got {content.get(name)!r}")
+    known = [field.name for field in dataclasses.fields(Meta)]
+    missing = [name for name in known if name not in content]
+    if missing:
+        raise DamagedData(path, None, f"no entry {', '.join(missing)}")
+    meta = Meta(**{name: content[name] for name in known})
+    _check_meta(path, meta)
+    meta.shards = [(str(file), int(count)) for file, count in meta.shards]
+    return meta
+
+
+def _check_meta(path: Path, meta: Meta) -> None:
+    for name in ("size", "id_3dmm", "exp_3dmm", "vertices"):
+        value = getattr(meta, name)
+        if type(value) is not int or value < (1 if name == "size" else 0):
+            raise DamagedData(path, None, f"{name} must be a whole number, got {value!r}")
+    unknown = [name for name in meta.arrays if name not in meta.fields]
+    if unknown or "image" not in meta.arrays:
+        raise DamagedData(path, None, f"arrays must be of {', '.join(meta.fields)} with image")
+    shards: list[Any] = list(meta.shards)
+    for shard in shards:
+        whole = isinstance(shard, list) and len(shard) == 2 and type(shard[1]) is int
+        if not whole or Path(str(shard[0])).name != shard[0] or shard[1] < 1:
+            raise DamagedData(path, None, f"a shard must be [file, count], got {shard!r}")
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def _replace_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+class ShardWriter:
+    """Writes a data set, shard by shard; a folder that has some is continued.
+
+    `meta.json` is replaced after each shard, so that the folder is a whole, smaller set at any
+    moment, whenever the process ends.
+
+    Args:
+        folder: made where it is not there.
+        face_model (FaceModel): then shapes are kept as its basis, not in the shards.
+        shard_size (int): records a shard.
+        split, source (str), extra (dict): for `meta.json`.
+
+    Example:
+        >>> import tempfile
+        >>> from ntensor.faces.generated import GeneratedFaces
+        >>> from ntensor.faces.storage import ShardWriter, read_meta
+        >>> faces = GeneratedFaces()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with ShardWriter(folder, faces.face_model) as writer:
+        ...         writer.add(faces.batch(range(4)))
+        ...     read_meta(folder).count
+        4
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        face_model: FaceModel | None = None,
+        shard_size: int = 512,
+        split: str = "",
+        source: str = "",
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        if shard_size < 1:
+            raise ValueError(f"ShardWriter: shard_size must be positive, got {shard_size}")
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.face_model = face_model
+        self.shard_size = shard_size
+        self.split, self.source, self.extra = split, source, extra or {}
+        self.meta = read_meta(self.folder) if (self.folder / META).exists() else None
+        if self.meta is not None and self._notes() != self._notes(self.meta):
+            raise ValueError(
+                f"ShardWriter: {self.folder} holds another set: wanted {self._notes()}, found "
+                f"{self._notes(self.meta)}"
+            )
+        self._waiting: list[Arrays] = []
+
+    @property
+    def count(self) -> int:
+        """Records on the disk."""
+        return self.meta.count if self.meta else 0
+
+    def _notes(self, meta: Meta | None = None) -> dict[str, Any]:
+        origin = meta or self
+        return {"split": origin.split, "source": origin.source, "extra": origin.extra}
+
+    def add(self, batch: Mapping[str, Tensor]) -> None:
+        """Takes the samples of a batch (see `Faces.batch`); `image` is the only key it must have.
+
+        Raises:
+            DamagedData: a sample is not fit to be kept; nothing of the batch is taken.
+            ValueError: keys or shapes are not those of the set.
+            OSError: a shard cannot be written; those before it stay whole.
+        """
+        if "image" not in batch:
+            raise ValueError(f"add: a batch must have image, got {', '.join(batch)}")
+        arrays = encode(batch)
+        if self.face_model is not None:
+            arrays.pop("shape", None)
+        found = faults(arrays)
+        if found:
+            index = min(found)
+            raise DamagedData(self.folder / "(new batch)", index, found[index])
+        if self.meta is None:
+            self._begin(arrays)
+        assert self.meta is not None
+        for name in self.meta.arrays:
+            wanted = ("n", *self.meta.fields[name].shape)
+            got = ("n", *arrays[name].shape[1:]) if name in arrays else None
+            if got != wanted:
+                shapes = [
+                    f"({', '.join(map(str, shape))})" if shape else "none"
+                    for shape in (wanted, got)
+                ]
+                raise ValueError(f"add: {name} must have shape {shapes[0]}, got {shapes[1]}")
+        self._waiting.append({name: arrays[name] for name in self.meta.arrays})
+        while sum(len(part["image"]) for part in self._waiting) >= self.shard_size:
+            self._write(self.shard_size)
+
+    def _begin(self, arrays: Arrays) -> None:
+        face = self.face_model
+        vertices = arrays["shape"].shape[1] if "shape" in arrays else 0
+        self.meta = Meta(
+            arrays["image"].shape[2],
+            arrays["id_3dmm"].shape[1] if "id_3dmm" in arrays else 0,
+            arrays["exp_3dmm"].shape[1] if "exp_3dmm" in arrays else 0,
+            face.shape_size // 3 if face is not None else vertices,
+            sorted(arrays),
+            [],
+            **self._notes(),
+        )
+        if face is not None:
+            _replace_arrays(self.folder / "basis.npz", basis_of(face))
+
+    def _write(self, count: int) -> None:
+        assert self.meta is not None
+        joined = {
+            name: np.concatenate([part[name] for part in self._waiting])
+            for name in self.meta.arrays
+        }
+        file = f"shard_{len(self.meta.shards):03d}.npz"
+        _replace_arrays(self.folder / file, {name: a[:count] for name, a in joined.items()})
+        self.meta.shards.append((file, count))
+        self.meta.write(self.folder)
+        rest = {name: array[count:] for name, array in joined.items()}
+        self._waiting = [rest] if len(rest["image"]) else []
+
+    def close(self) -> None:
+        """Writes what waits for its shard to fill."""
+        if self._waiting:
+            self._write(sum(len(part["image"]) for part in self._waiting))
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+
+
+def write_statistics(folder: Path, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Writes `statistics.npz`: means and standard deviations by name."""
+    arrays: Arrays = {}
+    for name, (mean, deviation) in statistics.items():
+        arrays |= {f"{name}_mean": mean.cpu().numpy(), f"{name}_std": deviation.cpu().numpy()}
+    _replace_arrays(folder / "statistics.npz", arrays)
+
+
+def basis_of(face: FaceModel) -> Arrays:
+    """The arrays of `basis.npz`: the face model restricted to the vertices of its shape."""
+    chosen = face.shape_vertices
+    position = {int(vertex): k for k, vertex in enumerate(chosen.tolist())}
+    landmarks = [position.get(int(vertex), -1) for vertex in face.landmarks68.tolist()]
+    return {
+        "mean": face.mean[chosen].cpu().numpy(),
+        "id": face.identity_modes[:, chosen].cpu().numpy(),
+        "exp": face.expression_modes[:, chosen].cpu().numpy(),
+        "triangles": face.shape_triangles().cpu().numpy().astype(np.int32),
+        "landmarks68": np.array(landmarks, np.int32),
+    }
+
+
+def read_basis(folder: Path, meta: Meta) -> FaceModel | None:
+    """The face model of `basis.npz`, for shapes only: it has no materials. None without the file.
+
+    Raises:
+        DamagedData: the file cannot be read or does not fit `meta.json`.
+    """
+    path = folder / "basis.npz"
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except UNREADABLE as error:
+        raise DamagedData(path, None, f"cannot be read ({error})") from error
+    v = meta.vertices
+    wanted = {"mean": (v, 3), "id": (meta.id_3dmm, v, 3), "exp": (meta.exp_3dmm, v, 3)}
+    for name, shape in wanted.items():
+        got = arrays[name].shape if name in arrays else None
+        if got != shape or not np.isfinite(arrays[name]).all():
+            raise DamagedData(path, None, f"{name} must be finite of shape {shape}, got {got}")
+    triangles = arrays.get("triangles", np.zeros((0, 3), np.int32))
+    landmarks = arrays.get("landmarks68", np.full(68, -1, np.int32))
+    return FaceModel(
+        source=meta.source,
+        mean=torch.from_numpy(arrays["mean"]).float(),
+        identity_modes=torch.from_numpy(arrays["id"]).float(),
+        expression_modes=torch.from_numpy(arrays["exp"]).float(),
+        expression_names=tuple(f"expression {k}" for k in range(meta.exp_3dmm)),
+        triangles=torch.from_numpy(triangles.astype(np.int64)),
+        parts=torch.zeros(v, dtype=torch.int64),
+        part_names=("face",),
+        landmarks68=torch.from_numpy(landmarks.astype(np.int64)),
+        basic_names=("neutral",),
+        basic_weights=torch.zeros(1, meta.exp_3dmm),
+        materials=torch.zeros(v, 0),
+        eye_direction=torch.zeros(v, 3),
+        shape_vertices=torch.arange(v),
+    )

@@ -1,0 +1,303 @@
+"""Reading data sets from the disk: streaming, checked, by several workers."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from .face_model import FaceModel
+from .records import UNREADABLE, VALID, Arrays, DamagedData, decode, faults, read_shard
+from .storage import STATISTICS, Meta, read_basis, read_meta
+
+OnDamage = Literal["refuse", "skip"]
+
+
+class StoredFaces(IterableDataset[dict[str, Tensor]]):
+    """A data set on the disk (see `storage`), with the interface of `GeneratedFaces`.
+
+    Iteration gives batches without end, in an order that depends on `seed`, the pass and the
+    number of workers: shards are dealt out to ranks and workers, shuffled, and read one at a time,
+    so that a set larger than memory streams. Use it with `DataLoader(batch_size=None)`. At most
+    `cache` shards are held by each worker.
+
+    Every shard is checked when it is read. Damage (see `records.faults`) is refused, or skipped
+    with a warning that names the file, the record and what is wrong; a batch is then smaller.
+
+    Args:
+        folder: of the data set.
+        batch_size (int), seed (int)
+        shuffle (bool): else the order of the disk.
+        on_damage: `refuse` or `skip`.
+        first_batch (int): where iteration starts; for resuming.
+        rank, world_size (int): of distributed training.
+        cache (int): shards held in memory.
+        passes (int or None): how often everything is read; None: for ever.
+
+    Attributes:
+        meta (Meta), face_model (FaceModel or None: no `basis.npz`), sizes (dict)
+
+    Raises:
+        DamagedData: `meta.json` or `basis.npz` is damaged.
+        ValueError: a wrong argument.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        batch_size: int = 64,
+        seed: int = 0,
+        shuffle: bool = True,
+        on_damage: OnDamage = "refuse",
+        first_batch: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        cache: int = 2,
+        passes: int | None = None,
+    ) -> None:
+        if on_damage not in ("refuse", "skip"):
+            raise ValueError(f"StoredFaces: on_damage must be refuse or skip, got {on_damage!r}")
+        for name, value in (("batch_size", batch_size), ("cache", cache)):
+            if value < 1:
+                raise ValueError(f"StoredFaces: {name} must be positive, got {value}")
+        self.folder = Path(folder)
+        self.meta: Meta = read_meta(folder)
+        self.face_model: FaceModel | None = read_basis(self.folder, self.meta)
+        self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
+        self.on_damage, self.first_batch, self.passes = on_damage, first_batch, passes
+        self.rank, self.world_size = rank, world_size
+        self._cache_size = cache
+        self._cache: collections.OrderedDict[int, tuple[Arrays | None, Any]] = (
+            collections.OrderedDict()
+        )
+        self._starts = np.cumsum([0, *(count for _, count in self.meta.shards)])
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """`image` (pixels a side), `id_3dmm` (k_a), `exp_3dmm` (k_b), `shape` (3V)."""
+        meta = self.meta
+        return {
+            "image": meta.size,
+            "id_3dmm": meta.id_3dmm,
+            "exp_3dmm": meta.exp_3dmm,
+            "shape": 3 * meta.vertices,
+        }
+
+    @property
+    def count(self) -> int:
+        """Records of the set, damaged ones included."""
+        return self.meta.count
+
+    @functools.cached_property
+    def statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Mean and standard deviation of `id_3dmm`, `exp_3dmm` and `shape`, at least 1e-4.
+
+        Of `statistics.npz`, else from one pass over the set.
+        """
+        path = self.folder / "statistics.npz"
+        if not path.exists():
+            return self._measure()
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return {
+                    name: (
+                        torch.from_numpy(archive[f"{name}_mean"]).float(),
+                        torch.from_numpy(archive[f"{name}_std"]).float(),
+                    )
+                    for name in STATISTICS
+                }
+        except UNREADABLE as error:
+            raise DamagedData(path, None, f"cannot be read ({error})") from error
+
+    def _measure(self) -> dict[str, tuple[Tensor, Tensor]]:
+        total: dict[str, Tensor] = {}
+        count = dict.fromkeys(STATISTICS, 0)
+        for start in range(0, self.count, 256):
+            batch = self.batch(range(start, min(start + 256, self.count)))
+            for name in STATISTICS:
+                chosen = batch[name][batch["valid"][:, VALID.index(name)]].double()
+                sums = torch.stack([chosen.sum(0), chosen.square().sum(0)])
+                total[name] = total[name] + sums if name in total else sums
+                count[name] += len(chosen)
+        found = {}
+        for name, sums in total.items():
+            mean, square = sums / max(count[name], 1)
+            deviation = (square - mean.square()).clamp_min(0).sqrt().clamp_min(1e-4)
+            found[name] = (mean.float(), deviation.float())
+        return found
+
+    def batch(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
+        """Samples by their numbers in the set: the dict of `Faces.batch`, and `valid`.
+
+        Args:
+            indices: 0 to `count - 1`. With `on_damage="skip"` damaged ones are left out.
+
+        Returns:
+            dict: `valid` (n, len(VALID)) bool says which parts each sample has; absent ones are
+            zero (labels -1).
+
+        Raises:
+            DamagedData: a file or record is damaged and `on_damage` is `refuse`.
+            IndexError: no such sample, or none is left after skipping.
+        """
+        wanted = [int(index) for index in indices]
+        for index in wanted:
+            if not 0 <= index < self.count:
+                raise IndexError(f"batch: index must be 0..{self.count - 1}, got {index}")
+        shards = np.searchsorted(self._starts, wanted, side="right") - 1
+        arrays = self._gather(
+            [(int(s), i - int(self._starts[s])) for s, i in zip(shards, wanted, strict=True)]
+        )
+        if arrays is None:
+            raise IndexError("batch: every sample that was asked for is damaged")
+        return self._decode(arrays)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        consumer, consumers = self.rank * workers + number, self.world_size * workers
+        # Of the batches before `first_batch`, those that this worker gave.
+        skip = len(range(number, self.first_batch, workers))
+        current = 0
+        while self.passes is None or current < self.passes:
+            plan = self._plan(current, consumer, consumers)
+            usable = False
+            for start in range(0, len(plan), self.batch_size):
+                if skip:
+                    skip, usable = skip - 1, True
+                    continue
+                arrays = self._gather(plan[start : start + self.batch_size])
+                if arrays is not None:
+                    usable = True
+                    yield self._decode(arrays)
+            if not usable and plan:
+                raise DamagedData(self.folder, None, "every record that was read is damaged")
+            if not plan:
+                return
+            current += 1
+
+    def _plan(self, current: int, consumer: int, consumers: int) -> list[tuple[int, int]]:
+        """The (shard, record) pairs of one pass for one of the consumers, in their order."""
+        order = np.random.default_rng([self.seed, current])
+        shards = np.arange(len(self.meta.shards))
+        if self.shuffle:
+            shards = order.permutation(shards)
+        few = len(shards) < consumers
+        plan = []
+        for shard in shards if few else shards[consumer::consumers]:
+            rng = np.random.default_rng([self.seed, current, int(shard)])
+            records = np.arange(self.meta.shards[shard][1])
+            records = rng.permutation(records) if self.shuffle else records
+            plan += [
+                (int(shard), int(r)) for r in (records[consumer::consumers] if few else records)
+            ]
+        return plan
+
+    def _shard(self, shard: int) -> tuple[Arrays | None, dict[int, str]]:
+        if shard in self._cache:
+            self._cache.move_to_end(shard)
+            return self._cache[shard]
+        file, count = self.meta.shards[shard]
+        path = self.folder / file
+        found: dict[int, str] = {}
+        arrays: Arrays | None = None
+        try:
+            arrays = read_shard(path, self.meta.fields, self.meta.arrays, count)
+            found = faults(arrays)
+        except DamagedData as damage:
+            if self.on_damage == "refuse":
+                raise
+            warnings.warn(f"skipped {damage}", stacklevel=2)
+        for record, reason in found.items():
+            if self.on_damage == "skip":
+                warnings.warn(f"skipped {DamagedData(path, record, reason)}", stacklevel=2)
+        self._cache[shard] = (arrays, found)
+        while len(self._cache) > self._cache_size:
+            self._cache.popitem(last=False)
+        return self._cache[shard]
+
+    def _gather(self, wanted: list[tuple[int, int]]) -> Arrays | None:
+        """Arrays of the records in this order, or None where all of them are damaged."""
+        kept: dict[int, list[tuple[int, int]]] = {}
+        parts: list[Arrays] = []
+        places: list[int] = []
+        for place, (shard, record) in enumerate(wanted):
+            kept.setdefault(shard, []).append((place, record))
+        for shard, records in kept.items():
+            arrays, found = self._shard(shard)
+            bad = [record for _, record in records if record in found]
+            if bad and self.on_damage == "refuse":
+                path = self.folder / self.meta.shards[shard][0]
+                raise DamagedData(path, bad[0], found[bad[0]])
+            good = [(p, r) for p, r in records if arrays is not None and r not in found]
+            if arrays is not None and good:
+                rows = [record for _, record in good]
+                parts.append({name: array[rows] for name, array in arrays.items()})
+                places += [place for place, _ in good]
+        if not parts:
+            return None
+        order = np.argsort(places)
+        return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+
+    def _decode(self, arrays: Arrays) -> dict[str, Tensor]:
+        batch = decode(arrays, self.meta.fields)
+        face = self.face_model
+        if face is not None and "shape" not in arrays:
+            columns = [VALID.index(name) for name in ("id_3dmm", "exp_3dmm")]
+            both = batch["valid"][:, columns].all(1)
+            shape = face.shape(face.vertices(batch["id_3dmm"], batch["exp_3dmm"]))
+            batch["shape"] = shape * both[:, None]
+            batch["valid"][:, VALID.index("shape")] = both
+        return batch
+
+
+def check(folder: str | Path) -> tuple[Meta, list[DamagedData], dict[str, float]]:
+    """Reads a whole data set and collects everything that is wrong with it.
+
+    Args:
+        folder: of the data set.
+
+    Returns:
+        what `meta.json` says; the damages found; and figures: `records`, `near frontal` (part),
+        `render error` (mean over masks of |image - clamp(albedo shading)|, where both are there).
+
+    Raises:
+        DamagedData: `meta.json` or `basis.npz` is damaged, so that nothing else can be read.
+    """
+    faces = StoredFaces(folder, on_damage="skip")
+    damages: list[DamagedData] = []
+    error, weight, near, records = 0.0, 0.0, 0, 0
+    for file, count in faces.meta.shards:
+        path = faces.folder / file
+        try:
+            arrays = read_shard(path, faces.meta.fields, faces.meta.arrays, count)
+        except DamagedData as damage:
+            damages.append(damage)
+            continue
+        found = faults(arrays)
+        damages += [DamagedData(path, record, found[record]) for record in sorted(found)]
+        good = [record for record in range(count) if record not in found]
+        if not good:
+            continue
+        batch = faces._decode({name: array[good] for name, array in arrays.items()})
+        records += len(good)
+        near += int(batch["near_frontal"].sum())
+        columns = [VALID.index(name) for name in ("mask", "normal", "light", "albedo")]
+        complete = batch["valid"][:, columns].all(1)
+        if complete.any():
+            face = (batch["albedo"] * batch["shading"]).clamp(0, 1)
+            solid = (batch["mask"] > 0.999)[complete].float()
+            error += float(((batch["image"] - face)[complete].abs() * solid).mean(1).sum())
+            weight += float(solid.sum())
+    figures = {"records": float(records), "near frontal": near / max(records, 1)}
+    if weight:
+        figures["render error"] = error / weight
+    return faces.meta, damages, figures

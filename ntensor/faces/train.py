@@ -1,0 +1,66 @@
+"""Trains a face model: `python -m ntensor.faces.train --preset tiny --out RUN`.
+
+A run that stands in RUN is continued. SIGINT and SIGTERM save and leave. Several processes:
+`torchrun --nproc-per-node 2 -m ntensor.faces.train ...`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import checkpoint, verification
+from .command_line import from_command_line
+from .configuration import Configuration, fitted, to_json
+from .errors import ConfigurationError, FacesError
+from .training import Trainer
+from .training.processes import Processes, device_of
+from .training.samples import sizes_of, sources
+
+
+def train(configuration: Configuration, run: Path) -> str:
+    """Trains, or continues; `"finished"`, or the name of the signal that ended it.
+
+    Args:
+        configuration (Configuration): extents of 0 are taken from the data.
+        run (Path): folder of the run.
+
+    Raises:
+        FacesError: what its message says.
+    """
+    settings = configuration.training
+    device = device_of(settings.device)
+    network = None
+    if configuration.losses.verification:
+        if settings.verification_weights is None:
+            raise ConfigurationError(
+                "losses.verification is "
+                f"{configuration.losses.verification}, which needs training.verification-weights: "
+                "a file made by python -m ntensor.faces.verification; 0 trains without"
+            )
+        network = verification.load(settings.verification_weights)
+    with Processes(device) as processes:
+        if processes.leads:
+            checkpoint.check_writable(run, wanted_bytes=1_000_000)
+        training, validation = sources(configuration.data, configuration.model.image_size)
+        configuration = fitted(configuration, sizes_of(training))
+        if processes.leads:
+            print(to_json(configuration), end="", flush=True)
+        trainer = Trainer(configuration, run, training, validation, processes, network)
+        return trainer.train()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    try:
+        configuration, run = from_command_line(arguments)
+        outcome = train(configuration, run)
+    except FacesError as error:
+        raise SystemExit(f"error: {error}") from error
+    if outcome != "finished":
+        print(f"{outcome}: saved; the same command continues", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

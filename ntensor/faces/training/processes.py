@@ -1,0 +1,105 @@
+"""The processes of a run: one, or several that `torchrun` has started."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from ntensor.faces.errors import ConfigurationError
+
+
+def device_of(name: str) -> torch.device:
+    """The device of this process: `"auto"` is the GPU of its local rank where there is one.
+
+    Raises:
+        ConfigurationError: the device does not exist here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigurationError(f"device: {error}") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigurationError(f"device {name}: torch finds no GPU")
+        if ":" not in name:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return device
+
+
+class Processes:
+    """Joins the group that `torchrun` describes in the environment; alone without one.
+
+    Attributes:
+        rank, world: of this process, and how many there are.
+
+    Example:
+        >>> import torch
+        >>> from ntensor.faces.training.processes import Processes
+        >>> with Processes(torch.device("cpu")) as processes:
+        ...     processes.rank, processes.world
+        (0, 1)
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0")) if self.world > 1 else 0
+        self.owner = False
+
+    def __enter__(self) -> Processes:
+        if self.world > 1 and not dist.is_initialized():
+            if self.device.type == "cuda":
+                torch.cuda.set_device(self.device)
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+            self.owner = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.owner:
+            dist.destroy_process_group()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files."""
+        return self.rank == 0
+
+    def mean(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The mean of each value over all processes."""
+        if self.world == 1 or not values:
+            return values
+        stacked = torch.stack(list(values.values()))
+        dist.all_reduce(stacked)
+        return dict(zip(values, (stacked / self.world).unbind(), strict=True))
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        if self.world == 1:
+            return flag
+        found = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return bool(found)
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def share(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The model with gradients averaged over the processes; itself where there is one."""
+        if self.world == 1:
+            return model
+        devices = [self.device] if self.device.type == "cuda" else None
+        return torch.nn.parallel.DistributedDataParallel(
+            model, device_ids=devices, find_unused_parameters=True, broadcast_buffers=False
+        )

@@ -1,0 +1,242 @@
+"""Where the batches of a run come from: faces drawn as they are asked for, or a set on the disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ntensor.faces.analytic_face import analytic_face
+from ntensor.faces.configuration import DataConfiguration
+from ntensor.faces.errors import ConfigurationError, FacesError
+from ntensor.faces.face_model import FaceModel, load_face_model
+from ntensor.faces.generated import POC_EXPRESSION, POC_POSE, Faces, GeneratedFaces, Variation
+from ntensor.faces.records import VALID, DamagedData
+from ntensor.faces.stored import StoredFaces
+
+VARIATIONS = {"all": Variation(), "expression": POC_EXPRESSION, "pose": POC_POSE}
+
+# What training and its pictures read; the rest of a batch is left where it is.
+KEPT = (
+    *("image", "mask", "normal", "albedo", "light", "pose", "id_3dmm", "exp_3dmm", "shape"),
+    *("frontal_image", "frontal_normal", "near_frontal", "texture"),
+    *("identity", "expression", "pose_bin", "light_bin"),
+)
+# Scale of the maps that a cache keeps in eight bits: 0 to 1, and -1 to 1.
+UNSIGNED = ("image", "mask", "albedo", "frontal_image", "texture")
+SIGNED = ("normal", "frontal_normal")
+
+
+class Samples(Protocol):
+    """Batches by the numbers of their samples.
+
+    Attributes:
+        size: number of samples; None: endless.
+        sizes: extents by name, among `image`, `id_3dmm`, `exp_3dmm`, `shape`.
+        statistics: mean and standard deviation of the standardised vectors, by name.
+        blocks: counts of neighbouring samples that are read together; empty: none are.
+    """
+
+    @property
+    def blocks(self) -> Sequence[int]: ...
+
+    @property
+    def size(self) -> int | None: ...
+
+    @property
+    def sizes(self) -> Mapping[str, int]: ...
+
+    @property
+    def statistics(self) -> Mapping[str, tuple[Tensor, Tensor]]: ...
+
+    def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """The batch of these samples; a function of `indices` alone."""
+
+
+class GeneratedSamples:
+    """Faces of a `Faces` set, with the keys that training reads.
+
+    Args:
+        faces (Faces)
+        size (int or None): number of samples; None: endless.
+        texture (bool): add `texture` (n, 3, S, S), the albedo of the neutral, frontal face.
+
+    Example:
+        >>> from ntensor.faces.generated import GeneratedFaces
+        >>> from ntensor.faces.training.samples import GeneratedSamples
+        >>> GeneratedSamples(GeneratedFaces(), size=100)[[0, 1]]["image"].shape
+        torch.Size([2, 3, 64, 64])
+    """
+
+    blocks: Sequence[int] = ()
+
+    def __init__(self, faces: Faces, size: int | None = None, texture: bool = False) -> None:
+        self.faces, self.size, self.texture = faces, size, texture
+        self.sizes = faces.sizes
+        self.statistics = faces.statistics
+
+    def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        batch = self.faces.batch(indices)
+        if self.texture:
+            scenes = self.faces.draw(indices)
+            neutral = dataclasses.replace(
+                scenes,
+                exp_3dmm=torch.zeros_like(scenes.exp_3dmm),
+                angles=torch.zeros_like(scenes.angles),
+            )
+            batch["texture"] = self.faces.render(neutral.to(self.faces.device))["albedo"]
+        return {name: batch[name] for name in KEPT if name in batch}
+
+
+class StoredSamples:
+    """A data set on the disk; its shards are blocks, so that an order through them streams.
+
+    Args:
+        faces (StoredFaces)
+    """
+
+    def __init__(self, faces: StoredFaces) -> None:
+        self.faces = faces
+        self.size, self.sizes, self.statistics = faces.count, faces.sizes, faces.statistics
+        self.blocks: Sequence[int] = [count for _, count in faces.meta.shards]
+
+    def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """The batch, with `valid_NAME` (n,) for targets that some samples lack.
+
+        Raises:
+            FacesError: a damaged file or record, unless they are skipped.
+        """
+        try:
+            batch = self.faces.batch(indices)
+        except DamagedData as error:
+            raise FacesError(str(error)) from error
+        found = {name: batch[name] for name in KEPT if name in batch}
+        found["near_frontal"] = batch["near_frontal"] & batch["valid"][:, VALID.index("frontal")]
+        for name, has in zip(VALID, batch["valid"].t(), strict=True):
+            if name in found and not bool(has.all()):
+                found[f"valid_{name}"] = has
+        return found
+
+
+def stored(folder: str, skip_damaged: bool) -> StoredSamples:
+    """The data set of a folder.
+
+    Raises:
+        FacesError: it is none, or damaged.
+    """
+    try:
+        return StoredSamples(StoredFaces(folder, on_damage="skip" if skip_damaged else "refuse"))
+    except DamagedData as error:
+        raise FacesError(str(error)) from error
+
+
+class Cached:
+    """Keeps every sample that was asked for once, its maps rounded to eight bits.
+
+    About 65 KB a sample of 64 x 64 and the shape. A sample is the same whether it was kept or not.
+
+    Args:
+        samples (Samples): finite.
+    """
+
+    blocks: Sequence[int] = ()
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+        self.size, self.sizes, self.statistics = samples.size, samples.sizes, samples.statistics
+        self._kept: dict[int, dict[str, Tensor]] = {}
+
+    def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        missing = [index for index in indices if index not in self._kept]
+        if missing:
+            batch = pack(self.samples[missing])
+            for row, index in enumerate(missing):
+                self._kept[index] = {name: value[row].clone() for name, value in batch.items()}
+        rows = [self._kept[index] for index in indices]
+        return unpack({name: torch.stack([row[name] for row in rows]) for name in rows[0]})
+
+
+def pack(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Maps in eight bits."""
+    packed = dict(batch)
+    for names, scale, dtype in ((UNSIGNED, 255, torch.uint8), (SIGNED, 127, torch.int8)):
+        for name in names:
+            if name in packed:
+                packed[name] = (packed[name] * scale).round().to(dtype)
+    return packed
+
+
+def unpack(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Maps as numbers 0 to 1 or -1 to 1."""
+    found = dict(batch)
+    for names, scale in ((UNSIGNED, 255), (SIGNED, 127)):
+        for name in names:
+            if name in found:
+                found[name] = found[name].float() / scale
+    return found
+
+
+def face_model_of(configuration: DataConfiguration) -> FaceModel:
+    """The face model that the configuration names.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    try:
+        if configuration.face_model is None and configuration.vertices:
+            return analytic_face(configuration.vertices)
+        return load_face_model(configuration.face_model)
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def generated(configuration: DataConfiguration, split: str, image_size: int) -> GeneratedFaces:
+    """Faces of one split: `train`, `validation` or `test`."""
+    if configuration.variation != "all":
+        split = "poc-train" if split == "train" else "poc-test"
+    return GeneratedFaces(
+        face_model_of(configuration),
+        split,
+        image_size,
+        configuration.seed,
+        variation=VARIATIONS[configuration.variation],
+        device=configuration.device,
+    )
+
+
+def sources(configuration: DataConfiguration, image_size: int) -> tuple[Samples, Samples]:
+    """Training and validation samples, of different identities.
+
+    Raises:
+        ConfigurationError: the source is neither `"generated"` nor a folder, or cannot be read.
+    """
+    c = configuration
+    if c.source != "generated":
+        if not Path(c.source).is_dir():
+            raise ConfigurationError(
+                f'data.source must be "generated" or the folder of a data set, got {c.source!r}'
+            )
+        if c.validation_source is None:
+            raise ConfigurationError(
+                "data.source is a folder, which needs data.validation-source, a data set of other "
+                "identities; got none"
+            )
+        return stored(c.source, c.skip_damaged), stored(c.validation_source, c.skip_damaged)
+    texture = c.variation != "all"
+    training: Samples = GeneratedSamples(
+        generated(c, "train", image_size), c.cache or None, texture
+    )
+    validation = generated(c, "validation", image_size)
+    if c.cache:
+        training = Cached(training)
+    return training, Cached(GeneratedSamples(validation, c.validation, texture))
+
+
+def sizes_of(samples: Samples) -> dict[str, int]:
+    """Extents of the data under the names of `ModelConfiguration`."""
+    names = {"image": "image_size", "shape": "k_3d"}
+    return {names.get(name, name): size for name, size in samples.sizes.items()}

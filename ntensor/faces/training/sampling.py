@@ -1,0 +1,91 @@
+"""Which samples an update takes: a function of its number, so that a run can continue anywhere."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+
+def order(epoch: int, size: int, seed: int, blocks: Sequence[int] = ()) -> torch.Tensor:
+    """The order in which pass `epoch` goes through `size` samples (Tensor[size], int64).
+
+    Where samples come in `blocks` (their counts, in all `size`), block follows whole block.
+    """
+    generator = torch.Generator().manual_seed((seed << 32) + epoch)
+    counts = list(blocks) or [size]
+    starts = [0, *itertools.accumulate(counts)]
+    parts = [
+        starts[block] + torch.randperm(counts[block], generator=generator)
+        for block in torch.randperm(len(counts), generator=generator).tolist()
+    ]
+    return torch.cat(parts)
+
+
+class Updates(Sampler[list[int]]):
+    """Indices of this process's part of each update, from update `start` to update `stop`.
+
+    An update takes the next `batch_size` samples of a sequence: the numbers 0, 1, 2, ... of an
+    endless set, or pass after pass through a finite one, each in an order of its own. It comes in
+    `accumulation` parts, one after the other, and each part is dealt to the processes in blocks.
+
+    Args:
+        size (int or None): of the set; None: endless.
+        batch_size, accumulation (int): of an update.
+        start, stop (int): updates.
+        seed (int): of the orders.
+        rank, world (int): of the process.
+        blocks (sequence of int): as in `order`.
+
+    Raises:
+        ValueError: a part cannot be dealt evenly.
+
+    Example:
+        >>> from ntensor.faces.training.sampling import Updates
+        >>> list(Updates(None, batch_size=4, accumulation=2, start=1, stop=2))
+        [[4, 5], [6, 7]]
+    """
+
+    def __init__(
+        self,
+        size: int | None,
+        batch_size: int,
+        accumulation: int = 1,
+        start: int = 0,
+        stop: int = 1,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        blocks: Sequence[int] = (),
+    ) -> None:
+        if batch_size % (accumulation * world):
+            raise ValueError(
+                f"accumulation * processes ({accumulation} * {world}) must divide batch_size "
+                f"({batch_size})"
+            )
+        self.size, self.batch_size, self.accumulation = size, batch_size, accumulation
+        self.start, self.stop, self.seed = start, stop, seed
+        self.rank, self.world, self.blocks = rank, world, blocks
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        part = self.batch_size // self.accumulation
+        share = part // self.world
+        known: tuple[int, torch.Tensor] | None = None
+        for update in range(self.start, self.stop):
+            for number in range(self.accumulation):
+                first = update * self.batch_size + number * part + self.rank * share
+                indices = []
+                for place in range(first, first + share):
+                    if self.size is None:
+                        indices.append(place)
+                        continue
+                    epoch, inside = divmod(place, self.size)
+                    if known is None or known[0] != epoch:
+                        known = (epoch, order(epoch, self.size, self.seed, self.blocks))
+                    indices.append(int(known[1][inside]))
+                yield indices

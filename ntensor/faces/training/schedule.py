@@ -1,0 +1,33 @@
+"""Learning rate of an update, and the optimizers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+
+from ntensor.faces.configuration import TrainingConfiguration
+
+
+def rate(configuration: TrainingConfiguration, step: int) -> float:
+    """Factor of the learning rate of update `step` (from 0).
+
+    Linear from `1 / warmup` to 1, then half a cosine down to `final_rate` at the last update.
+    """
+    c = configuration
+    if step < c.warmup:
+        return (step + 1) / c.warmup
+    done = min(1.0, (step - c.warmup) / max(1, c.steps - c.warmup))
+    return c.final_rate + (1 - c.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def optimizer(
+    configuration: TrainingConfiguration,
+    parameters: Iterable[torch.nn.Parameter],
+    learning_rate: float,
+) -> torch.optim.Optimizer:
+    """RMSprop (alpha 0.9) or Adam (betas 0.9, 0.999)."""
+    if configuration.optimizer == "rmsprop":
+        return torch.optim.RMSprop(parameters, lr=learning_rate, alpha=0.9)
+    return torch.optim.Adam(parameters, lr=learning_rate, fused=True)

@@ -1,0 +1,391 @@
+"""The training loop: updates, validation, checkpoints, and how a run ends and continues."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+import ntensor
+from ntensor.faces import checkpoint, pictures
+from ntensor.faces.configuration import Configuration, to_json
+from ntensor.faces.errors import CheckpointError, ConfigurationError, NonFiniteError
+from ntensor.faces.model import build
+from ntensor.faces.objective import TrainingStep, adversary_of, terms, total
+
+from .log import Log
+from .processes import Processes
+from .samples import Samples
+from .sampling import Updates
+from .schedule import optimizer, rate
+
+STEMS = ("model", "training")
+PICTURED = 8
+
+
+class Trainer:
+    """Trains a network; a folder that holds checkpoints of the run is continued.
+
+    Args:
+        configuration (Configuration)
+        run (Path): folder of the run.
+        training, validation (Samples): batches by indices; of different identities.
+        processes (Processes): entered.
+        verification (Module or None): images to embeddings, for `E_veri`.
+
+    Raises:
+        ConfigurationError: settings that do not go together.
+        CheckpointError: the folder cannot be written, or its newest checkpoint cannot be read.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        run: Path,
+        training: Samples,
+        validation: Samples,
+        processes: Processes,
+        verification: nn.Module | None = None,
+    ) -> None:
+        check(configuration, processes.world)
+        self.configuration, self.run, self.processes = configuration, run, processes
+        self.training, self.validation = training, validation
+        settings = configuration.training
+        self.device = processes.device
+        torch.manual_seed(settings.seed)
+        model = build(configuration.model)
+        model.statistics.set(training.statistics)
+        adversary = adversary_of(configuration)
+        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.layout = layout
+        place(model, self.device, layout)
+        self.model, self.adversary = model, adversary
+        self.verification = verification
+        self.optimizer = optimizer(settings, model.parameters(), settings.learning_rate)
+        self.rates = {"model": settings.learning_rate}
+        self.rival: torch.optim.Optimizer | None = None
+        if adversary is not None:
+            place(adversary, self.device, layout)
+            self.rates["adversary"] = settings.discriminator_rate
+            self.rival = optimizer(settings, adversary.parameters(), settings.discriminator_rate)
+        if verification is not None:
+            verification.to(self.device).requires_grad_(False).eval()
+        self.step = 0
+        self.stopping: str | None = None
+
+    def train(self) -> str:
+        """Runs to the last update, or to a signal; `"finished"`, or the signal's name.
+
+        Raises:
+            NonFiniteError: a term is NaN or infinite; its name and the last good checkpoint.
+            CheckpointError: a checkpoint could not be written.
+        """
+        settings, processes = self.configuration.training, self.processes
+        if processes.leads:
+            size = sum(p.numel() * p.element_size() for p in self.model.parameters())
+            checkpoint.check_writable(self.run, wanted_bytes=4 * size)
+            self.run.joinpath("configuration.json").write_text(
+                to_json(self.configuration), encoding="utf-8"
+            )
+        processes.wait()
+        self.resume()
+        log = Log(self.run, settings.steps, self.step, settings.batch_size, processes.leads)
+        step = self.step_module()
+        with log, self.signals(), ntensor.use_backend(settings.backend):
+            for parts in self.updates():
+                self.update(step, parts, log)
+                log.advance()
+                last = self.step == settings.steps
+                if last or self.step % settings.picture_every == 0:
+                    self.draw(log)
+                # A stop between two updates, in the same one for all processes.
+                stopped = processes.any(self.stopping is not None)
+                value = None
+                if last or self.step % settings.validate_every == 0:
+                    value = self.validate(log)
+                if last or stopped or self.step % settings.checkpoint_every == 0:
+                    self.save(value)
+                if stopped and not last:
+                    return self.stopping or "stopped by another process"
+        return "finished"
+
+    def step_module(self) -> nn.Module:
+        """Forward of an update, compiled and shared as the configuration says."""
+        compiled = self.configuration.training.compile
+        model = torch.compile(self.model) if compiled else self.model
+        weights = self.configuration.losses
+        step = TrainingStep(self.model, weights, self.adversary, self.verification)
+        step.model = model  # type: ignore[assignment]
+        shared = self.processes.share(step)
+        if self.adversary is not None:
+            self.rival_network = self.processes.share(self.adversary.network)
+        return shared
+
+    def updates(self) -> Iterator[list[dict[str, Tensor]]]:
+        """The batches of each update, as its parts, on the device."""
+        settings, processes = self.configuration.training, self.processes
+        sampler = Updates(
+            self.training.size,
+            settings.batch_size,
+            settings.accumulation,
+            self.step,
+            settings.steps,
+            settings.seed,
+            processes.rank,
+            processes.world,
+            self.training.blocks,
+        )
+        loader: DataLoader[dict[str, Tensor]] = DataLoader(
+            self.training,  # type: ignore[arg-type]
+            sampler=sampler,
+            batch_size=None,
+            num_workers=self.configuration.data.workers,
+            # Without it each start would draw from torch's own generator.
+            generator=torch.Generator(),
+        )
+        parts = []
+        for batch in loader:
+            parts.append(self.on_device(batch))
+            if len(parts) == settings.accumulation:
+                yield parts
+                parts = []
+
+    def on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+        moved["image"] = moved["image"].contiguous(memory_format=self.layout)
+        return moved
+
+    def autocast(self) -> Any:
+        half = self.configuration.training.precision == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
+
+    def update(self, step: nn.Module, parts: list[dict[str, Tensor]], log: Log) -> None:
+        """One update of the network, then one of the adversary."""
+        settings = self.configuration.training
+        self.set_rates()
+        reuse = self.configuration.model.accumulate_core_grad
+        self.optimizer.zero_grad(set_to_none=not reuse)
+        if self.adversary is not None:
+            self.adversary.requires_grad_(False)
+        found: dict[str, Tensor] = {}
+        outputs = []
+        for number, batch in enumerate(parts):
+            with self.synchronised(step, number == len(parts) - 1):
+                with self.autocast():
+                    loss, named, output = step(batch)
+                (loss / len(parts)).backward()
+            for name, term in named.items():
+                found[name] = found.get(name, 0) + term / len(parts)
+            outputs.append(output)
+        found = self.processes.mean(found)
+        weighted = total(found, self.configuration.losses)
+        self.check_finite({**found, "total": weighted})
+        if settings.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
+        self.optimizer.step()
+        told = {}
+        if self.adversary is not None:
+            told = self.update_adversary(parts, outputs)
+        self.step += 1
+        if self.step % settings.log_every == 0 or self.step == settings.steps:
+            values = {name: float(term) for name, term in found.items()}
+            log.losses(self.step, float(weighted), values | told)
+
+    def update_adversary(
+        self, parts: list[dict[str, Tensor]], outputs: list[dict[str, Tensor]]
+    ) -> dict[str, float]:
+        """One update of the adversary against the outputs of this update; what to log."""
+        adversary, rival = self.adversary, self.rival
+        assert adversary is not None and rival is not None
+        adversary.requires_grad_(True)
+        rival.zero_grad(set_to_none=True)
+        seed = (self.configuration.training.seed << 40) + self.step * 1024 + self.processes.rank
+        generator = torch.Generator().manual_seed(seed)
+        found: dict[str, Tensor] = {}
+        for number, (batch, output) in enumerate(zip(parts, outputs, strict=True)):
+            with self.synchronised(self.rival_network, number == len(parts) - 1):
+                with self.autocast():
+                    loss, named = adversary.objective(self.rival_network, output, batch, generator)
+                (loss / len(parts)).backward()
+            for name, term in named.items():
+                found[name] = found.get(name, 0) + term / len(parts)
+        found = self.processes.mean(found)
+        self.check_finite(found)
+        rival.step()
+        return {**{name: float(v) for name, v in found.items()}, **adversary.update(found)}
+
+    def set_rates(self) -> None:
+        factor = rate(self.configuration.training, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = factor * self.rates["model"]
+        for group in self.rival.param_groups if self.rival else []:
+            group["lr"] = factor * self.rates["adversary"]
+
+    @staticmethod
+    def synchronised(module: nn.Module, last: bool) -> Any:
+        """Gradients of all but the last part of an update stay in the process."""
+        if isinstance(module, nn.parallel.DistributedDataParallel) and not last:
+            return module.no_sync()
+        return contextlib.nullcontext()
+
+    def check_finite(self, values: dict[str, Tensor]) -> None:
+        finite = torch.stack([value.float() for value in values.values()]).isfinite()
+        if bool(finite.all()):
+            return
+        names = [name for name, good in zip(values, finite.tolist(), strict=True) if not good]
+        steps = checkpoint.saved_steps(self.run)
+        good = str(checkpoint.folder_of(self.run, steps[-1])) if steps else "none was written"
+        raise NonFiniteError(
+            f"update {self.step + 1}: loss {', '.join(names)} is NaN or infinite; "
+            f"last good checkpoint: {good}"
+        )
+
+    @torch.no_grad()
+    def validate(self, log: Log) -> float:
+        """The weighted sum of the terms on the validation set, which is logged term by term."""
+        self.model.eval()
+        sums: dict[str, Tensor] = {}
+        size = self.validation.size or 0
+        part = self.configuration.training.batch_size
+        for first in range(0, size, part):
+            indices = list(range(first, min(size, first + part)))
+            batch = self.on_device(self.validation[indices])
+            with self.autocast():
+                output = self.model(batch["image"])
+            found = terms(output, batch, self.configuration.losses, self.model.statistics)
+            for name, term in found.items():
+                sums[name] = sums.get(name, 0) + term * (len(indices) / size)
+        self.model.train()
+        weighted = float(total(sums, self.configuration.losses))
+        values = {name: float(term) for name, term in sums.items()}
+        log.scalars(self.step, "validation", {"total": weighted, **values})
+        text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        log.say(f"step {self.step}: validation {weighted:.5g} ({text})")
+        return weighted
+
+    @torch.no_grad()
+    def draw(self, log: Log) -> None:
+        """A grid of validation faces."""
+        if not self.processes.leads:
+            return
+        count = min(PICTURED, self.validation.size or 0)
+        batch = self.on_device(self.validation[list(range(count))])
+        with self.autocast():
+            output = self.model(batch["image"])
+        log.pictures(self.step, pictures.columns(batch, output))
+
+    def save(self, value: float | None) -> None:
+        """Writes a checkpoint; `value` of the validation decides whether it is the best."""
+        if self.processes.leads:
+            training = checkpoint.pack_optimizer("optimizer", self.optimizer)
+            training["random_state"] = torch.get_rng_state()
+            if self.adversary is not None and self.rival is not None:
+                training |= checkpoint.pack_optimizer("rival", self.rival)
+                weights = self.adversary.state_dict()
+                training |= {f"adversary.{name}": tensor for name, tensor in weights.items()}
+            tensors = {"model": self.model.state_dict(), "training": training}
+            values = {
+                "step": self.step,
+                "validation": value,
+                "ntensor": ntensor.__version__,
+                "torch": torch.__version__,
+            }
+            checkpoint.save(self.run, self.step, tensors, values)
+            marked = checkpoint.best(self.run)
+            if value is not None and (marked is None or value < marked[1]):
+                checkpoint.mark_best(self.run, self.step, value)
+            checkpoint.prune(self.run, self.configuration.training.keep)
+        self.processes.wait()
+
+    def resume(self) -> None:
+        """Continues from the newest checkpoint of the folder, if there is one."""
+        steps = checkpoint.saved_steps(self.run)
+        if not steps:
+            return
+        tensors, values = checkpoint.load(checkpoint.folder_of(self.run, steps[-1]), STEMS)
+        training = tensors["training"]
+        load_weights(self.model, tensors["model"], "model")
+        checkpoint.unpack_optimizer("optimizer", self.optimizer, training)
+        if self.adversary is not None and self.rival is not None:
+            kept = {
+                name.removeprefix("adversary."): tensor
+                for name, tensor in training.items()
+                if name.startswith("adversary.")
+            }
+            load_weights(self.adversary, kept, "adversary")
+            checkpoint.unpack_optimizer("rival", self.rival, training)
+        torch.set_rng_state(training["random_state"])
+        self.step = int(values["step"])
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM end the run after the update at hand; a second one ends it at once."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.stopping = signal.Signals(number).name
+            signal.signal(number, before[signal.Signals(number)])
+
+        handled = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.getsignal(number) for number in handled}
+        for number in handled:
+            signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            for number in handled:
+                signal.signal(number, before[number])
+
+
+def place(module: nn.Module, device: torch.device, layout: torch.memory_format) -> None:
+    """Moves a network to the device, and its convolutions to the layout.
+
+    `Module.to(memory_format=...)` would permute every tensor of four dimensions, a core among them,
+    which must be contiguous.
+    """
+    module.to(device)
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            part.to(memory_format=layout)  # type: ignore[call-overload]
+
+
+def load_weights(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
+    """Puts saved tensors into a module.
+
+    Raises:
+        CheckpointError: they are of another network.
+    """
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the {what} of the checkpoint is not of this configuration: {error}"
+        ) from error
+
+
+def check(configuration: Configuration, world: int) -> None:
+    """Refuses settings that do not go together.
+
+    Raises:
+        ConfigurationError: with the reason.
+    """
+    settings = configuration.training
+    if configuration.model.accumulate_core_grad:
+        for wrong, reason in (
+            (world > 1, f"{world} processes"),
+            (settings.compile, "compile"),
+            (settings.precision != "float32", f"precision {settings.precision}"),
+        ):
+            if wrong:
+                raise ConfigurationError(f"accumulate_core_grad does not work with {reason}")
+    if settings.batch_size % (world * settings.accumulation):
+        raise ConfigurationError(
+            f"processes * accumulation ({world} * {settings.accumulation}) must divide "
+            f"batch_size ({settings.batch_size})"
+        )

@@ -1,0 +1,175 @@
+"""Trains the verification network on training identities: `python -m ntensor.faces.verification`.
+
+The network learns to name the identities of the training split; what it gives to `E_veri` is its
+embedding. Its worth is told by pairs of faces of other identities: the area under the curve of the
+cosine as a score for "same person".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .configuration import DataConfiguration
+from .errors import CheckpointError, FacesError
+from .networks.light_cnn import LightCNN
+from .training.samples import Samples, sources
+from .training.sampling import Updates
+
+
+@dataclass(frozen=True)
+class VerificationConfiguration:
+    """Training of the verification network.
+
+    Attributes:
+        out: file of the weights (safetensors).
+        data: as in `ntensor.faces.train`; `cache` must be above 0.
+        width, embedding, input_size: of `LightCNN`.
+        steps, batch_size, learning_rate: Adam, with half a cosine down to zero.
+        image_size: of generated faces.
+        device, seed
+    """
+
+    out: Path = Path("runs/verification.safetensors")
+    data: DataConfiguration = field(default_factory=lambda: DataConfiguration(cache=4000))
+    width: float = 0.5
+    embedding: int = 256
+    input_size: int = 128
+    steps: int = 4000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    image_size: int = 64
+    device: str = "auto"
+    seed: int = 0
+
+
+def fit(
+    settings: VerificationConfiguration, training: Samples, device: torch.device
+) -> tuple[LightCNN, float]:
+    """The trained network, and the share of the last batches that it named rightly.
+
+    Raises:
+        FacesError: the set has no numbered identities, or no end.
+    """
+    from tqdm import trange
+
+    if training.size is None:
+        raise FacesError("verification: data.cache must be above 0 for a generated set")
+    known = torch.cat(
+        [
+            training[list(range(first, min(training.size, first + 256)))]["identity"]
+            for first in range(0, training.size, 256)
+        ]
+    )
+    names = known.unique()
+    if len(names) < 2 or int(names[0]) < 0:
+        raise FacesError(f"verification: wanted at least 2 numbered identities, got {len(names)}")
+    torch.manual_seed(settings.seed)
+    network = LightCNN(settings.width, settings.embedding, settings.input_size, len(names))
+    network.to(device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
+    sampler = Updates(training.size, settings.batch_size, 1, 0, settings.steps, settings.seed)
+    right = 0.0
+    with trange(settings.steps, mininterval=0.5 if sys.stderr.isatty() else 15) as bar:
+        for _, indices in zip(bar, sampler, strict=True):
+            batch = training[indices]
+            label = torch.searchsorted(names, batch["identity"]).to(device)
+            scores = network.logits(batch["image"].to(device))
+            loss = F.cross_entropy(scores, label)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            falling.step()
+            right = 0.98 * right + 0.02 * float((scores.argmax(1) == label).float().mean())
+            bar.set_postfix_str(f"loss {loss.item():.3f}, right {right:.3f}", refresh=False)
+    return network.eval(), right
+
+
+@torch.no_grad()
+def area_under_curve(network: torch.nn.Module, samples: Samples, device: torch.device) -> float:
+    """Chance that a pair of one identity is nearer than a pair of two, over all pairs of the set.
+
+    Args:
+        network (Module): images to embeddings.
+        samples (Samples): finite, with numbered identities.
+        device (torch.device)
+    """
+    from sklearn.metrics import roc_auc_score
+
+    embeddings, names = [], []
+    for first in range(0, samples.size or 0, 64):
+        batch = samples[list(range(first, min(samples.size or 0, first + 64)))]
+        embeddings.append(F.normalize(network(batch["image"].to(device)).float(), dim=1).cpu())
+        names.append(batch["identity"])
+    embedding, name = torch.cat(embeddings), torch.cat(names)
+    row, column = torch.triu_indices(len(name), len(name), offset=1)
+    score = (embedding @ embedding.t())[row, column]
+    return float(roc_auc_score((name[row] == name[column]).numpy(), score.numpy()))
+
+
+def save(network: LightCNN, path: Path) -> None:
+    """Writes the embedding's weights and sizes, whole or not at all."""
+    from safetensors.torch import save_file
+
+    kept: dict[str, Tensor] = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in network.state_dict().items()
+        if not name.startswith("classes.")
+    }
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(kept, unfinished, metadata={"settings": json.dumps(network.settings)})
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error})") from error
+
+
+def load(path: str | Path) -> LightCNN:
+    """The network of a file that `save` wrote, frozen.
+
+    Raises:
+        CheckpointError: no such file, damaged, or of another kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            settings: dict[str, Any] = json.loads((file.metadata() or {})["settings"])
+            network = LightCNN(**settings)
+            network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: not the weights of a LightCNN ({error})") from error
+    return network.eval().requires_grad_(False)
+
+
+def main() -> None:
+    """The command."""
+    import tyro
+
+    from .training.processes import device_of
+
+    settings = tyro.cli(VerificationConfiguration, description=__doc__)
+    try:
+        device = device_of(settings.device)
+        training, validation = sources(settings.data, settings.image_size)
+        network, right = fit(settings, training, device)
+        save(network, settings.out)
+        area = area_under_curve(network, validation, device)
+    except FacesError as error:
+        raise SystemExit(f"error: {error}") from error
+    print(f"{settings.out}: {right:.1%} of training faces named rightly; area under the curve of")
+    print(f"same-person pairs of unseen identities: {area:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""A training run as a program, so that tests can continue, stop and kill it.
+
+    python runs.py FOLDER [accident]
+
+`accident`: `kill` ends the process by SIGKILL in the middle of writing the second checkpoint,
+`terminate` sends it SIGTERM before its third update."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from batches import RandomSamples, small_configuration
+from ntensor.faces.training import Trainer
+from ntensor.faces.training.processes import Processes
+
+
+class Accident(RandomSamples):
+    """Samples that send a signal when the third update asks for its batch."""
+
+    def __getitem__(self, indices):
+        if 8 in indices:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().__getitem__(indices)
+
+
+def kill_in_second_checkpoint():
+    from safetensors import torch as safetensors
+
+    save, written = safetensors.save_file, []
+
+    def save_half(tensors, path, **options):
+        save(tensors, path, **options)
+        written.append(path)
+        if len(written) == 3:
+            with open(path, "r+b") as file:
+                file.truncate(os.path.getsize(path) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    safetensors.save_file = save_half
+
+
+if __name__ == "__main__":
+    folder, accident = Path(sys.argv[1]), (sys.argv[2:] or [""])[0]
+    if accident == "kill":
+        kill_in_second_checkpoint()
+    samples = Accident() if accident == "terminate" else RandomSamples()
+    configuration = small_configuration(
+        training={"steps": 8, "checkpoint_every": 2}, losses={"adversarial": 0.1}
+    )
+    with Processes(torch.device("cpu")) as processes:
+        trainer = Trainer(configuration, folder, samples, RandomSamples(4, seed=1), processes)
+        print(trainer.train())
