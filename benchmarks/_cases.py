@@ -6,10 +6,10 @@ Symbols: n samples, core `(k_x, k_1, ..., k_M)`, `K = k_1 ... k_M`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
-PASSES = ("forward", "backward", "both", "mean", "mean-both")
+PASSES = ("forward", "backward", "both", "mean", "mean-both", "factor-grads", "core-grad")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 ITEM_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 
@@ -31,8 +31,9 @@ class Shape:
 class Case:
     """One table: every method computes the same thing.
 
-    `operation` is "synthesis_projection", "rotation" or "rotated_synthesis"; `layout` is the
-    rotation's; `pass_` is one of `PASSES`.
+    `operation` is "synthesis_projection", "synthesis", "rotation" or "rotated_synthesis"; `layout`
+    is the rotation's; `pass_` is one of `PASSES`. `autotune`: torch.compile's max-autotune, which
+    takes minutes, is measured too.
     """
 
     shape: Shape
@@ -41,10 +42,26 @@ class Case:
     pass_: str = "forward"
     operation: str = "synthesis_projection"
     layout: str = ""
+    autotune: bool = False
+
+    @property
+    def only_backward(self) -> bool:
+        """Whether the forward pass is not timed."""
+        return self.pass_ in ("backward", "factor-grads", "core-grad")
 
     @property
     def differentiates(self) -> bool:
-        return self.pass_ in ("backward", "both", "mean-both")
+        return self.only_backward or self.pass_ in ("both", "mean-both")
+
+    @property
+    def core_grad(self) -> bool:
+        """Whether the core's gradient is among what is computed."""
+        projects = self.operation == "synthesis_projection"
+        return projects and self.differentiates and self.pass_ != "factor-grads"
+
+    @property
+    def factor_grads(self) -> bool:
+        return self.differentiates and self.pass_ != "core-grad"
 
     @property
     def mean(self) -> bool:
@@ -53,7 +70,7 @@ class Case:
     @property
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs that are checked: none where only backward is timed."""
-        if self.pass_ == "backward":
+        if self.only_backward:
             return ()
         return ("output", "output_mean") if self.mean else ("output",)
 
@@ -64,12 +81,15 @@ class Case:
             "both": "forward + backward",
             "mean": "forward, mean output too",
             "mean-both": "forward + backward, mean output too",
+            "factor-grads": "gradients of the factors",
+            "core-grad": "gradient of the core",
         }.get(self.pass_, self.pass_)
         if self.operation == "synthesis_projection":
             way = f"{len(self.shape.factor_sizes)}-way"
             where = f"{way}, k_x {self.shape.out_features}, {sizes}"
         else:
-            where = f"{self.operation}, {self.layout} layout, {sizes}"
+            layout = f"{self.layout} layout, " if self.layout else ""
+            where = f"{self.operation}, {layout}{sizes}"
         return f"{where}, n = {self.n}, {self.dtype}, {what}"
 
 
@@ -108,10 +128,58 @@ FULL_SYNTHESIS = [
     *_synthesis("tiny2", (4,), ("forward", "both")),
 ]
 QUICK_SYNTHESIS = [
-    *_synthesis("quick3", (5,), PASSES),
+    *_synthesis("quick3", (5,), PASSES[:5]),
     *_synthesis("quick2", (5,), ("forward", "both")),
     *_synthesis("quick3", (5,), ("forward", "both"), "bfloat16"),
     *_synthesis("tiny", (4,), ("forward", "both")),
+]
+
+GPU_SIZES = (16, 64, 256, 1024, 4096)
+GPU_DTYPES = ("bfloat16", "float32")
+GPU_PASSES = ("forward", "factor-grads", "core-grad", "mean", "both", "mean-both")
+
+
+def _gpu_synthesis() -> list[Case]:
+    """What the targets speak of comes first, for runs that end before the list does."""
+    autotuned = [
+        replace(case, autotune=True)
+        for case in (
+            *_synthesis("paper3", (64, 1024), ("mean-both",), "bfloat16"),
+            *_synthesis("paper3", (64, 1024), ("forward",), "bfloat16"),
+        )
+    ]
+    first = [
+        *_synthesis("paper3", (16, 64), ("forward", "factor-grads"), "bfloat16"),
+        *_synthesis("paper3", (4096,), ("forward",), "bfloat16"),
+        *_synthesis("paper3", (64, 1024, 4096), ("mean",), "bfloat16"),
+        *_synthesis("paper3", (64,), ("core-grad",), "bfloat16"),
+        *_synthesis("paper3", (16, 64), ("forward", "factor-grads")),
+        *_synthesis("paper3", (64,), ("core-grad",)),
+        *_synthesis("paper2", (64,), ("forward",), "bfloat16"),
+        *_synthesis("paper2", (64,), ("forward",)),
+        *_synthesis("tiny", (4,), ("forward", "both")),
+        *_synthesis("paper3", (4096,), ("both",), "bfloat16"),
+        *_synthesis("paper3", (64, 1024), ("mean-both", "forward"), "bfloat16"),
+    ]
+    rest = [
+        *(
+            case
+            for dtype in GPU_DTYPES
+            for case in _synthesis("paper3", GPU_SIZES, GPU_PASSES, dtype)
+        ),
+        *_synthesis("paper2", (16, 64), ("forward", "both"), "bfloat16"),
+        *_synthesis("paper2", (16,), ("forward",)),
+    ]
+    tuned = {replace(case, autotune=False): case for case in autotuned}
+    return [tuned.get(case, case) for case in dict.fromkeys([*first, *rest])]
+
+
+DEFAULT_GPU_SYNTHESIS = _synthesis("paper3", (64, 1024), ("forward", "both"), "bfloat16")
+FULL_GPU_SYNTHESIS = _gpu_synthesis()
+QUICK_GPU_SYNTHESIS = [
+    *QUICK_SYNTHESIS,
+    *_synthesis("quick3", (5,), ("factor-grads", "core-grad")),
+    *_synthesis("quick3", (70,), ("forward", "both", "mean-both"), "bfloat16"),
 ]
 
 
@@ -123,6 +191,16 @@ def rotation_cases(
         for n, dtype, operation, layout, pass_ in product(
             sizes, dtypes, ("rotated_synthesis", "rotation"), ("row", "column"), passes
         )
+    ]
+
+
+def plain_synthesis_cases(
+    shape: Shape, sizes: tuple[int, ...], passes: tuple[str, ...], dtypes: tuple[str, ...]
+) -> list[Case]:
+    """The feature alone: no core, no rotation."""
+    return [
+        Case(shape, n, dtype, pass_, "synthesis")
+        for n, dtype, pass_ in product(sizes, dtypes, passes)
     ]
 
 

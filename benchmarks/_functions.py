@@ -63,11 +63,15 @@ class ProductMatmul(torch.autograd.Function):
         core, product, *factors = ctx.saved_tensors
         columns = ctx.order == "columns"
         grad_columns = grad.t() if ctx.order == "linear" else grad
-        buffer = None if ctx.core_grad is None else ctx.core_grad.flatten(1)
-        core_grad = write_core_grad(
-            ctx.mode, buffer, grad_columns, product.t() if columns else product
-        )
-        if columns:
+        core_grad, grads = None, [None] * len(factors)
+        if ctx.needs_input_grad[3]:
+            buffer = None if ctx.core_grad is None else ctx.core_grad.flatten(1)
+            core_grad = write_core_grad(
+                ctx.mode, buffer, grad_columns, product.t() if columns else product
+            )
+        if not any(ctx.needs_input_grad[4:]):
+            pass
+        elif columns:
             grads = factor_grads_of_columns(torch.mm(core.flatten(1).t(), grad), factors)
         else:
             grads = factor_grads_of_rows(torch.mm(grad_columns.t(), core.flatten(1)), factors)
@@ -94,13 +98,28 @@ class HoistedMatmul(torch.autograd.Function):
         if grad_mean is not None:
             scaled += grad_mean.unsqueeze(1) / len(leading)
         scaled = scaled.view(-1, grad.shape[1])
-        buffer = None if ctx.core_grad is None else ctx.core_grad.view(-1, len(weights))
-        core_grad = write_core_grad(ctx.mode, buffer, scaled, weights.t())
-        leading_grad = (slices * grad.unsqueeze(1)).sum(0)
-        weights_grad = torch.mm(core.view(-1, len(weights)).t(), scaled)
-        grads = factor_grads_of_columns(weights_grad, tuple(rest))
-        core_grad = None if core_grad is None else core_grad.view_as(core)
-        return None, None, None, core_grad, leading_grad, *grads
+        core_grad, grads = None, [None] * (1 + len(rest))
+        if ctx.needs_input_grad[3]:
+            buffer = None if ctx.core_grad is None else ctx.core_grad.view(-1, len(weights))
+            core_grad = write_core_grad(ctx.mode, buffer, scaled, weights.t())
+        if any(ctx.needs_input_grad[4:]):
+            leading_grad = (slices * grad.unsqueeze(1)).sum(0)
+            weights_grad = torch.mm(core.view(-1, len(weights)).t(), scaled)
+            grads = [leading_grad, *factor_grads_of_columns(weights_grad, tuple(rest))]
+        return None, None, None, None if core_grad is None else core_grad.view_as(core), *grads
+
+
+class Synthesis(torch.autograd.Function):
+    """Two factors; their gradients by batched products, without `(n, K)` temporaries."""
+
+    @staticmethod
+    def forward(ctx, *factors):
+        ctx.save_for_backward(*factors)
+        return khatri_rao(factors)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return tuple(factor_grads_of_rows(grad, ctx.saved_tensors))
 
 
 class RowRotatedSynthesis(torch.autograd.Function):

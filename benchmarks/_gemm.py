@@ -21,7 +21,7 @@ def gemm_step(problem: ProjectionProblem, library: str) -> Step:
     """The limit of the case's pass with torch's or numpy's matrix product."""
     case, core = problem.case, problem.core.flatten(1)
     steps: list[Step] = []
-    if case.pass_ != "backward":
+    if not case.only_backward:
         steps.append(_forward(problem, core, library))
     if case.differentiates:
         steps += _backward(problem, core, library)
@@ -68,9 +68,18 @@ def _mean_core(problem: ProjectionProblem, core: Tensor, library: str, output: S
 def _backward(problem: ProjectionProblem, core: Tensor, library: str) -> list[Step]:
     """`dcore = G^T Y` into the existing `.grad`, and `dY = G core`; both outputs concatenated."""
     grads = torch.cat(problem.grads), torch.cat(problem.grad_columns, 1).t()
+    steps = []
+    if problem.case.core_grad:
+        steps.append(_core_step(problem, grads, library))
+    if problem.case.factor_grads:
+        steps.append(_product_grad_step(problem, core, grads, library))
+    return steps
+
+
+def _core_step(problem: ProjectionProblem, grads: tuple[Tensor, Tensor], library: str) -> Step:
     products = torch.cat(problem.products), torch.cat(problem.product_columns, 1).t()
     core_grad = problem.core_grad.flatten(1)
-    core_step = problem.fastest(
+    return problem.fastest(
         {
             f"{_order(g)}{_order(y)}": Step(
                 _call(library, g.t(), y, core_grad),
@@ -80,14 +89,18 @@ def _backward(problem: ProjectionProblem, core: Tensor, library: str) -> list[St
             for g, y in product(grads, products)
         }
     )
-    shape = problem.case.shape
-    size = len(grads[0]), shape.features
+
+
+def _product_grad_step(
+    problem: ProjectionProblem, core: Tensor, grads: tuple[Tensor, Tensor], library: str
+) -> Step:
+    size = len(grads[0]), problem.case.shape.features
     outs = problem.empty(*size), problem.empty(size[1], size[0]).t()
 
     def factor_grads(out: Tensor) -> dict[str, Tensor]:
         return _factor_grads(problem, out)
 
-    product_step = problem.fastest(
+    return problem.fastest(
         {
             f"{_order(g)}{_order(out)}": Step(
                 _call(library, g, core, out), lambda _, out=out: factor_grads(out), held=(out,)
@@ -95,7 +108,6 @@ def _backward(problem: ProjectionProblem, core: Tensor, library: str) -> list[St
             for g, out in product(grads, outs)
         }
     )
-    return [core_step, product_step]
 
 
 def _factor_grads(problem: ProjectionProblem, product_grad: Tensor) -> dict[str, Tensor]:

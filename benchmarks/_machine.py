@@ -23,12 +23,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def describe(threads: int, device: torch.device) -> dict[str, object]:
     """Machine, versions and settings, one column of the CSV each."""
-    return {
+    host = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%MZ"),
         "commit": _commit(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": "cpu",
         "threads": threads,
         "simd": _simd(),
         "huge_pages": _huge_pages(),
@@ -40,6 +40,11 @@ def describe(threads: int, device: torch.device) -> dict[str, object]:
         "blas_of_torch": _blas_of_torch(),
         "blas_of_numpy": _blas_of_numpy(),
     }
+    if device.type == "cpu":
+        return host
+    from _device import describe_device
+
+    return host | describe_device(device)
 
 
 def available_bytes(device: torch.device) -> int:
@@ -131,14 +136,20 @@ class Roof:
             + (read - both) / self.rates["read"]
             + (written - both) / self.rates["write"]
         )
+        return max(min(apart, together), flops / self._peak(dtype))
+
+    def _peak(self, dtype: str) -> float:
+        """flop/s in `dtype`; on a GPU float32 is reached by IEEE products or by three of TF32."""
+        if "gemm_tf32" in self.rates:
+            if dtype == "float32":
+                return max(self.rates["gemm_float32"], self.rates["gemm_tf32"] / 3)
+            return self.rates[f"gemm_{dtype}"]
         peak = {"float64": "fma64", "bfloat16": "bf16dot"}.get(dtype, "fma32")
-        return max(min(apart, together), flops / self.rates.get(peak, self.rates["fma32"]))
+        return self.rates.get(peak, self.rates["fma32"])
 
 
-def measure_roof(threads: int, device: torch.device, dtypes: set[str]) -> Roof:
-    """The roof by the library's own loops, about a second."""
-    if device.type != "cpu":
-        return Roof(reason="measured on CPUs only")
+def measure_roof(threads: int, dtypes: set[str]) -> Roof:
+    """The roof of the CPU by the library's own loops, about a second."""
     try:
         from ntensor.backends.native import roofline
     except ImportError as error:
@@ -160,9 +171,17 @@ def _phases(case: Case, gradient: str):
         forward = core + factors, output, flops
         kept = core if gradient == "adds" else 0
         backward = core + factors + output + kept, core + factors, 2 * flops
+        if case.pass_ == "factor-grads":
+            backward = core + factors + output, factors, flops
+        elif case.pass_ == "core-grad":
+            backward = factors + output + kept, core, flops
     else:
         feature, matrix = n * features, 9 * n
-        if case.operation == "rotation":
+        if case.operation == "synthesis":
+            operands = n * sum(case.shape.factor_sizes)
+            forward = operands, feature, feature
+            backward = operands + feature, operands, 4 * feature
+        elif case.operation == "rotation":
             operands = feature + matrix
             forward = operands, feature, 6 * feature
             backward = operands + feature, operands, 12 * feature
@@ -170,7 +189,7 @@ def _phases(case: Case, gradient: str):
             operands = n * sum(case.shape.factor_sizes) + matrix
             forward = operands, feature, 2 * feature
             backward = operands + feature, operands, 4 * feature
-    phases = [forward] * (case.pass_ != "backward") + [backward] * case.differentiates
+    phases = [forward] * (not case.only_backward) + [backward] * case.differentiates
     return [(case.dtype, size * read, size * written, flops) for read, written, flops in phases]
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from _cases import Case
 from _problem import Problem
 from _timing import Step
 
@@ -24,7 +25,7 @@ class Method:
     `gradient` says what a backward does with the core's gradient: "fresh" makes a new one each
     step, "adds" adds into the existing `.grad`, "overwrites" writes over it, "" has none.
     `extra_bytes` estimates the memory beside the inputs; `missing` says why it cannot run here;
-    `compiles`: its first call compiles.
+    `compiles`: its first call compiles, for `compile_seconds` or more.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Method:
     missing: str = ""
     numpy: bool = False
     compiles: bool = False
+    compile_seconds: float = 0.0
 
 
 def missing_module(name: str) -> str:
@@ -45,6 +47,23 @@ def missing_compiler(device: torch.device) -> str:
     if device.type == "cpu" and not any(map(shutil.which, ("g++", "c++", "clang++"))):
         return "torch.compile needs a C++ compiler"
     return ""
+
+
+def compiled(forward: Callable[..., object], autotune: bool) -> Callable[..., object]:
+    """`forward` by torch.compile; no CUDA graphs of its own, since every method gets one."""
+    mode = "max-autotune-no-cudagraphs" if autotune else None
+    return torch.compile(forward, dynamic=False, mode=mode)
+
+
+def missing_backend(backend: str, case: Case, device: torch.device) -> str:
+    """Why the library cannot serve the case on a GPU by `backend`; "" where it can."""
+    missing = missing_module("ntensor")
+    if missing or device.type == "cpu" or backend == "auto":
+        return missing
+    from ntensor import backends
+
+    operation = case.operation + ("_with_mean" if case.mean else "")
+    return backends.why_not(backend, operation, device, getattr(torch, case.dtype)) or ""
 
 
 def step_of(
@@ -75,15 +94,20 @@ def step_of(
         values = tuple(inputs.values())
         return Step(lambda _: forward(*values), named, held=held)
 
-    leaves = {name: value.detach().requires_grad_() for name, value in inputs.items()}
-    values = tuple(leaves.values())
+    def operand(name: str, value: Tensor) -> Tensor:
+        wanted = case.core_grad if name == "core_grad" else case.factor_grads
+        return value.detach().requires_grad_(wanted)
+
+    operands = {name: operand(name, value) for name, value in inputs.items()}
+    values = tuple(operands.values())
+    leaves = {name: value for name, value in operands.items() if value.requires_grad}
 
     def begin() -> None:
         for name, leaf in leaves.items():
             leaf.grad = reused.get(name)
 
     def forget() -> None:
-        for leaf in values:
+        for leaf in leaves.values():
             leaf.grad = None
 
     def results(outputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
@@ -98,6 +122,6 @@ def step_of(
         torch.autograd.backward(outputs, grads)
         return tuple(x.detach() for x in outputs)
 
-    if case.pass_ == "backward":
+    if case.only_backward:
         return Step(run_backward, results, prepare=run_forward, finish=forget, held=held)
     return Step(lambda _: run_backward(run_forward()), results, finish=forget, held=held)

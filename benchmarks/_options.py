@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import _cases
@@ -38,9 +39,8 @@ def parse(
     parser.add_argument(
         "--backend",
         nargs="+",
-        default=["auto"],
         choices=("auto", "native", "triton", "reference"),
-        help="backends of ntensor, one row each (default: its own choice)",
+        help="backends of ntensor, one row each (default: its own choice; on a GPU native, triton)",
     )
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda[:index]")
     parser.add_argument(
@@ -51,9 +51,20 @@ def parse(
         action="store_true",
         help="start again with THP_MEM_ALLOC_ENABLE=1: torch asks for transparent huge pages",
     )
-    parser.add_argument("--seconds", type=float, default=8.0, help="time for the samples of a case")
+    parser.add_argument(
+        "--seconds", type=float, help="time for the samples of a case (default: 8; on a GPU 1)"
+    )
     parser.add_argument(
         "--repeats", type=_positive, help="exactly this many rounds instead of --seconds"
+    )
+    parser.add_argument(
+        "--autotune", action="store_true", help="on a GPU: torch.compile's max-autotune everywhere"
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        metavar="SECONDS",
+        help="end after about this time; cases that were not reached are named",
     )
     parser.add_argument(
         "--out",
@@ -74,6 +85,9 @@ def _positive(text: str) -> int:
 
 def prepare_process(options: argparse.Namespace) -> None:
     """Set what the libraries read at their start; with `--huge-pages` replace the process once."""
+    on_gpu = options.device.partition(":")[0] != "cpu"
+    options.backend = options.backend or (["native", "triton"] if on_gpu else ["auto"])
+    options.seconds = options.seconds or (1.0 if on_gpu else 8.0)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     options.threads = options.threads or cores or 1
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -104,3 +118,8 @@ def names_cases(options: argparse.Namespace) -> bool:
     return any(
         choice is not None for choice in (options.shape, options.n, options.dtype, options.passes)
     )
+
+
+def autotuned(options: argparse.Namespace, cases: list[_cases.Case]) -> list[_cases.Case]:
+    """The cases, all of them with max-autotune where `--autotune` asks for it."""
+    return [replace(case, autotune=True) for case in cases] if options.autotune else cases

@@ -24,6 +24,9 @@ OTHERS = {
     "broadcast + matmul": "#4dabf7",
     "hoisted matmul": "#0b7285",
     "torch.compile(broadcast)": "#9775fa",
+    "torch.compile(broadcast), max-autotune": "#5f3dc4",
+    "torch.compile(two matmuls)": "#9775fa",
+    "torch.compile(two matmuls), max-autotune": "#5f3dc4",
     "einsum, opt_einsum": "#2b8a3e",
     "einsum, left to right": "#8ce99a",
     "TensorLy": "#a98467",
@@ -44,7 +47,12 @@ COLUMNS = 3
 def write_plot(result: Result, path: Path) -> None:
     """Grouped bars, one panel a shape, dtype and pass, one group an n. Tiny cases are left out."""
     rows = [row for row in result.rows if row.right and not row.case.shape.name.startswith("tiny")]
-    panels = [(title, list(group)) for title, group in groupby(rows, key=_panel_title)]
+    by_title: dict[str, list[Row]] = {}
+    for row in rows:
+        by_title.setdefault(_panel_title(row), []).append(row)
+    panels = [
+        (title, sorted(group, key=lambda row: row.case.n)) for title, group in by_title.items()
+    ]
     if not panels:
         return
     colours = _colours(rows)
@@ -72,12 +80,18 @@ def write_plot(result: Result, path: Path) -> None:
         handles=handles, loc="outside lower center", ncols=2 * columns, fontsize=9, frameon=False
     )
     machine = result.machine
-    figure.suptitle(
+    where = (
         f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']} "
         f"({machine['blas_of_torch']}), numpy {machine['numpy']} ({machine['blas_of_numpy']})\n"
-        f"ntensor {machine['ntensor']} at {machine['commit']}, huge pages: {machine['huge_pages']}",
-        fontsize=9,
+        f"ntensor {machine['ntensor']} at {machine['commit']}, huge pages: {machine['huge_pages']}"
     )
+    if result.on_gpu:
+        where = (
+            f"{machine['device']}, driver {machine['driver']}, CUDA {machine['cuda']}, "
+            f"torch {machine['torch']}, triton {machine['triton']}\n"
+            f"ntensor {machine['ntensor']} at {machine['commit']}, inputs not in the cache"
+        )
+    figure.suptitle(where, fontsize=9)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from _cases import Case
-from _timing import Step, rank
+from _timing import Clock, Step, rank
 
 # Largest relative Frobenius error of a right result: sums of up to 12288 terms in any order, and in
 # half precision rivals that round every product and every partial sum. A wrong formula is off by 1.
@@ -42,14 +42,11 @@ class Problem:
 
     case: Case
     device: torch.device
+    clock: Clock
 
     def __post_init__(self) -> None:
         self.dtype = getattr(torch, self.case.dtype)
         self._ranked: dict[str, list[str]] = {}
-
-    def synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
     def fastest(self, steps: dict[str, Step], family: str = "") -> Step:
         """The fastest of several ways of one method. A later method of the same `family` (the same
@@ -58,7 +55,7 @@ class Problem:
             steps = {label: steps[label] for label in self._ranked[family][:2]}
         if len(steps) == 1:
             return next(iter(steps.values()))
-        ranked = rank(steps, self.synchronize)
+        ranked = rank(steps, self.clock)
         if family:
             self._ranked.setdefault(family, ranked)
         return steps[ranked[0]]
@@ -178,6 +175,15 @@ def projection_reference(problem: ProjectionProblem) -> Reference:
     if not case.differentiates:
         return reference
 
+    if case.core_grad:
+        _add_core_grad(reference, problem, core_rows)
+    if case.factor_grads:
+        _add_factor_grads(reference, problem, samples, some)
+    return reference
+
+
+def _add_core_grad(reference: Reference, problem: ProjectionProblem, core_rows: Tensor) -> None:
+    case, rows = problem.case, reference.rows
     core_grad = torch.zeros_like(core_rows)
     for start in range(0, case.n, 256):
         part = slice(start, start + 256)
@@ -186,6 +192,14 @@ def projection_reference(problem: ProjectionProblem) -> Reference:
             core_grad += grad[part][:, rows].double().t() @ product
     reference.add("core_grad", core_grad, lambda g: g.flatten(1)[rows])
 
+
+def _add_factor_grads(
+    reference: Reference,
+    problem: ProjectionProblem,
+    samples: Tensor,
+    some: list[tuple[Tensor, ...]],
+) -> None:
+    case, core = problem.case, problem.core.flatten(1)
     cotangents = torch.cat([g[samples] for g in problem.grads]).double()
     product_grads = torch.zeros(
         len(cotangents), core.shape[1], dtype=torch.float64, device=problem.device
@@ -201,7 +215,6 @@ def projection_reference(problem: ProjectionProblem) -> Reference:
             if not (i == 1 and m == 0)
         )
         reference.add(f"factor_grad_{m}", grad, lambda g: g[samples])
-    return reference
 
 
 def _contract_all_but(m: int, product_grad: Tensor, factors: tuple[Tensor, ...]) -> Tensor:

@@ -16,6 +16,9 @@ given the Khatri-Rao product (above 1: faster); a method with a fresh gradient i
 torch's fresh ones. of roof: least time by the measured bandwidths and peak, over the median.
 extra MB: peak memory beside the inputs and a reused .grad. error: largest relative Frobenius error
 against float64."""
+GPU_LEGEND = """\
+On a GPU: cold-cache device time by events; graph: of a replayed CUDA graph, eager: of a plain call,
+launch gaps included. host us: time that the host needs to issue an eager call."""
 
 
 def print_result(result: Result) -> None:
@@ -27,7 +30,11 @@ def print_result(result: Result) -> None:
     for case, rows in groupby(result.rows, key=lambda row: row.case):
         _print_case(case.title, list(rows))
     print(f"\n{LEGEND}")
-    _print_targets(result.rows)
+    if result.on_gpu:
+        print(GPU_LEGEND)
+    for case in result.unreached:
+        print(f"not reached in the given time: {case.title}")
+    _print_targets(result)
 
 
 def write_csv(result: Result, path: Path) -> None:
@@ -61,14 +68,17 @@ def _print_case(title: str, rows: list[Row]) -> None:
     timed = [row for row in rows if row.right]
     micro = bool(timed) and min(row.median for row in timed) < 1e-3
     unit, scale = ("us", 1e6) if micro else ("ms", 1e3)
-    heads = (unit, "p20", "p80", "calls", "vs torch", "vs limit", "of roof", "extra MB", "error")
+    heads = [unit, "p20", "p80", "calls", "vs torch", "vs limit", "of roof", "extra MB", "error"]
+    on_gpu = any(row.timing for row in rows)
+    if on_gpu:
+        heads += ["host us", "timing"]
     print(f"\n{title}\n  {'method':<38}" + "".join(f"{head:>9}" for head in heads) + "  note")
     rank = {"ours": 0, "limit": 1}
     for row in sorted(rows, key=lambda r: (rank.get(r.method.kind, 2), r.median or float("inf"))):
         if row.status:
             print(f"  {label(row):<38}  {row.status}")
             continue
-        cells = (
+        cells = [
             *(_digits(scale * row.quantile(q)) for q in (0.5, 0.2, 0.8)),
             str(len(row.samples)),
             _digits(row.versus_torch),
@@ -76,24 +86,33 @@ def _print_case(title: str, rows: list[Row]) -> None:
             "-" if row.roof_fraction is None else f"{row.roof_fraction:.2f}",
             "-" if row.extra_bytes is None else f"{row.extra_bytes / 1e6:.1f}",
             f"{row.error:.1e}",
-        )
+        ]
+        if on_gpu:
+            cells += [_digits(1e6 * row.host_seconds), row.timing]
         print(f"  {label(row):<38}" + "".join(f"{cell:>9}" for cell in cells) + f"  {row.note}")
     loads = [row.foreign_load for row in rows if row.foreign_load is not None]
     if loads and max(loads) > 0.03:
         print(f"  other processes took {100 * max(loads):.0f} % of the CPUs meanwhile")
 
 
-def _print_targets(rows: list[Row]) -> None:
-    found = outcomes(rows)
-    if not found:
-        return
-    print("\ntargets")
+def _print_targets(result: Result) -> None:
+    lines = target_lines(result)
+    if lines:
+        print("\n".join(["", "targets" + " (of one H200)" * result.on_gpu, *lines]))
+
+
+def target_lines(result: Result) -> list[str]:
+    """One line a target that was measured."""
     sign = {
         "times": ("x", "at least"),
         "error": (" of the error", "at most"),
         "microseconds": (" us", "at most"),
+        "copy": (" of copy bandwidth", "at least"),
+        "write": (" of write bandwidth", "at least"),
+        "products": (" arrays (n, K) beside the results", "below"),
     }
-    for outcome in found:
+    lines = []
+    for outcome in outcomes(result):
         target = outcome.target
         unit, bound = sign[target.kind]
         versus = f" over {_versus(target.versus)}" if target.versus else ""
@@ -101,7 +120,9 @@ def _print_targets(rows: list[Row]) -> None:
         state = {True: "reached", False: "MISSED", None: "reported"}[outcome.reached]
         wanted = f", {bound} {target.bound:g}" if target.bound is not None else ""
         measured = f"{_digits(outcome.measured):>8}{unit}{wanted}"
-        print(f"  {state:<9}{measured}: {outcome.title}{gradient}{versus}")
+        by = f", by {outcome.method}" if result.on_gpu else ""
+        lines.append(f"  {state:<9}{measured}: {outcome.title}{gradient}{versus}{by}")
+    return lines
 
 
 def _versus(names: tuple[str, ...]) -> str:
@@ -128,6 +149,9 @@ def _record(row: Row) -> dict[str, object]:
         seconds = row.quantile(q)
         return rounded(None if seconds is None else 1e3 * seconds)
 
+    device = {}
+    if row.timing:
+        device = {"timing": row.timing, "host_us": rounded(1e6 * row.host_seconds)}
     return {
         "operation": case.operation,
         "layout": case.layout,
@@ -157,4 +181,5 @@ def _record(row: Row) -> dict[str, object]:
         "error": rounded(row.error, 3),
         "errors": " ".join(f"{name}={error:.2e}" for name, error in row.errors.items()),
         "share_of_other_processes": rounded(row.foreign_load, 2),
+        **device,
     }

@@ -15,7 +15,14 @@ from torch import Tensor
 from _cases import ITEM_BYTES, Case
 from _functions import HoistedMatmul, ProductMatmul
 from _gemm import gemm_step
-from _methods import Method, missing_compiler, missing_module, step_of
+from _methods import (
+    Method,
+    compiled,
+    missing_backend,
+    missing_compiler,
+    missing_module,
+    step_of,
+)
 from _problem import ProjectionProblem, khatri_rao, without_leading
 from _timing import Step
 
@@ -24,8 +31,8 @@ ORDERS = ("linear", "rows", "columns")
 
 def methods(case: Case, device: torch.device, backends: Iterable[str]) -> list[Method]:
     """All methods of a case, those that cannot run here with their reason."""
-    listed = [*_ours(case, backends), *_limits(case, device)]
-    return [*listed, *(_mean_rivals(case) if case.mean else _rivals(case, device))]
+    listed = [*_ours(case, device, backends), *_limits(case, device)]
+    return [*listed, *(_mean_rivals(case, device) if case.mean else _rivals(case, device))]
 
 
 def _sizes(case: Case) -> tuple[int, int, int]:
@@ -35,9 +42,8 @@ def _sizes(case: Case) -> tuple[int, int, int]:
     return core, size * case.n * case.shape.features, size * case.n * case.shape.out_features
 
 
-def _ours(case: Case, backends: Iterable[str]) -> list[Method]:
+def _ours(case: Case, device: torch.device, backends: Iterable[str]) -> list[Method]:
     core, _, output = _sizes(case)
-    missing = missing_module("ntensor")
     return [
         Method(
             "ntensor" if backend == "auto" else f"ntensor ({backend})",
@@ -45,10 +51,10 @@ def _ours(case: Case, backends: Iterable[str]) -> list[Method]:
             lambda problem, b=backend, g=gradient: _library_step(problem, b, g),
             gradient,
             output + core * (gradient == "fresh"),
-            missing,
+            missing_backend(backend, case, device),
         )
         for backend in backends
-        for gradient in (("fresh", "adds") if case.differentiates else ("",))
+        for gradient in (("fresh", "adds") if case.core_grad else ("",))
     ]
 
 
@@ -79,25 +85,24 @@ def _limits(case: Case, device: torch.device) -> list[Method]:
         no_numpy = "numpy has no bfloat16"
     elif case.dtype == "float16":
         no_numpy = "numpy has no BLAS for float16"
-    elif device.type != "cpu":
-        no_numpy = "numpy runs on CPUs only"
     return [
         Method(
             f"GEMM limit, {library}",
             "limit",
             lambda problem, library=library: gemm_step(problem, library),
-            "overwrites" if case.differentiates else "",
+            "overwrites" if case.core_grad else "",
             4 * (product + output),
             missing,
             numpy=library == "numpy",
         )
         for library, missing in (("torch", ""), ("numpy", no_numpy))
+        if library == "torch" or device.type == "cpu"
     ]
 
 
 def _rivals(case: Case, device: torch.device) -> list[Method]:
     core, product, output = _sizes(case)
-    fresh = "fresh" if case.differentiates else ""
+    fresh = "fresh" if case.core_grad else ""
     backward = case.differentiates * (core + 4 * product)
     chain = product + output + backward
     first_step = output * case.shape.features // case.shape.factor_sizes[0]
@@ -115,7 +120,7 @@ def _rivals(case: Case, device: torch.device) -> list[Method]:
         "" if torch.backends.opt_einsum.is_available() else "opt_einsum is not installed"
     )
     listed = [Method("broadcast + matmul", "torch", lambda p: _broadcast(p, fresh), fresh, chain)]
-    if case.differentiates:
+    if case.core_grad:
         listed.append(
             Method("broadcast + matmul", "torch", lambda p: _broadcast(p, "adds"), "adds", chain)
         )
@@ -129,15 +134,7 @@ def _rivals(case: Case, device: torch.device) -> list[Method]:
             fresh,
             2 * first_step * (1 + case.differentiates) + backward,
         ),
-        Method(
-            "torch.compile(broadcast)",
-            "torch",
-            lambda p: _compiled(p, fresh),
-            fresh,
-            chain,
-            missing_compiler(device),
-            compiles=True,
-        ),
+        *_compiled_methods(case, device, "broadcast", _broadcast_way, chain),
         Method(
             "TensorLy",
             "library",
@@ -151,13 +148,13 @@ def _rivals(case: Case, device: torch.device) -> list[Method]:
         bilinear = 2 * output * max(case.shape.factor_sizes) + backward
         listed.append(Method("F.bilinear", "torch", lambda p: _bilinear(p, fresh), fresh, bilinear))
     if case.differentiates:
-        listed += _functions(chain, core)
+        listed += _functions(case, chain, core)
     return listed
 
 
-def _mean_rivals(case: Case) -> list[Method]:
+def _mean_rivals(case: Case, device: torch.device) -> list[Method]:
     core, product, output = _sizes(case)
-    fresh = "fresh" if case.differentiates else ""
+    fresh = "fresh" if case.core_grad else ""
     extra = 4 * product + 2 * output + core + case.differentiates * (core + 4 * product)
     ways = {
         "two matmuls": _two_matmuls,
@@ -169,10 +166,50 @@ def _mean_rivals(case: Case) -> list[Method]:
         for name, way in ways.items()
     ]
     listed.append(Method("hoisted matmul", "torch", lambda p: _hoisted(p, fresh), fresh, extra))
-    return listed + (_functions(extra, core) if case.differentiates else [])
+    if device.type != "cpu":
+        listed += _compiled_methods(case, device, "two matmuls", _two_matmuls, extra)
+    return listed + (_functions(case, extra, core) if case.differentiates else [])
 
 
-def _functions(extra: int, core: int) -> list[Method]:
+def _compiled_methods(
+    case: Case, device: torch.device, name: str, way: Callable[..., tuple[Tensor, ...]], extra: int
+) -> list[Method]:
+    """`way` by torch.compile; on a GPU also with its own choice of every product's kernel."""
+    fresh = "fresh" if case.core_grad else ""
+    missing = missing_compiler(device)
+    listed = [
+        Method(
+            f"torch.compile({name})",
+            "torch",
+            lambda p: _compiled(p, way, fresh, False),
+            fresh,
+            extra,
+            missing,
+            compiles=True,
+            compile_seconds=20.0,
+        )
+    ]
+    if device.type != "cpu":
+        listed.append(
+            Method(
+                f"torch.compile({name}), max-autotune",
+                "torch",
+                lambda p: _compiled(p, way, fresh, True),
+                fresh,
+                extra,
+                missing or ("" if case.autotune else "tunes for minutes; --autotune asks for it"),
+                compiles=True,
+                compile_seconds=120.0,
+            )
+        )
+    return listed
+
+
+def _functions(case: Case, extra: int, core: int) -> list[Method]:
+    if not case.core_grad:
+        return [
+            Method("Function over torch.mm", "torch", lambda p: _function(p, "fresh"), "", extra)
+        ]
     return [
         Method(
             "Function over torch.mm",
@@ -234,10 +271,11 @@ def _matmul(order: str, core: Tensor, product: Tensor) -> Tensor:
 
 
 def _broadcast(problem: ProjectionProblem, gradient: str) -> Step:
-    def way(order: str, core: Tensor, *factors: Tensor) -> tuple[Tensor]:
-        return (_matmul(order, core.flatten(1), khatri_rao(factors, order == "columns")),)
+    return _orders(problem, _broadcast_way, gradient, "broadcast")
 
-    return _orders(problem, way, gradient, "broadcast")
+
+def _broadcast_way(order: str, core: Tensor, *factors: Tensor) -> tuple[Tensor]:
+    return (_matmul(order, core.flatten(1), khatri_rao(factors, order == "columns")),)
 
 
 def _hoisted(problem: ProjectionProblem, gradient: str) -> Step:
@@ -274,13 +312,13 @@ def _hoisted(problem: ProjectionProblem, gradient: str) -> Step:
     return problem.fastest(steps)
 
 
-def _compiled(problem: ProjectionProblem, gradient: str) -> Step:
-    torch._dynamo.reset()
+def _compiled(
+    problem: ProjectionProblem, way: Callable[..., tuple[Tensor, ...]], gradient: str, tune: bool
+) -> Step:
+    def forward(core: Tensor, *factors: Tensor) -> tuple[Tensor, ...]:
+        return way("linear", core, *factors)
 
-    def forward(core: Tensor, *factors: Tensor) -> tuple[Tensor]:
-        return (F.linear(khatri_rao(factors), core.flatten(1)),)
-
-    return _autograd(problem, torch.compile(forward, dynamic=False), "linear", gradient)
+    return _autograd(problem, compiled(forward, tune), "linear", gradient)
 
 
 def _tensorly(problem: ProjectionProblem, gradient: str) -> Step:

@@ -1,5 +1,5 @@
-"""The methods of `rotation.py`: the library and every rival at its best, on `rotation(y, R)` and
-`rotated_synthesis(z_exp, z_id, R)`."""
+"""The methods of `rotation.py`: the library and every rival at its best, on `rotation(y, R)`,
+`rotated_synthesis(z_exp, z_id, R)` and `synthesis(z_exp, z_id)`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from _cases import ITEM_BYTES, Case
-from _functions import ColumnRotatedSynthesis, RowRotatedSynthesis
-from _methods import Method, missing_compiler, missing_module, step_of
+from _functions import ColumnRotatedSynthesis, RowRotatedSynthesis, Synthesis
+from _methods import Method, compiled, missing_backend, missing_compiler, step_of
 from _problem import Problem, Reference, khatri_rao, sampled
 from _timing import Step
 
@@ -26,6 +26,8 @@ class RotationProblem(Problem):
             operands = {"y_grad": self.random(self.case.n, self.case.shape.features, seed=1)}
         else:
             operands = dict(zip(("z_exp_grad", "z_id_grad"), self.factors, strict=True))
+        if self.case.operation == "synthesis":
+            return operands
         return {**operands, "R_grad": self.random(self.case.n, 3, 3, seed=50)}
 
     @cached_property
@@ -52,6 +54,7 @@ def methods(case: Case, device: torch.device, backends: Iterable[str]) -> list[M
     """All methods of a case, those that cannot run here with their reason."""
     feature = ITEM_BYTES[case.dtype] * case.n * case.shape.features
     fresh = "fresh" if case.differentiates else ""
+    missing = missing_compiler(device)
     listed = [
         Method(
             "ntensor" if backend == "auto" else f"ntensor ({backend})",
@@ -59,12 +62,11 @@ def methods(case: Case, device: torch.device, backends: Iterable[str]) -> list[M
             lambda problem, b=backend: _library_step(problem, b),
             fresh,
             2 * feature,
-            missing_module("ntensor"),
+            missing_backend(backend, case, device),
         )
         for backend in backends
     ]
     listed.append(Method("broadcast + matmul", "torch", _eager, fresh, 5 * feature))
-    missing = missing_compiler(device)
     listed.append(
         Method(
             "torch.compile(broadcast)",
@@ -74,8 +76,19 @@ def methods(case: Case, device: torch.device, backends: Iterable[str]) -> list[M
             5 * feature,
             missing,
             compiles=True,
+            compile_seconds=20.0,
         )
     )
+    if case.operation == "synthesis" and case.differentiates:
+        listed.append(
+            Method(
+                "Function over torch.bmm",
+                "torch",
+                lambda p: _function(p, Synthesis),
+                fresh,
+                3 * feature,
+            )
+        )
     if case.operation == "rotated_synthesis":
         if case.layout == "row" and case.shape.factor_sizes[0] % 3 == 0:
             name, function = "rotate z_exp (Function)", RowRotatedSynthesis
@@ -98,12 +111,17 @@ def _library_step(problem: RotationProblem, backend: str) -> Step:
     import ntensor
 
     operation = getattr(ntensor, problem.case.operation)
-    options = {"layout": problem.case.layout, "backend": None if backend == "auto" else backend}
+    options = {"backend": None if backend == "auto" else backend}
+    if problem.case.layout:
+        options["layout"] = problem.case.layout
     return _step(problem, lambda *inputs: (operation(*inputs, **options),))
 
 
 def _matmul_ways(case: Case) -> dict[str, Callable[..., tuple[Tensor, ...]]]:
     """Broadcast to the feature (unless it is given), then rotate it, in several ways."""
+
+    if case.operation == "synthesis":
+        return {"matmul": lambda *z: (khatri_rao(z),), "einsum": _einsum_synthesis}
 
     def feature(operands: tuple[Tensor, ...]) -> Tensor:
         y = operands[0] if case.operation == "rotation" else khatri_rao(operands)
@@ -133,18 +151,22 @@ def _matmul_ways(case: Case) -> dict[str, Callable[..., tuple[Tensor, ...]]]:
     return {"matmul": matmul, "einsum": einsum, "three products": three_products}
 
 
+def _einsum_synthesis(z_exp: Tensor, z_id: Tensor) -> tuple[Tensor]:
+    return (torch.einsum("na,nb->nab", z_exp, z_id).flatten(1),)
+
+
 def _eager(problem: RotationProblem) -> Step:
     ways = _matmul_ways(problem.case)
     return problem.fastest({name: _step(problem, way) for name, way in ways.items()})
 
 
 def _compiled(problem: RotationProblem) -> Step:
-    torch._dynamo.reset()
     ways = _matmul_ways(problem.case)
     return problem.fastest(
         {
-            name: _step(problem, torch.compile(ways[name], dynamic=False))
+            name: _step(problem, compiled(ways[name], autotune=False))
             for name in ("matmul", "three products")
+            if name in ways
         }
     )
 

@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from _cases import Case
+from _device import device_clock, measure_device_roof
 from _machine import (
     ForeignLoad,
     PeakMemory,
@@ -27,10 +28,12 @@ from _machine import (
 )
 from _methods import Method
 from _problem import TOLERANCE, Problem, Reference
-from _timing import LONG_CALL, Step, Timed, interleave
+from _timing import LONG_CALL, Clock, DeviceClock, HostClock, Step, Timed, interleave
 
 # OpenBLAS threads spin for tens of milliseconds after a product; the next method waits them out.
 REST_AFTER_NUMPY = 0.05
+# For the last roof, the tables and the plot.
+WRITING_SECONDS = 15.0
 
 
 @dataclass
@@ -48,6 +51,8 @@ class Row:
     foreign_load: float | None = None
     versus_torch: float | None = None
     versus_limit: float | None = None
+    timing: str = ""
+    host_seconds: float | None = None
 
     def quantile(self, q: float) -> float | None:
         return float(np.quantile(self.samples, q)) if self.samples else None
@@ -92,30 +97,69 @@ class Result:
     rows: list[Row]
     machine: dict[str, object]
     roof: Roof
+    unreached: list[Case] = field(default_factory=list)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.machine["device"] != "cpu"
 
     @property
     def exit_code(self) -> int:
-        """1 if a method of the library is wrong or did not run, else 0."""
-        return int(any(row.status for row in self.rows if row.method.kind == "ours"))
+        """1 if a method of the library is wrong or did not run, else 0.
+
+        A backend that cannot serve here is no error beside one that did.
+        """
+        ours = [row for row in self.rows if row.method.kind == "ours"]
+        served = {row.case for row in ours if row.right}
+        failed = any(row.status and not row.method.missing for row in ours)
+        return int(failed or any(row.case not in served for row in ours))
 
 
 @dataclass(frozen=True)
 class Suite:
     """How the cases of one script become problems, references and methods."""
 
-    problem: Callable[[Case, torch.device], Problem]
+    problem: Callable[[Case, torch.device, Clock], Problem]
     reference: Callable[[Problem], Reference]
     methods: Callable[[Case, torch.device, list[str]], list[Method]]
 
 
-def run(cases: list[Case], suite: Suite, options: Namespace) -> Result:
-    """Run all cases. Progress goes to stderr."""
+@dataclass(frozen=True)
+class Deadline:
+    """When the run has to be over, on the clock of `time.monotonic`; None: never."""
+
+    at: float | None = None
+
+    def leaves(self, seconds: float) -> bool:
+        return self.at is None or time.monotonic() + seconds <= self.at
+
+
+def run(
+    cases: list[Case],
+    suite: Suite,
+    options: Namespace,
+    save: Callable[[Result], None] = lambda result: None,
+) -> Result:
+    """Run all cases, or those that fit in `options.budget`. Progress goes to stderr.
+
+    With a budget `save` gets what is there after each case.
+    """
+    deadline = Deadline(time.monotonic() + options.budget if options.budget else None)
     device = torch.device(options.device)
     torch.set_num_threads(options.threads)
     machine = describe(options.threads, device)
     dtypes = {case.dtype for case in cases}
-    roof = measure_roof(options.threads, device, dtypes)
+    clock: Clock = HostClock() if device.type == "cpu" else device_clock(device)
+
+    def measured_roof() -> Roof:
+        if isinstance(clock, DeviceClock):
+            return measure_device_roof(clock, dtypes)
+        return measure_roof(options.threads, dtypes)
+
+    roof = measured_roof()
     rows: list[Row] = []
+    unreached: list[Case] = []
+    longest = 0.0
     # What stands by now is never collected again, so that collections cost the methods little.
     gc.collect()
     gc.freeze()
@@ -126,6 +170,10 @@ def run(cases: list[Case], suite: Suite, options: Namespace) -> Result:
     ) as bar:
         for number, case in enumerate(cases):
             name = f"{case.shape.name} n={case.n} {case.dtype} {case.pass_}"
+            if not deadline.leaves(longest + WRITING_SECONDS):
+                unreached = cases[number:]
+                break
+            start = time.monotonic()
 
             def progress(
                 fraction: float, what: str, base: int = 100 * number, name: str = name
@@ -133,13 +181,25 @@ def run(cases: list[Case], suite: Suite, options: Namespace) -> Result:
                 bar.set_postfix_str(f"{name}: {what}", refresh=False)
                 bar.update(base + round(100 * fraction) - bar.n)
 
-            rows += _run_case(case, suite, options, device, progress)
+            rows += _run_case(case, suite, options, device, clock, deadline, progress)
             progress(1.0, "done")
-    roof = roof.best(measure_roof(options.threads, device, dtypes))
-    machine |= {f"roof_{kind}": rate for kind, rate in roof.rates.items()}
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            # Compiling is not counted: each compiled method asks the deadline for itself.
+            seconds = time.monotonic() - start
+            longest = max(longest, min(seconds, 4 * options.seconds))
+            if options.budget:
+                save(_result(rows, machine, roof, cases[number + 1 :]))
+    return _result(rows, machine, roof.best(measured_roof()), unreached)
+
+
+def _result(
+    rows: list[Row], machine: dict[str, object], roof: Roof, unreached: list[Case]
+) -> Result:
+    machine = machine | {f"roof_{kind}": rate for kind, rate in roof.rates.items()}
     for row in rows:
         row.roof_seconds = roof.seconds(row.case, row.method.gradient)
-    return Result(rows, machine, roof)
+    return Result(rows, machine, roof, unreached)
 
 
 def _run_case(
@@ -147,6 +207,8 @@ def _run_case(
     suite: Suite,
     options: Namespace,
     device: torch.device,
+    clock: Clock,
+    deadline: Deadline,
     progress: Callable[[float, str], None],
 ) -> list[Row]:
     methods = [
@@ -160,14 +222,19 @@ def _run_case(
             replace(method, missing="--quick does not compile") if method.compiles else method
             for method in methods
         ]
+    if any(method.compiles and not method.missing for method in methods):
+        torch._dynamo.reset()
     progress(0.0, "inputs and float64 reference")
-    problem = suite.problem(case, device)
+    problem = suite.problem(case, device, clock)
     reference = suite.reference(problem)
     rows, entries = [], []
     for number, method in enumerate(methods):
         progress(0.05 + 0.45 * number / len(methods), method.name)
         row = Row(case, method)
         rows.append(row)
+        if method.compiles and not deadline.leaves(method.compile_seconds):
+            row.status = "left out: too little time is left to compile"
+            continue
         timed = _prepare(row, problem, reference)
         if timed is not None:
             entries.append((row, timed))
@@ -177,7 +244,7 @@ def _run_case(
             [timed for _, timed in entries],
             options.seconds,
             options.repeats,
-            problem.synchronize,
+            clock,
             lambda fraction: progress(0.5 + 0.5 * fraction, "timing"),
         )
     for row, timed in entries:
@@ -202,11 +269,15 @@ def _prepare(row: Row, problem: Problem, reference: Reference) -> Timed | None:
         return None
     try:
         step = method.build(problem)
+        clock = problem.clock
         first = _check(row, step, problem, reference)
-        row.note = step.note
+        if isinstance(clock, DeviceClock):
+            row.host_seconds = clock.host_seconds(step)
+            _check_replay(row, step, problem, reference, clock)
+        row.note = f"{step.note} {row.note}".strip()
         estimate = first
         if estimate < LONG_CALL:
-            estimate = min(step.run(1, problem.synchronize) for _ in range(3))
+            estimate = min(clock.seconds(step) for _ in range(3))
     except Exception as error:  # a rival that fails is a row of the table, not the end of the run
         row.status = (
             f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -228,7 +299,7 @@ def _check(row: Row, step: Step, problem: Problem, reference: Reference) -> floa
     process touches.
     """
     if row.method.compiles:
-        step.run(1, problem.synchronize)
+        step.run(1, problem.clock.synchronize)
     before = _known_core_grad(row.method, problem, reference)
     output, seconds, extra = _measured_call(step, problem)
     row.errors = reference.errors(step.results(output), before)
@@ -249,13 +320,36 @@ def _check(row: Row, step: Step, problem: Problem, reference: Reference) -> floa
     return seconds
 
 
+def _check_replay(
+    row: Row, step: Step, problem: Problem, reference: Reference, clock: DeviceClock
+) -> None:
+    """Compare what is timed, the replayed graph, with the reference too."""
+    replay = clock.record(step)
+    row.timing = "eager" if replay.eager_because else "graph"
+    if replay.eager_because:
+        row.note = f"(eager: {replay.eager_because})"
+        return
+    before = _known_core_grad(row.method, problem, reference)
+    replay.prepare()
+    replay.call()
+    clock.synchronize()
+    errors = reference.errors(step.results(replay.output), before)
+    # A NaN is kept.
+    row.errors = {
+        name: float(np.maximum(error, errors[name])) for name, error in row.errors.items()
+    }
+    replay.output = None
+    if step.finish:
+        step.finish()
+
+
 def _measured_call(step: Step, problem: Problem) -> tuple[object, float, int | None]:
     """Result, seconds and extra bytes of one call."""
     prepared = step.prepare() if step.prepare else None
     with PeakMemory(problem.device) as memory:
         start = time.perf_counter()
         output = step.call(prepared)
-        problem.synchronize()
+        problem.clock.synchronize()
         seconds = time.perf_counter() - start
     return output, seconds, memory.extra
 

@@ -1,7 +1,8 @@
-"""Benchmark of `rotation` and `rotated_synthesis`, both layouts.
+"""Benchmark of `rotation` and `rotated_synthesis`, both layouts; on a GPU of `synthesis` too.
 
     python benchmarks/rotation.py                       # 15x80, n = 4096
     python benchmarks/rotation.py --full --out benchmarks/results
+    python benchmarks/rotation.py --device cuda         # n = 65536
 
 README.md in this folder explains protocol and columns.
 """
@@ -17,16 +18,20 @@ PASSES = ("forward", "backward", "both")
 
 
 def cases_of(options) -> list[_cases.Case]:
+    on_gpu = options.device != "cpu"
     passes = tuple(options.passes or ("forward", "both"))
-    dtypes = tuple(options.dtype or ("float32",))
+    dtypes = tuple(options.dtype or (_cases.GPU_DTYPES if on_gpu else ("float32",)))
     shapes = options.shape or ["quick" if options.quick else "paper"]
     sizes = (5,) if options.quick else (4096, 65536) if options.full else (4096,)
+    if on_gpu:
+        sizes = (70,) if options.quick else (65536, 262144) if options.full else (65536,)
+    lists = [_cases.plain_synthesis_cases] * on_gpu + [_cases.rotation_cases]
     return [
         case
         for shape in shapes
-        for case in _cases.rotation_cases(
-            _cases.ROTATION_SHAPES[shape], tuple(options.n or sizes), passes, dtypes
-        )
+        for n in options.n or sizes
+        for listed in lists
+        for case in listed(_cases.ROTATION_SHAPES[shape], (n,), passes, dtypes)
     ]
 
 
@@ -34,10 +39,15 @@ def main(argv: list[str] | None = None) -> int:
     options = _options.parse(argv, __doc__, _cases.ROTATION_SHAPES, PASSES)
     _options.prepare_process(options)
     import _finish
+    from _device import missing_device
     from _rotation_rivals import RotationProblem, methods, rotation_reference
     from _runner import Suite, run
 
-    result = run(cases_of(options), Suite(RotationProblem, rotation_reference, methods), options)
+    if reason := missing_device(options.device):
+        print(reason)
+        return _finish.NO_DEVICE
+    suite = Suite(RotationProblem, rotation_reference, methods)
+    result = run(cases_of(options), suite, options, lambda r: _finish.save(r, options, "rotation"))
     return _finish.finish(result, options, "rotation")
 
 

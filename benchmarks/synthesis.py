@@ -3,6 +3,7 @@
     python benchmarks/synthesis.py                      # the paper's 3-way shape, n = 16 and 64
     python benchmarks/synthesis.py --full --out benchmarks/results
     python benchmarks/synthesis.py --shape small64 --n 4096 --dtype bfloat16 --pass forward
+    python benchmarks/synthesis.py --device cuda        # the same on a GPU
 
 README.md in this folder explains protocol and columns.
 """
@@ -16,12 +17,15 @@ import _options
 
 
 def cases_of(options) -> list[_cases.Case]:
+    on_gpu = options.device != "cpu"
     if options.full:
-        return _options.selected(options, _cases.FULL_SYNTHESIS)
+        full = _cases.FULL_GPU_SYNTHESIS if on_gpu else _cases.FULL_SYNTHESIS
+        return _options.selected(options, full)
     if options.quick:
-        return _options.selected(options, _cases.QUICK_SYNTHESIS)
+        quick = _cases.QUICK_GPU_SYNTHESIS if on_gpu else _cases.QUICK_SYNTHESIS
+        return _options.selected(options, quick)
     if not _options.names_cases(options):
-        return _cases.DEFAULT_SYNTHESIS
+        return _cases.DEFAULT_GPU_SYNTHESIS if on_gpu else _cases.DEFAULT_SYNTHESIS
     return _cases.synthesis_cases(
         options.shape or ["paper3"],
         tuple(options.n or (16, 64)),
@@ -34,13 +38,17 @@ def main(argv: list[str] | None = None) -> int:
     options = _options.parse(argv, __doc__, _cases.SHAPES, _cases.PASSES)
     _options.prepare_process(options)
     import _finish
+    from _device import missing_device
     from _problem import ProjectionProblem, projection_reference
     from _rivals import methods
     from _runner import Suite, run
 
-    result = run(
-        cases_of(options), Suite(ProjectionProblem, projection_reference, methods), options
-    )
+    if reason := missing_device(options.device):
+        print(reason)
+        return _finish.NO_DEVICE
+    suite = Suite(ProjectionProblem, projection_reference, methods)
+    cases = _options.autotuned(options, cases_of(options))
+    result = run(cases, suite, options, lambda r: _finish.save(r, options, "synthesis"))
     return _finish.finish(result, options, "synthesis")
 
 
