@@ -162,7 +162,7 @@ def projection(
         if _reads_shared(capability):
             m, s, k = between(16, k_x, 64 if mean else 128), between(16, n, 64), 32
         else:
-            m, s, k = between(16, k_x, 128), between(16, n, 32 if mean else 64), 16
+            m, s, k = between(16, k_x, 128), between(16, n, 32 if mean or formed else 64), 16
         warps, stages = (4 if s <= 16 else 8), 3
     else:
         m, s, k = between(16, k_x, 128), between(16, n, 64 if mean else 128), 64
@@ -187,7 +187,9 @@ def factor_grads(
         p, s, m, warps, stages = min(p, 32), between(16, n, 32), 16, 4, 2
     elif dtype is torch.float32:
         small = mean or not _reads_shared(capability)
-        p, s, m = min(p, 64), between(16, n, 32 if small else 64), 32
+        tight = mean and not _reads_shared(capability)
+        p, s = min(p, 32 if tight else 64), between(16, n, 32 if small else 64)
+        m = 16 if tight else 32
         warps, stages = (4 if s <= 16 else 8), 3
     else:
         small = mean and not _reads_shared(capability)
@@ -212,8 +214,8 @@ def core_grad(
     if dtype is torch.float64:
         m, p, s, warps, stages = between(16, k_x, 32), min(p, 32), 16, 4, 2
     elif dtype is torch.float32:
-        s = between(16, n, 32 if _reads_shared(capability) else 16)
-        m, warps, stages = between(16, k_x, 64), 8, 2
+        s = between(16, n, 32 if _reads_shared(capability) and not mean else 16)
+        m, warps, stages = between(16, k_x, 64 if _reads_shared(capability) else 32), 8, 2
     else:
         small = not _reads_shared(capability)
         m, s = between(16, k_x, 64 if small else 128), between(16, n, 64)
