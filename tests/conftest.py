@@ -55,11 +55,3 @@ def fresh_compiler():
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
-
-
-@pytest.fixture
-def device():
-    """The first CUDA device."""
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device, and torch finds none")
-    return torch.device("cuda", 0)

@@ -23,7 +23,12 @@ from gpu_tools import (
 from layouts import LAYOUTS
 from shapes import MTTKRP, PROJECTION, ROTATION, SYNTHESIS
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="needs a CUDA device, and torch finds none"
+    ),
+]
 
 OPERATIONS = ("synthesis_projection", "synthesis_projection_with_mean")
 each_operation = pytest.mark.parametrize("operation", OPERATIONS)
@@ -34,6 +39,11 @@ def pair_of(operation, backend):
     """The operation and its definition."""
     ours = functools.partial(getattr(ntensor, operation), backend=backend)
     return ours, getattr(definitions, operation)
+
+
+@pytest.fixture
+def device():
+    return torch.device("cuda", 0)
 
 
 @each_backend

@@ -217,9 +217,9 @@ def core_grad(
         s = between(16, n, 32 if _reads_shared(capability) and not mean else 16)
         m, warps, stages = between(16, k_x, 64 if _reads_shared(capability) else 32), 8, 2
     else:
-        small = not _reads_shared(capability)
-        m, s = between(16, k_x, 64 if small else 128), between(16, n, 64)
-        s = 32 if small and n > s else s
+        registers = not _reads_shared(capability)
+        m, s = between(16, k_x, 64 if mean or registers else 128), between(16, n, 64)
+        s = 32 if registers and n > s else s
         warps, stages = 8, 3
     programs = ceil_div(k_x, m) * ceil_div(P, p)
     most = min(L, 1 << 15)
