@@ -83,6 +83,7 @@ struct Tile {
     static constexpr int b_at = a_rows * a_stride;
     static constexpr int stage_size = b_at + b_rows * b_stride;
     static constexpr int shared_bytes = stages * stage_size * static_cast<int>(sizeof(S));
+    static_assert(shared_bytes <= 96 << 10, "what every GPU from sm_80 on grants a block");
 
     struct Sums {
         T items[down][across][4];
