@@ -2,10 +2,10 @@
 // functions on addresses, sizes and strides, called by ntensor/backends/native alone, which checks
 // what it passes. The GIL is released while a job runs.
 //
-// Every function takes the backend's context first (where and how to run). A factor is four integers
-// (address, extent, row stride, column stride), a matrix is three (address, row stride, column
-// stride; address 0 for none), strides in elements; a factor's gradient is an address (0: not
-// needed), all gradients share one row stride, or each is contiguous where that is 0.
+// Every function takes the backend's context first (where and how to run). A factor is four
+// integers (address, extent, row stride, column stride), a matrix is three (address, row stride,
+// column stride; address 0 for none), strides in elements; a factor's gradient is an address (0:
+// not needed), all gradients share one row stride, or each is contiguous where that is 0.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -62,8 +62,8 @@ private:
     std::vector<Factor> items_;
 };
 
-// Binds Backend::run for a job as `name`, and Backend::scratch_bytes as name + "_scratch"; make turns
-// the arguments after the context into the job and calls use(job).
+// Binds Backend::run for a job as `name`, and Backend::scratch_bytes as name + "_scratch"; make
+// turns the arguments after the context into the job and calls use(job).
 template <class Backend, class Job, class... Arguments, class Make>
 void define(py::module_& m, const std::string& name, const Make& make) {
     using Context = typename Backend::Context;
@@ -80,25 +80,29 @@ void define(py::module_& m, const std::string& name, const Make& make) {
 
 template <class Backend>
 void define_jobs(py::module_& m) {
-    define<Backend, Projection, int, int64_t, const Integers&, int64_t, int64_t, int64_t, int64_t, int,
-           int64_t>(m, "projection", [](const auto& use, int dtype, int64_t n, const Integers& factors, int64_t core,
-                       int64_t k_x, int64_t x, int64_t x_mean, int threads, int64_t scratch) {
-                        const FactorList list(factors, {}, 0);
-                        use(Projection{list.view(static_cast<DType>(dtype), n), address(core), k_x,
-                                       address(x), address(x_mean), threads, address(scratch)});
-                    });
-    define<Backend, ProjectionFactorGrads, int, int64_t, const Integers&, const Integers&, int64_t, int64_t,
-           int64_t, const MatrixArgument&, const MatrixArgument&, int, int64_t>(
-        m, "projection_factor_grads", [](const auto& use, int dtype, int64_t n, const Integers& factors, const Integers& grads,
+    define<Backend, Projection, int, int64_t, const Integers&, int64_t, int64_t, int64_t, int64_t,
+           int, int64_t>(
+        m, "projection",
+        [](const auto& use, int dtype, int64_t n, const Integers& factors, int64_t core,
+           int64_t k_x, int64_t x, int64_t x_mean, int threads, int64_t scratch) {
+            const FactorList list(factors, {}, 0);
+            use(Projection{list.view(static_cast<DType>(dtype), n), address(core), k_x, address(x),
+                           address(x_mean), threads, address(scratch)});
+        });
+    define<Backend, ProjectionFactorGrads, int, int64_t, const Integers&, const Integers&, int64_t,
+           int64_t, int64_t, const MatrixArgument&, const MatrixArgument&, int, int64_t>(
+        m, "projection_factor_grads",
+        [](const auto& use, int dtype, int64_t n, const Integers& factors, const Integers& grads,
            int64_t grad_stride, int64_t core, int64_t k_x, const MatrixArgument& grad,
            const MatrixArgument& grad_mean, int threads, int64_t scratch) {
             const FactorList list(factors, grads, grad_stride);
             use(ProjectionFactorGrads{list.view(static_cast<DType>(dtype), n), address(core), k_x,
                                       matrix(grad), matrix(grad_mean), threads, address(scratch)});
         });
-    define<Backend, ProjectionCoreGrad, int, int64_t, const Integers&, int64_t, const MatrixArgument&,
-           const MatrixArgument&, int64_t, bool, int, int64_t>(
-        m, "projection_core_grad", [](const auto& use, int dtype, int64_t n, const Integers& factors, int64_t k_x,
+    define<Backend, ProjectionCoreGrad, int, int64_t, const Integers&, int64_t,
+           const MatrixArgument&, const MatrixArgument&, int64_t, bool, int, int64_t>(
+        m, "projection_core_grad",
+        [](const auto& use, int dtype, int64_t n, const Integers& factors, int64_t k_x,
            const MatrixArgument& grad, const MatrixArgument& grad_mean, int64_t core_grad,
            bool accumulate, int threads, int64_t scratch) {
             const FactorList list(factors, {}, 0);
@@ -107,7 +111,8 @@ void define_jobs(py::module_& m) {
                                    address(scratch)});
         });
     define<Backend, Synthesis, int, int64_t, const Integers&, int64_t, int, int64_t>(
-        m, "synthesis", [](const auto& use, int dtype, int64_t n, const Integers& factors, int64_t y, int threads,
+        m, "synthesis",
+        [](const auto& use, int dtype, int64_t n, const Integers& factors, int64_t y, int threads,
            int64_t scratch) {
             const FactorList list(factors, {}, 0);
             use(Synthesis{list.view(static_cast<DType>(dtype), n), address(y), threads,
@@ -115,39 +120,44 @@ void define_jobs(py::module_& m) {
         });
     define<Backend, SynthesisGrads, int, int64_t, const Integers&, const Integers&, int64_t,
            const MatrixArgument&, int, int64_t>(
-        m, "synthesis_grads", [](const auto& use, int dtype, int64_t n, const Integers& factors, const Integers& grads,
+        m, "synthesis_grads",
+        [](const auto& use, int dtype, int64_t n, const Integers& factors, const Integers& grads,
            int64_t grad_stride, const MatrixArgument& grad, int threads, int64_t scratch) {
             const FactorList list(factors, grads, grad_stride);
             use(SynthesisGrads{list.view(static_cast<DType>(dtype), n), matrix(grad), threads,
                                address(scratch)});
         });
-    define<Backend, Rotation, int, int64_t, int64_t, int, const MatrixArgument&, const MatrixArgument&,
-           int64_t, int, int64_t>(
-        m, "rotation", [](const auto& use, int dtype, int64_t n, int64_t K, int layout, const MatrixArgument& y,
+    define<Backend, Rotation, int, int64_t, int64_t, int, const MatrixArgument&,
+           const MatrixArgument&, int64_t, int, int64_t>(
+        m, "rotation",
+        [](const auto& use, int dtype, int64_t n, int64_t K, int layout, const MatrixArgument& y,
            const MatrixArgument& R, int64_t out, int threads, int64_t scratch) {
             use(Rotation{static_cast<DType>(dtype), n, K, static_cast<Layout>(layout), matrix(y),
                          matrix(R), address(out), threads, address(scratch)});
         });
     define<Backend, RotationMatrixGrad, int, int64_t, int64_t, int, const MatrixArgument&,
            const MatrixArgument&, int64_t, int, int64_t>(
-        m, "rotation_matrix_grad", [](const auto& use, int dtype, int64_t n, int64_t K, int layout, const MatrixArgument& grad,
+        m, "rotation_matrix_grad",
+        [](const auto& use, int dtype, int64_t n, int64_t K, int layout, const MatrixArgument& grad,
            const MatrixArgument& y, int64_t dR, int threads, int64_t scratch) {
             use(RotationMatrixGrad{static_cast<DType>(dtype), n, K, static_cast<Layout>(layout),
                                    matrix(grad), matrix(y), address(dR), threads,
                                    address(scratch)});
         });
-    define<Backend, RotatedSynthesis, int, int64_t, const Integers&, int, const MatrixArgument&, int64_t,
-           int, int64_t>(
-        m, "rotated_synthesis", [](const auto& use, int dtype, int64_t n, const Integers& factors, int layout,
+    define<Backend, RotatedSynthesis, int, int64_t, const Integers&, int, const MatrixArgument&,
+           int64_t, int, int64_t>(
+        m, "rotated_synthesis",
+        [](const auto& use, int dtype, int64_t n, const Integers& factors, int layout,
            const MatrixArgument& R, int64_t out, int threads, int64_t scratch) {
             const FactorList list(factors, {}, 0);
             use(RotatedSynthesis{list.view(static_cast<DType>(dtype), n),
                                  static_cast<Layout>(layout), matrix(R), address(out), threads,
                                  address(scratch)});
         });
-    define<Backend, RotatedSynthesisGrads, int, int64_t, const Integers&, const Integers&, int64_t, int,
-           const MatrixArgument&, const MatrixArgument&, int64_t, int64_t, int, int64_t>(
-        m, "rotated_synthesis_grads", [](const auto& use, int dtype, int64_t n, const Integers& factors, const Integers& grads,
+    define<Backend, RotatedSynthesisGrads, int, int64_t, const Integers&, const Integers&, int64_t,
+           int, const MatrixArgument&, const MatrixArgument&, int64_t, int64_t, int, int64_t>(
+        m, "rotated_synthesis_grads",
+        [](const auto& use, int dtype, int64_t n, const Integers& factors, const Integers& grads,
            int64_t grad_stride, int layout, const MatrixArgument& R, const MatrixArgument& grad,
            int64_t dR, int64_t dR_stride, int threads, int64_t scratch) {
             const FactorList list(factors, grads, grad_stride);

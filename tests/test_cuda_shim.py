@@ -227,28 +227,24 @@ def test_why_not(architectures, runtime, driver, capability, reason):
 def test_every_kernel_under_a_sanitizer(dtype, device, generator):
     """For AddressSanitizer and UBSan to watch: each kernel, buffers no larger than they must be."""
     device.multiprocessors = 32
-    arrangements = itertools.cycle(("contiguous", "transposed", "stepped", "expanded_rows"))
-    for n, k_x, sizes in (
-        (2, 3, (3, 5)),
-        (17, 130, (2, 3, 11)),
-        (20, 40, (2, 64)),
-        (3, 150, (1, 9, 16)),
-    ):
-        for core_layout, layout in zip(("contiguous", "offset"), arrangements, strict=False):
-            given, grads = projection(n, k_x, sizes, dtype, generator, layout, core_layout)
-            core, *z = given
-            for device.tf32 in (False, True)[: 1 + (dtype is torch.float32)]:
-                results = [
-                    OPS.synthesis_projection(core, z, "native"),
-                    *OPS.synthesis_projection_with_mean(core, z, "native"),
-                    OPS.projection_factor_grads(core, *grads, z, [True] * len(z), "native"),
-                    OPS.projection_core_grad(*grads, z, "native"),
-                ]
-                OPS.projection_core_grad_(core.clone(), *grads, z, "native")
-            grad = make(layout, (n, math.prod(sizes)), dtype, generator)
-            results.append(OPS.synthesis(z, "native"))
-            results.append(OPS.synthesis_grads(grad, z, [True] * len(z), "native"))
-            assert not any(torch.isnan(result).any() for result in results)
+    shapes = ((2, 3, (3, 5)), (17, 130, (2, 3, 11)), (20, 40, (2, 64)), (3, 150, (1, 9, 16)))
+    layouts = ("contiguous", "transposed", "stepped", "expanded_rows")
+    core_layouts = ("offset", "offset", "contiguous", "contiguous")
+    for (n, k_x, sizes), layout, core_layout in zip(shapes, layouts, core_layouts, strict=True):
+        given, grads = projection(n, k_x, sizes, dtype, generator, layout, core_layout)
+        core, *z = given
+        for device.tf32 in (False, True)[: 1 + (dtype is torch.float32)]:
+            results = [
+                OPS.synthesis_projection(core, z, "native"),
+                *OPS.synthesis_projection_with_mean(core, z, "native"),
+                OPS.projection_factor_grads(core, *grads, z, [True] * len(z), "native"),
+                OPS.projection_core_grad(*grads, z, "native"),
+            ]
+            OPS.projection_core_grad_(core.clone(), *grads, z, "native")
+        grad = make(layout, (n, math.prod(sizes)), dtype, generator)
+        results.append(OPS.synthesis(z, "native"))
+        results.append(OPS.synthesis_grads(grad, z, [True] * len(z), "native"))
+        assert not any(torch.isnan(result).any() for result in results)
     for shape, layout in itertools.product((ROTATION[6], ROTATION[11]), ("column", "row")):
         for arrangement in ("contiguous", "stepped"):
             z_exp, z_id, R, y, grad = rotated(shape, dtype, generator, arrangement)

@@ -1,6 +1,6 @@
-// The module ntensor._cuda. The context of a job is (device, stream, whether float32 products may be
-// rounded to TF32, multiprocessors of the device); addresses lie on the device. Nothing here waits
-// for the device or allocates on it.
+// The module ntensor._cuda. The context of a job is (device, stream, whether float32 products may
+// be rounded to TF32, multiprocessors of the device); addresses lie on the device. Nothing here
+// waits for the device or allocates on it.
 #include <tuple>
 
 #include "../binding.h"

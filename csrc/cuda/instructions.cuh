@@ -97,15 +97,15 @@ __device__ inline void load_matrices(uint32_t (&to)[4], const void* row) {
 }
 
 // acc (16 x 8) += a (16 x 16) b (16 x 8)
-__device__ inline void multiply_add(float (&acc)[4], const uint32_t (&a)[4],
-                                    const uint32_t (&b)[2], bfloat16) {
+__device__ inline void multiply_add(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                    bfloat16) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
         "{%8, %9}, {%0, %1, %2, %3};"
         : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-__device__ inline void multiply_add(float (&acc)[4], const uint32_t (&a)[4],
-                                    const uint32_t (&b)[2], float16) {
+__device__ inline void multiply_add(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                    float16) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
         "{%8, %9}, {%0, %1, %2, %3};"
         : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])

@@ -65,8 +65,8 @@ class DeviceGuard {
 public:
     explicit DeviceGuard(int device) {
         check(cudaGetDevice(&before_), "no current device for", "a launch");
-        if (device != before_) check(cudaSetDevice(device), "cannot use device",
-                                     std::to_string(device).c_str());
+        if (device != before_)
+            check(cudaSetDevice(device), "cannot use device", std::to_string(device).c_str());
         changed_ = device != before_;
     }
     ~DeviceGuard() {

@@ -135,9 +135,12 @@ inline void with_precision(DType dtype, bool tf32, const Body& body) {
         case DType::float32:
             return tf32 ? body.template operator()<Float<false>>()
                         : body.template operator()<Float<true>>();
-        case DType::float64: return body.template operator()<Double>();
-        case DType::bfloat16: return body.template operator()<Half<bfloat16>>();
-        case DType::float16: return body.template operator()<Half<float16>>();
+        case DType::float64:
+            return body.template operator()<Double>();
+        case DType::bfloat16:
+            return body.template operator()<Half<bfloat16>>();
+        case DType::float16:
+            return body.template operator()<Half<float16>>();
     }
     throw std::invalid_argument("unknown dtype");
 }

@@ -6,7 +6,8 @@ namespace cuda {
 namespace {
 
 template <class P, int Columns, bool Mean>
-void project(Session& session, const Projection& job, const TwoHalves<typename P::Storage>& halves) {
+void project(Session& session, const Projection& job,
+             const TwoHalves<typename P::Storage>& halves) {
     using S = typename P::Storage;
     using T = Sum<S>;
     using Product = Tile<P, Columns, Contiguous::summed, Contiguous::summed>;
@@ -22,16 +23,16 @@ void project(Session& session, const Projection& job, const TwoHalves<typename P
     tiles.x = static_cast<S*>(job.x);
     tiles.x_mean = static_cast<S*>(job.x_mean);
     const int64_t count = tiles.sample_tiles * tiles.row_tiles;
-    tiles.parts = parts_for(count, halves.L * ceil_div(halves.J, Product::depth),
-                            session.multiprocessors());
+    tiles.parts =
+        parts_for(count, halves.L * ceil_div(halves.J, Product::depth), session.multiprocessors());
     if (tiles.parts > 1) tiles.partial = session.take<T>(tiles.parts * outputs * elements);
     NTENSOR_LAUNCH(session, (LaunchShape{count * tiles.parts, tile_threads, Product::shared_bytes}),
                    tiles, project_tiles<P, Columns, Mean>);
     if (tiles.parts == 1) return;
     for (int which = 0; which < outputs; ++which) {
-        launch_sum<T, S>(session, {tiles.partial + which * elements, outputs * elements,
-                                   tiles.parts, n, job.k_x, which ? tiles.x_mean : tiles.x,
-                                   job.k_x});
+        launch_sum<T, S>(
+            session, {tiles.partial + which * elements, outputs * elements, tiles.parts, n, job.k_x,
+                      which ? tiles.x_mean : tiles.x, job.k_x});
     }
 }
 
@@ -40,8 +41,8 @@ void project(Session& session, const Projection& job, const TwoHalves<typename P
 void run(const Projection& job, Session& session) {
     with_precision(job.factors.dtype, session.tf32(), [&]<class P>() {
         const bool mean = job.x_mean != nullptr;
-        const auto halves = two_halves<typename P::Storage>(
-            session, job.factors, leading_factors(job.factors), mean);
+        const auto halves = two_halves<typename P::Storage>(session, job.factors,
+                                                            leading_factors(job.factors), mean);
         const auto run = [&]<int Columns>() {
             if (mean) {
                 project<P, Columns, true>(session, job, halves);

@@ -31,7 +31,7 @@ struct ProjectionTiles {
     int64_t k_x;
     bool core_in_packs;
     int64_t sample_tiles, row_tiles, parts;
-    S* x;             // (n, k_x), written where there is one part
+    S* x;  // (n, k_x), written where there is one part
     S* x_mean;
     Sum<S>* partial;  // (parts, x and x_mean, n, k_x)
 };
@@ -157,8 +157,8 @@ __global__ void __launch_bounds__(flat_threads) sum_parts(const PartsSum<T, Out>
 template <class T, class Out>
 inline void launch_sum(Session& session, const PartsSum<T, Out>& sum) {
     NTENSOR_LAUNCH(session,
-                   (LaunchShape{ceil_div(sum.rows * sum.columns, flat_threads), flat_threads}),
-                   sum, sum_parts<T, Out>);
+                   (LaunchShape{ceil_div(sum.rows * sum.columns, flat_threads), flat_threads}), sum,
+                   sum_parts<T, Out>);
 }
 
 }  // namespace cuda

@@ -48,7 +48,7 @@ constexpr int core_grad_stride = P::widest + 4;
 template <class P>
 constexpr int64_t core_grad_shared_bytes =
     max64(CoreGradProduct<P>::shared_bytes,
-          tile_rows * core_grad_stride<P> * static_cast<int>(sizeof(Sum<typename P::Storage>)));
+          tile_rows* core_grad_stride<P>* static_cast<int>(sizeof(Sum<typename P::Storage>)));
 
 template <class P>
 __global__ void __launch_bounds__(tile_threads)

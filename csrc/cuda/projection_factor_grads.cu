@@ -8,8 +8,8 @@ namespace {
 
 template <class S>
 struct HalfGrads {
-    const Sum<S>* dW;   // (n, J)
-    const Sum<S>* da;   // (n, L), null where it is not needed
+    const Sum<S>* dW;  // (n, J)
+    const Sum<S>* da;  // (n, L), null where it is not needed
     const Sum<S>* da_mean;
 };
 
@@ -43,8 +43,7 @@ HalfGrads<typename P::Storage> grads_of_halves(Session& session, const Projectio
     tiles.sample_tiles = ceil_div(tiles.rows, Columns);
     tiles.inner_tiles = ceil_div(J, tile_rows);
     const int64_t count = tiles.sample_tiles * tiles.inner_tiles;
-    tiles.parts =
-        parts_for(count, ceil_div(job.k_x, Product::depth), session.multiprocessors());
+    tiles.parts = parts_for(count, ceil_div(job.k_x, Product::depth), session.multiprocessors());
     const int64_t da_parts = tiles.parts * tiles.inner_tiles;
     T* const dW_parts = session.take<T>(tiles.parts * tiles.rows * J);
     T* const da_of_parts =
@@ -65,13 +64,12 @@ HalfGrads<typename P::Storage> grads_of_halves(Session& session, const Projectio
         return sum;
     };
     const T* const da = sum_of(wanted.da, job.grad.data != nullptr, 0);
-    const T* const da_mean =
-        sum_of(wanted.da_mean, job.grad_mean.data != nullptr, tiles.grad_rows);
+    const T* const da_mean = sum_of(wanted.da_mean, job.grad_mean.data != nullptr, tiles.grad_rows);
     return {dW, da, da_mean};
 }
 
-// The gradients of the leading factors [0, lead). Beyond the first one, which x_mean does not depend
-// on, they have a part from da_mean.
+// The gradients of the leading factors [0, lead). Beyond the first one, which x_mean does not
+// depend on, they have a part from da_mean.
 template <class S>
 void write_leading_grads(Session& session, const Factors& factors, int lead,
                          const HalfGrads<S>& grads, int64_t L) {
@@ -103,15 +101,13 @@ void run(const ProjectionFactorGrads& job, Session& session) {
         using S = typename P::Storage;
         const Factors& factors = job.factors;
         const int lead = leading_factors(factors);
-        const auto halves =
-            two_halves<S>(session, factors, lead, job.grad_mean.data != nullptr);
+        const auto halves = two_halves<S>(session, factors, lead, job.grad_mean.data != nullptr);
         const Wanted wanted{any_needed(factors, 0, lead), any_needed(factors, 1, lead)};
         const int64_t rows =
             halves.n * ((job.grad.data != nullptr) + (job.grad_mean.data != nullptr));
-        const auto grads =
-            rows <= narrow_columns
-                ? grads_of_halves<P, narrow_columns>(session, job, halves, wanted)
-                : grads_of_halves<P, P::widest>(session, job, halves, wanted);
+        const auto grads = rows <= narrow_columns
+                               ? grads_of_halves<P, narrow_columns>(session, job, halves, wanted)
+                               : grads_of_halves<P, P::widest>(session, job, halves, wanted);
         if (wanted.da) write_leading_grads<S>(session, factors, lead, grads, halves.L);
         write_factor_grads<S>(session, factors, lead, factors.count,
                               Given<S>{Operand<S>(grads.dW, halves.J)});

@@ -17,6 +17,21 @@ struct Formed {
         const int64_t l = by_J.quotient(p);
         return a.at(s, l) * b.at(s, p - l * by_J.d);
     }
+
+    // A place that moves on without a division.
+    struct Cursor {
+        int64_t l, j;
+    };
+    __device__ Cursor cursor(int64_t p) const {
+        const int64_t l = by_J.quotient(p);
+        return {l, p - l * by_J.d};
+    }
+    __device__ Sum<S> at(int64_t s, const Cursor& place) const {
+        return a.at(s, place.l) * b.at(s, place.j);
+    }
+    __device__ void advance(Cursor& place, int step) const {
+        for (place.j += step; place.j >= by_J.d; place.j -= by_J.d) ++place.l;
+    }
 };
 
 // Where element (a, j) of the matrix lies in the vector.
@@ -74,12 +89,18 @@ __global__ void __launch_bounds__(rotation_threads) rotate(const Rotate<S, Sourc
     if (s >= in.n) return;
     T R[9];
     read_matrix(in.R, s, R);
+    typename Source::Cursor places[3];
+#pragma unroll
+    for (int b = 0; b < 3; ++b) places[b] = in.y.cursor(in.view.place(b, j0));
     Pack<S, V> rows[3];  // in the order of the memory
 #pragma unroll
     for (int c = 0; c < V; ++c) {
         T y[3];
 #pragma unroll
-        for (int b = 0; b < 3; ++b) y[b] = in.y.at(s, in.view.place(b, j0 + c));
+        for (int b = 0; b < 3; ++b) {
+            y[b] = in.y.at(s, places[b]);
+            if (c + 1 < V) in.y.advance(places[b], in.view.column ? 3 : 1);
+        }
 #pragma unroll
         for (int a = 0; a < 3; ++a) {
             const S value = narrow<S>(rotated_row(R, a, y[0], y[1], y[2]));

@@ -97,13 +97,13 @@ struct Divider {
         if (most >= INT32_MAX || d >= INT32_MAX) return;
         fast = true;
         while ((int64_t(1) << shift) < d) ++shift;
-        factor = static_cast<uint32_t>(((uint64_t(1) << 32) * ((uint64_t(1) << shift) - d)) / d + 1);
+        factor =
+            static_cast<uint32_t>(((uint64_t(1) << 32) * ((uint64_t(1) << shift) - d)) / d + 1);
     }
     __device__ int64_t quotient(int64_t n) const {
         if (!fast) return n / d;
         const uint32_t small = static_cast<uint32_t>(n);
-        const uint32_t high =
-            static_cast<uint32_t>((static_cast<uint64_t>(small) * factor) >> 32);
+        const uint32_t high = static_cast<uint32_t>((static_cast<uint64_t>(small) * factor) >> 32);
         return (high + small) >> shift;
     }
 };
@@ -112,10 +112,14 @@ struct Divider {
 template <class Body>
 inline void with_storage(DType dtype, const Body& body) {
     switch (dtype) {
-        case DType::float32: return body.template operator()<float>();
-        case DType::float64: return body.template operator()<double>();
-        case DType::bfloat16: return body.template operator()<bfloat16>();
-        case DType::float16: return body.template operator()<float16>();
+        case DType::float32:
+            return body.template operator()<float>();
+        case DType::float64:
+            return body.template operator()<double>();
+        case DType::bfloat16:
+            return body.template operator()<bfloat16>();
+        case DType::float16:
+            return body.template operator()<float16>();
     }
     throw std::invalid_argument("unknown dtype");
 }

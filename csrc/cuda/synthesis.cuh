@@ -61,6 +61,10 @@ template <class S>
 struct Given {
     Operand<S> D;
     __device__ Sum<S> at(int64_t s, int64_t p) const { return D.at(s, p); }
+
+    using Cursor = int64_t;
+    __device__ Cursor cursor(int64_t p) const { return p; }
+    __device__ void advance(Cursor& place, int step) const { place += step; }
 };
 
 template <class S, class Source>
@@ -74,7 +78,7 @@ struct PairGrads {
     Sum<S>* a_grad_wide;  // (n, L)
     S* b_grad;
     int64_t b_grad_stride;
-    Sum<S>* b_grad_wide;  // (n, J)
+    Sum<S>* b_grad_wide;        // (n, J)
     const Sum<S>* b_grad_more;  // (n, J), added to b's derivative, or null
 };
 

@@ -65,7 +65,7 @@ struct Tile {
     static constexpr int stages = 4;
     static constexpr int warps_down = columns == narrow_columns ? 8 : 4;
     static constexpr int warps_across = 8 / warps_down;
-    static constexpr int down = tile_rows / warps_down / 16;     // accumulators of a warp
+    static constexpr int down = tile_rows / warps_down / 16;  // accumulators of a warp
     static constexpr int across = columns / warps_across / 8;
 
     // Rows in shared memory are padded so that the eight rows of a fragment lie in other banks.
@@ -83,6 +83,7 @@ struct Tile {
     static constexpr int b_at = a_rows * a_stride;
     static constexpr int stage_size = b_at + b_rows * b_stride;
     static constexpr int shared_bytes = stages * stage_size * static_cast<int>(sizeof(S));
+    static_assert(shared_bytes <= 96 << 10, "what every GPU from sm_80 on grants a block");
 
     struct Sums {
         T items[down][across][4];

@@ -65,7 +65,8 @@ inline void load_matrices(uint32_t (&to)[4], const void* row) {
     struct Box {
         const uint16_t* rows[32];
     };
-    if (reinterpret_cast<uintptr_t>(row) % 16) ::shim::fail("a row of a matrix that is not aligned");
+    if (reinterpret_cast<uintptr_t>(row) % 16)
+        ::shim::fail("a row of a matrix that is not aligned");
     const Box& box = ::shim::exchange<Box>(
         [&](Box& b, int l) { b.rows[l] = static_cast<const uint16_t*>(row); });
     const int g = lane() / 4, t = lane() % 4;
@@ -98,8 +99,7 @@ inline void multiply_add(float (&acc)[4], const uint32_t (&a)[4], const uint32_t
         }
     });
     for (int i = 0; i < 4; ++i)
-        for (int k = 0; k < 16; ++k)
-            acc[i] += box.a[g + i / 2 * 8][k] * box.b[k][2 * t + i % 2];
+        for (int k = 0; k < 16; ++k) acc[i] += box.a[g + i / 2 * 8][k] * box.b[k][2 * t + i % 2];
 }
 
 // The instruction reads the upper 19 bits of its operands.

@@ -194,7 +194,8 @@ inline void run_block(int64_t index, int threads, int64_t shared_bytes) {
     b.threads = threads;
     b.waiting = b.left = 0;
     b.error.clear();
-    if (b.fibers.size() < static_cast<size_t>(threads)) b.fibers.resize(static_cast<size_t>(threads));
+    if (b.fibers.size() < static_cast<size_t>(threads))
+        b.fibers.resize(static_cast<size_t>(threads));
     b.warps.assign(static_cast<size_t>((threads + lanes_of_warp - 1) / lanes_of_warp), Warp{});
     const std::align_val_t alignment{16};
     const std::unique_ptr<unsigned char, void (*)(unsigned char*)> memory(
