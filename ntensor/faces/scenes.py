@@ -46,6 +46,10 @@ class Scenes:
     pose_bin: Tensor
     light_bin: Tensor
 
+    def __getitem__(self, index: Any) -> Scenes:
+        """Some of the pictures."""
+        return Scenes(*(getattr(self, field.name)[index] for field in dataclasses.fields(self)))
+
     def to(self, device: torch.device | str) -> Scenes:
         """The same with its tensors on `device`."""
         return Scenes(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
