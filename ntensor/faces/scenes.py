@@ -70,8 +70,9 @@ def rotation_of(angles: Tensor) -> Tensor:
     Example:
         >>> import torch
         >>> from ntensor.faces.scenes import rotation_of
-        >>> (rotation_of(torch.tensor([[90.0, 0.0, 0.0]])) @ torch.tensor([0.0, 0.0, 1.0])).round()
-        tensor([[1., 0., -0.]])
+        >>> turned = rotation_of(torch.tensor([[90.0, 0.0, 0.0]])) @ torch.tensor([0.0, 0.0, 1.0])
+        >>> turned.round().abs()
+        tensor([[1., 0., 0.]])
     """
     yaw, pitch, roll = torch.deg2rad(angles.double()).unbind(1)
     zero, one = torch.zeros_like(yaw), torch.ones_like(yaw)
