@@ -61,10 +61,11 @@ def tiny() -> Configuration:
         ),
         data=DataConfiguration(cache=4000, validation=128, vertices=1500),
         training=TrainingConfiguration(
-            steps=3000,
+            steps=3500,
             batch_size=16,
-            learning_rate=1.5e-3,
+            learning_rate=2.5e-3,
             warmup=50,
+            clip=2.0,
             picture_every=500,
             validate_every=500,
             checkpoint_every=500,
