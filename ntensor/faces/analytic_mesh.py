@@ -236,10 +236,10 @@ def teeth_and_tongue(columns: int, rows: int) -> tuple[Any, Any, Any]:
     u: Any = np.repeat(np.linspace(-1, 1, columns), rows)
     v: Any = np.tile(np.linspace(1, -1, rows), columns)
     upper = v > 0
-    y = np.where(upper, MOUTH_ROW + 12 * v, MOUTH_ROW + 14 * v)
-    z = 47.0 - 14.0 * u**2 - np.where(upper, 0.0, 4.0)
+    y = np.where(upper, MOUTH_ROW - 8 + 17 * v, MOUTH_ROW - 1 + 13 * v)
+    z = 45.0 - 17.0 * u**2 - np.where(upper, 0.0, 4.0)
     z = z - 16 * np.exp(-((v / 0.22) ** 2))
-    points = np.stack([31 * u, y, z], 1)
+    points = np.stack([28 * u, y, z], 1)
     k = np.arange(columns * rows).reshape(columns, rows)
     a, b, c, d = k[:-1, :-1].ravel(), k[:-1, 1:].ravel(), k[1:, 1:].ravel(), k[1:, :-1].ravel()
     return points, v, np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])

@@ -144,7 +144,7 @@ def _features(p: Any) -> Any:
 
 def _ears(p: Any) -> Any:
     lobe = np.exp(-(np.abs((p[:, 1] - 15) / 29) ** 3)) * np.exp(-(((p[:, 2] + 36) / 9) ** 2))
-    return 10.0 * lobe
+    return 7.5 * lobe
 
 
 def shell_front(x: Any, y: Any, radius: float) -> Any:
@@ -195,7 +195,7 @@ def below_jaw(p: Any) -> Any:
 
 def scalp_weight(p: Any) -> Any:
     """Where short hair is painted, 0..1, for points of the mean face."""
-    hairline = 88.0 - 0.0035 * p[:, 0] ** 2 - 26 * smoothstep(52, 70, np.abs(p[:, 0]))
-    front = smoothstep(-8, 8, p[:, 1] - hairline)
+    hairline = 88.0 - 0.003 * p[:, 0] ** 2 - 30 * smoothstep(38, 78, np.abs(p[:, 0]))
+    front = smoothstep(-9, 9, p[:, 1] - hairline)
     behind = smoothstep(-42, -62, p[:, 2]) * smoothstep(-62, -45, p[:, 1])
     return np.maximum(front, behind)

@@ -40,12 +40,15 @@ class Fragments:
         Returns:
             Tensor[k, C]
         """
-        rows = triangles[self.triangle] + (self.image * values.shape[1])[:, None]
+        rows = triangles.index_select(0, self.triangle)
+        rows += (self.image * values.shape[1])[:, None]
         corner = values.flatten(0, 1)
+        first, *others = (corner.index_select(0, row) for row in rows.unbind(1))
         w = self.weights
-        result = corner[rows[:, 0]] * w[:, :1]
-        result.addcmul_(corner[rows[:, 1]], w[:, 1:2])
-        return result.addcmul_(corner[rows[:, 2]], w[:, 2:])
+        result = first.mul_(w[:, :1])
+        for k, other in enumerate(others, 1):
+            result.addcmul_(other, w[:, k : k + 1])
+        return result
 
 
 def rasterise(points: Tensor, triangles: Tensor, size: int) -> Fragments:
@@ -75,33 +78,38 @@ def rasterise(points: Tensor, triangles: Tensor, size: int) -> Fragments:
     points = points.detach()
     batch = points.shape[0]
     chosen, setup, corner, extent = _visible_triangles(points, triangles, size)
-    counts = extent[:, 0] * extent[:, 1]
+    counts = extent[0] * extent[1]
     owner = torch.repeat_interleave(counts)
     start = counts.cumsum(0) - counts
-    local = torch.arange(owner.shape[0], device=points.device) - start[owner]
-    width = extent[:, 0][owner]
+    local = torch.arange(owner.shape[0], device=points.device) - start.index_select(0, owner)
+    width = extent[0].index_select(0, owner)
     dy = torch.div(local, width, rounding_mode="floor")
     dx = local - dy * width
-    wb, wc, z = _plane(setup[owner], dx, dy)
+    wb, wc, z = _plane(setup.index_select(0, owner), dx, dy)
     inside = ((wb >= -_MARGIN) & (wc >= -_MARGIN) & (wb + wc <= 1 + _MARGIN)).nonzero()[:, 0]
-    owner, dx, dy, z = owner[inside], dx[inside], dy[inside], z[inside]
-    position = (corner[:, 2][owner] * size + (size - 1 - corner[:, 1][owner] - dy)) * size
-    position += corner[:, 0][owner] + dx
+    owner, dx, dy, z = (v.index_select(0, inside) for v in (owner, dx, dy, z))
+    position = (
+        corner[2].index_select(0, owner) * size + (size - 1 - corner[1].index_select(0, owner) - dy)
+    ) * size
+    position += corner[0].index_select(0, owner) + dx
     # The larger key wins: the nearer sample, then the later triangle.
     key = ((z * (_DEPTH_STEPS - 1)).clamp(0, _DEPTH_STEPS - 1).long() << 32) | owner
     buffer = torch.full((batch * size * size,), -1, device=points.device)
     buffer.scatter_reduce_(0, position, key, "amax")
     position = (buffer >= 0).nonzero()[:, 0]
-    owner = buffer[position] & 0xFFFFFFFF
+    owner = buffer.index_select(0, position) & 0xFFFFFFFF
     rest = position % (size * size)
-    dy = size - 1 - torch.div(rest, size, rounding_mode="floor") - corner[:, 1][owner]
-    dx = rest % size - corner[:, 0][owner]
-    wb, wc, _ = _plane(setup[owner], dx, dy)
+    dy = size - 1 - torch.div(rest, size, rounding_mode="floor") - corner[1].index_select(0, owner)
+    dx = rest % size - corner[0].index_select(0, owner)
+    wb, wc, _ = _plane(setup.index_select(0, owner), dx, dy)
     weights = torch.stack([1 - wb - wc, wb, wc], 1).clamp_(0, 1)
     weights /= weights.sum(1, keepdim=True)
-    image = corner[:, 2][owner]
+    image = corner[2].index_select(0, owner)
     return Fragments(
-        position, image, torch.div(chosen[owner], batch, rounding_mode="floor"), weights
+        position,
+        image,
+        torch.div(chosen.index_select(0, owner), batch, rounding_mode="floor"),
+        weights,
     )
 
 
@@ -121,8 +129,8 @@ def _visible_triangles(
     """Triangles that face the camera and whose box holds a sample's centre, K of them.
 
     Returns:
-        index into (T, batch) flattened; planes (K, 9); box corner x, y and image (K, 3); box
-        width and height in samples (K, 2).
+        index into (T, batch) flattened; planes (K, 9); box corner x, y and image (3, K); box
+        width and height in samples (2, K).
     """
     batch = points.shape[0]
     planes = points.permute(2, 1, 0).contiguous()  # (3, V, batch): a gather copies whole rows
@@ -139,21 +147,22 @@ def _visible_triangles(
     drawn = (area > 1e-9) & (dx >= 0) & (dy >= 0)
     chosen = drawn.flatten().nonzero()[:, 0]
     image = chosen % batch
-    rows = triangles[torch.div(chosen, batch, rounding_mode="floor")]
-    ax, bx, cx = (v.flatten()[chosen] for v in x)
-    ay, by, cy = (v.flatten()[chosen] for v in y)
+    rows = triangles.index_select(0, torch.div(chosen, batch, rounding_mode="floor"))
+    ax, bx, cx = (v.flatten().index_select(0, chosen) for v in x)
+    ay, by, cy = (v.flatten().index_select(0, chosen) for v in y)
     depth = planes[2]
     low, high = depth.amin(0), depth.amax(0)
     depth = (depth - low) / (high - low).clamp_min(1e-12)
-    az, bz, cz = (depth[rows[:, k], image] for k in range(3))
-    x0, y0 = x0.flatten()[chosen], y0.flatten()[chosen]
-    inverse = 1 / area.flatten()[chosen]
+    flat = depth.flatten()
+    az, bz, cz = (flat.index_select(0, row * batch + image) for row in rows.unbind(1))
+    x0, y0 = (v.flatten().index_select(0, chosen) for v in (x0, y0))
+    inverse = 1 / area.flatten().index_select(0, chosen)
     px, py = x0 + 0.5 - ax, y0 + 0.5 - ay
     b1, b2 = (cy - ay) * inverse, (ax - cx) * inverse
     c1, c2 = (ay - by) * inverse, (bx - ax) * inverse
     setup = torch.stack(
         [px * b1 + py * b2, b1, b2, px * c1 + py * c2, c1, c2, az, bz - az, cz - az], 1
     )
-    corner = torch.stack([x0.long(), y0.long(), image], 1)
-    extent = torch.stack([dx.flatten()[chosen].long(), dy.flatten()[chosen].long()], 1) + 1
+    corner = torch.stack([x0.long(), y0.long(), image])
+    extent = torch.stack([v.flatten().index_select(0, chosen).long() + 1 for v in (dx, dy)])
     return chosen, setup, corner, extent

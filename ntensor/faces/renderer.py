@@ -164,7 +164,11 @@ class Renderer:
         dense = values.new_zeros(views * count * count, 7)
         dense[position] = torch.cat([torch.ones_like(values[:, :1]), values], 1)
         blocks = dense.view(views, self.size, s, self.size, s, 7)
-        return blocks.sum((2, 4)).permute(0, 3, 1, 2)
+        parts = [blocks[:, :, i, :, j] for i in range(s) for j in range(s)]
+        total = parts[0].clone()
+        for part in parts[1:]:
+            total += part
+        return total.permute(0, 3, 1, 2).contiguous()
 
     def _finish(self, pixels: Tensor, light: Tensor) -> tuple[Tensor, ...]:
         covered = pixels[:, :1]

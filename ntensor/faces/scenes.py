@@ -46,6 +46,10 @@ class Scenes:
     pose_bin: Tensor
     light_bin: Tensor
 
+    def __getitem__(self, index: Any) -> Scenes:
+        """Some of the pictures."""
+        return Scenes(*(getattr(self, field.name)[index] for field in dataclasses.fields(self)))
+
     def to(self, device: torch.device | str) -> Scenes:
         """The same with its tensors on `device`."""
         return Scenes(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
@@ -66,8 +70,9 @@ def rotation_of(angles: Tensor) -> Tensor:
     Example:
         >>> import torch
         >>> from ntensor.faces.scenes import rotation_of
-        >>> (rotation_of(torch.tensor([[90.0, 0.0, 0.0]])) @ torch.tensor([0.0, 0.0, 1.0])).round()
-        tensor([[1., 0., -0.]])
+        >>> turned = rotation_of(torch.tensor([[90.0, 0.0, 0.0]])) @ torch.tensor([0.0, 0.0, 1.0])
+        >>> turned.round().abs()
+        tensor([[1., 0., 0.]])
     """
     yaw, pitch, roll = torch.deg2rad(angles.double()).unbind(1)
     zero, one = torch.zeros_like(yaw), torch.ones_like(yaw)
