@@ -1,0 +1,75 @@
+"""Images a second of the face renderer, every map of a batch included, frontal ones too.
+
+    python benchmarks/face_rendering.py [--device cuda] [--face-model ict_faces.npz] [--out FOLDER]
+
+Writes `face_rendering.csv`, one row a face model and size; the best of `--repeat` batches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import time
+from pathlib import Path
+
+import torch
+
+import _machine
+from ntensor.faces.face_model import VARIABLE, load_face_model
+from ntensor.faces.generated import GeneratedFaces
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--face-model", default=os.environ.get(VARIABLE), help="an ICT face file")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--repeat", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=_machine.ROOT / "benchmarks" / "results")
+    return parser.parse_args()
+
+
+def images_a_second(faces: GeneratedFaces, n: int, repeat: int) -> float:
+    best = float("inf")
+    for number in range(repeat + 1):
+        start = time.perf_counter()
+        faces.batch(range(number * n, (number + 1) * n))
+        if faces.device.type == "cuda":
+            torch.cuda.synchronize(faces.device)
+        if number:
+            best = min(best, time.perf_counter() - start)
+    return n / best
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    machine = _machine.describe(options.threads, torch.device(options.device))
+    rows = []
+    for source in filter(None, ("analytic", options.face_model)):
+        face = load_face_model(source)
+        for size in options.sizes:
+            faces = GeneratedFaces(face, size=size, device=options.device)
+            speed = images_a_second(faces, options.batch_size, options.repeat)
+            print(f"{face.source:55} {size:4} px: {speed:8.1f} images/s", flush=True)
+            rows.append(
+                {
+                    "face_model": face.source,
+                    "size": size,
+                    "batch_size": options.batch_size,
+                    "images_a_second": round(speed, 1),
+                    **machine,
+                }
+            )
+    options.out.mkdir(parents=True, exist_ok=True)
+    with (options.out / "face_rendering.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
