@@ -125,6 +125,7 @@ def test_losses_fall(tmp_path):
     batch = made.on_device(batch_of(4))
     from ntensor.faces.objective import terms, total
 
+    @torch.no_grad()
     def loss():
         batch = made.training[list(range(4))]
         found = terms(

@@ -113,8 +113,8 @@ class Encoder(nn.Module):
         self.activation = BOTTLENECKS[bottleneck]()
         self.heads = nn.ModuleDict({name: nn.Linear(k_i, k) for name, k in code_sizes.items()})
         initialisation.keep_variance(self.bottleneck, 1.0)
-        for head in self.heads.values():
-            initialisation.code_head(head, bottleneck)  # type: ignore[arg-type]
+        for name, head in self.heads.items():
+            initialisation.code_head(head, name, bottleneck)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
         """The codes by name, `z_i` among them, and the places of the poolings' maxima."""

@@ -30,10 +30,22 @@ TANH = 5 / 3
 ACTIVATED = {"sigmoid": (0.5, 0.2083), "tanh": (0.0, 0.6279), "identity": (0.0, 1.0)}
 
 
+# First mean and standard deviation of the codes that are factors of a synthesis, and of the
+# rotation. A product of factors about 1, (1 + a)(1 + b), holds a and b themselves, so that what
+# depends on one factor alone is linear from the first update on; the rotation begins near none.
+FACTORS: dict[str, tuple[tuple[float, ...], float]] = {
+    "z_l": ((1.0,), 0.5),
+    "z_exp": ((1.0,), 0.5),
+    "z_id": ((1.0,), 0.5),
+    "z_p": ((1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0), 0.2),
+}
+
+
 @torch.no_grad()
-def code_head(layer: nn.Linear, bottleneck: str) -> None:
-    """Weights by which a code has mean 0 and variance 1 where `z_i` is a standard normal vector
-    behind the activation `bottleneck`."""
+def code_head(layer: nn.Linear, name: str, bottleneck: str) -> None:
+    """Weights by which the code `name` has the mean and standard deviation of `FACTORS`, else 0 and
+    1, where `z_i` is a standard normal vector behind the activation `bottleneck`."""
     mean, deviation = ACTIVATED[bottleneck]
-    keep_variance(layer, 1 / deviation)
-    layer.bias.copy_(-mean * layer.weight.sum(1))
+    first, spread = FACTORS.get(name, ((0.0,), 1.0))
+    keep_variance(layer, spread / deviation)
+    layer.bias.copy_(torch.tensor(first) - mean * layer.weight.sum(1))
