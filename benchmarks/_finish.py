@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from _files import replaced
 from _plot import write_plot
 from _report import print_result, write_csv
 from _runner import Result
@@ -34,18 +33,6 @@ def save(result: Result, options: Namespace, name: str) -> Path:
     with replaced(table) as path:
         write_csv(result, path)
     return table
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` once it is complete."""
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    try:
-        yield unfinished
-        if unfinished.exists():
-            os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _path(options: Namespace, name: str, suffix: str) -> Path:
