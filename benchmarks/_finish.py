@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from _files import replaced
+from _options import on_gpu
 from _plot import write_plot
 from _report import print_result, write_csv
 from _runner import Result
@@ -36,7 +37,7 @@ def save(result: Result, options: Namespace, name: str) -> Path:
 
 
 def _path(options: Namespace, name: str, suffix: str) -> Path:
-    if options.device != "cpu":
+    if on_gpu(options):
         name += "-gpu"
     if os.environ.get("THP_MEM_ALLOC_ENABLE") == "1":
         name += "-huge-pages"

@@ -162,6 +162,8 @@ def run(
     if options.budget:
         deadline = Deadline(time.monotonic() + options.budget, COMPILE_SHARE * options.budget)
     device = torch.device(options.device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
     torch.set_num_threads(options.threads)
     machine = describe(options.threads, device)
     dtypes = {case.dtype for case in cases}
@@ -322,9 +324,9 @@ def _check(row: Row, step: Step, problem: Problem, reference: Reference) -> floa
     """Errors of the results and peak memory of a call; gives its seconds.
 
     A call that is not long is measured twice, the second time without what only a first call of a
-    process touches.
+    process touches. On a GPU the first call may compile, or load, its kernels.
     """
-    if row.method.compiles:
+    if row.method.compiles or isinstance(problem.clock, DeviceClock):
         step.run(1, problem.clock.synchronize)
     before = _known_core_grad(row.method, problem, reference)
     output, seconds, extra = _measured_call(step, problem)
