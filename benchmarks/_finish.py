@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from _files import replaced
+from _options import on_gpu
 from _plot import write_plot
 from _report import print_result, write_csv
 from _runner import Result
@@ -36,20 +36,8 @@ def save(result: Result, options: Namespace, name: str) -> Path:
     return table
 
 
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` once it is complete."""
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    try:
-        yield unfinished
-        if unfinished.exists():
-            os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def _path(options: Namespace, name: str, suffix: str) -> Path:
-    if options.device != "cpu":
+    if on_gpu(options):
         name += "-gpu"
     if os.environ.get("THP_MEM_ALLOC_ENABLE") == "1":
         name += "-huge-pages"

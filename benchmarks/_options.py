@@ -85,9 +85,8 @@ def _positive(text: str) -> int:
 
 def prepare_process(options: argparse.Namespace) -> None:
     """Set what the libraries read at their start; with `--huge-pages` replace the process once."""
-    on_gpu = options.device.partition(":")[0] != "cpu"
-    options.backend = options.backend or (["native", "triton"] if on_gpu else ["auto"])
-    options.seconds = options.seconds or (1.0 if on_gpu else 8.0)
+    options.backend = options.backend or (["native", "triton"] if on_gpu(options) else ["auto"])
+    options.seconds = options.seconds or (1.0 if on_gpu(options) else 8.0)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     options.threads = options.threads or cores or 1
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -95,6 +94,10 @@ def prepare_process(options: argparse.Namespace) -> None:
     if options.huge_pages and os.environ.get("THP_MEM_ALLOC_ENABLE") != "1":
         os.environ["THP_MEM_ALLOC_ENABLE"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+def on_gpu(options: argparse.Namespace) -> bool:
+    return options.device.partition(":")[0] != "cpu"
 
 
 def selected(options: argparse.Namespace, cases: list[_cases.Case]) -> list[_cases.Case]:

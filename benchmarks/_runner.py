@@ -34,6 +34,8 @@ from _timing import LONG_CALL, Clock, DeviceClock, HostClock, Step, Timed, inter
 REST_AFTER_NUMPY = 0.05
 # For the last roof, the tables and the plot.
 WRITING_SECONDS = 15.0
+# Of a budget, the part that torch.compile may take.
+COMPILE_SHARE = 0.4
 
 
 @dataclass
@@ -124,14 +126,26 @@ class Suite:
     methods: Callable[[Case, torch.device, list[str]], list[Method]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Deadline:
-    """When the run has to be over, on the clock of `time.monotonic`; None: never."""
+    """When the run has to be over, on the clock of `time.monotonic`; None: never.
+
+    Compiling may take `compile_seconds` of it altogether.
+    """
 
     at: float | None = None
+    compile_seconds: float = 0.0
 
     def leaves(self, seconds: float) -> bool:
         return self.at is None or time.monotonic() + seconds <= self.at
+
+    def why_not_compile(self, method: Method) -> str:
+        """Why there is no time for the method's compilation; "" where there is."""
+        if self.at is None or not method.compiles:
+            return ""
+        if self.compile_seconds <= 0:
+            return "the time for compiling is used up"
+        return "" if self.leaves(method.compile_seconds) else "too little time is left to compile"
 
 
 def run(
@@ -144,8 +158,12 @@ def run(
 
     With a budget `save` gets what is there after each case.
     """
-    deadline = Deadline(time.monotonic() + options.budget if options.budget else None)
+    deadline = Deadline()
+    if options.budget:
+        deadline = Deadline(time.monotonic() + options.budget, COMPILE_SHARE * options.budget)
     device = torch.device(options.device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
     torch.set_num_threads(options.threads)
     machine = describe(options.threads, device)
     dtypes = {case.dtype for case in cases}
@@ -181,7 +199,14 @@ def run(
                 bar.set_postfix_str(f"{name}: {what}", refresh=False)
                 bar.update(base + round(100 * fraction) - bar.n)
 
-            rows += _run_case(case, suite, options, device, clock, deadline, progress)
+            try:
+                rows += _run_case(case, suite, options, device, clock, deadline, progress)
+            except KeyboardInterrupt:
+                if not options.budget:
+                    raise
+                # Whoever gave the budget has lost patience: what is there is written.
+                unreached = cases[number:]
+                break
             progress(1.0, "done")
             if device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -232,10 +257,13 @@ def _run_case(
         progress(0.05 + 0.45 * number / len(methods), method.name)
         row = Row(case, method)
         rows.append(row)
-        if method.compiles and not deadline.leaves(method.compile_seconds):
-            row.status = "left out: too little time is left to compile"
+        if not method.missing and (reason := deadline.why_not_compile(method)):
+            row.status = f"left out: {reason}"
             continue
+        start = time.monotonic()
         timed = _prepare(row, problem, reference)
+        if method.compiles:
+            deadline.compile_seconds -= time.monotonic() - start
         if timed is not None:
             entries.append((row, timed))
 
@@ -296,9 +324,9 @@ def _check(row: Row, step: Step, problem: Problem, reference: Reference) -> floa
     """Errors of the results and peak memory of a call; gives its seconds.
 
     A call that is not long is measured twice, the second time without what only a first call of a
-    process touches.
+    process touches. On a GPU the first call may compile, or load, its kernels.
     """
-    if row.method.compiles:
+    if row.method.compiles or isinstance(problem.clock, DeviceClock):
         step.run(1, problem.clock.synchronize)
     before = _known_core_grad(row.method, problem, reference)
     output, seconds, extra = _measured_call(step, problem)

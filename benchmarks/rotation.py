@@ -18,7 +18,7 @@ PASSES = ("forward", "backward", "both")
 
 
 def cases_of(options) -> list[_cases.Case]:
-    on_gpu = options.device != "cpu"
+    on_gpu = _options.on_gpu(options)
     passes = tuple(options.passes or ("forward", "both"))
     dtypes = tuple(options.dtype or (_cases.GPU_DTYPES if on_gpu else ("float32",)))
     shapes = options.shape or ["quick" if options.quick else "paper"]

@@ -17,7 +17,7 @@ import _options
 
 
 def cases_of(options) -> list[_cases.Case]:
-    on_gpu = options.device != "cpu"
+    on_gpu = _options.on_gpu(options)
     if options.full:
         full = _cases.FULL_GPU_SYNTHESIS if on_gpu else _cases.FULL_SYNTHESIS
         return _options.selected(options, full)
