@@ -195,8 +195,9 @@ def factor_grads(
     else:
         # Rows that begin anywhere are loaded element by element, by way of registers.
         small = mean and (not _reads_shared(capability) or P % 8 != 0)
-        p, s, m = min(p, 64) if mean else p, between(16, n, 32 if small else 64), 64
-        warps, stages = (4 if s <= 32 else 8), 3
+        p, s = min(p, 64) if mean else p, between(16, n, 32 if small else 64)
+        m = 32 if mean and P % 8 != 0 else 64
+        warps, stages = (4 if s <= (16 if mean else 32) else 8), 3
     programs = ceil_div(P, p) * ceil_div(n, s)
     m_steps = ceil_div(k_x, m)
     l_splits = min(_splits(programs, L, capability), 1 << 15)
