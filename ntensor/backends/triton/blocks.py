@@ -168,7 +168,8 @@ def projection(
         m, s, k = between(16, k_x, 128), between(16, n, 64 if mean else 128), 64
         warps, stages = (4 if s <= 32 else 8), (4 if s <= 32 else 3)
         if formed:
-            k, warps = (64 if _reads_shared(capability) else 32), 8
+            s = min(s, 32) if mean and P % 8 != 0 else s
+            k, warps = (64 if _reads_shared(capability) and not mean else 32), 8
     programs = ceil_div(k_x, m) * ceil_div(n, s)
     steps = L * ceil_div(P, k)
     # The parts, written and read again, stay far below the core.
@@ -189,12 +190,14 @@ def factor_grads(
         small = mean or not _reads_shared(capability)
         tight = mean and not _reads_shared(capability)
         p, s = min(p, 32 if tight else 64), between(16, n, 32 if small else 64)
-        m = 16 if tight else 32
+        m = 16 if mean else 32
         warps, stages = (4 if s <= 16 else 8), 3
     else:
-        small = mean and not _reads_shared(capability)
-        p, s, m = min(p, 64) if mean else p, between(16, n, 32 if small else 64), 64
-        warps, stages = (4 if s <= 32 else 8), 3
+        # Rows that begin anywhere are loaded element by element, by way of registers.
+        small = mean and (not _reads_shared(capability) or P % 8 != 0)
+        p, s = min(p, 64) if mean else p, between(16, n, 32 if small else 64)
+        m = 32 if mean and P % 8 != 0 else 64
+        warps, stages = (4 if s <= (16 if mean else 32) else 8), 3
     programs = ceil_div(P, p) * ceil_div(n, s)
     m_steps = ceil_div(k_x, m)
     l_splits = min(_splits(programs, L, capability), 1 << 15)
