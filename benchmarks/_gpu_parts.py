@@ -106,6 +106,8 @@ def tests(shell: Shell, end: float, options: Namespace) -> Part:
         return Part("failed", [f"there is no {file}"])
     command = [sys.executable, "-m", "pytest", "-m", "gpu", file, "-v", "--tb=short"]
     command += ["-p", "no:cacheprovider", "-o", "console_output_style=classic"]
+    if options.workers > 1:
+        command += ["-n", str(options.workers)]
     run = shell.run(command, end - time.monotonic() - GRACE_SECONDS)
     return read_tests(run)
 
@@ -115,9 +117,17 @@ def read_tests(run: Run) -> Part:
     outcome = re.compile(r"^(\S+?::.*?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b", re.M)
     # A test that passes and fails in its teardown has two lines; the worse one comes last.
     states = dict(outcome.findall(run.output))
+    # Of pytest-xdist's workers: the outcome before the name.
+    of_worker = re.compile(
+        r"^\[gw\d+\].*?(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS) (\S+::.*?) *$", re.M
+    )
+    states |= {name: state for state, name in of_worker.findall(run.output)}
     counts = Counter(states.values())
     chosen = re.search(r"collected (\d+) items?(?: / .*?(\d+) selected)?", run.output)
     selected = int(chosen[2] or chosen[1]) if chosen else 0
+    by_workers = re.search(r"workers? \[(\d+) items?\]", run.output)
+    if by_workers:
+        selected = int(by_workers[1])
     shown = ", ".join(f"{n} {state.lower()}" for state, n in sorted(counts.items())) or "none ran"
     lines = [f"{shown}; {selected} selected"]
     bad = [name for name, state in states.items() if state in ("FAILED", "ERROR")]

@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from _cases import Case
+from _deadline import Deadline
 from _device import device_clock, measure_device_roof
 from _machine import (
     ForeignLoad,
@@ -126,28 +127,6 @@ class Suite:
     methods: Callable[[Case, torch.device, list[str]], list[Method]]
 
 
-@dataclass
-class Deadline:
-    """When the run has to be over, on the clock of `time.monotonic`; None: never.
-
-    Compiling may take `compile_seconds` of it altogether.
-    """
-
-    at: float | None = None
-    compile_seconds: float = 0.0
-
-    def leaves(self, seconds: float) -> bool:
-        return self.at is None or time.monotonic() + seconds <= self.at
-
-    def why_not_compile(self, method: Method) -> str:
-        """Why there is no time for the method's compilation; "" where there is."""
-        if self.at is None or not method.compiles:
-            return ""
-        if self.compile_seconds <= 0:
-            return "the time for compiling is used up"
-        return "" if self.leaves(method.compile_seconds) else "too little time is left to compile"
-
-
 def run(
     cases: list[Case],
     suite: Suite,
@@ -162,7 +141,8 @@ def run(
     if options.budget:
         deadline = Deadline(time.monotonic() + options.budget, COMPILE_SHARE * options.budget)
     device = torch.device(options.device)
-    if device.type == "cuda" and device.index is None:
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)
         device = torch.device("cuda", torch.cuda.current_device())
     torch.set_num_threads(options.threads)
     machine = describe(options.threads, device)

@@ -73,6 +73,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help=f"first build the compiled modules beside the sources: {shlex.join(BUILD[1:])}",
     )
     parser.add_argument(
+        "--workers", type=int, default=1, help="processes of the tests (needs pytest-xdist)"
+    )
+    parser.add_argument(
         "--dtype", nargs="+", choices=GPU_DTYPES, help="of the benchmark, only these"
     )
     parser.add_argument(

@@ -409,6 +409,7 @@ def test_what_pytest_said(tmp_path):
         "did not pass: `test_some.py::test_wrong[with space]`",
         "skipped, 1: no second device",
     ]
+    assert _gpu_parts.read_tests(pytest_run(tmp_path, PYTEST_FILE, "-n", "2")) == part
     run = pytest_run(tmp_path, PYTEST_FILE, "-k", "right or skipped")
     assert _gpu_parts.read_tests(run).state == "passed"
     cut = Run(None, run.output.partition("test_skipped")[0].rpartition("\n")[0], 9.0)
