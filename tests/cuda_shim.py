@@ -134,6 +134,11 @@ class Device:
         return 0, 0, self.tf32, self.multiprocessors
 
 
+def forget_choices():
+    backends.implementation.cache_clear()
+    backends.shortcut.cache_clear()
+
+
 @contextlib.contextmanager
 def native_on_the_shim():
     """Inside, `backend="native"` on CPU tensors runs the CUDA kernels through the shim."""
@@ -146,9 +151,9 @@ def native_on_the_shim():
         for name in vars(kernels):
             if not name.startswith("_") and hasattr(stem, name):
                 patch.setattr(stem, name, getattr(kernels, name))
-    backends.implementation.cache_clear()
+    forget_choices()
     try:
         yield device
     finally:
         patch.undo()
-        backends.implementation.cache_clear()
+        forget_choices()

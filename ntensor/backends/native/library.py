@@ -185,6 +185,15 @@ def write_core_grad_of_one(
         out.add_((grad_mean.sum(0, dtype=wide) / z.shape[1]).to(z.dtype)[:, None])
 
 
+def split_grads(
+    joined: torch.Tensor, extents: tuple[int, ...], needs: list[bool]
+) -> list[torch.Tensor | None]:
+    """Each needed gradient inside `joined` `(n, needed_width)`, None for the others."""
+    widths = [extent if need else 0 for extent, need in zip(extents, needs, strict=True)]
+    parts = joined.split_with_sizes(widths, 1)
+    return [part if need else None for part, need in zip(parts, needs, strict=True)]
+
+
 def scratch(byte_count: int) -> torch.Tensor:
     """Scratch memory for one call; a small one is the thread's own and is kept."""
     if byte_count > KEPT_SCRATCH_BYTES:

@@ -22,6 +22,7 @@ from ntensor.backends.native.library import (
     large_empty,
     needed_width,
     simd_level,
+    split_grads,
     threads_for,
     write_core_grad_of_one,
 )
@@ -122,19 +123,18 @@ def projection_grads(
     The same as the two operations together, at less host time on a CPU: arguments are described
     once, and each gradient is contiguous, so that autograd keeps it as it is.
     """
+    if core.is_cuda:
+        return cuda.projection_grads(core, grad, grad_mean, factors, needs_core, needs)
     n, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0]
     described = describe_factors(factors)
     _, extents, K = described
     core_grad = None
     found: list[Tensor | None] = []
-    if core.is_cuda or len(factors) == 1 or n * k_x * K == 0:
+    if len(factors) == 1 or n * k_x * K == 0:
         if needs_core:
             core_grad = projection_core_grad(grad, grad_mean, factors)
         joined = projection_factor_grads(core, grad, grad_mean, factors, needs)
-        widths = [extent if need else 0 for extent, need in zip(extents, needs, strict=True)]
-        parts = joined.split_with_sizes(widths, 1)
-        found += [part if need else None for part, need in zip(parts, needs, strict=True)]
-        return [core_grad, *found]
+        return [core_grad, *split_grads(joined, extents, needs)]
     if needs_core:
         core_grad = large_empty(core.shape, dtype)
         _write_core_grad(core_grad, grad, grad_mean, factors, False, described)

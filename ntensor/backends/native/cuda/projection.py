@@ -15,6 +15,7 @@ from ntensor.backends.native.library import (
     describe_optional,
     given,
     needed_width,
+    split_grads,
     write_core_grad_of_one,
 )
 
@@ -91,6 +92,20 @@ def projection_core_grad_(
     core_grad: Tensor, grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
 ) -> None:
     _write_core_grad(core_grad, grad, grad_mean, factors, True)
+
+
+def projection_grads(
+    core: Tensor,
+    grad: Tensor | None,
+    grad_mean: Tensor | None,
+    factors: list[Tensor],
+    needs_core: bool,
+    needs: list[bool],
+) -> list[Tensor | None]:
+    """The gradients of the core and of each factor, None where not needed."""
+    core_grad = projection_core_grad(grad, grad_mean, factors) if needs_core else None
+    joined = projection_factor_grads(core, grad, grad_mean, factors, needs)
+    return [core_grad, *split_grads(joined, tuple(core.shape[1:]), needs)]
 
 
 def _write_core_grad(

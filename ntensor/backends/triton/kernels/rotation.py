@@ -170,7 +170,8 @@ def rotate_product_grads(
             if RIGHT:
                 d_right_block += tl.sum(unrotated * left_block[:, :, None], 1)
         if MATRIX:
-            y = left_block[:, :, None] * right_block[:, None, :]
+            # Beyond the last u the product would be 0 times a factor that may be infinite.
+            y = tl.where(inside, left_block[:, :, None] * right_block[:, None, :], 0.0)
             dR0 += _by_row(g0 * y, b)
             dR1 += _by_row(g1 * y, b)
             dR2 += _by_row(g2 * y, b)
