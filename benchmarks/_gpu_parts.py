@@ -75,6 +75,8 @@ class Shell:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # A shell's background jobs ignore the interrupt, and their children would too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         code = None
         try:
