@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from _machine import Roof
+from _roof import Roof
 from _timing import DeviceClock
 
 ROOF_BYTES = 1 << 30

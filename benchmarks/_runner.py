@@ -17,18 +17,10 @@ from tqdm import tqdm
 from _cases import Case
 from _deadline import Deadline
 from _device import device_clock, measure_device_roof
-from _machine import (
-    ForeignLoad,
-    PeakMemory,
-    Roof,
-    available_bytes,
-    compulsory_bytes,
-    describe,
-    flops,
-    measure_roof,
-)
+from _machine import ForeignLoad, PeakMemory, available_bytes, describe
 from _methods import Method
 from _problem import TOLERANCE, Problem, Reference
+from _roof import Roof, compulsory_bytes, flops, measure_roof
 from _timing import LONG_CALL, Clock, DeviceClock, HostClock, Step, Timed, interleave
 
 # OpenBLAS threads spin for tens of milliseconds after a product; the next method waits them out.

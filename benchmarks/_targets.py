@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from _cases import ITEM_BYTES
-from _machine import compulsory_bytes
+from _roof import compulsory_bytes
 from _runner import Result, Row
 
 MEAN_WAYS = ("two matmuls", "one concatenated matmul", "matmul + mean core")

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import _machine
-from ntensor.faces.face_model import VARIABLE, load_face_model
+from ntensor.faces.face_models import VARIABLE, load_face_model
 from ntensor.faces.generated import GeneratedFaces
 
 

@@ -17,8 +17,8 @@ import _device
 import _finish
 import _gpu_parts
 import _gpu_small
-import _machine
 import _methods
+import _roof
 import _rotation_rivals
 import _runner
 import _targets
@@ -204,7 +204,7 @@ def test_every_method_of_the_plain_synthesis():
 def test_the_runner_checks_what_the_device_clock_replays(monkeypatch):
     """The fake's replay computes nothing, so a gradient that is overwritten stays NaN."""
     monkeypatch.setattr(_runner, "HostClock", lambda: DeviceClock(CPU, 64, FakeCuda()))
-    monkeypatch.setattr(_runner, "measure_device_roof", lambda clock, dtypes: _machine.Roof())
+    monkeypatch.setattr(_runner, "measure_device_roof", lambda clock, dtypes: _roof.Roof())
     cases = quick_cases("forward", "core-grad")
     result = _runner.run(cases, PROJECTION, options(methods=["ntensor", "limit, torch"]))
     rows = {(row.case.pass_, row.method.name, row.method.gradient): row for row in result.rows}
@@ -284,13 +284,13 @@ def test_fraction_of_bandwidth(factor, reached):
         case = _cases.Case(shape, 64, "bfloat16", pass_)
         size = 2 * (12288 * 10800 + 64 * (9 + 15 + 80) + 64 * 12288)
         rows.append(measured_row(case, size / rates[kind] / factor))
-    result = _runner.Result(rows, {"device": "some GPU"}, _machine.Roof(rates))
+    result = _runner.Result(rows, {"device": "some GPU"}, _roof.Roof(rates))
     found = {outcome.target.kind: outcome for outcome in _targets.outcomes(result)}
     assert set(found) == {"copy", "write"}
     for outcome in found.values():
         assert outcome.measured == pytest.approx(factor)
         assert outcome.reached is reached
-    on_cpu = _runner.Result(rows, {"device": "cpu"}, _machine.Roof())
+    on_cpu = _runner.Result(rows, {"device": "cpu"}, _roof.Roof())
     assert not _targets.outcomes(on_cpu)
 
 
@@ -298,7 +298,7 @@ def test_memory_beside_the_results():
     case = _cases.Case(_cases.SHAPES["paper3"], 4096, "bfloat16", "both")
     results = 2 * (4096 * 12288 + 4096 * (9 + 15 + 80) + 12288 * 10800)
     row = measured_row(case, 1.0, results + 2 * 4096 * 10800 // 4)
-    result = _runner.Result([row], {"device": "some GPU"}, _machine.Roof({"copy": 1.0}))
+    result = _runner.Result([row], {"device": "some GPU"}, _roof.Roof({"copy": 1.0}))
     (outcome,) = _targets.outcomes(result)
     assert outcome.target.kind == "products"
     assert outcome.measured == pytest.approx(0.25)
@@ -319,7 +319,7 @@ def test_roofs_of_a_device():
 def test_least_time_on_a_gpu():
     rates = {"read": 4e12, "write": 4e12, "copy": 4e12, "gemm_float32": 5e13, "gemm_tf32": 3e14}
     case = _cases.Case(_cases.SHAPES["paper3"], 4096, "float32", "factor-grads")
-    seconds = _machine.Roof(rates).seconds(case, "")
+    seconds = _roof.Roof(rates).seconds(case, "")
     assert seconds == pytest.approx(2 * 4096 * 12288 * 10800 / 1e14)
 
 
@@ -330,7 +330,7 @@ def test_tables_of_a_gpu(tmp_path, capsys):
     names = ("driver", "cuda", "torch", "triton", "ntensor", "commit", "processor", "threads")
     names += ("blas_of_torch", "numpy", "blas_of_numpy", "huge_pages")
     machine = {"device": "some GPU", **dict.fromkeys(names, "x")}
-    roof = _machine.Roof({"copy": 4e12, "write": 4e12})
+    roof = _roof.Roof({"copy": 4e12, "write": 4e12})
     row.versus_torch = 2.0
     unreached = quick_cases("forward")
     result = _runner.Result([row], machine, roof, unreached)
@@ -349,9 +349,9 @@ def test_a_backend_that_cannot_serve_is_no_failure_beside_one_that_did():
     case = _cases.Case(_cases.SHAPES["paper3"], 64, "bfloat16", "forward")
     missing = _methods.Method("ntensor (native)", "ours", None, missing="not built")
     absent = _runner.Row(case, missing, "left out: not built")
-    result = _runner.Result([measured_row(case, 1.0), absent], {"device": "x"}, _machine.Roof())
+    result = _runner.Result([measured_row(case, 1.0), absent], {"device": "x"}, _roof.Roof())
     assert result.exit_code == 0
-    assert _runner.Result([absent], {"device": "x"}, _machine.Roof()).exit_code == 1
+    assert _runner.Result([absent], {"device": "x"}, _roof.Roof()).exit_code == 1
 
 
 def test_unfinished_files_take_no_place(tmp_path):

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from . import extras, sheet
-from .face_model import load_face_model
+from .face_models import load_face_model
 from .generated import POC_EXPRESSION, POC_POSE, GeneratedFaces, Variation
 from .records import DamagedData
 from .storage import ShardWriter, write_statistics

@@ -1,16 +1,12 @@
-"""A linear 3D face: the interface of every source of faces, and the choice among the sources."""
+"""A linear 3D face: the interface of every source of faces."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-
-VARIABLE = "NTENSOR_FACE_MODEL"
 
 # What each vertex is made of; `skin.vertex_albedo` mixes colours by these weights in 0..1.
 MATERIALS = ("lips", "brows", "lash", "scalp", "beard", "blush", "teeth", "mouth", "open_sky")
@@ -147,34 +143,3 @@ def _check(operation: str, name: str, value: Tensor, size: int, exact: bool) -> 
     if not fits:
         wanted = f"(n, {size})" + ("" if exact else " or fewer columns")
         raise ValueError(f"{operation}: {name} must have shape {wanted}, got {tuple(value.shape)}")
-
-
-def load_face_model(path: str | Path | None = None) -> FaceModel:
-    """The face model at hand: `path`, else the file that `NTENSOR_FACE_MODEL` names, else built in.
-
-    Args:
-        path: an ICT face file (see `ntensor.faces.ict_face`), or the word `analytic` for the
-            built-in face. Default: the environment variable's value, else `analytic`.
-
-    Returns:
-        FaceModel: its `source` says which one it is.
-
-    Raises:
-        FileNotFoundError: the named file is not there.
-        ValueError: the file is not a face model.
-
-    Example:
-        >>> from ntensor.faces.face_model import load_face_model
-        >>> load_face_model("analytic").source
-        'analytic face, 6000 vertices'
-    """
-    from .analytic_face import analytic_face
-    from .ict_face import load_ict_face
-
-    chosen = str(path) if path is not None else os.environ.get(VARIABLE, "")
-    if chosen in ("", "analytic"):
-        return analytic_face()
-    if not Path(chosen).is_file():
-        origin = "the argument" if path is not None else VARIABLE
-        raise FileNotFoundError(f"load_face_model: {origin} names {chosen}, which is not a file")
-    return load_ict_face(chosen)

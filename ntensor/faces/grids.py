@@ -8,7 +8,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from . import scenes
-from .face_model import FaceModel, load_face_model
+from .face_model import FaceModel
+from .face_models import load_face_model
 from .rendered import SPLITS, Batch, Faces, stack
 from .renderer import Camera
 from .scenes import Scenes

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from . import scenes
-from .face_model import FaceModel, load_face_model
+from .face_model import FaceModel
+from .face_models import load_face_model
 from .records import VALID
 from .renderer import Camera, Renderer
 from .scenes import Scenes

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ntensor.faces.analytic_face import analytic_face
-from ntensor.faces.face_model import MATERIALS, VARIABLE, load_face_model
+from ntensor.faces.face_model import MATERIALS
+from ntensor.faces.face_models import VARIABLE, load_face_model
 
 FACES = {"analytic": "analytic"}
 if Path(os.environ.get(VARIABLE, "")).is_file():

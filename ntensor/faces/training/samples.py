@@ -13,7 +13,8 @@ from torch import Tensor
 from ntensor.faces.analytic_face import analytic_face
 from ntensor.faces.configuration import DataConfiguration
 from ntensor.faces.errors import ConfigurationError, FacesError
-from ntensor.faces.face_model import FaceModel, load_face_model
+from ntensor.faces.face_model import FaceModel
+from ntensor.faces.face_models import load_face_model
 from ntensor.faces.generated import POC_EXPRESSION, POC_POSE, Faces, GeneratedFaces, Variation
 from ntensor.faces.records import VALID, DamagedData
 from ntensor.faces.stored import StoredFaces

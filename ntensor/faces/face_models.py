@@ -1,0 +1,40 @@
+"""The choice among the sources of faces."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .analytic_face import analytic_face
+from .face_model import FaceModel
+from .ict_face import load_ict_face
+
+VARIABLE = "NTENSOR_FACE_MODEL"
+
+
+def load_face_model(path: str | Path | None = None) -> FaceModel:
+    """The face model at hand: `path`, else the file that `NTENSOR_FACE_MODEL` names, else built in.
+
+    Args:
+        path: an ICT face file (see `ntensor.faces.ict_face`), or the word `analytic` for the
+            built-in face. Default: the environment variable's value, else `analytic`.
+
+    Returns:
+        FaceModel: its `source` says which one it is.
+
+    Raises:
+        FileNotFoundError: the named file is not there.
+        ValueError: the file is not a face model.
+
+    Example:
+        >>> from ntensor.faces.face_models import load_face_model
+        >>> load_face_model("analytic").source
+        'analytic face, 6000 vertices'
+    """
+    chosen = str(path) if path is not None else os.environ.get(VARIABLE, "")
+    if chosen in ("", "analytic"):
+        return analytic_face()
+    if not Path(chosen).is_file():
+        origin = "the argument" if path is not None else VARIABLE
+        raise FileNotFoundError(f"load_face_model: {origin} names {chosen}, which is not a file")
+    return load_ict_face(chosen)
