@@ -76,8 +76,9 @@ def test_looks_towards_the_camera(face):
     normals = area_normals(face, face.mean)
     x, _, z = face.mean[face.triangles].mean(1).unbind(1)
     front = (face.parts[face.triangles[:, 0]] == 0) & (x.abs() < 45) & (z > 25)
-    # Nostrils, lids and the insides of the lips face away.
-    assert (normals[front, 2] > 0).float().mean() > 0.75
+    # Nostrils, lids and the insides of the lips face away, and the ICT face has more of them.
+    least = 0.93 if face.source.startswith("analytic") else 0.75
+    assert (normals[front, 2] > 0).float().mean() > least
 
 
 def test_mesh_is_consistent(face):
