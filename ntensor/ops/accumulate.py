@@ -15,7 +15,6 @@ from torch.autograd import forward_ad
 
 from .autograd import Operation
 from .dispatch import define, plain
-from .forms import Form
 
 
 def check_accumulation(operation: str, core: Tensor, cast: Tensor) -> bool:
@@ -65,14 +64,14 @@ def _refusal(operation: str, reason: str) -> RuntimeError:
 
 
 def accumulating_projection(
-    form: Form, operation: Operation, core: Tensor, factors: Sequence[Tensor], backend: str | None
+    operation: Operation, core: Tensor, factors: Sequence[Tensor], backend: str | None
 ) -> Any:
     """The projection, with or without mean, whose backward adds the core's gradient in place."""
     # The graph must not reach the core, or autograd would run its hooks with None; the anchor makes
     # the result require a gradient where no factor does.
     anchor = core.new_empty(0).requires_grad_()
     return _AccumulatingProjection.apply(
-        (form, operation, core, backend), anchor, core.detach(), *factors
+        (operation, core, backend), anchor, core.detach(), *factors
     )
 
 
@@ -81,7 +80,7 @@ class _AccumulatingProjection(torch.autograd.Function):
     def forward(
         ctx: Any, statics: tuple[Any, ...], anchor: Tensor, values: Tensor, *factors: Tensor
     ) -> Any:
-        _, operation, core, backend = ctx.statics = statics
+        operation, core, backend = ctx.statics = statics
         ctx.core_node = torch.autograd.graph.get_gradient_edge(core).node
         ctx.save_for_backward(values, *factors)
         ctx.set_materialize_grads(False)
@@ -90,21 +89,19 @@ class _AccumulatingProjection(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, grad_mean: Tensor | None = None) -> Any:
-        form, operation, core, backend = ctx.statics
+        operation, core, backend = ctx.statics
         if torch.is_grad_enabled():
             raise _refusal(operation.name, "does not work under create_graph")
-        values, *factors = ctx.saved_tensors
-        needs = list(ctx.needs_input_grad[3:])
-        slots = [values, grad, grad_mean, *factors]
-        direct = plain(slots)
+        _, *factors = tensors = ctx.saved_tensors
         given = grad is not None or grad_mean is not None
         if given and _is_asked(operation.name, ctx.next_functions[0][0], ctx.core_node):
             core_grad = check_grad(operation.name, core)
-            add = _ADD_CORE_GRAD if direct else PROJECTION_CORE_GRAD_
+            add = _ADD_CORE_GRAD if plain((*tensors, grad, grad_mean)) else PROJECTION_CORE_GRAD_
             add(core_grad, grad, grad_mean, factors, backend)
-        partials = form.plain_partials if direct else form.partials
-        gradients = partials(slots, [False, False, False, *needs], (backend,))
-        return (None, None, None, *gradients[3:])
+        cotangents = (grad, grad_mean)[: len(operation.returns)]
+        needs = (False, *ctx.needs_input_grad[3:])
+        gradients = operation.first_order(tensors, (backend,), needs, cotangents)
+        return (None, None, None, *gradients[1:])
 
 
 def _is_asked(operation: str, anchor: Any, core: Any) -> bool:

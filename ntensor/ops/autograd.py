@@ -39,6 +39,8 @@ class Operation:
         listed: it has a list of factors.
         joined: it returns the partial derivatives for the slots after the form's first `joined`
             where `needs` is true, side by side in one matrix.
+        at_once: its gradients for plain tensors that nobody differentiates again, by a backend
+            that has all of them in one function; None where the backend has none.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Operation:
         returns: tuple[int, ...] = (),
         listed: bool = False,
         joined: int | None = None,
+        at_once: Callable[..., Sequence[Tensor | None] | None] | None = None,
     ) -> None:
         self.form = form
         self.name = schema.partition("(")[0]
@@ -60,6 +63,7 @@ class Operation:
         self.returns = returns
         self.listed = listed
         self.joined = joined
+        self.at_once = at_once
         self.shared_output = any(slot in form.shared for slot in returns)
         shared = [place for place, slot in enumerate(given) if slot in form.shared]
         self.raw, self.run = define(
@@ -131,18 +135,24 @@ class Operation:
         statics: tuple[Any, ...],
         needs: Sequence[bool],
         cotangents: Sequence[Tensor | None],
-    ) -> Slots:
+    ) -> Sequence[Tensor | None]:
         """`backward` where nothing is differentiated again, for an operation that is not `joined`.
 
         Its outputs' slots enter together, so `directional` has a single term: this is that term.
         """
-        term = dict(zip(self.returns, cotangents, strict=True))
-        if not any(cotangent is not None for cotangent in cotangents):
+        for cotangent in cotangents:
+            if cotangent is not None:
+                break
+        else:
             return [None] * len(tensors)
+        if self.at_once is not None and plain((*tensors, *cotangents)):
+            found = self.at_once(tensors, cotangents, needs, *statics)
+            if found is not None:
+                return found
+        term = dict(zip(self.returns, cotangents, strict=True))
         values, wanted = self._slots(tensors), self._slots(needs, absent=False)
         self.form.replace(values, wanted, term)
-        partials = self.form.plain_partials if plain(values) else self.form.partials
-        return self._given(partials(values, wanted, statics))
+        return self._given(self.form.partials(values, wanted, statics))
 
     def jvp(
         self,

@@ -27,6 +27,8 @@ def tensors(operation: str, names: Sequence[str], values: Sequence[Any]) -> None
 
 def autocast(values: Sequence[Tensor]) -> Sequence[Tensor]:
     """The tensors in autocast's dtype where autocast is on; as for torch's own, float64 stays."""
+    if not torch._C._is_any_autocast_enabled():
+        return values
     device = values[0].device.type
     if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)

@@ -42,10 +42,6 @@ class Form:
         """
         raise NotImplementedError
 
-    def plain_partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
-        """`partials` of plain tensors, which nobody differentiates again or looks at."""
-        return self.partials(values, wanted, options)
-
     def replace(self, values: Slots, wanted: list[bool], term: Mapping[int, Tensor | None]) -> None:
         """Puts the tensors of one term in their slots, and takes out what then vanishes."""
         for slot, tensor in term.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -65,9 +65,7 @@ def synthesis_projection(
     backend = backends.requested(backend)
     result: Tensor
     if accumulate_core_grad and check_accumulation(operation, core, values[0]):
-        result = accumulating_projection(
-            _PROJECTION_FORM, SYNTHESIS_PROJECTION, core, values[1:], backend
-        )
+        result = accumulating_projection(SYNTHESIS_PROJECTION, core, values[1:], backend)
     else:
         result = SYNTHESIS_PROJECTION(values, backend)
     return result
@@ -111,9 +109,7 @@ def synthesis_projection_with_mean(
     backend = backends.requested(backend)
     result: tuple[Tensor, Tensor]
     if accumulate_core_grad and check_accumulation(operation, core, values[0]):
-        result = accumulating_projection(
-            _PROJECTION_FORM, SYNTHESIS_PROJECTION_WITH_MEAN, core, values[1:], backend
-        )
+        result = accumulating_projection(SYNTHESIS_PROJECTION_WITH_MEAN, core, values[1:], backend)
     else:
         result = SYNTHESIS_PROJECTION_WITH_MEAN(values, backend)
     return result
@@ -174,24 +170,32 @@ class ProjectionForm(Form):
             place_columns(found, joined, values, wanted, 3)
         return found
 
-    def plain_partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
-        core, grad, grad_mean, *factors = values
-        if core is None or wanted[1] or wanted[2]:
-            return self.partials(values, wanted, options)
-        at_once = backends.shortcut(
-            "projection",
-            "projection_grads",
-            "projection_factor_grads",
-            core.device,
-            core.dtype,
-            *options,
-        )
-        if at_once is None:
-            return self.partials(values, wanted, options)
-        if grad is None:
-            wanted[3] = False
-        core_grad, *grads = at_once(core, grad, grad_mean, factors, wanted[0], wanted[3:])
-        return [core_grad, None, None, *grads]
+
+def _gradients_at_once(
+    tensors: Sequence[Tensor],
+    cotangents: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    backend: str | None,
+) -> Sequence[Tensor | None] | None:
+    """The gradients of core and factors, described to the kernels once."""
+    core = tensors[0]
+    serve = backends.shortcut(
+        "projection",
+        "projection_grads",
+        "projection_factor_grads",
+        core.device,
+        core.dtype,
+        backend,
+    )
+    if serve is None:
+        return None
+    grad = cotangents[0]
+    grad_mean = cotangents[1] if len(cotangents) > 1 else None
+    needed = list(needs[1:])
+    if grad is None:
+        needed[0] = False
+    found: Sequence[Tensor | None] = serve(core, grad, grad_mean, tensors[1:], needs[0], needed)
+    return found
 
 
 def _fake_projection(core: Tensor, factors: list[Tensor]) -> Tensor:
@@ -225,6 +229,7 @@ SYNTHESIS_PROJECTION = Operation(
     returns=(1,),
     listed=True,
     fake=_fake_projection,
+    at_once=_gradients_at_once,
 )
 
 SYNTHESIS_PROJECTION_WITH_MEAN = Operation(
@@ -236,6 +241,7 @@ SYNTHESIS_PROJECTION_WITH_MEAN = Operation(
     returns=(1, 2),
     listed=True,
     fake=lambda core, factors: (_fake_projection(core, factors), _fake_projection(core, factors)),
+    at_once=_gradients_at_once,
 )
 
 PROJECTION_FACTOR_GRADS = Operation(
