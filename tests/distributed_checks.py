@@ -241,17 +241,15 @@ def check_fsdp2(mesh):
     check_data_parallel(wrap)
 
 
+# Processes: checks and the meshes that they run on.
 CHECKS = {
     2: {
-        check: (2,)
-        for check in (
-            check_every_operation,
-            check_needs_are_told_apart,
-            check_public_functions,
-            check_core_rows,
-            check_ddp,
-            check_fsdp2,
-        )
+        check_every_operation: (2,),
+        check_needs_are_told_apart: (2,),
+        check_public_functions: (2,),
+        check_core_rows: (2,),
+        check_ddp: (2,),
+        check_fsdp2: (2,),
     },
     4: {check_every_operation: (2, 2), check_core_rows: (4,)},
 }

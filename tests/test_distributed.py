@@ -1,6 +1,5 @@
 """Several processes: DTensor over every operation, DDP, FSDP2, by `distributed_checks.py`."""
 
-import functools
 import json
 import os
 import pathlib
@@ -10,27 +9,19 @@ import sys
 import pytest
 import torch
 
-pytestmark = [
-    pytest.mark.skipif(
-        not torch.distributed.is_available(), reason="torch was built without distributed"
-    ),
-    pytest.mark.xdist_group("processes"),
-]
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="torch was built without distributed"
+)
 
 TESTS = pathlib.Path(__file__).parent
-NAMES = {
+CHECKS = {
     2: ("every_operation", "needs_are_told_apart", "public_functions", "core_rows", "ddp", "fsdp2"),
     4: ("every_operation", "core_rows"),
 }
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    """For a number of processes what each of them wrote; they run once."""
-    return functools.cache(lambda count: run(count, tmp_path_factory.mktemp("processes")))
-
-
-def run(count, folder):
+def run(processes, folder):
+    """What each process wrote: the outcome of every check, empty where it held."""
     paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
@@ -39,12 +30,12 @@ def run(count, folder):
     command = [sys.executable, str(TESTS / "distributed_checks.py")]
     started = [
         subprocess.Popen(
-            [*command, str(rank), str(count), str(folder)],
+            [*command, str(rank), str(processes), str(folder)],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(count)
+        for rank in range(processes)
     ]
     try:
         errors = [process.communicate(timeout=280)[1] for process in started]
@@ -59,10 +50,9 @@ def run(count, folder):
     return written
 
 
-@pytest.mark.parametrize(
-    ("processes", "name"), [(count, name) for count, names in NAMES.items() for name in names]
-)
-def test_processes(outcomes, processes, name):
-    for rank, each in enumerate(outcomes(processes)):
-        outcome = each.get(f"check_{name}", "not reached")
-        assert not outcome, f"process {rank}: {outcome}"
+@pytest.mark.parametrize("processes", CHECKS)
+def test_processes(processes, tmp_path):
+    for rank, outcomes in enumerate(run(processes, tmp_path)):
+        for name in CHECKS[processes]:
+            outcome = outcomes.get(f"check_{name}", "not reached")
+            assert not outcome, f"{name}, process {rank}: {outcome}"
