@@ -189,3 +189,23 @@ def test_bilinear_of_torch_is_replaced_in_place():
     assert module.weight.shape == (5, 3, 4)
     assert module.bias.dtype == torch.float64
     assert ntensor.nn.Bilinear(3, 4, 5, bias=False).bias is None
+
+
+@pytest.mark.parametrize(
+    ("sizes", "memory_format"),
+    [((3, 4, 5), torch.channels_last), ((3, 2, 4, 5), torch.channels_last_3d)],
+    ids=["channels_last", "channels_last_3d"],
+)
+def test_projection_stays_contiguous_under_a_memory_format(sizes, memory_format):
+    """A core of as many dimensions as a batch of images; its gradient is added to as before."""
+    module = ntensor.nn.MultilinearProjection(sizes, 7, accumulate_core_grad=True)
+    z, core = factors(sizes=sizes), module.core
+    expected = module(*z)
+    model = torch.nn.Sequential(module).to(memory_format=memory_format)
+    assert model[0].core is core
+    assert core.is_contiguous()
+    assert core.grad.is_contiguous()
+    x = module(*z)
+    assert torch.equal(x, expected)
+    x.sum().backward()
+    assert core.grad.abs().sum() > 0

@@ -4,10 +4,12 @@ import functools
 
 import pytest
 import torch
+import torch._dynamo.testing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 from torch.utils.checkpoint import checkpoint
 
+import ntensor
 from backends import each_backend_often, each_dtype
 from cases import PUBLIC, REGISTERED, Maker
 
@@ -95,6 +97,26 @@ def test_dynamic_batch_is_compiled_once():
         factors = [torch.randn(n, k, dtype=torch.float64) for k in core.shape[1:]]
         torch.testing.assert_close(compiled(core, *factors), case.definition(core, *factors))
     assert len(graphs) == 1
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("layer", ["MultilinearProjection", "Bilinear"])
+def test_sizes_of_batches_in_training_recompile_once(layer):
+    """By torch.compile's default: the first other number of samples makes it dynamic for all."""
+    build = {
+        "MultilinearProjection": lambda: ntensor.nn.MultilinearProjection((3, 4), 6),
+        "Bilinear": lambda: ntensor.nn.Bilinear(3, 4, 6),
+    }[layer]
+    module = build()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(module, fullgraph=True, backend=counter)
+    for n in (5, 7, 11, 64, 129):
+        inputs = [torch.randn(n, k, requires_grad=True) for k in (3, 4)]
+        wanted = [*inputs, *module.parameters()]
+        found = torch.autograd.grad(compiled(*inputs).sin().sum(), wanted)
+        expected = torch.autograd.grad(module(*inputs).sin().sum(), wanted)
+        torch.testing.assert_close(found, expected)
+    assert counter.frame_count == 2
 
 
 @pytest.mark.usefixtures("fresh_compiler")

@@ -6,6 +6,8 @@ the one that exists costs neither.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +33,9 @@ def check_accumulation(operation: str, core: Tensor, cast: Tensor) -> bool:
         raise _refusal(operation, "does not work under forward-mode differentiation")
     if torch.nn.parallel.DistributedDataParallel._get_active_ddp_module() is not None:
         raise _refusal(operation, "does not work under DistributedDataParallel")
+    tensor = sys.modules.get("torch.distributed.tensor")
+    if tensor is not None and isinstance(core, tensor.DTensor):
+        raise _refusal(operation, "does not work with DTensor")
     if not core.is_leaf:
         raise _refusal(operation, "needs a core that is a leaf, got the result of an operation")
     if cast is not core:
@@ -122,11 +127,19 @@ def _fake(
     return None
 
 
+def core_grad_flops(
+    grad: torch.Size | None, grad_mean: torch.Size | None, factors: list[torch.Size]
+) -> int:
+    n, k_x = grad or grad_mean or (0, 0)
+    return 2 * n * k_x * math.prod(extent for _, extent in factors)
+
+
 PROJECTION_CORE_GRAD_, _ADD_CORE_GRAD = define(
     "projection_core_grad_(Tensor(a!) core_grad, Tensor? grad, Tensor? grad_mean, "
     "Tensor[] factors, str? backend=None) -> ()",
     "projection",
     _fake,
+    lambda _, *shapes: core_grad_flops(*shapes),
     operand=0,
     contiguous=0,
     mutated=0,

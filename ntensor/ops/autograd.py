@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 
 from .dispatch import LIBRARY, define, plain
 from .forms import Form, Slots, as_columns, directional, split_columns
+from .sharding import shard_when_imported
 
 # Every operation by its name.
 OPERATIONS: dict[str, Operation] = {}
@@ -36,6 +37,7 @@ class Operation:
         given: the heads among its arguments, as slots of the form.
         returns: the slots whose partial derivatives it returns, unless `joined`.
         fake: from its arguments without `backend`, empty outputs of the right shape.
+        flops: from the shapes of its arguments without `backend`, its floating-point operations.
         listed: it has a list of factors.
         joined: it returns the partial derivatives for the slots after the form's first `joined`
             where `needs` is true, side by side in one matrix.
@@ -51,6 +53,7 @@ class Operation:
         stem: str,
         given: tuple[int, ...],
         fake: Callable[..., Any],
+        flops: Callable[..., int],
         returns: tuple[int, ...] = (),
         listed: bool = False,
         joined: int | None = None,
@@ -70,6 +73,7 @@ class Operation:
             schema,
             stem,
             fake,
+            flops,
             operand=len(given) if listed else 0,
             contiguous=shared[0] if shared else None,
         )
@@ -117,7 +121,7 @@ class Operation:
     ) -> Slots:
         """The gradient for each of `tensors` that needs one."""
         values, options = self._slots(tensors), self._options(statics)
-        outputs = self._outputs(statics)
+        outputs = self.outputs(statics)
         if self.joined is not None and cotangents[0] is not None and outputs:
             like = [values[slot] for slot in outputs]
             cotangents = split_columns(cotangents[0], like)
@@ -167,7 +171,7 @@ class Operation:
             for slot, tangent in enumerate(self._slots(tangents))
             if tangent is not None
         }
-        outputs = self._outputs(statics)
+        outputs = self.outputs(statics)
         wanted = [slot in outputs for slot in range(len(values))]
         parts = directional(self.form, values, replacements, wanted, options)
         found = [parts[slot] for slot in outputs]
@@ -197,7 +201,7 @@ class Operation:
         """
         if size == 0:
             return self._batched_empty(dims, tensors, statics)
-        shared = [self._slot_of(place) in self.form.shared for place in range(len(tensors))]
+        shared = [self.slot_of(place) in self.form.shared for place in range(len(tensors))]
         if self.shared_output or any(
             alone and dim is not None for alone, dim in zip(shared, dims, strict=True)
         ):
@@ -247,7 +251,7 @@ class Operation:
             return tuple(part[:0] for part in result), out_dims
         return result[:0], out_dims
 
-    def _slot_of(self, place: int) -> int:
+    def slot_of(self, place: int) -> int:
         heads = len(self.given)
         return self.given[place] if place < heads else len(self.form.heads) + place - heads
 
@@ -264,12 +268,12 @@ class Operation:
     def _options(self, statics: tuple[Any, ...]) -> tuple[Any, ...]:
         return statics if self.joined is None else (*statics[:-2], statics[-1])
 
-    def _outputs(self, statics: tuple[Any, ...]) -> tuple[int, ...]:
+    def outputs(self, statics: tuple[Any, ...]) -> tuple[int, ...]:
         if self.joined is None:
             return self.returns
         return tuple(self.joined + place for place, need in enumerate(statics[-2]) if need)
 
-    def _flat(self, arguments: Sequence[Any]) -> tuple[list[Any], tuple[Any, ...]]:
+    def flat(self, arguments: Sequence[Any]) -> tuple[list[Any], tuple[Any, ...]]:
         tensors = list(arguments[: len(self.given)])
         if self.listed:
             tensors += arguments[len(self.given)]
@@ -282,12 +286,12 @@ class Operation:
         name = f"ntensor::{self.name}"
 
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            tensors, ctx.statics = self._flat(inputs)
+            tensors, ctx.statics = self.flat(inputs)
             ctx.save_for_backward(*tensors)
             ctx.set_materialize_grads(False)
 
         def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-            needs, _ = self._flat(ctx.needs_input_grad)
+            needs, _ = self.flat(ctx.needs_input_grad)
             gradients = self.backward(ctx.saved_tensors, ctx.statics, needs, cotangents)
             heads = len(self.given)
             factors = [gradients[heads:]] if self.listed else []
@@ -295,7 +299,7 @@ class Operation:
             return (*gradients[:heads], *factors, *(None for _ in range(rest)))
 
         def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
-            tensors, statics = self._flat(arguments)
+            tensors, statics = self.flat(arguments)
             dims: list[int | None] = list(in_dims[: len(self.given)])
             if self.listed:
                 factors = arguments[len(self.given)]
@@ -303,7 +307,7 @@ class Operation:
             return self.batched(info.batch_size, dims, tensors, statics)
 
         def legacy_vmap(*arguments: Any) -> Any:
-            tensors, statics = self._flat(arguments)
+            tensors, statics = self.flat(arguments)
             level = torch._C._vmapmode_increment_nesting() - 1
             torch._C._vmapmode_decrement_nesting()
             mapped = [tensor is not None and is_legacy_batchedtensor(tensor) for tensor in tensors]
@@ -325,6 +329,7 @@ class Operation:
         # torch.autograd.grad(is_grads_batched=True) still runs under the older vmap, whose fallback
         # takes no lists of tensors.
         LIBRARY.impl(self.name, legacy_vmap, "Batched")
+        shard_when_imported(self)
 
 
 def _functions(operation: Operation) -> tuple[Any, Any]:

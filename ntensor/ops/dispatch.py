@@ -21,6 +21,8 @@ from torch.overrides import has_torch_function
 
 from ntensor import backends
 
+from .deferred import when_imported
+
 LIBRARY = torch.library.Library("ntensor", "DEF")
 
 
@@ -28,6 +30,7 @@ def define(
     schema: str,
     stem: str,
     fake: Callable[..., Any],
+    flops: Callable[..., int],
     *,
     operand: int,
     contiguous: int | None = None,
@@ -38,6 +41,9 @@ def define(
     Returns the operation, and the function that it calls for tensors in memory.
 
     Args:
+        fake: from the arguments without `backend`, empty outputs of the right shape.
+        flops: from the shapes of these arguments, the floating-point operations, as
+            `torch.utils.flop_counter.FlopCounterMode` counts them: two a multiply-add.
         operand: the place of an argument that is a tensor or a list of them, and never None.
         contiguous: the place of a tensor that must be contiguous.
         mutated: the place of a tensor that the operation writes to.
@@ -73,6 +79,15 @@ def define(
     torch.library.register_fake(
         f"ntensor::{name}", lambda *arguments, backend=None: fake(*arguments[:arity]), lib=LIBRARY
     )
+
+    def count() -> None:
+        from torch.utils.flop_counter import register_flop_formula
+
+        @register_flop_formula(getattr(torch.ops.ntensor, name))
+        def formula(*shapes: Any, **_: Any) -> int:
+            return flops(*shapes[:arity])
+
+    when_imported("torch.utils.flop_counter", count)
     return raw, run
 
 

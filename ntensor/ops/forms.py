@@ -14,7 +14,7 @@ themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -29,11 +29,25 @@ class Form:
         heads: names of the leading slots.
         shared: slots that have no batch dimension; operations take them contiguous.
         joint: slots that enter additively, and so are replaced together.
+        uneven: labels of axes that may be split in unequal parts.
     """
 
     heads: ClassVar[tuple[str, ...]]
     shared: ClassVar[tuple[int, ...]] = ()
     joint: ClassVar[tuple[int, ...]] = ()
+    uneven: ClassVar[tuple[Hashable, ...]] = ("n",)
+
+    def axes(self, slot: int, factors: int) -> tuple[Hashable | None, ...]:
+        """A label for each axis of a slot's tensor, where there are `factors` factors.
+
+        The form is a sum over all values of the labels, and along each of them it is the sum of
+        what it is for parts of the tensors. None: an axis that cannot be divided so.
+        """
+        raise NotImplementedError
+
+    def divides(self, label: Hashable, slots: set[int]) -> bool:
+        """Whether an axis may be divided where these slots are given or wanted."""
+        return True
 
     def partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
         """The partial derivative for each wanted slot, None for the others and for a zero.

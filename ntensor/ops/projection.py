@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ntensor import backends
 
 from . import checks
-from .accumulate import accumulating_projection, check_accumulation
+from .accumulate import accumulating_projection, check_accumulation, core_grad_flops
 from .autograd import Operation
 from .forms import Form, Slots
 from .synthesis import fake_joined, place_columns
@@ -139,6 +141,16 @@ class ProjectionForm(Form):
     heads = ("core", "grad", "grad_mean")
     shared = (0,)
     joint = (1, 2)
+    uneven = ("n", "x")
+
+    def axes(self, slot: int, factors: int) -> tuple[Hashable | None, ...]:
+        if slot == 0:
+            return ("x", *range(factors))
+        return ("n", "x") if slot < 3 else ("n", slot - 3)
+
+    def divides(self, label: Hashable, slots: set[int]) -> bool:
+        # The mean of a part of the leading mode is not a part of the mean.
+        return label != 0 or 2 not in slots
 
     def replace(self, values: Slots, wanted: list[bool], term: Mapping[int, Tensor | None]) -> None:
         if 1 in term or 2 in term:
@@ -219,6 +231,11 @@ def _fake_factor_grads(
     return fake_joined(factors[0], [factor.shape[1] for factor in factors], needs)
 
 
+def _flops(core: torch.Size, factors: list[torch.Size]) -> int:
+    """Those of one matrix product: the second output and the synthesis are small beside it."""
+    return 2 * factors[0][0] * math.prod(core)
+
+
 _PROJECTION_FORM = ProjectionForm()
 
 SYNTHESIS_PROJECTION = Operation(
@@ -230,6 +247,7 @@ SYNTHESIS_PROJECTION = Operation(
     listed=True,
     fake=_fake_projection,
     at_once=_gradients_at_once,
+    flops=_flops,
 )
 
 SYNTHESIS_PROJECTION_WITH_MEAN = Operation(
@@ -242,6 +260,7 @@ SYNTHESIS_PROJECTION_WITH_MEAN = Operation(
     listed=True,
     fake=lambda core, factors: (_fake_projection(core, factors), _fake_projection(core, factors)),
     at_once=_gradients_at_once,
+    flops=_flops,
 )
 
 PROJECTION_FACTOR_GRADS = Operation(
@@ -253,6 +272,7 @@ PROJECTION_FACTOR_GRADS = Operation(
     joined=3,
     listed=True,
     fake=_fake_factor_grads,
+    flops=lambda core, grad, grad_mean, factors, needs: _flops(core, factors) * any(needs),
 )
 
 PROJECTION_CORE_GRAD = Operation(
@@ -264,4 +284,5 @@ PROJECTION_CORE_GRAD = Operation(
     returns=(0,),
     listed=True,
     fake=_fake_core_grad,
+    flops=core_grad_flops,
 )

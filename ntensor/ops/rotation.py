@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Hashable
 from typing import Any
 
 from torch import Tensor
@@ -118,6 +120,9 @@ class RotationForm(Form):
 
     heads = ("grad", "y", "R")
 
+    def axes(self, slot: int, factors: int) -> tuple[Hashable | None, ...]:
+        return ("n", None, None) if slot == 2 else ("n", None)
+
     def partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
         grad, y, R = values
         return [
@@ -131,6 +136,9 @@ class RotatedSynthesisForm(Form):
     """`s(G, z_exp, z_id, R) = <G, rotated_synthesis(z_exp, z_id, R)>`."""
 
     heads = ("grad", "z_exp", "z_id", "R")
+
+    def axes(self, slot: int, factors: int) -> tuple[Hashable | None, ...]:
+        return ("n", None, None) if slot == 3 else ("n", None)
 
     def partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
         found: Slots = [None] * 4
@@ -154,6 +162,12 @@ def _fake_grads(
     return fake_joined(z_exp, [z_exp.shape[1], z_id.shape[1], 9], needs)
 
 
+def _grads_flops(grad: Any, z_exp: Any, z_id: Any, R: Any, layout: str, needs: list[bool]) -> int:
+    """The rotated gradient once for both factors; the unrotated feature for that of `R`."""
+    both, of_R = any(needs[:2]), needs[2]
+    return (6 * both + 2 * sum(needs[:2]) + 7 * of_R) * z_exp[0] * z_exp[1] * z_id[1]
+
+
 _ROTATION_FORM = RotationForm()
 _ROTATED_SYNTHESIS_FORM = RotatedSynthesisForm()
 
@@ -164,6 +178,7 @@ ROTATION = Operation(
     given=(1, 2),
     returns=(0,),
     fake=lambda y, R, layout: y.new_empty(y.shape),
+    flops=lambda y, R, layout: 6 * math.prod(y),
 )
 
 ROTATION_MATRIX_GRAD = Operation(
@@ -173,6 +188,7 @@ ROTATION_MATRIX_GRAD = Operation(
     given=(0, 1),
     returns=(2,),
     fake=lambda grad, y, layout: y.new_empty((y.shape[0], 3, 3)),
+    flops=lambda grad, y, layout: 6 * math.prod(y),
 )
 
 ROTATED_SYNTHESIS = Operation(
@@ -185,6 +201,7 @@ ROTATED_SYNTHESIS = Operation(
     fake=lambda z_exp, z_id, R, layout: z_exp.new_empty(
         (z_exp.shape[0], z_exp.shape[1] * z_id.shape[1])
     ),
+    flops=lambda z_exp, z_id, R, layout: 7 * z_exp[0] * z_exp[1] * z_id[1],
 )
 
 ROTATED_SYNTHESIS_GRADS = Operation(
@@ -195,4 +212,5 @@ ROTATED_SYNTHESIS_GRADS = Operation(
     given=(0, 1, 2, 3),
     joined=1,
     fake=_fake_grads,
+    flops=_grads_flops,
 )

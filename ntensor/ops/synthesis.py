@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ntensor import backends
@@ -66,6 +68,10 @@ class SynthesisForm(Form):
 
     heads = ("grad",)
 
+    def axes(self, slot: int, factors: int) -> tuple[Hashable | None, ...]:
+        # Equal parts of the K features belong to equal parts of the leading factor alone.
+        return ("n", 0 if slot < 2 else None)
+
     def partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
         found: Slots = [None] * len(values)
         grad, *factors = values
@@ -103,6 +109,11 @@ def _fake_grads(grad: Tensor, factors: list[Tensor], needs: list[bool]) -> Tenso
     return fake_joined(factors[0], [factor.shape[1] for factor in factors], needs)
 
 
+def _size(factors: list[torch.Size]) -> int:
+    """`n K`."""
+    return factors[0][0] * math.prod(extent for _, extent in factors)
+
+
 _FORM = SynthesisForm()
 
 SYNTHESIS = Operation(
@@ -113,6 +124,7 @@ SYNTHESIS = Operation(
     returns=(0,),
     listed=True,
     fake=_fake,
+    flops=lambda factors: (len(factors) - 1) * _size(factors),
 )
 
 SYNTHESIS_GRADS = Operation(
@@ -123,4 +135,5 @@ SYNTHESIS_GRADS = Operation(
     joined=1,
     listed=True,
     fake=_fake_grads,
+    flops=lambda grad, factors, needs: 2 * sum(needs) * _size(factors),
 )

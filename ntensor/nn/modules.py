@@ -1,16 +1,16 @@
-"""Modules over the operations."""
+"""Modules over the operations, one class each."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import ops
-from .ops import checks
+from ntensor import ops
+from ntensor.ops import checks
 
 
 class MultilinearProjection(torch.nn.Module):
@@ -34,7 +34,8 @@ class MultilinearProjection(torch.nn.Module):
         device, dtype: of the core.
 
     Attributes:
-        core (Parameter[k_x, k_1, ..., k_M])
+        core (Parameter[k_x, k_1, ..., k_M]): stays contiguous under `Module.to` with any
+            `memory_format`, which would permute the strides of a core of 4 or 5 dimensions.
 
     Example:
         >>> import torch, ntensor
@@ -88,6 +89,15 @@ class MultilinearProjection(torch.nn.Module):
         accumulate = ", accumulate_core_grad=True" if self.accumulate_core_grad else ""
         return f"factor_sizes={self.factor_sizes}, out_features={self.out_features}{accumulate}"
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultilinearProjection:
+        super()._apply(fn, recurse)
+        core = self.core
+        if not core.is_contiguous():
+            core.data = core.data.contiguous()
+        if core.grad is not None and not core.grad.is_contiguous():
+            core.grad = core.grad.contiguous()
+        return self
+
     def _prepare_core_grad(self) -> None:
         # Set by both FSDP versions on every module whose parameters they manage.
         if getattr(self, "_is_fsdp_managed_module", False):
@@ -130,6 +140,17 @@ class FeatureRotation(torch.nn.Module):
 class Bilinear(torch.nn.Bilinear):
     """`torch.nn.Bilinear` on `ntensor.bilinear`: its signature, initialisation and state dict.
 
+    `ntensor.nn.convert` makes one of a `torch.nn.Bilinear` in place.
+
+    Args:
+        in1_features, in2_features, out_features, bias, device, dtype: as in `torch.nn.Bilinear`;
+            the dtype is float32, float64, bfloat16 or float16.
+
+    Attributes:
+        weight (Parameter[out_features, in1_features, in2_features]): contiguous, or forward raises
+            a `ValueError`; the result of a parametrization may have any strides.
+        bias (Parameter[out_features] or None)
+
     Example:
         >>> import torch, ntensor
         >>> ntensor.nn.Bilinear(2, 3, 5)(torch.ones(4, 2), torch.ones(4, 3)).shape
@@ -137,4 +158,8 @@ class Bilinear(torch.nn.Bilinear):
     """
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
-        return ops.bilinear(input1, input2, self.weight, self.bias)
+        """`input1` (Tensor[..., k_1]), `input2` (Tensor[..., k_2]) to Tensor[..., out_features]."""
+        weight = self.weight
+        if "weight" not in self._parameters:
+            weight = weight.contiguous()
+        return ops.bilinear(input1, input2, weight, self.bias)

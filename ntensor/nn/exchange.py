@@ -1,0 +1,99 @@
+"""The layers of a model exchanged in place, between torch's own and the library's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+import torch
+from torch.nn import Module
+from torch.nn.utils import parametrize
+
+from ntensor.ops import checks
+
+from .modules import Bilinear
+
+Model = TypeVar("Model", bound=Module)
+
+
+def convert(model: Model) -> Model:
+    """Makes an `ntensor.nn.Bilinear` of every `torch.nn.Bilinear` in a model, in place.
+
+    Each layer stays the same object and changes its class, so everything that refers to it or
+    belongs to it stays as it is: parameters (an optimizer's too), their gradients, buffers, hooks,
+    parametrizations, the training flag, layers that are used twice, the state dict's names. The
+    model itself may be such a layer.
+
+    Layers of a subclass are left alone, since its methods may rely on its base; among them are
+    those of a model after `fully_shard`, which is called after `convert`. So are scripted layers,
+    and the layers of dtypes that the library does not support.
+
+    Args:
+        model (Module): any model.
+
+    Returns:
+        Module: the same model.
+
+    Raises:
+        ValueError: a weight that is not contiguous; nothing is converted then.
+
+    Example:
+        >>> import torch, ntensor
+        >>> model = torch.nn.ModuleDict({"score": torch.nn.Bilinear(2, 3, 5)})
+        >>> optimizer = torch.optim.SGD(model.parameters())
+        >>> type(ntensor.nn.convert(model)["score"]).__module__
+        'ntensor.nn.modules'
+        >>> type(ntensor.nn.revert(model)["score"]).__module__
+        'torch.nn.modules.linear'
+    """
+    found = [
+        (name, module)
+        for name, module in _layers(model, torch.nn.Bilinear)
+        if all(parameter.dtype in checks.DTYPES for parameter in module.parameters())
+    ]
+    for name, module in found:
+        weight = module._parameters.get("weight")
+        if weight is not None and not weight.is_contiguous():
+            raise ValueError(
+                f"convert: the weight of {name or 'the model'} must be contiguous, got strides "
+                f"{tuple(weight.stride())} for shape {tuple(weight.shape)}"
+            )
+    for _, module in found:
+        _change_class(module, Bilinear)
+    return model
+
+
+def revert(model: Model) -> Model:
+    """Makes a `torch.nn.Bilinear` of every `ntensor.nn.Bilinear` in a model: undoes `convert`.
+
+    Layers that were built as `ntensor.nn.Bilinear` change as well; everything else is as in
+    `convert`.
+
+    Args:
+        model (Module): any model.
+
+    Returns:
+        Module: the same model.
+    """
+    for _, module in list(_layers(model, Bilinear)):
+        _change_class(module, torch.nn.Bilinear)
+    return model
+
+
+def _layers(model: Module, layer: type[Module]) -> Iterator[tuple[str, Module]]:
+    """The modules of exactly this class, each once; parametrized ones, whose class is their own."""
+    for name, module in model.named_modules():
+        if parametrize.type_before_parametrizations(module) is layer:
+            yield name, module
+
+
+def _change_class(module: Module, layer: type[Module]) -> None:
+    own = type(module)
+    if parametrize.is_parametrized(module):
+        body = {name: value for name, value in vars(own).items() if name not in _OF_EACH_CLASS}
+        module.__class__ = type(f"Parametrized{layer.__name__}", (layer,), body)
+    else:
+        module.__class__ = layer
+
+
+_OF_EACH_CLASS = ("__dict__", "__weakref__", "__module__", "__doc__")
