@@ -292,6 +292,7 @@ def main():
                     "capability": number,
                     "kernel": kernel.name,
                     "block": described(kernel),
+                    "specialisation": str(kernel[1:]),
                     "calls": labels,
                     "broken": broken,
                     **usage._asdict(),

@@ -6,6 +6,8 @@ import hypothesis
 import pytest
 import torch
 
+import kernel_counts
+
 # Triton's kernels run on the CPU in its interpreter, which is chosen when they are imported.
 if torch.cuda.is_available():
     # cuBLAS is deterministic only so, and is refused otherwise.
@@ -28,6 +30,30 @@ def pytest_configure(config):
     # Workers that run side by side share the cores.
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
+
+def pytest_sessionfinish(session):
+    """A worker hands its notes on kernels to the process that started it."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["kernels"] = kernel_counts.noted()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    kernel_counts.add(getattr(node, "workeroutput", {}).get("kernels", {}))
+
+
+def pytest_terminal_summary(terminalreporter):
+    if lines := list(kernel_counts.table()):
+        terminalreporter.section("GPU kernels, without a GPU")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def counted_kernels():
+    with kernel_counts.interpreted_kernels():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -4,13 +4,13 @@ The module has the functions of `ntensor._cuda`, on addresses of the host. Its s
 once; a change of any of them, or of the flags, compiles them again.
 """
 
-import collections
 import contextlib
 import ctypes
 import functools
 import hashlib
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -22,13 +22,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import kernel_counts
 from ntensor import backends
 from ntensor.backends.native import cuda, projection, rotation, synthesis
 from ntensor.backends.native.cuda import library
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = [
-    "-std=c++20", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-DNTENSOR_HOST_SHIM",
+    "-std=c++20", "-O2", "-g1", "-fPIC", "-DNTENSOR_HOST_SHIM",
     '-DNTENSOR_CUDA_ARCHITECTURES="host"', "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",
     "-Wno-psabi",
 ]  # fmt: skip
@@ -93,7 +94,10 @@ def compile_module(sources, flags, folder):
         include = [f"-I{ROOT}/tests/shim", f"-I{ROOT}/csrc/cuda"]
 
         def compile_one(source):
-            run(*flags, *include, "-x", "c++", "-c", source, "-o", work / f"{source.stem}.o")
+            # pybind11 wants its types hidden; kernels stay visible, so that they have names.
+            hidden = ["-fvisibility=hidden"] * (source.stem == "bindings")
+            target = work / f"{source.stem}.o"
+            run(*flags, *hidden, *include, "-x", "c++", "-c", source, "-o", target)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(compile_one, sources))
@@ -119,8 +123,20 @@ def text_of(function):
 
 
 def launched():
-    """How often each kernel was launched so far."""
-    return collections.Counter(text_of("ntensor_shim_launched").splitlines())
+    """How often each kernel was launched so far, by its mangled name."""
+    rows = map(str.split, text_of("ntensor_shim_launched").splitlines())
+    return {name: int(count) for name, count in rows}
+
+
+def kernels():
+    """The mangled names of all instances of all kernels, run or not."""
+    sources = "".join(path.read_text() for path in ROOT.glob("csrc/cuda/*.cuh"))
+    stems = "|".join(re.findall(r"__global__[^;{]*?(\w+)\(const", sources))
+    nm = subprocess.run(
+        ["nm", "-D", "--defined-only", module().__file__],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return set(re.findall(rf"_ZN7ntensor4cuda\d+(?:{stems})I\w+", nm.stdout))
 
 
 class Device:
@@ -157,3 +173,5 @@ def native_on_the_shim():
     finally:
         patch.undo()
         forget_choices()
+        for kernel in launched():
+            kernel_counts.note(kernel_counts.ON_THE_SHIM, kernel_counts.name_of(kernel), kernel)

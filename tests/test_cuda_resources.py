@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from kernel_counts import BY_NVCC, name_of, note
+
 TENSOR_CORES = re.compile(r"\b[HD]MMA\b")
 TILES = ("project_tiles", "factor_grad_tiles", "core_grad_tiles")
 THREADS_OF_A_TILE = 256
@@ -50,11 +52,6 @@ def read(tool, option, library):
     return done.stdout
 
 
-def kernel_of(mangled):
-    """The name of the kernel without its namespace and arguments."""
-    return re.match(r"_ZN7ntensor4cuda\d+([a-z_]+?)I", mangled)[1]
-
-
 @pytest.fixture(scope="module")
 def usage(built):
     """(architecture, mangled name) -> {"REG": registers, "STACK": bytes, ...}"""
@@ -67,6 +64,7 @@ def usage(built):
         elif "REG:" in line:
             numbers = re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", line)
             found[architecture, function] = {key: int(value) for key, value in numbers}
+            note(BY_NVCC.format(architecture), name_of(function), function)
     return found
 
 
@@ -82,7 +80,7 @@ def test_a_block_of_a_tile_fits(usage):
     """One block of the wide tiles, two of those for few samples in half precision."""
     seen = collections.Counter()
     for (architecture, name), numbers in usage.items():
-        kernel = kernel_of(name)
+        kernel = name_of(name)
         if kernel not in TILES:
             continue
         seen[architecture, kernel] += 1
@@ -93,7 +91,6 @@ def test_a_block_of_a_tile_fits(usage):
     for architecture in architectures:
         counts = [seen[architecture, kernel] for kernel in TILES]
         assert counts == [20, 10, 5]
-    print(f"\n{len(usage)} kernels compiled for {', '.join(sorted(architectures))}")
 
 
 def test_tensor_cores_and_asynchronous_copies(built):
@@ -109,7 +106,7 @@ def test_tensor_cores_and_asynchronous_copies(built):
             kinds[function].add("tensor cores")
         elif "LDGSTS" in line:
             kinds[function].add("asynchronous copies")
-    tiles = [function for function in kinds if kernel_of(function[1]) in TILES]
+    tiles = [function for function in kinds if name_of(function[1]) in TILES]
     assert len(tiles) >= 35
     for function in tiles:
         assert kinds[function] == {"tensor cores", "asynchronous copies"}, function

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from kernel_counts import AHEAD_OF_TIME, note
+
 SCRIPT = Path(__file__).parent / "ahead_of_time.py"
 
 
@@ -21,7 +23,11 @@ def compiled(folder, *options, timeout):
         env=environment, capture_output=True, text=True, timeout=timeout,
     )  # fmt: skip
     assert file.exists(), process.stderr
-    kernels = json.loads(file.read_text())["kernels"]
+    table = json.loads(file.read_text())
+    kernels = table["kernels"]
+    for kernel in kernels:
+        way = AHEAD_OF_TIME.format(table["triton"], kernel["capability"])
+        note(way, kernel["kernel"], kernel["specialisation"])
     broken = [kernel for kernel in kernels if kernel["broken"]]
     assert not broken, json.dumps(broken, indent=2)
     assert process.returncode == 0, process.stderr

@@ -57,17 +57,17 @@ const char* kept(const std::string& text) {
 
 }  // namespace
 
-#define NTENSOR_VISIBLE extern "C" __attribute__((visibility("default")))
 
-// The name of the kernel of every launch so far, a line each.
-NTENSOR_VISIBLE const char* ntensor_shim_launched() {
+// Each kernel launched so far and how often, a line each.
+extern "C" const char* ntensor_shim_launched() {
     std::string text;
-    for (const std::string& name : shim::launched()) text += name + "\n";
+    for (const auto& [name, count] : shim::launched())
+        text += name + " " + std::to_string(count) + "\n";
     return kept(text);
 }
 
 // How kernels end that break a rule, a line each; the last one breaks none.
-NTENSOR_VISIBLE const char* ntensor_shim_outcomes() {
+extern "C" const char* ntensor_shim_outcomes() {
     alignas(16) float memory[8] = {7};
     std::string text;
     for (auto* kernel : {left_alone_at_a_barrier, block_and_warp, copies_not_awaited,
