@@ -85,3 +85,9 @@ def fresh_compiler():
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def device():
+    """The GPU of the tests that need one."""
+    return torch.device("cuda", 0)
