@@ -103,13 +103,12 @@ def _end(process: subprocess.Popen) -> None:
 
 def tests(shell: Shell, end: float, options: Namespace) -> Part:
     """The tests of the marker `gpu`."""
-    file = "tests/test_gpu.py"
-    if not (ROOT / file).exists():
-        return Part("failed", [f"there is no {file}"])
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", file, "-v", "--tb=short"]
+    files = [f"tests/test_gpu{part}.py" for part in ("", "_citizen", "_large")]
+    if missing := [file for file in files if not (ROOT / file).exists()]:
+        return Part("failed", [f"there is no {', '.join(missing)}"])
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", *files, "-v", "--tb=short"]
     command += ["-p", "no:cacheprovider", "-o", "console_output_style=classic"]
-    if options.workers > 1:
-        command += ["-n", str(options.workers)]
+    command += ["-n", str(options.workers if options.workers > 1 else 0)]
     run = shell.run(command, end - time.monotonic() - GRACE_SECONDS)
     return read_tests(run)
 

@@ -266,7 +266,7 @@ def main():
 
     jobs, callers = [], []
     for number in options.capability:
-        calls = [each for each in documented(options.all) if options.match in each[0]]
+        calls = [each for each in documented(options.all) if options.match in f" {each[0]} "]
         found = recorded((number // 10, number % 10), calls)
         jobs += [(kernel, number) for kernel in found]
         callers += found.values()

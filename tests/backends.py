@@ -16,25 +16,44 @@ def name_of(dtype):
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
-# For tests of many calls: Triton's interpreter takes minutes for them.
-slow_in_the_interpreter = (pytest.mark.slow, pytest.mark.timeout(3600))
+# Triton's interpreter takes minutes for these, all together hours: for .ci/exhaustive.
+minutes_in_the_interpreter = (
+    pytest.mark.slow,
+    pytest.mark.exhaustive,
+    pytest.mark.timeout(3600),
+)
 each_backend_often = pytest.mark.parametrize(
     "backend",
-    [*BACKENDS[:2], pytest.param("triton", marks=slow_in_the_interpreter)],
+    [*BACKENDS[:2], pytest.param("triton", marks=minutes_in_the_interpreter)],
 )
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 
 # Every kernel of the compiled core. The reference calculates all but float64 in float32, so one
-# half type stands for both.
+# half type stands for both; in Triton's interpreter bfloat16 is cut off where a GPU rounds it.
+KERNELS = [
+    *(("native", dtype) for dtype in DTYPES),
+    *(("reference", dtype) for dtype in (torch.float32, torch.bfloat16)),
+    *(("triton", dtype) for dtype in (torch.float32, torch.float16)),
+]
 each_kernel = pytest.mark.parametrize(
     ("backend", "dtype"),
-    [
-        *(pytest.param("native", dtype, id=f"native-{name_of(dtype)}") for dtype in DTYPES),
-        *(
-            pytest.param("reference", dtype, id=f"reference-{name_of(dtype)}")
-            for dtype in (torch.float32, torch.bfloat16)
-        ),
-        pytest.param("triton", torch.float32, id="triton-float32"),
-        pytest.param("triton", torch.float16, id="triton-float16", marks=slow_in_the_interpreter),
-    ],
+    [pytest.param(backend, dtype, id=f"{backend}-{name_of(dtype)}") for backend, dtype in KERNELS],
 )
+
+
+def each_kernel_on(shapes, long=()):
+    """Every kernel on each shape; those in `long` take minutes in Triton's interpreter."""
+    return pytest.mark.parametrize(
+        ("backend", "dtype", "shape"),
+        [
+            pytest.param(
+                backend,
+                dtype,
+                shape,
+                id=f"{shape}-{backend}-{name_of(dtype)}",
+                marks=minutes_in_the_interpreter if backend == "triton" and shape in long else (),
+            )
+            for backend, dtype in KERNELS
+            for shape in shapes
+        ],
+    )

@@ -23,6 +23,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: in the full run only")
+    config.addinivalue_line("markers", "exhaustive: hours, in .ci/exhaustive only; slow as well")
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
     config.addinivalue_line(
         "markers", "sanitizer: calls the compiled core eagerly; runs under AddressSanitizer too"
@@ -84,3 +85,9 @@ def fresh_compiler():
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def device():
+    """The GPU of the tests that need one."""
+    return torch.device("cuda", 0)

@@ -24,10 +24,10 @@ import torch
 
 import kernel_counts
 from ntensor import backends
-from ntensor.backends.native import cuda, projection, rotation, synthesis
 from ntensor.backends.native.cuda import library
 
 ROOT = Path(__file__).resolve().parent.parent
+GPU = torch.device("cuda", 0)
 FLAGS = [
     "-std=c++20", "-O2", "-g1", "-fPIC", "-DNTENSOR_HOST_SHIM",
     '-DNTENSOR_CUDA_ARCHITECTURES="host"', "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",
@@ -158,15 +158,11 @@ def forget_choices():
 @contextlib.contextmanager
 def native_on_the_shim():
     """Inside, `backend="native"` on CPU tensors runs the CUDA kernels through the shim."""
-    device = Device()
+    device, of_backend = Device(), backends._module
     patch = pytest.MonkeyPatch()
     patch.setattr(library, "cuda_module", module)
     patch.setattr(library, "call_context", device.context)
-    for stem in (projection, rotation, synthesis):
-        kernels = getattr(cuda, stem.__name__.rpartition(".")[2])
-        for name in vars(kernels):
-            if not name.startswith("_") and hasattr(stem, name):
-                patch.setattr(stem, name, getattr(kernels, name))
+    patch.setattr(backends, "_module", lambda backend, _, stem: of_backend(backend, GPU, stem))
     forget_choices()
     try:
         yield device

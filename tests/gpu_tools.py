@@ -1,12 +1,27 @@
 """Tensors on a device with the strides and the surroundings of those that the CPU tests make."""
 
+import functools
+
 import pytest
 import torch
 
+import definitions
+import ntensor
 from layouts import make
 from ntensor import backends
 from tolerances import DTYPES
 
+PAPER = (12288, (9, 15, 80))
+OPERATIONS = ("synthesis_projection", "synthesis_projection_with_mean")
+
+# The marks of every test of a GPU.
+on_a_gpu = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="needs a CUDA device, and torch finds none"
+    ),
+]
+each_operation = pytest.mark.parametrize("operation", OPERATIONS)
 each_backend = pytest.mark.parametrize("backend", ["triton", "native"])
 each_dtype = pytest.mark.parametrize(
     "dtype", DTYPES, ids=[str(d).removeprefix("torch.") for d in DTYPES]
@@ -18,6 +33,12 @@ def require(backend, device, dtype=torch.float32, operation="synthesis_projectio
     reason = backends.why_not(backend, operation, device, dtype)
     if reason is not None:
         pytest.skip(f"{backend}: {reason}")
+
+
+def pair_of(operation, backend):
+    """The operation and its definition."""
+    ours = functools.partial(getattr(ntensor, operation), backend=backend)
+    return ours, getattr(definitions, operation)
 
 
 def moved(tensor, device):

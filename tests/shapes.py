@@ -63,15 +63,21 @@ PROJECTION = [
     Projection(19, 31, (1500,), "one factor over the threshold: nothing to hoist"),
     Projection(5, 3, (2, 3, 700), "inner factors too long to be gathered for a slab, two of them"),
     Projection(3, 2, (2, 2, 2, 600), "the same with three of them"),
-    Projection(3, 2, (150, 1000), "more hoisted indices than are kept at a time"),
+    Projection(3, 2, (67, 1000), "more hoisted indices than parts of a sum, and one is left over"),
     Projection(65, 300, (3, 4, 5), "more rows than are kept at a time, for two slabs"),
     Projection(2049, 5, (3, 4), "thousands of samples: the core's gradient adds up many blocks"),
-    Projection(2, 2, (13000, 2), "a factor too long for a slab of more than one sample"),
+    Projection(2, 2, (1100, 2), "the same where nothing is hoisted"),
     Projection(
         3, 2, (1,) * 50 + (2, 3) + (1,) * 8, "sixty factors, nearly as many as torch allows"
     ),
     Projection(3, 2, (2,) * 12, "twelve factors of two"),
 ]
+
+LONG = [
+    Projection(3, 2, (150, 1000), "more hoisted indices than are kept at a time"),
+    Projection(2, 2, (13000, 2), "a factor too long for a slab of more than one sample"),
+]
+PROJECTION += LONG
 
 SYNTHESIS = [
     *(

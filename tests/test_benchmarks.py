@@ -1,11 +1,7 @@
-"""The benchmarks where no device is needed: cases and targets, clocks, checks, the GPU command."""
+"""The benchmarks where no device is needed: cases and targets, the runner, roofs, tables."""
 
-import contextlib
 import csv
-import json
 import os
-import subprocess
-import sys
 import time
 from argparse import Namespace
 
@@ -15,20 +11,17 @@ import torch
 import _cases
 import _device
 import _finish
-import _gpu_parts
-import _gpu_small
 import _methods
 import _roof
 import _rotation_rivals
 import _runner
 import _targets
-import gpu_check
 import rotation
 from _files import replaced
-from _gpu_parts import Run
 from _problem import ProjectionProblem, projection_reference
 from _rivals import methods
-from _timing import LONGEST_CAPTURED_CALL, WARM_UPS, DeviceClock, HostClock, Step, Timed, rank
+from _timing import DeviceClock
+from fake_cuda import FakeCuda
 
 CPU = torch.device("cpu")
 PROJECTION = _runner.Suite(ProjectionProblem, projection_reference, methods)
@@ -37,119 +30,6 @@ ROTATION = _runner.Suite(
     _rotation_rivals.rotation_reference,
     _rotation_rivals.methods,
 )
-
-
-class FakeCuda:
-    """The part of `torch.cuda` that a `DeviceClock` uses; what is called goes to `log`.
-
-    A captured block runs once, as it is entered; `capturable=False` makes the capture fail as CUDA
-    does, at its end. Every event pair is 2 ms apart.
-    """
-
-    def __init__(self, capturable=True):
-        self.log, self.capturable = [], capturable
-        self.CUDAGraph = lambda: Namespace(replay=lambda: self.log.append("replay"))
-
-    def Stream(self, device):
-        return Namespace(wait_stream=lambda other: None)
-
-    current_stream = Stream
-
-    def stream(self, stream):
-        return contextlib.nullcontext()
-
-    def set_stream(self, stream):
-        self.log.append("stream put back")
-
-    def Event(self, enable_timing):
-        return Namespace(
-            record=lambda: self.log.append("event"),
-            synchronize=lambda: None,
-            elapsed_time=lambda end: 2.0,
-        )
-
-    def synchronize(self, device):
-        pass
-
-    def graph_pool_handle(self):
-        return 1
-
-    @contextlib.contextmanager
-    def graph(self, graph, pool, stream):
-        self.log.append("capture")
-        yield
-        if not self.capturable:
-            raise RuntimeError("operation not permitted when stream is capturing\nmore")
-
-
-def logged_step(cuda, seconds=0.0):
-    def call(prepared):
-        time.sleep(seconds)
-        cuda.log.append(f"call {prepared}")
-
-    def prepare():
-        cuda.log.append("prepare")
-        return 7
-
-    finish = cuda.log.append
-    return Step(call, lambda _: {}, prepare=prepare, finish=lambda: finish("finish"))
-
-
-def test_replays_are_timed():
-    cuda = FakeCuda()
-    clock, step = DeviceClock(CPU, 64, cuda), logged_step(cuda)
-    clock.record(step)
-    assert cuda.log == ["prepare", "call 7", "finish"] * WARM_UPS + [
-        *("capture", "prepare"),
-        *("capture", "call 7"),
-    ]
-    cuda.log.clear()
-    assert clock.sample(Timed(step, 1.0), single=False) == pytest.approx(2e-3)
-    assert cuda.log == ["replay", "event", "replay", "event"]
-
-
-def test_cache_is_flushed_before_the_first_event():
-    cuda = FakeCuda()
-    clock = DeviceClock(CPU, 64, cuda)
-    clock._written.fill_(1.0)
-    clock._sum.fill_(0.0)
-    clock.events(lambda: cuda.log.append(float(clock._written.sum() + clock._sum)))
-    assert cuda.log == ["event", 16.0, "event"]
-
-
-def test_what_cannot_be_captured_is_timed_eagerly():
-    cuda = FakeCuda(capturable=False)
-    clock, step = DeviceClock(CPU, 64, cuda), logged_step(cuda)
-    replay = clock.record(step)
-    wanted = "not capturable: RuntimeError: operation not permitted when stream is capturing"
-    assert replay.eager_because == wanted
-    assert cuda.log[-2:] == ["stream put back", "finish"]
-    cuda.log.clear()
-    clock.seconds(step)
-    assert cuda.log == ["prepare", "event", "call 7", "finish", "event"]
-
-
-def test_long_calls_are_not_captured():
-    cuda = FakeCuda()
-    replay = DeviceClock(CPU, 64, cuda).record(logged_step(cuda, 1.1 * LONGEST_CAPTURED_CALL))
-    assert "longer than" in replay.eager_because
-    assert "capture" not in cuda.log
-
-
-def test_ranking_keeps_no_graph():
-    cuda = FakeCuda()
-    steps = {label: logged_step(cuda) for label in ("a", "b")}
-    assert sorted(rank(steps, DeviceClock(CPU, 64, cuda))) == ["a", "b"]
-    assert all(step.replay is None and step.note == label for label, step in steps.items())
-
-
-def test_host_sample_is_the_second_of_two_calls():
-    calls = []
-    step = Step(calls.append, lambda _: {}, prepare=lambda: 1)
-    HostClock().sample(Timed(step, 1.0), single=False)
-    assert len(calls) == 2
-    HostClock().sample(Timed(step, 1.0), single=True)
-    assert len(calls) == 3
 
 
 def options(**changed):
@@ -364,124 +244,3 @@ def test_unfinished_files_take_no_place(tmp_path):
     with replaced(path) as unfinished:
         unfinished.write_text("new")
     assert path.read_text() == "new"
-
-
-@pytest.fixture
-def shell(tmp_path):
-    with (tmp_path / "log.txt").open("a") as log:
-        yield _gpu_parts.Shell(log)
-
-
-def test_programs_are_stopped_at_their_limit(shell):
-    program = (
-        "import time\nprint('begun')\n"
-        "try: time.sleep(60)\nexcept KeyboardInterrupt: print('written')"
-    )
-    run = shell.run([sys.executable, "-c", program], 6.0)
-    assert run.code is None and run.seconds < 50
-    assert "begun" in run.output and "written" in run.output
-    assert shell.run([sys.executable, "-c", "raise SystemExit(3)"], 20.0).code == 3
-
-
-PYTEST_FILE = """
-import pytest
-def test_right(): pass
-@pytest.mark.parametrize("value", ["with space"])
-def test_wrong(value): assert False
-def test_skipped(): pytest.skip("no second device")
-"""
-
-
-def pytest_run(tmp_path, text, *arguments):
-    (tmp_path / "test_some.py").write_text(text)
-    command = [sys.executable, "-m", "pytest", "-v", "-ra", "-p", "no:cacheprovider"]
-    command += ["-c", os.devnull, "-o", "console_output_style=classic", "test_some.py", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    return Run(done.returncode, done.stdout, 1.0)
-
-
-def test_what_pytest_said(tmp_path):
-    run = pytest_run(tmp_path, PYTEST_FILE)
-    part = _gpu_parts.read_tests(run)
-    assert part.state == "failed"
-    assert part.lines[0] == "1 failed, 1 passed, 1 skipped; 3 selected"
-    assert part.lines[1:] == [
-        "did not pass: `test_some.py::test_wrong[with space]`",
-        "skipped, 1: no second device",
-    ]
-    assert _gpu_parts.read_tests(pytest_run(tmp_path, PYTEST_FILE, "-n", "2")) == part
-    run = pytest_run(tmp_path, PYTEST_FILE, "-k", "right or skipped")
-    assert _gpu_parts.read_tests(run).state == "passed"
-    cut = Run(None, run.output.partition("test_skipped")[0].rpartition("\n")[0], 9.0)
-    part = _gpu_parts.read_tests(cut)
-    assert part.state == "not finished" and "not reached: 1 of 2 tests" in part.lines
-    run = pytest_run(tmp_path, PYTEST_FILE, "-k", "skipped")
-    assert _gpu_parts.read_tests(run).state == "failed"
-    assert _gpu_parts.read_tests(Run(4, "usage error", 1.0)).state == "failed"
-
-
-FINE = "32 calls right, 0 wrong\n"
-FOUND = (
-    "========= Invalid __global__ write of size 4 bytes\n"
-    "=========     at some_kernel+0x10 in file.cu:3\n" + FINE
-)
-
-
-@pytest.mark.parametrize(
-    ("tool", "run", "state"),
-    [
-        ("memcheck", Run(0, FINE + "========= ERROR SUMMARY: 0 errors\n", 1.0), "passed"),
-        ("memcheck", Run(99, FOUND + "========= ERROR SUMMARY: 1 error\n", 1.0), "failed"),
-        ("memcheck", Run(1, "========= ERROR SUMMARY: 0 errors\n", 1.0), "failed"),
-        ("memcheck", Run(-11, FINE + "========= ERROR SUMMARY: 0 errors\n", 1.0), "failed"),
-        ("memcheck", Run(0, "========= ERROR SUMMARY: 0 errors\n", 1.0), "failed"),
-        ("memcheck", Run(1, "========= Error: Device not supported\n", 1.0), "not run"),
-        (
-            "racecheck",
-            Run(0, FINE + "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors)\n", 1.0),
-            "passed",
-        ),
-        (
-            "racecheck",
-            Run(99, FINE + "========= RACECHECK SUMMARY: 1 hazard displayed (1 error)\n", 1.0),
-            "failed",
-        ),
-        ("synccheck", Run(None, FINE, 90.0), "not finished"),
-    ],
-)
-def test_what_the_sanitizer_said(tool, run, state):
-    got, lines = _gpu_parts.read_sanitizer(tool, run)
-    assert got == state
-    assert lines[0].startswith(f"{tool}: ")
-    if "some_kernel" in run.output:
-        assert "some_kernel" in lines[1]
-
-
-def test_small_calls():
-    assert _gpu_small.check(CPU, ("native",), (torch.float32,)) == 0
-
-
-def test_small_calls_can_fail(monkeypatch):
-    monkeypatch.setitem(_gpu_small.TOLERANCE, torch.float32, 0.0)
-    assert _gpu_small.check(CPU, ("native",), (torch.float32,)) > 0
-
-
-def test_the_summary_says_what_did_not_pass(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_check, "machine", lambda: {"device": "some GPU"})
-    parts = {
-        "tests": _gpu_parts.Part("failed", ["did not pass: `a`"], 3.0),
-        "bench": _gpu_parts.Part("passed", ["MISSED 0.5"], 4.0, ["", "| a |", "|---|", "| 1 |"]),
-    }
-    gpu_check.write(tmp_path, parts)
-    text = (tmp_path / "summary.md").read_text()
-    assert "**Did not pass: Tests.** Not run: compute-sanitizer." in text
-    assert "- did not pass: `a`" in text and "- MISSED 0.5" in text and "| 1 |" in text
-    assert gpu_check.earlier(tmp_path) == parts
-    assert json.loads((tmp_path / "parts.json").read_text())["tests"]["state"] == "failed"
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu(tmp_path, capsys):
-    assert gpu_check.main(["--out", str(tmp_path / "out")]) == gpu_check.NO_GPU
-    assert capsys.readouterr().out.startswith("There is no CUDA GPU")
-    assert not (tmp_path / "out").exists()

@@ -30,7 +30,7 @@ def gpu(monkeypatch):
 
     class Module:
         def __init__(self, path):
-            self.name = path.split(".")[-2]
+            self.name = path.split(".")[2]
 
         def __getattr__(self, operation):
             return lambda *arguments: self.name

@@ -1,4 +1,4 @@
-"""A small model trained for 100 steps: every backend walks the path of the definition."""
+"""A small model trained for 50 steps: every backend walks the path of the definition."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ import definitions
 import ntensor
 from backends import each_backend
 
-STEPS = 100
+STEPS = 50
 
 
 class Model(torch.nn.Module):

@@ -57,11 +57,12 @@ def test_machine_code(tmp_path, capability):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
 @pytest.mark.parametrize("capability", ["80", "90"])
 def test_machine_code_of_every_documented_size(tmp_path, capability, dtype):
-    options = ("--all", "--capability", capability, "--match", dtype, "--jobs", "2")
+    options = ("--all", "--capability", capability, "--match", f" {dtype} ", "--jobs", "2")
     assert len(compiled(tmp_path, *options, timeout=7000)) > 50
 
 

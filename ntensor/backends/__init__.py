@@ -2,7 +2,8 @@
 
 A backend is a package in this folder. Its `why_not(operation, device, dtype)` answers None where it
 can serve, else the reason in words; its modules hold one function an operation, of the operation's
-name and arguments. `choice.py` holds the order of the automatic choice.
+name and arguments. The compiled core has two such packages, `native` for CPUs and `native.cuda` for
+GPUs. `choice.py` holds the order of the automatic choice.
 """
 
 from __future__ import annotations
@@ -123,8 +124,7 @@ def _first(
     for name in names:
         reason = why_not(name, operation, device, dtype)
         if reason is None:
-            module = importlib.import_module(f"{__name__}.{name}.{stem}")
-            function: Callable[..., Any] = getattr(module, operation)
+            function: Callable[..., Any] = getattr(_module(name, device, stem), operation)
             return function
         reasons.append(f"{name}: {reason}")
     raise RuntimeError(f"ntensor.{operation}: {failed} {dtype} on {device} ({'; '.join(reasons)})")
@@ -147,3 +147,9 @@ def shortcut(
 
 def _package(backend: str) -> Any:
     return importlib.import_module(f"{__name__}.{backend}")
+
+
+def _module(backend: str, device: torch.device, stem: str) -> Any:
+    """The module that holds the functions of a backend for a device."""
+    on_gpu = backend == "native" and device.type == "cuda"
+    return importlib.import_module(f"{__name__}.{backend}{'.cuda' if on_gpu else ''}.{stem}")

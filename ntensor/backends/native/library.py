@@ -86,13 +86,13 @@ def describe_factors(factors: list[torch.Tensor]) -> Described:
     described: list[int] = []
     extents: tuple[int, ...] = ()
     K = 1
-    samples, dtype = factors[0].shape[0], factors[0].dtype
+    samples, dtype, device = factors[0].shape[0], factors[0].dtype, factors[0].get_device()
     for z in factors:
         rows, extent = z.shape
-        if rows != samples or z.dtype is not dtype:
+        if rows != samples or z.dtype is not dtype or z.get_device() != device:
             raise ValueError(
-                f"native backend: factors must be (n, k_m) matrices with one n and dtype, got "
-                f"{[(tuple(each.shape), each.dtype) for each in factors]}"
+                f"native backend: factors must be (n, k_m) matrices with one n, dtype and device, "
+                f"got {[(tuple(each.shape), each.dtype, each.device) for each in factors]}"
             )
         described += (z.data_ptr(), extent, *z.stride())
         extents += (extent,)
@@ -101,13 +101,18 @@ def describe_factors(factors: list[torch.Tensor]) -> Described:
 
 
 def check_shape(
-    name: str, tensor: torch.Tensor | None, shape: tuple[int, ...], dtype: torch.dtype
+    name: str, tensor: torch.Tensor | None, shape: tuple[int, ...], like: torch.Tensor
 ) -> None:
-    """The net for direct calls of the raw operations: a kernel never reads past a tensor."""
-    if tensor is not None and (tensor.shape != shape or tensor.dtype is not dtype):
+    """The net for direct calls of the raw operations: a kernel never reads past a tensor, nor on
+    another device."""
+    if tensor is not None and (
+        tensor.shape != shape
+        or tensor.dtype is not like.dtype
+        or tensor.get_device() != like.get_device()
+    ):
         raise ValueError(
-            f"native backend: {name} must have shape {shape} and {dtype}, "
-            f"got {tuple(tensor.shape)} and {tensor.dtype}"
+            f"native backend: {name} must have shape {shape}, {like.dtype} and be on "
+            f"{like.device}, got {tuple(tensor.shape)}, {tensor.dtype} and {tensor.device}"
         )
 
 

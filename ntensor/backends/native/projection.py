@@ -1,4 +1,4 @@
-"""Projection, with and without the mean output, and its gradients by the compiled core.
+"""Projection, with and without the mean output, and its gradients by the compiled core for CPUs.
 
 A single factor (M = 1) makes the projection a plain matrix product, which the BLAS of torch serves.
 """
@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from ntensor.backends.native import scratch
-from ntensor.backends.native.cuda import projection as cuda
 from ntensor.backends.native.library import (
     DTYPES,
     MULTIPLY_ADDS_A_THREAD,
@@ -32,7 +31,7 @@ from ntensor.backends.native.library import scratch as scratch_memory
 def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, Tensor | None]:
     n, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0]
     described, extents, K = describe_factors(factors)
-    check_shape("core", core, (k_x, *extents), factors[0].dtype)
+    check_shape("core", core, (k_x, *extents), factors[0])
     if n * k_x * K == 0:
         return core.new_zeros((n, k_x)), core.new_zeros((n, k_x)) if mean else None
     if len(factors) == 1:
@@ -60,14 +59,10 @@ def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, T
 
 
 def synthesis_projection(core: Tensor, factors: list[Tensor]) -> Tensor:
-    if core.is_cuda:
-        return cuda.synthesis_projection(core, factors)
     return _project(core, factors, False)[0]
 
 
 def synthesis_projection_with_mean(core: Tensor, factors: list[Tensor]) -> tuple[Tensor, Tensor]:
-    if core.is_cuda:
-        return cuda.synthesis_projection_with_mean(core, factors)
     x, x_mean = _project(core, factors, True)
     assert x_mean is not None
     return x, x_mean
@@ -80,13 +75,11 @@ def projection_factor_grads(
     factors: list[Tensor],
     needs: list[bool],
 ) -> Tensor:
-    if core.is_cuda:
-        return cuda.projection_factor_grads(core, grad, grad_mean, factors, needs)
-    n, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0]
+    n, k_x = factors[0].shape[0], core.shape[0]
     described = describe_factors(factors)
-    check_shape("core", core, (k_x, *described[1]), factors[0].dtype)
-    check_shape("grad", grad, (n, k_x), dtype)
-    check_shape("grad_mean", grad_mean, (n, k_x), dtype)
+    check_shape("core", core, (k_x, *described[1]), factors[0])
+    check_shape("grad", grad, (n, k_x), core)
+    check_shape("grad_mean", grad_mean, (n, k_x), core)
     return _factor_grads(core, grad, grad_mean, factors, needs, described)
 
 
@@ -94,8 +87,6 @@ def projection_core_grad(
     grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
 ) -> Tensor:
     main = given(grad, grad_mean)
-    if main.is_cuda:
-        return cuda.projection_core_grad(grad, grad_mean, factors)
     out = large_empty((main.shape[1], *[z.shape[1] for z in factors]), factors[0].dtype)
     _checked_core_grad(out, grad, grad_mean, factors, False)
     return out
@@ -104,9 +95,6 @@ def projection_core_grad(
 def projection_core_grad_(
     core_grad: Tensor, grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
 ) -> None:
-    if core_grad.is_cuda:
-        cuda.projection_core_grad_(core_grad, grad, grad_mean, factors)
-        return
     _checked_core_grad(core_grad, grad, grad_mean, factors, True)
 
 
@@ -123,8 +111,6 @@ def projection_grads(
     The same as the two operations together, at less host time on a CPU: arguments are described
     once, and each gradient is contiguous, so that autograd keeps it as it is.
     """
-    if core.is_cuda:
-        return cuda.projection_grads(core, grad, grad_mean, factors, needs_core, needs)
     n, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0]
     described = describe_factors(factors)
     _, extents, K = described
@@ -221,12 +207,12 @@ def _checked_core_grad(
     factors: list[Tensor],
     accumulate: bool,
 ) -> None:
-    n, dtype, k_x = factors[0].shape[0], factors[0].dtype, out.shape[0]
+    n, k_x = factors[0].shape[0], out.shape[0]
     described = describe_factors(factors)
     given(grad, grad_mean)
-    check_shape("core_grad", out, (k_x, *described[1]), dtype)
-    check_shape("grad", grad, (n, k_x), dtype)
-    check_shape("grad_mean", grad_mean, (n, k_x), dtype)
+    check_shape("core_grad", out, (k_x, *described[1]), factors[0])
+    check_shape("grad", grad, (n, k_x), factors[0])
+    check_shape("grad_mean", grad_mean, (n, k_x), factors[0])
     _write_core_grad(out, grad, grad_mean, factors, accumulate, described)
 
 

@@ -1,10 +1,9 @@
-"""Rotation and rotated synthesis, and their gradients, by the compiled core."""
+"""Rotation and rotated synthesis, and their gradients, by the compiled core for CPUs."""
 
 import torch
 from torch import Tensor
 
 from ntensor.backends.native import scratch
-from ntensor.backends.native.cuda import rotation as cuda
 from ntensor.backends.native.library import (
     DTYPES,
     ELEMENTS_A_THREAD,
@@ -23,10 +22,8 @@ from ntensor.backends.native.library import scratch as scratch_memory
 
 
 def rotation(y: Tensor, R: Tensor, layout: str) -> Tensor:
-    if y.is_cuda:
-        return cuda.rotation(y, R, layout)
     n, K = y.shape
-    check_shape("R", R, (n, 3, 3), y.dtype)
+    check_shape("R", R, (n, 3, 3), y)
     out = torch.empty((n, K), dtype=y.dtype)
     if n * K == 0:
         return out
@@ -50,10 +47,8 @@ def rotation(y: Tensor, R: Tensor, layout: str) -> Tensor:
 
 
 def rotation_matrix_grad(grad: Tensor, y: Tensor, layout: str) -> Tensor:
-    if y.is_cuda:
-        return cuda.rotation_matrix_grad(grad, y, layout)
     n, K = y.shape
-    check_shape("grad", grad, (n, K), y.dtype)
+    check_shape("grad", grad, (n, K), y)
     if n * K == 0:
         return y.new_zeros((n, 3, 3))
     dR = torch.empty((n, 3, 3), dtype=y.dtype)
@@ -76,12 +71,10 @@ def rotation_matrix_grad(grad: Tensor, y: Tensor, layout: str) -> Tensor:
 
 
 def rotated_synthesis(z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> Tensor:
-    if z_exp.is_cuda:
-        return cuda.rotated_synthesis(z_exp, z_id, R, layout)
     factors = [z_exp, z_id]
     n, dtype = z_exp.shape[0], z_exp.dtype
     described, extents, K = describe_factors(factors)
-    check_shape("R", R, (n, 3, 3), dtype)
+    check_shape("R", R, (n, 3, 3), z_exp)
     out = torch.empty((n, K), dtype=dtype)
     if n * K == 0:
         return out
@@ -106,15 +99,13 @@ def rotated_synthesis(z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> Te
 def rotated_synthesis_grads(
     grad: Tensor, z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str, needs: list[bool]
 ) -> Tensor:
-    if z_exp.is_cuda:
-        return cuda.rotated_synthesis_grads(grad, z_exp, z_id, R, layout, needs)
     factors = [z_exp, z_id]
     n, dtype = z_exp.shape[0], z_exp.dtype
     described, extents, K = describe_factors(factors)
     factor_width = needed_width(extents, needs[:2])
     width = factor_width + (9 if needs[2] else 0)
-    check_shape("R", R, (n, 3, 3), dtype)
-    check_shape("grad", grad, (n, K), dtype)
+    check_shape("R", R, (n, 3, 3), z_exp)
+    check_shape("grad", grad, (n, K), z_exp)
     if n * K == 0:
         return torch.zeros((n, width), dtype=dtype)
     out = torch.empty(n, width, dtype=dtype)

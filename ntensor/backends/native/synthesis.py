@@ -1,10 +1,9 @@
-"""Synthesis and its gradients by the compiled core."""
+"""Synthesis and its gradients by the compiled core for CPUs."""
 
 import torch
 from torch import Tensor
 
 from ntensor.backends.native import scratch
-from ntensor.backends.native.cuda import synthesis as cuda
 from ntensor.backends.native.library import (
     DTYPES,
     ELEMENTS_A_THREAD,
@@ -21,8 +20,6 @@ from ntensor.backends.native.library import scratch as scratch_memory
 
 
 def synthesis(factors: list[Tensor]) -> Tensor:
-    if factors[0].is_cuda:
-        return cuda.synthesis(factors)
     n, dtype = factors[0].shape[0], factors[0].dtype
     described, extents, K = describe_factors(factors)
     y = torch.empty((n, K), dtype=dtype)
@@ -44,12 +41,10 @@ def synthesis(factors: list[Tensor]) -> Tensor:
 
 
 def synthesis_grads(grad: Tensor, factors: list[Tensor], needs: list[bool]) -> Tensor:
-    if factors[0].is_cuda:
-        return cuda.synthesis_grads(grad, factors, needs)
     n, dtype = factors[0].shape[0], factors[0].dtype
     described, extents, K = describe_factors(factors)
     width = needed_width(extents, needs)
-    check_shape("grad", grad, (n, K), dtype)
+    check_shape("grad", grad, (n, K), factors[0])
     if n * K == 0:
         return torch.zeros((n, width), dtype=dtype)
     out = torch.empty(n, width, dtype=dtype)

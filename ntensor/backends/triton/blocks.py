@@ -170,6 +170,9 @@ def projection(
         if formed:
             s = min(s, 32) if mean and P % 8 != 0 else s
             k, warps = (64 if _reads_shared(capability) and not mean else 32), 8
+        if s == 128 and _reads_shared(capability):
+            # Both sums, of 64 registers a thread each, leave room for short steps alone.
+            k, stages = 32, 4
     programs = ceil_div(k_x, m) * ceil_div(n, s)
     steps = L * ceil_div(P, k)
     # The parts, written and read again, stay far below the core.
@@ -185,7 +188,7 @@ def factor_grads(
     """For a core `(k_x, L, P)`."""
     p = min((128, 64, 32, 16), key=lambda block: ceil_div(P, block) * (block + 16))
     if dtype is torch.float64:
-        p, s, m, warps, stages = min(p, 32), between(16, n, 32), 16, 4, 2
+        p, s, m, warps, stages = min(p, 32), between(16, n, 32), 16, 8, 2
     elif dtype is torch.float32:
         small = mean or not _reads_shared(capability)
         tight = mean and not _reads_shared(capability)
@@ -215,13 +218,16 @@ def core_grad(
     """For a core `(k_x, L, P)`; all samples are resident where `n` is at most the block's."""
     p = min((128, 64, 32, 16), key=lambda block: ceil_div(P, block) * (block + 16))
     if dtype is torch.float64:
-        m, p, s, warps, stages = between(16, k_x, 32), min(p, 32), 16, 4, 2
+        m, p, s, warps, stages = between(16, k_x, 32), min(p, 32), 16, 8, 2
     elif dtype is torch.float32:
-        s = between(16, n, 32 if _reads_shared(capability) and not mean else 16)
+        aligned = P % 4 == 0
+        s = between(16, n, 32 if _reads_shared(capability) and aligned and not mean else 16)
         m, warps, stages = between(16, k_x, 64 if _reads_shared(capability) else 32), 8, 2
     else:
+        # Rows that begin anywhere are loaded element by element, by way of registers.
         registers = not _reads_shared(capability)
-        m, s = between(16, k_x, 64 if mean or registers else 128), between(16, n, 64)
+        s = between(16, n, 64 if registers or (k_x % 8 == 0 and P % 8 == 0) else 32)
+        m = between(16, k_x, 64 if mean or registers else 128)
         s = 32 if registers and n > s else s
         warps, stages = 8, 3
     programs = ceil_div(k_x, m) * ceil_div(P, p)
@@ -242,6 +248,12 @@ def product_grads(n: int, U: int, V: int, capability: Capability) -> Product:
     return _product(n, U, V, 1024, capability)
 
 
+@functools.lru_cache(maxsize=1024)
+def rotated_product_grads(n: int, U: int, V: int, capability: Capability) -> Product:
+    """As `product_grads`, of which each element has more to hold."""
+    return product_grads(n, U, V, capability)._replace(warps=8)
+
+
 def _product(n: int, U: int, V: int, elements: int, capability: Capability) -> Product:
     v = between(1, V, min(elements, 1024))
     u = between(1, U, elements // v)
@@ -251,7 +263,8 @@ def _product(n: int, U: int, V: int, elements: int, capability: Capability) -> P
 
 
 @functools.lru_cache(maxsize=1024)
-def rotation(n: int, J: int) -> Rotation:
-    """For features of `3 x J`, of which a block holds about 3 x 512 elements."""
-    j = between(1, J, 512)
-    return Rotation(between(1, n, 512 // j), j, 4)
+def rotation(n: int, J: int, dtype: torch.dtype) -> Rotation:
+    """For features of `3 x J`, of which a block holds about 3 x 512 elements, half of them wide."""
+    elements = 256 if dtype is torch.float64 else 512
+    j = between(1, J, elements)
+    return Rotation(between(1, n, elements // j), j, 4)

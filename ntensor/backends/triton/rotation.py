@@ -17,7 +17,7 @@ def rotation(y: Tensor, R: Tensor, layout: str) -> Tensor:
     if n * K == 0:
         return out
     J = K // 3
-    block = blocks.rotation(n, J)
+    block = blocks.rotation(n, J, y.dtype)
     launch(
         kernels.rotate,
         (blocks.ceil_div(n, block.s) * blocks.ceil_div(J, block.j),),
@@ -35,7 +35,7 @@ def rotation_matrix_grad(grad: Tensor, y: Tensor, layout: str) -> Tensor:
         return y.new_zeros((n, 3, 3))
     J = K // 3
     dR = y.new_empty((n, 3, 3))
-    block = blocks.rotation(n, J)
+    block = blocks.rotation(n, J, y.dtype)
     launch(
         kernels.matrix_grad,
         (blocks.ceil_div(n, block.s), 9),
@@ -54,7 +54,7 @@ def rotated_synthesis(z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> Te
     if n * K == 0:
         return out
     J = K // 3
-    block = blocks.rotation(n, J)
+    block = blocks.rotation(n, J, z_exp.dtype)
     launch(
         kernels.rotate_product,
         (blocks.ceil_div(n, block.s) * blocks.ceil_div(J, block.j),),
@@ -77,7 +77,7 @@ def rotated_synthesis_grads(
     if n * U * V == 0:
         return out.zero_()
     wide, J = accumulator(z_exp.dtype), U * V // 3
-    block = blocks.product_grads(n, U, V, capability(z_exp.device))
+    block = blocks.rotated_product_grads(n, U, V, capability(z_exp.device))
     v_blocks, u_steps = blocks.ceil_div(V, block.v), blocks.ceil_div(U, block.u)
     steps = blocks.ceil_div(u_steps, block.splits)
     splits = blocks.ceil_div(u_steps, steps)

@@ -23,7 +23,7 @@ from ntensor.backends.native.library import (
 def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, Tensor | None]:
     n, k_x = factors[0].shape[0], core.shape[0]
     described, extents, K = describe_factors(factors)
-    check_shape("core", core, (k_x, *extents), factors[0].dtype)
+    check_shape("core", core, (k_x, *extents), factors[0])
     if n * k_x * K == 0:
         return core.new_zeros((n, k_x)), core.new_zeros((n, k_x)) if mean else None
     if len(factors) == 1:
@@ -56,9 +56,9 @@ def projection_factor_grads(
     described, extents, K = describe_factors(factors)
     width = needed_width(extents, needs)
     given(grad, grad_mean)
-    check_shape("core", core, (k_x, *extents), factors[0].dtype)
-    check_shape("grad", grad, (n, k_x), dtype)
-    check_shape("grad_mean", grad_mean, (n, k_x), dtype)
+    check_shape("core", core, (k_x, *extents), factors[0])
+    check_shape("grad", grad, (n, k_x), core)
+    check_shape("grad_mean", grad_mean, (n, k_x), core)
     if n * k_x * K * width == 0:
         return core.new_zeros((n, width))
     if len(factors) == 1:
@@ -118,9 +118,9 @@ def _write_core_grad(
     n, dtype, k_x = factors[0].shape[0], factors[0].dtype, out.shape[0]
     described, extents, K = describe_factors(factors)
     given(grad, grad_mean)
-    check_shape("core_grad", out, (k_x, *extents), dtype)
-    check_shape("grad", grad, (n, k_x), dtype)
-    check_shape("grad_mean", grad_mean, (n, k_x), dtype)
+    check_shape("core_grad", out, (k_x, *extents), factors[0])
+    check_shape("grad", grad, (n, k_x), factors[0])
+    check_shape("grad_mean", grad_mean, (n, k_x), factors[0])
     if n * k_x * K == 0:
         if not accumulate:
             out.zero_()

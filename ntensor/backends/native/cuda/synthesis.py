@@ -29,7 +29,7 @@ def synthesis_grads(grad: Tensor, factors: list[Tensor], needs: list[bool]) -> T
     n = z.shape[0]
     described, extents, K = describe_factors(factors)
     width = needed_width(extents, needs)
-    check_shape("grad", grad, (n, K), z.dtype)
+    check_shape("grad", grad, (n, K), z)
     if n * K * width == 0:
         return z.new_zeros((n, width))
     out = torch.empty((n, width), dtype=z.dtype, device=z.device)
