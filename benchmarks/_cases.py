@@ -31,9 +31,9 @@ class Shape:
 class Case:
     """One table: every method computes the same thing.
 
-    `operation` is "synthesis_projection", "synthesis", "rotation" or "rotated_synthesis"; `layout`
-    is the rotation's; `pass_` is one of `PASSES`. `autotune`: torch.compile's max-autotune, which
-    takes minutes, is measured too.
+    `operation` is "synthesis_projection", "synthesis", "rotation", "rotated_synthesis", or a whole
+    layer, "tucker" or "fusion"; `layout` is the rotation's; `pass_` is one of `PASSES`. `autotune`:
+    torch.compile's max-autotune, which takes minutes, is measured too.
     """
 
     shape: Shape
@@ -107,6 +107,20 @@ SHAPES = _shapes(
     Shape("quick3", 192, (3, 5, 16)),
     Shape("quick2", 320, (6, 16)),
 )
+BILINEAR_SHAPES = _shapes(
+    Shape("square64", 64, (64, 64)),
+    Shape("square256", 256, (256, 256)),
+    SHAPES["paper2"],
+    Shape("tiny8", 8, (8, 8)),
+    Shape("quick", 6, (5, 7)),
+)
+CONSUMER_SHAPES = _shapes(
+    Shape("tucker-fb15k237", 200, (200, 200)),
+    Shape("tucker-wn18rr", 200, (30, 200)),
+    Shape("fusion", 128, (129, 33, 33)),
+    Shape("tucker-quick", 6, (4, 6)),
+    Shape("fusion-quick", 5, (4, 3, 3)),
+)
 ROTATION_SHAPES = _shapes(Shape("paper", 0, (15, 80)), Shape("quick", 0, (6, 10)))
 
 
@@ -132,6 +146,21 @@ QUICK_SYNTHESIS = [
     *_synthesis("quick2", (5,), ("forward", "both")),
     *_synthesis("quick3", (5,), ("forward", "both"), "bfloat16"),
     *_synthesis("tiny", (4,), ("forward", "both")),
+]
+
+DEFAULT_BILINEAR = [
+    Case(BILINEAR_SHAPES["square64"], n, pass_=p) for p in ("forward", "both") for n in (32, 512)
+]
+FULL_BILINEAR = [
+    Case(BILINEAR_SHAPES[shape], n, pass_=p)
+    for shape, sizes in (
+        ("square64", (32, 128, 512, 2048, 4096)),
+        ("square256", (128,)),
+        ("paper2", (16,)),
+        ("tiny8", (4,)),
+    )
+    for p in ("forward", "both")
+    for n in sizes
 ]
 
 GPU_SIZES = (16, 64, 256, 1024, 4096)

@@ -15,10 +15,11 @@ class Roof:
     reason: str = ""
 
     def seconds(self, case: Case, gradient: str) -> float | None:
-        """Least time of a case, see README.md; None where the roof was not measured."""
-        if not self.rates:
+        """Least time of a case, see README.md; None for a layer, or without a measured roof."""
+        phases = _phases(case, gradient)
+        if not self.rates or not phases:
             return None
-        return sum(self._phase(*phase) for phase in _phases(case, gradient))
+        return sum(self._phase(*phase) for phase in phases)
 
     def best(self, other: Roof) -> Roof:
         """The better of two measurements, rate by rate."""
@@ -58,7 +59,12 @@ def measure_roof(threads: int, dtypes: set[str]) -> Roof:
 
 
 def _phases(case: Case, gradient: str):
-    """(dtype, bytes read, bytes written, flops) of each of forward and backward in the case."""
+    """(dtype, bytes read, bytes written, flops) of each of forward and backward in the case.
+
+    None for a whole layer, where the library's operation is but a part.
+    """
+    if case.operation in ("tucker", "fusion"):
+        return []
     size, n, features = ITEM_BYTES[case.dtype], case.n, case.shape.features
     if case.operation == "synthesis_projection":
         core, output = case.shape.out_features * features, n * case.shape.out_features

@@ -73,16 +73,15 @@ class Row:
 
     @property
     def gflops(self) -> float | None:
-        return flops(self.case, self.method.gradient) / self.median / 1e9 if self.right else None
+        return self._per_nanosecond(flops(self.case, self.method.gradient))
 
     @property
     def gbytes(self) -> float | None:
         """Compulsory bytes over time."""
-        return (
-            compulsory_bytes(self.case, self.method.gradient) / self.median / 1e9
-            if self.right
-            else None
-        )
+        return self._per_nanosecond(compulsory_bytes(self.case, self.method.gradient))
+
+    def _per_nanosecond(self, work: int) -> float | None:
+        return work / self.median / 1e9 if self.right and work else None
 
 
 @dataclass

@@ -188,6 +188,24 @@ def check_core_rows(mesh):
         raise AssertionError("accumulate_core_grad was not refused")
 
 
+def check_compiled(mesh):
+    """A compiled call of DTensors, forward and backward, in one graph."""
+    tensors = [torch.randn(s) for s in ((4, 3, 6), (8, 3), (8, 6))]
+    plain = [t.clone().requires_grad_() for t in tensors]
+    expected = ntensor.synthesis_projection(*plain)
+    expected.sin().sum().backward()
+    placed = [
+        distribute_tensor(t, mesh, [Replicate() if i == 0 else Shard(0)]).requires_grad_()
+        for i, t in enumerate(tensors)
+    ]
+    compiled = torch.compile(ntensor.synthesis_projection, backend="aot_eager", fullgraph=True)
+    found = compiled(*placed)
+    torch.testing.assert_close(found.full_tensor(), expected)
+    found.sin().sum().backward()
+    for ours, whole in zip(placed, plain, strict=True):
+        torch.testing.assert_close(ours.grad.full_tensor(), whole.grad)
+
+
 class Model(torch.nn.Module):
     """Every layer with parameters, one of them exchanged for torch's own."""
 
@@ -248,6 +266,7 @@ CHECKS = {
         check_needs_are_told_apart: (2,),
         check_public_functions: (2,),
         check_core_rows: (2,),
+        check_compiled: (2,),
         check_ddp: (2,),
         check_fsdp2: (2,),
     },

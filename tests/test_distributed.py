@@ -15,7 +15,15 @@ pytestmark = pytest.mark.skipif(
 
 TESTS = pathlib.Path(__file__).parent
 CHECKS = {
-    2: ("every_operation", "needs_are_told_apart", "public_functions", "core_rows", "ddp", "fsdp2"),
+    2: (
+        "every_operation",
+        "needs_are_told_apart",
+        "public_functions",
+        "core_rows",
+        "compiled",
+        "ddp",
+        "fsdp2",
+    ),
     4: ("every_operation", "core_rows"),
 }
 

@@ -209,3 +209,13 @@ def test_projection_stays_contiguous_under_a_memory_format(sizes, memory_format)
     assert torch.equal(x, expected)
     x.sum().backward()
     assert core.grad.abs().sum() > 0
+
+
+def test_projection_takes_a_parametrized_core():
+    """Fewer rows than columns: the orthogonal core is a transposed view."""
+    module = ntensor.nn.MultilinearProjection((4, 5), 3)
+    z = factors(sizes=(4, 5))
+    torch.nn.utils.parametrizations.orthogonal(module, "core")
+    assert not module.core.is_contiguous()
+    expected = definitions.synthesis_projection(module.core, *z)
+    torch.testing.assert_close(module.to(memory_format=torch.channels_last)(*z), expected)

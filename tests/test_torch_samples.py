@@ -42,8 +42,8 @@ def modules(dtype, requires_grad=False, training=True):
 
 
 def test_there_are_samples():
-    assert len(samples(torch.float32)) == 16
-    assert len(list(modules(torch.float32))) == 3
+    assert len(samples(torch.float32)) >= 16
+    assert len(list(modules(torch.float32))) >= 3
     assert torch.float32 in MODULE.dtypes and torch.bfloat16 in OPERATION.dtypes
 
 

@@ -82,8 +82,11 @@ class MultilinearProjection(torch.nn.Module):
         """
         if self.accumulate_core_grad:
             self._prepare_core_grad()
+        core: Tensor = self.core
+        if "core" not in self._parameters:
+            core = core.contiguous()  # the result of a parametrization
         project = ops.synthesis_projection_with_mean if mean else ops.synthesis_projection
-        return project(self.core, *factors, accumulate_core_grad=self.accumulate_core_grad)
+        return project(core, *factors, accumulate_core_grad=self.accumulate_core_grad)
 
     def extra_repr(self) -> str:
         accumulate = ", accumulate_core_grad=True" if self.accumulate_core_grad else ""
@@ -91,7 +94,9 @@ class MultilinearProjection(torch.nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultilinearProjection:
         super()._apply(fn, recurse)
-        core = self.core
+        core = self._parameters.get("core")
+        if core is None:
+            return self
         if not core.is_contiguous():
             core.data = core.data.contiguous()
         if core.grad is not None and not core.grad.is_contiguous():
@@ -161,5 +166,5 @@ class Bilinear(torch.nn.Bilinear):
         """`input1` (Tensor[..., k_1]), `input2` (Tensor[..., k_2]) to Tensor[..., out_features]."""
         weight = self.weight
         if "weight" not in self._parameters:
-            weight = weight.contiguous()
+            weight = weight.contiguous()  # the result of a parametrization
         return ops.bilinear(input1, input2, weight, self.bias)

@@ -6,8 +6,10 @@ import math
 
 from torch import Tensor
 
+from ntensor import backends
+
 from . import checks
-from .projection import synthesis_projection
+from .projection import SYNTHESIS_PROJECTION
 
 
 def bilinear(
@@ -69,9 +71,14 @@ def bilinear(
         if tuple(bias.shape) != (k_x,):
             checks.shape("bilinear", "bias", f"shape ({k_x},), (k_x,)", bias)
 
-    samples = math.prod(leading)  # Size.numel would fix the size of an exported graph
-    flat = (x.reshape(samples, extent) for x, extent in zip((x1, x2), extents, strict=True))
-    result = synthesis_projection(weight, *flat, backend=backend).reshape(*leading, k_x)
+    backend = backends.requested(backend)
+    result: Tensor
+    if len(leading) == 1:
+        result = SYNTHESIS_PROJECTION((weight, x1, x2), backend)
+    else:
+        samples = math.prod(leading)  # Size.numel would fix the size of an exported graph
+        x1, x2 = (x.reshape(samples, extent) for x, extent in zip((x1, x2), extents, strict=True))
+        result = SYNTHESIS_PROJECTION((weight, x1, x2), backend).reshape(*leading, k_x)
     return result if bias is None else result + bias
 
 
