@@ -120,7 +120,7 @@ def _mttkrp_of(theirs: Callable[..., Any], kept: threading.local | None) -> Call
         weights, factors = cp_tensor
         if not _is_mttkrp(tensor, weights, factors, mode):
             return theirs(tensor, cp_tensor, mode)
-        if kept is not None and tensor.is_contiguous() and _fits(tensor, mode, factors[mode]):
+        if kept is not None and tensor.is_contiguous() and _fits(tensor, factors, mode):
             if not hasattr(kept, "sweep"):
                 kept.sweep = MttkrpSweep()
             return kept.sweep(tensor, factors, mode, weights)
@@ -149,7 +149,7 @@ def _product_of(theirs: Callable[..., Any], _: threading.local | None) -> Callab
 
 
 def _left(matrices: Any, skip_matrix: Any) -> list[Any]:
-    """The matrices without the one to skip; none where the arguments are not what they should be."""
+    """The matrices without the one to skip; none where the arguments are of other types."""
     if not isinstance(matrices, (list, tuple)):
         return []
     if skip_matrix is not None and not isinstance(skip_matrix, int):
@@ -178,9 +178,11 @@ def _is_mttkrp(tensor: Any, weights: Any, factors: Any, mode: Any) -> bool:
     ) and (weights is None or tuple(weights.shape) == (rank,))
 
 
-def _fits(tensor: Tensor, mode: int, factor: Any) -> bool:
+def _fits(tensor: Tensor, factors: Sequence[Any], mode: int) -> bool:
     """Whether the factor at the mode, which is not read, is one: then a sweep may note it."""
-    return _alike([tensor, factor]) and factor.dim() == 2 and factor.shape[0] == tensor.shape[mode]
+    rank = factors[mode - 1].shape[1]
+    factor = factors[mode]
+    return _alike([tensor, factor]) and tuple(factor.shape) == (tensor.shape[mode], rank)
 
 
 def _is_product(matrices: Sequence[Any], weights: Any) -> bool:

@@ -182,7 +182,7 @@ def _forget(sweep: weakref.ref[MttkrpSweep], gone: weakref.ref[Tensor]) -> None:
 
 
 def _keepable(tensor: object, factors: object, mode: object, weights: object) -> bool:
-    """Whether all are plain tensors, of which torch counts each change, and none is differentiated."""
+    """Whether all are plain tensors whose changes torch counts, and none is differentiated."""
     if torch.compiler.is_compiling() or not isinstance(factors, (list, tuple)):
         return False
     values = [tensor, *factors] if weights is None else [tensor, *factors, weights]
@@ -210,10 +210,10 @@ def shared_modes(shape: Sequence[int], rank: int) -> int:
 def _partial(tensor: Tensor, factors: list[Tensor], first: int, backend: str | None) -> Tensor:
     """`P_first`, `(R, I_0, ..., I_(first-1))`."""
     leading, rank = tensor.shape[:first], factors[0].shape[1]
-    extents = tensor.shape[first:]
+    extents = [*tensor.shape[first:]]
     others = [factor.T for factor in factors[first:]]
     if len(others) == 1 and rank <= COLUMNS_OF_A_SLAB:
-        extents = (*extents, 1)
+        extents.append(1)
         others.append(tensor.new_ones(()).expand(rank, 1))
     core = tensor.reshape(math.prod(leading), *extents)
     return synthesis_projection(core, *others, backend=backend).reshape(rank, *leading)

@@ -1,0 +1,131 @@
+"""Benchmark of CP-ALS, end to end: TensorLy alone and with `ntensor` registered.
+
+    python benchmarks/tensorly_cp.py                    # 300^3 rank 32, 100^4 rank 16
+    python benchmarks/tensorly_cp.py --quick            # small sizes, seconds; times mean nothing
+    python benchmarks/tensorly_cp.py --out benchmarks/results
+
+A call is `tensorly.decomposition.parafac` from a given start, a fixed number of iterations, the
+error of each among them, as by TensorLy's default. First every way has to reach the same fit.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NamedTuple
+
+import _options
+import _ways
+
+
+class Case(NamedTuple):
+    sizes: tuple[int, ...]
+    rank: int
+    iterations: int
+
+    @property
+    def name(self) -> str:
+        sizes = "x".join(map(str, self.sizes))
+        return f"{sizes}, rank {self.rank}, {self.iterations} iterations, float32"
+
+
+CASES = [Case((300,) * 3, 32, 5), Case((100,) * 4, 16, 3)]
+QUICK = [Case((12, 13, 80), 4, 3), Case((6, 7, 8, 40), 3, 3)]
+# Noise beside the planted tensor, of its norm: what no fit can reach.
+NOISE = 0.1
+# Between the relative errors of two ways: rounding, over few iterations.
+SAME_FIT = 1e-4
+
+
+def ways_of(case: Case) -> list[_ways.Way]:
+    import tensorly
+    import torch
+    from tensorly.decomposition import parafac
+
+    from ntensor.integrations import tensorly as by_ntensor
+
+    generator = torch.Generator().manual_seed(0)
+
+    def factors() -> list[torch.Tensor]:
+        return [torch.rand(extent, case.rank, generator=generator) for extent in case.sizes]
+
+    with tensorly.backend_context("pytorch"):
+        tensor = tensorly.cp_to_tensor((None, factors())).contiguous()
+    noise = torch.randn(case.sizes, generator=generator)
+    tensor += noise.mul_(NOISE * tensor.norm() / noise.norm())
+    del noise
+    start = factors()
+    expected: list[float] = []
+
+    def fit_of(found) -> float:
+        """The relative error, from the last iteration."""
+        return float(found[1][-1])
+
+    def wrong(found) -> str:
+        fit = fit_of(found)
+        if not expected:
+            expected.append(fit)
+        off = abs(fit - expected[0])
+        return "" if off <= SAME_FIT else f"relative error {fit:.6f}, wanted {expected[0]:.6f}"
+
+    def decompose(backend: str, tenalg: str, given, begin) -> object:
+        with (
+            tensorly.backend_context(backend),
+            tensorly.tenalg.backend_context(tenalg),
+        ):
+            return parafac(
+                given,
+                case.rank,
+                n_iter_max=case.iterations,
+                init=(None, begin),
+                tol=1e-30,
+                return_errors=True,
+            )
+
+    def registered(share_partials: bool) -> object:
+        with by_ntensor.register(share_partials=share_partials):
+            return decompose("pytorch", "core", tensor, start)
+
+    array, begin = tensor.numpy().copy(), [f.numpy().copy() for f in start]
+    # The memory that numpy was shown is shared: the tensor of the library's rows is another.
+    tensor = tensor.clone()
+    start = [f.clone() for f in start]
+
+    def note(found) -> str:
+        return f"relative error {fit_of(found):.6f}"
+
+    def way(name, kind, call, numpy=False) -> _ways.Way:
+        return _ways.Way(name, kind, call, wrong, numpy, note)
+
+    return [
+        way("TensorLy, torch", "rival", lambda: decompose("pytorch", "core", tensor, start)),
+        way(
+            "TensorLy, torch, einsum tenalg",
+            "rival",
+            lambda: decompose("pytorch", "einsum", tensor, start),
+        ),
+        way(
+            "TensorLy, numpy",
+            "rival",
+            lambda: decompose("numpy", "core", array, begin),
+            numpy=True,
+        ),
+        way("ntensor registered", "ours", lambda: registered(True)),
+        way("ntensor registered, no shared partials", "ours", lambda: registered(False)),
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _ways.parse(argv, __doc__)
+    _options.prepare_process(options)
+    import torch
+
+    torch.set_num_threads(options.threads)
+    rows: list[dict[str, object]] = []
+    for case in QUICK if options.quick else CASES:
+        if not options.case or any(text in case.name for text in options.case):
+            rows += _ways.measure(case.name, ways_of(case), options)
+    return _ways.finish(rows, options, "tensorly_cp", "a decomposition")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
