@@ -2,7 +2,7 @@
 
 from . import nn
 from .backends import use_backend
-from .backends.native.scratch import scratch_bytes
+from .backends.scratch import scratch_bytes
 from .ops import (
     MttkrpSweep,
     bilinear,

@@ -158,11 +158,11 @@ def forget_choices():
 @contextlib.contextmanager
 def native_on_the_shim():
     """Inside, `backend="native"` on CPU tensors runs the CUDA kernels through the shim."""
-    device, of_backend = Device(), backends._module
+    device, package = Device(), backends.package
     patch = pytest.MonkeyPatch()
     patch.setattr(library, "cuda_module", module)
     patch.setattr(library, "call_context", device.context)
-    patch.setattr(backends, "_module", lambda backend, _, stem: of_backend(backend, GPU, stem))
+    patch.setattr(backends, "package", lambda backend, _: package(backend, GPU))
     forget_choices()
     try:
         yield device

@@ -19,7 +19,7 @@ from cases import mttkrp
 from comparison import assert_matches_definition, evaluate, exact_copy
 from layouts import LAYOUTS, make
 from ntensor.backends.native.cuda.library import why_not_runnable
-from shapes import MTTKRP, PROJECTION, ROTATION, SYNTHESIS
+from shapes import LONG, MTTKRP, PROJECTION, ROTATION, SYNTHESIS
 from tolerances import DTYPES, largest
 
 OPS = torch.ops.ntensor
@@ -36,9 +36,9 @@ def steps(shape):
 
 
 def marked(shape):
-    return pytest.param(
-        shape, id=str(shape), marks=[pytest.mark.slow] * (steps(shape) > MOST_STEPS)
-    )
+    marks = [pytest.mark.slow] * (steps(shape) > MOST_STEPS)
+    marks += [pytest.mark.exhaustive, pytest.mark.timeout(3600)] * (shape in LONG)
+    return pytest.param(shape, id=str(shape), marks=marks)
 
 
 @pytest.fixture(autouse=True)

@@ -3,42 +3,15 @@ allocation. The compiled core takes its scratch memory from torch, so this cover
 
 import gc
 import math
-from typing import NamedTuple
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 import definitions
 import ntensor
+from allocations import allocations
 
 PIECES = 4096  # bytes of small host-side tensors that a call may take beside its scratch
-
-
-class Allocations(NamedTuple):
-    """Bytes: the highest sum in use at a time over that at the start, the sum left at the end, the
-    largest single allocation."""
-
-    peak: int
-    left: int
-    largest: int
-
-
-def allocations(function):
-    """What one call of `function` allocates. The results are given up after the measurement."""
-    gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        results = function()
-    events = profiler.profiler.kineto_results.events()
-    sizes = [
-        e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()) if e.name() == "[memory]"
-    ]
-    running, peak = 0, 0
-    for size in sizes:
-        running += size
-        peak = max(peak, running)
-    del results
-    return Allocations(peak, running, max(sizes, default=0))
 
 
 def nbytes(*tensors):

@@ -124,7 +124,8 @@ def _first(
     for name in names:
         reason = why_not(name, operation, device, dtype)
         if reason is None:
-            function: Callable[..., Any] = getattr(_module(name, device, stem), operation)
+            module = importlib.import_module(f"{package(name, device)}.{stem}")
+            function: Callable[..., Any] = getattr(module, operation)
             return function
         reasons.append(f"{name}: {reason}")
     raise RuntimeError(f"ntensor.{operation}: {failed} {dtype} on {device} ({'; '.join(reasons)})")
@@ -149,7 +150,7 @@ def _package(backend: str) -> Any:
     return importlib.import_module(f"{__name__}.{backend}")
 
 
-def _module(backend: str, device: torch.device, stem: str) -> Any:
-    """The module that holds the functions of a backend for a device."""
+def package(backend: str, device: torch.device) -> str:
+    """The package that holds the functions of a backend for a device."""
     on_gpu = backend == "native" and device.type == "cuda"
-    return importlib.import_module(f"{__name__}.{backend}{'.cuda' if on_gpu else ''}.{stem}")
+    return f"{__name__}.{backend}{'.cuda' if on_gpu else ''}"

@@ -1,6 +1,7 @@
 """The scratch memory of the kernels: what they take beside inputs and outputs."""
 
 import functools
+import math
 
 import torch
 
@@ -127,64 +128,30 @@ def rotated_synthesis(
 def scratch_bytes(
     operation: str,
     n: int,
-    factor_sizes: tuple[int, ...],
-    out_features: int | None = None,
-    dtype: torch.dtype = torch.float32,
+    extents: tuple[int, ...],
+    k_x: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> int:
-    """Bytes of scratch memory that a call takes on the CPU, beside its inputs and outputs.
-
-    The forward pass and each part of the backward pass take and return their scratch one after the
-    other; the largest of them is returned. A thread's share stays under 64 K elements of the
-    accumulator type for every slab of samples, unless the extents of the factors add up to more
-    than 5000. No array of n K elements is part of it.
-
-    Args:
-        operation: "synthesis", "synthesis_projection", "synthesis_projection_with_mean",
-            "rotation" or "rotated_synthesis".
-        n: samples.
-        factor_sizes: `(k_1, ..., k_M)`; for "rotation" `(K,)`.
-        out_features: `k_x`, for the projections.
-        dtype: of the operands.
-
-    Example:
-        >>> import ntensor
-        >>> ntensor.scratch_bytes("synthesis_projection", 64, (9, 15, 80), 12288) < 2**20 * 4
-        True
-    """
-    if dtype not in DTYPES:
-        raise TypeError(f"scratch_bytes: dtype: wanted one of {list(DTYPES)}, got {dtype}")
-    extents = tuple(factor_sizes)
-    elements = n
-    for extent in extents:
-        elements *= extent
-    if elements == 0 or out_features == 0:
-        return 0
+    """What `ntensor.scratch_bytes` says of a CPU; arguments are checked and no size is 0."""
     key = (simd_level(), DTYPES[dtype], n)
-    threads = threads_for(elements, ELEMENTS_A_THREAD)
+    K = math.prod(extents)
+    threads = threads_for(n * K, ELEMENTS_A_THREAD)
     if operation == "synthesis":
         return max(synthesis(*key, extents, threads), synthesis_grads(*key, extents, threads))
     if operation == "rotation":
-        return rotation(*key, elements // n, threads)
+        return rotation(*key, K, threads)
     if operation == "rotated_synthesis":
         return rotated_synthesis(*key, extents, threads)
-    if operation in ("synthesis_projection", "synthesis_projection_with_mean"):
-        if out_features is None:
-            raise ValueError(f"scratch_bytes: out_features: wanted k_x for {operation}, got None")
-        if len(extents) == 1:
-            return 0
-        mean = operation.endswith("mean")
-        threads = threads_for(elements * out_features, MULTIPLY_ADDS_A_THREAD)
-        return max(
-            projection(*key, extents, out_features, mean, threads),
-            *(
-                projection_factor_grads(
-                    *key, extents, out_features, True, mean, contiguous, threads
-                )
-                for contiguous in (True, False)
-            ),
-            projection_core_grad(*key, extents, out_features, mean, threads),
-        )
-    raise ValueError(
-        "scratch_bytes: operation: wanted synthesis, synthesis_projection, "
-        f"synthesis_projection_with_mean, rotation or rotated_synthesis, got {operation!r}"
+    if len(extents) == 1:
+        return 0
+    mean = operation.endswith("mean")
+    threads = threads_for(n * K * k_x, MULTIPLY_ADDS_A_THREAD)
+    return max(
+        projection(*key, extents, k_x, mean, threads),
+        *(
+            projection_factor_grads(*key, extents, k_x, True, mean, contiguous, threads)
+            for contiguous in (True, False)
+        ),
+        projection_core_grad(*key, extents, k_x, mean, threads),
     )

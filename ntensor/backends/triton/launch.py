@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -24,9 +27,29 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1" and not torch.cuda.is_available()
 
 
-@functools.cache
+# Of the device that a rehearsal on tensors without memory stands for.
+_rehearsed: ContextVar[Capability] = ContextVar("rehearsed", default=_INTERPRETED)
+
+
+@contextmanager
+def rehearsal(capability: Capability) -> Iterator[None]:
+    """Inside, what is calculated on tensors of the device "meta" is planned for this capability."""
+    token = _rehearsed.set(capability)
+    try:
+        yield
+    finally:
+        _rehearsed.reset(token)
+
+
 def capability(device: torch.device) -> Capability:
-    return torch.cuda.get_device_capability(device) if device.type == "cuda" else _INTERPRETED
+    if device.type == "cuda":
+        return _of_device(device)
+    return _rehearsed.get() if device.type == "meta" else _INTERPRETED
+
+
+@functools.cache
+def _of_device(device: torch.device) -> Capability:
+    return torch.cuda.get_device_capability(device)
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -48,15 +71,18 @@ def precision(dtype: torch.dtype, device: torch.device) -> str:
 
 
 def launch(
-    kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int, warps: int, stages: int = 2,
-    **constants: Any,
+    kernel: Any, grid: tuple[int, ...], first: Tensor, *others: Tensor | int, warps: int,
+    stages: int = 2, **constants: Any,
 ) -> None:  # fmt: skip
-    """Runs a kernel on the device of its first argument, in that device's current stream."""
-    constants = {name: _TYPES.get(value, value) for name, value in constants.items()}
-    with torch.cuda.device_of(arguments[0]):
-        kernel[grid](
-            *arguments, **constants, num_warps=warps, num_stages=stages, enable_fp_fusion=True
-        )
+    """Runs a kernel on the device of its first argument, in that device's current stream.
+
+    On tensors without memory nothing runs.
+    """
+    if first.is_meta:
+        return
+    constants["ACC"] = _TYPES[constants["ACC"]]
+    with torch.cuda.device_of(first):
+        kernel[grid](first, *others, **constants, num_warps=warps, num_stages=stages)
 
 
 def check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...], like: Tensor) -> None:

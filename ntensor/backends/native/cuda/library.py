@@ -11,6 +11,8 @@ from ntensor.backends.native.library import DTYPES, cpu_module
 
 LEAST_CAPABILITY = (8, 0)
 
+Context = tuple[int, int, bool, int]
+
 
 @functools.cache
 def cuda_module() -> ModuleType:
@@ -98,13 +100,19 @@ def run(name: str, like: torch.Tensor, arguments: tuple[Any, ...]) -> None:
     has no meaning here, and the address of the scratch memory.
     """
     context = call_context(like)
-    module = cuda_module()
-    scratch_bytes = getattr(module, f"{name}_scratch")(context, *arguments, 1, 0)
-    memory = torch.empty(scratch_bytes, dtype=torch.uint8, device=like.device)
-    getattr(module, name)(context, *arguments, 1, memory.data_ptr())
+    byte_count = scratch_bytes(name, context, arguments)
+    memory = torch.empty(byte_count, dtype=torch.uint8, device=like.device)
+    getattr(cuda_module(), name)(context, *arguments, 1, memory.data_ptr())
 
 
-def call_context(like: torch.Tensor) -> tuple[int, int, bool, int]:
+def scratch_bytes(name: str, context: Context, arguments: tuple[Any, ...]) -> int:
+    """The scratch memory of a job, which is rehearsed for it: addresses count by whether they are
+    0, and no device is needed."""
+    count: int = getattr(cuda_module(), f"{name}_scratch")(context, *arguments, 1, 0)
+    return count
+
+
+def call_context(like: torch.Tensor) -> Context:
     """(device, stream, whether float32 may be rounded to TF32, multiprocessors)."""
     device = like.device
     index = like.get_device()

@@ -1,0 +1,95 @@
+"""How much memory a call takes beside its inputs and outputs."""
+
+from __future__ import annotations
+
+import importlib
+import math
+
+import torch
+
+from ntensor import backends
+from ntensor.backends import choice
+from ntensor.backends.native.library import DTYPES
+
+_PROJECTIONS = ("synthesis_projection", "synthesis_projection_with_mean")
+_OPERATIONS = ("synthesis", *_PROJECTIONS, "rotation", "rotated_synthesis")
+
+
+def scratch_bytes(
+    operation: str,
+    n: int,
+    factor_sizes: tuple[int, ...],
+    out_features: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    *,
+    device: torch.device | str = "cpu",
+    backend: str | None = None,
+) -> int:
+    """Bytes of scratch memory that a call takes, beside its inputs and outputs.
+
+    The forward pass and each part of the backward pass take and return their scratch one after the
+    other; the largest of them is returned. No array of n K elements is part of it. On a CPU a
+    thread's share stays under 64 K elements of the accumulator type for every slab of samples,
+    unless the extents of the factors add up to more than 5000. On a GPU it holds the synthesis of
+    all factors but the leading ones, its gradient, and the parts of sums that are split.
+
+    Args:
+        operation: "synthesis", "synthesis_projection", "synthesis_projection_with_mean",
+            "rotation" or "rotated_synthesis".
+        n: samples.
+        factor_sizes: `(k_1, ..., k_M)`; for "rotation" `(K,)`.
+        out_features: `k_x`, for the projections.
+        dtype: of the operands.
+        device: of the operands, a CPU or a CUDA GPU of this machine.
+        backend: "native" or "triton"; None: the one that would serve.
+
+    Raises:
+        TypeError: for another dtype.
+        ValueError: for another operation or backend, and where `out_features` is missing.
+        RuntimeError: where the backend cannot serve on the device, with its reason.
+
+    Example:
+        >>> import ntensor
+        >>> ntensor.scratch_bytes("synthesis_projection", 64, (9, 15, 80), 12288) < 2**20 * 4
+        True
+    """
+    if dtype not in DTYPES:
+        raise TypeError(f"scratch_bytes: dtype: wanted one of {list(DTYPES)}, got {dtype}")
+    if operation not in _OPERATIONS:
+        raise ValueError(
+            f"scratch_bytes: operation: wanted one of {', '.join(_OPERATIONS)}, got {operation!r}"
+        )
+    if operation in _PROJECTIONS and out_features is None:
+        raise ValueError(f"scratch_bytes: out_features: wanted k_x for {operation}, got None")
+    if backend not in (None, "native", "triton"):
+        raise ValueError(f"scratch_bytes: backend: wanted native or triton, got {backend!r}")
+    place, extents = torch.device(device), tuple(factor_sizes)
+    k_x = 1 if out_features is None else out_features
+    chosen = _backend(operation, place, dtype, backend, choice.Sizes(n, out_features))
+    if n * math.prod(extents) * k_x == 0:
+        return 0
+    module = importlib.import_module(f"{backends.package(chosen, place)}.scratch")
+    count: int = module.scratch_bytes(operation, n, extents, k_x, dtype, place)
+    return count
+
+
+def _backend(
+    operation: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    backend: str | None,
+    sizes: choice.Sizes,
+) -> str:
+    """The backend whose scratch is meant: the one asked for, or the first that can serve."""
+    names: tuple[str, ...] = ("native",)
+    if backend is not None:
+        names = (backend,)
+    elif device.type == "cuda" and torch.cuda.is_available():
+        rows = choice.rows(operation, choice.family(device), dtype)
+        names = tuple(name for name in choice.order(rows, sizes)[0] if name != "reference")
+    reasons = {name: backends.why_not(name, operation, device, dtype) for name in names}
+    for name, reason in reasons.items():
+        if reason is None:
+            return name
+    said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    raise RuntimeError(f"scratch_bytes: no backend serves {dtype} on {device} ({said})")
