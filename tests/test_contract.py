@@ -1,5 +1,6 @@
 """`contract`: a core with one factor put in, beside its definition and under every transform."""
 
+import csv
 import functools
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 
+import contract as benchmark
 import ntensor
 from backends import each_dtype
 from comparison import assert_matches_definition
@@ -190,3 +192,14 @@ def test_errors(error, arguments, words):
     assert message.startswith("contract: ")
     for word in words:
         assert word in message
+
+
+def test_benchmark(tmp_path):
+    """Every way of every small case gives the same, and the files are written."""
+    assert (
+        benchmark.main(["--quick", "--repeats", "1", "--threads", "1", "--out", str(tmp_path)]) == 0
+    )
+    rows = list(csv.DictReader((tmp_path / "contract.csv").open()))
+    assert len(rows) == 18
+    assert not any(row["status"] for row in rows)
+    assert (tmp_path / "contract.png").stat().st_size > 0

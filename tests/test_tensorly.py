@@ -1,5 +1,6 @@
 """TensorLy with `ntensor` registered: its own tests, its results, and what is left to it."""
 
+import csv
 import threading
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from tensorly import tenalg
 from tensorly.decomposition import non_negative_parafac_hals, parafac, randomised_parafac
 
+import tensorly_cp
 import tensorly_suite
 from layouts import make
 from ntensor.integrations import tensorly as integration
@@ -307,3 +309,15 @@ def test_own_tests_of_tensorly():
     outcomes = found["ntensor"]["outcomes"]
     assert len(outcomes) >= 30
     assert outcomes.keys() == found["tensorly"]["outcomes"].keys()
+
+
+def test_benchmark(tmp_path, capsys):
+    """Every way of every small case reaches the same fit, and the files are written."""
+    assert (
+        tensorly_cp.main(["--quick", "--repeats", "1", "--threads", "1", "--out", str(tmp_path)])
+        == 0
+    )
+    rows = list(csv.DictReader((tmp_path / "tensorly_cp.csv").open()))
+    assert len(rows) == 5 * len(tensorly_cp.QUICK)
+    assert not any(row["status"] for row in rows)
+    assert (tmp_path / "tensorly_cp.png").stat().st_size > 0
