@@ -102,7 +102,9 @@ def test_sizes_of_the_data():
     sizes = {"k_3d": 12, "exp_3dmm": 3, "id_3dmm": 4, "image_size": 64}
     model = c.fitted(presets.tiny(), sizes).model
     assert (model.k_3d, model.exp_3dmm, model.id_3dmm) == (12, 3, 4)
-    with pytest.raises(ConfigurationError, match=r"k_3d is 28125, the data has 12 \(--model.k-3d 0"):
+    with pytest.raises(
+        ConfigurationError, match=r"k_3d is 28125, the data has 12 \(--model.k-3d 0"
+    ):
         c.fitted(presets.paper(), sizes)
 
 
