@@ -17,7 +17,7 @@ import ntensor
 from _functions import HoistedMatmul, ProductMatmul
 from _machine import ForeignLoad, PeakMemory
 from _problem import TOLERANCE, khatri_rao
-from _timing import Step, Timed, interleave, rank
+from _timing import HostClock, Step, Timed, interleave, rank
 from ntensor.faces.configuration import Configuration
 from ntensor.faces.model import build
 from ntensor.faces.networks.light_cnn import LightCNN
@@ -73,16 +73,29 @@ WAYS_SHAPE = ("linear", "rows", "columns")
 WAYS_FRONTAL = ("hoisted", "doubled linear", "doubled rows", "doubled columns")
 
 
+class StepClock(HostClock):
+    """The host's clock, which waits for the device before and after: a step is many kernels."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
 class Case:
     """The network of a configuration, a batch, and the methods' ways through them."""
 
     def __init__(self, configuration: Configuration, n: int, device: torch.device) -> None:
         torch.manual_seed(0)
         self.n, self.device, self.configuration = n, device, configuration
+        self.clock = StepClock(device)
         with device:
             self.model = build(configuration.model)
             self.adversary = ImageAdversary(configuration)
-            self.verification = LightCNN().requires_grad_(False).eval()
+            size = 2 * configuration.model.image_size
+            self.verification = LightCNN(input_size=size).requires_grad_(False).eval()
             self.batch = batch_of(configuration, n)
             sizes = self.configuration.model
             self.codes = [torch.randn(n, k) for k in (sizes.k_l, sizes.k_exp, sizes.k_id)]
@@ -101,10 +114,6 @@ class Case:
             parameter.grad = torch.zeros_like(parameter)
         self.streams = (self.model.shape_stream, self.model.frontal_stream)
         self.own = tuple(stream.projection for stream in self.streams)
-
-    def synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
     @contextlib.contextmanager
     def using(self, method: Method) -> Iterator[None]:
@@ -226,7 +235,7 @@ def fastest_ways(case: Case, mode: str) -> tuple[str, str]:
                 torch.autograd.backward(found, incoming)
 
             steps[way] = Step(call, results=lambda output: {})
-        chosen.append(rank(steps, case.synchronize)[0])
+        chosen.append(rank(steps, case.clock)[0])
     return chosen[0], chosen[1]
 
 
@@ -264,7 +273,7 @@ def measure(
         entries.append(Timed(step, seconds))
         rows.append(row)
     with ForeignLoad() as load:
-        interleave(entries, options.seconds, options.repeats, case.synchronize, lambda _: None)
+        interleave(entries, options.seconds, options.repeats, case.clock, lambda _: None)
     reused = [e for e, row in zip(entries, rows, strict=True) if "torch" in row["method"]]
     fastest = min(statistics.median(entry.samples) for entry in reused)
     adding = min(
@@ -318,12 +327,12 @@ def checked(case: Case, step: Step) -> tuple[list[Tensor], float, int | None]:
     found += [sketch(projection.core.grad) for projection in case.own]
     if step.finish:
         step.finish()
-    step.run(1, case.synchronize)
+    case.clock.seconds(step)
     prepared = step.prepare() if step.prepare else None
     with PeakMemory(case.device) as memory:
         start = time.perf_counter()
         step.call(prepared)
-        case.synchronize()
+        case.clock.synchronize()
         seconds = time.perf_counter() - start
     if step.finish:
         step.finish()
@@ -360,7 +369,7 @@ def apart(case: Case, part: str) -> list[dict[str, object]]:
     }
     for name, work in works.items():
         step = Step(lambda _, work=work: work(), results=lambda output: {})
-        median = statistics.median(step.run(1, case.synchronize) for _ in range(5))
+        median = statistics.median(case.clock.seconds(step) for _ in range(5))
         row = {"part": part, "n": case.n, "method": name, "form": "apart", "status": ""}
         rows.append(row | {"extra_mb": None, "seconds": round(median, 5)})
     return rows

@@ -28,13 +28,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--n", nargs="+", type=int, default=[16, 64], help="images of a step")
+    parser.add_argument("--n", nargs="+", type=int, help="images of a step; default: 16 64")
     parser.add_argument("--quick", action="store_true", help="small sizes, for CI")
-    parser.add_argument("--backend", choices=("auto", "native", "triton", "reference"))
+    parser.add_argument(
+        "--backend", choices=("auto", "native", "triton", "reference"), default="auto"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, help="default: all cores")
     parser.add_argument("--huge-pages", action="store_true", help="with THP_MEM_ALLOC_ENABLE=1")
-    parser.add_argument("--seconds", type=float, default=20.0, help="time for a case's samples")
+    parser.add_argument("--seconds", type=float, help="time for a case's samples; default: 20")
     parser.add_argument("--repeats", type=int, help="exactly this many rounds")
     parser.add_argument("--out", type=Path, default=_options.DEFAULT_OUT, metavar="DIR")
     return parser.parse_args(argv)
@@ -42,6 +44,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
+    options.n = options.n or ([3, 5] if options.quick else [16, 64])
+    options.seconds = options.seconds or (0.2 if options.quick else 20.0)
     _options.prepare_process(options)
     import torch
 

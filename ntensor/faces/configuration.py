@@ -236,14 +236,26 @@ def fitted(configuration: Configuration, sizes: Mapping[str, int]) -> Configurat
     Raises:
         ConfigurationError: an extent that the network uses and that is neither 0 nor the data's.
     """
+    wrong = misfits(configuration, sizes)
+    if wrong:
+        raise ConfigurationError("; ".join(wrong))
+    return replace(configuration, model=replace(configuration.model, **dict[str, Any](sizes)))
+
+
+def misfits(configuration: Configuration, sizes: Mapping[str, int]) -> list[str]:
+    """What keeps `configuration` from data of these sizes, a sentence each; see `fitted`."""
     wanted = asdict(configuration.model)
     used = ("image_size", *configuration.model.targets.values())
+    found = []
     for name, size in sizes.items():
         if name in used and wanted[name] not in (0, size):
-            raise ConfigurationError(
-                f"model.{name} is {wanted[name]}, the data has {size}; 0 takes the data's"
-            )
-    return replace(configuration, model=replace(configuration.model, **dict[str, Any](sizes)))
+            cure = f"--model.{name.replace('_', '-')} 0 takes the data's"
+            if name == "image_size":
+                cure = "both must be the same"
+            elif name == "k_3d" and configuration.data.source == "generated":
+                cure += f", --data.vertices {wanted[name] // 3} gives the analytic face as many"
+            found.append(f"model.{name} is {wanted[name]}, the data has {size} ({cure})")
+    return found
 
 
 def to_json(configuration: Configuration) -> str:

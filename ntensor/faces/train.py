@@ -12,7 +12,7 @@ from pathlib import Path
 
 from . import checkpoint, verification
 from .command_line import from_command_line
-from .configuration import Configuration, fitted, to_json
+from .configuration import Configuration, fitted, misfits, to_json
 from .errors import ConfigurationError, FacesError
 from .training import Trainer
 from .training.processes import Processes, device_of
@@ -31,19 +31,23 @@ def train(configuration: Configuration, run: Path) -> str:
     """
     settings = configuration.training
     device = device_of(settings.device)
-    network = None
-    if configuration.losses.verification:
-        if settings.verification_weights is None:
-            raise ConfigurationError(
-                "losses.verification is "
-                f"{configuration.losses.verification}, which needs training.verification-weights: "
-                "a file made by python -m ntensor.faces.verification; 0 trains without"
-            )
-        network = verification.load(settings.verification_weights)
+    weights = settings.verification_weights
     with Processes(device) as processes:
         if processes.leads:
             checkpoint.check_writable(run, wanted_bytes=1_000_000)
         training, validation = sources(configuration.data, configuration.model.image_size)
+        wrong = misfits(configuration, sizes_of(training))
+        if configuration.losses.verification and weights is None:
+            wrong.append(
+                f"losses.verification is {configuration.losses.verification}, which needs "
+                "training.verification-weights (a file that python -m ntensor.faces.verification "
+                "makes; --losses.verification 0 trains without)"
+            )
+        if wrong:
+            raise ConfigurationError("; ".join(wrong))
+        network = None
+        if configuration.losses.verification and weights is not None:
+            network = verification.load(weights)
         configuration = fitted(configuration, sizes_of(training))
         if processes.leads:
             print(to_json(configuration), end="", flush=True)

@@ -102,7 +102,9 @@ def test_sizes_of_the_data():
     sizes = {"k_3d": 12, "exp_3dmm": 3, "id_3dmm": 4, "image_size": 64}
     model = c.fitted(presets.tiny(), sizes).model
     assert (model.k_3d, model.exp_3dmm, model.id_3dmm) == (12, 3, 4)
-    with pytest.raises(ConfigurationError, match="k_3d is 28125, the data has 12; 0 takes"):
+    with pytest.raises(
+        ConfigurationError, match=r"k_3d is 28125, the data has 12 \(--model.k-3d 0"
+    ):
         c.fitted(presets.paper(), sizes)
 
 
@@ -126,7 +128,10 @@ def test_training_command(tmp_path, capsys):
     ("words", "reason"),
     [
         (["--preset", "huge"], "preset must be one of tiny, small, paper"),
-        (["--preset", "paper"], "needs training.verification-weights"),
+        (["--preset", "paper"], "model.exp_3dmm is 28.* --model.exp-3dmm 0 takes"),
+        (["--preset", "paper"], "model.id_3dmm is 157.* --model.id-3dmm 0 takes"),
+        (["--preset", "paper"], "--data.vertices 9375 gives the analytic face as many"),
+        (["--preset", "paper"], "needs training.verification-weights .* --losses.verification 0"),
         (["--preset", "tiny", "--data.vertices", "5"], "vertices must be at least"),
         (["--preset", "tiny", "--device", "cuda:7"], "torch finds no GPU"),
     ],
