@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import csv
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
@@ -68,8 +69,9 @@ def measure(
     """The rows of one case, printed too; a way with a wrong result is not timed."""
     rows, entries = [], []
     clock = HostClock()
+    spent: dict[str, list[float]] = {way.name: [] for way in ways}
     for way in ways:
-        step = Step(lambda _, call=way.call: call(), results=lambda output: {})
+        step = Step(_counted(way.call, spent[way.name]), results=lambda output: {})
         result = way.call()
         row: dict[str, object] = {"case": case, "method": way.name, "kind": way.kind}
         row |= {"status": way.wrong(result), "note": way.note(result)}
@@ -91,6 +93,7 @@ def measure(
         median = statistics.median(entry.samples)
         row["seconds"] = f"{median:.6g}"
         row["fastest"] = f"{min(entry.samples):.6g}"
+        row["cpu_seconds"] = f"{statistics.median(spent[str(row['method'])]):.6g}"
         row["samples"] = len(entry.samples)
         row["versus_rival"] = f"{min(rivals) / median:.4g}" if rivals else ""
         row["of_roof"] = f"{roof_seconds / median:.3g}" if roof_seconds else ""
@@ -99,20 +102,34 @@ def measure(
     return rows
 
 
+def _counted(call: Callable[[], Any], spent: list[float]) -> Callable[[object], Any]:
+    """The call, which notes the processor time of all its threads: foreign load leaves it alone."""
+
+    def step(_: object) -> Any:
+        start = time.process_time()
+        result = call()
+        spent.append(time.process_time() - start)
+        return result
+
+    return step
+
+
 def roof(options: argparse.Namespace) -> Roof:
     return measure_roof(options.threads, {"float32"})
 
 
 def _print(case: str, rows: list[dict[str, object]], foreign: float | None) -> None:
     print(f"\n{case}" + (f" (other processes took {foreign:.0%})" if (foreign or 0) > 0.03 else ""))
-    print(f"{'method':44}{'ms':>10}{'fastest':>10}{'vs rival':>10}{'of roof':>9}  note")
+    print(
+        f"{'method':44}{'ms':>10}{'fastest':>10}{'cpu ms':>10}{'vs rival':>10}{'of roof':>9}  note"
+    )
     for row in rows:
         if row["status"]:
             print(f"{row['method']:44}  {row['status']}")
             continue
-        times = [f"{1e3 * float(row[key]):.4g}" for key in ("seconds", "fastest")]
+        times = [f"{1e3 * float(row[key]):.4g}" for key in ("seconds", "fastest", "cpu_seconds")]
         rest = f"{row['versus_rival']:>10}{row['of_roof']:>9}  {row['note']}"
-        print(f"{row['method']:44}{times[0]:>10}{times[1]:>10}{rest}")
+        print(f"{row['method']:44}{times[0]:>10}{times[1]:>10}{times[2]:>10}{rest}")
 
 
 def finish(rows: list[dict[str, object]], options: argparse.Namespace, name: str, what: str) -> int:
