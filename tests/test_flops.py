@@ -110,5 +110,8 @@ import importlib, ntensor.ops.deferred as deferred
 seen = []
 deferred.when_imported("torch.utils.flop_counter", lambda: seen.append(1))
 assert seen == [1]
+from torch.distributed.tensor import DTensor
+sharded = DTensor._op_dispatcher.sharding_propagator.op_strategy_funcs
+assert torch.ops.ntensor.synthesis.default in sharded
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=250)
