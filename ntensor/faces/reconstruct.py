@@ -30,7 +30,7 @@ from .face_model import FaceModel
 from .images import save_image
 from .inputs import Face, pictures_of
 from .records import VALID
-from .run_inputs import Options, RunInputs, decoded
+from .run_inputs import Options, RunInputs, on_cpu
 from .sheet import as_colours
 
 _DEFAULT = Options()
@@ -98,11 +98,11 @@ class Reconstruction:
         self.found, self.faces = found, list(faces)
         self.face_model = found.inputs.face_model
         self.part = meshes.shape_model(self.face_model)
-        _, self.output = decoded(found, faces)
-        model.cpu()
+        output = editing.decode(model, found.encode(faces))
+        self.output = on_cpu(output)
         self.shapes: dict[str, tuple[Tensor, FaceModel]] = {}
-        if "shape" in self.output:
-            vertices = editing.vertices_of_stream(model, self.output)
+        if "shape" in output:
+            vertices = editing.vertices_of_stream(model, output).float().cpu()
             wanted = len(self.part.mean)
             if vertices.shape[1] != wanted:
                 raise ConfigurationError(
@@ -110,7 +110,7 @@ class Reconstruction:
                     f"({self.face_model.source}) {wanted}"
                 )
             self.shapes["decoder"] = (vertices, self.part)
-        vertices = editing.vertices_of_coefficients(model, self.output, self.face_model)
+        vertices = editing.vertices_of_coefficients(model, output, self.face_model)
         self.shapes["coefficients"] = (vertices, self.face_model)
         self.maps = editing.frontal(self.output)
         if "normal" in self.output:
