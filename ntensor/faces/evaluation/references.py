@@ -1,4 +1,4 @@
-"""What can be said of a picture without a deep network: fitted to pictures of training identities."""
+"""What can be said of a picture without a deep network, from pictures of training identities."""
 
 from __future__ import annotations
 

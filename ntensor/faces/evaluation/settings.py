@@ -29,7 +29,7 @@ class Evaluation:
     lights: tuple[int, ...] = (0, 15)
     frontal_lights: tuple[int, ...] = tuple(range(16))
     fitted: int = 1500
-    als: tuple[int, int, int] = (9, 6, 20)
+    als: tuple[int, int, int] = (6, 6, 12)
     folds: int = 10
     transfers: int = 240
     shapes: int = 400
