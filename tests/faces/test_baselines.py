@@ -33,28 +33,30 @@ def face():
     return analytic_face(1000)
 
 
-@pytest.mark.parametrize(("sizes", "offset"), [((2, 2), 0), ((2, 2, 2), 0)])
+@pytest.mark.parametrize(("sizes", "offset"), [((2, 2), 0), ((2, 2, 2), 1)])
 def test_multilinear_recovers_a_planted_model(sizes, offset):
     x, core, factors = planted(sizes, offset)
-    model = fit_multilinear(x, sizes, sweeps=150, tolerance=1e-3, starts=16)
-    assert model.errors[-1] < 1e-6
+    model = fit_multilinear(x, sizes, sweeps=200, tolerance=1e-3, starts=64)
+    assert model.errors[-1] < 1e-5
     flat = model.core.flatten(1)
     torch.testing.assert_close(flat.T @ flat, torch.eye(len(flat.T), dtype=x.dtype))
     new = [z.flip(0).roll(m, 0) for m, z in enumerate(factors)]
     unseen = ntensor.synthesis_projection(core, *new)
-    torch.testing.assert_close(model.reconstruct(*model.transform(unseen)), unseen)
+    torch.testing.assert_close(
+        model.reconstruct(*model.transform(unseen)), unseen, atol=1e-4, rtol=1e-4
+    )
     # Each factor of the model depends on one planted factor alone.
     found = model.transform(unseen)
     changed = [new[0], *(z.flip(0) for z in new[1:])]
     again = model.transform(ntensor.synthesis_projection(core, *changed))
     cosine = [torch.cosine_similarity(a, b).abs() for a, b in zip(found, again, strict=True)]
-    constant = [c.min().item() > 1 - 1e-6 for c in cosine]
+    constant = [c.min().item() > 1 - 1e-4 for c in cosine]
     assert sum(constant) == 1
 
 
 def test_multilinear_edit_swaps_one_factor():
     x, core, factors = planted((2, 2), 0)
-    model = fit_multilinear(x, (2, 2), sweeps=150, tolerance=1e-6)
+    model = fit_multilinear(x, (2, 2), sweeps=200, tolerance=1e-3, starts=64)
     assert model.errors[-1] < 1e-5
     edited = model.edit(x, x.flip(0), 1)
     own = [z / z.norm(dim=1, keepdim=True) for z in factors]
@@ -65,7 +67,7 @@ def test_multilinear_edit_swaps_one_factor():
         truths.append(ntensor.synthesis_projection(core, *swapped))
     # Which of the planted factors became the second one, and the signs, are not determined.
     likeness = [torch.cosine_similarity(edited, truth).abs().min() for truth in truths]
-    assert max(likeness) > 1 - 1e-6 > min(likeness)
+    assert max(likeness) > 1 - 1e-4 > min(likeness)
     torch.testing.assert_close(edited.norm(dim=1), x.norm(dim=1))
 
 

@@ -71,12 +71,14 @@ def written(runs, tmp_path_factory):
     (out / "labels.csv").write_text(
         "file,identity,expression\n0.png,ann,happy\n1.png,ann,\n2.png,ben,sad\n3.png,ben,?\n"
     )
+    render(out / "set", 6, split="test", size=16, face_model="analytic")
     tyro.cli(
         command,
         args=[
             *(str(runs[name]) for name in ("full-s0", "full-s1", "no-rotation-s0")),
             *("--plain", str(runs["plain"]), "--intrinsic", str(runs["intrinsic"])),
             *("--images", str(photos), "--labels", str(out / "labels.csv")),
+            *("--data", str(out / "set")),
             *("--out", str(out / "report"), *OPTIONS),
         ],
     )
@@ -152,16 +154,19 @@ def test_report_names_its_pictures(written):
         with Image.open(written / name) as image:
             assert min(image.size) > 16
     assert {path.name for path in written.iterdir()} >= {
-        *("normals.png", "tsne-expression.png", "tsne-pose.png", "photographs.png"),
+        *("normals.png", "tsne-expression.png", "tsne-pose.png", "photographs.png", "data.png"),
         *("transfer-expression.png", "transfer-pose.png", "transfer-light.png"),
     }
 
 
-def test_photographs_in_the_report(written):
-    (found,) = json.loads((written / "evaluation.json").read_text())["others"]
-    assert found["samples"] == 4
-    assert set(found["accuracy"]["z_id"]) == {"identity"}
-    assert "photographs in" in (written / "report.md").read_text()
+def test_pictures_of_ones_own(written):
+    photos, data = json.loads((written / "evaluation.json").read_text())["others"]
+    assert (photos["samples"], data["samples"]) == (4, 6)
+    assert set(photos["accuracy"]["z_id"]) == {"identity"}
+    assert not photos["angular_error"]
+    assert set(data["angular_error"]) == {"network", "constant"}
+    text = (written / "report.md").read_text()
+    assert "## photographs in" in text and "set (analytic face" in text
 
 
 def test_measures_of_an_untrained_network(runs, shared):
@@ -240,21 +245,6 @@ def test_groups():
     assert other.shown("error", "mean", form=".0f") == "0"
     assert full.shown("error", "median") == "-"
     assert Group("none").values("error") == []
-
-
-def test_a_data_set_of_ones_own(runs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("NTENSOR_FACE_MODEL", "analytic")
-    render(tmp_path / "set", 6, split="test", size=16)
-    tyro.cli(
-        command,
-        args=[
-            *(str(runs["intrinsic"]), "--data", str(tmp_path / "set")),
-            *("--out", str(tmp_path / "out"), *OPTIONS),
-        ],
-    )
-    (found,) = json.loads((tmp_path / "out" / "evaluation.json").read_text())["others"]
-    assert found["samples"] == 6 and {"network", "constant"} == set(found["angular_error"])
-    assert "report.md" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

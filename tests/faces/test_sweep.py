@@ -1,13 +1,15 @@
 """The sweep over ablations: its plan, its runs, and that it resumes."""
 
+import subprocess
+
 import pytest
 
-from ntensor.faces import sweep
+from ntensor.faces import sweep, train
 from ntensor.faces.errors import ConfigurationError
 
 TINY = [
     *("--model.image-size", "16", "--model.channels", "4", "4", "4", "--model.k-i", "8"),
-    *("--data.vertices", "800", "--data.cache", "8", "--data.validation", "4"),
+    *("--data.vertices", "1000", "--data.cache", "8", "--data.validation", "4"),
     *("--training.batch-size", "4"),
 ]
 
@@ -39,7 +41,13 @@ def test_unknown_names():
         sweep.plan(sweep.Sweep(names=("most",)))
 
 
-def test_sweep_trains_and_resumes(tmp_path, capfd):
+def test_sweep_trains_and_resumes(tmp_path, capfd, monkeypatch):
+    def run(command, check):
+        assert command[1:3] == ["-m", "ntensor.faces.train"]
+        train.main(command[3:])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
     arguments = ["--names", "full", "no-rotation", "--steps", "2", "--out", str(tmp_path), *TINY]
     sweep.main([*arguments, "--dry-run"])
     assert not list(tmp_path.iterdir())

@@ -18,6 +18,8 @@ import ntensor
 # Power iterations of one picture's factors, and the change of its norm that ends them.
 _POWER_STEPS = 50
 _POWER_TOLERANCE = 1e-6
+# A relative error that leaves nothing to search for.
+_EXACT = 1e-5
 # Singular vectors that the core may turn into, for two columns of it.
 _SURPLUS = 3
 
@@ -111,8 +113,8 @@ def fit_multilinear(
        `ntensor.synthesis_projection` in its core.
 
     A sweep forms neither `Z` nor the coefficients, and no step raises the error. The error has
-    local minima; the best of several starts is kept, all but the first of which turn the singular
-    vectors at random.
+    local minima, also where a model fits exactly; the best of several starts is kept, all but the
+    first of which turn the singular vectors at random.
 
     Args:
         x (Tensor[n, k_x]): pictures as rows; float32 or float64.
@@ -120,7 +122,7 @@ def fit_multilinear(
         center (bool): subtract the mean picture; else it is 0.
         sweeps (int): most of them.
         tolerance (float): relative change of the error that ends the fit.
-        starts (int)
+        starts (int): most of them; an exact model ends the search.
         seed (int): of the random starts.
 
     Returns:
@@ -154,6 +156,8 @@ def fit_multilinear(
         found = _alternate(core, reduced, float(lost), float(scale), sweeps, tolerance)
         if best is None or found[2][-1] < best[2][-1]:
             best = found
+        if best[2][-1] < _EXACT:
+            break
     assert best is not None
     core, factors, errors = best
     core = (basis.T @ core.flatten(1)).unflatten(1, tuple(sizes)).contiguous()

@@ -17,8 +17,8 @@ from ntensor.faces.renderer import Camera, Renderer
 # A surface seen at a smaller cosine than this has no usable colours.
 _GRAZING = 0.15
 # Of an estimated shading that divides, and of a ratio of two.
-_DARKEST, _LARGEST_RATIO = 0.02, 4.0
-_RIDGE = 1e-3
+_DARKEST, _LARGEST_RATIO = 0.02, 2.0
+_RIDGE = 1e-2
 
 
 @dataclass(frozen=True)

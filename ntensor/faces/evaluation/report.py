@@ -147,8 +147,9 @@ class Report:
                 self.shown[plain.first["run"]].codes["z_0"],
             )
         else:
-            baseline = materials.references.project(pictures[chosen]["image"]).numpy()
-            title = "pixels, principal components"
+            size = groups[0].first["configuration"]["model"]["k_i"]
+            baseline = materials.references.project(pictures[chosen]["image"])[:, :size].numpy()
+            title = f"pixels, {baseline.shape[1]} principal components"
         face = pictures.face
         names = {
             "expression": [] if face is None else list(face.basic_names),

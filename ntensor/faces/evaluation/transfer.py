@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ntensor.faces import editing
+from ntensor.faces import editing, harmonics
 from ntensor.faces.baselines import LandmarkFit, estimate_light, fit_landmarks, rewarp
 from ntensor.faces.baselines.landmark_fit import project, to_pixels
 from ntensor.faces.configuration import Configuration
@@ -169,15 +169,16 @@ def measured_baselines(
     measures: dict[str, Measures] = {}
     shown: dict[str, dict[str, Tensor]] = {}
     for edit in tqdm(transfers.truth, "baselines of transfers", unit="edit"):
-        light, wanted = None, own
+        wanted = own if edit == "light" else getattr(own, f"with_{edit}")(other)
+        image, inside, normal = _rewarped(face, target["image"], own, wanted, None)
         if edit == "light":
             light = _of_equal_mean(
                 estimate_light(face, source["image"], other),
                 estimate_light(face, target["image"], own),
+                normal,
+                inside,
             )
-        else:
-            wanted = getattr(own, f"with_{edit}")(other)
-        image, _, normal = _rewarped(face, target["image"], own, wanted, light)
+            image, _, normal = _rewarped(face, target["image"], own, wanted, light)
         measures[edit] = {
             "copy of the input": transfers.measure(
                 edit, target["image"], target["normal"], transfers.landmarks(target)
@@ -203,10 +204,13 @@ def _rewarped(
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
-def _of_equal_mean(light: Tensor, own: Tensor) -> Tensor:
-    """The light, scaled in each channel to the mean brightness of `own`: a light that is found in a
-    picture has its face's colour in it."""
-    return light * (own[..., :1] / light[..., :1].clamp_min(1e-3)).clamp(0.1, 10)
+def _of_equal_mean(light: Tensor, own: Tensor, normal: Tensor, inside: Tensor) -> Tensor:
+    """The light, scaled in each channel to the mean shading of `own` on these normals: a light that
+    is found in a picture has its face's colour in it."""
+    found, wanted = (
+        (harmonics.shading(normal, lamp) * inside).sum((2, 3)) for lamp in (light, own)
+    )
+    return light * (wanted / found.clamp_min(1e-3)).unsqueeze(2)
 
 
 def _kept(model: Model, face: FaceModel, output: Mapping[str, Tensor], z_p: Any) -> Batch:
