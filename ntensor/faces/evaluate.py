@@ -49,10 +49,7 @@ def command(
         labels: a CSV file with the columns file and any of identity, expression, pose, light.
         data: a data set in the format of `ntensor.faces.storage` with real normals, too.
     """
-    try:
-        written = evaluate_all(runs, settings, out, plain, intrinsic, images, labels, data)
-    except FacesError as error:
-        raise SystemExit(f"error: {error}") from error
+    written = evaluate_all(runs, settings, out, plain, intrinsic, images, labels, data)
     print("wrote " + ", ".join(str(path) for path in written))
 
 
@@ -132,5 +129,15 @@ def own_pictures(
     return found
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    try:
+        tyro.cli(
+            command, prog="python -m ntensor.faces.evaluate", args=arguments, description=__doc__
+        )
+    except (FacesError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
 if __name__ == "__main__":
-    tyro.cli(command, description=__doc__)
+    main()

@@ -7,15 +7,14 @@ Examples:
         --training.verification-weights runs/verification.safetensors
     python -m ntensor.faces.sweep --preset tiny --steps 400 --seconds 3600 --dry-run
 
-| name | differs from `full` by |
-|---|---|
-| full | nothing |
-| no-multilinear | no shape, frontal image and frontal normals in the loss (streams 1 and 3) |
-| no-adversary | no adversarial loss |
-| no-verification | no verification loss |
-| no-rotation | the pose's code does not rotate the feature |
-| plain | an adversarial auto-encoder with one code |
-| intrinsic | the network after [30] |
+Names:
+    full             the preset
+    no-multilinear   without shape, frontal image and frontal normals in the loss (streams 1 and 3)
+    no-adversary     without the adversarial loss
+    no-verification  without the verification loss
+    no-rotation      the pose's code does not rotate the feature
+    plain            an adversarial auto-encoder with one code
+    intrinsic        the network after [30]
 
 Every run is a folder `OUT/NAME-sSEED`. It is trained by `python -m ntensor.faces.train`, whose
 command is printed; a run that stands is continued, a finished one is left as it is, so that the
@@ -157,7 +156,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import tyro
 
     words = list(sys.argv[1:] if arguments is None else arguments)
-    sweep, options = tyro.cli(Sweep, args=words, return_unknown_args=True, description=__doc__)
+    sweep, options = tyro.cli(
+        Sweep,
+        prog="python -m ntensor.faces.sweep",
+        args=words,
+        return_unknown_args=True,
+        description=__doc__,
+    )
     try:
         finished = train_all(sweep, options)
     except FacesError as error:

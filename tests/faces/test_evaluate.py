@@ -7,13 +7,12 @@ import re
 import numpy as np
 import pytest
 import torch
-import tyro
 from PIL import Image
 
 from ntensor.faces import checkpoint
 from ntensor.faces.data import render
 from ntensor.faces.errors import CheckpointError, FacesError
-from ntensor.faces.evaluate import command
+from ntensor.faces.evaluate import main
 from ntensor.faces.evaluation.groups import Group, grouped, mean_and_deviation
 from ntensor.faces.evaluation.photographs import photographs, read_labels
 from ntensor.faces.evaluation.run import Evaluation, Shared, evaluate, load_run, report
@@ -72,15 +71,14 @@ def written(runs, tmp_path_factory):
         "file,identity,expression\n0.png,ann,happy\n1.png,ann,\n2.png,ben,sad\n3.png,ben,?\n"
     )
     render(out / "set", 6, split="test", size=16, face_model="analytic")
-    tyro.cli(
-        command,
-        args=[
+    main(
+        [
             *(str(runs[name]) for name in ("full-s0", "full-s1", "no-rotation-s0")),
             *("--plain", str(runs["plain"]), "--intrinsic", str(runs["intrinsic"])),
             *("--images", str(photos), "--labels", str(out / "labels.csv")),
             *("--data", str(out / "set")),
             *("--out", str(out / "report"), *OPTIONS),
-        ],
+        ]
     )
     return out / "report"
 
@@ -228,6 +226,26 @@ def test_landmarks_outside_of_the_shape(shared, runs):
     torch.testing.assert_close(found[0, 2:], face.mean[face.landmarks68[2:]])
 
 
+def test_proof_of_concept_and_plain_runs(runs, tmp_path, capsys):
+    concept = write_run(tmp_path / "poc", "proof-of-concept")
+    for run in (concept, runs["plain"]):
+        main([str(run), "--out", str(tmp_path / run.name / "out"), *OPTIONS])
+    assert capsys.readouterr().out.count("report.md") == 2
+    tables = tables_of((tmp_path / "poc" / "out" / "report.md").read_text())
+    assert "poc" in tables["Pose"][0] and "Light" not in tables
+    assert set(tables["Shape in 3D"][0]) == {
+        "poc, predicted coefficients", "mean shape", "landmark fit",
+    }  # fmt: skip
+    assert "Table 1: angular error of normals" not in tables
+    tables = tables_of((tmp_path / "plain" / "out" / "report.md").read_text())
+    assert set(tables) == {
+        "Leakage: every code against every factor",
+        "Expression",
+        "Pose",
+        "Light",
+    }
+
+
 def test_groups():
     def run(name, seed, weight=1.0):
         configuration = {
@@ -290,7 +308,7 @@ def test_photographs(tmp_path):
 
 def refused(*arguments):
     with pytest.raises(SystemExit) as raised:
-        tyro.cli(command, args=[str(word) for word in arguments])
+        main([str(word) for word in arguments])
     return str(raised.value)
 
 
@@ -301,7 +319,10 @@ def test_refusals(runs, tmp_path):
     assert "wanted --images" in refused(full, "--labels", tmp_path / "x.csv")
     assert "there is none" in refused(full, "--images", tmp_path / "none")
     assert "meta.json" in refused(full, "--data", tmp_path)
-    assert "identities must be at least 2" in refused(full, "--identities", "1")
+    for option, value in (("identities", 1), ("lights", 16), ("folds", 1)):
+        assert f"{option} must be" in refused(full, f"--{option}", value)
+    (tmp_path / "file").write_text("")
+    assert "file" in refused(full, "--out", tmp_path / "file", *OPTIONS)
     message = refused(plain, *OPTIONS, "--als", "9", "9", "9")
     assert "product of at most the 40" in message
     if not torch.cuda.is_available():
