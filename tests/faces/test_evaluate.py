@@ -15,6 +15,7 @@ from ntensor.faces.errors import CheckpointError, FacesError
 from ntensor.faces.evaluate import main
 from ntensor.faces.evaluation.groups import Group, grouped, mean_and_deviation
 from ntensor.faces.evaluation.photographs import photographs, read_labels
+from ntensor.faces.evaluation.references import _assignment
 from ntensor.faces.evaluation.run import Evaluation, Shared, evaluate, load_run, report
 from ntensor.faces.evaluation.transfer import Transfers, landmarks_of, measured_baselines
 from small_runs import write_run
@@ -200,6 +201,15 @@ def test_transfers_have_their_truth(shared, runs):
         moved = transfers.landmarks(truth) + torch.tensor([13.0, 0.0])
         # 208 millimetres are 16 pixels.
         assert transfers.measure(edit, truth["image"], None, moved)["landmarks"] == pytest.approx(1)
+
+
+def test_factors_are_named_by_what_they_explain():
+    generator = torch.Generator().manual_seed(0)
+    light, expression, identity = (
+        torch.nn.functional.normalize(torch.randn(80, k, generator=generator)) for k in (3, 2, 4)
+    )
+    batch = {"light": light.unflatten(1, (3, 1)), "exp_3dmm": expression, "id_3dmm": identity}
+    assert _assignment([identity, light, expression], batch) == (1, 2, 0)
 
 
 def test_baselines_of_transfers(runs):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -88,6 +88,21 @@ class MultilinearModel:
         own, other = list(self.transform(x)), self.transform(donors)[mode]
         own[mode] = F.normalize(other, dim=1) * own[mode].norm(dim=1, keepdim=True)
         return self.reconstruct(*own)
+
+    def permuted(self, order: Sequence[int]) -> MultilinearModel:
+        """The same model with its factors in another order: new factor `m` is `order[m]`.
+
+        Raises:
+            ValueError: `order` is no permutation of the factors.
+        """
+        if sorted(order) != list(range(len(self.factors))):
+            raise ValueError(
+                f"permuted: order must be a permutation of {len(self.factors)}, got {tuple(order)}"
+            )
+        core = self.core.permute(0, *(mode + 1 for mode in order)).contiguous()
+        directions = tuple(self.directions[mode] for mode in order)
+        factors = oriented(tuple(self.factors[mode] for mode in order), directions)
+        return replace(self, core=core, directions=directions, factors=factors)
 
 
 def fit_multilinear(

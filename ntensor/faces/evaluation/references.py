@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +26,9 @@ _COMPONENTS = 150
 class Multilinear:
     r"""The multilinear model of pictures after [37], and normals from its codes.
 
-    Its pictures have no background: it is given the true mask. Normals are
+    Its pictures have no background: it is given the true mask. Which of its factors is which the
+    model does not know: they are named so that linear regressions from them explain the light, the
+    expressions and the identities of the training pictures best. Normals are
 
     .. math:: n(x) = N_{(1)} (\tfrac{1}{k_l} 1 \otimes z_{exp} \otimes z_{id})
 
@@ -33,7 +37,7 @@ class Multilinear:
 
     Args:
         pictures (Pictures): of training identities.
-        sizes (tuple of int): extents of light, expression and identity.
+        sizes (tuple of int): extents of the factors, meant for light, expression and identity.
     """
 
     def __init__(self, pictures: Pictures, sizes: tuple[int, ...]) -> None:
@@ -45,7 +49,8 @@ class Multilinear:
                 f"als must be three extents with a product of at most the {min(x.shape)} that "
                 f"{len(x)} pictures of {x.shape[1]} values allow, got {tuple(sizes)}"
             )
-        self.model: MultilinearModel = fit_multilinear(x, sizes)
+        model: MultilinearModel = fit_multilinear(x, sizes)
+        self.model = model.permuted(_assignment(model.factors, batch))
         _, *factors = self.model.factors
         target = batch["normal"].flatten(1)
         self.core = _ridge(ntensor.synthesis(*self._shape_codes(factors)), target)
@@ -123,6 +128,26 @@ class References:
 def faces_of(image: Tensor, mask: Tensor) -> Tensor:
     """Pictures without their background, as rows (n, 3 S S)."""
     return (image * mask).flatten(1)
+
+
+def _assignment(factors: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """For each of `MODES` the factor that stands for it, by the shares of variance that linear
+    regressions explain."""
+    targets = [batch[name].flatten(1) for name in ("light", "exp_3dmm", "id_3dmm")]
+    explained = []
+    for z in factors:
+        features = F.normalize(z, dim=1)
+        row = []
+        for target in targets:
+            centred = target - target.mean(0)
+            rest = centred - F.pad(features, (0, 1), value=1) @ _ridge(features, centred)
+            total = centred.square().sum().clamp_min(torch.finfo(z.dtype).tiny)
+            row.append(1 - float(rest.square().sum() / total))
+        explained.append(row)
+    return max(
+        itertools.permutations(range(len(MODES))),
+        key=lambda order: sum(explained[mode][place] for place, mode in enumerate(order)),
+    )
 
 
 def _ridge(features: Tensor, target: Tensor, share: float = 1e-3) -> Tensor:
