@@ -31,7 +31,7 @@ class ModelConfiguration:
         k_3d: coordinates of the facial shape, three times the number of vertices; 0: the data's.
         exp_3dmm, id_3dmm: coefficients of the morphable model; 0: the data's.
         rotation: layout of the rotation of section 3.4; `"off"` for a proof-of-concept network
-            without pose.
+            without pose, or to show what the paper's network is without it.
         unpooling: mask and background decoders place values by the encoder's pooling indices;
             otherwise they upsample.
         bottleneck: activation of `z_i`.
@@ -80,11 +80,6 @@ class ModelConfiguration:
         if self.k_exp * self.k_id % 3 and self.rotation != "off":
             raise ConfigurationError(
                 f"the rotation needs 3 to divide k_exp k_id, got {self.k_exp} * {self.k_id}"
-            )
-        if self.network == "neuro-tensorial" and self.rotation == "off":
-            raise ConfigurationError(
-                'network "neuro-tensorial" needs a rotation, "column" or "row"; '
-                'without one it is network "intrinsic"'
             )
 
 

@@ -1,34 +1,143 @@
-"""Evaluates a run on unseen identities: `python -m ntensor.faces.evaluate RUN`.
+"""Evaluates runs on identities that training never showed, and writes a report.
 
-Reconstruction beside the mean image, normals beside the mean face and a constant, and a linear
-classifier of every factor on every code, beside principal components of the pixels of the same
-dimension. Writes `RUN/evaluation.json`.
+Examples:
+    python -m ntensor.faces.evaluate runs/faces
+    python -m ntensor.faces.evaluate runs/full-s0 runs/full-s1 runs/full-s2 --out report
+    python -m ntensor.faces.evaluate runs/full-s0 runs/no-rotation-s0 --plain runs/plain-s0
+        --intrinsic runs/intrinsic-s0 --out report
+    python -m ntensor.faces.evaluate runs/faces --images photos --labels photos/labels.csv
+    python -m ntensor.faces.evaluate runs/faces --data photoface --identities 12 --fitted 600
+
+The folder OUT gets `report.md`, its pictures and `evaluation.json`; every run's folder gets its own
+`evaluation.json`. Runs of one configuration that differ in their seeds are shown as mean and
+spread, runs of different configurations beside each other.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from .errors import FacesError
-from .evaluation.run import Evaluation, evaluate, report
+from .evaluation.report import Report
+from .evaluation.run import Evaluation, Shared, evaluate, evaluate_pictures, report
 
 
 def command(
-    run: Annotated[Path, tyro.conf.Positional],
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
     settings: Annotated[Evaluation, tyro.conf.arg(name="")],
+    out: Path | None = None,
+    plain: Path | None = None,
+    intrinsic: Path | None = None,
+    images: Path | None = None,
+    labels: Path | None = None,
+    data: Path | None = None,
 ) -> None:
-    """Evaluates the run in the folder `run`, prints the measures and writes them there."""
+    """Evaluates the runs in the folders `runs`, prints the measures and writes a report.
+
+    Args:
+        runs: folders that training wrote.
+        settings: sizes of the evaluation.
+        out: folder of the report; default: the folder `report` in the first run.
+        plain: run of a plain adversarial auto-encoder, for its code z_0.
+        intrinsic: run of the network after [30].
+        images: a folder of photographs that the first run is tried on too.
+        labels: a CSV file with the columns file and any of identity, expression, pose, light.
+        data: a data set in the format of `ntensor.faces.storage` with real normals, too.
+    """
+    written = evaluate_all(runs, settings, out, plain, intrinsic, images, labels, data)
+    print("wrote " + ", ".join(str(path) for path in written))
+
+
+def evaluate_all(
+    runs: Sequence[Path],
+    settings: Evaluation,
+    out: Path | None = None,
+    plain: Path | None = None,
+    intrinsic: Path | None = None,
+    images: Path | None = None,
+    labels: Path | None = None,
+    data: Path | None = None,
+) -> list[Path]:
+    """What the command does; the files that it wrote.
+
+    Raises:
+        FacesError: what its message says.
+    """
+    if not runs:
+        raise FacesError("wanted the folder of at least one run, got none")
+    if labels is not None and images is None:
+        raise FacesError("labels are of photographs: wanted --images beside --labels, got none")
+    check(runs, plain, intrinsic, settings)
+    own = own_pictures(runs[0], settings, images, labels, data)
+    shared = Shared(settings)
+    target = Report(runs[0] / "report" if out is None else out, settings)
+    written = []
+    baselines = [run for run in (plain, intrinsic) if run is not None]
+    for run in [*runs, *baselines]:
+        measures, shown = evaluate(run, settings, shared)
+        target.add(measures, shown, run in baselines)
+        path = run / "evaluation.json"
+        path.write_text(json.dumps(measures, indent=1) + "\n", encoding="utf-8")
+        written.append(path)
+        print(report(measures), end="\n\n", flush=True)
+    for found, columns, name in own:
+        target.other(found, columns, name)
+    target.write(shared.of_run(runs[0]))
+    return written + target.files
+
+
+def check(
+    runs: Sequence[Path], plain: Path | None, intrinsic: Path | None, settings: Evaluation
+) -> None:
+    """Refuses what cannot be evaluated before anything is computed."""
+    from .evaluation.run import load_run
+    from .training.processes import device_of
+
+    device_of(settings.device)
+    for run in runs:
+        load_run(run, settings.checkpoint)
+    for option, baseline in (("plain", plain), ("intrinsic", intrinsic)):
+        if baseline is not None:
+            network = load_run(baseline, settings.checkpoint)[1].model.network
+            if network != option:
+                raise FacesError(
+                    f'{baseline}: --{option} wants a network "{option}", got "{network}"'
+                )
+
+
+def own_pictures(
+    run: Path, settings: Evaluation, images: Path | None, labels: Path | None, data: Path | None
+) -> list[tuple[dict[str, Any], dict[str, Any], str]]:
+    """Measures, sheets and their names for a user's photographs and data set."""
+    from .configuration import from_file
+    from .evaluation.photographs import photographs
+    from .evaluation.pictures import stored
+
+    found = []
+    size = from_file(run / "configuration.json").model.image_size
+    if images is not None:
+        pictures, _ = photographs(images, labels, size)
+        found.append((*evaluate_pictures(run, pictures, settings), "photographs.png"))
+    if data is not None:
+        pictures = stored(str(data), settings.batch_size, size)
+        found.append((*evaluate_pictures(run, pictures, settings), "data.png"))
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
     try:
-        found = evaluate(run, settings)
-    except FacesError as error:
+        tyro.cli(
+            command, prog="python -m ntensor.faces.evaluate", args=arguments, description=__doc__
+        )
+    except (FacesError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
-    (run / "evaluation.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(report(found))
 
 
 if __name__ == "__main__":
-    tyro.cli(command, description=__doc__)
+    main()

@@ -90,7 +90,6 @@ def test_help_shows_every_entry(capsys):
         ({"image_size": 20}, "multiple of 8, got 20"),
         ({"kernel_size": 4}, "must be odd, got 4"),
         ({"k_exp": 5, "k_id": 7}, r"3 to divide k_exp k_id, got 5 \* 7"),
-        ({"rotation": "off"}, "needs a rotation"),
     ],
 )
 def test_impossible_models(entries, reason):

@@ -1,22 +1,16 @@
-"""Measures, probes, and the evaluation, verification and picture commands on tiny networks."""
-
-import dataclasses
-import json
+"""Measures and probes on values made by hand, verification, and pictures of outputs."""
 
 import numpy as np
 import pytest
 import torch
-import tyro
 
 from batches import RandomSamples, batch_of, small_configuration
-from ntensor.faces import checkpoint, pictures, verification
-from ntensor.faces.configuration import DataConfiguration, fitted, to_json
+from ntensor.faces import pictures, verification
+from ntensor.faces.configuration import DataConfiguration
 from ntensor.faces.errors import CheckpointError, FacesError
-from ntensor.faces.evaluate import command
 from ntensor.faces.evaluation import AngularError, SquaredError, accuracy, angular_degrees
-from ntensor.faces.evaluation.run import Evaluation, evaluate, report
+from ntensor.faces.evaluation.svm import cross_validated, fit_machines
 from ntensor.faces.model import build
-from ntensor.faces.presets import tiny
 
 
 def test_angles():
@@ -70,64 +64,38 @@ def test_grouped_folds_see_through_duplicates():
     assert probe.random > 0.95 and probe.grouped < 0.75
 
 
+def test_machines_are_those_of_scikit_learn():
+    from sklearn.svm import LinearSVC
+
+    random = np.random.default_rng(0)
+    labels = np.arange(120) % 4
+    x = random.normal(size=(4, 6))[labels] + random.normal(size=(120, 6))
+    x = (x - x.mean(0)) / x.std(0)
+    wanted = LinearSVC(dual=False, tol=1e-8, C=0.5).fit(x, labels)
+    targets = 2 * np.eye(4)[labels] - 1
+    points, signs = torch.from_numpy(x), torch.from_numpy(targets)
+    found = fit_machines(points, signs, torch.ones(120, 1), penalty=0.5, tolerance=1e-8)
+    np.testing.assert_allclose(found[:-1].T, wanted.coef_, atol=1e-5)
+    np.testing.assert_allclose(found[-1], wanted.intercept_, atol=1e-5)
+    # What a machine does not see does not count.
+    half = torch.zeros(120, 1, dtype=torch.double)
+    half[:60] = 1
+    seen = fit_machines(points, signs, half, tolerance=1e-8)
+    alone = fit_machines(points[:60], signs[:60], torch.ones(60, 1), tolerance=1e-8)
+    torch.testing.assert_close(seen, alone, atol=1e-5, rtol=0)
+
+
+def test_cross_validation_tests_what_was_left_out():
+    # The left-out sample of class 1 lies among those of class 0.
+    x = torch.tensor([[-1.0], [-1.2], [-0.9], [1.0], [1.1], [-1.1]])
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    mean, each = cross_validated(x, labels, torch.tensor([0, 0, 0, 0, 0, 1]))
+    assert each[1] == 0 and mean == sum(each) / 2
+
+
 def test_accuracy_needs_classes():
     with pytest.raises(ValueError, match="at least 2 classes"):
         accuracy(np.zeros((4, 1)), np.zeros(4, int))
-
-
-@pytest.fixture
-def run(tmp_path):
-    base = tiny()
-    model = dataclasses.replace(
-        base.model, image_size=16, channels=(4, 4, 4), k_i=8, k_b=4, k_m=4, k_exp=3, k_id=4
-    )
-    data = dataclasses.replace(base.data, vertices=1000)
-    configuration = dataclasses.replace(base, model=model, data=data)
-    sizes = {"k_3d": 3000, "exp_3dmm": 16, "id_3dmm": 30, "image_size": 16}
-    configuration = fitted(configuration, sizes)
-    (tmp_path / "configuration.json").write_text(to_json(configuration))
-    weights = build(configuration.model).state_dict()
-    checkpoint.save(tmp_path, 3, {"model": weights}, {"step": 3})
-    return tmp_path
-
-
-def test_evaluation_of_an_untrained_network(run):
-    settings = Evaluation(identities=3, lights=(0, 15), fitted=40, folds=3)
-    found = evaluate(run, settings)
-    assert found["samples"] == 3 * 6 * 7 * 2 and found["step"] == 3
-    assert found["faces"].startswith("analytic face")
-    angle, colour = found["angular_error"], found["squared_error"]
-    assert angle["mean face"]["mean"] < angle["constant"]["mean"]
-    assert angle["mean face"]["mean"] < angle["network"]["mean"]
-    assert colour["mean image"]["image"] < colour["network"]["image"]
-    accuracies = found["accuracy"]
-    assert {"z_p", "z_exp", "z_id", "z_l", "pixels, 9 components"} <= set(accuracies)
-    assert set(accuracies["z_p"]) == {"identity", "expression", "pose", "light"}
-    assert accuracies["z_p"]["expression"]["chance"] == pytest.approx(1 / 6)
-    json.dumps(found)
-    text = report(found)
-    for words in ("mean image", "mean face", "z_exp", "chance", "unseen identities"):
-        assert words in text
-
-
-def test_evaluation_command(run, capsys):
-    tyro.cli(command, args=[str(run), "--identities", "2", "--fitted", "30", "--folds", "2"])
-    assert "mean face" in capsys.readouterr().out
-    assert json.loads((run / "evaluation.json").read_text())["samples"] == 2 * 6 * 7 * 2
-    with pytest.raises(SystemExit, match=r"error: .*got no checkpoint"):
-        tyro.cli(command, args=[str(run / "elsewhere")])
-
-
-def test_a_run_without_checkpoints(tmp_path):
-    with pytest.raises(CheckpointError, match="got no checkpoint"):
-        evaluate(tmp_path, Evaluation())
-
-
-def test_damaged_checkpoint_is_named(run):
-    path = checkpoint.folder_of(run, 3) / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match=r"step-00000003: not a whole checkpoint"):
-        evaluate(run, Evaluation())
 
 
 def test_verification_network_learns_identities(tmp_path):

@@ -1,9 +1,9 @@
-"""Evaluation of a run on unseen identities, beside what can be said without a network."""
+"""Evaluation of a run on unseen identities, beside what can be said without a deep network."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +14,38 @@ from torch import Tensor
 from ntensor.faces import checkpoint
 from ntensor.faces.configuration import Configuration, from_file
 from ntensor.faces.errors import CheckpointError
-from ntensor.faces.generated import SPLITS, GeneratedFaces, grid
 from ntensor.faces.model import Model, build
 from ntensor.faces.training.processes import device_of
-from ntensor.faces.training.samples import VARIATIONS, GeneratedSamples, face_model_of, generated
 
+from . import shapes
+from .materials import Materials, Shared, arrays
 from .measures import AngularError, SquaredError
+from .pictures import Pictures
 from .probes import leakage
+from .settings import Evaluation
+from .transfer import measured_network
 
-FACTORS = {
-    "identity": "identity",
-    "expression": "expression",
-    "pose_bin": "pose",
-    "light_bin": "light",
-}
-KEYS = ("image", "mask", "normal", *FACTORS)
+__all__ = ["Evaluation", "Shared", "Shown", "evaluate", "evaluate_pictures", "load_run", "report"]
+
+# Codes of table 3, and what they should tell.
+FRONTAL = {"z_id": "identity", "z_exp": "expression", "z_l": "light"}
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Settings.
+@dataclass
+class Shown:
+    """What the pictures of a report are made of.
 
     Attributes:
-        identities: of the test split (54).
-        lights: numbers of the fixed lights, 0 to 15.
-        fitted: training pictures for the mean image, the mean face and the principal components.
-        folds: of the classifiers.
-        batch_size, device
-        checkpoint: `best` or `last`.
+        codes: arrays (n, k) of the pictures of table 2, by name.
+        edits: pictures of the network's edits, by edit; see `transfer.edited_by_network`.
+        normals: some pictures' normals as the network finds them.
+        images: its reconstructions of the same pictures.
     """
 
-    identities: int = 54
-    lights: tuple[int, ...] = (0, 15)
-    fitted: int = 1500
-    folds: int = 10
-    batch_size: int = 64
-    device: str = "auto"
-    checkpoint: str = "best"
+    codes: dict[str, Any] = field(default_factory=dict)
+    edits: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    normals: Tensor | None = None
+    images: Tensor | None = None
 
 
 def load_run(run: Path, which: str = "best") -> tuple[Model, Configuration, int]:
@@ -78,66 +73,58 @@ def load_run(run: Path, which: str = "best") -> tuple[Model, Configuration, int]
     return model.eval(), configuration, step
 
 
-def batches_of(configuration: Configuration, settings: Evaluation) -> Iterator[dict[str, Tensor]]:
-    """Pictures of unseen identities: all combinations of the factors, or, for a proof of concept,
-    random samples of its test identities."""
-    data, size = configuration.data, configuration.model.image_size
-    if data.variation == "all":
-        persons = list(SPLITS["test"])[: settings.identities]
-        faces = grid(persons, lights=settings.lights, face_model=face_model_of(data), size=size)
-        yield from faces.batches(settings.batch_size)
-        return
-    samples = GeneratedFaces(
-        face_model_of(data), "poc-test", size, data.seed, variation=VARIATIONS[data.variation]
-    )
-    for first in range(0, 40 * settings.identities, settings.batch_size):
-        yield samples.batch(range(first, first + settings.batch_size))
-
-
-class Baselines:
-    """What can be said without a network: mean image, mean face, principal components of pixels.
+@torch.no_grad()
+def look(
+    model: Model, pictures: Pictures, device: torch.device, batch_size: int, shown: int = 0
+) -> tuple[dict[str, Any], Shown]:
+    """One pass of a network over pictures.
 
     Args:
-        samples (GeneratedSamples): of training identities.
-        count (int): pictures to fit.
-        dimensions (int): principal components.
+        model (Model), device: where the model is.
+        pictures (Pictures): with normals and masks, or without.
+        batch_size (int)
+        shown (int): so many outputs are kept for a picture, of pictures spread over all.
+
+    Returns:
+        dict and Shown: `squared_error` and, where normals are known and predicted,
+        `angular_error`; the codes and some outputs.
     """
-
-    def __init__(self, samples: GeneratedSamples, count: int, dimensions: int) -> None:
-        from sklearn.decomposition import PCA
-
-        images, normals, masks = [], [], []
-        for first in range(0, count, 64):
-            batch = samples[list(range(first, min(count, first + 64)))]
-            images.append(batch["image"])
-            normals.append(batch["normal"])
-            masks.append(batch["mask"])
-        image = torch.cat(images)
-        self.image = image.mean(0)
-        self.normal = torch.cat(normals).sum(0) / torch.cat(masks).sum(0).clamp_min(1)
-        dimensions = min(dimensions, count)
-        self.components = PCA(dimensions, svd_solver="randomized", random_state=0)
-        self.components.fit(image.flatten(1).numpy())
-
-    def project(self, images: Tensor) -> Any:
-        """Principal components (array[n, dimensions]) of images (n, 3, S, S)."""
-        return self.components.transform(images.flatten(1).numpy())
-
-
-def best_constant(normal: Tensor) -> Tensor:
-    """The normal that looks to the camera, everywhere (1, 3, S, S)."""
-    forward = torch.zeros_like(normal)
-    forward[2] = 1
-    return forward.unsqueeze(0)
+    colour, angle = SquaredError(), AngularError()
+    codes: dict[str, list[Any]] = {}
+    for batch in pictures.batches(batch_size, "network"):
+        image = batch["image"]
+        output = {name: v.float().cpu() for name, v in model(image.to(device)).items()}
+        mask = batch.get("mask", torch.ones_like(image[:, :1]))
+        colour.add(output["image"], image, mask)
+        if "normal" in output and "normal" in batch:
+            angle.add(output["normal"], batch["normal"], mask)
+        for name, value in output.items():
+            if name.startswith("z_"):
+                codes.setdefault(name, []).append(value.numpy())
+    found: dict[str, Any] = {"squared_error": {"network": colour.result()}}
+    found["angular_error"] = {"network": angle.result()} if angle.images else {}
+    kept = Shown({name: np.concatenate(parts) for name, parts in codes.items()})
+    if shown:
+        output = model(shapes.chosen(pictures, shown)["image"].to(device))
+        kept.images = output["image"].float().cpu()
+        kept.normals = output["normal"].float().cpu() if "normal" in output else None
+    return found, kept
 
 
-@torch.no_grad()
-def evaluate(run: Path, settings: Evaluation) -> dict[str, Any]:
+def evaluate(
+    run: Path, settings: Evaluation, shared: Shared | None = None
+) -> tuple[dict[str, Any], Shown]:
     """All measures of a run, as they are written to `evaluation.json`.
 
     Args:
         run (Path): folder that training wrote.
         settings (Evaluation)
+        shared (Shared or None): materials of other runs.
+
+    Returns:
+        dict and Shown: `squared_error`, `angular_error`, `angular_error_frontal`, `accuracy` (every
+        code against every factor, all poses), `table_3` (the same, frontal), `transfer`, `shape`;
+        by method, the network's and those of the baselines. What the run's pictures are made of.
 
     Raises:
         FacesError: what its message says.
@@ -145,64 +132,116 @@ def evaluate(run: Path, settings: Evaluation) -> dict[str, Any]:
     device = device_of(settings.device)
     model, configuration, step = load_run(run, settings.checkpoint)
     model.to(device)
-    training = GeneratedSamples(
-        generated(configuration.data, "train", configuration.model.image_size)
-    )
-    c = configuration.model
-    baselines = Baselines(training, settings.fitted, max(9, c.k_exp, c.k_id, c.k_i))
-    colour = {name: SquaredError() for name in ("network", "mean image")}
-    angle = {name: AngularError() for name in ("network", "mean face", "constant")}
-    gathered: dict[str, list[Any]] = {}
-    for batch in batches_of(configuration, settings):
-        batch = {name: batch[name].cpu() for name in KEYS}
-        output = {name: v.float().cpu() for name, v in model(batch["image"].to(device)).items()}
-        mask = batch["mask"]
-        colour["network"].add(output["image"], batch["image"], mask)
-        colour["mean image"].add(baselines.image.expand_as(batch["image"]), batch["image"], mask)
-        if "normal" in output:
-            angle["network"].add(output["normal"], batch["normal"], mask)
-            angle["mean face"].add(
-                baselines.normal.expand_as(batch["normal"]), batch["normal"], mask
-            )
-            angle["constant"].add(best_constant(baselines.normal), batch["normal"], mask)
-        rows = {name: v for name, v in output.items() if name.startswith("z_")}
-        rows |= {name: batch[name] for name in FACTORS}
-        for name, value in rows.items():
-            gathered.setdefault(name, []).append(value.numpy())
-        gathered.setdefault("pixels", []).append(baselines.project(batch["image"]))
-    return {
+    materials = (shared or Shared(settings)).of(configuration)
+    baselines = materials.measured
+    pictures, frontal = materials.pictures, materials.frontal
+    found, shown = look(model, pictures, device, settings.batch_size, shown=8)
+    result: dict[str, Any] = {
         "run": str(run),
         "step": step,
-        "network": c.network,
-        "rotation": c.rotation,
-        "faces": training.faces.face_model.source,
-        "samples": sum(len(part) for part in gathered["pixels"]),
-        "squared_error": {name: error.result() for name, error in colour.items()},
-        "angular_error": {name: e.result() for name, e in angle.items() if e.images},
-        "accuracy": probes(gathered, settings.folds),
+        "network": configuration.model.network,
+        "rotation": configuration.model.rotation,
+        "faces": pictures.face.source if pictures.face is not None else pictures.source,
+        "samples": len(pictures),
+        "pictures": pictures.source,
+        "configuration": asdict(configuration),
+        "squared_error": {**found["squared_error"], **baselines["squared_error"]},
     }
+    result["angular_error"] = _beside(found["angular_error"], baselines["angular_error"])
+    result["accuracy"] = probed(shown.codes, materials, "pictures", shown.codes)
+    result["angular_error_frontal"], result["table_3"] = {}, {}
+    if frontal is not None:
+        found, other = look(model, frontal, device, settings.batch_size)
+        result["angular_error_frontal"] = _beside(
+            found["angular_error"], baselines["angular_error_frontal"]
+        )
+        wanted = {n: z for n, z in other.codes.items() if n in FRONTAL or n == "z_0"}
+        result["table_3"] = probed(wanted, materials, "frontal", wanted) | baselines["table_3"]
+    measures, shown.edits = measured_network(
+        model, materials.transfers, device, settings.batch_size
+    )
+    result["transfer"] = {
+        edit: {**measures.get(edit, {}), **methods}
+        for edit, methods in baselines["transfer"].items()
+    }
+    with torch.no_grad():
+        own = shapes.of_network(model, pictures, settings.shapes, device, settings.batch_size)
+    result["shape"] = {**own, **baselines["shape"]} if own else {}
+    return result, shown
 
 
-def probes(gathered: Mapping[str, list[Any]], folds: int) -> dict[str, Any]:
-    """Every code and its principal components against every factor that varies."""
-    joined = {name: np.concatenate(parts) for name, parts in gathered.items()}
-    factors = {}
-    for key, factor in FACTORS.items():
-        labels = joined[key]
-        _, counts = np.unique(labels[labels >= 0], return_counts=True)
-        if len(counts) > 1 and counts.min() > 1:
-            factors[factor] = labels
-    codes = {name: value for name, value in joined.items() if name.startswith("z_")}
-    for k in sorted({codes[name].shape[1] for name in codes if name != "z_i"}):
-        codes[f"pixels, {k} components"] = joined["pixels"][:, :k]
-    return leakage(codes, factors, folds)
+def evaluate_pictures(
+    run: Path, pictures: Pictures, settings: Evaluation
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Measures of a run on any pictures, and a sheet's columns.
+
+    Args:
+        run (Path)
+        pictures (Pictures): of the network's size.
+        settings (Evaluation)
+
+    Returns:
+        dict, dict: `squared_error`, `angular_error` (with the constant beside) where normals are
+        known, `accuracy` of what labels there are; pictures and reconstructions by title.
+
+    Raises:
+        FacesError: what its message says.
+    """
+    device = device_of(settings.device)
+    model, configuration, step = load_run(run, settings.checkpoint)
+    measures, kept = look(model.to(device), pictures, device, settings.batch_size, shown=6)
+    if measures["angular_error"]:
+        constant = AngularError()
+        for batch in pictures.batches(settings.batch_size, "constant"):
+            forward = torch.zeros_like(batch["normal"])
+            forward[:, 2] = 1
+            constant.add(forward, batch["normal"], batch["mask"])
+        measures["angular_error"]["constant"] = constant.result()
+    factors = arrays(pictures.factors())
+    accuracy = leakage(kept.codes, factors, settings.folds, "probes") if factors else {}
+    found = {
+        "run": str(run),
+        "step": step,
+        "samples": len(pictures),
+        "pictures": pictures.source,
+        "configuration": asdict(configuration),
+        **measures,
+        "accuracy": accuracy,
+    }
+    batch = shapes.chosen(pictures, 6)
+    columns = {"input": batch["image"]}
+    if kept.images is not None:
+        columns["reconstr."] = kept.images
+    if kept.normals is not None:
+        columns["normals"] = (kept.normals + 1) / 2
+        if "normal" in batch:
+            columns["true norm."] = (batch["normal"] + 1) / 2
+    return found, columns
+
+
+def probed(
+    codes: Mapping[str, Any], materials: Materials, which: str, sizes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Every code, and as many principal components of pixels, against every factor."""
+    pictures = materials.pictures if which == "pictures" else materials.frontal
+    assert pictures is not None
+    factors = arrays(pictures.factors())
+    table = leakage(codes, factors, materials.settings.folds, f"probes, {which}")
+    for k in sorted({value.shape[1] for name, value in sizes.items() if name != "z_i"}):
+        table[f"pixels, {k} components"] = materials.pixels(which, k)
+    return table
+
+
+def _beside(own: dict[str, Any], baselines: dict[str, Any]) -> dict[str, Any]:
+    """The baselines of normals, where the network has normals."""
+    return {**own, **baselines} if own else {}
 
 
 def report(found: Mapping[str, Any]) -> str:
-    """The measures as text."""
+    """The measures of one run as text for a terminal."""
     lines = [
         f"{found['run']}, update {found['step']}: network {found['network']}, rotation "
-        f"{found['rotation']}; {found['samples']} pictures of unseen identities, {found['faces']}",
+        f"{found['rotation']}; {found['samples']} pictures: {found['pictures']}",
         "",
         f"{'squared error':28}{'image':>10}{'face':>10}",
     ]

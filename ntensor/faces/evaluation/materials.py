@@ -1,0 +1,161 @@
+"""What the evaluations of several runs share: pictures, baselines and their measures."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ntensor.faces.configuration import Configuration, from_file
+from ntensor.faces.training.samples import generated
+
+from . import shapes
+from .measures import AngularError, SquaredError
+from .pictures import Pictures, table_2, table_3, training
+from .probes import leakage
+from .references import References
+from .settings import Evaluation
+from .transfer import Transfers, measured_baselines
+
+
+class Materials:
+    """Pictures of unseen identities, baselines fitted to training pictures, and their measures.
+
+    Everything is computed when it is first asked for. It depends on the data and the image size
+    of a configuration, not on its network.
+
+    Args:
+        configuration (Configuration): of the first run.
+        settings (Evaluation)
+    """
+
+    def __init__(self, configuration: Configuration, settings: Evaluation) -> None:
+        self.configuration, self.settings = configuration, settings
+
+    @functools.cached_property
+    def pictures(self) -> Pictures:
+        """Of table 2: all poses."""
+        return table_2(self.configuration, self.settings)
+
+    @functools.cached_property
+    def frontal(self) -> Pictures | None:
+        """Of table 3: frontal, many lights."""
+        return table_3(self.configuration, self.settings)
+
+    @functools.cached_property
+    def references(self) -> References:
+        """The baselines that are fitted."""
+        c, count = self.configuration.model, self.settings.fitted
+        frontal = None
+        if self.frontal is not None:
+            frontal = training(self.configuration, count, "frontal")
+        dimensions = max(9, c.k_exp, c.k_id, c.k_i)
+        return References(training(self.configuration, count), frontal, self.settings, dimensions)
+
+    @functools.cached_property
+    def transfers(self) -> Transfers:
+        """Pairs of pictures with the truth of every edit."""
+        return Transfers(self.configuration, self.settings.transfers)
+
+    @functools.cached_property
+    def measured(self) -> dict[str, Any]:
+        """Entries of `run.evaluate` that do not depend on a network."""
+        references = self.references
+        colour, angle, pixels = self._without_network(self.pictures, frontal=False)
+        found: dict[str, Any] = {"squared_error": colour, "angular_error": angle}
+        self._pixels = {"pictures": pixels}
+        if self.frontal is not None and references.frontal is not None:
+            _, found["angular_error_frontal"], pixels = self._without_network(self.frontal, True)
+            self._pixels["frontal"] = pixels
+            batch = self.frontal[slice(None)]
+            codes = references.frontal.codes(batch["image"], batch["mask"])
+            named = {f"multilinear, {name}": z.numpy() for name, z in codes.items()}
+            found["table_3"] = leakage(
+                named, arrays(self.frontal.factors()), self.settings.folds, "multilinear codes"
+            )
+        found["transfer"], self.shown = measured_baselines(self.transfers, references.unaligned)
+        mean = generated(
+            self.configuration.data, "train", self.configuration.model.image_size
+        ).statistics["shape"][0]
+        found["shape"] = shapes.of_baselines(self.pictures, mean, self.settings.shapes)
+        return found
+
+    def pixels(self, which: str, k: int) -> dict[str, dict[str, Any]]:
+        """Probes of the first `k` principal components of `pictures` or `frontal`, by factor."""
+        assert self.measured
+        key = (which, k)
+        if key not in self._probes:
+            pictures = self.pictures if which == "pictures" else self.frontal
+            assert pictures is not None
+            self._probes[key] = leakage(
+                {"": self._pixels[which][:, :k]}, arrays(pictures.factors()), self.settings.folds
+            )[""]
+        return self._probes[key]
+
+    @functools.cached_property
+    def _probes(self) -> dict[tuple[str, int], dict[str, dict[str, Any]]]:
+        return {}
+
+    def _without_network(
+        self, pictures: Pictures, frontal: bool
+    ) -> tuple[dict[str, Any], dict[str, Any], Any]:
+        """Squared and angular errors of what needs no network, and principal components."""
+        references = self.references
+        multilinear = references.frontal if frontal else references.unaligned
+        colour = SquaredError()
+        names = ("mean face", "constant", "linear from pixels", "multilinear")
+        angle = {name: AngularError() for name in names}
+        pixels = []
+        title = "baselines, frontal" if frontal else "baselines, all poses"
+        for batch in pictures.batches(256, title):
+            image, mask, normal = batch["image"], batch["mask"], batch["normal"]
+            colour.add(references.image.expand_as(image), image, mask)
+            projected = references.project(image)
+            pixels.append(projected.numpy())
+            assert multilinear is not None
+            codes = multilinear.codes(image, mask)
+            found: dict[str, Tensor] = {
+                "mean face": references.normal.expand_as(normal),
+                "constant": references.constant().expand_as(normal),
+                "linear from pixels": references.regressed(projected),
+                "multilinear": multilinear.normals(codes, image.shape[-1]),
+            }
+            for name, value in found.items():
+                angle[name].add(value, normal, mask)
+        return (
+            {"mean image": colour.result()},
+            {name: error.result() for name, error in angle.items()},
+            np.concatenate(pixels),
+        )
+
+
+class Shared:
+    """Materials by data and image size, so that runs on the same data share them."""
+
+    def __init__(self, settings: Evaluation) -> None:
+        self.settings = settings
+        self._kept: dict[tuple[Any, ...], Materials] = {}
+
+    def of_run(self, run: Path) -> Materials:
+        """The materials for the run in a folder."""
+        return self.of(from_file(run / "configuration.json"))
+
+    def of(self, configuration: Configuration) -> Materials:
+        """The materials for a run of this configuration."""
+        data = asdict(configuration.data)
+        key = (
+            *(data[name] for name in ("face_model", "vertices", "variation")),
+            configuration.model.image_size,
+        )
+        if key not in self._kept:
+            self._kept[key] = Materials(configuration, self.settings)
+        return self._kept[key]
+
+
+def arrays(labels: dict[str, Tensor]) -> dict[str, Any]:
+    """Tensors as arrays."""
+    return {name: value.numpy() for name, value in labels.items()}

@@ -1,0 +1,261 @@
+"""The report of an evaluation: Markdown, pictures and JSON in one folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import markdown, plots, shapes
+from .groups import Group, grouped
+from .materials import Materials
+from .run import Shown
+from .settings import Evaluation
+
+_POSES = ["-60°", "-40°", "-20°", "0°", "20°", "40°", "60°"]
+
+
+class Report:
+    """Collects runs and writes the folder.
+
+    Args:
+        out (Path): the folder.
+        settings (Evaluation)
+
+    Attributes:
+        files: what was written.
+    """
+
+    def __init__(self, out: Path, settings: Evaluation) -> None:
+        self.out, self.settings = out, settings
+        self.files: list[Path] = []
+        self.runs: list[dict[str, Any]] = []
+        self.extra: list[dict[str, Any]] = []
+        self.shown: dict[str, Shown] = {}
+        self.others: list[dict[str, Any]] = []
+        out.mkdir(parents=True, exist_ok=True)
+
+    def add(self, measures: dict[str, Any], shown: Shown, baseline: bool = False) -> None:
+        """Takes a run's measures; a baseline is a row beside the others."""
+        (self.extra if baseline else self.runs).append(measures)
+        self.shown[measures["run"]] = shown
+
+    def write(self, materials: Materials) -> None:
+        """Writes everything; `materials` are those of the first run."""
+        groups, extra = grouped(self.runs), grouped(self.extra)
+        parts = [self._head(groups, extra)]
+        parts += self._normals(groups, extra, materials)
+        parts += self._codes(groups, extra, materials)
+        parts += self._transfers(groups, extra, materials)
+        if any(group.first["shape"] for group in groups):
+            parts += ["## Shape in 3D", _SHAPE, markdown.shape_table(groups)]
+        if len(groups) > 1:
+            parts += ["## Side by side", markdown.side_by_side(groups)]
+        parts += [text for other in self.others for text in self._other(other)]
+        self._text("report.md", "\n\n".join(parts) + "\n")
+        content = {
+            "runs": self.runs,
+            "baselines": self.extra,
+            "groups": {group.name: [run["run"] for run in group.runs] for group in groups},
+            "others": self.others,
+        }
+        self._text("evaluation.json", json.dumps(content, indent=1) + "\n")
+
+    def _head(self, groups: Sequence[Group], extra: Sequence[Group]) -> str:
+        lines = ["# Evaluation", "", f"Pictures: {groups[0].first['pictures']}."]
+        for group in [*groups, *extra]:
+            model = group.first["configuration"]["model"]
+            steps = ", ".join(str(run["step"]) for run in group.runs)
+            lines.append(
+                f"- **{group.name}**: network {group.first['network']}, rotation "
+                f"{group.first['rotation']}, {model['image_size']} pixels, z_id {model['k_id']}, "
+                f"z_exp {model['k_exp']}; {len(group.runs)} run(s), update {steps}"
+            )
+        several = any(len(group.runs) > 1 for group in groups)
+        lines += [
+            "",
+            "Trained and tested on generated faces; the paper's figures are on other data",
+        ]
+        lines += ["(Photoface, Multi-PIE) and stand beside as anchors only."]
+        lines += ["Mean ± standard deviation over runs with different seeds."] if several else []
+        return "\n".join(lines)
+
+    def _normals(
+        self, groups: Sequence[Group], extra: Sequence[Group], materials: Materials
+    ) -> list[str]:
+        if not any(group.values("angular_error", "network", "mean") for group in groups):
+            return []
+        parts = ["## Table 1: angular error of normals", _NORMALS, "All poses:"]
+        parts.append(markdown.table_1(groups, extra, "angular_error", paper=True))
+        if groups[0].first["angular_error_frontal"]:
+            parts.append("Frontal faces:")
+            parts.append(markdown.table_1(groups, extra, "angular_error_frontal", paper=False))
+        batch = shapes.chosen(materials.pictures, 8)
+        columns = {"input": batch["image"], "true norm.": batch["normal"]}
+        for group in [*groups, *extra]:
+            found = self.shown[group.first["run"]]
+            if found.normals is not None:
+                columns[group.name[:14]] = found.normals
+        multilinear = materials.references.unaligned
+        codes = multilinear.codes(batch["image"], batch["mask"])
+        columns["multilinear"] = multilinear.normals(codes, batch["image"].shape[-1])
+        columns["mean face"] = materials.references.normal.expand_as(batch["normal"])
+        for title, value in columns.items():
+            if title != "input":
+                columns[title] = plots.normals(value, batch["mask"])
+        return [*parts, self._sheet("normals.png", columns, "normals")]
+
+    def _codes(
+        self, groups: Sequence[Group], extra: Sequence[Group], materials: Materials
+    ) -> list[str]:
+        named = {name for group in groups for name in group.first["accuracy"]}
+        parts: list[str] = []
+        if named & {"z_id", "z_exp", "z_p"}:
+            factors = [f for f in ("identity", "expression", "pose") if self._varies(groups, f)]
+            parts += ["## Table 2: linear SVM on codes, all poses", _PROBES]
+            parts.append(markdown.accuracy_table(groups, extra, "accuracy", factors, als=False))
+            if groups[0].first["table_3"]:
+                factors = ["identity", "expression", "light"]
+                parts += ["## Table 3: linear SVM on codes, frontal faces", _FRONTAL]
+                parts.append(markdown.accuracy_table(groups, extra, "table_3", factors, als=True))
+        parts += ["## Leakage: every code against every factor", _LEAKAGE]
+        for group in [*groups, *extra]:
+            name = f"leakage-{_file(group.name)}.png"
+            plots.heat_map(self._path(name), group.name, group.first["accuracy"])
+            parts += [f"**{group.name}**", markdown.leakage_table(group), f"![leakage]({name})"]
+        return [*parts, *self._embeddings(groups, extra, materials)]
+
+    def _varies(self, groups: Sequence[Group], factor: str) -> bool:
+        return any(factor in row for row in groups[0].first["accuracy"].values())
+
+    def _embeddings(
+        self, groups: Sequence[Group], extra: Sequence[Group], materials: Materials
+    ) -> list[str]:
+        codes = self.shown[groups[0].first["run"]].codes
+        count = self.settings.embedded
+        if not count or "z_exp" not in codes:
+            return []
+        pictures = materials.pictures
+        chosen = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))[:count]
+        plain = next((g for g in [*groups, *extra] if g.first["network"] == "plain"), None)
+        if plain is not None:
+            title, baseline = (
+                "z_0 of the plain auto-encoder",
+                self.shown[plain.first["run"]].codes["z_0"],
+            )
+        else:
+            size = groups[0].first["configuration"]["model"]["k_i"]
+            baseline = materials.references.project(pictures[chosen]["image"])[:, :size].numpy()
+            title = f"pixels, {baseline.shape[1]} principal components"
+        face = pictures.face
+        names = {
+            "expression": [] if face is None else list(face.basic_names),
+            "pose": _POSES,
+        }
+        parts = ["## t-SNE of codes", _EMBEDDED]
+        for code, factor, figure in (("z_exp", "expression", 14), ("z_p", "pose", 15)):
+            factors = pictures.factors()
+            if code not in codes or factor not in factors:
+                continue
+            labels = factors[factor][chosen]
+            known = (labels >= 0).numpy()
+            own = codes[code][chosen.numpy()]
+            rest = baseline[chosen.numpy()] if plain is not None else baseline
+            panels = {
+                f"{code} of {groups[0].name}": (own[known], labels.numpy()[known]),
+                title: (rest[known], labels.numpy()[known]),
+            }
+            name = f"tsne-{factor}.png"
+            plots.embeddings(self._path(name), panels, dict.fromkeys(panels, names[factor]))
+            parts.append(f"By {factor}, as the paper's figure {figure}:\n\n![{factor}]({name})")
+        return parts
+
+    def _transfers(
+        self, groups: Sequence[Group], extra: Sequence[Group], materials: Materials
+    ) -> list[str]:
+        parts = ["## Transfers against rendered truth", _TRANSFERS]
+        transfers = materials.transfers
+        for edit, truth in transfers.truth.items():
+            parts += [f"### {edit.capitalize()}", markdown.transfer_table(groups, extra, edit)]
+            columns = {
+                "target": transfers.target["image"],
+                f"{edit} of": transfers.source["image"],
+                "truth": truth["image"],
+            }
+            for group in [*groups, *extra]:
+                edits = self.shown[group.first["run"]].edits
+                if edit in edits:
+                    columns[group.name[:14]] = edits[edit]["image"]
+            columns |= materials.shown[edit]
+            parts.append(self._sheet(f"transfer-{edit}.png", columns, f"{edit} transfer"))
+        return parts
+
+    def _other(self, found: dict[str, Any]) -> list[str]:
+        """Pictures of a user's own: one section for each."""
+        parts = [f"## {found['pictures']}", f"{found['samples']} pictures, run {found['run']}."]
+        error = found["squared_error"]["network"]
+        parts.append(f"Mean squared error of the reconstruction: {1e3 * error['image']:.2f}e-3.")
+        group = Group(Path(found["run"]).name, [found])
+        if found["angular_error"]:
+            parts.append(markdown.table_1([group], [], "angular_error", paper=False))
+        if found["accuracy"]:
+            parts.append(markdown.leakage_table(group))
+        return [*parts, f"![reconstructions]({found['sheet']})"]
+
+    def other(self, found: dict[str, Any], columns: dict[str, Any], name: str) -> None:
+        """Takes measures of a user's own pictures, and a sheet of them."""
+        self._sheet(name, columns, name)
+        self.others.append({**found, "sheet": name})
+
+    def _sheet(self, name: str, columns: dict[str, Any], title: str) -> str:
+        plots.sheet(self._path(name), columns)
+        return f"![{title}]({name})"
+
+    def _path(self, name: str) -> Path:
+        self.files.append(self.out / name)
+        return self.out / name
+
+    def _text(self, name: str, content: str) -> None:
+        self._path(name).write_text(content, encoding="utf-8")
+
+
+def _file(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
+
+
+_NORMALS = (
+    "Degrees over the face: mean and standard deviation over pictures of their mean angles, and "
+    "shares of all pixels below an angle. Baselines: the mean face of training, the normal that "
+    "looks to the camera, linear regression from principal components of the pixels, and normals "
+    "from the codes of this project's multilinear model after [37] (equation 5), which is given "
+    "the true mask. The paper's rows were measured on Photoface."
+)
+_PROBES = (
+    "Random stratified folds / folds that keep whole groups apart (identities; for identity, "
+    "expressions). Linear support vector machines, one class against the rest, squared hinge, "
+    "C = 1, on standardised codes."
+)
+_FRONTAL = (
+    "As table 2. The multilinear model is this project's, after [37]; it is fitted to frontal "
+    "faces of training identities and is given the true mask."
+)
+_LEAKAGE = (
+    "Random folds / whole groups held out. A code that tells a factor other than its own leaks: "
+    "accuracy on the diagonal alone does not show that factors are apart."
+)
+_EMBEDDED = "Standardised codes of the same pictures, two dimensions by t-SNE."
+_TRANSFERS = (
+    "Random pairs of unseen identities; the truth is rendered. Mean squared errors of the picture "
+    "and inside the true mask; mean angle of normals inside the true mask; mean distance of the 68 "
+    "landmarks. The copy of the input has its true normals and landmarks. The 3DMM fit is given "
+    "the true landmarks of both pictures and the camera's scale; it draws the target's colours "
+    "again under an estimated light, and for a light it takes the one that the source's fitted "
+    "normals explain. The multilinear model after [37] is fitted to faces in all poses."
+)
+_SHAPE = (
+    "Root mean square distance of corresponding vertices, without alignment. The landmark fit is "
+    "given the true landmarks and the camera's scale."
+)

@@ -1,0 +1,177 @@
+"""Trains the ablations and the baselines of an evaluation, one run after the other.
+
+Examples:
+    python -m ntensor.faces.sweep --preset tiny --seeds 0 1 2 --out runs/sweep
+    python -m ntensor.faces.sweep --preset small --names full no-rotation --out runs/sweep
+        --losses.adversarial 1 --losses.verification 1
+        --training.verification-weights runs/verification.safetensors
+    python -m ntensor.faces.sweep --preset tiny --steps 400 --seconds 3600 --dry-run
+
+Names:
+    full             the preset
+    no-multilinear   without shape, frontal image and frontal normals in the loss (streams 1 and 3)
+    no-adversary     without the adversarial loss
+    no-verification  without the verification loss
+    no-rotation      the pose's code does not rotate the feature
+    plain            an adversarial auto-encoder with one code
+    intrinsic        the network after [30]
+
+Every run is a folder `OUT/NAME-sSEED`. It is trained by `python -m ntensor.faces.train`, whose
+command is printed; a run that stands is continued, a finished one is left as it is, so that the
+same command resumes. An ablation of a term that the preset does not have is left out. Options that
+this command does not know go to every run; the ablation's own come after them.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import checkpoint
+from .command_line import from_command_line
+from .configuration import Configuration
+from .errors import ConfigurationError, FacesError
+
+ABLATIONS: dict[str, tuple[str, ...]] = {
+    "full": (),
+    "no-multilinear": (
+        *("--losses.shape", "0", "--losses.frontal-image", "0", "--losses.frontal-normal", "0"),
+    ),
+    "no-adversary": ("--losses.adversarial", "0"),
+    "no-verification": ("--losses.verification", "0"),
+    "no-rotation": ("--model.rotation", "off"),
+    "plain": ("--model.network", "plain"),
+    "intrinsic": ("--model.network", "intrinsic"),
+}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is trained.
+
+    Attributes:
+        preset: that every run starts from.
+        names: of the runs; default: all that differ.
+        seeds: of training and data.
+        steps: updates of a run; 0: the preset's.
+        seconds: no run is begun after so many; a run that was begun ends. 0: no limit.
+        out: folder of the runs.
+        dry_run: print the commands and train nothing.
+    """
+
+    preset: str = "tiny"
+    names: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    steps: int = 0
+    seconds: float = 0.0
+    out: Path = Path("runs/sweep")
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run: its folder, its configuration, and the words of its command."""
+
+    folder: Path
+    configuration: Configuration
+    words: tuple[str, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether its last update is saved."""
+        return self.configuration.training.steps in checkpoint.saved_steps(self.folder)
+
+
+def plan(sweep: Sweep, options: Sequence[str] = ()) -> tuple[list[Planned], list[str]]:
+    """The runs, seed by seed, and the names of ablations that change nothing.
+
+    Args:
+        sweep (Sweep)
+        options (sequence of str): for every run, as `python -m ntensor.faces.train` takes them.
+
+    Raises:
+        ConfigurationError: an unknown name or preset, or a configuration that cannot be.
+    """
+    unknown = sorted(set(sweep.names) - set(ABLATIONS))
+    if unknown:
+        raise ConfigurationError(
+            f"names must be of {', '.join(ABLATIONS)}, got {', '.join(unknown)}"
+        )
+    if not sweep.seeds:
+        raise ConfigurationError("seeds: wanted at least one, got none")
+    found, left_out = [], []
+    for seed in sweep.seeds:
+        common = ["--preset", sweep.preset, *options]
+        common += ["--training.steps", str(sweep.steps)] if sweep.steps else []
+        common += ["--training.seed", str(seed), "--data.seed", str(seed)]
+        full, _ = from_command_line(common)
+        for name in sweep.names or ABLATIONS:
+            folder = sweep.out / f"{name}-s{seed}"
+            words = (*common, *ABLATIONS[name], "--out", str(folder))
+            configuration, _ = from_command_line(words)
+            if name != "full" and configuration == full:
+                left_out += [name] if name not in left_out else []
+                continue
+            found.append(Planned(folder, configuration, words))
+    return found, left_out
+
+
+def train_all(sweep: Sweep, options: Sequence[str] = ()) -> list[Path]:
+    """Trains what is planned and not finished; folders of the finished runs.
+
+    Raises:
+        FacesError: a run fails.
+    """
+    begin = time.monotonic()
+    planned, left_out = plan(sweep, options)
+    for name in left_out:
+        print(f"{name}: left out, since it is the same as full")
+    for run in planned:
+        if run.finished:
+            print(f"{run.folder}: finished")
+            continue
+        command = [sys.executable, "-m", "ntensor.faces.train", *run.words]
+        print("$ " + shlex.join(["python", *command[1:]]), flush=True)
+        if sweep.dry_run:
+            continue
+        if sweep.seconds and time.monotonic() - begin > sweep.seconds:
+            print(f"the {sweep.seconds:g} seconds are over; the same command goes on")
+            break
+        status = subprocess.run(command, check=False).returncode
+        if status or not run.finished:
+            raise FacesError(
+                f"{run.folder}: training ended with status {status} before its last update; the "
+                "same command continues"
+            )
+    return [run.folder for run in planned if run.finished]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    import tyro
+
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    sweep, options = tyro.cli(
+        Sweep,
+        prog="python -m ntensor.faces.sweep",
+        args=words,
+        return_unknown_args=True,
+        description=__doc__,
+    )
+    try:
+        finished = train_all(sweep, options)
+    except FacesError as error:
+        raise SystemExit(f"error: {error}") from error
+    named = " ".join(str(folder) for folder in finished)
+    print(f"{sweep.out}: {len(finished)} finished runs")
+    if finished:
+        print(f"evaluate them by: python -m ntensor.faces.evaluate {named} --out REPORT")
+
+
+if __name__ == "__main__":
+    main()
