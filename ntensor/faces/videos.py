@@ -190,7 +190,10 @@ def _film(path: Path, most: int) -> Iterator[Tensor]:
                 return
             yield torch.from_numpy(np.array(frame)).float().permute(2, 0, 1) / 255
     except (OSError, ValueError, RuntimeError, IndexError) as error:
-        raise ImageError(f"{path}: not a picture or film that can be read ({error})") from error
+        reason = str(error).strip().splitlines()[-1:]
+        raise ImageError(
+            f"{path}: not a picture or film that can be read ({''.join(reason)})"
+        ) from error
 
 
 def _imageio() -> ModuleType:
