@@ -11,6 +11,7 @@ from PIL import Image
 
 from ntensor.faces import edit, editing, images, inputs, reconstruct, videos
 from ntensor.faces.data import main as data_main
+from ntensor.faces.errors import ImageError
 from ntensor.faces.evaluation.run import load_run
 from ntensor.faces.figures import __main__ as figures
 from ntensor.faces.figures import codes, material
@@ -97,6 +98,9 @@ def test_pictures_are_aligned_by_their_landmarks(run, photo, tmp_path, capsys):
     true = Inputs(configuration).read_one(HAPPY)
     assert face.image.shape == (3, 16, 16) and torch.equal(face.image[0], face.image[1])
     assert (face.landmarks - true.landmarks).norm(dim=1).max() < 0.5
+    with pytest.raises(ImageError, match=r"landmarks of one picture, got photo.png and other.png"):
+        many = Inputs(configuration, landmarks)
+        many.read([str(photo), str(shutil.copy(photo, tmp_path / "other.png"))])
     boxed = Inputs(configuration, box=(10, 0, 80, 70)).read_one(str(photo))
     assert boxed.image.shape == (3, 16, 16) and boxed.landmarks is None
 
@@ -150,6 +154,14 @@ def test_video_of_a_generated_film_and_of_frames(run, tmp_path, capsys):
     assert "landmarks of the warp: given" in capsys.readouterr().out
     assert len(list((first / "frames").iterdir())) == 5
     assert Image.open(first / "side_by_side.gif").size == (64, 16)
+    rows = {f"video.gif:{k}": [[k * j, j * j] for j in range(5)] for k in range(1, 5)}
+    (tmp_path / "film.json").write_text(json.dumps(rows))
+    message = sentence(edit.main, "video", run, "--template", HAPPY, "--drive", first / "video.gif",
+                       "--landmarks", tmp_path / "film.json", "--out", tmp_path)  # fmt: skip
+    assert "film.json: has no landmarks of video.gif:0" in message
+    message = sentence(edit.main, "video", run, "--template", HAPPY, "--drive", first / "frames",
+                       "--most", 0, "--out", tmp_path)  # fmt: skip
+    assert "most must be at least 1 frame, got 0" in message
     for drive in (first / "frames", first / "video.gif"):
         out = tmp_path / drive.name
         edit.main(["video", str(run), "--template", HAPPY, "--drive", str(drive), "--out",
