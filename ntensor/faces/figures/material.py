@@ -23,7 +23,9 @@ from ntensor.faces.run_inputs import Options, RunInputs
 
 # Extents of the multilinear baseline's factors: light, expression, identity.
 ALS_SIZES = (4, 6, 16)
-_BASIC = ("happy", "surprise", "anger", "sad", "disgust", "fear", "neutral")
+# Expressions row by row, so that targets and strong sources differ.
+_OF_TARGETS = ("neutral", "happy", "sad", "anger", "surprise", "fear", "disgust")
+_OF_SOURCES = ("surprise", "anger", "happy", "fear", "sad", "disgust")
 
 
 class LeftOut(Exception):
@@ -128,21 +130,24 @@ class Material:
         Args:
             found (RunInputs): for which they are drawn.
             first (int): person.
-            turned (bool): with other yaws than 0.
+            turned (bool): with other yaws than 0, where the run's data have them.
             lights (bool): with the fixed lights; else the frontal one.
-            strong (bool): larger yaws, and no neutral expression.
+            strong (bool): larger yaws, no neutral expression, and other expressions than without.
         """
-        concept = found.configuration.data.variation != "all"
-        split, count = ("poc-test", 22) if concept else ("test", 54)
-        yaws = (-40.0, 20.0, 40.0, -20.0) if strong else (0.0, 20.0, -20.0, 10.0)
-        names = _BASIC[:-1] if strong else (*_BASIC[-1:], *_BASIC[:-1])
+        variation = found.configuration.data.variation
+        split, count = ("test", 54) if variation == "all" else ("poc-test", 22)
+        yaws: tuple[float, ...] = (-40.0, 20.0, 40.0, -20.0) if strong else (0.0, 20.0, -20.0, 10.0)
+        if variation == "pose":
+            yaws = tuple(20.0 * round(yaw / 20) for yaw in yaws)  # its bins
+        turned = turned and variation != "expression"
+        names = _OF_SOURCES if strong else _OF_TARGETS
         made = []
         for row in range(self.rows):
             yaw = yaws[row % len(yaws)] if turned else 0.0
             light = str((3 + 5 * (row + first)) % 16) if lights else "front"
             made.append(
                 found.inputs.generated(
-                    split, str((first + row) % count), names[(row + first) % len(names)],
+                    split, str((first + row) % count), names[row % len(names)],
                     f"{yaw:g}", light,
                 )
             )  # fmt: skip
