@@ -1,0 +1,1 @@
+"""Editing of faces by their codes."""
