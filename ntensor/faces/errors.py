@@ -9,6 +9,10 @@ class ConfigurationError(FacesError, ValueError):
     """A configuration that cannot be."""
 
 
+class ImageError(FacesError, ValueError):
+    """A picture, landmarks or a video that cannot be read or aligned."""
+
+
 class CheckpointError(FacesError):
     """A checkpoint that cannot be read or written."""
 

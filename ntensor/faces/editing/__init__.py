@@ -1,1 +1,34 @@
-"""Editing of faces by their codes."""
+"""Editing and reconstruction with the codes of a trained network: tensors in, tensors out."""
+
+from .codes import CODES, Encoded, decode, encode, nearest_rotation, require
+from .fixed import FixedFace
+from .interpolation import blend, interpolate
+from .reconstruction import (
+    coefficients,
+    frontal,
+    shape_error,
+    vertices_of_coefficients,
+    vertices_of_stream,
+)
+from .transfer import expression, identity, light, pose
+
+__all__ = [
+    "CODES",
+    "Encoded",
+    "FixedFace",
+    "blend",
+    "coefficients",
+    "decode",
+    "encode",
+    "expression",
+    "frontal",
+    "identity",
+    "interpolate",
+    "light",
+    "nearest_rotation",
+    "pose",
+    "require",
+    "shape_error",
+    "vertices_of_coefficients",
+    "vertices_of_stream",
+]

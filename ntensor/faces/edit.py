@@ -1,0 +1,367 @@
+"""Edits faces with a trained network: `python -m ntensor.faces.edit SUBCOMMAND RUN ... --out DIR`.
+
+Faces are picture files, records of a data set on the disk (`FOLDER:INDEX`), or generated faces:
+`generated:SPLIT:PERSON:EXPRESSION:POSE:LIGHT`, as `generated:test:3:happy:20:5` (parts from the
+end may be left out). Pictures are cropped by `--landmarks` or `--box`; without them their largest
+middle square is taken.
+
+Example: python -m ntensor.faces.edit expression runs/faces --target photo.jpg
+--source generated:test:3:happy --landmarks photo.txt --out edited
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from torch import Tensor
+
+from . import editing, pictures, videos
+from .editing.codes import Mask
+from .errors import ConfigurationError, FacesError
+from .images import save_image
+from .inputs import Face, pictures_of
+from .run_inputs import Options, RunInputs, paired
+from .sheet import as_colours, tile
+
+Run = Annotated[Path, tyro.conf.Positional]
+Settings = Annotated[Options, tyro.conf.arg(name="")]
+Edit = Literal["expression", "pose", "light", "identity"]
+_DEFAULT = Options()
+
+
+def expression(
+    run: Run, target: list[str], source: list[str], out: Path, options: Settings = _DEFAULT
+) -> None:
+    """Targets with the expressions of sources (equations 17, 18 and 20).
+
+    Example: python -m ntensor.faces.edit expression runs/faces --target generated:test:0
+    --source generated:test:1:happy generated:test:2:surprise --out edited
+
+    Args:
+        run: folder of the run.
+        target: faces to change; one, or as many as sources.
+        source: faces that give the expression; one, or as many as targets.
+        out: folder for the pictures.
+    """
+    _transfer(RunInputs(run, options, "expression"), "expression", target, source, out)
+
+
+def pose(
+    run: Run,
+    target: list[str],
+    source: list[str],
+    out: Path,
+    project: bool = False,
+    mask: Mask = "normals",
+    options: Settings = _DEFAULT,
+) -> None:
+    """Targets with the poses of sources (equation 20).
+
+    Example: python -m ntensor.faces.edit pose runs/faces --target photo.jpg
+    --source generated:test:0:neutral:40 generated:test:0:neutral:-40 --out edited
+
+    Args:
+        run: folder of the run.
+        target: faces to change; one, or as many as sources.
+        source: faces that give the pose; one, or as many as targets.
+        out: folder for the pictures.
+        project: use the rotation nearest to the source's z_p instead of z_p itself.
+        mask: what joins face and background; code is the target's own mask and outline, normals
+            the outline of the turned face.
+    """
+    found = RunInputs(run, options, "pose")
+    _transfer(found, "pose", target, source, out, project=project, mask=mask)
+
+
+def identity(
+    run: Run,
+    target: list[str],
+    source: list[str],
+    out: Path,
+    mask: Mask = "normals",
+    options: Settings = _DEFAULT,
+) -> None:
+    """Targets with the identities of sources.
+
+    Example: python -m ntensor.faces.edit identity runs/faces --target photo.jpg
+    --source generated:test:0 --out edited
+
+    Args:
+        run: folder of the run.
+        target: faces to change; one, or as many as sources.
+        source: faces that give the identity; one, or as many as targets.
+        out: folder for the pictures.
+        mask: as for pose.
+    """
+    _transfer(RunInputs(run, options, "identity"), "identity", target, source, out, mask=mask)
+
+
+def light(
+    run: Run, target: list[str], source: list[str], out: Path, options: Settings = _DEFAULT
+) -> None:
+    """Targets under the lights of sources, with the shadings (section 5.2).
+
+    Example: python -m ntensor.faces.edit light runs/faces --target photo.jpg
+    --source generated:test:0:neutral:0:1 generated:test:0:neutral:0:13 --out edited
+
+    Args:
+        run: folder of the run.
+        target: faces to change; one, or as many as sources.
+        source: faces that give the light; one, or as many as targets.
+        out: folder for the pictures.
+    """
+    _transfer(RunInputs(run, options, "light"), "light", target, source, out)
+
+
+def interpolate(
+    run: Run,
+    first: list[str],
+    second: list[str],
+    out: Path,
+    edit: Edit = "expression",
+    steps: int = 11,
+    project: bool = False,
+    options: Settings = _DEFAULT,
+) -> None:
+    """From the expression, identity, pose or light of one face to another's (supplementary D).
+
+    Example: python -m ntensor.faces.edit interpolate runs/faces --first generated:test:0
+    --second generated:test:0:surprise --edit expression --out edited
+
+    Args:
+        run: folder of the run.
+        first: faces that are changed; one, or as many as second.
+        second: faces whose code is reached; one, or as many as first.
+        out: folder for the pictures.
+        edit: which code moves; all others, and the background, stay those of the first face.
+        steps: pictures; 11 are steps of 0.1.
+        project: with the pose, use the nearest rotation of each mixed z_p.
+    """
+    if steps < 2:
+        raise ConfigurationError(f"steps must be at least 2, got {steps}")
+    found = RunInputs(run, options, edit)
+    starts, ends = paired(found.read(first), found.read(second), "first", "second")
+    mask: Mask = "normals" if edit in ("pose", "identity") else "code"
+    rows = []
+    for start, end in zip(starts, ends, strict=True):
+        pair = found.encode([start, end])
+        made = editing.interpolate(
+            found.model, pair[0], pair[1], edit, steps, project, mask, streams=False
+        )
+        rows.append(found.shown(made["image"]))
+    stacked = torch.stack(rows, 1)  # (steps, pairs, 3, S, S)
+    shown = {"first": pictures_of(starts)}
+    shown |= {f"{k / (steps - 1):.2g}": images for k, images in enumerate(stacked)}
+    shown["second"] = pictures_of(ends)
+    pictures.save_grid(out / "figure.png", shown, options.scale)
+    animated = [tile(step, len(rows)) for step in [*stacked, *stacked.flip(0)[1:-1]]]
+    videos.write(out / "interpolation.gif", animated, options.scale, rate=8)
+    print(f"{out}: figure.png, interpolation.gif; {edit}, {len(rows)} pairs, {steps} steps")
+
+
+def grid(
+    run: Run,
+    target: list[str],
+    source: list[str],
+    out: Path,
+    edit: Edit = "expression",
+    options: Settings = _DEFAULT,
+) -> None:
+    """Every pair of targets and sources in one figure.
+
+    Example: python -m ntensor.faces.edit grid runs/faces --target generated:test:0
+    generated:test:1 --source generated:test:2:happy generated:test:3:anger --out edited
+
+    Args:
+        run: folder of the run.
+        target: faces to change; one row each.
+        source: faces that give what is transferred; one column each.
+        out: folder for the picture.
+        edit: what is transferred.
+    """
+    found = RunInputs(run, options, edit)
+    targets, sources = found.read(target), found.read(source)
+    given, taken = found.encode(targets), found.encode(sources)
+    blank = torch.ones(1, *targets[0].image.shape)
+    cells = [blank, pictures_of(sources)]
+    for row, face in enumerate(targets):
+        made = transferred(found, edit, given[row], taken)
+        cells += [face.image[None], found.shown(made["image"])]
+    picture = tile(torch.cat(cells), len(sources) + 1).float().permute(2, 0, 1) / 255
+    save_image(out / "grid.png", enlarged(picture, options.scale))
+    print(f"{out}: grid.png; {edit} of {len(sources)} sources on {len(targets)} targets")
+
+
+def video(
+    run: Run,
+    template: str,
+    drive: str,
+    out: Path,
+    rate: float = 12.0,
+    format: Literal["gif", "webp", "mp4"] = "gif",
+    most: int = 600,
+    options: Settings = _DEFAULT,
+) -> None:
+    """Animates a template face with the expressions of a film (supplementary E).
+
+    Writes the frames, the film, and a side-by-side: driving frame, template with its expression,
+    template warped to the driving frame's landmarks (the paper's baseline), template. Landmarks
+    are those of --landmarks or of a generated film, else those of the network's own shape and
+    pose.
+
+    Example: python -m ntensor.faces.edit video runs/faces --template photo.jpg
+    --drive generated:test:3 --out edited
+
+    Args:
+        run: folder of the run.
+        template: the face that is animated.
+        drive: a folder of frames, a film (needs imageio and imageio-ffmpeg), or
+            generated:SPLIT:PERSON, a generated film of every basic expression.
+        out: folder for frames and films.
+        rate: pictures a second.
+        format: of the films; mp4 needs imageio and imageio-ffmpeg.
+        most: frames that are read.
+    """
+    found = RunInputs(run, options, "expression")
+    face = found.read([template])[0]
+    frames = videos.driving(found.inputs, drive, most)
+    fixed = found.encode([face])
+    images, points = [], []
+    for first in range(0, len(frames), 32):
+        part = frames[first : first + 32]
+        driven = found.encode(part)
+        images.append(found.shown(editing.expression(found.model, fixed, driven, False)["image"]))
+        points += videos.landmarks_of(found, part, driven)
+    edited = torch.cat(images)
+    own = videos.landmarks_of(found, [face], fixed)[0]
+    warped = torch.stack([videos.warped(face.image, own, p) for p in points])
+    for number, image in enumerate(edited):
+        save_image(out / "frames" / f"{number:05d}.png", image)
+    still = face.image.expand_as(edited)
+    columns = {"driving": pictures_of(frames), "expression": edited, "warped": warped}
+    columns["template"] = still
+    beside = [tile(torch.stack(row), 4) for row in zip(*columns.values(), strict=True)]
+    videos.write(out / f"video.{format}", [tile(i[None], 1) for i in edited], options.scale, rate)
+    videos.write(out / f"side_by_side.{format}", beside, options.scale, rate)
+    chosen = torch.linspace(0, len(frames) - 1, min(8, len(frames))).round().long()
+    strip = {title: images[chosen] for title, images in columns.items()}
+    pictures.save_grid(out / "figure.png", strip, options.scale)
+    origin = "given" if frames[0].landmarks is not None else "of the network"
+    print(
+        f"{out}: {len(frames)} frames/*.png, video.{format}, side_by_side.{format}, figure.png; "
+        f"landmarks of the warp: {origin}"
+    )
+
+
+def transferred(
+    found: RunInputs,
+    edit: str,
+    target: editing.Encoded,
+    source: editing.Encoded,
+    project: bool = False,
+    mask: Mask = "normals",
+) -> dict[str, Tensor]:
+    """The outputs of one edit, a key of `editing.CODES`."""
+    if edit == "expression":
+        return editing.expression(found.model, target, source)
+    if edit == "light":
+        return editing.light(found.model, target, source)
+    if edit == "pose":
+        return editing.pose(found.model, target, source, project, mask)
+    return editing.identity(found.model, target, source, mask)
+
+
+def enlarged(picture: Tensor, scale: int) -> Tensor:
+    """Every pixel of (..., h, w) `scale` times in both directions."""
+    return picture.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
+
+
+def columns_of_transfer(
+    found: RunInputs,
+    edit: str,
+    targets: Sequence[Face],
+    sources: Sequence[Face],
+    project: bool = False,
+    mask: Mask = "normals",
+) -> tuple[dict[str, Tensor], list[Face]]:
+    """A transfer's figure, by titles, and the truths where all faces are generated."""
+    given, taken = found.encode(targets), found.encode(sources)
+    made = transferred(found, edit, given, taken, project, mask)
+    plain = editing.decode(found.model, given, streams=True)
+    columns = {"target": pictures_of(targets), "source": pictures_of(sources)}
+    columns["reconstr."] = plain["image"]
+    if edit == "light":
+        columns |= {
+            "source sh.": as_colours("shading", made["shading_source"]),
+            "target sh.": as_colours("shading", made["shading_target"]),
+            "new shading": as_colours("shading", made["shading"]),
+        }
+    columns[edit] = made["image"]
+    if edit in ("expression", "identity") and "frontal_image" in made:
+        columns |= {"frontal": plain["frontal_image"], f"fr. {edit[:6]}.": made["frontal_image"]}
+    truths = [found.inputs.edited(t, s, edit) for t, s in zip(targets, sources, strict=True)]
+    known = [truth for truth in truths if truth is not None]
+    if len(known) == len(truths):
+        columns["truth"] = pictures_of(known)
+    else:
+        known = []
+    return {title: found.shown(images) for title, images in columns.items()}, known
+
+
+def _transfer(
+    found: RunInputs,
+    edit: str,
+    target: Sequence[str],
+    source: Sequence[str],
+    out: Path,
+    project: bool = False,
+    mask: Mask = "normals",
+) -> None:
+    targets, sources = paired(found.read(target), found.read(source), "target", "source")
+    columns, truths = columns_of_transfer(found, edit, targets, sources, project, mask)
+    pictures.save_grid(out / "figure.png", columns, found.options.scale)
+    for number, image in enumerate(columns[edit]):
+        save_image(out / f"{edit}_{number:03d}.png", image)
+    print(f"{out}: figure.png, {len(targets)} pictures {edit}_*.png")
+    if truths:
+        inside = torch.cat([face.truth["mask"] for face in truths])
+        errors = {
+            name: float(((images - columns["truth"]).square() * inside).sum() / (3 * inside.sum()))
+            for name, images in (("edited", columns[edit]), ("unedited", columns["target"]))
+        }
+        print(
+            f"mean squared error in the face against the rendered truth: {errors['edited']:.5f}; "
+            f"of the unedited target: {errors['unedited']:.5f}"
+        )
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "expression": expression,
+    "pose": pose,
+    "light": light,
+    "identity": identity,
+    "interpolate": interpolate,
+    "grid": grid,
+    "video": video,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="python -m ntensor.faces.edit", description=__doc__, args=arguments
+        )
+    except FacesError as error:
+        raise SystemExit(f"error: {error}") from error
+    except (OSError, ModuleNotFoundError) as error:
+        raise SystemExit(f"error: {type(error).__name__}: {error}") from error
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

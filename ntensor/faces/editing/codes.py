@@ -1,0 +1,179 @@
+"""The codes of pictures, and their decoding with some of them replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.model import FaceAutoencoder, Model
+
+# What can be edited, and the code that holds it.
+CODES = {"expression": "z_exp", "pose": "z_p", "light": "z_l", "identity": "z_id"}
+
+Mask = Literal["code", "normals"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The codes of `n` pictures, and what the unpooling decoders need of them.
+
+    Attributes:
+        codes (dict of Tensor[n, k]): `z_exp`, `z_id` and so on, as far as the network has them.
+        places (list of Tensor[n, ...]): of the poolings' maxima; they belong to the picture that
+            gives mask and background.
+    """
+
+    codes: dict[str, Tensor]
+    places: list[Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.codes.values())))
+
+    def __getitem__(self, index: int | slice | Tensor) -> Encoded:
+        """Some of the pictures; one number keeps the leading dimension."""
+        rows = slice(index, index + 1 or None) if isinstance(index, int) else index
+        codes = {name: code[rows] for name, code in self.codes.items()}
+        return Encoded(codes, [place[rows] for place in self.places])
+
+    def expand(self, n: int) -> Encoded:
+        """One picture `n` times.
+
+        Raises:
+            ValueError: there is more than one.
+        """
+        if len(self) not in (1, n):
+            raise ValueError(f"expand: wanted one picture or {n}, got {len(self)}")
+        codes = {name: code.expand(n, -1) for name, code in self.codes.items()}
+        return Encoded(codes, [place.expand(n, -1, -1, -1) for place in self.places])
+
+    def replaced(self, codes: Mapping[str, Tensor]) -> Encoded:
+        """The same pictures with other codes in place of some.
+
+        Raises:
+            ValueError: a code that these pictures do not have, or one of another shape.
+        """
+        for name, code in codes.items():
+            if name not in self.codes:
+                raise ValueError(f"replaced: wanted codes of {sorted(self.codes)}, got {name}")
+            if code.shape != self.codes[name].shape:
+                raise ValueError(
+                    f"replaced: {name} must have shape {tuple(self.codes[name].shape)}, "
+                    f"got {tuple(code.shape)}"
+                )
+        return replace(self, codes={**self.codes, **codes})
+
+
+def require(model: Model, *edits: str) -> None:
+    """Checks that the network has the codes of these edits (keys of `CODES`).
+
+    Raises:
+        ConfigurationError: it has not.
+    """
+    has = [name for name in model.encoder.heads if isinstance(name, str)]
+    for edit in edits:
+        if CODES[edit] not in has:
+            raise ConfigurationError(
+                f"{edit} needs a network with the code {CODES[edit]}; the run's network "
+                f'"{model.configuration.network}" has {", ".join(sorted(has))}'
+            )
+
+
+@torch.no_grad()
+def encode(model: Model, images: Tensor) -> Encoded:
+    """`E(x)` of eq. 6, 17 and 19.
+
+    Args:
+        model (Model): as `load_run` gives it.
+        images (Tensor[n, 3, S, S]): 0 to 1, of the network's size.
+
+    Returns:
+        Encoded
+
+    Raises:
+        ValueError: another shape.
+
+    Example:
+        >>> import torch
+        >>> from ntensor.faces.configuration import ModelConfiguration
+        >>> from ntensor.faces.editing import encode
+        >>> from ntensor.faces.model import build
+        >>> model = build(ModelConfiguration(channels=(8, 8, 8), k_3d=30))
+        >>> encode(model, torch.rand(2, 3, 64, 64)).codes["z_exp"].shape
+        torch.Size([2, 15])
+    """
+    size = model.configuration.image_size
+    if images.dim() != 4 or images.shape[1:] != (3, size, size):
+        raise ValueError(
+            f"encode: images must have shape (n, 3, {size}, {size}), got {tuple(images.shape)}"
+        )
+    codes, places = model.encode(images)
+    return Encoded(codes, places)
+
+
+@torch.no_grad()
+def decode(
+    model: Model, encoded: Encoded, streams: bool = True, mask: Mask = "code"
+) -> dict[str, Tensor]:
+    """`D(z)` of eq. 7, 18 and 20.
+
+    Args:
+        model (Model)
+        encoded (Encoded): its codes may come from several pictures.
+        streams (bool): compute shape, frontal pictures and coefficients too.
+        mask (str): what joins face and background. `"code"`: the mask of `z_m`, as in eq. 7.
+            `"normals"`: where the decoded normals have a length (they are near zero outside the
+            face), so that the outline follows an edited pose or identity.
+
+    Returns:
+        dict: as the network's `decode`.
+    """
+    if not isinstance(model, FaceAutoencoder):
+        return model.decode(encoded.codes, encoded.places)
+    found = model.decode(encoded.codes, encoded.places, streams)
+    return composed(found, mask)
+
+
+def composed(output: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
+    """The output with its `image` joined by another mask; see `decode`."""
+    if mask == "code":
+        return dict(output)
+    if mask != "normals":
+        raise ValueError(f'decode: mask must be "code" or "normals", got {mask!r}')
+    # Lengths between a third and two thirds are the soft edge.
+    covered = (3 * output["normal"].norm(dim=1, keepdim=True) - 1).clamp(0, 1)
+    face = output["albedo"] * output["shading"]
+    image = covered * face + (1 - covered) * output["background"]
+    return {**output, "mask": covered, "image": image}
+
+
+def nearest_rotation(z_p: Tensor) -> Tensor:
+    r"""The rotation nearest to `z_p` in the Frobenius norm, as a code.
+
+    .. math:: R = U \, \mathrm{diag}(1, 1, \det(U V^T)) \, V^T, \qquad z_p = U S V^T
+
+    The paper decodes `z_p` as it is; this is for codes that are mixed or extrapolated.
+
+    Args:
+        z_p (Tensor[n, 9]): row by row.
+
+    Returns:
+        Tensor[n, 9]
+
+    Example:
+        >>> import torch
+        >>> from ntensor.faces.editing import nearest_rotation
+        >>> nearest_rotation(2 * torch.eye(3).view(1, 9)).view(3, 3)
+        tensor([[1., 0., 0.],
+                [0., 1., 0.],
+                [0., 0., 1.]])
+    """
+    u, _, v = torch.linalg.svd(z_p.unflatten(1, (3, 3)))
+    sign = torch.linalg.det(u @ v).sign()
+    last = F.pad(sign.unsqueeze(1), (2, 0), value=1.0)
+    return (u * last.unsqueeze(1) @ v).flatten(1)

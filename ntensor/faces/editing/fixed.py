@@ -1,0 +1,114 @@
+"""A face whose identity is fixed: every new expression, pose and light costs the small rest."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import ntensor
+from ntensor.faces import harmonics
+from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.model import FaceAutoencoder, Model
+
+from .codes import Encoded, Mask, composed
+from .contraction import contract
+
+
+class FixedFace:
+    r"""One face, prepared for many edits of expression, pose and light.
+
+    The cores are contracted with the face's identity once, :math:`\mathcal{Q} \times_4 z_{id}` and
+    :math:`\mathcal{B} \times_3 z_{id}` of eq. 1 and 3, and mask and background, which no such edit
+    changes, are decoded once. `decode` gives what the whole network gives, to rounding.
+
+    Args:
+        model (Model): the paper's network.
+        encoded (Encoded): one face.
+
+    Raises:
+        ConfigurationError: another network.
+        ValueError: not one face.
+
+    Example:
+        >>> import torch
+        >>> from ntensor.faces.configuration import ModelConfiguration
+        >>> from ntensor.faces.editing import FixedFace, encode
+        >>> from ntensor.faces.model import build
+        >>> model = build(ModelConfiguration(channels=(8, 8, 8), k_3d=30))
+        >>> faces = encode(model, torch.rand(5, 3, 64, 64))
+        >>> FixedFace(model, faces[0]).decode(z_exp=faces.codes["z_exp"])["image"].shape
+        torch.Size([5, 3, 64, 64])
+    """
+
+    def __init__(self, model: Model, encoded: Encoded) -> None:
+        if not isinstance(model, FaceAutoencoder) or not model.multilinear:
+            raise ConfigurationError(
+                f'FixedFace needs a network "neuro-tensorial", got "{model.configuration.network}"'
+            )
+        if len(encoded) != 1:
+            raise ValueError(f"FixedFace: wanted one face, got {len(encoded)}")
+        self.model, self.encoded = model, encoded
+        codes, places = encoded.codes, encoded.places
+        with torch.no_grad():
+            z_id = codes["z_id"][0]
+            self.frontal_core = contract(model.frontal_stream.projection.core, z_id, -1)
+            self.shape_core = contract(model.shape_stream.projection.core, z_id, -1)
+            self.mask = model.mask(codes["z_m"], places)
+            self.background = model.background(codes["z_b"], places)
+            self.id_3dmm = model.id_3dmm(codes["z_id"])
+
+    @torch.no_grad()
+    def decode(
+        self,
+        z_exp: Tensor | None = None,
+        z_p: Tensor | None = None,
+        z_l: Tensor | None = None,
+        streams: bool = True,
+        mask: Mask = "code",
+    ) -> dict[str, Tensor]:
+        """The face with other codes; those left out are its own.
+
+        Args:
+            z_exp (Tensor[n, k_exp]), z_p (Tensor[n, 9]), z_l (Tensor[n, k_l]): or of one row.
+            streams (bool), mask (str): as in `editing.decode`.
+
+        Returns:
+            dict: as `editing.decode`.
+        """
+        given = {"z_exp": z_exp, "z_p": z_p, "z_l": z_l}
+        own = self.encoded.codes
+        codes = {name: own[name] if code is None else code for name, code in given.items()}
+        n = max(len(code) for code in codes.values())
+        codes = {name: code.expand(n, -1) for name, code in codes.items()}
+        z_exp, z_l = codes["z_exp"], codes["z_l"]
+        feature = self.model.feature(z_exp, own["z_id"].expand(n, -1), codes["z_p"])
+        normal, albedo = self.model.normal(feature), self.model.albedo(feature)
+        light = self.model.light(z_l)
+        shading = harmonics.shading(normal.float(), light.float())
+        covered = self.mask.expand(n, -1, -1, -1)
+        background = self.background.expand(n, -1, -1, -1)
+        found = {
+            "image": covered * (albedo * shading) + (1 - covered) * background,
+            "normal": normal,
+            "albedo": albedo,
+            "shading": shading,
+            "light": light,
+            "mask": covered,
+            "background": background,
+        }
+        if streams:
+            found |= self.streams(z_l, z_exp)
+        return composed(found, mask)
+
+    @torch.no_grad()
+    def streams(self, z_l: Tensor, z_exp: Tensor) -> dict[str, Tensor]:
+        """Streams 1 and 3 and the coefficients, from the contracted cores."""
+        picture = self.model.frontal_stream.shape
+        image, normal = ntensor.synthesis_projection_with_mean(self.frontal_core, z_l, z_exp)
+        return {
+            "shape": ntensor.synthesis_projection(self.shape_core, z_exp),
+            "frontal_image": image.unflatten(1, picture),
+            "frontal_normal": normal.unflatten(1, picture),
+            "exp_3dmm": self.model.exp_3dmm(z_exp),
+            "id_3dmm": self.id_3dmm.expand(len(z_exp), -1),
+        }

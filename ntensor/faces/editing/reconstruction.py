@@ -1,0 +1,127 @@
+"""The 3D face, its texture and its normals that a picture's codes stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.face_model import FaceModel
+from ntensor.faces.model import Model
+
+
+def vertices_of_stream(model: Model, output: Mapping[str, Tensor]) -> Tensor:
+    r"""The shape of stream 1, `\mathcal{B} \times_2 z_{exp} \times_3 z_{id}` (eq. 3), in its unit.
+
+    Args:
+        model (Model): whose `statistics` take the standardisation back.
+        output (mapping): of `decode`.
+
+    Returns:
+        Tensor[n, V_s, 3]: in the unit of the training shapes; millimetres, not posed, for the
+        project's face models.
+
+    Raises:
+        ConfigurationError: the network has no shape stream.
+    """
+    _need(model, output, "shape", "a shape from the decoder")
+    return model.statistics.restore("shape", output["shape"]).unflatten(1, (-1, 3))
+
+
+def coefficients(model: Model, output: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The morphable model's coefficients that the codes are mapped to (sections 4.1.2 and 5.3).
+
+    Args:
+        model (Model)
+        output (mapping): of `decode`.
+
+    Returns:
+        `x_id` (Tensor[n, k_a]) and `x_exp` (Tensor[n, k_b]), not standardised.
+
+    Raises:
+        ConfigurationError: the network does not map its codes to coefficients.
+    """
+    for name in ("id_3dmm", "exp_3dmm"):
+        _need(model, output, name, "coefficients of a face model")
+    restore = model.statistics.restore
+    return (
+        restore("id_3dmm", output["id_3dmm"]),
+        restore("exp_3dmm", output["exp_3dmm"]),
+    )
+
+
+def vertices_of_coefficients(model: Model, output: Mapping[str, Tensor], face: FaceModel) -> Tensor:
+    """The face model with the predicted coefficients in place of its own (section 5.3).
+
+    Args:
+        model (Model)
+        output (mapping): of `decode`.
+        face (FaceModel): that the network was trained with.
+
+    Returns:
+        Tensor[n, V, 3]: every vertex of `face`, millimetres, not posed.
+
+    Raises:
+        ConfigurationError: the face model has other coefficients.
+    """
+    x_id, x_exp = coefficients(model, output)
+    if (x_id.shape[1], x_exp.shape[1]) != (face.identity_size, face.expression_size):
+        raise ConfigurationError(
+            f"the network predicts {x_id.shape[1]} identity and {x_exp.shape[1]} expression "
+            f"coefficients, the face model ({face.source}) has {face.identity_size} and "
+            f"{face.expression_size}"
+        )
+    return face.vertices(x_id, x_exp)
+
+
+def frontal(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the network knows of the unposed face: texture and normals, as far as it has them.
+
+    Args:
+        output (mapping): of `decode`.
+
+    Returns:
+        dict: of `texture` (section 4.1.2, a proof-of-concept network), `frontal_image` (eq. 2) and
+        `frontal_normal` (eq. 5, made unit where it is longer than a half, else zero).
+    """
+    names = ("texture", "frontal_image", "frontal_normal")
+    found = {name: output[name] for name in names if name in output}
+    if "frontal_normal" in found:
+        normal = found["frontal_normal"]
+        length = normal.norm(dim=1, keepdim=True)
+        found["frontal_normal"] = normal / length.clamp_min(1e-12) * (length > 0.5)
+    return found
+
+
+def shape_error(found: Tensor, truth: Tensor) -> Tensor:
+    r"""Root of the mean squared distance of corresponding vertices, in their unit.
+
+    .. math:: e = \sqrt{\frac{1}{V} \sum_v \| x_v - \hat x_v \|^2}
+
+    No alignment is done: both are in the axes of the face model.
+
+    Args:
+        found, truth (Tensor[n, V, 3])
+
+    Returns:
+        Tensor[n]
+
+    Example:
+        >>> import torch
+        >>> from ntensor.faces.editing import shape_error
+        >>> shape_error(torch.zeros(1, 2, 3), torch.tensor([[[3.0, 4.0, 0.0], [0.0, 0.0, 5.0]]]))
+        tensor([5.])
+    """
+    if found.shape != truth.shape:
+        raise ValueError(
+            f"shape_error: wanted shapes alike, got {tuple(found.shape)} and {tuple(truth.shape)}"
+        )
+    return (found - truth).square().sum(2).mean(1).sqrt()
+
+
+def _need(model: Model, output: Mapping[str, Tensor], name: str, purpose: str) -> None:
+    if name not in output:
+        raise ConfigurationError(
+            f'{purpose} needs a network that has one; got "{model.configuration.network}"'
+        )

@@ -1,0 +1,317 @@
+"""Pictures of faces from files: reading, landmarks, alignment.
+
+Pixel coordinates are `(x, y)`: x to the right, y down, `(0, 0)` the middle of the upper left pixel.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import extras, scenes
+from .errors import ImageError
+from .face_model import FaceModel
+from .renderer import Camera
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+COUNTS = (5, 68)
+# The 68 points that each of the five stands for: the eyes' rims, the nose's tip, the mouth's
+# corners; "right" and "left" are the image's left and right.
+FIVE = (range(36, 42), range(42, 48), (30,), (48,), (54,))
+_SMALLEST = 8
+
+
+def read_image(path: str | Path) -> Tensor:
+    """A picture as colours.
+
+    Grey pictures get three equal channels, palettes their colours, 16 bits their full range,
+    transparent places white; the orientation that a camera noted is applied. Of several frames the
+    first is read.
+
+    Args:
+        path: of a file that Pillow reads.
+
+    Returns:
+        Tensor[3, height, width]: red, green, blue, 0 to 1.
+
+    Raises:
+        ImageError: it is not there, no picture, damaged, smaller than 8 pixels, or of a kind whose
+            range is unknown (floating point, 32 bits).
+    """
+    image_module = extras.load("PIL.Image")
+    try:
+        with image_module.open(path) as image:
+            image.load()
+            return from_pillow(image, str(path))
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: wanted a picture, there is no such file") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{path}: wanted a picture, got a folder") from error
+    except image_module.UnidentifiedImageError as error:
+        raise ImageError(f"{path}: not a picture that Pillow knows") from error
+    except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"{path}: the picture cannot be read ({error})") from error
+
+
+def from_pillow(image: Any, name: str) -> Tensor:
+    """`read_image` for a picture that Pillow has loaded; `name` stands in messages."""
+    image = extras.load("PIL.ImageOps").exif_transpose(image)
+    if min(image.size) < _SMALLEST:
+        raise ImageError(
+            f"{name}: wanted at least {_SMALLEST} x {_SMALLEST} pixels, got {image.size}"
+        )
+    if image.mode == "I" and image.format in ("PNG", "PPM"):  # 16-bit grey of older Pillow
+        image = image.convert("I;16")
+    if image.mode.startswith("I;16"):
+        grey = torch.from_numpy(np.asarray(image).astype(np.float32) / 65535)
+        return grey.expand(3, -1, -1).contiguous()
+    if image.mode in ("I", "F"):
+        raise ImageError(
+            f"{name}: wanted colours or grey of 8 or 16 bits, got mode {image.mode!r}, whose "
+            "range is unknown"
+        )
+    if image.mode == "1":
+        image = image.convert("L")
+    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA", "La", "RGBa"):
+        image = image.convert("RGBA")
+        white = extras.load("PIL.Image").new("RGBA", image.size, (255, 255, 255, 255))
+        white.alpha_composite(image)
+        image = white
+    colours = torch.from_numpy(np.array(image.convert("RGB"))).float() / 255
+    return colours.permute(2, 0, 1).contiguous()
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The pictures in a folder, by name.
+
+    Raises:
+        ImageError: it is no folder or has none.
+    """
+    if not folder.is_dir():
+        raise ImageError(f"{folder}: wanted a folder of pictures, there is none")
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise ImageError(f"{folder}: the folder has no pictures ({', '.join(SUFFIXES)})")
+    return found
+
+
+def read_landmarks(path: Path, image: str | None = None) -> Tensor:
+    """The landmarks of one picture.
+
+    A file of text has a line `x y` (or `x, y`) for each of 5 or 68 points, in pixels of the file's
+    own picture; `.pts` files, which count pixels from 1, are read too. A `.json` file holds
+    `{"picture.png": [[x, y], ...], ...}` for several. A folder has one file for each picture, of
+    the picture's name with the ending `.txt` or `.pts`.
+
+    The 68 points are those of Multi-PIE, the five the image's left eye, its right eye, the nose's
+    tip, the mouth's left and right corner.
+
+    Args:
+        path: of the file or folder.
+        image: name of the picture's file, for `.json` and folders.
+
+    Returns:
+        Tensor[5 or 68, 2]
+
+    Raises:
+        ImageError: it cannot be read, lacks the picture, or has another number of points.
+    """
+    if path.is_dir():
+        stem = Path(image or "").stem
+        for suffix in (".txt", ".pts"):
+            if (path / f"{stem}{suffix}").is_file():
+                return read_landmarks(path / f"{stem}{suffix}")
+        raise ImageError(f"{path}: has no landmarks {stem}.txt or {stem}.pts")
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            known = json.loads(text)
+            if not isinstance(known, dict) or image not in known:
+                raise ImageError(f"{path}: has no landmarks of {image}")
+            points = torch.tensor(known[image], dtype=torch.float32)
+        else:
+            lines = [line.replace(",", " ").split() for line in text.splitlines()]
+            numbers = [line for line in lines if len(line) == 2 and not line[0].endswith(":")]
+            points = torch.tensor([[float(x) for x in line] for line in numbers])
+            points = points - (1.0 if path.suffix == ".pts" else 0.0)
+    except ImageError:
+        raise
+    except (OSError, ValueError, TypeError) as error:
+        raise ImageError(f"{path}: landmarks cannot be read ({error})") from error
+    if points.dim() != 2 or points.shape[1] != 2 or len(points) not in COUNTS:
+        raise ImageError(
+            f"{path}: wanted 5 or 68 landmarks of two numbers, got shape {tuple(points.shape)}"
+        )
+    if not bool(points.isfinite().all()):
+        raise ImageError(f"{path}: landmarks must be finite numbers")
+    return points
+
+
+def five_of(landmarks: Tensor) -> Tensor:
+    """The five points (..., 5, d) of 68 (..., 68, d)."""
+    return torch.stack([landmarks[..., list(rows), :].mean(-2) for rows in FIVE], -2)
+
+
+def project(points: Tensor, size: int, camera: Camera | None = None) -> Tensor:
+    """Where the renderer's camera sees posed points.
+
+    Args:
+        points (Tensor[..., 3]): millimetres, x right, y up, posed.
+        size (int): pixels a side.
+        camera (Camera)
+
+    Returns:
+        Tensor[..., 2]: pixels.
+    """
+    camera = camera or Camera()
+    scale = size / (2 * camera.half_width)
+    shifted = (points[..., :2] - points.new_tensor(camera.center)) * scale
+    return shifted * points.new_tensor([1.0, -1.0]) + (size / 2 - 0.5)
+
+
+def reference_points(face: FaceModel, count: int) -> Tensor:
+    """The mean face's 5 or 68 landmarks (count, 3), millimetres."""
+    points = face.mean[face.landmarks68]
+    return points if count == 68 else five_of(points)
+
+
+def fit_camera(landmarks: Tensor, reference: Tensor) -> tuple[Tensor, float, Tensor]:
+    r"""The scaled orthographic camera that sees a rigid face at the landmarks.
+
+    Least squares of :math:`\| p - (s \, R_{1:2} \, v + t) \|^2`: an affine camera in closed form,
+    its nearest rotation, then `s` and `t` for that rotation.
+
+    Args:
+        landmarks (Tensor[k, 2]): pixels, y down.
+        reference (Tensor[k, 3]): the face's points, y up.
+
+    Returns:
+        rotation (Tensor[3, 3]), scale (pixels a millimetre), and the pixel of the face's origin
+        (Tensor[2]).
+
+    Raises:
+        ImageError: the landmarks lie in one place or on one line.
+    """
+    p = landmarks.double() * landmarks.new_tensor([1.0, -1.0], dtype=torch.double)
+    v = reference.double()
+    centre, middle = p.mean(0), v.mean(0)
+    spread = torch.linalg.svdvals(p - centre)
+    if float(spread[1]) <= 1e-3 * max(float(spread[0]), 1e-12):
+        raise ImageError(
+            "landmarks lie in one place or on one line: no face can be aligned by them"
+        )
+    affine = torch.linalg.lstsq(v - middle, p - centre).solution.T  # (2, 3)
+    u, _, w = torch.linalg.svd(affine, full_matrices=False)
+    rows = u @ w
+    rotation = torch.cat([rows, torch.linalg.cross(rows[0], rows[1])[None]])
+    seen = (v - middle) @ rows.T
+    scale = float((seen * (p - centre)).sum() / seen.square().sum())
+    origin = centre - scale * (rows @ middle)
+    return rotation.float(), scale, (origin * origin.new_tensor([1.0, -1.0])).float()
+
+
+def align(
+    image: Tensor, landmarks: Tensor, face: FaceModel, size: int, camera: Camera | None = None
+) -> tuple[Tensor, Tensor]:
+    """Turns, scales, shifts and crops a picture as the generated faces are.
+
+    A camera is fitted to the landmarks with the mean face. Then the face's origin (its centre of
+    rotation) is moved to where the renderer's camera has it, millimetres get the renderer's size,
+    and the head's roll is taken away; yaw and pitch stay.
+
+    Args:
+        image (Tensor[3, h, w]): 0 to 1.
+        landmarks (Tensor[5 or 68, 2]): pixels.
+        face (FaceModel): whose mean gives the points in space.
+        size (int): pixels a side of the result.
+        camera (Camera): of the generated faces.
+
+    Returns:
+        the picture (Tensor[3, size, size]), its borders repeated where the crop leaves it, and the
+        landmarks in it (Tensor[k, 2]).
+
+    Raises:
+        ImageError: the landmarks cannot be a face's.
+    """
+    rotation, scale, origin = fit_camera(landmarks, reference_points(face, len(landmarks)))
+    roll = torch.deg2rad(scenes.angles_of(rotation[None])[0, 2])
+    target = project(torch.zeros(3), size, camera)
+    factor = size / (2 * (camera or Camera()).half_width) / scale
+    # From pixels of the input to pixels of the output; y points down.
+    turn = torch.stack([roll.cos(), -roll.sin(), roll.sin(), roll.cos()]).view(2, 2)
+    forward = factor * turn
+    moved = (landmarks - origin) @ forward.T + target
+    backward = torch.linalg.inv(forward)
+    return _resample(image, backward, origin - backward @ target, size), moved
+
+
+def crop(
+    image: Tensor, size: int, box: Sequence[float] | None = None, landmarks: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The square around a box, or the largest one in the middle, as a picture of `size`.
+
+    Args:
+        image (Tensor[3, h, w])
+        size (int): pixels a side of the result.
+        box (sequence of 4 numbers): left, top, right, bottom in pixels; it becomes a square of its
+            longer side about its middle.
+        landmarks (Tensor[k, 2]): move with the picture.
+
+    Returns:
+        the picture (Tensor[3, size, size]) and the landmarks in it. A picture that has this size
+        already, without a box, stays as it is.
+
+    Raises:
+        ImageError: the box is empty or outside the picture.
+    """
+    height, width = image.shape[1:]
+    if box is None:
+        side = float(min(height, width))
+        left, top = (width - side) / 2, (height - side) / 2
+    else:
+        x0, y0, x1, y1 = box
+        if not (x0 < x1 and y0 < y1):
+            raise ImageError(f"box must be left, top, right, bottom with an area, got {box}")
+        if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+            raise ImageError(f"box {box} lies outside the picture of {width} x {height} pixels")
+        side = max(x1 - x0, y1 - y0)
+        left, top = (x0 + x1 - side) / 2, (y0 + y1 - side) / 2
+    if box is None and height == width == size:
+        return image, landmarks
+    ratio = side / size
+    corner = torch.tensor([left, top])
+    offset = corner + (0.5 * ratio - 0.5)
+    moved = None if landmarks is None else (landmarks - offset) / ratio
+    return _resample(image, ratio * torch.eye(2), offset, size), moved
+
+
+def _resample(image: Tensor, matrix: Tensor, offset: Tensor, size: int) -> Tensor:
+    """The picture whose pixel `p` shows the input at `matrix @ p + offset`, free of aliases."""
+    height, width = image.shape[1:]
+    step = float(torch.linalg.det(matrix).abs().sqrt())
+    smaller = (max(1, round(height / step)), max(1, round(width / step)))
+    source = image[None]
+    if step > 1:
+        source = F.interpolate(source, smaller, mode="bilinear", antialias=True)
+    rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    pixels = torch.stack([columns, rows], -1).float() @ matrix.float().T + offset.float()
+    # grid_sample counts from edge to edge, -1 to 1, so it does not matter that it was reduced.
+    grid = (2 * pixels + 1) / torch.tensor([width, height]) - 1
+    found = F.grid_sample(source, grid[None], padding_mode="border", align_corners=False)
+    return found[0].clamp(0, 1)
+
+
+def save_image(path: Path, image: Tensor) -> None:
+    """Writes colours (3, h, w), 0 to 1, in the format of the path's ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = (image.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
+    extras.load("PIL.Image").fromarray(pixels.cpu().numpy()).save(path)

@@ -1,0 +1,243 @@
+"""Faces that a command names: pictures, records of a data set, generated faces.
+
+================================================  =================================================
+`photo.jpg`                                       a picture, see `images`
+`FOLDER:INDEX`                                    a record of a data set on the disk, see `storage`
+`generated:SPLIT:PERSON:EXPRESSION:POSE:LIGHT`    a generated face of a person of a split, counted
+                                                  from 0; a basic expression; the yaw in degrees, or
+                                                  `yaw,pitch,roll`; a fixed light, 0 to 15, or
+                                                  `front`. What is left out from the end is
+                                                  `neutral`, `0` and `front`.
+================================================  =================================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import images, scenes
+from .configuration import Configuration
+from .errors import ConfigurationError, FacesError, ImageError
+from .face_model import FaceModel
+from .rendered import SPLITS, Batch, Faces, stack
+from .stored import StoredFaces
+from .training.samples import face_model_of
+
+# The entries of a scene that an edit replaces.
+EDITED = {
+    "expression": ("exp_3dmm", "expression"),
+    "pose": ("angles", "pose_bin"),
+    "light": ("light", "light_bin"),
+    "identity": ("identity", "id_3dmm"),
+}
+NOTATION = "generated:SPLIT:PERSON:EXPRESSION:POSE:LIGHT"
+
+
+@dataclasses.dataclass(frozen=True)
+class Face:
+    """One face, cropped for the network.
+
+    Attributes:
+        name (str): as it was named.
+        image (Tensor[3, S, S]): 0 to 1.
+        landmarks (Tensor[5 or 68, 2] or None): pixels of `image`.
+        truth (dict): the batch of one sample that a data set or the generator gives; empty for a
+            picture.
+        scene (Scenes or None): of a generated face.
+    """
+
+    name: str
+    image: Tensor
+    landmarks: Tensor | None = None
+    truth: Batch = dataclasses.field(default_factory=dict)
+    scene: scenes.Scenes | None = None
+
+
+class Inputs:
+    """Reads the faces that a command names, cropped for a run's network.
+
+    Args:
+        configuration (Configuration): of the run.
+        landmarks (Path or None): of pictures, see `images.read_landmarks`.
+        box (sequence or None): left, top, right, bottom of the face in every picture, pixels.
+
+    Raises:
+        ConfigurationError: landmarks and a box at once.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        landmarks: Path | None = None,
+        box: Sequence[float] | None = None,
+    ) -> None:
+        if landmarks is not None and box is not None:
+            raise ConfigurationError("faces are cropped by landmarks or by a box, got both")
+        self.configuration = configuration
+        self.landmarks, self.box = landmarks, box
+        self.size = configuration.model.image_size
+        self._face: FaceModel | None = None
+        self._faces: Faces | None = None
+
+    @property
+    def face_model(self) -> FaceModel:
+        """That the run was trained with.
+
+        Raises:
+            FacesError: there is none.
+        """
+        if self._face is None:
+            data = self.configuration.data
+            if data.source == "generated":
+                self._face = face_model_of(data)
+            else:
+                try:
+                    self._face = StoredFaces(data.source).face_model
+                except (OSError, ValueError) as error:
+                    raise FacesError(f"no face model: {error}") from error
+            if self._face is None:
+                raise FacesError(
+                    f"no face model: the data set {data.source} has no basis.npz, and the run's "
+                    "configuration names none"
+                )
+        return self._face
+
+    def read(self, words: Sequence[str]) -> list[Face]:
+        """The faces of these words.
+
+        Raises:
+            FacesError: what its message says.
+        """
+        return [self.read_one(word) for word in words]
+
+    def read_one(self, word: str) -> Face:
+        """The face of one word."""
+        if word.startswith("generated:"):
+            return self.generated(*word.split(":")[1:])
+        folder, _, index = word.rpartition(":")
+        if folder and index.isdecimal() and not Path(word).exists():
+            return self.record(Path(folder), int(index))
+        return self.picture(Path(word))
+
+    def picture(self, path: Path) -> Face:
+        """The face in a picture."""
+        return self.cropped(images.read_image(path), path)
+
+    def cropped(self, image: Tensor, path: Path) -> Face:
+        """The face in a picture that was read from `path`."""
+        if self.landmarks is None:
+            return Face(str(path), images.crop(image, self.size, self.box)[0])
+        points = images.read_landmarks(self.landmarks, path.name)
+        try:
+            image, points = images.align(image, points, self.face_model, self.size)
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}") from error
+        return Face(str(path), image, points)
+
+    def record(self, folder: Path, index: int) -> Face:
+        """A record of a data set on the disk."""
+        try:
+            batch = StoredFaces(folder).batch([index])
+        except (OSError, ValueError, IndexError) as error:
+            raise ImageError(f"{folder}:{index}: {error}") from error
+        if batch["image"].shape[-1] != self.size:
+            raise ImageError(
+                f"{folder}:{index}: wanted pictures of {self.size} pixels, the data set has "
+                f"{batch['image'].shape[-1]}"
+            )
+        return Face(f"{folder}:{index}", batch["image"][0], truth=batch)
+
+    def generated(
+        self,
+        split: str = "test",
+        person: str = "0",
+        expression: str = "neutral",
+        pose: str = "0",
+        light: str = "front",
+        *rest: str,
+    ) -> Face:
+        """A generated face; the parts of the notation."""
+        name = ":".join(["generated", split, person, expression, pose, light])
+        if split not in SPLITS or rest:
+            wanted = f"{NOTATION}, SPLIT of {', '.join(SPLITS)}"
+            raise ImageError(f"{':'.join([name, *rest])}: wanted {wanted}")
+        persons = SPLITS[split]
+        if not person.isdecimal() or int(person) >= len(persons):
+            raise ImageError(f"{name}: PERSON must be 0 to {len(persons) - 1}, got {person!r}")
+        basic = self.face_model.basic_names
+        if expression not in basic:
+            raise ImageError(
+                f"{name}: EXPRESSION must be of {', '.join(basic)}, got {expression!r}"
+            )
+        try:
+            angles = [float(part) for part in pose.split(",")]
+        except ValueError as error:
+            raise ImageError(f"{name}: POSE must be degrees of yaw, got {pose!r}") from error
+        if light != "front" and not (light.isdecimal() and int(light) < scenes.FIXED_LIGHTS):
+            raise ImageError(
+                f"{name}: LIGHT must be front or 0 to {scenes.FIXED_LIGHTS - 1}, got {light!r}"
+            )
+        weights = self.face_model.basic_weights[basic.index(expression)]
+        lamp = None if light == "front" else int(light)
+        scene = self.scene(persons[int(person)], weights, [*angles, 0.0, 0.0][:3], lamp)
+        scene.expression[0] = basic.index(expression)
+        return self.rendered(name, scene)
+
+    def scene(
+        self, person: int, weights: Tensor, angles: Sequence[float], light: int | None
+    ) -> scenes.Scenes:
+        """One person with these expression weights under a fixed light, or the frontal one."""
+        background = scenes.draw_background(np.random.default_rng([person, 0xED]))
+        lamps = scenes.frontal_lamps() if light is None else scenes.fixed_lamps(light)
+        plain = self.configuration.data.variation != "all"
+        row: list[Any] = [
+            person,
+            scenes.identity_coefficients(person, self.face_model.identity_size),
+            weights.cpu().numpy(),
+            np.array(angles, np.float32),
+            lamps,
+            np.zeros_like(background) if plain else background,
+            -1,
+            scenes.pose_bin_of(angles[0]),
+            -1 if light is None else light,
+        ]
+        return stack([row])
+
+    def rendered(self, name: str, scene: scenes.Scenes) -> Face:
+        """The picture of one scene, with its 68 landmarks and all that is known of it."""
+        face = self.face_model
+        if self._faces is None:
+            self._faces = Faces(face, self.size, None, "cpu")
+        batch = self._faces.render(scene)
+        vertices = face.vertices(batch["id_3dmm"], batch["exp_3dmm"])[0, face.landmarks68]
+        landmarks = images.project(vertices @ batch["pose"][0].T, self.size)
+        return Face(name, batch["image"][0], landmarks, batch, scene)
+
+    def edited(self, target: Face, source: Face, edit: str) -> Face | None:
+        """The truth of an edit: the target rendered with the source's `edit`.
+
+        Args:
+            target, source (Face)
+            edit (str): `expression`, `pose`, `light` or `identity`.
+
+        Returns:
+            Face, or None where one of them is not generated.
+        """
+        if target.scene is None or source.scene is None:
+            return None
+        fields = {name: getattr(source.scene, name) for name in EDITED[edit]}
+        return self.rendered(
+            f"{target.name}, {edit} of {source.name}", dataclasses.replace(target.scene, **fields)
+        )
+
+
+def pictures_of(faces: Sequence[Face]) -> Tensor:
+    """The pictures (n, 3, S, S) of some faces."""
+    return torch.stack([face.image for face in faces])

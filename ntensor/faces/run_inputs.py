@@ -1,0 +1,115 @@
+"""A trained run and the faces that a command gives it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from . import editing
+from .editing import Encoded
+from .errors import ConfigurationError
+from .evaluation.run import load_run
+from .inputs import Face, Inputs, pictures_of
+from .training.processes import device_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What every command about faces understands.
+
+    Attributes:
+        landmarks: of pictures: a text file with 5 or 68 lines "x y", a .pts file, a .json file by
+            picture names, or a folder with a .txt or .pts file for each picture; the faces are
+            turned, scaled and cropped by them.
+        box: left, top, right, bottom of the face in every picture, in pixels.
+        checkpoint: of the run.
+        device: auto, cpu or cuda.
+        face_model: an ICT face file or the word analytic, in place of the one that the run's
+            configuration names.
+        scale: enlargement of figures.
+    """
+
+    landmarks: Path | None = None
+    box: tuple[float, float, float, float] | None = None
+    checkpoint: Literal["best", "last"] = "best"
+    device: str = "auto"
+    face_model: str | None = None
+    scale: int = 2
+
+
+class RunInputs:
+    """A run's network on a device, and the faces read for it.
+
+    Args:
+        run (Path): folder that training wrote.
+        options (Options)
+        edits (str): keys of `editing.CODES` that the network must have codes for.
+
+    Attributes:
+        model, configuration, step, inputs, options
+
+    Raises:
+        FacesError: there is no such run, device or code.
+    """
+
+    def __init__(self, run: Path, options: Options, *edits: str) -> None:
+        if options.scale < 1:
+            raise ConfigurationError(f"scale must be at least 1, got {options.scale}")
+        device = device_of(options.device)
+        self.model, configuration, self.step = load_run(run, options.checkpoint)
+        if options.face_model is not None:
+            data = dataclasses.replace(configuration.data, face_model=options.face_model)
+            configuration = dataclasses.replace(configuration, data=data)
+        editing.require(self.model, *edits)
+        self.model.to(device)
+        self.run, self.configuration, self.options = run, configuration, options
+        self.device = device
+        self.inputs = Inputs(configuration, options.landmarks, options.box)
+
+    def read(self, words: Sequence[str]) -> list[Face]:
+        """The faces of these words; see `inputs`."""
+        if not words:
+            raise ConfigurationError("wanted at least one face, got none")
+        return self.inputs.read(words)
+
+    def encode(self, faces: Sequence[Face]) -> Encoded:
+        """Their codes."""
+        return editing.encode(self.model, pictures_of(faces).to(self.device))
+
+    def shown(self, images: Tensor) -> Tensor:
+        """Pictures (n, 3, S, S) as colours 0 to 1 on the CPU."""
+        return images.detach().float().cpu().clamp(0, 1)
+
+
+def paired(
+    first: list[Face], second: list[Face], name: str, other: str
+) -> tuple[list[Face], list[Face]]:
+    """Two lists of faces of one length; a single face is repeated.
+
+    Raises:
+        ConfigurationError: their lengths do not fit.
+    """
+    n = max(len(first), len(second))
+    if not {len(first), len(second)} <= {1, n}:
+        raise ConfigurationError(
+            f"wanted as many {name} as {other}, or one of either, got {len(first)} and "
+            f"{len(second)}; the subcommand grid shows every pair"
+        )
+    return first * (n // len(first)), second * (n // len(second))
+
+
+def on_cpu(output: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The outputs on the CPU in float32."""
+    return {name: value.detach().float().cpu() for name, value in output.items()}
+
+
+@torch.no_grad()
+def decoded(found: RunInputs, faces: Sequence[Face]) -> tuple[Encoded, dict[str, Tensor]]:
+    """Codes of faces, and their own decodings on the CPU."""
+    codes = found.encode(faces)
+    return codes, on_cpu(editing.decode(found.model, codes))

@@ -1,0 +1,204 @@
+"""Films of faces: reading frames, writing animations, and the warp of a template as a baseline."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import editing, extras, images
+from .editing import Encoded, nearest_rotation
+from .errors import FacesError, ImageError
+from .inputs import Face, Inputs
+from .rendered import SPLITS
+from .run_inputs import RunInputs
+
+# Frames from one basic expression to the next of a generated film.
+_STEPS = 6
+# Landmarks nearer than this to an earlier one, in pixels, do not bend the warp.
+_NEAREST = 0.75
+
+
+def driving(inputs: Inputs, drive: str, most: int) -> list[Face]:
+    """The frames of a film, cropped.
+
+    Args:
+        inputs (Inputs)
+        drive (str): a folder of pictures, a film, or `generated:SPLIT:PERSON`.
+        most (int): frames that are read.
+
+    Raises:
+        FacesError: there are none.
+    """
+    if drive.startswith("generated:"):
+        return generated_film(inputs, drive)[:most]
+    path = Path(drive)
+    if path.is_file():
+        frames = _frames(path, most)
+        found = [inputs.cropped(frame, path) for frame in frames]
+        if not found:
+            raise ImageError(f"{path}: the film has no frames")
+        return found
+    return [inputs.picture(name) for name in images.images_in(path)[:most]]
+
+
+def generated_film(inputs: Inputs, word: str) -> list[Face]:
+    """A person who goes through the basic expressions, nodding a little to and fro."""
+    parts = word.split(":")[1:]
+    if len(parts) != 2 or parts[0] not in SPLITS or not parts[1].isdecimal():
+        raise ImageError(f"{word}: a generated film is generated:SPLIT:PERSON")
+    persons = SPLITS[parts[0]]
+    if int(parts[1]) >= len(persons):
+        raise ImageError(f"{word}: PERSON must be 0 to {len(persons) - 1}")
+    basic = inputs.face_model.basic_weights
+    stops = torch.cat([basic, basic[:1]])
+    faces: list[Face] = []
+    for stop in range(len(stops) - 1):
+        for step in range(_STEPS):
+            t = (1 - np.cos(np.pi * step / _STEPS)) / 2
+            weights = torch.lerp(stops[stop], stops[stop + 1], float(t))
+            yaw = 12 * np.sin(2 * np.pi * len(faces) / (_STEPS * (len(stops) - 1)))
+            scene = inputs.scene(persons[int(parts[1])], weights, (float(yaw), 0.0, 0.0), None)
+            faces.append(inputs.rendered(word, scene))
+    return faces
+
+
+def landmarks_of(found: RunInputs, faces: Sequence[Face], codes: Encoded) -> list[Tensor]:
+    """The 68 landmarks (68, 2) of each face, in pixels of its picture.
+
+    Those that the face came with; else those of the network's shape (eq. 3), turned by the nearest
+    rotation of `z_p` and seen by the generated faces' camera.
+
+    Raises:
+        FacesError: a face came without, and the network has no shape or pose.
+    """
+    if all(face.landmarks is not None and len(face.landmarks) == 68 for face in faces):
+        return [face.landmarks for face in faces if face.landmarks is not None]
+    if "z_p" not in codes.codes:
+        raise FacesError(
+            "the warp needs 68 landmarks: give --landmarks, or a network with shape and pose"
+        )
+    output = editing.decode(found.model, codes)
+    model = found.inputs.face_model
+    vertices = editing.vertices_of_stream(found.model, output).cpu()
+    place = torch.full((model.mean.shape[0],), -1)
+    place[model.shape_vertices] = torch.arange(len(model.shape_vertices))
+    rows = place[model.landmarks68]
+    if vertices.shape[1] != len(model.shape_vertices) or bool((rows < 0).any()):
+        raise FacesError(
+            f"the network's shape of {vertices.shape[1]} vertices has no landmarks of the face "
+            f"model ({model.source}): give --landmarks"
+        )
+    rotation = nearest_rotation(codes.codes["z_p"]).cpu().unflatten(1, (3, 3))
+    posed = vertices[:, rows] @ rotation.transpose(1, 2)
+    return list(images.project(posed, found.inputs.size))
+
+
+def warped(image: Tensor, landmarks: Tensor, target: Tensor) -> Tensor:
+    """A picture bent by a thin-plate spline so that its landmarks come to others.
+
+    The paper's baseline of supplementary E. Corners and middles of the borders stay.
+
+    Args:
+        image (Tensor[3, S, S])
+        landmarks (Tensor[k, 2]): pixels of `image`.
+        target (Tensor[k, 2]): where they come to.
+
+    Returns:
+        Tensor[3, S, S]
+    """
+    spline = extras.load("scipy.interpolate").RBFInterpolator
+    size = image.shape[-1]
+    steps = np.linspace(0, size - 1, 3)
+    border = [(x, y) for x in steps for y in steps if x in steps[::2] or y in steps[::2]]
+    keep = _apart(target)
+    ends = np.concatenate([target[keep].double().numpy(), border])
+    starts = np.concatenate([landmarks[keep].double().numpy(), border])
+    y, x = np.mgrid[:size, :size]
+    places = spline(ends, starts, kernel="thin_plate_spline", smoothing=1e-3)(
+        np.stack([x.ravel(), y.ravel()], 1)
+    )
+    grid = torch.from_numpy((2 * places + 1) / size - 1).float().view(1, size, size, 2)
+    found = torch.nn.functional.grid_sample(
+        image[None], grid, padding_mode="border", align_corners=False
+    )
+    return found[0]
+
+
+def _apart(points: Tensor) -> list[int]:
+    """Points that are not close to an earlier one of them."""
+    kept: list[int] = []
+    for row, point in enumerate(points):
+        if all(float((point - points[other]).norm()) >= _NEAREST for other in kept):
+            kept.append(row)
+    return kept
+
+
+def write(path: Path, frames: Sequence[Tensor], scale: int, rate: float) -> None:
+    """Writes an animation that repeats.
+
+    Args:
+        path: ending in .gif or .webp (by Pillow), or .mp4 (by imageio and imageio-ffmpeg).
+        frames (sequence of Tensor[h, w, 3], uint8)
+        scale (int): enlargement.
+        rate (float): pictures a second.
+
+    Raises:
+        ImageError: there is no frame, or the rate is not positive.
+        ModuleNotFoundError: a package is missing.
+    """
+    if not frames or rate <= 0:
+        raise ImageError(f"{path}: wanted frames and a rate above 0, got {len(frames)} and {rate}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    large = [frame.repeat_interleave(scale, 0).repeat_interleave(scale, 1) for frame in frames]
+    arrays = [frame.cpu().numpy() for frame in large]
+    if path.suffix == ".mp4":
+        _imageio().imwrite(path, np.stack(arrays), fps=rate, macro_block_size=2)
+        return
+    module = extras.load("PIL.Image")
+    first, *rest = [module.fromarray(array) for array in arrays]
+    first.save(path, save_all=True, append_images=rest, duration=round(1000 / rate), loop=0)
+
+
+def _frames(path: Path, most: int) -> list[Tensor]:
+    """The frames (3, h, w) of an animation that Pillow reads, or of a film."""
+    image_module = extras.load("PIL.Image")
+    try:
+        with image_module.open(path) as film:
+            count = min(most, getattr(film, "n_frames", 1))
+            found = []
+            for number in range(count):
+                film.seek(number)
+                found.append(images.from_pillow(film.convert("RGB"), f"{path}, frame {number}"))
+            return found
+    except image_module.UnidentifiedImageError:
+        return list(_film(path, most))
+    except (OSError, SyntaxError) as error:
+        raise ImageError(f"{path}: the film cannot be read ({error})") from error
+
+
+def _film(path: Path, most: int) -> Iterator[Tensor]:
+    module = _imageio()
+    try:
+        for number, frame in enumerate(module.imiter(path)):
+            if number == most:
+                return
+            yield torch.from_numpy(np.array(frame)).float().permute(2, 0, 1) / 255
+    except (OSError, ValueError, RuntimeError, IndexError) as error:
+        raise ImageError(f"{path}: not a picture or film that can be read ({error})") from error
+
+
+def _imageio() -> ModuleType:
+    try:
+        importlib.import_module("imageio_ffmpeg")
+        return importlib.import_module("imageio.v3")
+    except ModuleNotFoundError as error:
+        raise ImageError(
+            f"films need the package {error.name}: run pip install 'ntensor[video]'; "
+            "folders of frames and .gif files do not"
+        ) from error
