@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from . import editing
@@ -106,10 +105,3 @@ def paired(
 def on_cpu(output: dict[str, Tensor]) -> dict[str, Tensor]:
     """The outputs on the CPU in float32."""
     return {name: value.detach().float().cpu() for name, value in output.items()}
-
-
-@torch.no_grad()
-def decoded(found: RunInputs, faces: Sequence[Face]) -> tuple[Encoded, dict[str, Tensor]]:
-    """Codes of faces, and their own decodings on the CPU."""
-    codes = found.encode(faces)
-    return codes, on_cpu(editing.decode(found.model, codes))

@@ -60,7 +60,7 @@ def vertices_of_coefficients(model: Model, output: Mapping[str, Tensor], face: F
         face (FaceModel): that the network was trained with.
 
     Returns:
-        Tensor[n, V, 3]: every vertex of `face`, millimetres, not posed.
+        Tensor[n, V, 3]: every vertex of `face`, millimetres, not posed, on the face's device.
 
     Raises:
         ConfigurationError: the face model has other coefficients.
@@ -72,7 +72,7 @@ def vertices_of_coefficients(model: Model, output: Mapping[str, Tensor], face: F
             f"coefficients, the face model ({face.source}) has {face.identity_size} and "
             f"{face.expression_size}"
         )
-    return face.vertices(x_id, x_exp)
+    return face.vertices(x_id.to(face.mean), x_exp.to(face.mean))
 
 
 def frontal(output: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,272 @@
+"""A multilinear model of pictures by alternating least squares, after the paper's reference [37].
+
+The algorithm is this project's; [37] is the reference for the problem that it solves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import ntensor
+
+# Power iterations of one picture's factors, and the change of its norm that ends them.
+_POWER_STEPS = 50
+_POWER_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class MultilinearModel:
+    r"""Pictures as a core times the Kronecker product of factors, without labels.
+
+    .. math:: x \approx \bar x + \mathcal{B}_{(1)} (z_1 \otimes \dots \otimes z_M), \qquad
+              \mathcal{B}_{(1)}^\top \mathcal{B}_{(1)} = I
+
+    The form of equation 2 of the paper, whose factors are light, expression and identity. Only the
+    product of a picture's factors is determined. They are given equal lengths, and the signs that
+    bring all but the first nearest to the commonest direction of the fitted pictures.
+
+    Attributes:
+        mean (Tensor[k_x])
+        core (Tensor[k_x, k_1, ..., k_M]): contiguous.
+        directions (tuple of Tensor[k_m]): unit vectors, the commonest direction of each factor.
+        factors (tuple of Tensor[n, k_m]): of the fitted pictures.
+        errors (tuple of float): relative error `|X - model| / |X - mean|` after each sweep.
+
+    Example:
+        >>> import torch
+        >>> from ntensor.faces.baselines import fit_multilinear
+        >>> pictures = torch.rand(50, 192)
+        >>> model = fit_multilinear(pictures, (2, 3, 4))
+        >>> light, expression, identity = model.transform(pictures[:2])
+        >>> model.reconstruct(light, expression.flip(0), identity).shape
+        torch.Size([2, 192])
+    """
+
+    mean: Tensor
+    core: Tensor
+    directions: tuple[Tensor, ...]
+    factors: tuple[Tensor, ...]
+    errors: tuple[float, ...]
+
+    def transform(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The factors of pictures, seen or unseen.
+
+        Args:
+            x (Tensor[n, k_x])
+
+        Returns:
+            tuple of Tensor[n, k_m]
+
+        Raises:
+            ValueError: another extent.
+        """
+        _check(x, self.core.shape[0])
+        coefficients = (x - self.mean) @ self.core.flatten(1)
+        factors = best_rank_one(coefficients.unflatten(1, self.core.shape[1:]))
+        return oriented(factors, self.directions)
+
+    def reconstruct(self, *factors: Tensor) -> Tensor:
+        """Pictures (Tensor[n, k_x]) of factors (Tensor[n, k_m]), which may be of several."""
+        return self.mean + ntensor.synthesis_projection(self.core, *factors)
+
+    def edit(self, x: Tensor, donors: Tensor, mode: int) -> Tensor:
+        """Pictures `x` with factor `mode` of `donors` (both Tensor[n, k_x]).
+
+        A factor is brought to the length that it had in `x`, since what is common to all factors
+        of a picture is its brightness.
+        """
+        own, other = list(self.transform(x)), self.transform(donors)[mode]
+        own[mode] = F.normalize(other, dim=1) * own[mode].norm(dim=1, keepdim=True)
+        return self.reconstruct(*own)
+
+
+def fit_multilinear(
+    x: Tensor,
+    sizes: Sequence[int],
+    *,
+    center: bool = False,
+    sweeps: int = 40,
+    tolerance: float = 1e-4,
+    starts: int = 1,
+    seed: int = 0,
+) -> MultilinearModel:
+    r"""Fits a `MultilinearModel` by alternating least squares.
+
+    It minimises `|X - X_mean - Z B^T|` over the core `B`, orthonormal, and the factors in
+    `Z = Z_1 kr ... kr Z_M`. The start is the leading singular vectors of `X` and the best rank one
+    of every picture's coefficients. A sweep does
+
+    1. each factor in turn: what is left of the coefficients `B^T x` contracted with the other
+       factors, :math:`z_m \leftarrow \mathrm{mttkrp}(\mathcal{B}, x, z_{j \neq m})`, which is one
+       step of the higher-order power iteration to the best rank one;
+    2. the core by Procrustes: the polar factor of `X^T Z`, which is the gradient of
+       `ntensor.synthesis_projection` in its core.
+
+    A sweep forms neither `Z` nor the coefficients, and no step raises the error. The error has
+    local minima; the best of several starts is kept, all but the first of which turn the singular
+    vectors at random.
+
+    Args:
+        x (Tensor[n, k_x]): pictures as rows; float32 or float64.
+        sizes (sequence of int): `k_1, ..., k_M`, whose product is at most `n` and `k_x`.
+        center (bool): subtract the mean picture; else it is 0.
+        sweeps (int): most of them.
+        tolerance (float): relative change of the error that ends the fit.
+        starts (int)
+        seed (int): of the random starts.
+
+    Returns:
+        MultilinearModel
+
+    Raises:
+        ValueError: another rank, sizes that are not positive or whose product is too large.
+    """
+    if x.dim() != 2:
+        raise ValueError(f"fit_multilinear: x must have shape (n, k_x), got {tuple(x.shape)}")
+    columns = math.prod(sizes)
+    if not sizes or min(sizes) < 1 or columns > min(x.shape):
+        raise ValueError(
+            "fit_multilinear: sizes must be positive with a product of at most n and k_x, got "
+            f"{tuple(sizes)} for x of shape {tuple(x.shape)}"
+        )
+    mean = x.mean(0) if center else torch.zeros_like(x[0])
+    centred = x - mean
+    scale = centred.norm().clamp_min(torch.finfo(x.dtype).tiny)
+    basis, reduced = _reduced(centred, columns)
+    lost = (scale.square() - reduced.square().sum()).clamp_min(0)
+    generator = torch.Generator().manual_seed(seed)
+    best: tuple[Tensor, list[Tensor], list[float]] | None = None
+    for start in range(max(1, starts)):
+        turn = torch.eye(columns, dtype=x.dtype)
+        if start:
+            turn = torch.linalg.qr(torch.randn(columns, columns, generator=generator))[0].to(
+                x.dtype
+            )
+        core = F.pad(turn, (0, 0, 0, len(basis) - columns)).to(x.device).unflatten(1, tuple(sizes))
+        found = _alternate(core, reduced, float(lost), float(scale), sweeps, tolerance)
+        if best is None or found[2][-1] < best[2][-1]:
+            best = found
+    assert best is not None
+    core, factors, errors = best
+    core = (basis.T @ core.flatten(1)).unflatten(1, tuple(sizes)).contiguous()
+    directions = tuple(_commonest(z) for z in factors)
+    return MultilinearModel(
+        mean, core, directions, oriented(tuple(factors), directions), tuple(errors)
+    )
+
+
+def _alternate(
+    core: Tensor, x: Tensor, lost: float, scale: float, sweeps: int, tolerance: float
+) -> tuple[Tensor, list[Tensor], list[float]]:
+    """Core, factors and errors from one start; `lost` is the squared norm outside of `x`."""
+    factors = list(best_rank_one((x @ core.flatten(1)).unflatten(1, core.shape[1:])))
+    errors: list[float] = []
+    for _ in range(max(1, sweeps)):
+        core = _procrustes(core, factors, x)
+        for mode in range(len(factors)):
+            factors[mode] = _contracted(core, x, factors, mode)
+        rest = float((x - ntensor.synthesis_projection(core, *factors)).square().sum())
+        errors.append(math.sqrt(rest + lost) / scale)
+        if len(errors) > 1 and errors[-2] - errors[-1] < tolerance * errors[-2]:
+            break
+    return core, factors, errors
+
+
+def best_rank_one(tensors: Tensor) -> tuple[Tensor, ...]:
+    """The best approximation of each tensor by an outer product.
+
+    Starts with the leading left singular vector of every unfolding, then the higher-order power
+    iteration.
+
+    Args:
+        tensors (Tensor[n, k_1, ..., k_M])
+
+    Returns:
+        tuple of Tensor[n, k_m]: all of a tensor's factors have the same length.
+    """
+    order = tensors.dim() - 1
+    found = []
+    for mode in range(order):
+        unfolded = tensors.movedim(mode + 1, 1).flatten(2)
+        _, vectors = torch.linalg.eigh(unfolded @ unfolded.mT)
+        found.append(vectors[:, :, -1])
+    length = tensors.new_zeros(len(tensors))
+    for _ in range(_POWER_STEPS):
+        before = length
+        for mode in range(order):
+            rest = _times(tensors, found, mode)
+            length = rest.norm(dim=1)
+            found[mode] = F.normalize(rest, dim=1)
+        if bool(((length - before).abs() <= _POWER_TOLERANCE * length).all()):
+            break
+    root = length.pow(1 / order).unsqueeze(1)
+    return tuple(root * z for z in found)
+
+
+def oriented(factors: tuple[Tensor, ...], directions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The same products with equal lengths of a picture's factors, and all but the first on the
+    side of the directions."""
+    lengths = [z.norm(dim=1, keepdim=True) for z in factors]
+    root = math.prod(lengths[1:], start=lengths[0]).pow(1 / len(factors))
+    sign = torch.ones_like(root)
+    found = []
+    for z, direction in zip(factors[1:], directions[1:], strict=True):
+        own = torch.where((z @ direction).unsqueeze(1) < 0, -1.0, 1.0).to(z.dtype)
+        sign = sign * own
+        found.append(own * root * F.normalize(z, dim=1))
+    return (sign * root * F.normalize(factors[0], dim=1), *found)
+
+
+def _times(tensors: Tensor, factors: Sequence[Tensor], mode: int) -> Tensor:
+    """Every tensor times its factors along all modes but one (n, k_mode)."""
+    rest = tensors.movedim(mode + 1, 1)
+    for other in reversed(range(len(factors))):
+        if other != mode:
+            rest = (rest * factors[other].view(len(rest), *[1] * (rest.dim() - 2), -1)).sum(-1)
+    return rest
+
+
+def _contracted(core: Tensor, x: Tensor, factors: Sequence[Tensor], mode: int) -> Tensor:
+    """The factor that is best for an orthonormal core and the other factors (n, k_mode)."""
+    others: list[Tensor | None] = [x.T, *(z.T for z in factors)]
+    others[mode + 1] = None
+    weights = x.new_ones(len(x))
+    for place, z in enumerate(factors):
+        if place != mode:
+            weights = weights / z.square().sum(1).clamp_min(torch.finfo(x.dtype).tiny)
+    return ntensor.mttkrp(core, others, mode + 1, weights).T
+
+
+def _procrustes(core: Tensor, factors: Sequence[Tensor], x: Tensor) -> Tensor:
+    """The orthonormal core that is best for the factors."""
+    core = core.detach().contiguous().requires_grad_()
+    with torch.enable_grad():
+        (product,) = torch.autograd.grad(ntensor.synthesis_projection(core, *factors), core, x)
+    u, _, v = torch.linalg.svd(product.flatten(1), full_matrices=False)
+    return (u @ v).contiguous().view_as(core)
+
+
+def _reduced(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """Leading right singular vectors of `x` (r, k_x), and `x` in them (n, r); r >= columns."""
+    _, values, basis = torch.linalg.svd(x, full_matrices=False)
+    rank = int((values > 1e-6 * values[0]).sum())
+    basis = basis[: max(columns, min(rank, 2 * columns))]
+    return basis, x @ basis.T
+
+
+def _commonest(z: Tensor) -> Tensor:
+    """Leading eigenvector of the second moments of the rows' directions."""
+    unit = F.normalize(z, dim=1)
+    _, vectors = torch.linalg.eigh(unit.T @ unit)
+    return vectors[:, -1]
+
+
+def _check(x: Tensor, extent: int) -> None:
+    if x.dim() != 2 or x.shape[1] != extent:
+        raise ValueError(f"transform: x must have shape (n, {extent}), got {tuple(x.shape)}")

@@ -1,0 +1,118 @@
+"""Figures like the paper's 1 and 4 to 21, from trained runs: `python -m ntensor.faces.figures`.
+
+Shown are generated faces of persons that no training shows, with the rendered truth. A figure or
+column whose other run is not given is left out, with a line that says so. Writes figure_NN.png and
+figures.md into the folder.
+
+Example: python -m ntensor.faces.figures runs/faces --out figures --poc-expression runs/poc
+--intrinsic runs/intrinsic --plain runs/plain
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ntensor.faces import pictures
+from ntensor.faces.errors import ConfigurationError, FacesError
+from ntensor.faces.run_inputs import Options
+
+from . import codes, shapes, transfers
+from .material import Figure, LeftOut, Maker, Material, Runs
+
+FIGURES: dict[int, Maker] = {
+    1: transfers.overview,
+    4: transfers.concept_expression,
+    5: shapes.concept_shapes,
+    6: shapes.textures,
+    7: transfers.concept_pose,
+    8: transfers.fitted_expression,
+    9: transfers.multilinear,
+    10: transfers.fitted_pose,
+    11: transfers.lights,
+    12: shapes.shapes,
+    13: shapes.normals,
+    14: codes.expressions,
+    15: codes.poses,
+    16: transfers.more_expressions,
+    17: transfers.more_poses,
+    18: transfers.expressions_between,
+    19: transfers.identities_between,
+    20: transfers.lights_more,
+    21: transfers.multilinear_more,
+}
+
+
+def figures(
+    run: Annotated[Path, tyro.conf.Positional],
+    out: Path,
+    only: tuple[int, ...] = (),
+    rows: int = 4,
+    fitted: int = 800,
+    runs: Annotated[Runs, tyro.conf.arg(name="")] = Runs(),  # noqa: B008
+    options: Annotated[Options, tyro.conf.arg(name="")] = Options(),  # noqa: B008
+) -> None:
+    """Makes the figures of a run.
+
+    Args:
+        run: folder of a run of the paper's network.
+        out: folder for the figures.
+        only: numbers of the figures to make; default: all.
+        rows: faces a figure.
+        fitted: training pictures for the multilinear baseline and the mean face.
+    """
+    unknown = [number for number in only if number not in FIGURES]
+    if unknown:
+        known = ", ".join(map(str, FIGURES))
+        raise ConfigurationError(f"figures are {known}, got {', '.join(map(str, unknown))}")
+    material = Material(run, runs, options, rows, fitted)
+    source = material.main.inputs.face_model.source
+    lines = [f"# Figures of {run}, update {material.main.step}", "", f"Faces: {source}.", ""]
+    made = 0
+    for number in only or FIGURES:
+        try:
+            figure = FIGURES[number](material)
+        except LeftOut as reason:
+            print(f"figure {number}: left out, {reason}")
+            lines.append(f"- Figure {number}: left out, {reason}.")
+            continue
+        name = f"figure_{number:02d}.png"
+        save(figure, out / name, options.scale)
+        notes = "".join(f"; {note}" for note in figure.notes)
+        print(f"figure {number}: {name}, {figure.title}{notes}")
+        lines.append(f"- [Figure {number}]({name}): {figure.title}{notes}.")
+        made += 1
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "figures.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{out}: {made} figures, figures.md")
+
+
+def save(figure: Figure, path: Path, scale: int) -> None:
+    """Writes one figure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if figure.plot is not None:
+        figure.plot.savefig(path, dpi=110)
+    if figure.columns is not None:
+        shown = {title: maps.clamp(0, 1) for title, maps in figure.columns.items()}
+        size = next(iter(shown.values())).shape[-1]
+        pictures.save_grid(path, shown, 1 if size > 64 else scale)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    try:
+        tyro.cli(
+            figures, prog="python -m ntensor.faces.figures", description=__doc__, args=arguments
+        )
+    except FacesError as error:
+        raise SystemExit(f"error: {error}") from error
+    except (OSError, ModuleNotFoundError) as error:
+        raise SystemExit(f"error: {type(error).__name__}: {error}") from error
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

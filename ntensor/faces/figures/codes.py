@@ -1,0 +1,74 @@
+"""Figures 14 and 15: codes in the plane."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ntensor.faces import editing, scenes
+from ntensor.faces.generated import grid
+from ntensor.faces.rendered import SPLITS
+from ntensor.faces.run_inputs import RunInputs
+
+from .material import Figure, Material
+
+_PERSONS = 12
+
+
+def expressions(material: Material) -> Figure:
+    """Figure 14."""
+    return _plane(material, "z_exp", "expression")
+
+
+def poses(material: Material) -> Figure:
+    """Figure 15."""
+    return _plane(material, "z_p", "pose_bin")
+
+
+def _plane(material: Material, code: str, label: str) -> Figure:
+    found, notes = material.main, []
+    face = found.inputs.face_model
+    faces = grid(list(SPLITS["test"])[:_PERSONS], lights=[6], face_model=face,
+                 size=found.inputs.size)  # fmt: skip
+    batches = list(faces.batches(64))
+    images = torch.cat([batch["image"] for batch in batches])
+    labels = torch.cat([batch[label] for batch in batches])
+    names = face.basic_names if label == "expression" else [f"{y:g}" for y in scenes.YAW_BINS]
+    panels = {code: _encoded(found, images, code)}
+    other = material.others["plain"]
+    if other is None:
+        notes.append("without z_0 of a plain adversarial auto-encoder: --plain was not given")
+    else:
+        panels["z_0"] = _encoded(other, images, "z_0")
+    drawn = _scatter(panels, labels, names)
+    what = "expression" if label == "expression" else "yaw, degrees"
+    title = f"{code} by t-SNE, coloured by {what}; {len(images)} pictures of {_PERSONS} persons"
+    return Figure(title, plot=drawn, notes=tuple(notes))
+
+
+def _encoded(found: RunInputs, images: Tensor, code: str) -> Tensor:
+    parts = images.split(64)
+    return torch.cat(
+        [editing.encode(found.model, part.to(found.device)).codes[code].cpu() for part in parts]
+    )
+
+
+def _scatter(panels: dict[str, Tensor], labels: Tensor, names: Any) -> Any:
+    from matplotlib.figure import Figure as Canvas
+    from sklearn.manifold import TSNE
+
+    canvas = Canvas(figsize=(4.6 * len(panels), 4.4), layout="constrained")
+    for axes, (title, code) in zip(canvas.subplots(1, len(panels), squeeze=False)[0],
+                                   panels.items(), strict=True):  # fmt: skip
+        perplexity = min(30.0, (len(code) - 1) / 3)
+        points = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(
+            code.numpy()
+        )
+        for value in labels.unique().tolist():
+            chosen = (labels == value).numpy()
+            axes.scatter(*points[chosen].T, s=8, label=str(names[value]))
+        axes.set(title=title, xticks=[], yticks=[])
+    axes.legend(markerscale=2, fontsize=8)
+    return canvas

@@ -1,0 +1,185 @@
+"""What the figures are made of: runs, faces, and baselines fitted once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ntensor.faces.baselines import LandmarkFit, MultilinearModel, fit_landmarks, fit_multilinear
+from ntensor.faces.baselines.landmark_fit import from_pixels
+from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.evaluation.probes import accuracy
+from ntensor.faces.inputs import Face
+from ntensor.faces.run_inputs import Options, RunInputs
+from ntensor.faces.training.samples import sources
+
+# Extents of the multilinear baseline's factors: light, expression, identity.
+ALS_SIZES = (4, 6, 16)
+_BASIC = ("happy", "surprise", "anger", "sad", "disgust", "fear", "neutral")
+
+
+class LeftOut(Exception):
+    """A figure that cannot be made; the message says what it needs."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure.
+
+    Attributes:
+        title (str): what it shows.
+        columns (dict of Tensor[n, 3, h, w]): by their titles, one row a face; or None.
+        plot (matplotlib figure or None): instead.
+        notes (tuple of str): what is missing in it, and what one must know to read it.
+    """
+
+    title: str
+    columns: dict[str, Tensor] | None = None
+    plot: Any = None
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Folders of other runs.
+
+    Attributes:
+        intrinsic: network "intrinsic", after [30]; for figures 11, 13 and 20.
+        plain: network "plain", the adversarial auto-encoder; for figures 14 and 15.
+        poc_expression: preset poc-expression; for figures 4, 5 and 6.
+        poc_pose: preset poc-pose; for figure 7.
+    """
+
+    intrinsic: Path | None = None
+    plain: Path | None = None
+    poc_expression: Path | None = None
+    poc_pose: Path | None = None
+
+
+class Material:
+    """Runs, faces of persons that training never showed, and the baselines.
+
+    Args:
+        run (Path): of the paper's network.
+        runs (Runs): others.
+        options (Options)
+        rows (int): faces a figure.
+        fitted (int): training pictures for the multilinear baseline.
+
+    Raises:
+        FacesError: a run cannot be read, or is of another network.
+    """
+
+    def __init__(self, run: Path, runs: Runs, options: Options, rows: int, fitted: int) -> None:
+        if rows < 2:
+            raise ConfigurationError(f"rows must be at least 2, got {rows}")
+        self.main = RunInputs(run, options)
+        self._is(self.main, "neuro-tensorial")
+        self.rows, self.fitted = rows, fitted
+        wanted = {
+            "intrinsic": "intrinsic",
+            "plain": "plain",
+            "poc_expression": "proof-of-concept",
+            "poc_pose": "proof-of-concept",
+        }
+        self.others: dict[str, RunInputs | None] = {}
+        for name, network in wanted.items():
+            folder = getattr(runs, name)
+            self.others[name] = None if folder is None else RunInputs(folder, options)
+            if folder is not None:
+                self._is(self.others[name], network)
+
+    def _is(self, found: RunInputs | None, network: str) -> None:
+        if found is not None and found.model.configuration.network != network:
+            raise ConfigurationError(
+                f'{found.run}: wanted a run of network "{network}", got '
+                f'"{found.model.configuration.network}"'
+            )
+
+    def other(self, name: str) -> RunInputs:
+        """Another run.
+
+        Raises:
+            LeftOut: it was not given.
+        """
+        found = self.others[name]
+        if found is None:
+            raise LeftOut(f"needs --{name.replace('_', '-')}, a run that was not given")
+        return found
+
+    def faces(
+        self,
+        found: RunInputs,
+        first: int = 0,
+        turned: bool = True,
+        lights: bool = False,
+        strong: bool = False,
+    ) -> list[Face]:
+        """Test persons with basic expressions.
+
+        Args:
+            found (RunInputs): for which they are drawn.
+            first (int): person.
+            turned (bool): with other yaws than 0.
+            lights (bool): with the fixed lights; else the frontal one.
+            strong (bool): larger yaws, and no neutral expression.
+        """
+        concept = found.configuration.data.variation != "all"
+        split, count = ("poc-test", 22) if concept else ("test", 54)
+        yaws = (-40.0, 20.0, 40.0, -20.0) if strong else (0.0, 20.0, -20.0, 10.0)
+        names = _BASIC[:-1] if strong else (*_BASIC[-1:], *_BASIC[:-1])
+        made = []
+        for row in range(self.rows):
+            yaw = yaws[row % len(yaws)] if turned else 0.0
+            light = str((3 + 5 * (row + first)) % 16) if lights else "front"
+            made.append(
+                found.inputs.generated(
+                    split, str((first + row) % count), names[(row + first) % len(names)],
+                    f"{yaw:g}", light,
+                )
+            )  # fmt: skip
+        return made
+
+    @functools.cached_property
+    def training(self) -> dict[str, Tensor]:
+        """Pictures and labels of training persons, `fitted` of them."""
+        samples, _ = sources(self.main.configuration.data, self.main.inputs.size)
+        count = self.fitted if samples.size is None else min(self.fitted, samples.size)
+        parts = []
+        for start in range(0, count, 64):
+            batch = samples[list(range(start, min(start + 64, count)))]
+            parts.append({name: batch[name].cpu() for name in ("image", "expression", "normal")})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    @functools.cached_property
+    def multilinear(self) -> MultilinearModel:
+        """The ALS model after [37] of training pictures as they are, poses and all."""
+        images = self.training["image"].flatten(1)
+        needed = ALS_SIZES[0] * ALS_SIZES[1] * ALS_SIZES[2]
+        if len(images) < needed:
+            raise LeftOut(
+                f"the multilinear baseline needs {needed} training pictures, got {len(images)}"
+            )
+        return fit_multilinear(images, ALS_SIZES)
+
+    @functools.cached_property
+    def expression_mode(self) -> int:
+        """The factor of `multilinear` that tells expressions best, by the training labels."""
+        labels = self.training["expression"].numpy()
+        right = [accuracy(z.numpy(), labels, folds=3).random for z in self.multilinear.factors]
+        return max(range(len(right)), key=right.__getitem__)
+
+    def landmark_fits(self, faces: list[Face]) -> LandmarkFit:
+        """The face model fitted to the faces' true landmarks."""
+        points = torch.stack([face.landmarks for face in faces if face.landmarks is not None])
+        size = self.main.inputs.size
+        return fit_landmarks(self.main.inputs.face_model, from_pixels(points + 0.5, size))
+
+
+Maker = Callable[[Material], Figure]

@@ -1,0 +1,96 @@
+"""Figures 5, 6, 12 and 13: shapes, textures and normals."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ntensor.faces import editing, meshes
+from ntensor.faces.inputs import pictures_of
+from ntensor.faces.reconstruct import Reconstruction
+from ntensor.faces.run_inputs import RunInputs
+from ntensor.faces.sheet import as_colours
+
+from .material import Figure, LeftOut, Material
+
+_SIZE = 128
+
+
+def _large(maps: Tensor) -> Tensor:
+    return F.interpolate(maps.clamp(0, 1), size=(_SIZE, _SIZE))
+
+
+def _shapes(material: Material, found: RunInputs, first: int) -> Figure:
+    faces = material.faces(found, first, strong=True)
+    made = Reconstruction(found, faces)
+    columns = {"input": _large(pictures_of(faces))}
+    truth = torch.stack(list(made.truth.values()))
+    columns["truth"] = meshes.draw(truth, made.part, size=_SIZE)
+    for name, (vertices, face) in made.shapes.items():
+        columns[name] = meshes.draw(vertices, face, size=_SIZE)
+    columns["truth, side"] = meshes.draw(truth, made.part, meshes.VIEWS[1], _SIZE)
+    for name, (vertices, face) in made.shapes.items():
+        columns[f"{name}, side"] = meshes.draw(vertices, face, meshes.VIEWS[1], _SIZE)
+    rms = made.errors()["rms"]
+    means = ", ".join(f"{name} {sum(row) / len(row):.2f}" for name, row in rms.items())
+    return Figure("3D shape from one picture", columns, notes=(f"rms error in mm: {means}",))
+
+
+def concept_shapes(material: Material) -> Figure:
+    """Figure 5."""
+    return _shapes(material, material.other("poc_expression"), 0)
+
+
+def shapes(material: Material) -> Figure:
+    """Figure 12."""
+    return _shapes(material, material.main, 9)
+
+
+def textures(material: Material) -> Figure:
+    """Figure 6."""
+    found = material.other("poc_expression")
+    faces = material.faces(found, 5)
+    output = editing.decode(found.model, found.encode(faces))
+    if "texture" not in output:
+        raise LeftOut("the run of --poc-expression has no stream to the texture")
+    true = []
+    for face in faces:
+        assert face.scene is not None
+        scene = dataclasses.replace(
+            face.scene,
+            exp_3dmm=torch.zeros_like(face.scene.exp_3dmm),
+            angles=torch.zeros_like(face.scene.angles),
+        )
+        true.append(found.inputs.rendered(face.name, scene).truth["albedo"])
+    columns = {
+        "input": pictures_of(faces),
+        "truth": torch.cat(true),
+        "texture": output["texture"].cpu(),
+    }
+    return Figure("Facial texture from one picture", columns)
+
+
+def normals(material: Material) -> Figure:
+    """Figure 13."""
+    found, notes = material.main, []
+    faces = material.faces(found, 18, lights=True, strong=True)
+    images = pictures_of(faces)
+    mask = torch.cat([face.truth["mask"] for face in faces])
+    columns = {"input": images}
+
+    def shown(normal: Tensor) -> Tensor:
+        return as_colours("normal", F.normalize(normal.float().cpu(), dim=1) * (mask > 0.5))
+
+    columns["network"] = shown(editing.decode(found.model, found.encode(faces))["normal"])
+    other = material.others["intrinsic"]
+    if other is None:
+        notes.append("without the network after [30]: --intrinsic was not given")
+    else:
+        columns["after [30]"] = shown(editing.decode(other.model, other.encode(faces))["normal"])
+    mean = material.training["normal"].sum(0, keepdim=True)
+    columns["mean face"] = shown(mean.expand_as(images))
+    columns["truth"] = shown(torch.cat([face.truth["normal"] for face in faces]))
+    return Figure("Normals beside other estimates", columns, notes=tuple(notes))

@@ -1,0 +1,213 @@
+"""Figures 1, 4, 7 to 11, 16, 17, 20, 21: one face with a part of another."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ntensor.faces import editing
+from ntensor.faces.baselines import rewarp
+from ntensor.faces.inputs import Face, pictures_of
+from ntensor.faces.run_inputs import RunInputs
+from ntensor.faces.sheet import as_colours
+
+from .material import Figure, Material
+
+_TRUE_LANDMARKS = "the face model is fitted to true landmarks"
+
+
+def truths(found: RunInputs, targets: list[Face], sources: list[Face], edit: str) -> Tensor:
+    """The edited faces, rendered."""
+    made = [found.inputs.edited(t, s, edit) for t, s in zip(targets, sources, strict=True)]
+    return pictures_of([face for face in made if face is not None])
+
+
+def edited(
+    found: RunInputs, targets: list[Face], sources: list[Face], edit: str
+) -> dict[str, Tensor]:
+    """The network's outputs after an edit."""
+    given, taken = found.encode(targets), found.encode(sources)
+    if edit == "expression":
+        output = editing.expression(found.model, given, taken)
+    elif edit == "pose":
+        output = editing.pose(found.model, given, taken, mask="normals")
+    elif edit == "identity":
+        output = editing.identity(found.model, given, taken, mask="normals")
+    else:
+        output = editing.light(found.model, given, taken)
+    return {name: value.float().cpu() for name, value in output.items()}
+
+
+def shared(targets: list[Face], sources: list[Face]) -> dict[str, Tensor]:
+    """The first two columns."""
+    return {"target": pictures_of(targets), "source": pictures_of(sources)}
+
+
+def overview(material: Material) -> Figure:
+    """Figure 1."""
+    found = material.main
+    targets = material.faces(found, 0)
+    sources = material.faces(found, 20, lights=True, strong=True)
+    columns = shared(targets, sources)
+    columns["reconstr."] = editing.decode(found.model, found.encode(targets))["image"].cpu()
+    for edit in editing.CODES:
+        columns[edit] = edited(found, targets, sources, edit)["image"]
+    return Figure("A face with the expression, pose, light or identity of another", columns)
+
+
+def concept_expression(material: Material) -> Figure:
+    """Figure 4."""
+    found = material.other("poc_expression")
+    return _concept(material, found, "expression")
+
+
+def concept_pose(material: Material) -> Figure:
+    """Figure 7."""
+    return _concept(material, material.other("poc_pose"), "pose")
+
+
+def _concept(material: Material, found: RunInputs, edit: str) -> Figure:
+    editing.require(found.model, edit)
+    turned = edit == "pose"
+    targets = material.faces(found, 0, turned)
+    sources = material.faces(found, 11, turned, strong=True)
+    columns = shared(targets, sources)
+    columns[edit] = edited(found, targets, sources, edit)["image"]
+    columns["truth"] = truths(found, targets, sources, edit)
+    return Figure(f"Proof of concept: {edit} transfer beside the rendered truth", columns)
+
+
+def fitted_expression(material: Material) -> Figure:
+    """Figure 8."""
+    return _fitted(material, "expression")
+
+
+def fitted_pose(material: Material) -> Figure:
+    """Figure 10."""
+    return _fitted(material, "pose")
+
+
+def _fitted(material: Material, edit: str) -> Figure:
+    found = material.main
+    targets = material.faces(found, 3)
+    sources = material.faces(found, 30, strong=True, turned=edit == "pose")
+    own, other = material.landmark_fits(targets), material.landmark_fits(sources)
+    swapped = own.with_expression(other) if edit == "expression" else own.with_pose(other)
+    columns = shared(targets, sources)
+    output = edited(found, targets, sources, edit)
+    columns["network"] = output["image"]
+    if edit == "expression":
+        columns["frontal"] = output["frontal_image"]
+    face = found.inputs.face_model
+    columns["3DMM swap"] = rewarp(face, columns["target"], own, swapped)[0]
+    columns["truth"] = truths(found, targets, sources, edit)
+    title = f"{edit.capitalize()} transfer beside the swap of a fitted face model"
+    return Figure(title, columns, notes=(_TRUE_LANDMARKS,))
+
+
+def multilinear(material: Material) -> Figure:
+    """Figure 9."""
+    return _multilinear(material, 6, True)
+
+
+def multilinear_more(material: Material) -> Figure:
+    """Figure 21."""
+    return _multilinear(material, 12, False)
+
+
+def _multilinear(material: Material, first: int, turned: bool) -> Figure:
+    found = material.main
+    targets = material.faces(found, first, turned)
+    sources = material.faces(found, first + 27, turned, strong=True)
+    columns = shared(targets, sources)
+    output = edited(found, targets, sources, "expression")
+    columns["network"] = output["image"]
+    columns["frontal"] = output["frontal_image"]
+    model, mode = material.multilinear, material.expression_mode
+    shape = columns["target"].shape
+    rows = model.edit(columns["target"].flatten(1), columns["source"].flatten(1), mode)
+    columns["ALS"] = rows.view(shape)
+    columns["truth"] = truths(found, targets, sources, "expression")
+    note = (
+        f"our ALS after [37] on {len(material.training['image'])} unaligned pictures; swapped is "
+        f"its factor {mode + 1}, which tells the training expressions best"
+    )
+    return Figure("Expression transfer beside the multilinear model", columns, notes=(note,))
+
+
+def lights(material: Material) -> Figure:
+    """Figure 11."""
+    return _lights(material, 1)
+
+
+def lights_more(material: Material) -> Figure:
+    """Figure 20."""
+    return _lights(material, 15)
+
+
+def _lights(material: Material, first: int) -> Figure:
+    found, notes = material.main, []
+    targets = material.faces(found, first)
+    sources = material.faces(found, first + 23, lights=True)
+    columns = shared(targets, sources)
+    output = edited(found, targets, sources, "light")
+    for title, name in (("s source", "source"), ("s target", "target")):
+        columns[title] = as_colours("shading", output[f"shading_{name}"])
+    columns["s transfer"] = as_colours("shading", output["shading"])
+    columns["network"] = output["image"]
+    other = material.others["intrinsic"]
+    if other is None:
+        notes.append("without the network after [30]: --intrinsic was not given")
+    else:
+        columns["after [30]"] = edited(other, targets, sources, "light")["image"]
+    columns["truth"] = truths(found, targets, sources, "light")
+    return Figure("Light transfer with shadings", columns, notes=tuple(notes))
+
+
+def more_expressions(material: Material) -> Figure:
+    """Figure 16."""
+    return _every(material, "expression", 40)
+
+
+def more_poses(material: Material) -> Figure:
+    """Figure 17."""
+    return _every(material, "pose", 46)
+
+
+def _every(material: Material, edit: str, first: int) -> Figure:
+    found = material.main
+    targets = material.faces(found, first)
+    sources = material.faces(found, first - 8, strong=True)[: min(6, material.rows)]
+    columns = {"target": pictures_of(targets)}
+    for number, source in enumerate(sources, 1):
+        columns[f"source {number}"] = source.image.expand(len(targets), -1, -1, -1)
+        columns[f"{edit[:5]}. {number}"] = edited(found, targets, [source], edit)["image"]
+    return Figure(f"{edit.capitalize()} of each source on each target", columns)
+
+
+def interpolated(material: Material, edit: str, first: int) -> Figure:
+    """Figures 18 and 19."""
+    found = material.main
+    starts = material.faces(found, first)
+    ends = material.faces(found, first + 5, strong=True, turned=False)
+    a, b = found.encode(starts), found.encode(ends)
+    mask: editing.codes.Mask = "normals" if edit == "identity" else "code"
+    rows = [
+        editing.interpolate(found.model, a[k], b[k], edit, mask=mask)["image"].cpu()
+        for k in range(len(starts))
+    ]
+    columns = {"input": pictures_of(starts)}
+    for step, images in enumerate(torch.stack(rows, 1)):
+        columns[f"{step / 10:g}"] = images
+    columns["target"] = pictures_of(ends)
+    return Figure(f"{edit.capitalize()} interpolated in steps of 0.1", columns)
+
+
+def expressions_between(material: Material) -> Figure:
+    """Figure 18."""
+    return interpolated(material, "expression", 24)
+
+
+def identities_between(material: Material) -> Figure:
+    """Figure 19."""
+    return interpolated(material, "identity", 36)

@@ -1,0 +1,122 @@
+"""Meshes of faces: files by trimesh, and pictures of a bare shape."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import extras, harmonics, scenes
+from .errors import ConfigurationError
+from .face_model import FaceModel
+from .images import project
+from .rasteriser import rasterise
+from .renderer import Camera, Renderer
+
+FORMATS = ("ply", "obj")
+# Angles (yaw, pitch, roll) that a shape is drawn from.
+VIEWS = ((0.0, 0.0, 0.0), (40.0, 0.0, 0.0))
+_CLAY = 0.85
+
+
+def write(path: Path, vertices: Tensor, triangles: Tensor, colours: Tensor | None = None) -> None:
+    """Writes a mesh as PLY or OBJ, by the path's ending; lengths stay in their unit.
+
+    Args:
+        path
+        vertices (Tensor[V, 3])
+        triangles (Tensor[T, 3])
+        colours (Tensor[V, 3] or None): of the vertices, 0 to 1.
+
+    Raises:
+        ConfigurationError: another ending.
+    """
+    if path.suffix[1:] not in FORMATS:
+        raise ConfigurationError(f"{path}: a mesh is written as {' or '.join(FORMATS)}")
+    painted = None
+    if colours is not None:
+        painted = (colours.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    mesh = extras.load("trimesh").Trimesh(
+        vertices.cpu().numpy(), triangles.cpu().numpy(), vertex_colors=painted, process=False
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mesh.export(path)
+
+
+def shape_model(face: FaceModel) -> FaceModel:
+    """The part of a face model that is the network's shape, as a face model of its own."""
+    chosen = face.shape_vertices
+    place = torch.full((face.mean.shape[0],), -1)
+    place[chosen] = torch.arange(len(chosen))
+    return dataclasses.replace(
+        face,
+        mean=face.mean[chosen],
+        identity_modes=face.identity_modes[:, chosen],
+        expression_modes=face.expression_modes[:, chosen],
+        triangles=face.shape_triangles(),
+        parts=face.parts[chosen],
+        landmarks68=place[face.landmarks68],
+        materials=face.materials[chosen],
+        eye_direction=face.eye_direction[chosen],
+        shape_vertices=torch.arange(len(chosen)),
+    )
+
+
+def draw(
+    vertices: Tensor,
+    face: FaceModel,
+    angles: tuple[float, float, float] = VIEWS[0],
+    size: int = 128,
+    colours: Tensor | None = None,
+) -> Tensor:
+    """Pictures of shapes, grey under a lamp or in colours of their own, on white.
+
+    Args:
+        vertices (Tensor[n, V, 3]): millimetres, not posed.
+        face (FaceModel): with as many vertices, for the triangles.
+        angles (tuple): yaw, pitch, roll, degrees.
+        size (int): pixels a side.
+        colours (Tensor[n, V, 3] or None): of the vertices, 0 to 1, shown as they are.
+
+    Returns:
+        Tensor[n, 3, size, size]: 0 to 1.
+    """
+    samples, n = 2 * size, len(vertices)
+    rotation = scenes.rotation_of(torch.tensor([angles])).to(vertices)[0]
+    posed = vertices @ rotation.T
+    camera = Camera()
+    scale = samples / (2 * camera.half_width)
+    screen = (posed - posed.new_tensor([*camera.center, 0.0])) * scale + samples / 2
+    fragments = rasterise(screen, face.triangles, samples)
+    if colours is None:
+        normals = Renderer(face, size).vertex_normals(vertices) @ rotation.T
+        found = fragments.interpolate(normals, face.triangles)
+        lamp = harmonics.direction_of(torch.tensor([-25.0]), torch.tensor([25.0]))
+        light = harmonics.directional(lamp, torch.full((1, 3), 0.75))
+        light = light + harmonics.ambient(torch.full((1, 3), 0.25))
+        values = _CLAY * harmonics.shading(F.normalize(found, dim=1).T[None], light.to(found))[0].T
+    else:
+        values = fragments.interpolate(colours.expand(n, -1, -1), face.triangles)
+    dense = values.new_ones(n * samples * samples, 3)
+    dense[fragments.position] = values.clamp(0, 1)
+    picture = dense.view(n, samples, samples, 3).permute(0, 3, 1, 2)
+    return F.avg_pool2d(picture, 2)
+
+
+def colours_of(vertices: Tensor, picture: Tensor) -> Tensor:
+    """What a frontal picture shows at the vertices of an unposed face.
+
+    Args:
+        vertices (Tensor[n, V, 3]): millimetres.
+        picture (Tensor[n, 3, S, S]): of the frontal face, by the generated faces' camera.
+
+    Returns:
+        Tensor[n, V, 3]: hidden vertices get the colour of what hides them.
+    """
+    size = picture.shape[-1]
+    places = (2 * project(vertices, size) + 1) / size - 1
+    found = F.grid_sample(picture, places.unsqueeze(1), padding_mode="border", align_corners=False)
+    return found[:, :, 0].transpose(1, 2)
