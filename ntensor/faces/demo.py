@@ -11,6 +11,7 @@ The page is served to this machine alone, and asks nothing of any other.
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from torch import Tensor
 from . import extras
 from .demo_parts import OFFERED, SIDES, SLIDERS, Demo
 from .editing.session import Session
-from .errors import FacesError
+from .errors import ConfigurationError, FacesError
 
 LARGEST_FILE = "20mb"
 
@@ -60,7 +61,7 @@ def build_page(demo: Demo, folder: Path) -> Any:
         gr.Markdown(f"## Two faces, and what lies between them\n{demo.sentence}")
         with gr.Row(elem_classes="columns"):
             _side(gr, demo, parts, "first")
-            _middle(gr, demo, parts)
+            _middle(gr, parts)
             _side(gr, demo, parts, "second")
         for name in ("edited", *SIDES):
             parts[f"{name} maps"] = gr.HTML(elem_id=f"{name}-maps")
@@ -92,7 +93,7 @@ def _side(gr: Any, demo: Demo, parts: dict[str, Any], side: str) -> None:
         parts[f"{side} number"] = gr.State(0)
 
 
-def _middle(gr: Any, demo: Demo, parts: dict[str, Any]) -> None:
+def _middle(gr: Any, parts: dict[str, Any]) -> None:
     with gr.Column(scale=5, min_width=320, elem_classes="middle"):
         with gr.Tabs():
             with gr.Tab("Picture") as parts["flat tab"]:
@@ -206,30 +207,15 @@ def serve(
             this one.
         checkpoint: of the run.
     """
+    address = "127.0.0.1" if share == "never" else "0.0.0.0"
+    check_port(address, port)
+    demo = Demo(run, checkpoint)
     # Read when gradio is imported.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
     gr = extras.load("gradio", "demo")
-    demo = Demo(run, checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         page = build_page(demo, Path(folder))
-        launch(gr, page, "127.0.0.1" if share == "never" else "0.0.0.0", port)
-        print(f"http://127.0.0.1:{port} shows {run}; Ctrl-C ends it", flush=True)
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            print("ended")
-        finally:
-            page.close(verbose=False)
-
-
-def launch(gr: Any, page: Any, address: str, port: int) -> None:
-    """Begins to serve the page.
-
-    Raises:
-        FacesError: the port cannot be used.
-    """
-    try:
         page.launch(
             server_name=address,
             server_port=port,
@@ -243,10 +229,31 @@ def launch(gr: Any, page: Any, address: str, port: int) -> None:
             css=STYLE,
             ssr_mode=False,
         )
-    except OSError as error:
-        raise FacesError(
-            f"port {port} cannot be used, since another program has it; --port chooses another"
-        ) from error
+        print(f"http://127.0.0.1:{port} shows {run}; Ctrl-C ends it", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print("ended")
+        finally:
+            page.close(verbose=False)
+
+
+def check_port(address: str, port: int) -> None:
+    """Refuses a port that cannot be listened to, before anything is loaded.
+
+    Raises:
+        ConfigurationError: it is no port, not allowed, or another program has it.
+    """
+    if not 0 < port < 65536:
+        raise ConfigurationError(f"port must be 1 to 65535, got {port}")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"port {port} cannot be used ({error.strerror}); --port chooses another"
+            ) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

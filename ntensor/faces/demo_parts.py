@@ -19,7 +19,6 @@ from .errors import ConfigurationError, ImageError
 from .face_model import FaceModel
 from .inputs import Face
 from .rendered import SPLITS
-from .renderer import Camera
 from .run_inputs import Options, RunInputs, on_cpu
 from .sheet import as_colours
 from .stored import StoredFaces
@@ -170,10 +169,9 @@ def texture_places(vertices: Tensor) -> Tensor:
     Returns:
         Tensor[V, 2]: 0 to 1, from the left and from the bottom.
     """
-    camera = Camera()
     # A little inwards, so that the outline does not take the empty background's colour.
-    seen = 0.95 * (vertices[:, :2] - vertices.new_tensor(camera.center)) / camera.half_width
-    return ((seen + 1) / 2).clamp(0, 1)
+    seen = 0.95 * images.project(vertices, 1) * vertices.new_tensor([1, -1])
+    return (0.5 + seen).clamp(0, 1)
 
 
 def pixels(image: Tensor) -> Any:
