@@ -11,6 +11,7 @@ The page is served to this machine alone, and asks nothing of any other.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
 import threading
@@ -31,19 +32,21 @@ STYLE = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
 .face img, .result img { width: 100%; display: block; border-radius: 12px; }
 .result img { max-width: 480px; margin: 0 auto; }
-.maps { display: grid; grid-template-columns: repeat(8, 1fr); gap: 8px; }
+.maps { display: grid; grid-template-columns: repeat(8, minmax(0, 1fr)); gap: 8px; }
 .maps figure { margin: 0; }
 .maps img { width: 100%; display: block; border-radius: 8px; }
 .maps figcaption { font-size: 12px; text-align: center; opacity: .75; line-height: 1.5; }
 .maps-title { font-weight: 600; margin: 4px 0; }
 .offered .grid-wrap { min-height: 0 !important; max-height: none !important; padding: 6px; }
-.offered .grid-container { gap: 6px !important; }
+.offered .grid-container { gap: 6px !important;
+  grid-template-columns: repeat(4, minmax(0, 1fr)) !important; }
 .offered .thumbnail-item { width: 100% !important; height: auto !important; aspect-ratio: 1; }
 @media (max-width: 760px) {
-  .columns { display: grid !important; grid-template-columns: 1fr 1fr; }
+  .columns { display: grid !important; grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .columns > * { min-width: 0 !important; }
   .columns > .middle { grid-column: 1 / 3; grid-row: 2; }
-  .maps { grid-template-columns: repeat(4, 1fr); }
+  .maps { grid-template-columns: repeat(4, minmax(0, 1fr)); }
+  .offered .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important; }
 }
 """
 
@@ -108,8 +111,8 @@ def _middle(gr: Any, parts: dict[str, Any]) -> None:
             for name in SLIDERS
         ]
         with gr.Row():
-            parts["back"] = gr.Button("All to the first", size="sm")
-            parts["across"] = gr.Button("All to the second", size="sm")
+            parts["back"] = gr.Button("All to the first", size="sm", min_width=120)
+            parts["across"] = gr.Button("All to the second", size="sm", min_width=120)
 
 
 def _wire(gr: Any, demo: Demo, parts: dict[str, Any], page: Any, folder: Path) -> None:
@@ -230,6 +233,8 @@ def serve(
             ssr_mode=False,
         )
         print(f"http://127.0.0.1:{port} shows {run}; Ctrl-C ends it", flush=True)
+        # An ended program leaves no uploaded picture behind.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             threading.Event().wait()
         except KeyboardInterrupt:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from ntensor.faces import checkpoint, demo, editing
 from ntensor.faces.configuration import Configuration, fitted, to_json
+from ntensor.faces.data import render
 from ntensor.faces.demo_parts import MAPS, SLIDERS, Demo, pixels, texture_places
 from ntensor.faces.editing.session import Session
 from ntensor.faces.errors import ConfigurationError, ImageError
@@ -32,14 +33,14 @@ from ntensor.faces.sheet import as_colours
 MIXED = {"identity": 0.3, "expression": 1.2, "pose": 0.4, "light": 0.7}
 
 
-def write_run(folder, **model):
+def write_run(folder, data=None, **model):
     base = tiny()
     sizes = {"image_size": 16, "channels": (4, 4, 4), "k_i": 8, "k_b": 4, "k_m": 4}
     sizes |= {"k_exp": 3, "k_id": 4, **model}
     configuration = Configuration(
         dataclasses.replace(base.model, **sizes),
         base.losses,
-        dataclasses.replace(base.data, vertices=1000),
+        dataclasses.replace(base.data, **(data or {"vertices": 1000})),
         base.training,
     )
     sizes = {"k_3d": 3000, "exp_3dmm": 16, "id_3dmm": 30, "image_size": 16}
@@ -198,12 +199,16 @@ def test_places_in_the_texture(shown):
     assert (seen - face.landmarks).abs().max() < 0.05 * 8 + 1e-3
 
 
-def test_shape_of_another_face_model(shown, monkeypatch):
-    data = dataclasses.replace(shown.run.configuration.data, vertices=1100)
-    other = dataclasses.replace(shown.run.configuration, data=data)
-    monkeypatch.setattr(shown.run, "inputs", type(shown.run.inputs)(other))
-    with pytest.raises(ConfigurationError, match=r"3000 coordinates, .* 1100 vertices has 3300"):
-        _ = shown.face_model
+def test_run_on_a_data_set_of_another_shape(tmp_path):
+    render(tmp_path / "set", 5, size=16, face_model="analytic")
+    (tmp_path / "run").mkdir()
+    folder = str(tmp_path / "set")
+    found = Demo(write_run(tmp_path / "run", {"source": folder, "validation_source": folder}))
+    assert found.sentence == f"Trained with 3 updates on the data set {folder}."
+    assert len({picture.tobytes() for picture in found.offered(0)}) == 5
+    session, _ = found.start()
+    with pytest.raises(ConfigurationError, match=r"3000 coordinates, .* has 18000"):
+        found.mesh(session, {})
 
 
 def test_command_fails_with_a_sentence(run, tmp_path, monkeypatch, capsys):
@@ -240,8 +245,9 @@ def test_taken_port(run):
 
 # The command in a process that prints every address outside of this machine that it asks for.
 SERVER = """
-import socket, sys
+import signal, socket, sys
 from ntensor.faces.demo import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
 def watch(name, host_of):
     original = getattr(socket.socket, name, None) or getattr(socket, name)
     def watched(*arguments, **options):
