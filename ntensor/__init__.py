@@ -4,8 +4,11 @@ from . import nn
 from .backends import use_backend
 from .backends.native.scratch import scratch_bytes
 from .ops import (
+    MttkrpSweep,
     bilinear,
+    contract,
     mttkrp,
+    mttkrp_all,
     rotated_synthesis,
     rotation,
     synthesis,
@@ -16,9 +19,12 @@ from .ops import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "MttkrpSweep",
     "__version__",
     "bilinear",
+    "contract",
     "mttkrp",
+    "mttkrp_all",
     "nn",
     "rotated_synthesis",
     "rotation",

@@ -1,0 +1,218 @@
+"""TensorLy's MTTKRP and Khatri-Rao product by `ntensor`, behind TensorLy's own dispatch.
+
+    import tensorly
+    from ntensor.integrations import tensorly as by_ntensor
+
+    tensorly.set_backend("pytorch")
+    by_ntensor.register()
+    tensorly.decomposition.parafac(tensor, rank=32)     # any CP, unchanged
+    by_ntensor.unregister()
+
+or, for one block, `with by_ntensor.register(): ...`. Everything in TensorLy that calls
+`tensorly.tenalg.unfolding_dot_khatri_rao` or `khatri_rao` follows: CP, non-negative CP,
+constrained and randomised CP, CP regression, PARAFAC2.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import tensorly
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from ntensor.ops import MttkrpSweep, mttkrp, synthesis
+from ntensor.ops.checks import DTYPES
+
+# Marks the functions of this module among those that TensorLy dispatches to.
+_MARK = "_of_ntensor"
+
+
+class Registration:
+    """What `register` returns; as a context manager it ends the registration with its block."""
+
+    def __init__(self, began: bool) -> None:
+        self._began = began
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._began:
+            unregister()
+
+
+def register(*, share_partials: bool = True) -> Registration:
+    """Registers `ntensor` for `unfolding_dot_khatri_rao` and `khatri_rao` of TensorLy.
+
+    Served are plain torch tensors on a CPU or CUDA device, of one supported dtype and of fitting
+    shapes; the tensor in any dense layout, without a copy of an unfolding. The rest (numpy arrays,
+    masks, sparse or complex tensors, one remaining matrix, wrong arguments) goes to the function
+    that TensorLy had, so that its errors stay as they are. All of TensorLy's tenalg backends are
+    registered, for all threads. Where it is registered already, nothing changes.
+
+    Results are differentiable. A Khatri-Rao product `(K, R)` comes as the transpose of a contiguous
+    `(R, K)`.
+
+    Args:
+        share_partials (bool): consecutive calls for the modes of one contiguous tensor share
+            partial products, as `ntensor.MttkrpSweep` describes, one sweep a thread. The factors
+            may change in between, as in alternating least squares.
+
+    Returns:
+        Registration: a context manager that unregisters at the end of its block, if this call has
+        registered.
+
+    Example:
+        >>> import tensorly, torch
+        >>> from ntensor.integrations.tensorly import register
+        >>> tensorly.set_backend("pytorch")
+        >>> factors = [torch.ones(k, 1) for k in (2, 3, 4)]
+        >>> with register():
+        ...     tensorly.tenalg.unfolding_dot_khatri_rao(torch.ones(2, 3, 4), (None, factors), 0)
+        tensor([[12.],
+                [12.]])
+    """
+    began = False
+    kept = threading.local()
+    for backend in _tenalg_backends():
+        for name, make in (("unfolding_dot_khatri_rao", _mttkrp_of), ("khatri_rao", _product_of)):
+            theirs = getattr(backend, name)
+            if hasattr(theirs, _MARK):
+                continue
+            ours = make(theirs, kept if share_partials else None)
+            setattr(ours, _MARK, True)
+            backend.register_method(name, ours)
+            began = True
+    return Registration(began)
+
+
+def unregister() -> None:
+    """Puts back TensorLy's own functions; without effect where `ntensor` is not registered."""
+    for backend in _tenalg_backends():
+        for name in ("unfolding_dot_khatri_rao", "khatri_rao"):
+            current = getattr(backend, name)
+            if hasattr(current, _MARK):
+                backend.register_method(name, current.__wrapped__)
+
+
+def _tenalg_backends() -> Iterator[Any]:
+    """An instance of each; its methods belong to its class, and so to every instance."""
+    current = tensorly.tenalg.current_backend()
+    for name in tensorly.tenalg.available_backend_names:
+        same = name == current.backend_name
+        yield current if same else tensorly.tenalg.load_backend(name)
+
+
+def _mttkrp_of(theirs: Callable[..., Any], kept: threading.local | None) -> Callable[..., Any]:
+    @functools.wraps(theirs)
+    def unfolding_dot_khatri_rao(tensor: Any, cp_tensor: Any, mode: Any) -> Any:
+        weights, factors = cp_tensor
+        if not _is_mttkrp(tensor, weights, factors, mode):
+            return theirs(tensor, cp_tensor, mode)
+        if kept is not None and tensor.is_contiguous() and _fits(tensor, mode, factors[mode]):
+            if not hasattr(kept, "sweep"):
+                kept.sweep = MttkrpSweep()
+            return kept.sweep(tensor, factors, mode, weights)
+        # The modes in the order in which they lie in memory, the slowest first.
+        order = _memory_order(tensor)
+        factors = [None if place == mode else factors[place] for place in order]
+        return mttkrp(tensor.permute(order), factors, order.index(mode), weights)
+
+    return unfolding_dot_khatri_rao
+
+
+def _product_of(theirs: Callable[..., Any], _: threading.local | None) -> Callable[..., Any]:
+    @functools.wraps(theirs)
+    def khatri_rao(
+        matrices: Any, weights: Any = None, skip_matrix: Any = None, mask: Any = None
+    ) -> Any:
+        left = _left(matrices, skip_matrix)
+        if mask is not None or not _is_product(left, weights):
+            return theirs(matrices, weights=weights, skip_matrix=skip_matrix, mask=mask)
+        factors = [matrix.T for matrix in left]
+        if weights is not None:
+            factors.insert(0, weights.unsqueeze(1))
+        return synthesis(*factors).T
+
+    return khatri_rao
+
+
+def _left(matrices: Any, skip_matrix: Any) -> list[Any]:
+    """The matrices without the one to skip; none where the arguments are not what they should be."""
+    if not isinstance(matrices, (list, tuple)):
+        return []
+    if skip_matrix is not None and not isinstance(skip_matrix, int):
+        return []
+    return [matrix for place, matrix in enumerate(matrices) if place != skip_matrix]
+
+
+def _is_mttkrp(tensor: Any, weights: Any, factors: Any, mode: Any) -> bool:
+    """Whether `ntensor.mttkrp` gives what TensorLy's own function would."""
+    if not isinstance(factors, (list, tuple)) or type(mode) is not int:
+        return False
+    if not _is_plain(tensor) or tensor.dim() < 2 or len(factors) != tensor.dim():
+        return False
+    if not 0 <= mode < tensor.dim() or not tensor.permute(_memory_order(tensor)).is_contiguous():
+        return False
+    others = [place for place in range(tensor.dim()) if place != mode]
+    if weights is not None and len(others) == 1:
+        return False  # TensorLy's own does not apply the weights to a single matrix.
+    given = [tensor, *(factors[place] for place in others)]
+    if not _alike(given if weights is None else [*given, weights]):
+        return False
+    rank = given[1].shape[-1] if given[1].dim() else 0
+    return all(
+        factors[place].dim() == 2 and tuple(factors[place].shape) == (tensor.shape[place], rank)
+        for place in others
+    ) and (weights is None or tuple(weights.shape) == (rank,))
+
+
+def _fits(tensor: Tensor, mode: int, factor: Any) -> bool:
+    """Whether the factor at the mode, which is not read, is one: then a sweep may note it."""
+    return _alike([tensor, factor]) and factor.dim() == 2 and factor.shape[0] == tensor.shape[mode]
+
+
+def _is_product(matrices: Sequence[Any], weights: Any) -> bool:
+    """Whether `ntensor.synthesis` gives what TensorLy's own Khatri-Rao product would."""
+    if len(matrices) < 2 or not _alike(matrices if weights is None else [*matrices, weights]):
+        return False
+    if any(matrix.dim() != 2 for matrix in matrices):
+        return False
+    rank = matrices[0].shape[1]
+    return all(matrix.shape[1] == rank for matrix in matrices) and (
+        weights is None or tuple(weights.shape) == (rank,)
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    return (
+        type(value) in (Tensor, Parameter)
+        and value.layout is torch.strided
+        and value.dtype in DTYPES
+        and value.device.type in ("cpu", "cuda")
+    )
+
+
+def _alike(values: Sequence[Any]) -> bool:
+    """Plain tensors of one dtype on one device."""
+    return all(map(_is_plain, values)) and all(
+        value.dtype is values[0].dtype and value.device == values[0].device for value in values
+    )
+
+
+def _memory_order(tensor: Tensor) -> list[int]:
+    """The dimensions by falling stride; of equal ones the order stays."""
+    if tensor.is_contiguous():
+        return list(range(tensor.dim()))
+    return sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
