@@ -178,11 +178,12 @@ def _every(material: Material, edit: str, first: int) -> Figure:
     found = material.main
     targets = material.faces(found, first)
     sources = material.faces(found, first - 8, strong=True)[: min(6, material.rows)]
-    columns = {"target": pictures_of(targets)}
+    white = torch.ones_like(targets[0].image)[None]
+    columns = {"target": torch.cat([white, pictures_of(targets)])}
     for number, source in enumerate(sources, 1):
-        columns[f"source {number}"] = source.image.expand(len(targets), -1, -1, -1)
-        columns[f"{edit[:5]}. {number}"] = edited(found, targets, [source], edit)["image"]
-    return Figure(f"{edit.capitalize()} of each source on each target", columns)
+        made = edited(found, targets, [source], edit)["image"]
+        columns[f"source {number}"] = torch.cat([source.image[None], made])
+    return Figure(f"{edit.capitalize()} of each source (top) on each target (left)", columns)
 
 
 def interpolated(material: Material, edit: str, first: int) -> Figure:

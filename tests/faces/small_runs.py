@@ -1,0 +1,41 @@
+"""Folders of runs as training leaves them, with untrained networks of 16 pixels."""
+
+import dataclasses
+
+import torch
+
+from ntensor.faces import checkpoint
+from ntensor.faces.analytic_face import analytic_face
+from ntensor.faces.configuration import fitted, to_json
+from ntensor.faces.generated import GeneratedFaces
+from ntensor.faces.model import build
+from ntensor.faces.presets import tiny
+
+VERTICES = 1000
+
+
+def write_run(folder, network="neuro-tensorial", rotation="column", size=16, **data):
+    """Writes the run; gives its folder."""
+    base = tiny()
+    model = dataclasses.replace(
+        base.model, network=network, rotation=rotation, image_size=size, channels=(4, 4, 4),
+        k_i=8, k_b=4, k_m=4, k_l=3, k_exp=3, k_id=4, k_intrinsic=6,
+    )  # fmt: skip
+    variation = "all"
+    if network == "proof-of-concept":
+        variation = "expression" if rotation == "off" else "pose"
+    data = dataclasses.replace(base.data, vertices=VERTICES, variation=variation, cache=0, **data)
+    configuration = dataclasses.replace(base, model=model, data=data)
+    face = analytic_face(VERTICES)
+    sizes = {"k_3d": face.shape_size, "exp_3dmm": face.expression_size,
+             "id_3dmm": face.identity_size, "image_size": size}  # fmt: skip
+    configuration = fitted(configuration, sizes)
+    generator_state = torch.get_rng_state()
+    torch.manual_seed(0)
+    made = build(configuration.model)
+    torch.set_rng_state(generator_state)
+    made.statistics.set(GeneratedFaces(face, size=size).statistics)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "configuration.json").write_text(to_json(configuration))
+    checkpoint.save(folder, 3, {"model": made.state_dict()}, {"step": 3})
+    return folder
