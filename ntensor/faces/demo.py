@@ -37,16 +37,17 @@ STYLE = """
 .maps img { width: 100%; display: block; border-radius: 8px; }
 .maps figcaption { font-size: 12px; text-align: center; opacity: .75; line-height: 1.5; }
 .maps-title { font-weight: 600; margin: 4px 0; }
-.offered .grid-wrap { min-height: 0 !important; max-height: none !important; padding: 6px; }
-.offered .grid-container { gap: 6px !important;
-  grid-template-columns: repeat(4, minmax(0, 1fr)) !important; }
+.offered .grid-wrap { min-height: 0 !important; max-height: none !important;
+  overflow: hidden !important; padding: 6px; }
+.offered .grid-container { gap: 6px !important; grid-auto-rows: auto !important;
+  grid-template: none / repeat(3, minmax(0, 1fr)) !important; }
 .offered .thumbnail-item { width: 100% !important; height: auto !important; aspect-ratio: 1; }
 @media (max-width: 760px) {
   .columns { display: grid !important; grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .columns > * { min-width: 0 !important; }
   .columns > .middle { grid-column: 1 / 3; grid-row: 2; }
   .maps { grid-template-columns: repeat(4, minmax(0, 1fr)); }
-  .offered .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important; }
+  .maps figcaption { font-size: 10px; }
 }
 """
 
@@ -83,7 +84,7 @@ def _side(gr: Any, demo: Demo, parts: dict[str, Any], side: str) -> None:
         parts[f"{side} offered"] = gr.Gallery(
             demo.offered(0),
             format="png",
-            columns=4,
+            columns=3,
             height="auto",
             allow_preview=False,
             show_label=False,

@@ -93,7 +93,7 @@ class Demo:
                 str(number % len(SPLITS["test"])),
                 basic[number % len(basic)],
                 str(YAWS[number % len(YAWS)]),
-                str((5 + 3 * number) % scenes.FIXED_LIGHTS),
+                "front" if number % 3 == 0 else str((5 + 3 * number) % scenes.FIXED_LIGHTS),
             )
         folder = Path(data.validation_source or data.source)
         return inputs.record(folder, number % StoredFaces(folder).count)
