@@ -19,7 +19,7 @@ from .errors import ConfigurationError, ImageError
 from .face_model import FaceModel
 from .inputs import Face
 from .rendered import SPLITS
-from .run_inputs import Options, RunInputs, on_cpu
+from .run_inputs import Options, RunInputs
 from .sheet import as_colours
 from .stored import StoredFaces
 
@@ -145,8 +145,8 @@ class Demo:
         """
         trimesh, image_module = extras.load("trimesh"), extras.load("PIL.Image")
         triangles = self.face_model.shape_triangles()
-        maps = on_cpu(session.decode(weights))
-        vertices = vertices_of_stream(self.run.model.cpu(), maps)[0]
+        maps = session.decode(weights)
+        vertices = vertices_of_stream(self.run.model, maps)[0].float().cpu()
         material = trimesh.visual.material.PBRMaterial(
             baseColorTexture=image_module.fromarray(pixels(maps["frontal_image"][0])),
             metallicFactor=0.0,

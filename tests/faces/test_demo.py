@@ -308,7 +308,7 @@ def eventually(condition, seconds=60):
     return found
 
 
-def test_page_in_a_browser(page, tmp_path):
+def test_page_in_a_browser(page, shown, tmp_path):
     process, browser = page
 
     def picture(part):
@@ -342,6 +342,15 @@ def test_page_in_a_browser(page, tmp_path):
         move(slider, "0.8")
         eventually(lambda before=before: picture("edited-face") != before)
     assert picture("edited-face") != chosen
+    # A slider that is dragged ends at its last value.
+    for step in range(20):
+        move("light", str(step / 20))
+    weights = dict.fromkeys(SLIDERS, 0.8) | {"light": 0.95}
+    session = Session(*(shown.fixed(shown.face(number).image) for number in (4, 5)))
+    wanted = torch.from_numpy(pixels(session.decode(weights)["image"][0])).int()
+    eventually(
+        lambda: (pictures_in(f'src="{picture("edited-face")}"')[0] - wanted).abs().max() <= 1
+    )
 
     (tmp_path / "broken.png").write_text("no picture")
     upload = browser.find_elements("css selector", "input[type=file]")[0]

@@ -87,8 +87,10 @@ class Session:
 
     def _surface_of(self, z: Encoded, key: tuple[float, ...]) -> tuple[Tensor, Tensor]:
         """Normals and albedo; the last ones are kept."""
-        if self._surface is None or self._surface[0] != key:
+        kept = self._surface
+        if kept is None or kept[0] != key:
             codes = z.codes
             feature = self.model.feature(codes["z_exp"], codes["z_id"], codes["z_p"])
-            self._surface = key, (self.model.normal(feature), self.model.albedo(feature))
-        return self._surface[1]
+            # One assignment, since a page may decode in several threads.
+            self._surface = kept = key, (self.model.normal(feature), self.model.albedo(feature))
+        return kept[1]
