@@ -30,11 +30,12 @@ LARGEST_FILE = "20mb"
 
 STYLE = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
-.face img, .result img { width: 100%; display: block; border-radius: 12px; }
-.result img { max-width: 480px; margin: 0 auto; }
+.face img, .large img { width: 100%; display: block; border-radius: 12px; }
+.large { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 12px; }
 .maps { display: grid; grid-template-columns: repeat(8, minmax(0, 1fr)); gap: 8px; }
-.maps figure { margin: 0; }
+.large figure, .maps figure { margin: 0; }
 .maps img { width: 100%; display: block; border-radius: 8px; }
+.large figcaption { text-align: center; margin-top: 4px; }
 .maps figcaption { font-size: 12px; text-align: center; opacity: .75; line-height: 1.5; }
 .maps-title { font-weight: 600; margin: 4px 0; }
 .offered .grid-wrap { min-height: 0 !important; max-height: none !important;
@@ -101,7 +102,7 @@ def _middle(gr: Any, parts: dict[str, Any]) -> None:
     with gr.Column(scale=5, min_width=320, elem_classes="middle"):
         with gr.Tabs():
             with gr.Tab("Picture") as parts["flat tab"]:
-                parts["edited face"] = gr.HTML(elem_classes="result", elem_id="edited-face")
+                parts["edited face"] = gr.HTML(elem_id="edited-face")
             with gr.Tab("3D shape") as parts["solid tab"]:
                 parts["shape"] = gr.Model3D(
                     height=480, show_label=False, interactive=False, elem_id="shape"

@@ -25,6 +25,8 @@ from .stored import StoredFaces
 
 # Faces to choose from at a time.
 OFFERED = 12
+# The two that a page begins with.
+START = (2, 6)
 YAWS = (0, 30, -15, -40, 15)
 MOST_PIXELS = 40_000_000
 
@@ -106,9 +108,9 @@ class Demo:
 
     def start(self) -> tuple[Session, dict[str, list[str]]]:
         """The session that a page begins with, and `side` of each side."""
-        faces = {side: self.first_offered[k].image for k, side in enumerate(SIDES)}
+        faces = {s: self.first_offered[k].image for s, k in zip(SIDES, START, strict=True)}
         session = Session(*(self.fixed(image) for image in faces.values()))
-        return session, {side: self.side(side, session, image) for side, image in faces.items()}
+        return session, {s: self.side(s, session, image) for s, image in faces.items()}
 
     def fixed(self, image: Tensor) -> FixedFace:
         """A picture (3, S, S), encoded."""
@@ -133,9 +135,11 @@ class Demo:
         return [picture(image, title), row_of_maps(title, maps)]
 
     def edited(self, session: Session, weights: Mapping[str, float]) -> list[str]:
-        """HTML of the edited face, large, and of its decodings."""
+        """HTML of the edited face, large, as a picture and frontal; and of its decodings."""
         maps = session.decode(weights)
-        return [picture(maps["image"][0], "Edited face"), row_of_maps("Edited face", maps)]
+        large = {"image": "Edited face", "frontal_image": "Its frontal view"}
+        figures = "".join(figure(maps[name][0], title, title) for name, title in large.items())
+        return [f'<div class="large">{figures}</div>', row_of_maps("Edited face", maps)]
 
     def mesh(self, session: Session, weights: Mapping[str, float]) -> bytes:
         """The edited shape as a GLB file, whose texture is the frontal image.
@@ -187,11 +191,15 @@ def picture(image: Tensor, description: str) -> str:
     return f'<img src="data:image/png;base64,{data}" alt="{html.escape(description)}">'
 
 
+def figure(image: Tensor, description: str, caption: str) -> str:
+    """`picture` with a caption."""
+    return f"<figure>{picture(image, description)}<figcaption>{caption}</figcaption></figure>"
+
+
 def row_of_maps(title: str, maps: Mapping[str, Tensor]) -> str:
     """The decodings of one face as HTML, each with its name."""
     figures = "".join(
-        f"<figure>{picture(as_colours(name, maps[name])[0], f'{title}: {shown}')}"
-        f"<figcaption>{shown}</figcaption></figure>"
+        figure(as_colours(name, maps[name])[0], f"{title}: {shown}", shown)
         for name, shown in MAPS.items()
     )
-    return f'<div class="maps-title">{html.escape(title)}</div><div class="maps">{figures}</div>'
+    return f'<div class="maps-title">{title}</div><div class="maps">{figures}</div>'

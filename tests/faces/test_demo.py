@@ -22,7 +22,7 @@ from PIL import Image
 from ntensor.faces import checkpoint, demo, editing
 from ntensor.faces.configuration import Configuration, fitted, to_json
 from ntensor.faces.data import render
-from ntensor.faces.demo_parts import MAPS, SLIDERS, Demo, pixels, texture_places
+from ntensor.faces.demo_parts import MAPS, SIDES, SLIDERS, START, Demo, pixels, texture_places
 from ntensor.faces.editing.session import Session
 from ntensor.faces.errors import ConfigurationError, ImageError
 from ntensor.faces.inputs import Face
@@ -111,7 +111,7 @@ def test_a_new_light_decodes_no_surface(session):
 
 
 def test_session_with_another_second_face(shown, session):
-    third = shown.fixed(shown.face(2).image)
+    third = shown.fixed(shown.face(3).image)
     other = session.replaced("second", third)
     assert other.first is session.first
     torch.testing.assert_close(
@@ -136,7 +136,7 @@ def test_html_holds_the_decodings(shown, session):
 
 def test_first_and_second_face_are_shown(shown):
     session, sides = shown.start()
-    for side, number in (("first", 0), ("second", 1)):
+    for side, number in zip(SIDES, START, strict=True):
         picture, row = sides[side]
         image = shown.face(number).image
         assert torch.equal(pictures_in(picture)[0], torch.from_numpy(pixels(image)))
