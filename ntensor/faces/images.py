@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import extras, scenes
+from .baselines.landmark_fit import to_pixels
 from .errors import ImageError
 from .face_model import FaceModel
 from .renderer import Camera
@@ -178,10 +179,7 @@ def project(points: Tensor, size: int, camera: Camera | None = None) -> Tensor:
     Returns:
         Tensor[..., 2]: pixels.
     """
-    camera = camera or Camera()
-    scale = size / (2 * camera.half_width)
-    shifted = (points[..., :2] - points.new_tensor(camera.center)) * scale
-    return shifted * points.new_tensor([1.0, -1.0]) + (size / 2 - 0.5)
+    return to_pixels(points[..., :2], size, camera) - 0.5
 
 
 def reference_points(face: FaceModel, count: int) -> Tensor:

@@ -85,6 +85,7 @@ class Inputs:
         self.size = configuration.model.image_size
         self._face: FaceModel | None = None
         self._faces: Faces | None = None
+        self._single: str | None = None
 
     @property
     def face_model(self) -> FaceModel:
@@ -95,7 +96,7 @@ class Inputs:
         """
         if self._face is None:
             data = self.configuration.data
-            if data.source == "generated":
+            if data.source == "generated" or data.face_model is not None:
                 self._face = face_model_of(data)
             else:
                 try:
@@ -130,11 +131,25 @@ class Inputs:
         """The face in a picture."""
         return self.cropped(images.read_image(path), path)
 
-    def cropped(self, image: Tensor, path: Path) -> Face:
-        """The face in a picture that was read from `path`."""
+    def cropped(self, image: Tensor, path: Path, frame: int | None = None) -> Face:
+        """The face in a picture that was read from `path`, or in one frame of the film there.
+
+        Landmarks of a frame stand in a `.json` file under `film.mp4:NUMBER`, counted from 0.
+
+        Raises:
+            ImageError: there are no landmarks of this picture, or one text file for several.
+        """
         if self.landmarks is None:
             return Face(str(path), images.crop(image, self.size, self.box)[0])
-        points = images.read_landmarks(self.landmarks, path.name)
+        name = path.name if frame is None else f"{path.name}:{frame}"
+        if self.landmarks.is_file() and self.landmarks.suffix != ".json":
+            if self._single not in (None, name):
+                raise ImageError(
+                    f"{self.landmarks}: landmarks of one picture, got {self._single} and {name}; "
+                    "several need a folder or a .json file"
+                )
+            self._single = name
+        points = images.read_landmarks(self.landmarks, name)
         try:
             image, points = images.align(image, points, self.face_model, self.size)
         except ImageError as error:

@@ -35,12 +35,13 @@ def driving(inputs: Inputs, drive: str, most: int) -> list[Face]:
     Raises:
         FacesError: there are none.
     """
+    if most < 1:
+        raise ImageError(f"most must be at least 1 frame, got {most}")
     if drive.startswith("generated:"):
         return generated_film(inputs, drive)[:most]
     path = Path(drive)
     if path.is_file():
-        frames = _frames(path, most)
-        found = [inputs.cropped(frame, path) for frame in frames]
+        found = [inputs.cropped(f, path, k) for k, f in enumerate(_frames(path, most))]
         if not found:
             raise ImageError(f"{path}: the film has no frames")
         return found
@@ -165,19 +166,16 @@ def write(path: Path, frames: Sequence[Tensor], scale: int, rate: float) -> None
     first.save(path, save_all=True, append_images=rest, duration=round(1000 / rate), loop=0)
 
 
-def _frames(path: Path, most: int) -> list[Tensor]:
-    """The frames (3, h, w) of an animation that Pillow reads, or of a film."""
+def _frames(path: Path, most: int) -> Iterator[Tensor]:
+    """The frames (3, h, w) of an animation that Pillow reads, or of a film, one at a time."""
     image_module = extras.load("PIL.Image")
     try:
         with image_module.open(path) as film:
-            count = min(most, getattr(film, "n_frames", 1))
-            found = []
-            for number in range(count):
+            for number in range(min(most, getattr(film, "n_frames", 1))):
                 film.seek(number)
-                found.append(images.from_pillow(film.convert("RGB"), f"{path}, frame {number}"))
-            return found
+                yield images.from_pillow(film.convert("RGB"), f"{path}, frame {number}")
     except image_module.UnidentifiedImageError:
-        return list(_film(path, most))
+        yield from _film(path, most)
     except (OSError, SyntaxError) as error:
         raise ImageError(f"{path}: the film cannot be read ({error})") from error
 
@@ -190,7 +188,10 @@ def _film(path: Path, most: int) -> Iterator[Tensor]:
                 return
             yield torch.from_numpy(np.array(frame)).float().permute(2, 0, 1) / 255
     except (OSError, ValueError, RuntimeError, IndexError) as error:
-        raise ImageError(f"{path}: not a picture or film that can be read ({error})") from error
+        reason = str(error).strip().splitlines()[-1:]
+        raise ImageError(
+            f"{path}: not a picture or film that can be read ({''.join(reason)})"
+        ) from error
 
 
 def _imageio() -> ModuleType:

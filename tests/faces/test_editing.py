@@ -9,7 +9,6 @@ from torch.testing import assert_close
 from batches import small_configuration
 from ntensor.faces import editing, harmonics
 from ntensor.faces.analytic_face import analytic_face
-from ntensor.faces.editing.contraction import contract
 from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.model import build
 
@@ -198,21 +197,6 @@ def test_fixed_identity_equals_the_whole_network(model, faces):
         editing.FixedFace(model, faces)
     with pytest.raises(ConfigurationError, match='needs a network "neuro-tensorial"'):
         editing.FixedFace(network("intrinsic"), faces[0])
-
-
-def test_contraction_of_every_mode(generator):
-    core = torch.randn(5, 2, 3, 4, generator=generator, dtype=torch.double)
-    for mode, letter in ((1, "a"), (2, "b"), (3, "c")):
-        z = torch.randn(core.shape[mode], generator=generator, dtype=torch.double)
-        rest = "abc".replace(letter, "")
-        wanted = torch.einsum(f"xabc,{letter}->x{rest}", core, z)
-        assert_close(contract(core, z, mode), wanted)
-        assert_close(contract(core, z, mode - 4), wanted)
-        assert contract(core, z, mode).is_contiguous()
-    with pytest.raises(ValueError, match="mode must be 1 to 3 or negative, got 0"):
-        contract(core, z, 0)
-    with pytest.raises(ValueError, match=r"z must have shape \(3,\), got \(4,\)"):
-        contract(core, z, 2)
 
 
 @pytest.mark.parametrize(

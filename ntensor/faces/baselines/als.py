@@ -18,6 +18,8 @@ import ntensor
 # Power iterations of one picture's factors, and the change of its norm that ends them.
 _POWER_STEPS = 50
 _POWER_TOLERANCE = 1e-6
+# Singular vectors that the core may turn into, for two columns of it.
+_SURPLUS = 3
 
 
 @dataclass(frozen=True)
@@ -254,9 +256,12 @@ def _procrustes(core: Tensor, factors: Sequence[Tensor], x: Tensor) -> Tensor:
 
 def _reduced(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
     """Leading right singular vectors of `x` (r, k_x), and `x` in them (n, r); r >= columns."""
-    _, values, basis = torch.linalg.svd(x, full_matrices=False)
-    rank = int((values > 1e-6 * values[0]).sum())
-    basis = basis[: max(columns, min(rank, 2 * columns))]
+    n, extent = x.shape
+    gram = (x @ x.T if n <= extent else x.T @ x).double()
+    values, vectors = torch.linalg.eigh(gram)
+    rank = int((values > 1e-10 * values[-1]).sum())
+    kept = vectors.flip(1)[:, : max(columns, min(rank, _SURPLUS * columns // 2))].to(x.dtype)
+    basis = torch.linalg.qr(x.T @ kept)[0].T if n <= extent else kept.T
     return basis, x @ basis.T
 
 

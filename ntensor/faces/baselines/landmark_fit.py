@@ -15,7 +15,7 @@ from ntensor.faces.rasteriser import rasterise
 from ntensor.faces.renderer import Camera, Renderer
 
 # A surface seen at a smaller cosine than this has no usable colours.
-_GRAZING = 0.35
+_GRAZING = 0.15
 # Of an estimated shading that divides, and of a ratio of two.
 _DARKEST, _LARGEST_RATIO = 0.02, 4.0
 _RIDGE = 1e-3

@@ -11,7 +11,6 @@ from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.model import FaceAutoencoder, Model
 
 from .codes import Encoded, Mask, composed
-from .contraction import contract
 
 
 class FixedFace:
@@ -51,8 +50,8 @@ class FixedFace:
         codes, places = encoded.codes, encoded.places
         with torch.no_grad():
             z_id = codes["z_id"][0]
-            self.frontal_core = contract(model.frontal_stream.projection.core, z_id, -1)
-            self.shape_core = contract(model.shape_stream.projection.core, z_id, -1)
+            self.frontal_core = ntensor.contract(model.frontal_stream.projection.core, z_id, -1)
+            self.shape_core = ntensor.contract(model.shape_stream.projection.core, z_id, -1)
             self.mask = model.mask(codes["z_m"], places)
             self.background = model.background(codes["z_b"], places)
             self.id_3dmm = model.id_3dmm(codes["z_id"])

@@ -46,6 +46,9 @@ FIGURES: dict[int, Maker] = {
     21: transfers.multilinear_more,
 }
 
+_NO_RUNS = Runs()
+_DEFAULT = Options()
+
 
 def figures(
     run: Annotated[Path, tyro.conf.Positional],
@@ -53,8 +56,8 @@ def figures(
     only: tuple[int, ...] = (),
     rows: int = 4,
     fitted: int = 800,
-    runs: Annotated[Runs, tyro.conf.arg(name="")] = Runs(),  # noqa: B008
-    options: Annotated[Options, tyro.conf.arg(name="")] = Options(),  # noqa: B008
+    runs: Annotated[Runs, tyro.conf.arg(name="")] = _NO_RUNS,
+    options: Annotated[Options, tyro.conf.arg(name="")] = _DEFAULT,
 ) -> None:
     """Makes the figures of a run.
 

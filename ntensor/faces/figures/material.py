@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,17 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ntensor.faces.baselines import LandmarkFit, MultilinearModel, fit_landmarks, fit_multilinear
+from ntensor.faces.baselines import LandmarkFit, fit_landmarks
 from ntensor.faces.baselines.landmark_fit import from_pixels
 from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.evaluation import pictures
 from ntensor.faces.evaluation.probes import accuracy
+from ntensor.faces.evaluation.references import MODES, Multilinear
 from ntensor.faces.inputs import Face
 from ntensor.faces.run_inputs import Options, RunInputs
-from ntensor.faces.training.samples import sources
 
 # Extents of the multilinear baseline's factors: light, expression, identity.
 ALS_SIZES = (4, 6, 16)
-_BASIC = ("happy", "surprise", "anger", "sad", "disgust", "fear", "neutral")
+# Expressions row by row, so that targets and strong sources differ.
+_OF_TARGETS = ("neutral", "happy", "sad", "anger", "surprise", "fear", "disgust")
+_OF_SOURCES = ("surprise", "anger", "happy", "fear", "sad", "disgust")
 
 
 class LeftOut(Exception):
@@ -126,54 +130,53 @@ class Material:
         Args:
             found (RunInputs): for which they are drawn.
             first (int): person.
-            turned (bool): with other yaws than 0.
+            turned (bool): with other yaws than 0, where the run's data have them.
             lights (bool): with the fixed lights; else the frontal one.
-            strong (bool): larger yaws, and no neutral expression.
+            strong (bool): larger yaws, no neutral expression, and other expressions than without.
         """
-        concept = found.configuration.data.variation != "all"
-        split, count = ("poc-test", 22) if concept else ("test", 54)
-        yaws = (-40.0, 20.0, 40.0, -20.0) if strong else (0.0, 20.0, -20.0, 10.0)
-        names = _BASIC[:-1] if strong else (*_BASIC[-1:], *_BASIC[:-1])
+        variation = found.configuration.data.variation
+        split, count = ("test", 54) if variation == "all" else ("poc-test", 22)
+        yaws: tuple[float, ...] = (-40.0, 20.0, 40.0, -20.0) if strong else (0.0, 20.0, -20.0, 10.0)
+        if variation == "pose":
+            yaws = tuple(20.0 * round(yaw / 20) for yaw in yaws)  # its bins
+        turned = turned and variation != "expression"
+        names = _OF_SOURCES if strong else _OF_TARGETS
         made = []
         for row in range(self.rows):
             yaw = yaws[row % len(yaws)] if turned else 0.0
             light = str((3 + 5 * (row + first)) % 16) if lights else "front"
             made.append(
                 found.inputs.generated(
-                    split, str((first + row) % count), names[(row + first) % len(names)],
+                    split, str((first + row) % count), names[row % len(names)],
                     f"{yaw:g}", light,
                 )
             )  # fmt: skip
         return made
 
     @functools.cached_property
-    def training(self) -> dict[str, Tensor]:
-        """Pictures and labels of training persons, `fitted` of them."""
-        samples, _ = sources(self.main.configuration.data, self.main.inputs.size)
-        count = self.fitted if samples.size is None else min(self.fitted, samples.size)
-        parts = []
-        for start in range(0, count, 64):
-            batch = samples[list(range(start, min(start + 64, count)))]
-            parts.append({name: batch[name].cpu() for name in ("image", "expression", "normal")})
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    @functools.cached_property
-    def multilinear(self) -> MultilinearModel:
-        """The ALS model after [37] of training pictures as they are, poses and all."""
-        images = self.training["image"].flatten(1)
-        needed = ALS_SIZES[0] * ALS_SIZES[1] * ALS_SIZES[2]
-        if len(images) < needed:
-            raise LeftOut(
-                f"the multilinear baseline needs {needed} training pictures, got {len(images)}"
+    def training(self) -> pictures.Pictures:
+        """Pictures of training persons, poses and all."""
+        needed = math.prod(ALS_SIZES)
+        if self.fitted < needed:
+            raise ConfigurationError(
+                f"fitted must be at least {needed}, for the multilinear baseline, got {self.fitted}"
             )
-        return fit_multilinear(images, ALS_SIZES)
+        return pictures.training(self.main.configuration, self.fitted)
 
     @functools.cached_property
-    def expression_mode(self) -> int:
+    def multilinear(self) -> Multilinear:
+        """The model after [37] of the training pictures as they are, unaligned."""
+        return Multilinear(self.training, ALS_SIZES)
+
+    @functools.cached_property
+    def expression_mode(self) -> str:
         """The factor of `multilinear` that tells expressions best, by the training labels."""
-        labels = self.training["expression"].numpy()
-        right = [accuracy(z.numpy(), labels, folds=3).random for z in self.multilinear.factors]
-        return max(range(len(right)), key=right.__getitem__)
+        labels = self.training.packed["expression"].numpy()
+        right = {
+            mode: accuracy(z.numpy(), labels, folds=3).random
+            for mode, z in zip(MODES, self.multilinear.model.factors, strict=True)
+        }
+        return max(right, key=right.__getitem__)
 
     def landmark_fits(self, faces: list[Face]) -> LandmarkFit:
         """The face model fitted to the faces' true landmarks."""

@@ -90,7 +90,12 @@ def normals(material: Material) -> Figure:
         notes.append("without the network after [30]: --intrinsic was not given")
     else:
         columns["after [30]"] = shown(editing.decode(other.model, other.encode(faces))["normal"])
-    mean = material.training["normal"].sum(0, keepdim=True)
+    model = material.multilinear
+    columns["ALS"] = shown(model.normals(model.codes(images, mask), images.shape[-1]))
+    mean = material.training[slice(None)]["normal"].sum(0, keepdim=True)
     columns["mean face"] = shown(mean.expand_as(images))
     columns["truth"] = shown(torch.cat([face.truth["normal"] for face in faces]))
+    notes.append(
+        f"ALS, after [37], of {len(material.training)} unaligned pictures, with true masks"
+    )
     return Figure("Normals beside other estimates", columns, notes=tuple(notes))

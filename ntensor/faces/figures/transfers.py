@@ -123,14 +123,14 @@ def _multilinear(material: Material, first: int, turned: bool) -> Figure:
     output = edited(found, targets, sources, "expression")
     columns["network"] = output["image"]
     columns["frontal"] = output["frontal_image"]
-    model, mode = material.multilinear, material.expression_mode
-    shape = columns["target"].shape
-    rows = model.edit(columns["target"].flatten(1), columns["source"].flatten(1), mode)
-    columns["ALS"] = rows.view(shape)
+    mode = material.expression_mode
+    masks = [torch.cat([face.truth["mask"] for face in faces]) for faces in (targets, sources)]
+    donor = {"image": columns["source"], "mask": masks[1]}
+    columns["ALS"] = material.multilinear.edit(columns["target"], masks[0], donor, mode)
     columns["truth"] = truths(found, targets, sources, "expression")
     note = (
-        f"our ALS after [37] on {len(material.training['image'])} unaligned pictures; swapped is "
-        f"its factor {mode + 1}, which tells the training expressions best"
+        f"our ALS after [37] of {len(material.training)} unaligned pictures, with true masks; "
+        f"swapped is the factor in the place of {mode}, which tells the training expressions best"
     )
     return Figure("Expression transfer beside the multilinear model", columns, notes=(note,))
 

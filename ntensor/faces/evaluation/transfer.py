@@ -1,0 +1,228 @@
+"""Transfers of expression, pose and light, measured against the faces rendered with them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ntensor.faces import editing
+from ntensor.faces.baselines import LandmarkFit, estimate_light, fit_landmarks, rewarp
+from ntensor.faces.baselines.landmark_fit import project, to_pixels
+from ntensor.faces.configuration import Configuration
+from ntensor.faces.face_model import FaceModel
+from ntensor.faces.generated import GeneratedFaces
+from ntensor.faces.inputs import EDITED
+from ntensor.faces.model import Model
+from ntensor.faces.training.samples import VARIATIONS, face_model_of
+
+from .measures import AngularError, SquaredError
+from .references import Multilinear
+
+Batch = dict[str, Tensor]
+Measures = dict[str, dict[str, float]]
+
+# The camera's scale, which the landmark fit is told.
+_SCALE = 1.0
+_CHUNK = 32
+
+
+class Transfers:
+    """Random pairs of faces of unseen identities, and the truth of every edit of them.
+
+    Args:
+        configuration (Configuration): of a run.
+        count (int): pairs.
+
+    Attributes:
+        face (FaceModel)
+        target, source (dict): batches; an edit gives the target something of the source.
+        truth (dict): by edit, the target rendered so.
+    """
+
+    def __init__(self, configuration: Configuration, count: int) -> None:
+        data, self.size = configuration.data, configuration.model.image_size
+        self.face: FaceModel = face_model_of(data)
+        split = "test" if data.variation == "all" else "poc-test"
+        variation = VARIATIONS[data.variation]
+        faces = GeneratedFaces(self.face, split, self.size, data.seed + 1, variation=variation)
+        drawn = faces.draw(range(2 * count))
+        target, source = drawn[slice(0, count)], drawn[slice(count, 2 * count)]
+        self.target, self.source = faces.render(target), faces.render(source)
+        edits = ["expression"]
+        edits += ["pose"] if variation.pose != "frontal" else []
+        edits += ["light"] if variation.light != "frontal" else []
+        self.truth: dict[str, Batch] = {}
+        for edit in tqdm(edits, "true edits", unit="edit"):
+            fields = {name: getattr(source, name) for name in EDITED[edit]}
+            self.truth[edit] = faces.render(dataclasses.replace(target, **fields))
+
+    def landmarks(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The true landmarks (n, 68, 2), millimetres in the camera."""
+        return project(self.face, batch["id_3dmm"], batch["exp_3dmm"], batch["pose"], None)
+
+    def measure(
+        self,
+        edit: str,
+        image: Tensor,
+        normal: Tensor | None = None,
+        landmarks: Tensor | None = None,
+    ) -> dict[str, float]:
+        """Errors of one way to do an edit.
+
+        Args:
+            edit (str): of `truth`.
+            image (Tensor[n, 3, S, S])
+            normal (Tensor[n, 3, S, S] or None)
+            landmarks (Tensor[n, 68, 2] or None): millimetres; NaN where unknown.
+
+        Returns:
+            dict: `image`, `face` (mean squared errors, of the picture and inside the true mask),
+            `normals` (mean angle, degrees), `landmarks` (mean distance, pixels).
+        """
+        truth = self.truth[edit]
+        error = SquaredError()
+        error.add(image, truth["image"], truth["mask"])
+        found = error.result()
+        if normal is not None:
+            angle = AngularError()
+            angle.add(normal, truth["normal"], truth["mask"])
+            found["normals"] = angle.result()["mean"]
+        if landmarks is not None:
+            wanted = to_pixels(self.landmarks(truth), self.size)
+            distance = (to_pixels(landmarks, self.size) - wanted).norm(dim=2)
+            found["landmarks"] = float(distance.nanmean())
+        return found
+
+
+def edited_by_network(
+    model: Model, transfers: Transfers, device: torch.device, batch_size: int
+) -> dict[str, Batch]:
+    """Every edit that the network can do: `image`, and `normal` and `landmarks` where it has them.
+
+    The key `""` is the target's reconstruction, with nothing edited. In an edited pose, face and
+    background are joined where the decoded normals have a length, since the mask of `z_m` has the
+    target's outline.
+    """
+    has = set(model.encoder.heads)
+    edits = [edit for edit in transfers.truth if editing.CODES[edit] in has]
+    if not edits:
+        return {}
+    parts: dict[str, list[Batch]] = {edit: [] for edit in ["", *edits]}
+    for first in range(0, len(transfers.target["image"]), batch_size):
+        rows = slice(first, first + batch_size)
+        target, source = (
+            editing.encode(model, batch["image"][rows].to(device))
+            for batch in (transfers.target, transfers.source)
+        )
+        plain = editing.decode(model, target)
+        for edit, kept in parts.items():
+            output, pose = plain, target
+            if edit == "expression":
+                output = editing.expression(model, target, source)
+            elif edit == "pose":
+                output, pose = editing.pose(model, target, source, mask="normals"), source
+            elif edit == "light":
+                output = {**plain, **editing.light(model, target, source)}
+            kept.append(_kept(model, transfers.face, output, pose.codes.get("z_p")))
+    return {
+        edit: {name: torch.cat([part[name] for part in found]) for name in found[0]}
+        for edit, found in parts.items()
+    }
+
+
+def measured_network(
+    model: Model, transfers: Transfers, device: torch.device, batch_size: int
+) -> tuple[dict[str, Measures], dict[str, Batch]]:
+    """Errors of the network's edits by edit and method, and the edited batches."""
+    found = edited_by_network(model, transfers, device, batch_size)
+    measures = {}
+    for edit in found:
+        if edit == "":
+            continue
+        rows = {"network": found[edit], "network, nothing transferred": found[""]}
+        measures[edit] = {
+            name: transfers.measure(edit, b["image"], b.get("normal"), b.get("landmarks"))
+            for name, b in rows.items()
+        }
+    return measures, found
+
+
+def measured_baselines(
+    transfers: Transfers, multilinear: Multilinear | None
+) -> tuple[dict[str, Measures], dict[str, dict[str, Tensor]]]:
+    """Errors of the baselines by edit and method, and their pictures.
+
+    `copy of the input`: the target as it is, with its true normals and landmarks. `3DMM fit`: the
+    face model fitted to the true landmarks of both pictures, coefficients swapped, the target's
+    colours drawn again; for a light, the light that the fitted normals explain. `multilinear`: the
+    model after [37] of faces that are not aligned, with one code swapped.
+    """
+    face, target, source = transfers.face, transfers.target, transfers.source
+    own, other = (
+        fit_landmarks(face, transfers.landmarks(batch), scale=_SCALE) for batch in (target, source)
+    )
+    measures: dict[str, Measures] = {}
+    shown: dict[str, dict[str, Tensor]] = {}
+    for edit in tqdm(transfers.truth, "baselines of transfers", unit="edit"):
+        light, wanted = None, own
+        if edit == "light":
+            light = _of_equal_mean(
+                estimate_light(face, source["image"], other),
+                estimate_light(face, target["image"], own),
+            )
+        else:
+            wanted = getattr(own, f"with_{edit}")(other)
+        image, _, normal = _rewarped(face, target["image"], own, wanted, light)
+        measures[edit] = {
+            "copy of the input": transfers.measure(
+                edit, target["image"], target["normal"], transfers.landmarks(target)
+            ),
+            "3DMM fit": transfers.measure(edit, image, normal, wanted.landmarks(face)),
+        }
+        shown[edit] = {"3DMM fit": image}
+        if multilinear is not None and edit != "pose":
+            swapped = multilinear.edit(target["image"], target["mask"], source, edit)
+            measures[edit]["multilinear"] = transfers.measure(edit, swapped)
+            shown[edit]["multilinear"] = swapped
+    return measures, shown
+
+
+def _rewarped(
+    face: FaceModel, image: Tensor, own: LandmarkFit, wanted: LandmarkFit, light: Tensor | None
+) -> tuple[Tensor, ...]:
+    parts = []
+    for first in range(0, len(image), _CHUNK):
+        rows = slice(first, first + _CHUNK)
+        lamp = None if light is None else light[rows]
+        parts.append(rewarp(face, image[rows], own[rows], wanted[rows], lamp))
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def _of_equal_mean(light: Tensor, own: Tensor) -> Tensor:
+    """The light, scaled in each channel to the mean brightness of `own`: a light that is found in a
+    picture has its face's colour in it."""
+    return light * (own[..., :1] / light[..., :1].clamp_min(1e-3)).clamp(0.1, 10)
+
+
+def _kept(model: Model, face: FaceModel, output: Mapping[str, Tensor], z_p: Any) -> Batch:
+    kept = {name: output[name].float().cpu() for name in ("image", "normal") if name in output}
+    if "shape" in output and z_p is not None:
+        vertices = editing.vertices_of_stream(model, output).float().cpu()
+        rotation = editing.nearest_rotation(z_p.float().cpu()).unflatten(1, (3, 3))
+        kept["landmarks"] = landmarks_of(face, vertices) @ rotation[:, :2].mT
+    return kept
+
+
+def landmarks_of(face: FaceModel, shape: Tensor) -> Tensor:
+    """The landmarks (n, 68, 3) of shapes (n, V_s, 3); NaN for those that are not in them."""
+    position = torch.full((len(face.mean),), -1)
+    position[face.shape_vertices] = torch.arange(len(face.shape_vertices))
+    places = position[face.landmarks68]
+    found = shape[:, places.clamp_min(0)]
+    found[:, places < 0] = torch.nan
+    return found
