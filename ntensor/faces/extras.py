@@ -6,11 +6,12 @@ import importlib
 from types import ModuleType
 
 
-def load(module: str) -> ModuleType:
-    """Imports a package of the extra `faces`.
+def load(module: str, extra: str = "faces") -> ModuleType:
+    """Imports a package of an extra.
 
     Args:
         module (str): its name for `import`.
+        extra (str): that installs it.
 
     Returns:
         the module
@@ -22,6 +23,6 @@ def load(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"ntensor.faces needs the package {error.name}: run pip install 'ntensor[faces]'",
+            f"ntensor.faces needs the package {error.name}: run pip install 'ntensor[{extra}]'",
             name=error.name,
         ) from error

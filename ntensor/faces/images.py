@@ -29,7 +29,7 @@ FIVE = (range(36, 42), range(42, 48), (30,), (48,), (54,))
 _SMALLEST = 8
 
 
-def read_image(path: str | Path) -> Tensor:
+def read_image(path: str | Path, most_pixels: int | None = None) -> Tensor:
     """A picture as colours.
 
     Grey pictures get three equal channels, palettes their colours, 16 bits their full range,
@@ -38,17 +38,23 @@ def read_image(path: str | Path) -> Tensor:
 
     Args:
         path: of a file that Pillow reads.
+        most_pixels: that are read; None: as many as Pillow allows.
 
     Returns:
         Tensor[3, height, width]: red, green, blue, 0 to 1.
 
     Raises:
-        ImageError: it is not there, no picture, damaged, smaller than 8 pixels, or of a kind whose
-            range is unknown (floating point, 32 bits).
+        ImageError: it is not there, no picture, damaged, smaller than 8 pixels, larger than
+            `most_pixels`, or of a kind whose range is unknown (floating point, 32 bits).
     """
     image_module = extras.load("PIL.Image")
     try:
         with image_module.open(path) as image:
+            if most_pixels is not None and image.width * image.height > most_pixels:
+                raise ImageError(
+                    f"{path}: wanted at most {most_pixels / 1e6:.3g} million pixels, "
+                    f"got {image.width} x {image.height}"
+                )
             image.load()
             return from_pillow(image, str(path))
     except FileNotFoundError as error:

@@ -1,0 +1,96 @@
+"""Two faces between which one moves, code by code: what stays as it is is not computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ntensor.faces import harmonics
+from ntensor.faces.errors import ConfigurationError
+
+from .codes import CODES, Encoded, composed
+from .fixed import FixedFace
+from .interpolation import blend
+
+
+class Session:
+    r"""The faces between a first and a second one.
+
+    The codes are those of `blend`, with the rotation nearest to a mixed `z_p`. Streams 1 and 3 are
+    linear in `z_id`, and each of the two faces holds its cores contracted with its own, so
+
+    .. math:: \mathcal{Q} \times_4 z_{id} = (1 - w) \, \mathcal{Q} \times_4 z_{id}^{first}
+                                            + w \, \mathcal{Q} \times_4 z_{id}^{second}
+
+    and no weight ever touches a whole core. Normals and albedo are decoded anew where identity,
+    expression or pose changes; a new light costs no convolution.
+
+    Args:
+        first, second (FixedFace): of the same model.
+
+    Raises:
+        ConfigurationError: two models.
+
+    Example:
+        >>> import torch
+        >>> from ntensor.faces.configuration import ModelConfiguration
+        >>> from ntensor.faces.editing import FixedFace, encode
+        >>> from ntensor.faces.editing.session import Session
+        >>> from ntensor.faces.model import build
+        >>> model = build(ModelConfiguration(channels=(8, 8, 8), k_3d=30))
+        >>> faces = encode(model, torch.rand(2, 3, 64, 64))
+        >>> session = Session(FixedFace(model, faces[0]), FixedFace(model, faces[1]))
+        >>> session.decode({"expression": 0.5, "light": 1.2})["image"].shape
+        torch.Size([1, 3, 64, 64])
+    """
+
+    def __init__(self, first: FixedFace, second: FixedFace) -> None:
+        if first.model is not second.model:
+            raise ConfigurationError("Session: wanted two faces of one model, got two models")
+        self.first, self.second = first, second
+        self.model = first.model
+        self._surface: tuple[tuple[float, ...], tuple[Tensor, Tensor]] | None = None
+
+    def replaced(self, side: str, face: FixedFace) -> Session:
+        """The session with another `"first"` or `"second"` face."""
+        return Session(**{"first": self.first, "second": self.second, side: face})
+
+    @torch.no_grad()
+    def decode(self, weights: Mapping[str, float]) -> dict[str, Tensor]:
+        """The edited face.
+
+        Args:
+            weights (mapping): `identity`, `expression`, `pose`, `light` to a number; 0, which
+                stands for what is left out, is the first face, 1 the second.
+
+        Returns:
+            dict: as `editing.decode` with the mask of the normals; the background is the first
+            face's.
+        """
+        w = {edit: float(weights.get(edit, 0.0)) for edit in CODES}
+        z = blend(self.first.encoded, self.second.encoded, w, project=True)
+        normal, albedo = self._surface_of(z, (w["identity"], w["expression"], w["pose"]))
+        light = self.model.light(z.codes["z_l"])
+        found = {
+            "normal": normal,
+            "albedo": albedo,
+            "light": light,
+            "shading": harmonics.shading(normal.float(), light.float()),
+            "background": self.first.background,
+        }
+        given = z.codes["z_l"], z.codes["z_exp"]
+        start, end = self.first.streams(*given), self.second.streams(*given)
+        found |= {name: torch.lerp(start[name], end[name], w["identity"]) for name in start}
+        return composed(found, "normals")
+
+    def _surface_of(self, z: Encoded, key: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+        """Normals and albedo; the last ones are kept."""
+        kept = self._surface
+        if kept is None or kept[0] != key:
+            codes = z.codes
+            feature = self.model.feature(codes["z_exp"], codes["z_id"], codes["z_p"])
+            # One assignment, since a page may decode in several threads.
+            self._surface = kept = key, (self.model.normal(feature), self.model.albedo(feature))
+        return kept[1]
