@@ -109,7 +109,11 @@ __global__ void __launch_bounds__(tile_threads)
         tile.acc.clear();
         ++l;
     };
-    tile.run(shared, end - begin, load, done);
+    constexpr bool skips = sizeof(S) < sizeof(double);  // which has no registers left for it
+    const int last_of_lead = static_cast<int>(halves.J - (steps_a_lead - 1) * Product::depth);
+    const auto valid = [&] { return skips && left_of_lead == 1 ? last_of_lead : Product::depth; };
+    if constexpr (skips) tile.limit(in.k_x - row0, halves.n - s0);
+    tile.run(shared, end - begin, load, valid, done);
 
     const auto write = [&](typename Product::Sums& sums, S* out, int which) {
         sums.for_each([&](T& sum, int m, int c, int i) {

@@ -97,7 +97,14 @@ __global__ void __launch_bounds__(tile_threads)
     };
     auto done = [] {};
     Product tile;
-    tile.run(shared, ceil_div(halves.n, Product::depth), load, done);
+    int64_t left = halves.n;
+    const auto valid = [&] {
+        const int here = static_cast<int>(min64(left, Product::depth));
+        left -= Product::depth;
+        return here;
+    };
+    tile.limit(in.k_x - row0, halves.J - j0);
+    tile.run(shared, ceil_div(halves.n, Product::depth), load, valid, done);
 
     constexpr int stride = core_grad_stride<P>;
     T* const sums = reinterpret_cast<T*>(shared);

@@ -129,7 +129,11 @@ __global__ void __launch_bounds__(tile_threads)
         }
         ++l;
     };
-    tile.run(shared, halves.L * steps_a_lead, load, done);
+    const int last_of_lead =
+        static_cast<int>(o_end - o_begin - (steps_a_lead - 1) * Product::depth);
+    const auto valid = [&] { return left_of_lead == 1 ? last_of_lead : Product::depth; };
+    tile.limit(halves.J - j0, in.rows - row0);
+    tile.run(shared, halves.L * steps_a_lead, load, valid, done);
 
     dW.for_each([&](T& sum, int m, int c, int i) {
         const int64_t j = j0 + tile.row(m, i);

@@ -110,6 +110,11 @@ struct Tile {
     int warp_down = warp / warps_across;
     int warp_across = warp % warps_across;
     Sums acc;
+    bool idle = false;  // all sums of this warp lie beyond the rows or columns that there are
+
+    __device__ void limit(int64_t rows_left, int64_t columns_left) {
+        idle = warp_down * down * 16 >= rows_left || warp_across * across * 8 >= columns_left;
+    }
 
     // Where in the tile a thread's sums lie.
     __device__ int row(int m, int i) const {
@@ -119,9 +124,12 @@ struct Tile {
         return (warp_across * across + c) * 8 + lane % 4 * 2 + i % 2;
     }
 
-    __device__ void multiply(const S* stage) {
+    // From k = valid on the stage holds zeros.
+    __device__ void multiply(const S* stage, int valid) {
+        if (idle) return;
 #pragma unroll
         for (int k = 0; k < depth; k += P::step) {
+            if (k >= valid) return;
             typename P::A a[down];
             typename P::B b[across / 2];
 #pragma unroll
@@ -141,10 +149,11 @@ struct Tile {
         }
     }
 
-    // For each of `count` steps: load(stage) fills a and b, the sums grow, then done() is called.
-    // load is called in the order of the steps, some steps ahead.
-    template <class Load, class Done>
-    __device__ void run(S* shared, int64_t count, Load& load, Done& done) {
+    // For each of `count` steps: load(stage) fills a and b, the sums grow by the first valid()
+    // terms of the step, then done() is called. load is called in the order of the steps, some
+    // steps ahead.
+    template <class Load, class Valid, class Done>
+    __device__ void run(S* shared, int64_t count, Load& load, const Valid& valid, Done& done) {
         acc.clear();
         for (int64_t step = 0; step < stages - 1; ++step) {
             if (step < count) load(shared + step * stage_size);
@@ -156,7 +165,7 @@ struct Tile {
             const int64_t ahead = step + stages - 1;
             if (ahead < count) load(shared + ahead % stages * stage_size);
             commit_copies();
-            multiply(shared + step % stages * stage_size);
+            multiply(shared + step % stages * stage_size, valid());
             done();
         }
         wait_for_copies<0>();

@@ -26,14 +26,21 @@ class _Allocations(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        self._follow((args, kwargs), given=True)
         result = func(*args, **(kwargs or {}))
         self._alive = {key: kept for key, kept in self._alive.items() if not kept[0].expired()}
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                reference = StorageWeakRef(tensor.untyped_storage())
-                self._alive[reference.cdata] = (reference, tensor.untyped_storage().nbytes())
+        self._follow(result, given=False)
         self.peak = max(self.peak, sum(count for _, count in self._alive.values()))
         return result
+
+    def _follow(self, tensors: Any, given: bool) -> None:
+        """Memory that is first seen as an argument is not of the call's making."""
+        for tensor in tree_leaves(tensors):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                reference = StorageWeakRef(storage)
+                count = 0 if given else storage.nbytes()
+                self._alive.setdefault(reference.cdata, (reference, count))
 
 
 def scratch_bytes(
