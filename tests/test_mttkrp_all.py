@@ -182,7 +182,7 @@ CHANGES = {
     "a view of the last factor": lambda tensor, factors: factors[3][0].add_(1),
     "a shared factor in place": lambda tensor, factors: factors[2].mul_(2),
     "the factor in front in place": lambda tensor, factors: factors[0].mul_(2),
-    "a factor's storage, resized": lambda tensor, factors: factors[3].copy_(factors[3].flip(0)),
+    "the last factor overwritten": lambda tensor, factors: factors[3].copy_(factors[3].flip(0)),
 }
 
 

@@ -71,15 +71,11 @@ def contract(core: Tensor, z: Tensor, mode: int) -> Tensor:
         checks.shape(operation, "z", f"shape ({extent},), one vector (k_{mode},)", z)
     checks.contiguous(operation, "core", core)
 
-    # One product a row of outputs (or of what lies in front of the mode): the gradient of z is then
-    # summed up row by row, which rounds less than a single long sum does.
     before, after = core.shape[:mode], core.shape[mode + 1 :]
     if mode == factors:
-        k_x, *others = before
-        unfolded = core.reshape(k_x, math.prod(others), extent)
-        result = torch.bmm(unfolded, z[:, None].expand(k_x, extent, 1))
-    else:
-        rows = math.prod(before)  # Size.numel would fix the size of an exported graph
-        unfolded = core.reshape(rows, extent, math.prod(after))
-        result = torch.bmm(z.expand(rows, 1, extent), unfolded)
-    return result.reshape(*before, *after)
+        return core @ z
+    # One product for each index in front of the mode, so that the gradient of z is summed up in
+    # as many parts and rounds less than in a single long sum.
+    rows = math.prod(before)  # Size.numel would fix the size of an exported graph
+    unfolded = core.reshape(rows, extent, math.prod(after))
+    return torch.bmm(z.expand(rows, 1, extent), unfolded).reshape(*before, *after)
