@@ -148,6 +148,8 @@ class Case:
         self.adversary.requires_grad_(True)
         objective, _ = self.adversary.objective(self.adversary.network, output, self.batch, None)
         objective.backward()
+        # 1 - cos is a difference of nearly equal numbers here: the cosine is what can be compared.
+        terms["verification"] = 1 - terms["verification"]
         return [loss.detach(), objective.detach(), *terms.values()]
 
 
