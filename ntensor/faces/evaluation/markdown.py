@@ -83,6 +83,8 @@ def accuracy_table(
     one = Group("", [source.first])
     cells = [_probe(one, key, name, f) for name, f in zip(pixels, factors, strict=True)]
     rows.append(["principal components of the same sizes", *cells])
+    name = "pixels, nearest picture"
+    rows.append([name, *(_probe(one, key, name, f) for f in factors)])
     if als:
         names = [f"multilinear, {f}" for f in factors]
         cells = [_probe(one, key, name, f) for name, f in zip(names, factors, strict=True)]
