@@ -14,6 +14,7 @@ from ntensor.faces.data import render
 from ntensor.faces.errors import CheckpointError, FacesError
 from ntensor.faces.evaluate import main
 from ntensor.faces.evaluation.groups import Group, grouped, mean_and_deviation
+from ntensor.faces.evaluation.markdown import accuracy_table
 from ntensor.faces.evaluation.photographs import photographs, read_labels
 from ntensor.faces.evaluation.references import _assignment
 from ntensor.faces.evaluation.run import Evaluation, Shared, evaluate, load_run, report
@@ -116,6 +117,7 @@ def test_report_has_every_table(written):
     assert list(two["full"]) == ["identity (z_id)", "expression (z_exp)", "pose (z_p)"]
     assert {"z_0 of plain", "principal components of the same sizes", "chance"} <= set(two)
     assert two["chance"]["expression (z_exp)"] == "16.7 %"
+    assert "-" not in two["principal components of the same sizes"].values()
     three = tables["Table 3: linear SVM on codes, frontal faces"][0]
     assert {"multilinear model after [37]", "z_0 of plain", "full"} <= set(three)
     assert three["chance"]["light (z_l)"] == "50.0 %"
@@ -254,6 +256,19 @@ def test_proof_of_concept_and_plain_runs(runs, tmp_path, capsys):
         "Pose",
         "Light",
     }
+
+
+def test_principal_components_are_as_many_as_the_first_groups_codes():
+    def group(name, k):
+        probe = {"random": k / 10, "grouped": None, "chance": 0.1}
+        table = {code: {"identity": probe} for code in ("z_id", f"pixels, {k} components")}
+        sizes = {"k_id": k, "k_exp": 2, "k_l": 2}
+        run = {"run": name, "configuration": {"model": sizes}, "accuracy": table}
+        return Group(name, [run])
+
+    text = accuracy_table([group("a", 3), group("b", 4)], [], "accuracy", ["identity"], als=False)
+    rows = tables_of(text)[""][0]
+    assert rows["principal components of the same sizes"]["identity (z_id)"] == "30.0 / - %"
 
 
 def test_groups():

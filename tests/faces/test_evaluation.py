@@ -54,6 +54,15 @@ def test_accuracy_of_a_code_that_tells_and_one_that_does_not():
     assert accuracy(telling, np.where(labels == 2, -1, labels)).classes == 2
 
 
+def test_accuracy_by_the_nearest_sample():
+    # No line parts these classes, neighbours do.
+    x = np.array([[0.0], [0.1], [1.0], [1.1], [2.0], [2.1], [3.0], [3.1]])
+    labels = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+    groups = np.array([0, 1, 0, 1, 0, 1, 0, 1])
+    assert accuracy(x, labels, groups, classifier="neighbour").grouped == 1
+    assert accuracy(x, labels, groups).grouped < 1
+
+
 def test_grouped_folds_see_through_duplicates():
     # Each group has a label and a place of its own: a near duplicate tells, another group does not.
     random = np.random.default_rng(0)

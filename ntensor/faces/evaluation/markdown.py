@@ -69,11 +69,10 @@ def accuracy_table(
     for group in groups:
         if any(group.values(key, CODES[f], f, "random") for f in factors):
             rows.append([group.name, *(_probe(group, key, CODES[f], f) for f in factors)])
-            model = group.first["configuration"]["model"]
-            sizes = sizes or {"z_id": model["k_id"], "z_exp": model["k_exp"], "z_l": model["k_l"]}
-            sizes.setdefault("z_p", 9)
-            pixels = [f"pixels, {sizes[CODES[f]]} components" for f in factors]
-            source = group
+            if not sizes:
+                model, source = group.first["configuration"]["model"], group
+                sizes = {"z_id": model["k_id"], "z_exp": model["k_exp"], "z_l": model["k_l"]}
+                sizes["z_p"] = 9
     for group in [*groups, *extra]:
         if any(group.values(key, "z_0", f, "random") for f in factors):
             name = f"z_0 of {group.name}"
@@ -81,8 +80,11 @@ def accuracy_table(
     if not sizes:
         return table(header, rows)
     one = Group("", [source.first])
+    pixels = [f"pixels, {sizes[CODES[f]]} components" for f in factors]
     cells = [_probe(one, key, name, f) for name, f in zip(pixels, factors, strict=True)]
     rows.append(["principal components of the same sizes", *cells])
+    name = "pixels, nearest picture"
+    rows.append([name, *(_probe(one, key, name, f) for f in factors)])
     if als:
         names = [f"multilinear, {f}" for f in factors]
         cells = [_probe(one, key, name, f) for name, f in zip(names, factors, strict=True)]

@@ -96,6 +96,21 @@ class Materials:
             )[""]
         return self._probes[key]
 
+    def neighbours(self, which: str) -> dict[str, dict[str, Any]]:
+        """Probes by the nearest picture, in as many principal components as there are."""
+        assert self.measured
+        key = (which, 0)
+        if key not in self._probes:
+            pictures = self.pictures if which == "pictures" else self.frontal
+            assert pictures is not None
+            self._probes[key] = leakage(
+                {"": self._pixels[which]},
+                arrays(pictures.factors()),
+                self.settings.folds,
+                classifier="neighbour",
+            )[""]
+        return self._probes[key]
+
     @functools.cached_property
     def _probes(self) -> dict[tuple[str, int], dict[str, dict[str, Any]]]:
         return {}

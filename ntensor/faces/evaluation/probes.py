@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,18 +33,25 @@ class Probe:
 
 
 def accuracy(
-    features: Any, labels: Any, groups: Any | None = None, folds: int = 10, seed: int = 0
+    features: Any,
+    labels: Any,
+    groups: Any | None = None,
+    folds: int = 10,
+    seed: int = 0,
+    classifier: Literal["linear", "neighbour"] = "linear",
 ) -> Probe:
-    """Cross-validated accuracy of linear support vector machines, one a class against the rest.
+    """Cross-validated accuracy of a classifier.
 
-    Features are standardised; `C` is 1 and the loss is the squared hinge, as in scikit-learn's
-    `LinearSVC`.
+    `"linear"`: linear support vector machines, one a class against the rest, on standardised
+    features; `C` is 1 and the loss is the squared hinge, as in scikit-learn's `LinearSVC`.
+    `"neighbour"`: the class of the nearest sample.
 
     Args:
         features (array[n, k]), labels (array[n]): labels below 0 are left out.
         groups (array[n] or None): samples of one group are all in one fold of `grouped`.
         folds (int): fewer where a class or the groups have fewer.
         seed (int): of the random folds.
+        classifier (str)
 
     Raises:
         ValueError: fewer than 2 classes, or a class with fewer than 2 samples.
@@ -58,23 +65,38 @@ def accuracy(
         raise ValueError(
             f"accuracy: wanted at least 2 classes of at least 2 samples, got counts {counts}"
         )
+    measured = _linear if classifier == "linear" else _neighbour
     shuffled = StratifiedKFold(min(folds, int(counts.min())), shuffle=True, random_state=seed)
-    random = _mean_accuracy(x, y, shuffled.split(x, y))
+    random = measured(x, y, _folds(len(y), shuffled.split(x, y)))
     grouped = None
     if groups is not None:
         own = np.asarray(groups)[known]
         count = min(folds, len(np.unique(own)))
         if count > 1:
-            grouped = _mean_accuracy(x, y, GroupKFold(count).split(x, y, own))
+            grouped = measured(x, y, _folds(len(y), GroupKFold(count).split(x, y, own)))
     return Probe(random, grouped, float(counts.max() / counts.sum()), len(counts), len(y))
 
 
-def _mean_accuracy(x: Any, y: Any, splits: Iterable[tuple[Any, Any]]) -> float:
-    fold = np.zeros(len(y), dtype=np.int64)
+def _folds(count: int, splits: Iterable[tuple[Any, Any]]) -> Any:
+    """The fold in which each sample is tested."""
+    fold = np.zeros(count, dtype=np.int64)
     for number, (_, tested) in enumerate(splits):
         fold[tested] = number
+    return fold
+
+
+def _linear(x: Any, y: Any, fold: Any) -> float:
     mean, _ = cross_validated(*(torch.from_numpy(array) for array in (x, y, fold)))
     return mean
+
+
+def _neighbour(x: Any, y: Any, fold: Any) -> float:
+    points, each = torch.from_numpy(x), []
+    for number in range(int(fold.max()) + 1):
+        tested = fold == number
+        nearest = torch.cdist(points[tested], points[~tested]).argmin(1).numpy()
+        each.append(float((y[~tested][nearest] == y[tested]).mean()))
+    return sum(each) / len(each)
 
 
 def leakage(
@@ -82,6 +104,7 @@ def leakage(
     factors: Mapping[str, Any],
     folds: int = 10,
     title: str | None = None,
+    classifier: Literal["linear", "neighbour"] = "linear",
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Every code against every factor.
 
@@ -92,6 +115,7 @@ def leakage(
         factors (mapping): labels (array[n]) by name, `identity` among them.
         folds (int)
         title (str or None): of a progress bar; None: no bar.
+        classifier (str): as in `accuracy`.
 
     Returns:
         dict: `[code][factor]`, each a `Probe` as a dict.
@@ -101,5 +125,7 @@ def leakage(
         found[code] = {}
         for factor, labels in factors.items():
             groups = factors.get("expression" if factor == "identity" else "identity")
-            found[code][factor] = asdict(accuracy(features, labels, groups, folds))
+            found[code][factor] = asdict(
+                accuracy(features, labels, groups, folds, classifier=classifier)
+            )
     return found

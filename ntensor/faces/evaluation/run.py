@@ -222,13 +222,15 @@ def evaluate_pictures(
 def probed(
     codes: Mapping[str, Any], materials: Materials, which: str, sizes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Every code, and as many principal components of pixels, against every factor."""
+    """Every code, as many principal components of pixels, and the nearest picture, against every
+    factor."""
     pictures = materials.pictures if which == "pictures" else materials.frontal
     assert pictures is not None
     factors = arrays(pictures.factors())
     table = leakage(codes, factors, materials.settings.folds, f"probes, {which}")
     for k in sorted({value.shape[1] for name, value in sizes.items() if name != "z_i"}):
         table[f"pixels, {k} components"] = materials.pixels(which, k)
+    table["pixels, nearest picture"] = materials.neighbours(which)
     return table
 
 
