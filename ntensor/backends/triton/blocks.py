@@ -250,8 +250,8 @@ def product_grads(n: int, U: int, V: int, capability: Capability) -> Product:
 
 @functools.lru_cache(maxsize=1024)
 def rotated_product_grads(n: int, U: int, V: int, capability: Capability) -> Product:
-    """As `product_grads`, of which each element has more to hold."""
-    return product_grads(n, U, V, capability)._replace(warps=8)
+    """As `product_grads`, with half the elements, since each has more to hold."""
+    return _product(n, U, V, 512, capability)
 
 
 def _product(n: int, U: int, V: int, elements: int, capability: Capability) -> Product:
