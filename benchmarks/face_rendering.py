@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 import _machine
-from ntensor.faces.face_models import VARIABLE, load_face_model
-from ntensor.faces.generated import GeneratedFaces
+from ntensor.faces.datasets.generated import GeneratedFaces
+from ntensor.faces.morphable.face_models import VARIABLE, load_face_model
 
 
 def parse() -> argparse.Namespace:

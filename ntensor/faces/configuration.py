@@ -85,7 +85,7 @@ class ModelConfiguration:
 
 @dataclass(frozen=True)
 class LossConfiguration:
-    """Weights of the terms of `ntensor.faces.losses`; a term of weight 0 is not computed.
+    """Weights of the terms of `ntensor.faces.training.losses`; a term of weight 0 is not computed.
 
     The paper gives no weights. Squared errors of pixels are means, of about 0.005, so that their
     weights are far above those of the standardised vectors, whose errors begin at 1. The defaults
@@ -127,7 +127,7 @@ class DataConfiguration:
 
     Attributes:
         source: `"generated"`, or the folder of a data set in the format of
-            `ntensor.faces.storage`.
+            `ntensor.faces.datasets.storage`.
         validation_source: the folder of another one, of other identities; with a `source`.
         face_model: as `--face-model` of `ntensor.faces`; None: the variable `NTENSOR_FACE_MODEL`,
             or the built-in analytic face.

@@ -12,12 +12,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from . import extras, sheet
-from .face_models import load_face_model
-from .generated import POC_EXPRESSION, POC_POSE, GeneratedFaces, Variation
-from .records import DamagedData
-from .storage import ShardWriter, write_statistics
-from .stored import StoredFaces, check
+from ntensor.faces.datasets.generated import POC_EXPRESSION, POC_POSE, GeneratedFaces, Variation
+from ntensor.faces.datasets.records import DamagedData
+from ntensor.faces.datasets.storage import ShardWriter, write_statistics
+from ntensor.faces.datasets.stored import StoredFaces, check
+from ntensor.faces.morphable.face_models import load_face_model
+
+from . import extras
+from .media import sheet
 
 VARIATIONS = {"all": Variation(), "poc-expression": POC_EXPRESSION, "poc-pose": POC_POSE}
 

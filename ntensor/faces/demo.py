@@ -21,9 +21,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from ntensor.faces.editing.session import Session
+
 from . import extras
 from .demo_parts import OFFERED, SIDES, SLIDERS, Demo
-from .editing.session import Session
 from .errors import ConfigurationError, FacesError
 
 LARGEST_FILE = "20mb"

@@ -12,16 +12,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from . import editing, extras, images, scenes
+from ntensor.faces.datasets.rendered import SPLITS
+from ntensor.faces.datasets.stored import StoredFaces
+from ntensor.faces.editing.session import Session
+from ntensor.faces.media.inputs import Face
+from ntensor.faces.media.run_inputs import Options, RunInputs
+from ntensor.faces.media.sheet import as_colours
+from ntensor.faces.morphable.face_model import FaceModel
+
+from . import editing, extras
+from .datasets import scenes
 from .editing import FixedFace, vertices_of_stream
-from .editing.session import Session
 from .errors import ConfigurationError, ImageError
-from .face_model import FaceModel
-from .inputs import Face
-from .rendered import SPLITS
-from .run_inputs import Options, RunInputs
-from .sheet import as_colours
-from .stored import StoredFaces
+from .media import images
 
 # Faces to choose from at a time.
 OFFERED = 12

@@ -20,13 +20,15 @@ import torch
 import tyro
 from torch import Tensor
 
-from . import editing, pictures, videos
-from .editing.codes import Mask
+from ntensor.faces.editing.codes import Mask
+from ntensor.faces.media.images import save_image
+from ntensor.faces.media.inputs import Face, pictures_of
+from ntensor.faces.media.run_inputs import Options, RunInputs, paired
+from ntensor.faces.media.sheet import as_colours, tile
+
+from . import editing
 from .errors import ConfigurationError, FacesError
-from .images import save_image
-from .inputs import Face, pictures_of
-from .run_inputs import Options, RunInputs, paired
-from .sheet import as_colours, tile
+from .media import pictures, videos
 
 Run = Annotated[Path, tyro.conf.Positional]
 Settings = Annotated[Options, tyro.conf.arg(name="")]

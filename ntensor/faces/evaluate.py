@@ -22,9 +22,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from ntensor.faces.evaluation.report import Report
+from ntensor.faces.evaluation.run import Evaluation, Shared, evaluate, evaluate_pictures, report
+
 from .errors import FacesError
-from .evaluation.report import Report
-from .evaluation.run import Evaluation, Shared, evaluate, evaluate_pictures, report
 
 
 def command(
@@ -47,7 +48,7 @@ def command(
         intrinsic: run of the network after [30].
         images: a folder of photographs that the first run is tried on too.
         labels: a CSV file with the columns file and any of identity, expression, pose, light.
-        data: a data set in the format of `ntensor.faces.storage` with real normals, too.
+        data: a data set in the format of `ntensor.faces.datasets.storage` with real normals, too.
     """
     written = evaluate_all(runs, settings, out, plain, intrinsic, images, labels, data)
     print("wrote " + ", ".join(str(path) for path in written))
@@ -95,8 +96,8 @@ def check(
     runs: Sequence[Path], plain: Path | None, intrinsic: Path | None, settings: Evaluation
 ) -> None:
     """Refuses what cannot be evaluated before anything is computed."""
-    from .evaluation.run import load_run
-    from .training.processes import device_of
+    from ntensor.faces.evaluation.run import load_run
+    from ntensor.faces.training.processes import device_of
 
     device_of(settings.device)
     for run in runs:
@@ -114,9 +115,10 @@ def own_pictures(
     run: Path, settings: Evaluation, images: Path | None, labels: Path | None, data: Path | None
 ) -> list[tuple[dict[str, Any], dict[str, Any], str]]:
     """Measures, sheets and their names for a user's photographs and data set."""
+    from ntensor.faces.evaluation.photographs import photographs
+    from ntensor.faces.evaluation.pictures import stored
+
     from .configuration import from_file
-    from .evaluation.photographs import photographs
-    from .evaluation.pictures import stored
 
     found = []
     size = from_file(run / "configuration.json").model.image_size

@@ -24,14 +24,16 @@ import torch
 import tyro
 from torch import Tensor
 
-from . import editing, meshes, pictures
+from ntensor.faces.datasets.records import VALID
+from ntensor.faces.media.images import save_image
+from ntensor.faces.media.inputs import Face, pictures_of
+from ntensor.faces.media.run_inputs import Options, RunInputs, on_cpu
+from ntensor.faces.media.sheet import as_colours
+from ntensor.faces.morphable.face_model import FaceModel
+
+from . import editing
 from .errors import ConfigurationError, FacesError
-from .face_model import FaceModel
-from .images import save_image
-from .inputs import Face, pictures_of
-from .records import VALID
-from .run_inputs import Options, RunInputs, on_cpu
-from .sheet import as_colours
+from .media import meshes, pictures
 
 _DEFAULT = Options()
 _DRAWN = 128

@@ -32,10 +32,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import checkpoint
 from .command_line import from_command_line
 from .configuration import Configuration
 from .errors import ConfigurationError, FacesError
+from .training import checkpoint
 
 ABLATIONS: dict[str, tuple[str, ...]] = {
     "full": (),

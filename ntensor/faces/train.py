@@ -10,13 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import checkpoint, verification
+from ntensor.faces.training.processes import Processes, device_of
+from ntensor.faces.training.samples import sizes_of, sources
+
+from . import verification
 from .command_line import from_command_line
 from .configuration import Configuration, fitted, misfits, to_json
 from .errors import ConfigurationError, FacesError
-from .training import Trainer
-from .training.processes import Processes, device_of
-from .training.samples import sizes_of, sources
+from .training import Trainer, checkpoint
 
 
 def train(configuration: Configuration, run: Path) -> str:

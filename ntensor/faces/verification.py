@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ntensor.faces.networks.light_cnn import LightCNN
+from ntensor.faces.training.samples import Samples, sources
+from ntensor.faces.training.sampling import Updates
+
 from .configuration import DataConfiguration
 from .errors import CheckpointError, FacesError
-from .networks.light_cnn import LightCNN
-from .training.samples import Samples, sources
-from .training.sampling import Updates
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def main() -> None:
     """The command."""
     import tyro
 
-    from .training.processes import device_of
+    from ntensor.faces.training.processes import device_of
 
     settings = tyro.cli(VerificationConfiguration, description=__doc__)
     try:

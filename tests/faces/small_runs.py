@@ -4,12 +4,12 @@ import dataclasses
 
 import torch
 
-from ntensor.faces import checkpoint
-from ntensor.faces.analytic_face import analytic_face
 from ntensor.faces.configuration import fitted, to_json
-from ntensor.faces.generated import GeneratedFaces
-from ntensor.faces.model import build
+from ntensor.faces.datasets.generated import GeneratedFaces
+from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.networks.model import build
 from ntensor.faces.presets import tiny
+from ntensor.faces.training import checkpoint
 
 VERTICES = 1000
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import ntensor
-from ntensor.faces.analytic_face import analytic_face
 from ntensor.faces.baselines import fit_landmarks, fit_multilinear, rewarp
 from ntensor.faces.baselines.als import best_rank_one
 from ntensor.faces.baselines.landmark_fit import from_pixels, project, to_pixels
-from ntensor.faces.generated import grid
-from ntensor.faces.scenes import rotation_of
+from ntensor.faces.datasets.generated import grid
+from ntensor.faces.datasets.scenes import rotation_of
+from ntensor.faces.morphable.analytic_face import analytic_face
 
 
 def planted(sizes, offset, extent=30, count=200, seed=1):

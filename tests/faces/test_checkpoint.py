@@ -6,8 +6,8 @@ import os
 import pytest
 import torch
 
-from ntensor.faces import checkpoint
 from ntensor.faces.errors import CheckpointError
+from ntensor.faces.training import checkpoint
 
 
 def write(run, step, value=1.0):

@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
-from ntensor.faces import data, extras, sheet
-from ntensor.faces.storage import read_meta
+from ntensor.faces import data, extras
+from ntensor.faces.datasets.storage import read_meta
+from ntensor.faces.media import sheet
 
 
 def test_render_check_and_sheet(tmp_path, capsys):

@@ -19,16 +19,17 @@ import torch
 import trimesh
 from PIL import Image
 
-from ntensor.faces import checkpoint, demo, editing
+from ntensor.faces import demo, editing
 from ntensor.faces.configuration import Configuration, fitted, to_json
 from ntensor.faces.data import render
 from ntensor.faces.demo_parts import MAPS, SIDES, SLIDERS, START, Demo, pixels, texture_places
 from ntensor.faces.editing.session import Session
 from ntensor.faces.errors import ConfigurationError, ImageError
-from ntensor.faces.inputs import Face
-from ntensor.faces.model import build
+from ntensor.faces.media.inputs import Face
+from ntensor.faces.media.sheet import as_colours
+from ntensor.faces.networks.model import build
 from ntensor.faces.presets import tiny
-from ntensor.faces.sheet import as_colours
+from ntensor.faces.training import checkpoint
 
 MIXED = {"identity": 0.3, "expression": 1.2, "pose": 0.4, "light": 0.7}
 

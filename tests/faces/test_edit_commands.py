@@ -9,14 +9,15 @@ import torch
 import trimesh
 from PIL import Image
 
-from ntensor.faces import edit, editing, images, inputs, reconstruct, videos
+from ntensor.faces import edit, editing, reconstruct
 from ntensor.faces.data import main as data_main
+from ntensor.faces.datasets.rendered import SPLITS
 from ntensor.faces.errors import ImageError
 from ntensor.faces.evaluation.run import load_run
 from ntensor.faces.figures import __main__ as figures
 from ntensor.faces.figures import codes, material
-from ntensor.faces.inputs import Inputs
-from ntensor.faces.rendered import SPLITS
+from ntensor.faces.media import images, inputs, videos
+from ntensor.faces.media.inputs import Inputs
 from small_runs import write_run
 
 HAPPY = "generated:test:0:happy:20:3"

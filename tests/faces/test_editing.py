@@ -7,10 +7,11 @@ import torch
 from torch.testing import assert_close
 
 from batches import small_configuration
-from ntensor.faces import editing, harmonics
-from ntensor.faces.analytic_face import analytic_face
+from ntensor.faces import editing
 from ntensor.faces.errors import ConfigurationError
-from ntensor.faces.model import build
+from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.networks.model import build
+from ntensor.faces.rendering import harmonics
 
 CHANGED_BY = {
     "expression": {"image", "normal", "albedo", "shading", "shape", "frontal_image",

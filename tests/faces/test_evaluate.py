@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from ntensor.faces import checkpoint
 from ntensor.faces.data import render
 from ntensor.faces.errors import CheckpointError, FacesError
 from ntensor.faces.evaluate import main
@@ -19,6 +18,7 @@ from ntensor.faces.evaluation.photographs import photographs, read_labels
 from ntensor.faces.evaluation.references import _assignment
 from ntensor.faces.evaluation.run import Evaluation, Shared, evaluate, load_run, report
 from ntensor.faces.evaluation.transfer import Transfers, landmarks_of, measured_baselines
+from ntensor.faces.training import checkpoint
 from small_runs import write_run
 
 SETTINGS = Evaluation(

@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from batches import RandomSamples, batch_of, small_configuration
-from ntensor.faces import pictures, verification
+from ntensor.faces import verification
 from ntensor.faces.configuration import DataConfiguration
 from ntensor.faces.errors import CheckpointError, FacesError
 from ntensor.faces.evaluation import AngularError, SquaredError, accuracy, angular_degrees
 from ntensor.faces.evaluation.svm import cross_validated, fit_machines
-from ntensor.faces.model import build
+from ntensor.faces.media import pictures
+from ntensor.faces.networks.model import build
 
 
 def test_angles():

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ntensor.faces.analytic_face import analytic_face
-from ntensor.faces.face_model import MATERIALS
-from ntensor.faces.face_models import VARIABLE, load_face_model
+from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.morphable.face_model import MATERIALS
+from ntensor.faces.morphable.face_models import VARIABLE, load_face_model
 
 FACES = {"analytic": "analytic"}
 if Path(os.environ.get(VARIABLE, "")).is_file():

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from ntensor.faces import harmonics, scenes
-from ntensor.faces.analytic_face import analytic_face
-from ntensor.faces.generated import POC_EXPRESSION, POC_POSE, SPLITS, GeneratedFaces, grid
+from ntensor.faces.datasets import scenes
+from ntensor.faces.datasets.generated import POC_EXPRESSION, POC_POSE, SPLITS, GeneratedFaces, grid
+from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.rendering import harmonics
 
 
 @pytest.fixture(scope="module")

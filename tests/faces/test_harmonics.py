@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ntensor.faces import harmonics
+from ntensor.faces.rendering import harmonics
 
 
 def unit(n, generator, dtype=torch.double):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ntensor.faces import ict_convert
-from ntensor.faces.ict_face import load_ict_face, main
+from ntensor.faces.morphable import ict_convert
+from ntensor.faces.morphable.ict_face import load_ict_face, main
 
 
 def write(path, vertices, faces=()):

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from ntensor.faces import images, scenes, videos
-from ntensor.faces.analytic_face import analytic_face
+from ntensor.faces.datasets import scenes
 from ntensor.faces.errors import ImageError
+from ntensor.faces.media import images, videos
+from ntensor.faces.morphable.analytic_face import analytic_face
 
 
 @pytest.fixture(scope="module")
@@ -214,9 +215,9 @@ def test_crop():
 
 
 def test_projection_is_the_renderers():
-    from ntensor.faces import harmonics
-    from ntensor.faces.renderer import Renderer
-    from ntensor.faces.skin import draw_skin
+    from ntensor.faces.rendering import harmonics
+    from ntensor.faces.rendering.renderer import Renderer
+    from ntensor.faces.rendering.skin import draw_skin
 
     face = analytic_face(1500)
     identity = torch.zeros(1, face.identity_size)

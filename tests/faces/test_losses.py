@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ntensor.faces import losses
+from ntensor.faces.training import losses
 
 
 def close(found, wanted):

@@ -6,9 +6,9 @@ import torch
 
 from batches import batch_of, small_configuration
 from ntensor.faces.configuration import LossConfiguration
-from ntensor.faces.model import build
 from ntensor.faces.networks.light_cnn import LightCNN
-from ntensor.faces.objective import TrainingStep, adversary_of, completed, terms, total
+from ntensor.faces.networks.model import build
+from ntensor.faces.training.objective import TrainingStep, adversary_of, completed, terms, total
 
 EVERY = dataclasses.replace(
     small_configuration().losses,

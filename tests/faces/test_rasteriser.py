@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ntensor.faces.rasteriser import rasterise
+from ntensor.faces.rendering.rasteriser import rasterise
 
 
 def slow(points, triangles, size):

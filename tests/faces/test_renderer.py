@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from ntensor.faces import harmonics, scenes
-from ntensor.faces.analytic_face import analytic_face
-from ntensor.faces.generated import GeneratedFaces, grid
-from ntensor.faces.renderer import Renderer
-from ntensor.faces.skin import draw_skin
+from ntensor.faces.datasets import scenes
+from ntensor.faces.datasets.generated import GeneratedFaces, grid
+from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.rendering import harmonics
+from ntensor.faces.rendering.renderer import Renderer
+from ntensor.faces.rendering.skin import draw_skin
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ntensor.faces.configuration import DataConfiguration
+from ntensor.faces.datasets.generated import GeneratedFaces
+from ntensor.faces.datasets.storage import ShardWriter
 from ntensor.faces.errors import ConfigurationError, FacesError
-from ntensor.faces.generated import GeneratedFaces
-from ntensor.faces.storage import ShardWriter
 from ntensor.faces.training.samples import Cached, sizes_of, sources, stored
 from ntensor.faces.training.sampling import order
 

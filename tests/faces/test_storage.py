@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from ntensor.faces.analytic_face import analytic_face
-from ntensor.faces.generated import GeneratedFaces
-from ntensor.faces.records import VALID, DamagedData
-from ntensor.faces.storage import META, ShardWriter, read_meta, write_statistics
-from ntensor.faces.stored import StoredFaces, check
+from ntensor.faces.datasets.generated import GeneratedFaces
+from ntensor.faces.datasets.records import VALID, DamagedData
+from ntensor.faces.datasets.storage import META, ShardWriter, read_meta, write_statistics
+from ntensor.faces.datasets.stored import StoredFaces, check
+from ntensor.faces.morphable.analytic_face import analytic_face
 
 COUNT, SHARD = 22, 8
 
@@ -127,7 +127,7 @@ def test_resumes_where_it_stopped(folder):
 
 def test_larger_than_the_cache_streams(folder, monkeypatch):
     """One shard at a time is held, and each is read once a pass."""
-    import ntensor.faces.stored as stored
+    import ntensor.faces.datasets.stored as stored
 
     read = []
     original = stored.read_shard
@@ -329,9 +329,9 @@ def test_an_error_leaves_whole_shards_only(tmp_path, generated, batch):
 KILLED = """
 import sys
 import numpy as np
-from ntensor.faces import storage
-from ntensor.faces.analytic_face import analytic_face
-from ntensor.faces.generated import GeneratedFaces
+from ntensor.faces.datasets import storage
+from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.datasets.generated import GeneratedFaces
 
 original, calls = np.savez_compressed, []
 

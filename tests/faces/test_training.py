@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from batches import RandomSamples, batch_of, small_configuration
-from ntensor.faces import checkpoint
 from ntensor.faces.errors import CheckpointError, ConfigurationError, NonFiniteError
-from ntensor.faces.training import Trainer
+from ntensor.faces.training import Trainer, checkpoint
 from ntensor.faces.training.processes import Processes
 from ntensor.faces.training.sampling import Updates
 from ntensor.faces.training.schedule import rate
@@ -123,7 +122,7 @@ def test_losses_fall(tmp_path):
         training={"steps": 40, "learning_rate": 5e-3, "checkpoint_every": 40},
     )
     batch = made.on_device(batch_of(4))
-    from ntensor.faces.objective import terms, total
+    from ntensor.faces.training.objective import terms, total
 
     @torch.no_grad()
     def loss():

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ntensor.faces import harmonics
-from ntensor.faces.face_model import FaceModel
-from ntensor.faces.rasteriser import rasterise
-from ntensor.faces.renderer import Camera, Renderer
+from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.rendering import harmonics
+from ntensor.faces.rendering.rasteriser import rasterise
+from ntensor.faces.rendering.renderer import Camera, Renderer
 
 # A surface seen at a smaller cosine than this has no usable colours.
 _GRAZING = 0.15
@@ -130,7 +130,7 @@ def fit_landmarks(
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.analytic_face import analytic_face
+        >>> from ntensor.faces.morphable.analytic_face import analytic_face
         >>> from ntensor.faces.baselines import fit_landmarks
         >>> from ntensor.faces.baselines.landmark_fit import project
         >>> face = analytic_face(1500)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ntensor.faces.errors import ConfigurationError
-from ntensor.faces.model import FaceAutoencoder, Model
+from ntensor.faces.networks.model import FaceAutoencoder, Model
 
 # What can be edited, and the code that holds it.
 CODES = {"expression": "z_exp", "pose": "z_p", "light": "z_l", "identity": "z_id"}
@@ -102,7 +102,7 @@ def encode(model: Model, images: Tensor) -> Encoded:
         >>> import torch
         >>> from ntensor.faces.configuration import ModelConfiguration
         >>> from ntensor.faces.editing import encode
-        >>> from ntensor.faces.model import build
+        >>> from ntensor.faces.networks.model import build
         >>> model = build(ModelConfiguration(channels=(8, 8, 8), k_3d=30))
         >>> encode(model, torch.rand(2, 3, 64, 64)).codes["z_exp"].shape
         torch.Size([2, 15])

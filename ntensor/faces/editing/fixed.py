@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 import ntensor
-from ntensor.faces import harmonics
 from ntensor.faces.errors import ConfigurationError
-from ntensor.faces.model import FaceAutoencoder, Model
+from ntensor.faces.networks.model import FaceAutoencoder, Model
+from ntensor.faces.rendering import harmonics
 
 from .codes import Encoded, Mask, composed
 
@@ -32,7 +32,7 @@ class FixedFace:
         >>> import torch
         >>> from ntensor.faces.configuration import ModelConfiguration
         >>> from ntensor.faces.editing import FixedFace, encode
-        >>> from ntensor.faces.model import build
+        >>> from ntensor.faces.networks.model import build
         >>> model = build(ModelConfiguration(channels=(8, 8, 8), k_3d=30))
         >>> faces = encode(model, torch.rand(5, 3, 64, 64))
         >>> FixedFace(model, faces[0]).decode(z_exp=faces.codes["z_exp"])["image"].shape

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ntensor.faces.model import Model
+from ntensor.faces.networks.model import Model
 
 from .codes import CODES, Encoded, Mask, decode, nearest_rotation, require
 
@@ -40,7 +40,7 @@ def blend(
         >>> import torch
         >>> from ntensor.faces.configuration import ModelConfiguration
         >>> from ntensor.faces.editing import blend, decode, encode
-        >>> from ntensor.faces.model import build
+        >>> from ntensor.faces.networks.model import build
         >>> model = build(ModelConfiguration(channels=(8, 8, 8), k_3d=30))
         >>> faces = encode(model, torch.rand(2, 3, 64, 64))
         >>> half = blend(faces[0], faces[1], {"expression": 0.5, "pose": 1.0})

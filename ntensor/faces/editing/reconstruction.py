@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ntensor.faces.errors import ConfigurationError
-from ntensor.faces.face_model import FaceModel
-from ntensor.faces.model import Model
+from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.networks.model import Model
 
 
 def vertices_of_stream(model: Model, output: Mapping[str, Tensor]) -> Tensor:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ntensor.faces import harmonics
 from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.rendering import harmonics
 
 from .codes import CODES, Encoded, composed
 from .fixed import FixedFace
@@ -38,7 +38,7 @@ class Session:
         >>> from ntensor.faces.configuration import ModelConfiguration
         >>> from ntensor.faces.editing import FixedFace, encode
         >>> from ntensor.faces.editing.session import Session
-        >>> from ntensor.faces.model import build
+        >>> from ntensor.faces.networks.model import build
         >>> model = build(ModelConfiguration(channels=(8, 8, 8), k_3d=30))
         >>> faces = encode(model, torch.rand(2, 3, 64, 64))
         >>> session = Session(FixedFace(model, faces[0]), FixedFace(model, faces[1]))

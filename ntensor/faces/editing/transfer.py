@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ntensor.faces import harmonics
 from ntensor.faces.errors import ConfigurationError
-from ntensor.faces.model import FaceAutoencoder, Model
+from ntensor.faces.networks.model import FaceAutoencoder, Model
+from ntensor.faces.rendering import harmonics
 
 from .codes import CODES, Encoded, Mask, decode, nearest_rotation, require
 
@@ -34,7 +34,7 @@ def expression(
         >>> import torch
         >>> from ntensor.faces.configuration import ModelConfiguration
         >>> from ntensor.faces.editing import encode, expression
-        >>> from ntensor.faces.model import build
+        >>> from ntensor.faces.networks.model import build
         >>> model = build(ModelConfiguration(channels=(8, 8, 8), k_3d=30))
         >>> faces = encode(model, torch.rand(3, 3, 64, 64))
         >>> expression(model, faces[0], faces)["image"].shape
@@ -100,7 +100,7 @@ def light(model: Model, target: Encoded, source: Encoded) -> dict[str, Tensor]:
     .. math:: s^{transfer} = S(\hat n^{target}, \hat l^{source}), \qquad
               x^{transfer} = m \, \hat a^{target} s^{transfer} + (1 - m) \, b
 
-    with `S` of `ntensor.faces.harmonics` and the target's mask and background.
+    with `S` of `ntensor.faces.rendering.harmonics` and the target's mask and background.
 
     Args:
         model (Model): the paper's network or the one after [30].

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ntensor.faces import images
 from ntensor.faces.errors import FacesError, ImageError
+from ntensor.faces.media import images
 
 from .pictures import FACTORS, Pictures
 

@@ -9,11 +9,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ntensor.faces.configuration import Configuration
+from ntensor.faces.datasets.generated import SPLITS, GeneratedFaces, grid
+from ntensor.faces.datasets.records import VALID, DamagedData
+from ntensor.faces.datasets.stored import StoredFaces
 from ntensor.faces.errors import ConfigurationError, FacesError
-from ntensor.faces.face_model import FaceModel
-from ntensor.faces.generated import SPLITS, GeneratedFaces, grid
-from ntensor.faces.records import VALID, DamagedData
-from ntensor.faces.stored import StoredFaces
+from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.training.samples import VARIATIONS, face_model_of, pack, unpack
 
 from .settings import Evaluation
@@ -133,7 +133,7 @@ def training(configuration: Configuration, count: int, pose: str = "any") -> Pic
 
 
 def stored(folder: str, batch_size: int, image_size: int) -> Pictures:
-    """A data set in the format of `ntensor.faces.storage`.
+    """A data set in the format of `ntensor.faces.datasets.storage`.
 
     Raises:
         FacesError: it is none, is damaged, has other sizes, or lacks normals or masks.

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntensor.faces import checkpoint
 from ntensor.faces.configuration import Configuration, from_file
 from ntensor.faces.errors import CheckpointError
-from ntensor.faces.model import Model, build
+from ntensor.faces.networks.model import Model, build
+from ntensor.faces.training import checkpoint
 from ntensor.faces.training.processes import device_of
 
 from . import shapes

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ntensor.faces.datasets.scenes import FIXED_LIGHTS
 from ntensor.faces.errors import ConfigurationError
-from ntensor.faces.scenes import FIXED_LIGHTS
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ntensor.faces import editing
 from ntensor.faces.baselines import fit_landmarks
 from ntensor.faces.baselines.landmark_fit import project
-from ntensor.faces.model import Model
+from ntensor.faces.networks.model import Model
 
 from .pictures import Pictures
 

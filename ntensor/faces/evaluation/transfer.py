@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ntensor.faces import editing, harmonics
+from ntensor.faces import editing
 from ntensor.faces.baselines import LandmarkFit, estimate_light, fit_landmarks, rewarp
 from ntensor.faces.baselines.landmark_fit import project, to_pixels
 from ntensor.faces.configuration import Configuration
-from ntensor.faces.face_model import FaceModel
-from ntensor.faces.generated import GeneratedFaces
-from ntensor.faces.inputs import EDITED
-from ntensor.faces.model import Model
+from ntensor.faces.datasets.generated import GeneratedFaces
+from ntensor.faces.media.inputs import EDITED
+from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.networks.model import Model
+from ntensor.faces.rendering import harmonics
 from ntensor.faces.training.samples import VARIATIONS, face_model_of
 
 from .measures import AngularError, SquaredError

@@ -17,9 +17,9 @@ from typing import Annotated
 
 import tyro
 
-from ntensor.faces import pictures
 from ntensor.faces.errors import ConfigurationError, FacesError
-from ntensor.faces.run_inputs import Options
+from ntensor.faces.media import pictures
+from ntensor.faces.media.run_inputs import Options
 
 from . import codes, shapes, transfers
 from .material import Figure, LeftOut, Maker, Material, Runs

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ntensor.faces import editing, scenes
-from ntensor.faces.generated import grid
-from ntensor.faces.rendered import SPLITS
-from ntensor.faces.run_inputs import RunInputs
+from ntensor.faces import editing
+from ntensor.faces.datasets import scenes
+from ntensor.faces.datasets.generated import grid
+from ntensor.faces.datasets.rendered import SPLITS
+from ntensor.faces.media.run_inputs import RunInputs
 
 from .material import Figure, Material
 

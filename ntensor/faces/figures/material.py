@@ -18,8 +18,8 @@ from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.evaluation import pictures
 from ntensor.faces.evaluation.probes import accuracy
 from ntensor.faces.evaluation.references import MODES, Multilinear
-from ntensor.faces.inputs import Face
-from ntensor.faces.run_inputs import Options, RunInputs
+from ntensor.faces.media.inputs import Face
+from ntensor.faces.media.run_inputs import Options, RunInputs
 
 # Extents of the multilinear baseline's factors: light, expression, identity.
 ALS_SIZES = (4, 6, 16)

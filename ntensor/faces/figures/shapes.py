@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ntensor.faces import editing, meshes
-from ntensor.faces.inputs import pictures_of
+from ntensor.faces import editing
+from ntensor.faces.media import meshes
+from ntensor.faces.media.inputs import pictures_of
+from ntensor.faces.media.run_inputs import RunInputs
+from ntensor.faces.media.sheet import as_colours
 from ntensor.faces.reconstruct import Reconstruction
-from ntensor.faces.run_inputs import RunInputs
-from ntensor.faces.sheet import as_colours
 
 from .material import Figure, LeftOut, Material
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ntensor.faces import editing
 from ntensor.faces.baselines import rewarp
-from ntensor.faces.inputs import Face, pictures_of
-from ntensor.faces.run_inputs import RunInputs
-from ntensor.faces.sheet import as_colours
+from ntensor.faces.media.inputs import Face, pictures_of
+from ntensor.faces.media.run_inputs import RunInputs
+from ntensor.faces.media.sheet import as_colours
 
 from .material import Figure, Material
 

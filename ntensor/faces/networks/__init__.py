@@ -1,4 +1,4 @@
-"""Convolutional parts of the face models: encoder, decoders, discriminators, verification."""
+"""Encoder, decoders, discriminators, the light network for verification, and whole models."""
 
 from .decoder import Decoder, UnpoolingDecoder
 from .discriminator import CodeDiscriminator, Discriminator

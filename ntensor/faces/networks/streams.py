@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import ntensor
-from ntensor.faces import harmonics
+from ntensor.faces.rendering import harmonics
 
 
 class ShapeStream(nn.Module):

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ntensor.faces import pictures
+from ntensor.faces.media import pictures
 
 
 class Log:

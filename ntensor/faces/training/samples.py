@@ -10,14 +10,20 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ntensor.faces.analytic_face import analytic_face
 from ntensor.faces.configuration import DataConfiguration
+from ntensor.faces.datasets.generated import (
+    POC_EXPRESSION,
+    POC_POSE,
+    Faces,
+    GeneratedFaces,
+    Variation,
+)
+from ntensor.faces.datasets.records import VALID, DamagedData
+from ntensor.faces.datasets.stored import StoredFaces
 from ntensor.faces.errors import ConfigurationError, FacesError
-from ntensor.faces.face_model import FaceModel
-from ntensor.faces.face_models import load_face_model
-from ntensor.faces.generated import POC_EXPRESSION, POC_POSE, Faces, GeneratedFaces, Variation
-from ntensor.faces.records import VALID, DamagedData
-from ntensor.faces.stored import StoredFaces
+from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.morphable.face_models import load_face_model
 
 VARIATIONS = {"all": Variation(), "expression": POC_EXPRESSION, "pose": POC_POSE}
 
@@ -67,7 +73,7 @@ class GeneratedSamples:
         texture (bool): add `texture` (n, 3, S, S), the albedo of the neutral, frontal face.
 
     Example:
-        >>> from ntensor.faces.generated import GeneratedFaces
+        >>> from ntensor.faces.datasets.generated import GeneratedFaces
         >>> from ntensor.faces.training.samples import GeneratedSamples
         >>> GeneratedSamples(GeneratedFaces(), size=100)[[0, 1]]["image"].shape
         torch.Size([2, 3, 64, 64])

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import ntensor
-from ntensor.faces import checkpoint, pictures
 from ntensor.faces.configuration import Configuration, to_json
 from ntensor.faces.errors import CheckpointError, ConfigurationError, NonFiniteError
-from ntensor.faces.model import build
-from ntensor.faces.objective import TrainingStep, adversary_of, terms, total
+from ntensor.faces.media import pictures
+from ntensor.faces.networks.model import build
 
+from . import checkpoint
 from .log import Log
+from .objective import TrainingStep, adversary_of, terms, total
 from .processes import Processes
 from .samples import Samples
 from .sampling import Updates

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError
+from ntensor.faces.errors import CheckpointError
 
 PREFIX = "step-"
 UNFINISHED = ".unfinished-"

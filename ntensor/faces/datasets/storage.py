@@ -25,8 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import harmonics
-from .face_model import FaceModel
+from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.rendering import harmonics
+
 from .records import UNREADABLE, Arrays, DamagedData, Field, encode, faults, fields_of
 
 FORMAT, VERSION = "ntensor faces", 1
@@ -156,8 +157,8 @@ class ShardWriter:
 
     Example:
         >>> import tempfile
-        >>> from ntensor.faces.generated import GeneratedFaces
-        >>> from ntensor.faces.storage import ShardWriter, read_meta
+        >>> from ntensor.faces.datasets.generated import GeneratedFaces
+        >>> from ntensor.faces.datasets.storage import ShardWriter, read_meta
         >>> faces = GeneratedFaces()
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with ShardWriter(folder, faces.face_model) as writer:

@@ -9,12 +9,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from . import editing
-from .editing import Encoded
-from .errors import ConfigurationError
-from .evaluation.run import load_run
+from ntensor.faces import editing
+from ntensor.faces.editing import Encoded
+from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.evaluation.run import load_run
+from ntensor.faces.training.processes import device_of
+
 from .inputs import Face, Inputs, pictures_of
-from .training.processes import device_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ntensor.faces.configuration import Configuration, LossConfiguration
+from ntensor.faces.networks import CodeDiscriminator, Discriminator
+from ntensor.faces.networks.statistics import Statistics
+
 from . import losses
-from .configuration import Configuration, LossConfiguration
-from .networks import CodeDiscriminator, Discriminator
-from .statistics import Statistics
 
 Batch = Mapping[str, Tensor]
 

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import editing, extras, images
-from .editing import Encoded, nearest_rotation
-from .errors import FacesError, ImageError
+from ntensor.faces import editing, extras
+from ntensor.faces.datasets.rendered import SPLITS
+from ntensor.faces.editing import Encoded, nearest_rotation
+from ntensor.faces.errors import FacesError, ImageError
+
+from . import images
 from .inputs import Face, Inputs
-from .rendered import SPLITS
 from .run_inputs import RunInputs
 
 # Frames from one basic expression to the next of a generated film.

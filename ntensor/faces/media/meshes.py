@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import extras, harmonics, scenes
-from .errors import ConfigurationError
-from .face_model import FaceModel
+from ntensor.faces import extras
+from ntensor.faces.datasets import scenes
+from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.rendering import harmonics
+from ntensor.faces.rendering.rasteriser import rasterise
+from ntensor.faces.rendering.renderer import Camera, Renderer
+
 from .images import project
-from .rasteriser import rasterise
-from .renderer import Camera, Renderer
 
 FORMATS = ("ply", "obj")
 # Angles (yaw, pitch, roll) that a shape is drawn from.

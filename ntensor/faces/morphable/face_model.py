@@ -85,7 +85,7 @@ class FaceModel:
 
         Example:
             >>> import torch
-            >>> from ntensor.faces.analytic_face import analytic_face
+            >>> from ntensor.faces.morphable.analytic_face import analytic_face
             >>> face = analytic_face(1500)
             >>> identity = torch.zeros(2, face.identity_size)
             >>> face.vertices(identity, torch.zeros(2, face.expression_size)).shape

@@ -3,7 +3,7 @@
 The file is no part of this package. It is an `.npz` of the mean, 100 identity modes and 28
 expressions of "ICT Face Model Light" with weights for painting; a checkout of ICT-FaceKit gives it:
 
-    python -m ntensor.faces.ict_face CHECKOUT --out ict_faces.npz
+    python -m ntensor.faces.morphable.ict_face CHECKOUT --out ict_faces.npz
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import extras
+from ntensor.faces import extras
+
 from .analytic_face import beard_weight, blush_weight
 from .face_model import MATERIALS, FaceModel
 from .ict_convert import convert
@@ -150,9 +151,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     try:
         tyro = extras.load("tyro")
-        tyro.cli(command, prog="python -m ntensor.faces.ict_face", args=arguments)
+        tyro.cli(command, prog="python -m ntensor.faces.morphable.ict_face", args=arguments)
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        raise SystemExit(f"ntensor.faces.ict_face: {error}") from error
+        raise SystemExit(f"ntensor.faces.morphable.ict_face: {error}") from error
 
 
 if __name__ == "__main__":

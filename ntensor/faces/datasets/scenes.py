@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import harmonics
-from .face_model import FaceModel
+from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.rendering import harmonics
 
 # The seven poses of the tables, degrees of yaw; positive turns the face to the image's right.
 YAW_BINS = (-60.0, -40.0, -20.0, 0.0, 20.0, 40.0, 60.0)
@@ -69,7 +69,7 @@ def rotation_of(angles: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.scenes import rotation_of
+        >>> from ntensor.faces.datasets.scenes import rotation_of
         >>> turned = rotation_of(torch.tensor([[90.0, 0.0, 0.0]])) @ torch.tensor([0.0, 0.0, 1.0])
         >>> turned.round().abs()
         tensor([[1., 0., 0.]])

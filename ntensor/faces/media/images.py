@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import extras, scenes
-from .baselines.landmark_fit import to_pixels
-from .errors import ImageError
-from .face_model import FaceModel
-from .renderer import Camera
+from ntensor.faces import extras
+from ntensor.faces.baselines.landmark_fit import to_pixels
+from ntensor.faces.datasets import scenes
+from ntensor.faces.errors import ImageError
+from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.rendering.renderer import Camera
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 COUNTS = (5, 68)

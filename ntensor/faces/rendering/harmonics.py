@@ -62,7 +62,7 @@ def basis(normals: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ntensor.faces import harmonics
+        >>> from ntensor.faces.rendering import harmonics
         >>> [round(b, 3) for b in harmonics.basis(torch.tensor([[0.0, 0.0, 1.0]]))[0].tolist()]
         [0.886, 0.0, 1.023, 0.0, 0.0, 0.0, 0.495, 0.0, 0.0]
     """
@@ -100,7 +100,7 @@ def shading(normals: Tensor, light: Tensor, rectify: bool = True) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ntensor.faces import harmonics
+        >>> from ntensor.faces.rendering import harmonics
         >>> normals = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 64, 64)
         >>> light = harmonics.directional(torch.tensor([[0.0, 0.0, 1.0]]), torch.ones(1, 3))
         >>> harmonics.shading(normals, light).shape
@@ -127,7 +127,7 @@ def ambient(colour: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ntensor.faces import harmonics
+        >>> from ntensor.faces.rendering import harmonics
         >>> light = harmonics.ambient(torch.full((1, 3), 0.5))
         >>> up = torch.tensor([[0.0, 1.0, 0.0]])
         >>> harmonics.shading(up, light).tolist()
@@ -155,7 +155,7 @@ def directional(direction: Tensor, colour: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ntensor.faces import harmonics
+        >>> from ntensor.faces.rendering import harmonics
         >>> left = harmonics.direction_of(torch.tensor([60.0]), torch.tensor([0.0]))
         >>> harmonics.directional(left, torch.ones(1, 3)).shape
         torch.Size([1, 3, 9])
@@ -179,7 +179,7 @@ def direction_of(azimuth: Tensor, elevation: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ntensor.faces import harmonics
+        >>> from ntensor.faces.rendering import harmonics
         >>> harmonics.direction_of(torch.tensor(0.0), torch.tensor(0.0)).tolist()
         [-0.0, 0.0, 1.0]
     """
@@ -221,7 +221,7 @@ def from_sfsnet(light: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ntensor.faces import harmonics
+        >>> from ntensor.faces.rendering import harmonics
         >>> light = torch.randn(2, 3, 9)
         >>> torch.equal(harmonics.from_sfsnet(harmonics.to_sfsnet(light)), light)
         True

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from .configuration import ModelConfiguration
-from .networks import Decoder, Encoder
-from .networks.streams import RotatedFeature
+from ntensor.faces.configuration import ModelConfiguration
+
+from .decoder import Decoder
+from .encoder import Encoder
 from .statistics import Statistics
+from .streams import RotatedFeature
 
 
 class ProofOfConcept(nn.Module):
@@ -25,7 +27,7 @@ class ProofOfConcept(nn.Module):
     Example:
         >>> import torch
         >>> from ntensor.faces.configuration import ModelConfiguration
-        >>> from ntensor.faces.proof_of_concept import ProofOfConcept
+        >>> from ntensor.faces.networks.proof_of_concept import ProofOfConcept
         >>> sizes = dict(channels=(8, 8, 8), network="proof-of-concept", rotation="off")
         >>> output = ProofOfConcept(ModelConfiguration(**sizes))(torch.rand(2, 3, 64, 64))
         >>> output["texture"].shape, "z_p" in output

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Dataset
 
+from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.morphable.face_models import load_face_model
+from ntensor.faces.rendering.renderer import Camera
+
 from . import scenes
-from .face_model import FaceModel
-from .face_models import load_face_model
 from .rendered import SPLITS, Batch, Faces, stack
-from .renderer import Camera
 from .scenes import Scenes
 
 
@@ -122,7 +123,7 @@ def grid(
         ValueError: an unknown name or an empty list.
 
     Example:
-        >>> from ntensor.faces.generated import grid
+        >>> from ntensor.faces.datasets.generated import grid
         >>> table_2 = grid("test")
         >>> table_2.shape, len(table_2)
         ((54, 6, 7, 4), 9072)

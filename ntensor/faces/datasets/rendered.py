@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.morphable.face_models import load_face_model
+from ntensor.faces.rendering.renderer import Camera, Renderer
+from ntensor.faces.rendering.skin import Skin, draw_skin
+
 from . import scenes
-from .face_model import FaceModel
-from .face_models import load_face_model
 from .records import VALID
-from .renderer import Camera, Renderer
 from .scenes import Scenes
-from .skin import Skin, draw_skin
 
 Batch = dict[str, Tensor]
 

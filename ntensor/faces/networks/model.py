@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from . import harmonics
-from .configuration import ModelConfiguration
-from .errors import ConfigurationError
-from .networks import Decoder, Encoder, UnpoolingDecoder
-from .networks.streams import FrontalStream, Light, RotatedFeature, ShapeStream
+from ntensor.faces.configuration import ModelConfiguration
+from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.rendering import harmonics
+
+from .decoder import Decoder, UnpoolingDecoder
+from .encoder import Encoder
 from .proof_of_concept import ProofOfConcept
 from .statistics import Statistics
+from .streams import FrontalStream, Light, RotatedFeature, ShapeStream
 
 
 class FaceAutoencoder(nn.Module):
@@ -37,7 +39,7 @@ class FaceAutoencoder(nn.Module):
         >>> import torch
         >>> from ntensor.faces.configuration import fitted
         >>> from ntensor.faces.presets import tiny
-        >>> from ntensor.faces.model import FaceAutoencoder
+        >>> from ntensor.faces.networks.model import FaceAutoencoder
         >>> sizes = {"k_3d": 1500, "exp_3dmm": 16, "id_3dmm": 30}
         >>> output = FaceAutoencoder(fitted(tiny(), sizes).model)(torch.rand(2, 3, 64, 64))
         >>> output["image"].shape, output["shape"].shape, output["z_p"].shape
@@ -140,7 +142,7 @@ class PlainAutoencoder(nn.Module):
     Example:
         >>> import torch
         >>> from ntensor.faces.configuration import ModelConfiguration
-        >>> from ntensor.faces.model import PlainAutoencoder
+        >>> from ntensor.faces.networks.model import PlainAutoencoder
         >>> model = PlainAutoencoder(ModelConfiguration(network="plain", channels=(8, 8, 8)))
         >>> sorted(model(torch.rand(2, 3, 64, 64)))
         ['image', 'z_0', 'z_i']

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .face_model import FaceModel
+from ntensor.faces.morphable.face_model import FaceModel
+
 from .records import UNREADABLE, VALID, Arrays, DamagedData, decode, faults, read_shard
 from .storage import STATISTICS, Meta, read_basis, read_meta
 

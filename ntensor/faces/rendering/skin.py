@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .face_model import MATERIALS, FaceModel
+from ntensor.faces.morphable.face_model import MATERIALS, FaceModel
 
 # Tones of skin from light to dark, and colours of hair and irises, as red, green, blue in 0..1.
 _TONES = np.array(
@@ -82,7 +82,7 @@ def draw_skin(seeds: Sequence[int]) -> Skin:
         Skin
 
     Example:
-        >>> from ntensor.faces.skin import draw_skin
+        >>> from ntensor.faces.rendering.skin import draw_skin
         >>> draw_skin([3, 4]).skin.shape
         torch.Size([2, 3])
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import extras
+from ntensor.faces import extras
 
 SHOWN = ("image", "mask", "albedo", "shading", "normal", "frontal_image", "frontal_normal")
 
@@ -34,7 +34,7 @@ def tile(pictures: Tensor, columns: int) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.sheet import tile
+        >>> from ntensor.faces.media.sheet import tile
         >>> tile(torch.rand(5, 3, 8, 8), 3).shape
         torch.Size([16, 24, 3])
     """

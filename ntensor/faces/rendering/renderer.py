@@ -16,8 +16,9 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from ntensor.faces.morphable.face_model import FaceModel
+
 from . import harmonics
-from .face_model import FaceModel
 from .rasteriser import Fragments, rasterise
 from .skin import Skin, eye_albedo, vertex_albedo
 
@@ -65,10 +66,10 @@ class Renderer:
 
     Example:
         >>> import torch
-        >>> from ntensor.faces import harmonics
-        >>> from ntensor.faces.analytic_face import analytic_face
-        >>> from ntensor.faces.renderer import Renderer
-        >>> from ntensor.faces.skin import draw_skin
+        >>> from ntensor.faces.rendering import harmonics
+        >>> from ntensor.faces.morphable.analytic_face import analytic_face
+        >>> from ntensor.faces.rendering.renderer import Renderer
+        >>> from ntensor.faces.rendering.skin import draw_skin
         >>> face = analytic_face()
         >>> vertices = face.vertices(torch.zeros(1, 30), torch.zeros(1, face.expression_size))
         >>> light = harmonics.ambient(torch.full((1, 3), 0.8))

@@ -62,7 +62,7 @@ def balance_update(
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.losses import balance_update
+        >>> from ntensor.faces.training.losses import balance_update
         >>> k, real, fake = torch.tensor(0.1), torch.tensor(1.0), torch.tensor(0.2)
         >>> balance_update(k, real, fake, gamma=0.5, rate=1.0)
         (tensor(0.4000), tensor(1.3000))

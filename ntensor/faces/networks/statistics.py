@@ -25,7 +25,7 @@ class Statistics(nn.Module):
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.statistics import Statistics
+        >>> from ntensor.faces.networks.statistics import Statistics
         >>> statistics = Statistics({"exp_3dmm": 2})
         >>> statistics.set({"exp_3dmm": (torch.tensor([1.0, 2.0]), torch.tensor([2.0, 2.0]))})
         >>> statistics.standardise("exp_3dmm", torch.tensor([[3.0, 4.0]]))

@@ -11,12 +11,7 @@ import torch
 from torch import Tensor
 
 from .analytic_mesh import SkinMesh, eyeball, teeth_and_tongue
-from .analytic_modes import (
-    BASIC_EXPRESSIONS,
-    EXPRESSION_FIELDS,
-    IDENTITY_FIELDS,
-    LID_EXPRESSIONS,
-)
+from .analytic_modes import BASIC_EXPRESSIONS, EXPRESSION_FIELDS, IDENTITY_FIELDS, LID_EXPRESSIONS
 from .analytic_surface import (
     EYE_CENTER,
     EYE_RADIUS,
@@ -70,7 +65,7 @@ def analytic_face(vertices: int = DEFAULT_VERTICES) -> FaceModel:
         ValueError: too few vertices.
 
     Example:
-        >>> from ntensor.faces.analytic_face import analytic_face
+        >>> from ntensor.faces.morphable.analytic_face import analytic_face
         >>> face = analytic_face(9375)
         >>> face.mean.shape, face.shape_size
         (torch.Size([9375, 3]), 28125)

@@ -16,8 +16,8 @@ def load_face_model(path: str | Path | None = None) -> FaceModel:
     """The face model at hand: `path`, else the file that `NTENSOR_FACE_MODEL` names, else built in.
 
     Args:
-        path: an ICT face file (see `ntensor.faces.ict_face`), or the word `analytic` for the
-            built-in face. Default: the environment variable's value, else `analytic`.
+        path: an ICT face file (see `ntensor.faces.morphable.ict_face`), or the word `analytic` for
+            the built-in face. Default: the environment variable's value, else `analytic`.
 
     Returns:
         FaceModel: its `source` says which one it is.
@@ -27,7 +27,7 @@ def load_face_model(path: str | Path | None = None) -> FaceModel:
         ValueError: the file is not a face model.
 
     Example:
-        >>> from ntensor.faces.face_models import load_face_model
+        >>> from ntensor.faces.morphable.face_models import load_face_model
         >>> load_face_model("analytic").source
         'analytic face, 6000 vertices'
     """

@@ -22,13 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import images, scenes
-from .configuration import Configuration
-from .errors import ConfigurationError, FacesError, ImageError
-from .face_model import FaceModel
-from .rendered import SPLITS, Batch, Faces, stack
-from .stored import StoredFaces
-from .training.samples import face_model_of
+from ntensor.faces.configuration import Configuration
+from ntensor.faces.datasets import scenes
+from ntensor.faces.datasets.rendered import SPLITS, Batch, Faces, stack
+from ntensor.faces.datasets.stored import StoredFaces
+from ntensor.faces.errors import ConfigurationError, FacesError, ImageError
+from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.training.samples import face_model_of
+
+from . import images
 
 # The entries of a scene that an edit replaces.
 EDITED = {

@@ -9,11 +9,12 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.rendering.renderer import Camera
+
 from . import scenes
-from .face_model import FaceModel
 from .grids import FaceGrid, grid
 from .rendered import SPLITS, Batch, Faces, stack
-from .renderer import Camera
 from .scenes import Scenes
 
 __all__ = [
@@ -60,7 +61,7 @@ class GeneratedFaces(Faces, IterableDataset[Batch]):
     their number changes nothing. Use it with `batch_size=None`:
 
         >>> from torch.utils.data import DataLoader
-        >>> from ntensor.faces.generated import GeneratedFaces
+        >>> from ntensor.faces.datasets.generated import GeneratedFaces
         >>> faces = GeneratedFaces(split="train", batch_size=4)
         >>> batch = next(iter(DataLoader(faces, batch_size=None)))
         >>> batch["image"].shape

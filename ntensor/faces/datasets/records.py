@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import harmonics, scenes
+from ntensor.faces.rendering import harmonics
+
+from . import scenes
 
 Arrays = dict[str, Any]
 

@@ -1,0 +1,1 @@
+"""Where samples come from: generated scenes, and data sets on the disk."""

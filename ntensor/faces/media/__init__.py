@@ -1,0 +1,1 @@
+"""Pictures, meshes and videos: read, aligned, laid out and written."""

@@ -1,0 +1,1 @@
+"""From vertices, skin, pose and light to pictures."""
