@@ -127,8 +127,8 @@ def test_training_command(tmp_path, capsys):
     ("words", "reason"),
     [
         (["--preset", "huge"], "preset must be one of tiny, small, paper"),
-        (["--preset", "paper"], "model.exp_3dmm is 28.* --model.exp-3dmm 0 takes"),
-        (["--preset", "paper"], "model.id_3dmm is 157.* --model.id-3dmm 0 takes"),
+        (["--preset", "paper"], "model.exp_3dmm is 28.*[(]--model.exp-3dmm 0 takes"),
+        (["--preset", "paper"], "model.id_3dmm is 157.*[(]--model.id-3dmm 0 takes"),
         (["--preset", "paper"], "--data.vertices 9375 gives the analytic face as many"),
         (["--preset", "paper"], "needs training.verification-weights .* --losses.verification 0"),
         (["--preset", "tiny", "--data.vertices", "5"], "vertices must be at least"),
