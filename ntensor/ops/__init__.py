@@ -1,11 +1,13 @@
 """The operations: contracts, checks and autograd, one module an operation."""
 
+from .autograd import OPERATIONS
 from .bilinear import bilinear
 from .contract import contract
 from .mttkrp import mttkrp
 from .mttkrp_all import MttkrpSweep, mttkrp_all
 from .projection import synthesis_projection, synthesis_projection_with_mean
 from .rotation import rotated_synthesis, rotation
+from .sharding import shard_when_imported
 from .synthesis import synthesis
 
 __all__ = [
@@ -20,3 +22,6 @@ __all__ = [
     "synthesis_projection",
     "synthesis_projection_with_mean",
 ]
+
+for _operation in OPERATIONS.values():
+    shard_when_imported(_operation)

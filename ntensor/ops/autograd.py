@@ -19,7 +19,6 @@ from torch.autograd import forward_ad
 
 from .dispatch import LIBRARY, define, plain
 from .forms import Form, Slots, as_columns, directional, split_columns
-from .sharding import shard_when_imported
 
 # Every operation by its name.
 OPERATIONS: dict[str, Operation] = {}
@@ -329,7 +328,6 @@ class Operation:
         # torch.autograd.grad(is_grads_batched=True) still runs under the older vmap, whose fallback
         # takes no lists of tensors.
         LIBRARY.impl(self.name, legacy_vmap, "Batched")
-        shard_when_imported(self)
 
 
 def _functions(operation: Operation) -> tuple[Any, Any]:
