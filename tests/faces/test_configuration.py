@@ -135,6 +135,7 @@ def test_training_command(tmp_path, capsys):
         (["--preset", "tiny", "--device", "cuda:7"], "torch finds no GPU"),
     ],
 )
-def test_training_command_explains(tmp_path, words, reason):
+def test_training_command_explains(tmp_path, monkeypatch, words, reason):
+    monkeypatch.delenv("NTENSOR_FACE_MODEL", raising=False)
     with pytest.raises(SystemExit, match=f"error: .*{reason}"):
         main([*words, "--out", str(tmp_path)])
