@@ -1,1 +1,1 @@
-"""The paper's face model: data, rendering, networks, losses, training."""
+"""The paper's face model: data, rendering, networks, losses, training, editing, evaluation."""

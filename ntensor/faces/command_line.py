@@ -36,7 +36,11 @@ def from_command_line(arguments: Sequence[str] | None = None) -> tuple[Configura
     helping = any(word in ("-h", "--help") for word in words)
     known = [word for word in words if word not in ("-h", "--help")]
     command, rest = tyro.cli(
-        Command, args=known, return_unknown_args=True, config=(tyro.conf.OmitArgPrefixes,)
+        Command,
+        prog="python -m ntensor.faces.train",
+        args=known,
+        return_unknown_args=True,
+        config=(tyro.conf.OmitArgPrefixes,),
     )
     base = preset(command.preset)
     if command.config is not None:
@@ -45,6 +49,7 @@ def from_command_line(arguments: Sequence[str] | None = None) -> tuple[Configura
     rest = [shorter.get(word, word) for word in rest]
     configuration = tyro.cli(
         Configuration,
+        prog="python -m ntensor.faces.train",
         default=base,
         args=[*rest, *(["--help"] if helping else [])],
         description="Options: --preset {" + ",".join(PRESETS) + "}, --config FILE, --out FOLDER, "

@@ -159,7 +159,11 @@ def main() -> None:
 
     from ntensor.faces.training.processes import device_of
 
-    settings = tyro.cli(VerificationConfiguration, description=__doc__)
+    settings = tyro.cli(
+        VerificationConfiguration,
+        prog="python -m ntensor.faces.verification",
+        description=__doc__,
+    )
     try:
         device = device_of(settings.device)
         training, validation = sources(settings.data, settings.image_size)
