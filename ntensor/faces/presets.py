@@ -63,7 +63,7 @@ def tiny() -> Configuration:
         ),
         data=DataConfiguration(cache=4000, validation=128, vertices=1500),
         training=TrainingConfiguration(
-            steps=4000,
+            steps=2400,
             batch_size=16,
             learning_rate=2.5e-3,
             warmup=50,

@@ -219,6 +219,7 @@ def core_grad(
     p = min((128, 64, 32, 16), key=lambda block: ceil_div(P, block) * (block + 16))
     if dtype is torch.float64:
         m, p, s, warps, stages = between(16, k_x, 32), min(p, 32), 16, 8, 2
+        p = min(p, 16) if n <= s and _reads_shared(capability) else p
     elif dtype is torch.float32:
         aligned = P % 4 == 0
         s = between(16, n, 32 if _reads_shared(capability) and aligned and not mean else 16)
@@ -226,8 +227,9 @@ def core_grad(
     else:
         # Rows that begin anywhere are loaded element by element, by way of registers.
         registers = not _reads_shared(capability)
-        s = between(16, n, 64 if registers or (k_x % 8 == 0 and P % 8 == 0) else 32)
-        m = between(16, k_x, 64 if mean or registers else 128)
+        aligned = k_x % 8 == 0 and P % 8 == 0
+        s = between(16, n, 64 if registers or aligned else 32)
+        m = between(16, k_x, 128 if aligned and not mean and not registers else 64)
         s = 32 if registers and n > s else s
         warps, stages = 8, 3
     programs = ceil_div(k_x, m) * ceil_div(P, p)
@@ -250,8 +252,8 @@ def product_grads(n: int, U: int, V: int, capability: Capability) -> Product:
 
 @functools.lru_cache(maxsize=1024)
 def rotated_product_grads(n: int, U: int, V: int, capability: Capability) -> Product:
-    """As `product_grads`, with half the elements, since each has more to hold."""
-    return _product(n, U, V, 512, capability)
+    """As `product_grads`, with a quarter of the elements, since each has more to hold."""
+    return _product(n, U, V, 256, capability)
 
 
 def _product(n: int, U: int, V: int, elements: int, capability: Capability) -> Product:
