@@ -57,7 +57,7 @@ def mttkrp(
         tensor([[ 3.],
                 [12.]])
     """
-    tensor, others, mode = _checked(tensor, factors, mode, weights)
+    tensor, others, mode = _operands(tensor, factors, mode, weights)
     backend = backends.requested(backend)
     if mode == 0:
         return SYNTHESIS_PROJECTION((tensor, *others), backend).T.contiguous()
@@ -70,14 +70,17 @@ def mttkrp(
     return joined.T.contiguous()
 
 
-def _checked(
-    tensor: Tensor, factors: Sequence[Tensor | None], mode: int, weights: Tensor | None
-) -> tuple[Tensor, list[Tensor], int]:
-    """The tensor, the other factors as `(R, I_m)` in order, and the mode counted from 0.
+def checked(
+    operation: str,
+    tensor: Tensor,
+    factors: Sequence[Tensor | None],
+    weights: Tensor | None,
+    mode: int | None = None,
+) -> tuple[Tensor, list[Tensor], Tensor | None, int | None]:
+    """Tensor, factors, weights, and the mode counted from 0, cast where autocast says so.
 
-    Weights, and the missing factors of a tensor of one mode, are one more factor of extent 1.
+    The factors are all, or all but the one at `mode`.
     """
-    operation = "mttkrp"
     checks.tensors(operation, ("tensor",), (tensor,))
     order = tensor.dim()
     if order == 0:
@@ -88,11 +91,12 @@ def _checked(
         raise ValueError(
             f"{operation}: factors must have {order} entries, one a mode, got {len(factors)}"
         )
-    if not isinstance(mode, int):
-        raise TypeError(f"{operation}: mode must be an int, got {type(mode).__name__}")
-    if not -order <= mode < order:
-        raise ValueError(f"{operation}: mode must be from {-order} to {order - 1}, got {mode}")
-    mode %= order
+    if mode is not None:
+        if not isinstance(mode, int):
+            raise TypeError(f"{operation}: mode must be an int, got {type(mode).__name__}")
+        if not -order <= mode < order:
+            raise ValueError(f"{operation}: mode must be from {-order} to {order - 1}, got {mode}")
+        mode %= order
 
     places = [place for place in range(order) if place != mode]
     names = ["tensor", *(f"factors[{place}]" for place in places)]
@@ -113,18 +117,30 @@ def _checked(
             wanted = f"the rank of {names[1]}, R = {others[0].shape[1]}"
             checks.shape(operation, f"factors[{place}]", wanted, factor)
     checks.contiguous(operation, "tensor", tensor)
-
     if weights is not None:
         weights = cast[-1]
         rank = others[0].shape[1] if others else weights.numel()
         if tuple(weights.shape) != (rank,):
             checks.shape(operation, "weights", f"shape ({rank},), (R,)", weights)
-    elif not others:
-        ignored = factors[mode]
-        rank = 1 if ignored is None else ignored.shape[1]
-        weights = tensor.new_ones(rank)
+    return tensor, others, weights, mode
+
+
+def _operands(
+    tensor: Tensor, factors: Sequence[Tensor | None], mode: int, weights: Tensor | None
+) -> tuple[Tensor, list[Tensor], int]:
+    """The tensor, the other factors as `(R, I_m)` in order, and the mode counted from 0.
+
+    Weights, and the missing factors of a tensor of one mode, are one more factor of extent 1.
+    """
+    if mode is None:
+        raise TypeError("mttkrp: mode must be an int, got NoneType")
+    tensor, others, weights, place = checked("mttkrp", tensor, factors, weights, mode)
+    assert place is not None
+    if weights is None and not others:
+        ignored = factors[place]
+        weights = tensor.new_ones(1 if ignored is None else ignored.shape[1])
     samples = [factor.T for factor in others]
     if weights is not None:
         tensor = tensor.unsqueeze(-1)
         samples.append(weights[:, None])
-    return tensor, samples, mode
+    return tensor, samples, place

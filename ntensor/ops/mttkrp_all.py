@@ -20,9 +20,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import checks
 from .dispatch import plain
-from .mttkrp import mttkrp
+from .mttkrp import checked, mttkrp
 from .projection import synthesis_projection
 from .synthesis import synthesis
 
@@ -74,7 +73,7 @@ def mttkrp_all(
                 [5.],
                 [7.]])]
     """
-    tensor, matrices, weights = _checked("mttkrp_all", tensor, factors, weights)
+    tensor, matrices, weights, _ = checked("mttkrp_all", tensor, factors, weights)
     shared = shared_modes(tensor.shape, matrices[0].shape[1])
     results = []
     if shared:
@@ -138,7 +137,7 @@ class MttkrpSweep:
         but that every factor is given, also the one at `mode`, which is not read."""
         if not _keepable(tensor, factors, mode, weights):
             return mttkrp(tensor, factors, mode, weights, backend=backend)
-        tensor, matrices, weights = _checked("MttkrpSweep", tensor, factors, weights)
+        tensor, matrices, weights, _ = checked("MttkrpSweep", tensor, factors, weights)
         shared = shared_modes(tensor.shape, matrices[0].shape[1])
         mode %= tensor.dim()
         if mode >= shared:
@@ -236,42 +235,3 @@ def _finish(partial: Tensor, factors: list[Tensor], backend: str | None) -> Tens
     before = synthesis(*(factor.T for factor in factors[: len(leading)]), backend=backend)
     rows = partial.reshape(rank, math.prod(leading), extent)
     return torch.bmm(before.unsqueeze(1), rows).squeeze(1).T.contiguous()
-
-
-def _checked(
-    operation: str, tensor: Tensor, factors: Sequence[Tensor], weights: Tensor | None
-) -> tuple[Tensor, list[Tensor], Tensor | None]:
-    """All operands after all checks, cast where autocast says so."""
-    checks.tensors(operation, ("tensor",), (tensor,))
-    order = tensor.dim()
-    if order == 0:
-        checks.shape(operation, "tensor", "at least 1 dimension", tensor)
-    if not hasattr(factors, "__len__"):
-        raise TypeError(f"{operation}: factors must be a sequence, got {type(factors).__name__}")
-    if len(factors) != order:
-        raise ValueError(
-            f"{operation}: factors must have {order} entries, one a mode, got {len(factors)}"
-        )
-    names = ["tensor", *(f"factors[{place}]" for place in range(order))]
-    values = [tensor, *factors]
-    if weights is not None:
-        names.append("weights")
-        values.append(weights)
-    checks.tensors(operation, names, values)
-    cast = list(checks.autocast(values))
-    checks.alike(operation, names, cast)
-    tensor, matrices = cast[0], cast[1 : order + 1]
-    for place, factor in enumerate(matrices):
-        if factor.dim() != 2 or factor.shape[0] != tensor.shape[place]:
-            wanted = f"shape ({tensor.shape[place]}, R), (I_{place}, R)"
-            checks.shape(operation, f"factors[{place}]", wanted, factor)
-        if factor.shape[1] != matrices[0].shape[1]:
-            wanted = f"the rank of factors[0], R = {matrices[0].shape[1]}"
-            checks.shape(operation, f"factors[{place}]", wanted, factor)
-    checks.contiguous(operation, "tensor", tensor)
-    rank = matrices[0].shape[1]
-    if weights is None:
-        return tensor, matrices, None
-    if tuple(weights.shape) != (rank,):
-        checks.shape(operation, "weights", f"shape ({rank},), (R,)", weights)
-    return tensor, matrices, cast[-1]
