@@ -34,10 +34,11 @@ class ModelConfiguration:
             without pose, or to show what the paper's network is without it.
         unpooling: mask and background decoders place values by the encoder's pooling indices;
             otherwise they upsample.
+        subpixel: decoders that upsample end on maps of half the size, four pixels a place.
         bottleneck: activation of `z_i`.
         texture: the stream from identity to texture of the proof-of-concept network.
-        accumulate_core_grad: as in `ntensor.nn.MultilinearProjection`; one process and float32
-            only.
+        accumulate_core_grad: as in `ntensor.nn.MultilinearProjection`; one process, float32 and no
+            `compile`. None: training does so where it works.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -58,9 +59,10 @@ class ModelConfiguration:
     id_3dmm: int = 157
     rotation: Literal["column", "row", "off"] = "column"
     unpooling: bool = True
+    subpixel: bool = False
     bottleneck: Literal["sigmoid", "tanh", "identity"] = "sigmoid"
     texture: bool = True
-    accumulate_core_grad: bool = False
+    accumulate_core_grad: bool | None = None
 
     @property
     def targets(self) -> dict[str, str]:
@@ -164,11 +166,16 @@ class TrainingConfiguration:
 
     Attributes:
         steps: updates of the network.
+        code_steps: the first so many of them train the encoder alone, by what the codes are
+            compared with (pose, coefficients, light). They need no decoder and cost a tenth, and
+            the decoders then start from codes that mean something. A network without such codes
+            begins with whole updates.
         batch_size: samples of an update, over all processes and all `accumulation` parts.
         accumulation: parts that a batch is processed in, one after the other.
         optimizer: RMSprop (alpha 0.9) as in [30], or Adam (betas 0.9, 0.999).
-        learning_rate, discriminator_rate: largest rates; both rise linearly for `warmup` updates
-            and fall by a half cosine to `final_rate` times themselves.
+        learning_rate, discriminator_rate: largest rates; both rise linearly for `warmup` updates,
+            once more after the `code_steps`, and then fall by a half cosine to `final_rate` times
+            themselves.
         clip: largest Euclidean norm of the gradient of the network; 0: as it is.
         precision: `"bfloat16"` runs convolutions and products under autocast.
         log_every, picture_every, validate_every, checkpoint_every: updates between two of them.
@@ -178,6 +185,7 @@ class TrainingConfiguration:
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     steps: int = 60_000
+    code_steps: int = 0
     batch_size: int = 64
     accumulation: int = 1
     optimizer: Literal["rmsprop", "adam"] = "adam"

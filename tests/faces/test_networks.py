@@ -135,6 +135,12 @@ def test_chosen_places_are_those_of_unpooling():
     assert torch.equal(spread * chosen_places(indices), wanted)
 
 
+def test_places_are_kept_where_something_unpools():
+    image = batch_of(2)["image"]
+    assert len(build(small_configuration(model={"unpooling": True}).model).encode(image)[1]) == 3
+    assert build(small_configuration(model={"unpooling": False}).model).encode(image)[1] == []
+
+
 def test_unpooling_decoder_needs_places():
     with pytest.raises(ValueError, match="three poolings, got 0"):
         UnpoolingDecoder(8, 1, 16, (4, 4, 4))(torch.ones(1, 8))
@@ -150,7 +156,9 @@ def test_other_image_sizes(size):
         size,
         size,
     )
-    assert Decoder(3, 2, size, (4, 5, 6), 3)(codes["z"]).shape == (2, 2, size, size)
+    for subpixel in (False, True):
+        decoder = Decoder(3, 2, size, (4, 5, 6), 3, subpixel=subpixel)
+        assert decoder(codes["z"]).shape == (2, 2, size, size)
     assert Discriminator(size, (4, 5, 6), 3, 7)(image).shape == image.shape
 
 

@@ -12,7 +12,9 @@ import torch
 
 from batches import RandomSamples, batch_of, small_configuration
 from ntensor.faces.errors import CheckpointError, ConfigurationError, NonFiniteError
+from ntensor.faces.networks.model import build
 from ntensor.faces.training import Trainer, checkpoint
+from ntensor.faces.training.objective import TrainingStep
 from ntensor.faces.training.processes import Processes
 from ntensor.faces.training.sampling import Updates
 from ntensor.faces.training.schedule import rate
@@ -113,6 +115,36 @@ def test_parts_give_the_gradient_of_the_whole(tmp_path):
     for name, grad in found[0].items():
         atol = 1e-6 * float(grad.abs().max())
         torch.testing.assert_close(found[1][name], grad, rtol=1e-4, atol=atol, msg=name)
+
+
+def test_code_steps_train_the_encoder_alone(tmp_path):
+    made = trainer(tmp_path, training={"steps": 3, "code_steps": 2, "checkpoint_every": 1})
+    before = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
+    made.train()
+    alone, whole = (state_of(tmp_path, step) for step in (2, 3))
+    changed = {n for n, t in before.items() if not torch.equal(alone[f"model.{n}"], t)}
+    assert {n.split(".")[0] for n in changed} == {"encoder", "light", "exp_3dmm", "id_3dmm"}
+    assert not [n for n in changed if n.startswith(("encoder.heads.z_b", "encoder.heads.z_m"))]
+    for name in ("normal.linear.weight", "frontal_stream.projection.core"):
+        assert not torch.equal(whole[f"model.{name}"], before[name])
+
+
+def test_rows_that_are_not_frontal_are_skipped_without_a_change():
+    configuration = small_configuration()
+    found = []
+    for skips_rows in (False, True):
+        torch.manual_seed(0)
+        model = build(configuration.model)
+        step = TrainingStep(model, configuration.losses, skips_rows=skips_rows)
+        loss, named, output = step(batch_of(5))
+        loss.backward()
+        found.append((named, {name: p.grad for name, p in model.named_parameters()}))
+    assert (output["frontal_image"][1::2] == 0).all()
+    assert (output["frontal_image"][::2] != 0).any(1).all()
+    for first, second in zip(*found, strict=True):
+        assert first.keys() == second.keys()
+        for name, value in first.items():
+            torch.testing.assert_close(second[name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_losses_fall(tmp_path):
@@ -231,3 +263,6 @@ def test_rate_rises_and_falls():
     assert rates[0] == 0.1 and rates[9] == rates[10] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[100] == pytest.approx(settings.final_rate)
+    phased = small_configuration(training={"steps": 130, "warmup": 10, "code_steps": 30}).training
+    assert [rate(phased, step) for step in range(30)] == [*rates[:10], *[1.0] * 20]
+    assert [rate(phased, step) for step in range(30, 131)] == rates

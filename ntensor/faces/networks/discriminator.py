@@ -29,8 +29,9 @@ class Discriminator(nn.Module):
         k_i: int = 128,
     ) -> None:
         super().__init__()
-        self.encoder = Encoder({}, image_size, channels, kernel_size, k_i)
-        self.decoder = Decoder(k_i, 3, image_size, channels, kernel_size, start=0.5)
+        sizes = (image_size, channels, kernel_size)
+        self.encoder = Encoder({}, *sizes, k_i, keep_places=False)
+        self.decoder = Decoder(k_i, 3, *sizes, start=0.5)
 
     def forward(self, image: Tensor) -> Tensor:
         """The reconstruction (Tensor[n, 3, S, S]) of `image`."""

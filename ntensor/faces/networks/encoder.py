@@ -48,6 +48,7 @@ class ConvolutionalStack(nn.Module):
         channels (tuple of int): filters of the convolutions, `(96, 48, 24)` in the paper.
         kernel_size (int): odd; 5 in the paper.
         in_channels (int): of the image.
+        keep_places (bool): give the places of the maxima, for unpooling.
 
     Example:
         >>> import torch
@@ -58,9 +59,14 @@ class ConvolutionalStack(nn.Module):
     """
 
     def __init__(
-        self, channels: tuple[int, int, int], kernel_size: int = 5, in_channels: int = 3
+        self,
+        channels: tuple[int, int, int],
+        kernel_size: int = 5,
+        in_channels: int = 3,
+        keep_places: bool = True,
     ) -> None:
         super().__init__()
+        self.keep_places = keep_places
         sizes = (in_channels, *channels)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(a, b, kernel_size, padding=kernel_size // 2)
@@ -71,11 +77,15 @@ class ConvolutionalStack(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Features (Tensor[n, c_3, S/8, S/8]), and the places of each pooling's maxima, first
-        pooling first."""
+        pooling first; none where they are not kept."""
         x, places = image, []
         for convolution in self.convolutions:
-            x, indices = F.max_pool2d(convolution(x), 2, return_indices=True)
-            places.append(chosen_places(indices))
+            x = convolution(x)
+            if self.keep_places:
+                x, indices = F.max_pool2d(x, 2, return_indices=True)
+                places.append(chosen_places(indices))
+            else:
+                x = F.max_pool2d(x, 2)
             x = threshold(x)
         return x, places
 
@@ -89,6 +99,7 @@ class Encoder(nn.Module):
         channels, kernel_size: as in `ConvolutionalStack`.
         k_i (int): extent of `z_i`.
         bottleneck (str): activation of `z_i`: `"sigmoid"`, `"tanh"` or `"identity"`.
+        keep_places (bool): as in `ConvolutionalStack`.
 
     Example:
         >>> import torch
@@ -106,9 +117,10 @@ class Encoder(nn.Module):
         kernel_size: int = 5,
         k_i: int = 128,
         bottleneck: str = "sigmoid",
+        keep_places: bool = True,
     ) -> None:
         super().__init__()
-        self.stack = ConvolutionalStack(channels, kernel_size)
+        self.stack = ConvolutionalStack(channels, kernel_size, keep_places=keep_places)
         self.bottleneck = nn.Linear(channels[-1] * (image_size // 8) ** 2, k_i)
         self.activation = BOTTLENECKS[bottleneck]()
         self.heads = nn.ModuleDict({name: nn.Linear(k_i, k) for name, k in code_sizes.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -57,16 +58,17 @@ class FaceAutoencoder(nn.Module):
         else:
             codes |= {"z_n": c.k_intrinsic, "z_a": c.k_intrinsic}
         sizes = (c.image_size, c.channels, c.kernel_size)
-        self.encoder = Encoder(codes, *sizes, c.k_i, c.bottleneck)
+        self.encoder = Encoder(codes, *sizes, c.k_i, c.bottleneck, c.unpooling)
         self.light = Light(c.k_l)
         feature = c.k_exp * c.k_id if self.multilinear else c.k_intrinsic
-        self.normal = Decoder(feature, 3, *sizes, hidden=torch.tanh, output=torch.tanh)
-        self.albedo = Decoder(feature, 3, *sizes, start=0.5)
-        outer = UnpoolingDecoder if c.unpooling else Decoder
+        inner = functools.partial(Decoder, subpixel=c.subpixel)
+        outer = UnpoolingDecoder if c.unpooling else inner
+        self.normal = inner(feature, 3, *sizes, hidden=torch.tanh, output=torch.tanh)
+        self.albedo = inner(feature, 3, *sizes, start=0.5)
         self.mask = outer(c.k_m, 1, *sizes, output=torch.sigmoid)
         self.background = outer(c.k_b, 3, *sizes, output=torch.sigmoid)
         if self.multilinear:
-            cores = (c.k_exp, c.k_id, c.accumulate_core_grad)
+            cores = (c.k_exp, c.k_id, bool(c.accumulate_core_grad))
             self.feature = RotatedFeature(c.rotation)
             self.shape_stream = ShapeStream(c.k_3d, *cores)
             self.frontal_stream = FrontalStream(c.image_size, c.k_l, *cores)
@@ -80,7 +82,11 @@ class FaceAutoencoder(nn.Module):
         return codes, places
 
     def decode(
-        self, codes: Mapping[str, Tensor], places: Sequence[Tensor], streams: bool = True
+        self,
+        codes: Mapping[str, Tensor],
+        places: Sequence[Tensor],
+        streams: bool = True,
+        frontal: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """`D(codes)` of eq. 7.
 
@@ -88,6 +94,8 @@ class FaceAutoencoder(nn.Module):
             codes (mapping): as `encode` gives them; some may come from another image.
             places (sequence): of the image that gives mask and background.
             streams (bool): compute streams 1 and 3 too.
+            frontal (Tensor[n] or None): bool, for which rows stream 3 is computed; its maps are 0
+                in the others. None: for all.
 
         Returns:
             dict: `image`, `normal`, `albedo`, `shading`, `background` (n, 3, S, S), `mask`
@@ -102,33 +110,54 @@ class FaceAutoencoder(nn.Module):
         else:
             normal_code, albedo_code = codes["z_n"], codes["z_a"]
         normal, albedo = self.normal(normal_code), self.albedo(albedo_code)
-        light = self.light(codes["z_l"])
-        shading = harmonics.shading(normal.float(), light.float())
+        regressed = self.regress(codes)
+        shading = harmonics.shading(normal.float(), regressed["light"].float())
         mask, background = self.mask(codes["z_m"], places), self.background(codes["z_b"], places)
         found = {
             "image": mask * (albedo * shading) + (1 - mask) * background,
             "normal": normal,
             "albedo": albedo,
             "shading": shading,
-            "light": light,
+            "light": regressed["light"],
             "mask": mask,
             "background": background,
         }
         if streams and self.multilinear:
-            frontal_image, frontal_normal = self.frontal_stream(codes["z_l"], z_exp, z_id)
+            frontal_image, frontal_normal = self._frontal(codes, frontal)
             found |= {
                 "shape": self.shape_stream(z_exp, z_id),
                 "frontal_image": frontal_image,
                 "frontal_normal": frontal_normal,
-                "exp_3dmm": self.exp_3dmm(z_exp),
-                "id_3dmm": self.id_3dmm(z_id),
+                **regressed,
             }
         return found
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
+    def regress(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What needs no decoder: `light`, and with streams 1 and 3 `exp_3dmm`, `id_3dmm`."""
+        found = {"light": self.light(codes["z_l"])}
+        if self.multilinear:
+            found["exp_3dmm"] = self.exp_3dmm(codes["z_exp"])
+            found["id_3dmm"] = self.id_3dmm(codes["z_id"])
+        return found
+
+    def _frontal(
+        self, codes: Mapping[str, Tensor], frontal: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        given = [codes[name] for name in ("z_l", "z_exp", "z_id")]
+        if frontal is None:
+            image, normal = self.frontal_stream(*given)
+            return image, normal
+        rows = frontal.nonzero()[:, 0]
+        image, normal = (
+            part.new_zeros(len(frontal), *part.shape[1:]).index_copy(0, rows, part)
+            for part in self.frontal_stream(*(z[rows] for z in given))
+        )
+        return image, normal
+
+    def forward(self, image: Tensor, frontal: Tensor | None = None) -> dict[str, Tensor]:
         """`decode(encode(image))` and the codes."""
         codes, places = self.encode(image)
-        return {**codes, **self.decode(codes, places)}
+        return {**codes, **self.decode(codes, places, frontal=frontal)}
 
 
 class PlainAutoencoder(nn.Module):
@@ -153,8 +182,8 @@ class PlainAutoencoder(nn.Module):
         c = configuration
         self.configuration = c
         sizes = (c.image_size, c.channels, c.kernel_size)
-        self.encoder = Encoder({"z_0": c.k_i}, *sizes, c.k_i, c.bottleneck)
-        self.decoder = Decoder(c.k_i, 3, *sizes, start=0.5)
+        self.encoder = Encoder({"z_0": c.k_i}, *sizes, c.k_i, c.bottleneck, keep_places=False)
+        self.decoder = Decoder(c.k_i, 3, *sizes, start=0.5, subpixel=c.subpixel)
         self.statistics = Statistics(extents_of_targets(c))
 
     def encode(self, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:

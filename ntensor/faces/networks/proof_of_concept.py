@@ -42,11 +42,11 @@ class ProofOfConcept(nn.Module):
         if c.rotation != "off":
             codes["z_p"] = 9
         sizes = (c.image_size, c.channels, c.kernel_size)
-        self.encoder = Encoder(codes, *sizes, c.k_i, c.bottleneck)
+        self.encoder = Encoder(codes, *sizes, c.k_i, c.bottleneck, keep_places=False)
         self.feature = RotatedFeature(c.rotation)
-        self.decoder = Decoder(c.k_exp * c.k_id, 3, *sizes, start=0.5)
+        self.decoder = Decoder(c.k_exp * c.k_id, 3, *sizes, start=0.5, subpixel=c.subpixel)
         if c.texture:
-            self.texture = Decoder(c.k_id, 3, *sizes, start=0.5)
+            self.texture = Decoder(c.k_id, 3, *sizes, start=0.5, subpixel=c.subpixel)
         self.exp_3dmm = nn.Linear(c.k_exp, c.exp_3dmm)
         self.id_3dmm = nn.Linear(c.k_id, c.id_3dmm)
         self.statistics = Statistics({"exp_3dmm": c.exp_3dmm, "id_3dmm": c.id_3dmm})
@@ -62,15 +62,18 @@ class ProofOfConcept(nn.Module):
         Returns:
             dict: `image`, `texture` (n, 3, S, S), `exp_3dmm`, `id_3dmm` (standardised).
         """
-        z_exp, z_id = codes["z_exp"], codes["z_id"]
-        found = {
-            "image": self.decoder(self.feature(z_exp, z_id, codes.get("z_p"))),
-            "exp_3dmm": self.exp_3dmm(z_exp),
-            "id_3dmm": self.id_3dmm(z_id),
-        }
+        feature = self.feature(codes["z_exp"], codes["z_id"], codes.get("z_p"))
+        found = {"image": self.decoder(feature), **self.regress(codes)}
         if self.configuration.texture:
-            found["texture"] = self.texture(z_id)
+            found["texture"] = self.texture(codes["z_id"])
         return found
+
+    def regress(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`exp_3dmm` and `id_3dmm`, which need no decoder."""
+        return {
+            "exp_3dmm": self.exp_3dmm(codes["z_exp"]),
+            "id_3dmm": self.id_3dmm(codes["z_id"]),
+        }
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """`decode(encode(image))` and the codes."""

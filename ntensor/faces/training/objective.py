@@ -186,6 +186,8 @@ class TrainingStep(nn.Module):
         weights (LossConfiguration)
         adversary (Adversary or None)
         verification (Module or None): frozen; images (n, 3, S, S) to embeddings.
+        skips_rows (bool): the model computes stream 3 for near-frontal samples only, which are all
+            that eq. 13 and 14 look at. The number of rows then differs from batch to batch.
     """
 
     def __init__(
@@ -194,16 +196,31 @@ class TrainingStep(nn.Module):
         weights: LossConfiguration,
         adversary: Adversary | None = None,
         verification: nn.Module | None = None,
+        skips_rows: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
+        self.skips_rows = skips_rows
         self.weights = weights
         self.others = (adversary, verification)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """The sum, every term, and the outputs, the latter two without gradient."""
-        adversary, verification = self.others
-        output = self.model(batch["image"])
+    def forward(
+        self, batch: Batch, codes_only: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """The sum, every term, and the outputs, the latter two without gradient.
+
+        Args:
+            batch (mapping): as in `terms`.
+            codes_only (bool): only the terms that need no decoder; the network must have some.
+        """
+        adversary, verification = (None, None) if codes_only else self.others
+        if codes_only:
+            codes, _ = self.model.encode(batch["image"])  # type: ignore[operator]
+            output = {**codes, **self.model.regress(codes)}  # type: ignore[operator]
+        elif self.skips_rows:
+            output = self.model(batch["image"], batch["near_frontal"])
+        else:
+            output = self.model(batch["image"])
         found = terms(output, batch, self.weights, self.model.statistics)  # type: ignore[arg-type]
         if adversary is not None:
             found |= adversary.generator_terms(output)

@@ -13,12 +13,16 @@ from ntensor.faces.configuration import TrainingConfiguration
 def rate(configuration: TrainingConfiguration, step: int) -> float:
     """Factor of the learning rate of update `step` (from 0).
 
-    Linear from `1 / warmup` to 1, then half a cosine down to `final_rate` at the last update.
+    Linear from `1 / warmup` to 1, at the start and again after the `code_steps`, which end at 1;
+    then half a cosine down to `final_rate` at the last update.
     """
     c = configuration
-    if step < c.warmup:
-        return (step + 1) / c.warmup
-    done = min(1.0, (step - c.warmup) / max(1, c.steps - c.warmup))
+    in_phase = step if step < c.code_steps else step - c.code_steps
+    if in_phase < c.warmup:
+        return (in_phase + 1) / c.warmup
+    if step < c.code_steps:
+        return 1.0
+    done = min(1.0, (in_phase - c.warmup) / max(1, c.steps - c.code_steps - c.warmup))
     return c.final_rate + (1 - c.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
 
 

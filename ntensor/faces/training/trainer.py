@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -55,7 +56,7 @@ class Trainer:
         processes: Processes,
         verification: nn.Module | None = None,
     ) -> None:
-        check(configuration, processes.world)
+        configuration = resolved(configuration, processes.world)
         self.configuration, self.run, self.processes = configuration, run, processes
         self.training, self.validation = training, validation
         settings = configuration.training
@@ -122,7 +123,8 @@ class Trainer:
         compiled = self.configuration.training.compile
         model = torch.compile(self.model) if compiled else self.model
         weights = self.configuration.losses
-        step = TrainingStep(self.model, weights, self.adversary, self.verification)
+        skips_rows = not compiled and getattr(self.model, "multilinear", False)
+        step = TrainingStep(self.model, weights, self.adversary, self.verification, skips_rows)
         step.model = model  # type: ignore[assignment]
         shared = self.processes.share(step)
         if self.adversary is not None:
@@ -170,6 +172,7 @@ class Trainer:
     def update(self, step: nn.Module, parts: list[dict[str, Tensor]], log: Log) -> None:
         """One update of the network, then one of the adversary."""
         settings = self.configuration.training
+        codes_only = self.step < settings.code_steps and hasattr(self.model, "regress")
         self.set_rates()
         reuse = self.configuration.model.accumulate_core_grad
         self.optimizer.zero_grad(set_to_none=not reuse)
@@ -180,7 +183,7 @@ class Trainer:
         for number, batch in enumerate(parts):
             with self.synchronised(step, number == len(parts) - 1):
                 with self.autocast():
-                    loss, named, output = step(batch)
+                    loss, named, output = step(batch, codes_only)
                 (loss / len(parts)).backward()
             for name, term in named.items():
                 found[name] = found.get(name, 0) + term / len(parts)
@@ -192,7 +195,7 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
         self.optimizer.step()
         told = {}
-        if self.adversary is not None:
+        if self.adversary is not None and not codes_only:
             told = self.update_adversary(parts, outputs)
         self.step += 1
         if self.step % settings.log_every == 0 or self.step == settings.steps:
@@ -370,23 +373,27 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], what: str) -> No
         ) from error
 
 
-def check(configuration: Configuration, world: int) -> None:
-    """Refuses settings that do not go together.
+def resolved(configuration: Configuration, world: int) -> Configuration:
+    """The configuration with `accumulate_core_grad` decided.
 
     Raises:
-        ConfigurationError: with the reason.
+        ConfigurationError: settings that do not go together, with the reason.
     """
     settings = configuration.training
-    if configuration.model.accumulate_core_grad:
-        for wrong, reason in (
-            (world > 1, f"{world} processes"),
-            (settings.compile, "compile"),
-            (settings.precision != "float32", f"precision {settings.precision}"),
-        ):
-            if wrong:
-                raise ConfigurationError(f"accumulate_core_grad does not work with {reason}")
+    against = {
+        f"{world} processes": world > 1,
+        "compile": settings.compile,
+        f"precision {settings.precision}": settings.precision != "float32",
+    }
+    reasons = [reason for reason, holds in against.items() if holds]
+    wanted = configuration.model.accumulate_core_grad
+    if wanted and reasons:
+        raise ConfigurationError(f"accumulate_core_grad does not work with {', '.join(reasons)}")
     if settings.batch_size % (world * settings.accumulation):
         raise ConfigurationError(
             f"processes * accumulation ({world} * {settings.accumulation}) must divide "
             f"batch_size ({settings.batch_size})"
         )
+    accumulates = not reasons if wanted is None else wanted
+    model = replace(configuration.model, accumulate_core_grad=accumulates)
+    return replace(configuration, model=model)
