@@ -37,7 +37,12 @@ _DEFAULT = Options()
 
 
 def expression(
-    run: Run, target: list[str], source: list[str], out: Path, options: Settings = _DEFAULT
+    run: Run,
+    target: list[str],
+    source: list[str],
+    out: Path,
+    detail: bool = False,
+    options: Settings = _DEFAULT,
 ) -> None:
     """Targets with the expressions of sources (equations 17, 18 and 20).
 
@@ -49,8 +54,11 @@ def expression(
         target: faces to change; one, or as many as sources.
         source: faces that give the expression; one, or as many as targets.
         out: folder for the pictures.
+        detail: add the change of the reconstruction to the target itself, so that what the network
+            does not reproduce stays.
     """
-    _transfer(RunInputs(run, options, "expression"), "expression", target, source, out)
+    found = RunInputs(run, options, "expression")
+    _transfer(found, "expression", target, source, out, detail=detail)
 
 
 def pose(
@@ -104,7 +112,12 @@ def identity(
 
 
 def light(
-    run: Run, target: list[str], source: list[str], out: Path, options: Settings = _DEFAULT
+    run: Run,
+    target: list[str],
+    source: list[str],
+    out: Path,
+    detail: bool = False,
+    options: Settings = _DEFAULT,
 ) -> None:
     """Targets under the lights of sources, with the shadings (section 5.2).
 
@@ -116,8 +129,9 @@ def light(
         target: faces to change; one, or as many as sources.
         source: faces that give the light; one, or as many as targets.
         out: folder for the pictures.
+        detail: as for expression.
     """
-    _transfer(RunInputs(run, options, "light"), "light", target, source, out)
+    _transfer(RunInputs(run, options, "light"), "light", target, source, out, detail=detail)
 
 
 def interpolate(
@@ -290,6 +304,7 @@ def columns_of_transfer(
     sources: Sequence[Face],
     project: bool = False,
     mask: Mask = "normals",
+    detail: bool = False,
 ) -> tuple[dict[str, Tensor], list[Face]]:
     """A transfer's figure, by titles, and the truths where all faces are generated."""
     given, taken = found.encode(targets), found.encode(sources)
@@ -304,6 +319,9 @@ def columns_of_transfer(
             "new shading": as_colours("shading", made["shading"]),
         }
     columns[edit] = made["image"]
+    if detail:
+        parts = (columns["target"], plain["image"].cpu(), made["image"].cpu())
+        columns[edit] = editing.with_detail(*parts)
     if edit in ("expression", "identity") and "frontal_image" in made:
         columns |= {"frontal": plain["frontal_image"], f"fr. {edit[:6]}.": made["frontal_image"]}
     truths = [found.inputs.edited(t, s, edit) for t, s in zip(targets, sources, strict=True)]
@@ -323,9 +341,10 @@ def _transfer(
     out: Path,
     project: bool = False,
     mask: Mask = "normals",
+    detail: bool = False,
 ) -> None:
     targets, sources = paired(found.read(target), found.read(source), "target", "source")
-    columns, truths = columns_of_transfer(found, edit, targets, sources, project, mask)
+    columns, truths = columns_of_transfer(found, edit, targets, sources, project, mask, detail)
     pictures.save_grid(out / "figure.png", columns, found.options.scale)
     for number, image in enumerate(columns[edit]):
         save_image(out / f"{edit}_{number:03d}.png", image)

@@ -89,6 +89,19 @@ def test_transfers(run, tmp_path, capsys, command):
     assert Image.open(tmp_path / "figure.png").size[1] == 14 + 2 * 18
 
 
+@pytest.mark.parametrize("command", ["expression", "light"])
+def test_detail_keeps_the_picture_and_adds_the_change(run, tmp_path, command):
+    edit.main([command, str(run), "--target", HAPPY, "--source", SAD, "--detail",
+               "--out", str(tmp_path)])  # fmt: skip
+    model, configuration, _ = load_run(run)
+    images = [Inputs(configuration).read_one(words).image[None] for words in (HAPPY, SAD)]
+    target, source = (editing.encode(model, image) for image in images)
+    edited = getattr(editing, command)(model, target, source)["image"]
+    wanted = images[0] + edited - editing.decode(model, target)["image"]
+    found = picture(tmp_path / f"{command}_000.png")
+    assert (found - wanted[0].clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-5
+
+
 def test_pictures_are_aligned_by_their_landmarks(run, photo, tmp_path, capsys):
     landmarks = photo.with_suffix(".txt")
     edit.main(["pose", str(run), "--target", str(photo), "--source", HAPPY, "--landmarks",

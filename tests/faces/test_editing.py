@@ -23,10 +23,11 @@ CHANGED_BY = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def model():
+@pytest.fixture(scope="module", params=[True, False], ids=["unpooling", "subpixel"])
+def model(request):
     torch.manual_seed(1)
-    made = build(small_configuration().model).eval()
+    decoders = {"unpooling": request.param, "subpixel": not request.param}
+    made = build(small_configuration(model=decoders).model).eval()
     # Larger codes than at the start of training, so that every edit shows.
     with torch.no_grad():
         for head in made.encoder.heads.values():

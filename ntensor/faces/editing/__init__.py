@@ -10,7 +10,7 @@ from .reconstruction import (
     vertices_of_coefficients,
     vertices_of_stream,
 )
-from .transfer import expression, identity, light, pose
+from .transfer import expression, identity, light, pose, with_detail
 
 __all__ = [
     "CODES",
@@ -31,4 +31,5 @@ __all__ = [
     "shape_error",
     "vertices_of_coefficients",
     "vertices_of_stream",
+    "with_detail",
 ]

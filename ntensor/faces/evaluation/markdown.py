@@ -113,8 +113,8 @@ def transfer_table(groups: Sequence[Group], extra: Sequence[Group], edit: str) -
     """Errors of one edit by method."""
     rows = []
     for group in [*groups, *extra]:
-        for method in ("network", "network, nothing transferred"):
-            if group.values("transfer", edit, method, "image"):
+        for method in group.first["transfer"].get(edit, {}):
+            if method.startswith("network"):
                 name = group.name + method.removeprefix("network")
                 rows.append([name, *_transfer(group, edit, method)])
     first = next(g for g in [*groups, *extra] if edit in g.first["transfer"])

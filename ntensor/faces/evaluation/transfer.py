@@ -27,6 +27,9 @@ from .references import Multilinear
 Batch = dict[str, Tensor]
 Measures = dict[str, dict[str, float]]
 
+# The method that adds the change of the network's reconstruction to the picture itself.
+DETAIL = "network, its change added to the input"
+
 # The camera's scale, which the landmark fit is told.
 _SCALE = 1.0
 _CHUNK = 32
@@ -146,6 +149,9 @@ def measured_network(
         if edit == "":
             continue
         rows = {"network": found[edit], "network, nothing transferred": found[""]}
+        if edit != "pose":
+            parts = (transfers.target["image"], found[""]["image"], found[edit]["image"])
+            rows[DETAIL] = {**found[edit], "image": editing.with_detail(*parts)}
         measures[edit] = {
             name: transfers.measure(edit, b["image"], b.get("normal"), b.get("landmarks"))
             for name, b in rows.items()
