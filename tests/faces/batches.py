@@ -82,6 +82,7 @@ def small_configuration(**sections):
     training = dataclasses.replace(
         base.training,
         steps=4,
+        code_steps=0,
         batch_size=4,
         warmup=2,
         log_every=1,

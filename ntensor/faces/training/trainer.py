@@ -56,13 +56,14 @@ class Trainer:
         processes: Processes,
         verification: nn.Module | None = None,
     ) -> None:
-        configuration = resolved(configuration, processes.world)
+        check(configuration, processes.world)
         self.configuration, self.run, self.processes = configuration, run, processes
         self.training, self.validation = training, validation
         settings = configuration.training
         self.device = processes.device
         torch.manual_seed(settings.seed)
-        model = build(configuration.model)
+        self.accumulates = accumulates(configuration, processes.world)
+        model = build(replace(configuration.model, accumulate_core_grad=self.accumulates))
         model.statistics.set(training.statistics)
         adversary = adversary_of(configuration)
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
@@ -174,8 +175,7 @@ class Trainer:
         settings = self.configuration.training
         codes_only = self.step < settings.code_steps and hasattr(self.model, "regress")
         self.set_rates()
-        reuse = self.configuration.model.accumulate_core_grad
-        self.optimizer.zero_grad(set_to_none=not reuse)
+        self.optimizer.zero_grad(set_to_none=not self.accumulates)
         if self.adversary is not None:
             self.adversary.requires_grad_(False)
         found: dict[str, Tensor] = {}
@@ -373,11 +373,26 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], what: str) -> No
         ) from error
 
 
-def resolved(configuration: Configuration, world: int) -> Configuration:
-    """The configuration with `accumulate_core_grad` decided.
+def check(configuration: Configuration, world: int) -> None:
+    """Refuses settings that do not go together.
 
     Raises:
-        ConfigurationError: settings that do not go together, with the reason.
+        ConfigurationError: with the reason.
+    """
+    settings = configuration.training
+    accumulates(configuration, world)
+    if settings.batch_size % (world * settings.accumulation):
+        raise ConfigurationError(
+            f"processes * accumulation ({world} * {settings.accumulation}) must divide "
+            f"batch_size ({settings.batch_size})"
+        )
+
+
+def accumulates(configuration: Configuration, world: int) -> bool:
+    """Whether backward adds into the cores' gradients.
+
+    Raises:
+        ConfigurationError: it is asked for and does not work, with the reason.
     """
     settings = configuration.training
     against = {
@@ -389,11 +404,4 @@ def resolved(configuration: Configuration, world: int) -> Configuration:
     wanted = configuration.model.accumulate_core_grad
     if wanted and reasons:
         raise ConfigurationError(f"accumulate_core_grad does not work with {', '.join(reasons)}")
-    if settings.batch_size % (world * settings.accumulation):
-        raise ConfigurationError(
-            f"processes * accumulation ({world} * {settings.accumulation}) must divide "
-            f"batch_size ({settings.batch_size})"
-        )
-    accumulates = not reasons if wanted is None else wanted
-    model = replace(configuration.model, accumulate_core_grad=accumulates)
-    return replace(configuration, model=model)
+    return not reasons if wanted is None else wanted
