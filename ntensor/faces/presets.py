@@ -80,7 +80,7 @@ def small() -> Configuration:
         data=replace(base.data, cache=12_000, validation=256),
         training=replace(
             base.training,
-            steps=10_000,
+            steps=8500,
             code_steps=2500,
             batch_size=32,
             learning_rate=2e-3,
