@@ -36,6 +36,8 @@ class ModelConfiguration:
             otherwise they upsample.
         subpixel: decoders that upsample end on maps of half the size, four pixels a place.
         bottleneck: activation of `z_i`.
+        thumbnail: a linear layer from `z_i` to the coarse colours of the image, by which the
+            encoder learns them while its codes are learnt; see `losses.thumbnail`.
         texture: the stream from identity to texture of the proof-of-concept network.
         accumulate_core_grad: as in `ntensor.nn.MultilinearProjection`; one process, float32 and no
             `compile`. None: training does so where it works.
@@ -61,6 +63,7 @@ class ModelConfiguration:
     unpooling: bool = True
     subpixel: bool = False
     bottleneck: Literal["sigmoid", "tanh", "identity"] = "sigmoid"
+    thumbnail: bool = False
     texture: bool = True
     accumulate_core_grad: bool | None = None
 
@@ -100,6 +103,8 @@ class LossConfiguration:
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     reconstruction: float = 30.0
+    colour: float = 0.0
+    thumbnail: float = 0.0
     adversarial: float = 1.0
     verification: float = 1.0
     pose: float = 1.0

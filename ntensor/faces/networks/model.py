@@ -60,6 +60,7 @@ class FaceAutoencoder(nn.Module):
         sizes = (c.image_size, c.channels, c.kernel_size)
         self.encoder = Encoder(codes, *sizes, c.k_i, c.bottleneck, c.unpooling)
         self.light = Light(c.k_l)
+        self.thumbnail = nn.Linear(c.k_i, 48) if c.thumbnail else None
         feature = c.k_exp * c.k_id if self.multilinear else c.k_intrinsic
         inner = functools.partial(Decoder, subpixel=c.subpixel)
         outer = UnpoolingDecoder if c.unpooling else inner
@@ -118,9 +119,9 @@ class FaceAutoencoder(nn.Module):
             "normal": normal,
             "albedo": albedo,
             "shading": shading,
-            "light": regressed["light"],
             "mask": mask,
             "background": background,
+            **{name: regressed[name] for name in ("light", "thumbnail") if name in regressed},
         }
         if streams and self.multilinear:
             frontal_image, frontal_normal = self._frontal(codes, frontal)
@@ -133,8 +134,11 @@ class FaceAutoencoder(nn.Module):
         return found
 
     def regress(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What needs no decoder: `light`, and with streams 1 and 3 `exp_3dmm`, `id_3dmm`."""
-        found = {"light": self.light(codes["z_l"])}
+        """What needs no decoder: `light`; `thumbnail` (n, 48), where the network has it and `codes`
+        have `z_i`; with streams 1 and 3 `exp_3dmm`, `id_3dmm`."""
+        found: dict[str, Tensor] = {"light": self.light(codes["z_l"])}
+        if self.thumbnail is not None and "z_i" in codes:
+            found["thumbnail"] = self.thumbnail(codes["z_i"])
         if self.multilinear:
             found["exp_3dmm"] = self.exp_3dmm(codes["z_exp"])
             found["id_3dmm"] = self.id_3dmm(codes["z_id"])

@@ -38,6 +38,8 @@ def terms(
             found[term] = function(out[needs], *(batch[name] for name in arguments))
 
     add("reconstruction", "image", losses.reconstruction, "image")
+    add("colour", "image", losses.colour, "image")
+    add("thumbnail", "thumbnail", losses.thumbnail, "image")
     add("pose", "z_p", losses.pose, "pose")
     for term, vector in (
         ("expression", "exp_3dmm"),
