@@ -16,6 +16,34 @@ def test_reconstruction():
     close(losses.reconstruction(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])), 2.5)
 
 
+def test_opponent_colours():
+    grey, red = torch.full((1, 3, 2, 2), 0.6), torch.zeros(1, 3, 2, 2)
+    red[:, 0] = 0.3
+    wanted = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    torch.testing.assert_close(losses.opponent(grey), wanted)
+    wanted = torch.tensor([-1.5, 6.0, 3.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    torch.testing.assert_close(losses.opponent(red), wanted)
+
+
+def test_colour_does_not_see_luminance():
+    image = torch.rand(2, 3, 4, 4)
+    torch.testing.assert_close(
+        losses.colour(image + 0.3, image), torch.tensor(0.0), atol=1e-9, rtol=0
+    )
+    red = image.clone()
+    red[:, 0] += 0.1  # 2 in red less green, 1 in yellow less blue
+    close(losses.colour(red, image), (4 + 1) / 2)
+
+
+def test_thumbnail_is_of_means():
+    image = torch.full((1, 3, 8, 8), 0.4)
+    image[:, :, :2, :2] = 0.6  # one of 4 x 4 places, luminance 1
+    wanted = torch.zeros(1, 3, 4, 4)
+    close(losses.thumbnail(wanted.flatten(1), image), 1 / 48)
+    wanted[0, 0, 0, 0] = 1
+    close(losses.thumbnail(wanted.flatten(1), image), 0.0)
+
+
 def test_adversarial_is_an_absolute_error():
     close(losses.adversarial(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])), 1.5)
 

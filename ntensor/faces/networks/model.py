@@ -111,17 +111,18 @@ class FaceAutoencoder(nn.Module):
         else:
             normal_code, albedo_code = codes["z_n"], codes["z_a"]
         normal, albedo = self.normal(normal_code), self.albedo(albedo_code)
-        regressed = self.regress(codes)
-        shading = harmonics.shading(normal.float(), regressed["light"].float())
+        vectors = self._vectors(codes)
+        light = vectors["light"]
+        shading = harmonics.shading(normal.float(), light.float())
         mask, background = self.mask(codes["z_m"], places), self.background(codes["z_b"], places)
         found = {
             "image": mask * (albedo * shading) + (1 - mask) * background,
             "normal": normal,
             "albedo": albedo,
             "shading": shading,
+            "light": light,
             "mask": mask,
             "background": background,
-            **{name: regressed[name] for name in ("light", "thumbnail") if name in regressed},
         }
         if streams and self.multilinear:
             frontal_image, frontal_normal = self._frontal(codes, frontal)
@@ -129,20 +130,31 @@ class FaceAutoencoder(nn.Module):
                 "shape": self.shape_stream(z_exp, z_id),
                 "frontal_image": frontal_image,
                 "frontal_normal": frontal_normal,
-                **regressed,
+                **vectors,
             }
         return found
 
     def regress(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What needs no decoder: `light`; `thumbnail` (n, 48), where the network has it and `codes`
-        have `z_i`; with streams 1 and 3 `exp_3dmm`, `id_3dmm`."""
-        found: dict[str, Tensor] = {"light": self.light(codes["z_l"])}
-        if self.thumbnail is not None and "z_i" in codes:
-            found["thumbnail"] = self.thumbnail(codes["z_i"])
+        """What needs no decoder.
+
+        Args:
+            codes (mapping): as `encode` gives them.
+
+        Returns:
+            dict: `light`; with streams 1 and 3 `exp_3dmm` and `id_3dmm`; `thumbnail` (n, 48) where
+            the network has one.
+        """
+        return self._vectors(codes) | self._coarse(codes)
+
+    def _vectors(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = {"light": self.light(codes["z_l"])}
         if self.multilinear:
             found["exp_3dmm"] = self.exp_3dmm(codes["z_exp"])
             found["id_3dmm"] = self.id_3dmm(codes["z_id"])
         return found
+
+    def _coarse(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {} if self.thumbnail is None else {"thumbnail": self.thumbnail(codes["z_i"])}
 
     def _frontal(
         self, codes: Mapping[str, Tensor], frontal: Tensor | None
@@ -159,9 +171,9 @@ class FaceAutoencoder(nn.Module):
         return image, normal
 
     def forward(self, image: Tensor, frontal: Tensor | None = None) -> dict[str, Tensor]:
-        """`decode(encode(image))` and the codes."""
+        """The codes, `decode(encode(image))`, and the thumbnail where the network has one."""
         codes, places = self.encode(image)
-        return {**codes, **self.decode(codes, places, frontal=frontal)}
+        return {**codes, **self._coarse(codes), **self.decode(codes, places, frontal=frontal)}
 
 
 class PlainAutoencoder(nn.Module):
