@@ -4,7 +4,7 @@
 
 Serves the run by `python -m ntensor.faces.demo` and opens the page in Chromium (`apt-get install
 chromium chromium-driver`, `pip install selenium`). A time is measured inside the page: from the
-event that a moved slider sends to the moment at which the changed picture is decoded. Page, browser and
+event that a moved slider sends to the changed picture, decoded. Page, browser and
 network share this machine's cores. Writes `face_page.csv`, one row a slider.
 """
 
