@@ -43,7 +43,6 @@ const watch = new MutationObserver(async () => {
 watch.observe(document.body, {subtree: true, childList: true, attributes: true});
 range.value = value;
 range.dispatchEvent(new Event('input', {bubbles: true}));
-range.dispatchEvent(new Event('pointerup', {bubbles: true}));
 """
 
 
@@ -106,8 +105,7 @@ def main() -> None:
             if time.monotonic() > end:
                 raise SystemExit("error: the page showed no face within a minute")
             time.sleep(0.05)
-        with _machine.ForeignLoad() as load:
-            found = moved(page, options.moves)
+        found = moved(page, options.moves)
         if options.screenshot is not None:
             page.save_screenshot(str(options.screenshot))
     finally:
@@ -123,7 +121,7 @@ def main() -> None:
         row |= {"p90_ms": cuts[-1], "slowest_ms": max(times)}
         row = {name: round(x, 1) if isinstance(x, float) else x for name, x in row.items()}
         print("{slider:12} median {median_ms} ms, p90 {p90_ms}, slowest {slowest_ms}".format(**row))
-        rows.append(row | {"run": options.run.name, "foreign_load": round(load.share, 3)} | machine)
+        rows.append(row | {"run": options.run.name} | machine)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "face_page.csv"
     with replaced(path) as unfinished, unfinished.open("w", newline="") as stream:
