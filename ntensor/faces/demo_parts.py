@@ -112,7 +112,8 @@ class Demo:
     def start(self) -> tuple[Session, dict[str, list[str]]]:
         """The session that a page begins with, and `side` of each side."""
         faces = {s: self.first_offered[k].image for s, k in zip(SIDES, START, strict=True)}
-        session = Session(*(self.fixed(image) for image in faces.values()))
+        first, second = (self.fixed(image) for image in faces.values())
+        session = Session(first, second, self.run.leak)
         return session, {s: self.side(s, session, image) for s, image in faces.items()}
 
     def fixed(self, image: Tensor) -> FixedFace:

@@ -68,6 +68,7 @@ def pose(
     out: Path,
     project: bool = False,
     mask: Mask = "normals",
+    follow: bool = False,
     options: Settings = _DEFAULT,
 ) -> None:
     """Targets with the poses of sources (equation 20).
@@ -83,9 +84,12 @@ def pose(
         project: use the rotation nearest to the source's z_p instead of z_p itself.
         mask: what joins face and background; code is the target's own mask and outline, normals
             the outline of the turned face.
+        follow: the identity's code follows the pose as far as it tells of it, by a regression over
+            256 training pictures; without it, the paper's edit.
     """
     found = RunInputs(run, options, "pose")
-    _transfer(found, "pose", target, source, out, project=project, mask=mask)
+    leak = found.leak if follow else None
+    _transfer(found, "pose", target, source, out, project=project, mask=mask, leak=leak)
 
 
 def identity(
@@ -94,6 +98,7 @@ def identity(
     source: list[str],
     out: Path,
     mask: Mask = "normals",
+    follow: bool = False,
     options: Settings = _DEFAULT,
 ) -> None:
     """Targets with the identities of sources.
@@ -107,8 +112,11 @@ def identity(
         source: faces that give the identity; one, or as many as targets.
         out: folder for the pictures.
         mask: as for pose.
+        follow: as for pose.
     """
-    _transfer(RunInputs(run, options, "identity"), "identity", target, source, out, mask=mask)
+    found = RunInputs(run, options, "identity")
+    leak = found.leak if follow else None
+    _transfer(found, "identity", target, source, out, mask=mask, leak=leak)
 
 
 def light(
@@ -281,6 +289,7 @@ def transferred(
     source: editing.Encoded,
     project: bool = False,
     mask: Mask = "normals",
+    leak: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The outputs of one edit, a key of `editing.CODES`."""
     if edit == "expression":
@@ -288,8 +297,8 @@ def transferred(
     if edit == "light":
         return editing.light(found.model, target, source)
     if edit == "pose":
-        return editing.pose(found.model, target, source, project, mask)
-    return editing.identity(found.model, target, source, mask)
+        return editing.pose(found.model, target, source, project, mask, leak=leak)
+    return editing.identity(found.model, target, source, mask, leak=leak)
 
 
 def enlarged(picture: Tensor, scale: int) -> Tensor:
@@ -305,10 +314,11 @@ def columns_of_transfer(
     project: bool = False,
     mask: Mask = "normals",
     detail: bool = False,
+    leak: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], list[Face]]:
     """A transfer's figure, by titles, and the truths where all faces are generated."""
     given, taken = found.encode(targets), found.encode(sources)
-    made = transferred(found, edit, given, taken, project, mask)
+    made = transferred(found, edit, given, taken, project, mask, leak)
     plain = editing.decode(found.model, given, streams=True)
     columns = {"target": pictures_of(targets), "source": pictures_of(sources)}
     columns["reconstr."] = plain["image"]
@@ -342,9 +352,12 @@ def _transfer(
     project: bool = False,
     mask: Mask = "normals",
     detail: bool = False,
+    leak: Tensor | None = None,
 ) -> None:
     targets, sources = paired(found.read(target), found.read(source), "target", "source")
-    columns, truths = columns_of_transfer(found, edit, targets, sources, project, mask, detail)
+    columns, truths = columns_of_transfer(
+        found, edit, targets, sources, project, mask, detail, leak
+    )
     pictures.save_grid(out / "figure.png", columns, found.options.scale)
     for number, image in enumerate(columns[edit]):
         save_image(out / f"{edit}_{number:03d}.png", image)

@@ -86,12 +86,16 @@ def pixels_of(data):
 @pytest.mark.parametrize("weights", [{}, {"light": 1.0}, {"identity": 1.5}, MIXED])
 def test_session_decodes_the_mixed_codes(session, weights):
     every = dict.fromkeys(SLIDERS, 0.0) | weights
+    session = Session(session.first, session.second)
     codes = editing.blend(session.first.encoded, session.second.encoded, every, project=True)
     wanted = editing.decode(session.model, codes, mask="normals")
     found = session.decode(weights)
     assert set(found) == set(wanted)
     # Background and mask's codes are the first face's, whose decoding is kept.
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    for name, value in found.items():
+        # Sums round by the size of their largest terms, not of what they cancel to.
+        atol = 1e-5 * max(1.0, float(wanted[name].abs().max()))
+        torch.testing.assert_close(value, wanted[name], rtol=1e-4, atol=atol, msg=name)
 
 
 def test_faces_differ_by_each_code(session):
@@ -350,7 +354,8 @@ def test_page_in_a_browser(page, shown, tmp_path):
     for step in range(20):
         move("light", str(step / 20))
     weights = dict.fromkeys(SLIDERS, 0.8) | {"light": 0.95}
-    session = Session(*(shown.fixed(shown.face(number).image) for number in (4, 5)))
+    first, second = (shown.fixed(shown.face(number).image) for number in (4, 5))
+    session = Session(first, second, shown.run.leak)
     wanted = torch.from_numpy(pixels(session.decode(weights)["image"][0])).int()
     eventually(
         lambda: (pictures_in(f'src="{picture("edited-face")}"')[0] - wanted).abs().max() <= 1

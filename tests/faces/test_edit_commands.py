@@ -18,6 +18,7 @@ from ntensor.faces.figures import __main__ as figures
 from ntensor.faces.figures import codes, material
 from ntensor.faces.media import images, inputs, videos
 from ntensor.faces.media.inputs import Inputs
+from ntensor.faces.media.run_inputs import Options, RunInputs
 from small_runs import write_run
 
 HAPPY = "generated:test:0:happy:20:3"
@@ -100,6 +101,21 @@ def test_detail_keeps_the_picture_and_adds_the_change(run, tmp_path, command):
     wanted = images[0] + edited - editing.decode(model, target)["image"]
     found = picture(tmp_path / f"{command}_000.png")
     assert (found - wanted[0].clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-5
+
+
+@pytest.mark.parametrize("command", ["pose", "identity"])
+def test_the_identity_follows_the_pose(run, tmp_path, command):
+    edit.main([command, str(run), "--target", HAPPY, "--source", SAD, "--follow",
+               "--out", str(tmp_path)])  # fmt: skip
+    found = RunInputs(run, Options())
+    images = [found.inputs.read_one(words).image[None] for words in (HAPPY, SAD)]
+    target, source = (editing.encode(found.model, image) for image in images)
+    assert found.leak.shape == (9, 4) and found.leak.abs().max() > 1e-3
+    wanted = getattr(editing, command)(
+        found.model, target, source, mask="normals", leak=found.leak
+    )["image"][0].clamp(0, 1)
+    written = picture(tmp_path / f"{command}_000.png")
+    assert (written - wanted).abs().max() <= 0.5 / 255 + 1e-5
 
 
 def test_pictures_are_aligned_by_their_landmarks(run, photo, tmp_path, capsys):

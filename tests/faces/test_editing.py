@@ -8,6 +8,8 @@ from torch.testing import assert_close
 
 from batches import small_configuration
 from ntensor.faces import editing
+from ntensor.faces.editing import FixedFace
+from ntensor.faces.editing.session import Session
 from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.morphable.analytic_face import analytic_face
 from ntensor.faces.networks.model import build
@@ -126,6 +128,45 @@ def test_projected_pose(model, faces):
     found = editing.pose(model, faces[0], faces[1], project=True)
     wanted = faces[0].replaced({"z_p": codes[1:2]})
     assert_close(found["image"], editing.decode(model, wanted)["image"])
+
+
+@pytest.fixture
+def leak():
+    return torch.randn(9, 4, generator=torch.Generator().manual_seed(5))
+
+
+def test_identity_follows_the_pose(model, faces, leak):
+    target, source = faces[0], faces[1]
+    change = (source.codes["z_p"] - target.codes["z_p"]) @ leak
+    z_id = target.codes["z_id"] + change
+    wanted = target.replaced({"z_p": source.codes["z_p"], "z_id": z_id})
+    found = editing.pose(model, target, source, leak=leak)
+    assert_close(found["image"], editing.decode(model, wanted)["image"])
+    # What is left of the source's identity once its pose is taken out, in the target's pose.
+    wanted = target.replaced({"z_id": source.codes["z_id"] - change})
+    found = editing.identity(model, target, source, leak=leak)
+    assert_close(found["image"], editing.decode(model, wanted)["image"])
+    both = editing.identity(model, faces[:2], source, leak=leak)
+    assert_close(both["image"][:1], found["image"])
+
+
+def test_a_session_follows_the_pose(model, faces, leak):
+    turned = faces.replaced({"z_p": editing.nearest_rotation(faces.codes["z_p"])})
+    session = Session(FixedFace(model, turned[0]), FixedFace(model, turned[1]), leak)
+    for edit in ("pose", "identity"):
+        wanted = transfer(edit)(model, turned[0], turned[1], mask="normals", leak=leak)
+        assert_close(session.decode({edit: 1.0})["normal"], wanted["normal"])
+    replaced = session.replaced("second", FixedFace(model, faces[2]))
+    assert replaced.leak is leak
+
+
+def test_leak_is_the_slope_of_a_regression(generator):
+    z_p, slope = torch.randn(200, 9, generator=generator), torch.randn(9, 4, generator=generator)
+    noise = 0.01 * torch.randn(200, 4, generator=generator)
+    found = editing.pose_leak({"z_p": z_p + 3, "z_id": z_p @ slope + noise - 7})
+    assert_close(found, slope, rtol=0, atol=0.02)
+    with pytest.raises(ConfigurationError, match="got no z_p"):
+        editing.pose_leak({"z_id": slope})
 
 
 def test_nearest_rotation(generator):

@@ -3,6 +3,7 @@
 from .codes import CODES, Encoded, decode, encode, nearest_rotation, require
 from .fixed import FixedFace
 from .interpolation import blend, interpolate
+from .leak import pose_leak
 from .reconstruction import (
     coefficients,
     frontal,
@@ -27,6 +28,7 @@ __all__ = [
     "light",
     "nearest_rotation",
     "pose",
+    "pose_leak",
     "require",
     "shape_error",
     "vertices_of_coefficients",

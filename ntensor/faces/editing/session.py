@@ -10,9 +10,10 @@ from torch import Tensor
 from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.rendering import harmonics
 
-from .codes import CODES, Encoded, composed
+from .codes import CODES, Encoded, composed, nearest_rotation
 from .fixed import FixedFace
 from .interpolation import blend
+from .leak import followed
 
 
 class Session:
@@ -29,6 +30,8 @@ class Session:
 
     Args:
         first, second (FixedFace): of the same model.
+        leak (Tensor[9, k_id] or None): of `pose_leak`; `z_id` then follows the pose in normals and
+            albedo, as in `editing.pose`. Streams 1 and 3 know no pose.
 
     Raises:
         ConfigurationError: two models.
@@ -46,16 +49,17 @@ class Session:
         torch.Size([1, 3, 64, 64])
     """
 
-    def __init__(self, first: FixedFace, second: FixedFace) -> None:
+    def __init__(self, first: FixedFace, second: FixedFace, leak: Tensor | None = None) -> None:
         if first.model is not second.model:
             raise ConfigurationError("Session: wanted two faces of one model, got two models")
-        self.first, self.second = first, second
+        self.first, self.second, self.leak = first, second, leak
         self.model = first.model
         self._surface: tuple[tuple[float, ...], tuple[Tensor, Tensor]] | None = None
 
     def replaced(self, side: str, face: FixedFace) -> Session:
         """The session with another `"first"` or `"second"` face."""
-        return Session(**{"first": self.first, "second": self.second, side: face})
+        sides = {"first": self.first, "second": self.second, side: face}
+        return Session(**sides, leak=self.leak)
 
     @torch.no_grad()
     def decode(self, weights: Mapping[str, float]) -> dict[str, Tensor]:
@@ -71,6 +75,10 @@ class Session:
         """
         w = {edit: float(weights.get(edit, 0.0)) for edit in CODES}
         z = blend(self.first.encoded, self.second.encoded, w, project=True)
+        starts, ends = (
+            nearest_rotation(face.encoded.codes["z_p"]) for face in (self.first, self.second)
+        )
+        z = followed(z, torch.lerp(starts, ends, w["identity"]), self.leak)
         normal, albedo = self._surface_of(z, (w["identity"], w["expression"], w["pose"]))
         light = self.model.light(z.codes["z_l"])
         found = {

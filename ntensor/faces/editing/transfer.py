@@ -10,6 +10,7 @@ from ntensor.faces.networks.model import FaceAutoencoder, Model
 from ntensor.faces.rendering import harmonics
 
 from .codes import CODES, Encoded, Mask, decode, nearest_rotation, require
+from .leak import followed
 
 
 def expression(
@@ -50,6 +51,7 @@ def pose(
     project: bool = False,
     mask: Mask = "code",
     streams: bool = True,
+    leak: Tensor | None = None,
 ) -> dict[str, Tensor]:
     r"""The targets with the sources' poses, the second line of eq. 20.
 
@@ -61,6 +63,8 @@ def pose(
         project (bool): replace `z_p` by the nearest rotation.
         mask (str): as in `decode`. The target's mask (`"code"`) has the target's outline.
         streams (bool): as in `decode`.
+        leak (Tensor[9, k_id] or None): of `pose_leak`: `z_id` follows the pose. None: the paper's
+            edit, which leaves it as it is.
 
     Returns:
         dict: as `decode`.
@@ -71,11 +75,17 @@ def pose(
     turned = swapped(model, target, source, "pose")
     if project:
         turned = turned.replaced({"z_p": nearest_rotation(turned.codes["z_p"])})
+    turned = followed(turned, target.expand(len(turned)).codes["z_p"], leak)
     return decode(model, turned, streams, mask)
 
 
 def identity(
-    model: Model, target: Encoded, source: Encoded, mask: Mask = "code", streams: bool = True
+    model: Model,
+    target: Encoded,
+    source: Encoded,
+    mask: Mask = "code",
+    streams: bool = True,
+    leak: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The targets with the sources' identities: `z_id` of the source, all other codes the target's.
 
@@ -83,6 +93,7 @@ def identity(
         model (Model): with `z_id`.
         target, source (Encoded): `n` faces each, or one of them a single face.
         mask (str), streams (bool): as in `decode`.
+        leak (Tensor[9, k_id] or None): as in `pose`.
 
     Returns:
         dict: as `decode`.
@@ -90,7 +101,10 @@ def identity(
     Raises:
         ConfigurationError: the network has no such code.
     """
-    return decode(model, swapped(model, target, source, "identity"), streams, mask)
+    edited = swapped(model, target, source, "identity")
+    if leak is not None:
+        edited = followed(edited, source.expand(len(edited)).codes["z_p"], leak)
+    return decode(model, edited, streams, mask)
 
 
 @torch.no_grad()

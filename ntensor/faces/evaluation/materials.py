@@ -47,6 +47,11 @@ class Materials:
         return table_3(self.configuration, self.settings)
 
     @functools.cached_property
+    def training(self) -> Pictures:
+        """Of training identities."""
+        return training(self.configuration, self.settings.fitted)
+
+    @functools.cached_property
     def references(self) -> References:
         """The baselines that are fitted."""
         c, count = self.configuration.model, self.settings.fitted
@@ -54,7 +59,7 @@ class Materials:
         if self.frontal is not None:
             frontal = training(self.configuration, count, "frontal")
         dimensions = max(9, c.k_exp, c.k_id, c.k_i)
-        return References(training(self.configuration, count), frontal, self.settings, dimensions)
+        return References(self.training, frontal, self.settings, dimensions)
 
     @functools.cached_property
     def transfers(self) -> Transfers:

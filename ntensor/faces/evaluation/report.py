@@ -14,6 +14,7 @@ from .groups import Group, grouped
 from .materials import Materials
 from .run import Shown
 from .settings import Evaluation
+from .transfer import FOLLOWS
 
 _POSES = ["-60°", "-40°", "-20°", "0°", "20°", "40°", "60°"]
 
@@ -189,6 +190,8 @@ class Report:
                 edits = self.shown[group.first["run"]].edits
                 if edit in edits:
                     columns[group.name[:14]] = edits[edit]["image"]
+                if edit == "pose" and FOLLOWS in edits:
+                    columns[f"{group.name[:8]} follows"] = edits[FOLLOWS]["image"]
             columns |= materials.shown[edit]
             parts.append(self._sheet(f"transfer-{edit}.png", columns, f"{edit} transfer"))
         return parts
@@ -253,7 +256,10 @@ _TRANSFERS = (
     "landmarks. The copy of the input has its true normals and landmarks. The 3DMM fit is given "
     "the true landmarks of both pictures and the camera's scale; it draws the target's colours "
     "again under an estimated light, and for a light it takes the one that the source's fitted "
-    "normals explain. The multilinear model after [37] is fitted to faces in all poses."
+    "normals explain. The multilinear model after [37] is fitted to faces in all poses. Beside the "
+    "paper's edits stand two that it does not have: the change of the reconstruction added to the "
+    "input, which keeps what the network does not reproduce, and a pose that z_id follows as far "
+    "as it tells of the pose, by a regression on codes of training pictures."
 )
 _SHAPE = (
     "Root mean square distance of corresponding vertices, without alignment. The landmark fit is "

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ntensor.faces.configuration import Configuration, from_file
+from ntensor.faces.editing import pose_leak
 from ntensor.faces.errors import CheckpointError
 from ntensor.faces.networks.model import Model, build
 from ntensor.faces.training import checkpoint
@@ -157,8 +158,12 @@ def evaluate(
         )
         wanted = {n: z for n, z in other.codes.items() if n in FRONTAL or n == "z_0"}
         result["table_3"] = probed(wanted, materials, "frontal", wanted) | baselines["table_3"]
+    leak = None
+    if {"z_p", "z_id"} <= set(shown.codes):
+        _, seen = look(model, materials.training, device, settings.batch_size)
+        leak = pose_leak({name: torch.from_numpy(seen.codes[name]) for name in ("z_p", "z_id")})
     measures, shown.edits = measured_network(
-        model, materials.transfers, device, settings.batch_size
+        model, materials.transfers, device, settings.batch_size, leak
     )
     result["transfer"] = {
         edit: {**measures.get(edit, {}), **methods}

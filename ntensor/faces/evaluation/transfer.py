@@ -29,6 +29,8 @@ Measures = dict[str, dict[str, float]]
 
 # The method that adds the change of the network's reconstruction to the picture itself.
 DETAIL = "network, its change added to the input"
+# The one in which the identity's code follows the pose; see `editing.pose_leak`.
+FOLLOWS = "network, z_id follows the pose"
 
 # The camera's scale, which the landmark fit is told.
 _SCALE = 1.0
@@ -104,19 +106,25 @@ class Transfers:
 
 
 def edited_by_network(
-    model: Model, transfers: Transfers, device: torch.device, batch_size: int
+    model: Model,
+    transfers: Transfers,
+    device: torch.device,
+    batch_size: int,
+    leak: Tensor | None = None,
 ) -> dict[str, Batch]:
     """Every edit that the network can do: `image`, and `normal` and `landmarks` where it has them.
 
     The key `""` is the target's reconstruction, with nothing edited. In an edited pose, face and
     background are joined where the decoded normals have a length, since the mask of `z_m` has the
-    target's outline.
+    target's outline. With `leak` (of `editing.pose_leak`) there is `FOLLOWS`, the edited pose with
+    it, too.
     """
     has = set(model.encoder.heads)
     edits = [edit for edit in transfers.truth if editing.CODES[edit] in has]
     if not edits:
         return {}
-    parts: dict[str, list[Batch]] = {edit: [] for edit in ["", *edits]}
+    follows = [FOLLOWS] if leak is not None and "pose" in edits else []
+    parts: dict[str, list[Batch]] = {edit: [] for edit in ["", *edits, *follows]}
     for first in range(0, len(transfers.target["image"]), batch_size):
         rows = slice(first, first + batch_size)
         target, source = (
@@ -128,8 +136,10 @@ def edited_by_network(
             output, pose = plain, target
             if edit == "expression":
                 output = editing.expression(model, target, source)
-            elif edit == "pose":
-                output, pose = editing.pose(model, target, source, mask="normals"), source
+            elif edit in ("pose", FOLLOWS):
+                given = leak if edit == FOLLOWS else None
+                output = editing.pose(model, target, source, mask="normals", leak=given)
+                pose = source
             elif edit == "light":
                 output = {**plain, **editing.light(model, target, source)}
             kept.append(_kept(model, transfers.face, output, pose.codes.get("z_p")))
@@ -140,15 +150,21 @@ def edited_by_network(
 
 
 def measured_network(
-    model: Model, transfers: Transfers, device: torch.device, batch_size: int
+    model: Model,
+    transfers: Transfers,
+    device: torch.device,
+    batch_size: int,
+    leak: Tensor | None = None,
 ) -> tuple[dict[str, Measures], dict[str, Batch]]:
     """Errors of the network's edits by edit and method, and the edited batches."""
-    found = edited_by_network(model, transfers, device, batch_size)
+    found = edited_by_network(model, transfers, device, batch_size, leak)
     measures = {}
-    for edit in found:
-        if edit == "":
+    for edit in transfers.truth:
+        if edit not in found:
             continue
         rows = {"network": found[edit], "network, nothing transferred": found[""]}
+        if edit == "pose" and FOLLOWS in found:
+            rows[FOLLOWS] = found[FOLLOWS]
         if edit != "pose":
             parts = (transfers.target["image"], found[""]["image"], found[edit]["image"])
             rows[DETAIL] = {**found[edit], "image": editing.with_detail(*parts)}

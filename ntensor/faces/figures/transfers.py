@@ -13,6 +13,7 @@ from ntensor.faces.media.sheet import as_colours
 
 from .material import Figure, Material
 
+_FOLLOWS = "with another pose or identity, z_id follows the pose as far as it tells of it"
 _TRUE_LANDMARKS = "the face model is fitted to true landmarks"
 
 
@@ -23,16 +24,17 @@ def truths(found: RunInputs, targets: list[Face], sources: list[Face], edit: str
 
 
 def edited(
-    found: RunInputs, targets: list[Face], sources: list[Face], edit: str
+    found: RunInputs, targets: list[Face], sources: list[Face], edit: str, follow: bool = False
 ) -> dict[str, Tensor]:
-    """The network's outputs after an edit."""
+    """The network's outputs after an edit; `follow`: `z_id` follows the pose, see `pose_leak`."""
+    leak = found.leak if follow else None
     given, taken = found.encode(targets), found.encode(sources)
     if edit == "expression":
         output = editing.expression(found.model, given, taken)
     elif edit == "pose":
-        output = editing.pose(found.model, given, taken, mask="normals")
+        output = editing.pose(found.model, given, taken, mask="normals", leak=leak)
     elif edit == "identity":
-        output = editing.identity(found.model, given, taken, mask="normals")
+        output = editing.identity(found.model, given, taken, mask="normals", leak=leak)
     else:
         output = editing.light(found.model, given, taken)
     return {name: value.float().cpu() for name, value in output.items()}
@@ -51,8 +53,10 @@ def overview(material: Material) -> Figure:
     columns = shared(targets, sources)
     columns["reconstr."] = editing.decode(found.model, found.encode(targets))["image"].cpu()
     for edit in editing.CODES:
-        columns[edit] = edited(found, targets, sources, edit)["image"]
-    return Figure("A face with the expression, pose, light or identity of another", columns)
+        follow = edit in ("pose", "identity")
+        columns[edit] = edited(found, targets, sources, edit, follow)["image"]
+    title = "A face with the expression, pose, light or identity of another"
+    return Figure(title, columns, notes=(_FOLLOWS,))
 
 
 def concept_expression(material: Material) -> Figure:
@@ -98,6 +102,8 @@ def _fitted(material: Material, edit: str) -> Figure:
     columns["network"] = output["image"]
     if edit == "expression":
         columns["frontal"] = output["frontal_image"]
+    else:
+        columns["z_id follows"] = edited(found, targets, sources, edit, follow=True)["image"]
     face = found.inputs.face_model
     columns["3DMM swap"] = rewarp(face, columns["target"], own, swapped)[0]
     columns["truth"] = truths(found, targets, sources, edit)
@@ -181,9 +187,11 @@ def _every(material: Material, edit: str, first: int) -> Figure:
     white = torch.ones_like(targets[0].image)[None]
     columns = {"target": torch.cat([white, pictures_of(targets)])}
     for number, source in enumerate(sources, 1):
-        made = edited(found, targets, [source], edit)["image"]
+        made = edited(found, targets, [source], edit, follow=edit == "pose")["image"]
         columns[f"source {number}"] = torch.cat([source.image[None], made])
-    return Figure(f"{edit.capitalize()} of each source (top) on each target (left)", columns)
+    notes = (_FOLLOWS,) if edit == "pose" else ()
+    title = f"{edit.capitalize()} of each source (top) on each target (left)"
+    return Figure(title, columns, notes=notes)
 
 
 def interpolated(material: Material, edit: str, first: int) -> Figure:

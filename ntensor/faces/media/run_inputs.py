@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ntensor.faces import editing
@@ -14,8 +16,12 @@ from ntensor.faces.editing import Encoded
 from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.evaluation.run import load_run
 from ntensor.faces.training.processes import device_of
+from ntensor.faces.training.samples import sources
 
 from .inputs import Face, Inputs, pictures_of
+
+# Training pictures that `leak` looks at; its regression has ten unknowns a coordinate.
+PICTURES = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +86,25 @@ class RunInputs:
     def encode(self, faces: Sequence[Face]) -> Encoded:
         """Their codes."""
         return editing.encode(self.model, pictures_of(faces).to(self.device))
+
+    @functools.cached_property
+    def leak(self) -> Tensor:
+        """What `z_id` tells of the pose over `PICTURES` training pictures; see `pose_leak`.
+
+        Raises:
+            FacesError: the training's data set cannot be read, or there is no pose.
+        """
+        size = self.configuration.model.image_size
+        training, _ = sources(self.configuration.data, size)
+        count = min(PICTURES, training.size or PICTURES)
+        found: dict[str, list[Tensor]] = {"z_p": [], "z_id": []}
+        editing.require(self.model, "pose", "identity")
+        for first in range(0, count, 32):
+            batch = training[list(range(first, min(count, first + 32)))]
+            codes = editing.encode(self.model, batch["image"].to(self.device)).codes
+            for name, parts in found.items():
+                parts.append(codes[name])
+        return editing.pose_leak({name: torch.cat(parts) for name, parts in found.items()})
 
     def shown(self, images: Tensor) -> Tensor:
         """Pictures (n, 3, S, S) as colours 0 to 1 on the CPU."""

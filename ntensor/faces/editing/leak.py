@@ -1,0 +1,65 @@
+"""What the code of the identity tells of the pose, and edits that take it along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ntensor.faces.errors import ConfigurationError
+
+from .codes import Encoded
+
+
+def pose_leak(codes: Mapping[str, Tensor]) -> Tensor:
+    r"""The slope of the linear regression of `z_id` on `z_p`; not in the paper.
+
+    .. math:: A = \arg\min_A \min_c \sum_i |z_{id}^i - z_p^i A - c|_2^2 + \epsilon |A|_F^2
+
+    Decoders learn from codes of one picture, so where `z_id` depends on the pose too they rely on
+    it. An edit that changes the pose moves `z_id` by `A` times the change, and one that changes the
+    identity replaces the rest, `z_id - z_p A`, alone. No label takes part.
+
+    Args:
+        codes (mapping): `z_p` (Tensor[n, 9]) and `z_id` (Tensor[n, k_id]) of many pictures, best
+            of the training.
+
+    Returns:
+        Tensor[9, k_id]: `A`, with a ridge of a thousandth of the mean square of `z_p`.
+
+    Raises:
+        ConfigurationError: the codes have no `z_p` or no `z_id`.
+
+    Example:
+        >>> import torch
+        >>> from ntensor.faces.editing import pose_leak
+        >>> z_p = torch.randn(100, 9)
+        >>> pose_leak({"z_p": z_p, "z_id": 3 * z_p[:, :2]}).diagonal().round().tolist()
+        [3.0, 3.0]
+    """
+    for name in ("z_p", "z_id"):
+        if name not in codes:
+            raise ConfigurationError(f"pose_leak: wanted the codes z_p and z_id, got no {name}")
+    z_p, z_id = (codes[name].double() for name in ("z_p", "z_id"))
+    x = F.pad(z_p - z_p.mean(0), (0, 1), value=1)
+    gram = x.T @ x
+    ridge = 1e-3 * gram.diagonal()[:-1].mean() * torch.eye(len(gram)).to(gram)
+    ridge[-1, -1] = 0
+    slope: Tensor = torch.linalg.solve(gram + ridge, x.T @ z_id)[:-1]
+    return slope.to(codes["z_id"].dtype)
+
+
+def followed(edited: Encoded, z_p: Tensor, leak: Tensor | None) -> Encoded:
+    """The pictures with `z_id` moved by what their pose has changed.
+
+    Args:
+        edited (Encoded): with the new `z_p`.
+        z_p (Tensor[n, 9]): of the picture that `z_id` comes from.
+        leak (Tensor[9, k_id] or None): of `pose_leak`; None changes nothing.
+    """
+    if leak is None:
+        return edited
+    change = (edited.codes["z_p"] - z_p) @ leak.to(z_p)
+    return edited.replaced({"z_id": edited.codes["z_id"] + change})
