@@ -17,7 +17,13 @@ from ntensor.faces.evaluation.markdown import accuracy_table
 from ntensor.faces.evaluation.photographs import photographs, read_labels
 from ntensor.faces.evaluation.references import _assignment
 from ntensor.faces.evaluation.run import Evaluation, Shared, evaluate, load_run, report
-from ntensor.faces.evaluation.transfer import Transfers, landmarks_of, measured_baselines
+from ntensor.faces.evaluation.transfer import (
+    DETAIL,
+    FOLLOWS,
+    Transfers,
+    landmarks_of,
+    measured_baselines,
+)
 from ntensor.faces.training import checkpoint
 from small_runs import write_run
 
@@ -182,6 +188,11 @@ def test_measures_of_an_untrained_network(runs, shared):
     assert {"z_p", "z_exp", "z_id", "z_l", "pixels, 9 components"} <= set(found["accuracy"])
     assert found["accuracy"]["z_p"]["expression"]["chance"] == pytest.approx(1 / 6)
     assert set(found["table_3"]["z_id"]) == {"identity", "expression", "light"}
+    transfer = found["transfer"]
+    assert {DETAIL, "network", "copy of the input"} <= set(transfer["light"])
+    assert FOLLOWS in transfer["pose"] and DETAIL not in transfer["pose"]
+    assert transfer["pose"][FOLLOWS]["image"] != transfer["pose"]["network"]["image"]
+    assert transfer["expression"][DETAIL]["image"] < transfer["expression"]["network"]["image"]
     text = report(found)
     for words in ("mean image", "mean face", "z_exp", "chance", "never showed"):
         assert words in text
