@@ -191,7 +191,7 @@ def test_measures_of_an_untrained_network(runs, shared):
     transfer = found["transfer"]
     assert {DETAIL, "network", "copy of the input"} <= set(transfer["light"])
     assert FOLLOWS in transfer["pose"] and DETAIL not in transfer["pose"]
-    assert transfer["pose"][FOLLOWS]["image"] != transfer["pose"]["network"]["image"]
+    assert transfer["pose"][FOLLOWS]["normals"] != transfer["pose"]["network"]["normals"]
     assert transfer["expression"][DETAIL]["image"] < transfer["expression"]["network"]["image"]
     text = report(found)
     for words in ("mean image", "mean face", "z_exp", "chance", "never showed"):
