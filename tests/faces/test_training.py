@@ -123,7 +123,8 @@ def test_code_steps_train_the_encoder_alone(tmp_path):
     made.train()
     alone, whole = (state_of(tmp_path, step) for step in (2, 3))
     changed = {n for n, t in before.items() if not torch.equal(alone[f"model.{n}"], t)}
-    assert {n.split(".")[0] for n in changed} == {"encoder", "light", "exp_3dmm", "id_3dmm"}
+    heads = {"light", "thumbnail", "exp_3dmm", "id_3dmm"}
+    assert {n.split(".")[0] for n in changed} == {"encoder", *heads}
     assert not [n for n in changed if n.startswith(("encoder.heads.z_b", "encoder.heads.z_m"))]
     for name in ("normal.linear.weight", "frontal_stream.projection.core"):
         assert not torch.equal(whole[f"model.{name}"], before[name])
