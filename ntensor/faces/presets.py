@@ -75,7 +75,7 @@ def tiny() -> Configuration:
 
 
 def small() -> Configuration:
-    """An hour or two on two processor cores, minutes on a GPU: `tiny` with twice the operations."""
+    """About an hour on a processor core: `tiny` with about twice the operations."""
     base = tiny()
     return Configuration(
         model=replace(base.model, channels=(24, 48, 96), k_b=64, k_m=64, k_exp=12, k_id=48),

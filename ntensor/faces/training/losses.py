@@ -42,7 +42,7 @@ def opponent(image: Tensor) -> Tensor:
 def colour(image: Tensor, target: Tensor) -> Tensor:
     r"""Squared error of the two colour differences of `opponent`; not in the paper.
 
-    Pictures differ fifteen times less in colour than in luminance, so that `reconstruction` alone
+    The variance of these differences is a fifteenth of luminance's, so that `reconstruction` alone
     teaches colours late.
 
     Args:
