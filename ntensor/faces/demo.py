@@ -216,8 +216,13 @@ def serve(
     address = "127.0.0.1" if share == "never" else "0.0.0.0"
     check_port(address, port)
     demo = Demo(run, checkpoint)
-    # Read when gradio is imported.
-    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    # Read when gradio is imported. A history would keep every face in the browser, and writing it
+    # would make each move slower than the one before.
+    os.environ |= {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_RUN_HISTORY": "False",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
     gr = extras.load("gradio", "demo")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder

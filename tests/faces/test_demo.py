@@ -386,6 +386,9 @@ def test_page_in_a_browser(page, shown, tmp_path):
     eventually(lambda: browser.find_elements("css selector", "#shape canvas"))
     eventually(asked_for_the_shape)
     assert {urlparse(url).hostname for url in asked} <= {"127.0.0.1", None}
+    # The browser keeps no face.
+    kept = browser.execute_script("return Object.keys({...localStorage, ...sessionStorage})")
+    assert not [name for name in kept if "history" in name]
 
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=60)
