@@ -96,7 +96,7 @@ class LossConfiguration:
     weights are far above those of the standardised vectors, whose errors begin at 1. The defaults
     were chosen on validation identities of generated faces.
 
-    `gamma` and `k_rate` belong to the balance of the adversary, `balance_update`. Where the weight
+    `independence` is of `ntensor.faces.training.independence`. `gamma` and `k_rate` belong to the balance of the adversary, `balance_update`. Where the weight
     of the adversary is 0, no discriminator is trained.
     """
 
@@ -110,6 +110,7 @@ class LossConfiguration:
     pose: float = 1.0
     expression: float = 0.5
     identity: float = 0.5
+    independence: float = 0.0
     shape: float = 1.0
     frontal_image: float = 10.0
     frontal_normal: float = 5.0

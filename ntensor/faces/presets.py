@@ -34,7 +34,7 @@ def tiny() -> Configuration:
             kernel_size=3,
             k_b=32,
             k_m=32,
-            k_exp=9,
+            k_exp=12,
             k_id=30,
             bottleneck="tanh",
             unpooling=False,
@@ -53,6 +53,8 @@ def tiny() -> Configuration:
             pose=2.0,
             expression=2.0,
             identity=2.0,
+            independence=1.0,
+            light=30.0,
             shape=2.0,
             frontal_image=20.0,
             frontal_normal=10.0,
@@ -78,9 +80,9 @@ def small() -> Configuration:
     """About an hour on a processor core: `tiny` with about twice the operations."""
     base = tiny()
     return Configuration(
-        model=replace(base.model, channels=(24, 48, 96), k_b=64, k_m=64, k_exp=12, k_id=48),
+        model=replace(base.model, channels=(24, 48, 96), k_b=64, k_m=64, k_id=48),
         losses=base.losses,
-        data=replace(base.data, cache=12_000, validation=256),
+        data=replace(base.data, cache=16_000, validation=256),
         training=replace(
             base.training,
             steps=7000,

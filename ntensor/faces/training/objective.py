@@ -13,6 +13,7 @@ from ntensor.faces.networks import CodeDiscriminator, Discriminator
 from ntensor.faces.networks.statistics import Statistics
 
 from . import losses
+from .independence import Separation
 
 Batch = Mapping[str, Tensor]
 
@@ -188,6 +189,7 @@ class TrainingStep(nn.Module):
         weights (LossConfiguration)
         adversary (Adversary or None)
         verification (Module or None): frozen; images (n, 3, S, S) to embeddings.
+        separation (Separation or None): a term of the codes.
         skips_rows (bool): the model computes stream 3 for near-frontal samples only, which are all
             that eq. 13 and 14 look at. The number of rows then differs from batch to batch.
     """
@@ -198,10 +200,12 @@ class TrainingStep(nn.Module):
         weights: LossConfiguration,
         adversary: Adversary | None = None,
         verification: nn.Module | None = None,
+        separation: Separation | None = None,
         skips_rows: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
+        self.separation = separation
         self.skips_rows = skips_rows
         self.weights = weights
         self.others = (adversary, verification)
@@ -223,7 +227,11 @@ class TrainingStep(nn.Module):
             output = self.model(batch["image"], batch["near_frontal"])
         else:
             output = self.model(batch["image"])
-        found = terms(output, batch, self.weights, self.model.statistics)  # type: ignore[arg-type]
+        statistics: Any = self.model.statistics
+        found = terms(output, batch, self.weights, statistics)
+        if self.separation is not None:
+            whole = completed(batch, output, statistics)
+            found["independence"] = self.separation(output, whole)
         if adversary is not None:
             found |= adversary.generator_terms(output)
         if verification is not None:

@@ -22,6 +22,7 @@ from ntensor.faces.networks.model import build
 
 from . import checkpoint
 from .log import Log
+from .independence import separation_of
 from .objective import TrainingStep, adversary_of, terms, total
 from .processes import Processes
 from .samples import Samples
@@ -71,6 +72,9 @@ class Trainer:
         place(model, self.device, layout)
         self.model, self.adversary = model, adversary
         self.verification = verification
+        self.separation = separation_of(configuration)
+        if self.separation is not None:
+            self.separation.to(self.device)
         self.optimizer = optimizer(settings, model.parameters(), settings.learning_rate)
         self.rates = {"model": settings.learning_rate}
         self.rival: torch.optim.Optimizer | None = None
@@ -125,7 +129,8 @@ class Trainer:
         model = torch.compile(self.model) if compiled else self.model
         weights = self.configuration.losses
         skips_rows = not compiled and getattr(self.model, "multilinear", False)
-        step = TrainingStep(self.model, weights, self.adversary, self.verification, skips_rows)
+        others = self.adversary, self.verification, self.separation
+        step = TrainingStep(self.model, weights, *others, skips_rows=skips_rows)
         step.model = model  # type: ignore[assignment]
         shared = self.processes.share(step)
         if self.adversary is not None:
@@ -290,10 +295,10 @@ class Trainer:
         if self.processes.leads:
             training = checkpoint.pack_optimizer("optimizer", self.optimizer)
             training["random_state"] = torch.get_rng_state()
-            if self.adversary is not None and self.rival is not None:
+            if self.rival is not None:
                 training |= checkpoint.pack_optimizer("rival", self.rival)
-                weights = self.adversary.state_dict()
-                training |= {f"adversary.{name}": tensor for name, tensor in weights.items()}
+            for name, module in self.companions().items():
+                training |= {f"{name}.{key}": t for key, t in module.state_dict().items()}
             tensors = {"model": self.model.state_dict(), "training": training}
             values = {
                 "step": self.step,
@@ -317,16 +322,19 @@ class Trainer:
         training = tensors["training"]
         load_weights(self.model, tensors["model"], "model")
         checkpoint.unpack_optimizer("optimizer", self.optimizer, training)
-        if self.adversary is not None and self.rival is not None:
-            kept = {
-                name.removeprefix("adversary."): tensor
-                for name, tensor in training.items()
-                if name.startswith("adversary.")
-            }
-            load_weights(self.adversary, kept, "adversary")
+        if self.rival is not None:
             checkpoint.unpack_optimizer("rival", self.rival, training)
+        for name, module in self.companions().items():
+            start = f"{name}."
+            kept = {key.removeprefix(start): t for key, t in training.items() if key.startswith(start)}
+            load_weights(module, kept, name)
         torch.set_rng_state(training["random_state"])
         self.step = int(values["step"])
+
+    def companions(self) -> dict[str, nn.Module]:
+        """What is saved beside the network, to go on training it."""
+        found = {"adversary": self.adversary, "separation": self.separation}
+        return {name: module for name, module in found.items() if module is not None}
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:

@@ -1,0 +1,108 @@
+"""What codes tell of factors that they should not tell, as a term to train by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ntensor.faces.configuration import Configuration
+
+# Each code, and what it should not tell.
+SEPARATED = {"z_id": ("exp_3dmm", "pose"), "z_exp": ("pose",)}
+
+
+class Independence(nn.Module):
+    r"""Squared correlations of a code with factors; not in the paper.
+
+    .. math:: \frac{1}{k} \sum_{a, b} C_{ab}^2, \qquad
+              C_{ab} \approx \mathrm{mean}_i \, \hat z_{ia} \hat f_{ib}
+
+    where a hat means: less the running mean, over the running standard deviation, and `C` is a
+    running mean over batches too, which is 0 at first. A batch is too small to know correlations
+    by: the value and its gradient are those of `2 C . c - C . C`, with the batch's own `c`, and
+    with `C` and what standardises taken as given. All running means are buffers.
+
+    Args:
+        k (int): extent of the code.
+        factors (int): number of factors, all of them together.
+
+    Example:
+        >>> import torch
+        >>> from ntensor.faces.training.independence import Independence
+        >>> independence, factors = Independence(2, 1), torch.randn(1000, 1)
+        >>> for _ in range(500):
+        ...     term = independence(torch.cat([factors, torch.randn(1000, 1)], 1), factors)
+        >>> round(float(term), 1)  # one of two entries is the factor itself
+        0.5
+    """
+
+    MOMENTUM = 0.02
+
+    def __init__(self, k: int, factors: int) -> None:
+        super().__init__()
+        self.register_buffer("covariance", torch.zeros(k, factors))
+        self.register_buffer("batches", torch.zeros(()))
+        for name, size in (("code", k), ("factor", factors)):
+            self.register_buffer(f"{name}_mean", torch.zeros(size))
+            self.register_buffer(f"{name}_variance", torch.zeros(size))
+
+    def forward(self, code: Tensor, factors: Tensor) -> Tensor:
+        """Tensor[]: the term for a batch, `code` (n, k) and `factors` (n, m), which moves the
+        running means."""
+        batches = self.get_buffer("batches").add_(1)
+        momentum = (1 / batches).clamp_min(self.MOMENTUM)
+        z = self._standardised("code", code, momentum)
+        f = self._standardised("factor", factors, momentum)
+        batch = z.T @ f / len(z)
+        covariance = self.get_buffer("covariance").lerp_(batch.detach(), self.MOMENTUM)
+        kept = covariance.clone()
+        return (2 * kept * batch - kept.square()).sum() / len(kept)
+
+    def _standardised(self, name: str, x: Tensor, momentum: Tensor) -> Tensor:
+        mean, variance = (self.get_buffer(f"{name}_{what}") for what in ("mean", "variance"))
+        given = x.detach()
+        mean.lerp_(given.mean(0), momentum)
+        variance.lerp_((given - mean).square().mean(0), momentum)
+        return (x - mean) * (variance + 1e-6).rsqrt()
+
+
+class Separation(nn.Module):
+    """The mean of `Independence` over the codes of `SEPARATED`.
+
+    Args:
+        configuration (Configuration): with the data's extents.
+    """
+
+    def __init__(self, configuration: Configuration) -> None:
+        super().__init__()
+        model = configuration.model
+        sizes = {"z_id": model.k_id, "z_exp": model.k_exp, "exp_3dmm": model.exp_3dmm, "pose": 9}
+        self.parts = nn.ModuleDict(
+            {
+                code: Independence(sizes[code], sum(sizes[factor] for factor in factors))
+                for code, factors in SEPARATED.items()
+            }
+        )
+
+    def forward(self, output: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
+        """Tensor[]: the term.
+
+        Args:
+            output (mapping): codes.
+            batch (mapping): `exp_3dmm` (Tensor[n, k]) and `pose` (Tensor[n, 3, 3]).
+        """
+        found = []
+        # Correlations of few samples, in full precision.
+        with torch.autocast(batch["pose"].device.type, enabled=False):
+            for code, part in self.parts.items():
+                factors = [batch[factor].flatten(1) for factor in SEPARATED[code]]
+                found.append(part(output[code].float(), torch.cat(factors, 1)))
+        return torch.stack(found).mean()
+
+
+def separation_of(configuration: Configuration) -> Separation | None:
+    """What the configuration has a weight for; None for a network without these codes."""
+    paper = configuration.model.network == "neuro-tensorial"
+    return Separation(configuration) if paper and configuration.losses.independence else None
