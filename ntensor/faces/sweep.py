@@ -12,6 +12,7 @@ Names:
     no-multilinear   without shape, frontal image and frontal normals in the loss (streams 1 and 3)
     no-adversary     without the adversarial loss
     no-verification  without the verification loss
+    no-independence  without the term against correlations of codes
     no-rotation      the pose's code does not rotate the feature
     plain            an adversarial auto-encoder with one code
     intrinsic        the network after [30]
@@ -44,6 +45,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     ),
     "no-adversary": ("--losses.adversarial", "0"),
     "no-verification": ("--losses.verification", "0"),
+    "no-independence": ("--losses.independence", "0"),
     "no-rotation": ("--model.rotation", "off"),
     "plain": ("--model.network", "plain"),
     "intrinsic": ("--model.network", "intrinsic"),

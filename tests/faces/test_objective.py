@@ -10,12 +10,14 @@ from ntensor.faces.networks.light_cnn import LightCNN
 from ntensor.faces.networks.model import build
 from ntensor.faces.training.objective import TrainingStep, adversary_of, completed, terms, total
 
+# What is no term of a batch alone, or of other networks.
+OTHERS = ("gamma", "k_rate", "adversarial", "verification", "independence", "prior", "texture")
 EVERY = dataclasses.replace(
     small_configuration().losses,
     **{
         field.name: 1.0
         for field in dataclasses.fields(LossConfiguration)
-        if field.name not in ("gamma", "k_rate", "adversarial", "verification", "prior", "texture")
+        if field.name not in OTHERS
     },
 )
 
@@ -29,14 +31,7 @@ def found_with(weights, batch=None, **model):
 
 def test_every_term_with_a_weight():
     weights = {name for name, weight in dataclasses.asdict(EVERY).items() if weight}
-    assert set(found_with(EVERY)) == weights - {
-        "gamma",
-        "k_rate",
-        "adversarial",
-        "verification",
-        "prior",
-        "texture",
-    }
+    assert set(found_with(EVERY)) == weights - set(OTHERS)
 
 
 def test_a_weight_of_zero_leaves_the_term_out():

@@ -18,8 +18,8 @@ def test_plan():
     planned, left_out = sweep.plan(sweep.Sweep(seeds=(0, 3)))
     assert left_out == ["no-adversary", "no-verification"]
     names = [run.folder.name for run in planned]
-    assert names[:3] == ["full-s0", "no-multilinear-s0", "no-rotation-s0"]
-    assert names[-1] == "intrinsic-s3" and len(names) == 2 * 5
+    assert names[:3] == ["full-s0", "no-multilinear-s0", "no-independence-s0"]
+    assert names[-1] == "intrinsic-s3" and len(names) == 2 * 6
     by_name = {run.folder.name: run.configuration for run in planned}
     assert by_name["no-multilinear-s0"].losses.shape == 0
     assert by_name["no-rotation-s3"].model.rotation == "off"

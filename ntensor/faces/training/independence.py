@@ -50,22 +50,31 @@ class Independence(nn.Module):
 
     def forward(self, code: Tensor, factors: Tensor) -> Tensor:
         """Tensor[]: the term for a batch, `code` (n, k) and `factors` (n, m), which moves the
-        running means."""
+        running means. These are of the batches of all processes in distributed training."""
         batches = self.get_buffer("batches").add_(1)
         momentum = (1 / batches).clamp_min(self.MOMENTUM)
         z = self._standardised("code", code, momentum)
         f = self._standardised("factor", factors, momentum)
         batch = z.T @ f / len(z)
-        covariance = self.get_buffer("covariance").lerp_(batch.detach(), self.MOMENTUM)
+        covariance = self.get_buffer("covariance")
+        covariance.lerp_(_over_processes(batch.detach()), self.MOMENTUM)
         kept = covariance.clone()
         return (2 * kept * batch - kept.square()).sum() / len(kept)
 
     def _standardised(self, name: str, x: Tensor, momentum: Tensor) -> Tensor:
         mean, variance = (self.get_buffer(f"{name}_{what}") for what in ("mean", "variance"))
         given = x.detach()
-        mean.lerp_(given.mean(0), momentum)
-        variance.lerp_((given - mean).square().mean(0), momentum)
+        mean.lerp_(_over_processes(given.mean(0)), momentum)
+        variance.lerp_(_over_processes((given - mean).square().mean(0)), momentum)
         return (x - mean) * (variance + 1e-6).rsqrt()
+
+
+def _over_processes(x: Tensor) -> Tensor:
+    """The mean over the processes of distributed training."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(x)
+        x /= torch.distributed.get_world_size()
+    return x
 
 
 class Separation(nn.Module):
