@@ -193,6 +193,10 @@ def test_measures_of_an_untrained_network(runs, shared):
     assert FOLLOWS in transfer["pose"] and DETAIL not in transfer["pose"]
     assert transfer["pose"][FOLLOWS]["normals"] != transfer["pose"]["network"]["normals"]
     assert transfer["expression"][DETAIL]["image"] < transfer["expression"]["network"]["image"]
+    # A light moves nothing: as in the copy, normals and landmarks are the target's true ones.
+    for name in ("normals", "landmarks"):
+        wanted = transfer["light"]["copy of the input"][name]
+        assert transfer["light"][DETAIL][name] == pytest.approx(wanted, abs=0.05), name
     text = report(found)
     for words in ("mean image", "mean face", "z_exp", "chance", "never showed"):
         assert words in text

@@ -27,7 +27,8 @@ from .references import Multilinear
 Batch = dict[str, Tensor]
 Measures = dict[str, dict[str, float]]
 
-# The method that adds the change of the network's reconstruction to the picture itself.
+# The method that adds the change of the network's reconstruction to the picture itself, and the
+# change of its normals and landmarks to the target's true ones, which a copy of the input has too.
 DETAIL = "network, its change added to the input"
 # The one in which the identity's code follows the pose; see `editing.pose_leak`.
 FOLLOWS = "network, z_id follows the pose"
@@ -166,13 +167,21 @@ def measured_network(
         if edit == "pose" and FOLLOWS in found:
             rows[FOLLOWS] = found[FOLLOWS]
         if edit != "pose":
-            parts = (transfers.target["image"], found[""]["image"], found[edit]["image"])
-            rows[DETAIL] = {**found[edit], "image": editing.with_detail(*parts)}
+            rows[DETAIL] = _change_added(transfers, found[""], found[edit])
         measures[edit] = {
             name: transfers.measure(edit, b["image"], b.get("normal"), b.get("landmarks"))
             for name, b in rows.items()
         }
     return measures, found
+
+
+def _change_added(transfers: Transfers, plain: Batch, edited: Batch) -> Batch:
+    given = {**transfers.target, "landmarks": transfers.landmarks(transfers.target)}
+    parts = {name: (given[name], plain[name], edited[name]) for name in plain if name in given}
+    return {
+        name: editing.with_detail(*part) if name == "image" else part[0] + part[2] - part[1]
+        for name, part in parts.items()
+    }
 
 
 def measured_baselines(
