@@ -96,8 +96,9 @@ class LossConfiguration:
     weights are far above those of the standardised vectors, whose errors begin at 1. The defaults
     were chosen on validation identities of generated faces.
 
-    `independence` is of `ntensor.faces.training.independence`. `gamma` and `k_rate` belong to the balance of the adversary, `balance_update`. Where the weight
-    of the adversary is 0, no discriminator is trained.
+    `independence` is of `ntensor.faces.training.independence`. `gamma` and `k_rate` belong to the
+    balance of the adversary, `balance_update`. Where the weight of the adversary is 0, no
+    discriminator is trained.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.ridge import ridge
 
 from .codes import Encoded
 
@@ -43,11 +42,7 @@ def pose_leak(codes: Mapping[str, Tensor]) -> Tensor:
         if name not in codes:
             raise ConfigurationError(f"pose_leak: wanted the codes z_p and z_id, got no {name}")
     z_p, z_id = (codes[name].double() for name in ("z_p", "z_id"))
-    x = F.pad(z_p - z_p.mean(0), (0, 1), value=1)
-    gram = x.T @ x
-    ridge = 1e-3 * gram.diagonal()[:-1].mean() * torch.eye(len(gram)).to(gram)
-    ridge[-1, -1] = 0
-    slope: Tensor = torch.linalg.solve(gram + ridge, x.T @ z_id)[:-1]
+    slope = ridge(z_p - z_p.mean(0), z_id)[:-1]
     return slope.to(codes["z_id"].dtype)
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import ntensor
 from ntensor.faces.baselines import MultilinearModel, fit_multilinear
 from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.ridge import ridge
 
 from .pictures import Pictures
 from .settings import Evaluation
@@ -53,7 +54,7 @@ class Multilinear:
         self.model = model.permuted(_assignment(model.factors, batch))
         _, *factors = self.model.factors
         target = batch["normal"].flatten(1)
-        self.core = _ridge(ntensor.synthesis(*self._shape_codes(factors)), target)
+        self.core = ridge(ntensor.synthesis(*self._shape_codes(factors)), target)
 
     def codes(self, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Light, expression and identity (n, k_m) of pictures."""
@@ -105,7 +106,7 @@ class References:
         self.components = PCA(dimensions, svd_solver="randomized", random_state=0)
         projected = torch.from_numpy(self.components.fit_transform(image.flatten(1).numpy()))
         self.used = min(_COMPONENTS, dimensions, max(1, len(image) // 5))
-        self.linear = _ridge(projected[:, : self.used], normal.flatten(1))
+        self.linear = ridge(projected[:, : self.used], normal.flatten(1))
         self.unaligned = Multilinear(pictures, settings.als)
         self.frontal = None if frontal is None else Multilinear(frontal, settings.als)
 
@@ -140,7 +141,7 @@ def _assignment(factors: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple
         row = []
         for target in targets:
             centred = target - target.mean(0)
-            rest = centred - F.pad(features, (0, 1), value=1) @ _ridge(features, centred)
+            rest = centred - F.pad(features, (0, 1), value=1) @ ridge(features, centred)
             total = centred.square().sum().clamp_min(torch.finfo(z.dtype).tiny)
             row.append(1 - float(rest.square().sum() / total))
         explained.append(row)
@@ -148,13 +149,3 @@ def _assignment(factors: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple
         itertools.permutations(range(len(MODES))),
         key=lambda order: sum(explained[mode][place] for place, mode in enumerate(order)),
     )
-
-
-def _ridge(features: Tensor, target: Tensor, share: float = 1e-3) -> Tensor:
-    """Weights (k + 1, d), the intercept last, of a ridge regression; the ridge is a share of the
-    features' mean square."""
-    x = F.pad(features, (0, 1), value=1)
-    gram = x.T @ x
-    ridge = share * gram.diagonal()[:-1].mean() * torch.eye(len(gram)).to(x)
-    ridge[-1, -1] = 0
-    return torch.linalg.solve(gram + ridge, x.T @ target)

@@ -21,8 +21,8 @@ from ntensor.faces.media import pictures
 from ntensor.faces.networks.model import build
 
 from . import checkpoint
-from .log import Log
 from .independence import separation_of
+from .log import Log
 from .objective import TrainingStep, adversary_of, terms, total
 from .processes import Processes
 from .samples import Samples
@@ -325,9 +325,8 @@ class Trainer:
         if self.rival is not None:
             checkpoint.unpack_optimizer("rival", self.rival, training)
         for name, module in self.companions().items():
-            start = f"{name}."
-            kept = {key.removeprefix(start): t for key, t in training.items() if key.startswith(start)}
-            load_weights(module, kept, name)
+            mine = {key: t for key, t in training.items() if key.startswith(f"{name}.")}
+            load_weights(module, {k.removeprefix(f"{name}."): t for k, t in mine.items()}, name)
         torch.set_rng_state(training["random_state"])
         self.step = int(values["step"])
 
