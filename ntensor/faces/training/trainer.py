@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 import ntensor
 from ntensor.faces.configuration import Configuration, to_json
-from ntensor.faces.errors import CheckpointError, ConfigurationError, NonFiniteError
+from ntensor.faces.errors import NonFiniteError
 from ntensor.faces.media import pictures
 from ntensor.faces.networks.model import build
 
@@ -24,6 +24,7 @@ from . import checkpoint
 from .independence import separation_of
 from .log import Log
 from .objective import TrainingStep, adversary_of, terms, total
+from .preparation import accumulates, check, load_weights, place
 from .processes import Processes
 from .samples import Samples
 from .sampling import Updates
@@ -352,63 +353,3 @@ class Trainer:
         finally:
             for number in handled:
                 signal.signal(number, before[number])
-
-
-def place(module: nn.Module, device: torch.device, layout: torch.memory_format) -> None:
-    """Moves a network to the device, and its convolutions to the layout.
-
-    `Module.to(memory_format=...)` would permute every tensor of four dimensions, a core among them,
-    which must be contiguous.
-    """
-    module.to(device)
-    for part in module.modules():
-        if isinstance(part, nn.Conv2d):
-            part.to(memory_format=layout)  # type: ignore[call-overload]
-
-
-def load_weights(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
-    """Puts saved tensors into a module.
-
-    Raises:
-        CheckpointError: they are of another network.
-    """
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"the {what} of the checkpoint is not of this configuration: {error}"
-        ) from error
-
-
-def check(configuration: Configuration, world: int) -> None:
-    """Refuses settings that do not go together.
-
-    Raises:
-        ConfigurationError: with the reason.
-    """
-    settings = configuration.training
-    accumulates(configuration, world)
-    if settings.batch_size % (world * settings.accumulation):
-        raise ConfigurationError(
-            f"processes * accumulation ({world} * {settings.accumulation}) must divide "
-            f"batch_size ({settings.batch_size})"
-        )
-
-
-def accumulates(configuration: Configuration, world: int) -> bool:
-    """Whether backward adds into the cores' gradients.
-
-    Raises:
-        ConfigurationError: it is asked for and does not work, with the reason.
-    """
-    settings = configuration.training
-    against = {
-        f"{world} processes": world > 1,
-        "compile": settings.compile,
-        f"precision {settings.precision}": settings.precision != "float32",
-    }
-    reasons = [reason for reason, holds in against.items() if holds]
-    wanted = configuration.model.accumulate_core_grad
-    if wanted and reasons:
-        raise ConfigurationError(f"accumulate_core_grad does not work with {', '.join(reasons)}")
-    return not reasons if wanted is None else wanted
