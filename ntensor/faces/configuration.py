@@ -38,6 +38,8 @@ class ModelConfiguration:
         bottleneck: activation of `z_i`.
         thumbnail: a linear layer from `z_i` to the coarse colours of the image, by which the
             encoder learns them while its codes are learnt; see `losses.thumbnail`.
+        geometric_expression: `z_exp` learns from the morphable model alone (equations 10 and 12);
+            gradients of images and normals stop at it. In the paper they do not.
         texture: the stream from identity to texture of the proof-of-concept network.
         accumulate_core_grad: as in `ntensor.nn.MultilinearProjection`; one process, float32 and no
             `compile`. None: training does so where it works.
@@ -64,6 +66,7 @@ class ModelConfiguration:
     subpixel: bool = False
     bottleneck: Literal["sigmoid", "tanh", "identity"] = "sigmoid"
     thumbnail: bool = False
+    geometric_expression: bool = False
     texture: bool = True
     accumulate_core_grad: bool | None = None
 

@@ -5,7 +5,7 @@ import torch
 
 from batches import batch_of, small_configuration
 from ntensor.faces.networks.model import build
-from ntensor.faces.training.independence import Independence, separation_of
+from ntensor.faces.training.independence import Independence, colours, separation_of
 from ntensor.faces.training.objective import TrainingStep
 
 N = 64
@@ -91,6 +91,14 @@ def test_absent_targets_do_not_count():
     batch["pose"] = torch.full_like(batch["pose"], torch.nan)
     _, found, _ = TrainingStep(network, configuration.losses, separation=separation)(batch)
     assert found["independence"].isfinite()
+
+
+def test_colours_of_face_and_background():
+    image, mask = torch.full((2, 3, 4, 4), 0.4), torch.zeros(2, 1, 4, 4)
+    mask[:, :, :2] = 1
+    image[0, :, :2], image[1, 0] = 0.6, 0.5
+    wanted = torch.tensor([[1.0, 0, 0, 0, 0, 0], [0.5 / 3, 2, 1, 0.5 / 3, 2, 1]])
+    torch.testing.assert_close(colours(image, mask), wanted)
 
 
 def test_no_separation_where_there_is_nothing_to_separate():

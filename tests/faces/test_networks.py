@@ -108,6 +108,26 @@ def test_the_rotation_moves_normals_and_albedo_only():
         assert not torch.equal(first[name], second[name])
 
 
+@pytest.mark.parametrize("geometric", [False, True])
+def test_what_trains_the_expression(geometric):
+    configuration = small_configuration(model={"geometric_expression": geometric}).model
+    model = build(configuration)
+    codes, places = model.encode(batch_of(2)["image"])
+    codes["z_exp"].retain_grad()
+    output = model.decode(codes, places)
+    trains = (
+        {"exp_3dmm", "shape"}
+        if geometric
+        else set(output) - {"light", "mask", "background", "id_3dmm"}
+    )
+    for name, value in output.items():
+        codes["z_exp"].grad = None
+        if value.requires_grad:
+            value.square().sum().backward(retain_graph=True)
+        grad = codes["z_exp"].grad
+        assert (grad is not None and bool(grad.any())) == (name in trains), name
+
+
 def test_network_after_30_has_no_multilinear_part():
     model = build(small_configuration(model={"network": "intrinsic"}).model)
     output = model(batch_of(2)["image"])

@@ -105,9 +105,12 @@ class FaceAutoencoder(nn.Module):
             standardised by `statistics`. Normals are near unit length inside the mask, near zero
             outside.
         """
+        seen = codes
+        if self.multilinear and self.configuration.geometric_expression:
+            seen = {**codes, "z_exp": codes["z_exp"].detach()}
         if self.multilinear:
-            z_exp, z_id = codes["z_exp"], codes["z_id"]
-            normal_code = albedo_code = self.feature(z_exp, z_id, codes["z_p"])
+            normal_code = self.feature(seen["z_exp"], seen["z_id"], seen["z_p"])
+            albedo_code = normal_code
         else:
             normal_code, albedo_code = codes["z_n"], codes["z_a"]
         normal, albedo = self.normal(normal_code), self.albedo(albedo_code)
@@ -125,9 +128,9 @@ class FaceAutoencoder(nn.Module):
             "background": background,
         }
         if streams and self.multilinear:
-            frontal_image, frontal_normal = self._frontal(codes, frontal)
+            frontal_image, frontal_normal = self._frontal(seen, frontal)
             found |= {
-                "shape": self.shape_stream(z_exp, z_id),
+                "shape": self.shape_stream(codes["z_exp"], codes["z_id"]),
                 "frontal_image": frontal_image,
                 "frontal_normal": frontal_normal,
                 **vectors,

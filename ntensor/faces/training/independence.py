@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from ntensor.faces.configuration import Configuration
 
+from .losses import opponent
+
 # Each code, and what it should not tell.
-SEPARATED = {"z_id": ("exp_3dmm", "pose"), "z_exp": ("pose",)}
+SEPARATED = {"z_id": ("exp_3dmm", "pose"), "z_exp": ("pose", "colours")}
 
 
 class Independence(nn.Module):
@@ -87,7 +89,8 @@ class Separation(nn.Module):
     def __init__(self, configuration: Configuration) -> None:
         super().__init__()
         model = configuration.model
-        sizes = {"z_id": model.k_id, "z_exp": model.k_exp, "exp_3dmm": model.exp_3dmm, "pose": 9}
+        sizes = {"z_id": model.k_id, "z_exp": model.k_exp}
+        sizes |= {"exp_3dmm": model.exp_3dmm, "pose": 9, "colours": 6}
         self.parts = nn.ModuleDict(
             {
                 code: Independence(sizes[code], sum(sizes[factor] for factor in factors))
@@ -100,15 +103,27 @@ class Separation(nn.Module):
 
         Args:
             output (mapping): codes.
-            batch (mapping): `exp_3dmm` (Tensor[n, k]) and `pose` (Tensor[n, 3, 3]).
+            batch (mapping): `exp_3dmm` (Tensor[n, k]), `pose` (Tensor[n, 3, 3]), `image` and `mask`.
         """
         found = []
         # Correlations of few samples, in full precision.
         with torch.autocast(batch["pose"].device.type, enabled=False):
+            given = {**batch, "colours": colours(batch["image"], batch["mask"])}
             for code, part in self.parts.items():
-                factors = [batch[factor].flatten(1) for factor in SEPARATED[code]]
+                factors = [given[factor].flatten(1) for factor in SEPARATED[code]]
                 found.append(part(output[code].float(), torch.cat(factors, 1)))
         return torch.stack(found).mean()
+
+
+def colours(image: Tensor, mask: Tensor) -> Tensor:
+    """Tensor[n, 6]: means of `losses.opponent` over the face and over the background.
+
+    Args:
+        image (Tensor[n, 3, S, S]), mask (Tensor[n, 1, S, S])
+    """
+    weights = torch.cat([mask, 1 - mask], 1).float()
+    sums = torch.einsum("nchw,nphw->npc", opponent(image.float()), weights)
+    return (sums / weights.sum((2, 3)).clamp_min(1).unsqueeze(2)).flatten(1)
 
 
 def separation_of(configuration: Configuration) -> Separation | None:
