@@ -55,7 +55,7 @@ def tiny() -> Configuration:
             expression=4.0,
             identity=2.0,
             independence=1.0,
-            light=15.0,
+            light=30.0,
             shape=2.0,
             frontal_image=20.0,
             frontal_normal=10.0,

@@ -103,7 +103,7 @@ class Separation(nn.Module):
 
         Args:
             output (mapping): codes.
-            batch (mapping): `exp_3dmm` (Tensor[n, k]), `pose` (Tensor[n, 3, 3]), `image` and `mask`.
+            batch (mapping): `exp_3dmm` (Tensor[n, k]), `pose` (Tensor[n, 3, 3]), `image`, `mask`.
         """
         found = []
         # Correlations of few samples, in full precision.
