@@ -39,7 +39,7 @@ class ModelConfiguration:
         thumbnail: a linear layer from `z_i` to the coarse colours of the image, by which the
             encoder learns them while its codes are learnt; see `losses.thumbnail`.
         geometric_expression: `z_exp` learns from the morphable model alone (equations 10 and 12);
-            gradients of images and normals stop at it. In the paper they do not.
+            gradients of images and normals stop at it. In the paper they go on.
         texture: the stream from identity to texture of the proof-of-concept network.
         accumulate_core_grad: as in `ntensor.nn.MultilinearProjection`; one process, float32 and no
             `compile`. None: training does so where it works.

@@ -84,6 +84,20 @@ def test_codes_of_the_paper_s_network():
     assert all(part.batches == 2 for part in separation.parts.values())
 
 
+def test_codes_of_a_proof_of_concept_without_pose():
+    model = {"network": "proof-of-concept", "rotation": "off"}
+    configuration = small_configuration(model=model, losses={"independence": 0.5})
+    separation, network = separation_of(configuration), build(configuration.model)
+    step = TrainingStep(network, configuration.losses, separation=separation)
+    batch = batch_of(8)
+    batch["pose"] = torch.eye(3).expand(8, 3, 3)
+    for _ in range(3):
+        loss, found, _ = step(batch)
+    assert found["independence"] > 0
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+
+
 def test_absent_targets_do_not_count():
     configuration = small_configuration(losses={"independence": 0.5})
     separation, network = separation_of(configuration), build(configuration.model)

@@ -108,18 +108,17 @@ def test_the_rotation_moves_normals_and_albedo_only():
         assert not torch.equal(first[name], second[name])
 
 
+@pytest.mark.parametrize("network", ["neuro-tensorial", "proof-of-concept"])
 @pytest.mark.parametrize("geometric", [False, True])
-def test_what_trains_the_expression(geometric):
-    configuration = small_configuration(model={"geometric_expression": geometric}).model
+def test_what_trains_the_expression(network, geometric):
+    sections = {"network": network, "geometric_expression": geometric}
+    configuration = small_configuration(model=sections).model
     model = build(configuration)
     codes, places = model.encode(batch_of(2)["image"])
     codes["z_exp"].retain_grad()
     output = model.decode(codes, places)
-    trains = (
-        {"exp_3dmm", "shape"}
-        if geometric
-        else set(output) - {"light", "mask", "background", "id_3dmm"}
-    )
+    others = {"light", "mask", "background", "id_3dmm", "texture"}
+    trains = {"exp_3dmm", "shape"} if geometric else set(output) - others
     for name, value in output.items():
         codes["z_exp"].grad = None
         if value.requires_grad:

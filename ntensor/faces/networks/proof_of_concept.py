@@ -62,7 +62,10 @@ class ProofOfConcept(nn.Module):
         Returns:
             dict: `image`, `texture` (n, 3, S, S), `exp_3dmm`, `id_3dmm` (standardised).
         """
-        feature = self.feature(codes["z_exp"], codes["z_id"], codes.get("z_p"))
+        z_exp = codes["z_exp"]
+        if self.configuration.geometric_expression:
+            z_exp = z_exp.detach()
+        feature = self.feature(z_exp, codes["z_id"], codes.get("z_p"))
         found = {"image": self.decoder(feature), **self.regress(codes)}
         if self.configuration.texture:
             found["texture"] = self.texture(codes["z_id"])

@@ -128,5 +128,5 @@ def colours(image: Tensor, mask: Tensor) -> Tensor:
 
 def separation_of(configuration: Configuration) -> Separation | None:
     """What the configuration has a weight for; None for a network without these codes."""
-    paper = configuration.model.network == "neuro-tensorial"
-    return Separation(configuration) if paper and configuration.losses.independence else None
+    has = configuration.model.network in ("neuro-tensorial", "proof-of-concept")
+    return Separation(configuration) if has and configuration.losses.independence else None
