@@ -113,8 +113,13 @@ class Demo:
         """The session that a page begins with, and `side` of each side."""
         faces = {s: self.first_offered[k].image for s, k in zip(SIDES, START, strict=True)}
         first, second = (self.fixed(image) for image in faces.values())
-        session = Session(first, second, self.run.leak)
+        session = Session(first, second, self.leak)
         return session, {s: self.side(s, session, image) for s, image in faces.items()}
+
+    @property
+    def leak(self) -> Tensor | None:
+        """By which `z_id` follows the pose, in a network whose training did not separate them."""
+        return None if self.run.configuration.losses.independence else self.run.leak
 
     def fixed(self, image: Tensor) -> FixedFace:
         """A picture (3, S, S), encoded."""

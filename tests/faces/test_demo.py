@@ -128,6 +128,16 @@ def test_session_with_another_second_face(shown, session):
         )
 
 
+def test_the_identity_follows_the_pose_where_training_did_not_separate_them(shown, monkeypatch):
+    configuration = shown.run.configuration
+    for weight in (0.0, 0.5):
+        losses = dataclasses.replace(configuration.losses, independence=weight)
+        changed = dataclasses.replace(configuration, losses=losses)
+        monkeypatch.setattr(shown.run, "configuration", changed)
+        assert (shown.leak is None) == (weight > 0)
+        assert (shown.start()[0].leak is None) == (weight > 0)
+
+
 def test_html_holds_the_decodings(shown, session):
     large, row = shown.edited(session, MIXED)
     maps = session.decode(MIXED)
@@ -355,7 +365,7 @@ def test_page_in_a_browser(page, shown, tmp_path):
         move("light", str(step / 20))
     weights = dict.fromkeys(SLIDERS, 0.8) | {"light": 0.95}
     first, second = (shown.fixed(shown.face(number).image) for number in (4, 5))
-    session = Session(first, second, shown.run.leak)
+    session = Session(first, second, shown.leak)
     wanted = torch.from_numpy(pixels(session.decode(weights)["image"][0])).int()
     eventually(
         lambda: (pictures_in(f'src="{picture("edited-face")}"')[0] - wanted).abs().max() <= 1
