@@ -42,6 +42,7 @@ def expression(
     source: list[str],
     out: Path,
     detail: bool = False,
+    warp: bool = False,
     options: Settings = _DEFAULT,
 ) -> None:
     """Targets with the expressions of sources (equations 17, 18 and 20).
@@ -56,9 +57,13 @@ def expression(
         out: folder for the pictures.
         detail: add the change of the reconstruction to the target itself, so that what the network
             does not reproduce stays.
+        warp: move the target's own picture, as the face model moves with the coefficients that the
+            network reads from both pictures; nothing is decoded. For aligned faces.
     """
+    if detail and warp:
+        raise ConfigurationError("detail and warp are two ways to do it; got both")
     found = RunInputs(run, options, "expression")
-    _transfer(found, "expression", target, source, out, detail=detail)
+    _transfer(found, "expression", target, source, out, detail=detail, warp=warp)
 
 
 def pose(
@@ -315,6 +320,7 @@ def columns_of_transfer(
     mask: Mask = "normals",
     detail: bool = False,
     leak: Tensor | None = None,
+    warp: bool = False,
 ) -> tuple[dict[str, Tensor], list[Face]]:
     """A transfer's figure, by titles, and the truths where all faces are generated."""
     given, taken = found.encode(targets), found.encode(sources)
@@ -332,6 +338,9 @@ def columns_of_transfer(
     if detail:
         parts = (columns["target"], plain["image"].cpu(), made["image"].cpu())
         columns[edit] = editing.with_detail(*parts)
+    if warp:
+        face, image = found.inputs.face_model, columns["target"]
+        columns[edit], _, _ = editing.warped(found.model, face, image, given, taken)
     if edit in ("expression", "identity") and "frontal_image" in made:
         columns |= {"frontal": plain["frontal_image"], f"fr. {edit[:6]}.": made["frontal_image"]}
     truths = [found.inputs.edited(t, s, edit) for t, s in zip(targets, sources, strict=True)]
@@ -353,10 +362,11 @@ def _transfer(
     mask: Mask = "normals",
     detail: bool = False,
     leak: Tensor | None = None,
+    warp: bool = False,
 ) -> None:
     targets, sources = paired(found.read(target), found.read(source), "target", "source")
     columns, truths = columns_of_transfer(
-        found, edit, targets, sources, project, mask, detail, leak
+        found, edit, targets, sources, project, mask, detail, leak, warp
     )
     pictures.save_grid(out / "figure.png", columns, found.options.scale)
     for number, image in enumerate(columns[edit]):

@@ -20,6 +20,7 @@ from ntensor.faces.evaluation.run import Evaluation, Shared, evaluate, load_run,
 from ntensor.faces.evaluation.transfer import (
     DETAIL,
     FOLLOWS,
+    WARP,
     Transfers,
     landmarks_of,
     measured_baselines,
@@ -190,6 +191,7 @@ def test_measures_of_an_untrained_network(runs, shared):
     assert set(found["table_3"]["z_id"]) == {"identity", "expression", "light"}
     transfer = found["transfer"]
     assert {DETAIL, "network", "copy of the input"} <= set(transfer["light"])
+    assert WARP in transfer["expression"] and WARP not in transfer["light"]
     assert FOLLOWS in transfer["pose"] and DETAIL not in transfer["pose"]
     assert transfer["pose"][FOLLOWS]["normals"] != transfer["pose"]["network"]["normals"]
     assert transfer["expression"][DETAIL]["image"] < transfer["expression"]["network"]["image"]

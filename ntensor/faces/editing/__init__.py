@@ -12,6 +12,7 @@ from .reconstruction import (
     vertices_of_stream,
 )
 from .transfer import expression, identity, light, pose, with_detail
+from .warp import model_fit, warped
 
 __all__ = [
     "CODES",
@@ -26,6 +27,7 @@ __all__ = [
     "identity",
     "interpolate",
     "light",
+    "model_fit",
     "nearest_rotation",
     "pose",
     "pose_leak",
@@ -33,5 +35,6 @@ __all__ = [
     "shape_error",
     "vertices_of_coefficients",
     "vertices_of_stream",
+    "warped",
     "with_detail",
 ]

@@ -15,6 +15,7 @@ from ntensor.faces.baselines import LandmarkFit, estimate_light, fit_landmarks, 
 from ntensor.faces.baselines.landmark_fit import project, to_pixels
 from ntensor.faces.configuration import Configuration
 from ntensor.faces.datasets.generated import GeneratedFaces
+from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.media.inputs import EDITED
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.networks.model import Model
@@ -30,6 +31,9 @@ Measures = dict[str, dict[str, float]]
 # The method that adds the change of the network's reconstruction to the picture itself, and the
 # change of its normals and landmarks to the target's true ones, which a copy of the input has too.
 DETAIL = "network, its change added to the input"
+# The target's picture, moved by the face model with the network's coefficients; see
+# `editing.warped`. Movements are added to the true landmarks, as above.
+WARP = "network's coefficients, the input warped"
 # The one in which the identity's code follows the pose; see `editing.pose_leak`.
 FOLLOWS = "network, z_id follows the pose"
 
@@ -166,6 +170,8 @@ def measured_network(
         rows = {"network": found[edit], "network, nothing transferred": found[""]}
         if edit == "pose" and FOLLOWS in found:
             rows[FOLLOWS] = found[FOLLOWS]
+        if edit == "expression":
+            rows |= _warped(model, transfers, device)
         if edit != "pose":
             rows[DETAIL] = _change_added(transfers, found[""], found[edit])
         measures[edit] = {
@@ -173,6 +179,25 @@ def measured_network(
             for name, b in rows.items()
         }
     return measures, found
+
+
+def _warped(model: Model, transfers: Transfers, device: torch.device) -> dict[str, Batch]:
+    """`WARP`, where the network has pose and coefficients of the transfers' face model."""
+    target, source = (
+        editing.encode(model, batch["image"].to(device))
+        for batch in (transfers.target, transfers.source)
+    )
+    parts = []
+    try:
+        for first in range(0, len(transfers.target["image"]), _CHUNK):
+            rows = slice(first, first + _CHUNK)
+            image = transfers.target["image"][rows]
+            parts.append(editing.warped(model, transfers.face, image, target[rows], source[rows]))
+    except ConfigurationError:
+        return {}
+    image, normal, movement = (torch.cat(column) for column in zip(*parts, strict=True))
+    landmarks = transfers.landmarks(transfers.target) + movement
+    return {WARP: {"image": image, "normal": normal, "landmarks": landmarks}}
 
 
 def _change_added(transfers: Transfers, plain: Batch, edited: Batch) -> Batch:

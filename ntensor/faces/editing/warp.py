@@ -1,0 +1,81 @@
+"""Edits of the picture itself, by the face model that the network's coefficients give."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ntensor.faces.baselines import LandmarkFit, rewarp
+from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.networks.model import Model
+
+from .codes import Encoded, nearest_rotation, require
+from .reconstruction import coefficients
+
+
+@torch.no_grad()
+def model_fit(model: Model, face: FaceModel, pictures: Encoded) -> LandmarkFit:
+    """The face model with the coefficients and the rotation that the network reads from pictures.
+
+    Args:
+        model (Model): with `z_p`, `z_id` and `z_exp`.
+        face (FaceModel): the one whose coefficients it has learnt.
+        pictures (Encoded): in the camera of the generated faces.
+
+    Raises:
+        ConfigurationError: a network without pose or coefficients, or a face model with other
+            numbers of modes.
+    """
+    require(model, "pose")
+    identity, weights = (
+        x.float().cpu() for x in coefficients(model, model.regress(pictures.codes))
+    )
+    found, wanted = (
+        (identity.shape[1], weights.shape[1]),
+        (face.identity_size, face.expression_size),
+    )
+    if found != wanted:
+        raise ConfigurationError(
+            f"the network has {found[0]} coefficients of identity and {found[1]} of expression, the "
+            f"{face.source} has {wanted[0]} and {wanted[1]}"
+        )
+    rotation = nearest_rotation(pictures.codes["z_p"].float().cpu()).unflatten(1, (3, 3))
+    n = len(identity)
+    return LandmarkFit(identity, weights.clamp(0, 1), rotation, torch.ones(n), torch.zeros(n, 2))
+
+
+def warped(
+    model: Model,
+    face: FaceModel,
+    image: Tensor,
+    target: Encoded,
+    source: Encoded,
+    edit: Literal["expression", "pose"] = "expression",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The targets' pictures, moved as the face model moves with the sources' expression or pose.
+
+    Every point of the surface keeps its colour, times the ratio of the shadings; see
+    `baselines.rewarp`. Nothing is decoded, so that nothing is blurred; an opened mouth is not
+    filled.
+
+    Args:
+        model, face: as in `model_fit`.
+        image (Tensor[n, 3, S, S]): the targets, 0 to 1.
+        target, source (Encoded): of `n` faces each, or one of them a single face.
+        edit (str)
+
+    Returns:
+        (Tensor[n, 3, S, S], Tensor[n, 3, S, S], Tensor[n, 68, 2]): pictures, the face model's unit
+        normals (0 outside), and its landmarks' movement in millimetres; on the CPU.
+
+    Raises:
+        ConfigurationError: see `model_fit`.
+    """
+    n = max(len(target), len(source))
+    own, other = (model_fit(model, face, given.expand(n)) for given in (target, source))
+    wanted = own.with_expression(other) if edit == "expression" else own.with_pose(other)
+    found, _, normal = rewarp(face, image.float().cpu().expand(n, -1, -1, -1), own, wanted)
+    return found, normal, wanted.landmarks(face) - own.landmarks(face)
