@@ -30,17 +30,14 @@ def model_fit(model: Model, face: FaceModel, pictures: Encoded) -> LandmarkFit:
             numbers of modes.
     """
     require(model, "pose")
-    identity, weights = (
-        x.float().cpu() for x in coefficients(model, model.regress(pictures.codes))
-    )
-    found, wanted = (
-        (identity.shape[1], weights.shape[1]),
-        (face.identity_size, face.expression_size),
-    )
+    vectors = model.regress(pictures.codes)  # type: ignore[operator]
+    identity, weights = (x.float().cpu() for x in coefficients(model, vectors))
+    found = (identity.shape[1], weights.shape[1])
+    wanted = (face.identity_size, face.expression_size)
     if found != wanted:
         raise ConfigurationError(
-            f"the network has {found[0]} coefficients of identity and {found[1]} of expression, the "
-            f"{face.source} has {wanted[0]} and {wanted[1]}"
+            f"the network has {found[0]} coefficients of identity and {found[1]} of expression, "
+            f"the {face.source} has {wanted[0]} and {wanted[1]}"
         )
     rotation = nearest_rotation(pictures.codes["z_p"].float().cpu()).unflatten(1, (3, 3))
     n = len(identity)
