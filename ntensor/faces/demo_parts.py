@@ -118,8 +118,8 @@ class Demo:
 
     @property
     def leak(self) -> Tensor | None:
-        """By which `z_id` follows the pose, in a network whose training did not separate them."""
-        return None if self.run.configuration.losses.independence else self.run.leak
+        """By which `z_id` follows the pose; None where it need not."""
+        return None if self.run.separated else self.run.leak
 
     def fixed(self, image: Tensor) -> FixedFace:
         """A picture (3, S, S), encoded."""

@@ -13,7 +13,7 @@ from ntensor.faces.media.sheet import as_colours
 
 from .material import Figure, Material
 
-_FOLLOWS = "with another pose or identity, z_id follows the pose as far as it tells of it"
+_FOLLOWS = "with another pose or identity, z_id follows the pose"
 _TRUE_LANDMARKS = "the face model is fitted to true landmarks"
 
 
@@ -26,8 +26,9 @@ def truths(found: RunInputs, targets: list[Face], sources: list[Face], edit: str
 def edited(
     found: RunInputs, targets: list[Face], sources: list[Face], edit: str, follow: bool = False
 ) -> dict[str, Tensor]:
-    """The network's outputs after an edit; `follow`: `z_id` follows the pose, see `pose_leak`."""
-    leak = found.leak if follow else None
+    """The network's outputs after an edit; `follow`: `z_id` follows the pose where training did not
+    separate them, see `pose_leak`."""
+    leak = found.leak if follow and not found.separated else None
     given, taken = found.encode(targets), found.encode(sources)
     if edit == "expression":
         output = editing.expression(found.model, given, taken)
@@ -56,7 +57,7 @@ def overview(material: Material) -> Figure:
         follow = edit in ("pose", "identity")
         columns[edit] = edited(found, targets, sources, edit, follow)["image"]
     title = "A face with the expression, pose, light or identity of another"
-    return Figure(title, columns, notes=(_FOLLOWS,))
+    return Figure(title, columns, notes=() if found.separated else (_FOLLOWS,))
 
 
 def concept_expression(material: Material) -> Figure:
@@ -96,15 +97,18 @@ def _fitted(material: Material, edit: str) -> Figure:
     targets = material.faces(found, 3)
     sources = material.faces(found, 30, strong=True, turned=edit == "pose")
     own, other = material.landmark_fits(targets), material.landmark_fits(sources)
+    face = found.inputs.face_model
     swapped = own.with_expression(other) if edit == "expression" else own.with_pose(other)
     columns = shared(targets, sources)
     output = edited(found, targets, sources, edit)
     columns["network"] = output["image"]
     if edit == "expression":
         columns["frontal"] = output["frontal_image"]
-    else:
+        columns["warp"], _, _ = editing.warped(
+            found.model, face, columns["target"], found.encode(targets), found.encode(sources)
+        )
+    elif not found.separated:
         columns["z_id follows"] = edited(found, targets, sources, edit, follow=True)["image"]
-    face = found.inputs.face_model
     columns["3DMM swap"] = rewarp(face, columns["target"], own, swapped)[0]
     columns["truth"] = truths(found, targets, sources, edit)
     title = f"{edit.capitalize()} transfer beside the swap of a fitted face model"
@@ -189,7 +193,7 @@ def _every(material: Material, edit: str, first: int) -> Figure:
     for number, source in enumerate(sources, 1):
         made = edited(found, targets, [source], edit, follow=edit == "pose")["image"]
         columns[f"source {number}"] = torch.cat([source.image[None], made])
-    notes = (_FOLLOWS,) if edit == "pose" else ()
+    notes = (_FOLLOWS,) if edit == "pose" and not found.separated else ()
     title = f"{edit.capitalize()} of each source (top) on each target (left)"
     return Figure(title, columns, notes=notes)
 

@@ -87,6 +87,11 @@ class RunInputs:
         """Their codes."""
         return editing.encode(self.model, pictures_of(faces).to(self.device))
 
+    @property
+    def separated(self) -> bool:
+        """Whether training kept the identity's code from telling the pose: nothing must follow."""
+        return self.configuration.losses.independence > 0
+
     @functools.cached_property
     def leak(self) -> Tensor:
         """What `z_id` tells of the pose over `PICTURES` training pictures; see `pose_leak`.
