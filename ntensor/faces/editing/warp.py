@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
@@ -50,9 +48,8 @@ def warped(
     image: Tensor,
     target: Encoded,
     source: Encoded,
-    edit: Literal["expression", "pose"] = "expression",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The targets' pictures, moved as the face model moves with the sources' expression or pose.
+    """The targets' pictures, moved as the face model moves with the sources' expressions.
 
     Every point of the surface keeps its colour, times the ratio of the shadings; see
     `baselines.rewarp`. Nothing is decoded, so that nothing is blurred; an opened mouth is not
@@ -62,7 +59,6 @@ def warped(
         model, face: as in `model_fit`.
         image (Tensor[n, 3, S, S]): the targets, 0 to 1.
         target, source (Encoded): of `n` faces each, or one of them a single face.
-        edit (str)
 
     Returns:
         (Tensor[n, 3, S, S], Tensor[n, 3, S, S], Tensor[n, 68, 2]): pictures, the face model's unit
@@ -73,6 +69,6 @@ def warped(
     """
     n = max(len(target), len(source))
     own, other = (model_fit(model, face, given.expand(n)) for given in (target, source))
-    wanted = own.with_expression(other) if edit == "expression" else own.with_pose(other)
+    wanted = own.with_expression(other)
     found, _, normal = rewarp(face, image.float().cpu().expand(n, -1, -1, -1), own, wanted)
     return found, normal, wanted.landmarks(face) - own.landmarks(face)
