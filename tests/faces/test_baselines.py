@@ -6,7 +6,13 @@ import pytest
 import torch
 
 import ntensor
-from ntensor.faces.baselines import fit_landmarks, fit_multilinear, rewarp
+from ntensor.faces.baselines import (
+    estimate_light,
+    fit_landmarks,
+    fit_multilinear,
+    flow_warp,
+    rewarp,
+)
 from ntensor.faces.baselines.als import best_rank_one
 from ntensor.faces.baselines.landmark_fit import from_pixels, project, to_pixels
 from ntensor.faces.datasets.generated import grid
@@ -202,6 +208,34 @@ def test_rewarp(face):
     covered = batch["mask"][[1]]
     own = ((image[[0]] - image[[1]]).square() * covered).sum()
     assert ((turned - image[[1]]).square() * covered).sum() < 0.6 * own
+
+
+def test_flow_warp(face):
+    faces = grid([2000], ["happy", "sad"], [20.0], (5, 9), face, 48)
+    batch = faces.batch(range(4))
+    landmarks = project(face, batch["id_3dmm"], batch["exp_3dmm"], batch["pose"], None)
+    fit = fit_landmarks(face, landmarks, scale=1.0)
+    image = batch["image"]
+    itself, inside, normal = flow_warp(face, image, fit, fit)
+    torch.testing.assert_close(itself, image)
+    torch.testing.assert_close(normal.norm(dim=1, keepdim=True), inside)
+
+    def error(found, row):
+        return float(((found - image[row]).square() * batch["mask"][row]).sum())
+
+    order = dict(zip(zip(batch["expression"].tolist(), batch["light_bin"].tolist(), strict=True),
+                     range(4), strict=True))  # fmt: skip
+    (happy, sad), (one, other) = sorted({key[0] for key in order}), sorted({k[1] for k in order})
+    start, moved, lit = order[happy, one], order[sad, one], order[happy, other]
+    own = fit[[start]]
+    found, covered, _ = flow_warp(face, image[[start]], own, own.with_expression(fit[[moved]]))
+    assert error(found, moved) < 0.5 * error(image[[start]], moved)
+    away = (torch.nn.functional.max_pool2d(covered, 9, 1, 4) == 0).float()
+    assert 0.05 < away.mean() < 0.9
+    torch.testing.assert_close(found * away, image[[start]] * away)
+    light = estimate_light(face, image[[lit]], fit[[lit]])
+    found, *_ = flow_warp(face, image[[start]], own, own, light)
+    assert error(found, lit) < 0.5 * error(image[[start]], lit)
 
 
 def test_landmark_fit_refuses(face):

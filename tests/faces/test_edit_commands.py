@@ -11,7 +11,7 @@ import trimesh
 from PIL import Image
 
 from ntensor.faces import edit, editing, reconstruct
-from ntensor.faces.baselines import LandmarkFit, rewarp
+from ntensor.faces.baselines import LandmarkFit, flow_warp
 from ntensor.faces.data import main as data_main
 from ntensor.faces.datasets.rendered import SPLITS
 from ntensor.faces.errors import ConfigurationError, ImageError
@@ -154,7 +154,7 @@ def test_true_coefficients_give_the_fit_s_picture(run, monkeypatch):
 
     monkeypatch.setattr(model, "regress", regress)
     found, normal, movement = editing.warped(model, reader.face_model, faces[0].image[None], *codes)
-    wanted, _, normals = rewarp(
+    wanted, _, normals = flow_warp(
         reader.face_model, faces[0].image[None], fits[0], fits[0].with_expression(fits[1])
     )
     torch.testing.assert_close(found, wanted, rtol=0, atol=2e-3)

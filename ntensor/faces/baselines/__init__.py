@@ -1,7 +1,8 @@
 """What the paper compares with, as code: a multilinear model and the fit of a face model."""
 
 from .als import MultilinearModel, fit_multilinear
-from .landmark_fit import LandmarkFit, estimate_light, fit_landmarks, rewarp
+from .drawing import estimate_light, flow_warp, rewarp
+from .landmark_fit import LandmarkFit, fit_landmarks
 
 __all__ = [
     "LandmarkFit",
@@ -9,5 +10,6 @@ __all__ = [
     "estimate_light",
     "fit_landmarks",
     "fit_multilinear",
+    "flow_warp",
     "rewarp",
 ]

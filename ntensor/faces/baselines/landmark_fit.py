@@ -1,4 +1,4 @@
-"""The fit of a linear face model to landmarks, and edits by it: the paper's 3DMM baseline."""
+"""The fit of a linear face model to landmarks: the paper's 3DMM baseline."""
 
 from __future__ import annotations
 
@@ -10,15 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ntensor.faces.morphable.face_model import FaceModel
-from ntensor.faces.rendering import harmonics
-from ntensor.faces.rendering.rasteriser import rasterise
-from ntensor.faces.rendering.renderer import Camera, Renderer
-
-# A surface seen at a smaller cosine than this has no usable colours.
-_GRAZING = 0.15
-# Of an estimated shading that divides, and of a ratio of two.
-_DARKEST, _LARGEST_RATIO = 0.02, 2.0
-_RIDGE = 1e-2
+from ntensor.faces.rendering.renderer import Camera
 
 
 @dataclass(frozen=True)
@@ -181,126 +173,3 @@ def _camera(
     s = values.mean(1) if scale is None else torch.full_like(values[:, 0], scale)
     moved = (pose[:, :2] @ centre.mT).squeeze(2) * s[:, None]
     return pose, s, middle.squeeze(1) - moved
-
-
-def rewarp(
-    face: FaceModel,
-    image: Tensor,
-    source: LandmarkFit,
-    target: LandmarkFit,
-    light: Tensor | None = None,
-    camera: Camera | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures of the fitted target faces with the colours of the source's picture.
-
-    Every pixel of the target face takes the colour at the place of the same surface point in the
-    source's picture, times the ratio of the shadings there and here (see `estimate_light`). Where
-    the source does not show the point, it takes that of the mirrored place, and where neither is
-    seen the mean colour of the source's face. Around the target face the source's picture stays.
-    As in the paper's figure 8, the inside of a mouth that was closed is not known.
-
-    Args:
-        face (FaceModel)
-        image (Tensor[n, 3, S, S]): the sources' pictures, 0 to 1.
-        source, target (LandmarkFit): of `n` faces.
-        light (Tensor[n, 3, 9] or None): of the target's picture, from `estimate_light`;
-            None: the source's.
-        camera (Camera)
-
-    Returns:
-        (Tensor[n, 3, S, S], Tensor[n, 1, S, S], Tensor[n, 3, S, S]): picture, 1 inside the
-        target's face, and its unit normals, 0 outside.
-    """
-    size = image.shape[-1]
-    own_light = estimate_light(face, image, source, camera)
-    renderer = Renderer(face, size, camera)
-    start, end = (fit.posed(face) for fit in (source, target))
-    normal, turned = renderer.vertex_normals(start), renderer.vertex_normals(end)
-    place = to_pixels(start[..., :2], size, camera)
-    shown = _visible(face, _rows_up(start, 2 * size, camera), 2 * size)
-    shown = shown * (normal[..., 2:] > _GRAZING)
-    mirrored = _mirror(face)
-    known = torch.cat([place, shown, normal], 2)
-    found, inside = _drawn(
-        face,
-        _rows_up(end, size, camera),
-        torch.cat([known, known[:, mirrored], turned], 2),
-        size,
-    )
-    normals = F.normalize(found[:, 12:], dim=1) * inside
-    colours, usable = [], []
-    for first in (0, 6):
-        there = harmonics.shading(F.normalize(found[:, first + 3 : first + 6], dim=1), own_light)
-        here = harmonics.shading(normals, own_light if light is None else light)
-        ratio = (here / there.clamp_min(_DARKEST)).clamp(1 / _LARGEST_RATIO, _LARGEST_RATIO)
-        colours.append(_sampled(image, found[:, first : first + 2]) * ratio)
-        usable.append((found[:, first + 2 : first + 3] > 0.5) & (inside > 0))
-    count = usable[0].sum((2, 3), keepdim=True).clamp_min(1)
-    mean = ((colours[0] * usable[0]).sum((2, 3), keepdim=True) / count).expand_as(image)
-    colour = torch.where(usable[0], colours[0], torch.where(usable[1], colours[1], mean))
-    return inside * colour.clamp(0, 1) + (1 - inside) * image, inside, normals
-
-
-def estimate_light(
-    face: FaceModel, image: Tensor, fit: LandmarkFit, camera: Camera | None = None
-) -> Tensor:
-    """The light that explains the picture by the fitted normals and one colour of the whole face.
-
-    A ridge regression of every channel on the nine harmonics of the normals.
-
-    Args:
-        face (FaceModel)
-        image (Tensor[n, 3, S, S])
-        fit (LandmarkFit)
-        camera (Camera)
-
-    Returns:
-        Tensor[n, 3, 9]: the light times the face's mean albedo.
-    """
-    size = image.shape[-1]
-    posed = fit.posed(face)
-    normal = Renderer(face, size, camera).vertex_normals(posed)
-    normals, inside = _drawn(face, _rows_up(posed, size, camera), normal, size)
-    basis = harmonics.basis(F.normalize(normals, dim=1)) * inside
-    basis, colours = basis.flatten(2), (image * inside).flatten(2)  # (n, 9, P), (n, 3, P)
-    covered = inside.flatten(1).sum(1).clamp_min(1)
-    ridge = _RIDGE * covered[:, None, None] * torch.eye(9).to(image)
-    return torch.linalg.solve(basis @ basis.mT + ridge, basis @ colours.mT).mT
-
-
-def _rows_up(points: Tensor, size: int, camera: Camera | None) -> Tensor:
-    """Points as the rasteriser takes them, with rows counted upwards."""
-    places = to_pixels(points[..., :2], size, camera)
-    return torch.cat([places[..., :1], size - places[..., 1:], points[..., 2:]], 2)
-
-
-def _drawn(face: FaceModel, points: Tensor, values: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Values of the vertices (n, V, C) as maps (n, C, S, S), and 1 where the face is."""
-    n = len(points)
-    fragments = rasterise(points, face.triangles, size)
-    maps = values.new_zeros(n * size * size, values.shape[2])
-    maps[fragments.position] = fragments.interpolate(values, face.triangles)
-    inside = values.new_zeros(n * size * size, 1)
-    inside[fragments.position] = 1
-    shape = (n, size, size, -1)
-    return maps.view(shape).permute(0, 3, 1, 2), inside.view(shape).permute(0, 3, 1, 2)
-
-
-def _sampled(image: Tensor, places: Tensor) -> Tensor:
-    grid = places.permute(0, 2, 3, 1) * 2 / image.shape[-1] - 1
-    return F.grid_sample(image, grid, padding_mode="border", align_corners=False)
-
-
-def _visible(face: FaceModel, points: Tensor, size: int) -> Tensor:
-    """1 for vertices (n, V, 1) that are a corner of a triangle that is seen, else 0."""
-    fragments = rasterise(points, face.triangles, size)
-    marked = points.new_zeros(points.shape[0] * points.shape[1])
-    for corner in face.triangles[fragments.triangle].unbind(1):
-        marked[fragments.image * points.shape[1] + corner] = 1
-    return marked.view(points.shape[0], -1, 1)
-
-
-def _mirror(face: FaceModel) -> Tensor:
-    """The vertex nearest to each vertex's mirror image (V,)."""
-    flipped = face.mean * face.mean.new_tensor([-1.0, 1.0, 1.0])
-    return torch.cat([torch.cdist(part, face.mean).argmin(1) for part in flipped.split(2048)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ntensor.faces.baselines import LandmarkFit, rewarp
+from ntensor.faces.baselines import LandmarkFit, flow_warp
 from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.networks.model import Model
@@ -51,9 +51,8 @@ def warped(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The targets' pictures, moved as the face model moves with the sources' expressions.
 
-    Every point of the surface keeps its colour, times the ratio of the shadings; see
-    `baselines.rewarp`. Nothing is decoded, so that nothing is blurred; an opened mouth is not
-    filled.
+    Every point of the surface keeps its colour, and what does not move stays as it is; see
+    `baselines.flow_warp`. Nothing is decoded, so that nothing is blurred.
 
     Args:
         model, face: as in `model_fit`.
@@ -70,5 +69,5 @@ def warped(
     n = max(len(target), len(source))
     own, other = (model_fit(model, face, given.expand(n)) for given in (target, source))
     wanted = own.with_expression(other)
-    found, _, normal = rewarp(face, image.float().cpu().expand(n, -1, -1, -1), own, wanted)
+    found, _, normal = flow_warp(face, image.float().cpu().expand(n, -1, -1, -1), own, wanted)
     return found, normal, wanted.landmarks(face) - own.landmarks(face)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ntensor.faces import editing
-from ntensor.faces.baselines import LandmarkFit, estimate_light, fit_landmarks, rewarp
+from ntensor.faces.baselines import (
+    estimate_light,
+    fit_landmarks,
+    flow_warp,
+    rewarp,
+)
 from ntensor.faces.baselines.landmark_fit import project, to_pixels
 from ntensor.faces.configuration import Configuration
 from ntensor.faces.datasets.generated import GeneratedFaces
@@ -215,9 +220,10 @@ def measured_baselines(
     """Errors of the baselines by edit and method, and their pictures.
 
     `copy of the input`: the target as it is, with its true normals and landmarks. `3DMM fit`: the
-    face model fitted to the true landmarks of both pictures, coefficients swapped, the target's
-    colours drawn again; for a light, the light that the fitted normals explain. `multilinear`: the
-    model after [37] of faces that are not aligned, with one code swapped.
+    face model fitted to the true landmarks of both pictures, coefficients swapped; for an
+    expression the picture is moved by the fitted motion, for a pose the face is drawn again, for a
+    light it is multiplied by the ratio of the shadings that the fitted normals explain.
+    `multilinear`: the model after [37] of faces that are not aligned, with one code swapped.
     """
     face, target, source = transfers.face, transfers.target, transfers.source
     own, other = (
@@ -227,7 +233,8 @@ def measured_baselines(
     shown: dict[str, dict[str, Tensor]] = {}
     for edit in tqdm(transfers.truth, "baselines of transfers", unit="edit"):
         wanted = own if edit == "light" else getattr(own, f"with_{edit}")(other)
-        image, inside, normal = _rewarped(face, target["image"], own, wanted, None)
+        draw = rewarp if edit == "pose" else flow_warp
+        image, inside, normal = _in_chunks(draw, face, target["image"], own, wanted)
         if edit == "light":
             light = _of_equal_mean(
                 estimate_light(face, source["image"], other),
@@ -235,7 +242,7 @@ def measured_baselines(
                 normal,
                 inside,
             )
-            image, _, normal = _rewarped(face, target["image"], own, wanted, light)
+            image, _, normal = _in_chunks(draw, face, target["image"], own, wanted, light)
         measures[edit] = {
             "copy of the input": transfers.measure(
                 edit, target["image"], target["normal"], transfers.landmarks(target)
@@ -250,14 +257,13 @@ def measured_baselines(
     return measures, shown
 
 
-def _rewarped(
-    face: FaceModel, image: Tensor, own: LandmarkFit, wanted: LandmarkFit, light: Tensor | None
+def _in_chunks(
+    draw: Callable[..., tuple[Tensor, ...]], face: FaceModel, *given: Any
 ) -> tuple[Tensor, ...]:
     parts = []
-    for first in range(0, len(image), _CHUNK):
+    for first in range(0, len(given[0]), _CHUNK):
         rows = slice(first, first + _CHUNK)
-        lamp = None if light is None else light[rows]
-        parts.append(rewarp(face, image[rows], own[rows], wanted[rows], lamp))
+        parts.append(draw(face, *(x[rows] for x in given)))
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 

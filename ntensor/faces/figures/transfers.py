@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ntensor.faces import editing
-from ntensor.faces.baselines import rewarp
+from ntensor.faces.baselines import flow_warp, rewarp
 from ntensor.faces.media.inputs import Face, pictures_of
 from ntensor.faces.media.run_inputs import RunInputs
 from ntensor.faces.media.sheet import as_colours
@@ -109,7 +109,8 @@ def _fitted(material: Material, edit: str) -> Figure:
         )
     elif not found.separated:
         columns["z_id follows"] = edited(found, targets, sources, edit, follow=True)["image"]
-    columns["3DMM swap"] = rewarp(face, columns["target"], own, swapped)[0]
+    draw = flow_warp if edit == "expression" else rewarp
+    columns["3DMM swap"] = draw(face, columns["target"], own, swapped)[0]
     columns["truth"] = truths(found, targets, sources, edit)
     title = f"{edit.capitalize()} transfer beside the swap of a fitted face model"
     return Figure(title, columns, notes=(_TRUE_LANDMARKS,))
