@@ -2,7 +2,9 @@
 
 import dataclasses
 
+import numpy as np
 import torch
+from PIL import Image
 
 from ntensor.faces.configuration import fitted, to_json
 from ntensor.faces.datasets.generated import GeneratedFaces
@@ -12,6 +14,10 @@ from ntensor.faces.presets import tiny
 from ntensor.faces.training import checkpoint
 
 VERTICES = 1000
+
+# Two faces of other persons, poses and lights.
+HAPPY = "generated:test:0:happy:20:3"
+SAD = "generated:test:1:sad:-30,5,10"
 
 
 def write_run(folder, network="neuro-tensorial", rotation="column", size=16, **data):
@@ -39,3 +45,8 @@ def write_run(folder, network="neuro-tensorial", rotation="column", size=16, **d
     (folder / "configuration.json").write_text(to_json(configuration))
     checkpoint.save(folder, 3, {"model": made.state_dict()}, {"step": 3})
     return folder
+
+
+def picture(path):
+    """A written picture, (3, h, w) from 0 to 1."""
+    return torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1).float() / 255

@@ -1,0 +1,104 @@
+"""Ways of editing that the paper does not have: detail, warp, follow; on an untrained network."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from ntensor.faces import edit, editing
+from ntensor.faces.baselines import LandmarkFit, flow_warp
+from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.evaluation.run import load_run
+from ntensor.faces.media.inputs import Inputs
+from ntensor.faces.media.run_inputs import Options, RunInputs
+from small_runs import HAPPY, SAD, picture, write_run
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.mark.parametrize("command", ["expression", "light"])
+def test_detail_keeps_the_picture_and_adds_the_change(run, tmp_path, command):
+    edit.main([command, str(run), "--target", HAPPY, "--source", SAD, "--detail",
+               "--out", str(tmp_path)])  # fmt: skip
+    model, configuration, _ = load_run(run)
+    images = [Inputs(configuration).read_one(words).image[None] for words in (HAPPY, SAD)]
+    target, source = (editing.encode(model, image) for image in images)
+    edited = getattr(editing, command)(model, target, source)["image"]
+    wanted = images[0] + edited - editing.decode(model, target)["image"]
+    found = picture(tmp_path / f"{command}_000.png")
+    assert (found - wanted[0].clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-5
+
+
+def test_warp_moves_the_picture(run, tmp_path):
+    words = ["expression", str(run), "--target", HAPPY, "--source", SAD, "--out", str(tmp_path)]
+    edit.main([*words, "--warp"])
+    model, configuration, _ = load_run(run)
+    reader = Inputs(configuration)
+    images = [reader.read_one(name).image[None] for name in (HAPPY, SAD)]
+    target, source = (editing.encode(model, image) for image in images)
+    wanted, _, _ = editing.warped(model, reader.face_model, images[0], target, source)
+    found = picture(tmp_path / "expression_000.png")
+    assert (found - wanted[0]).abs().max() <= 0.5 / 255 + 1e-5
+    with pytest.raises(SystemExit, match=r"^error: detail and warp are two ways"):
+        edit.main([*words, "--warp", "--detail"])
+
+
+def test_warp_of_an_expression_onto_itself_moves_nothing(run):
+    model, configuration, _ = load_run(run)
+    reader = Inputs(configuration)
+    image = reader.read_one(HAPPY).image[None]
+    target = editing.encode(model, image)
+    _, _, movement = editing.warped(model, reader.face_model, image, target, target)
+    assert float(movement.abs().max()) == 0
+    with pytest.raises(ConfigurationError, match=r"coefficients of identity .* the .* has"):
+        face = dataclasses.replace(
+            reader.face_model, identity_modes=reader.face_model.identity_modes[:3]
+        )
+        editing.warped(model, face, image, target, target)
+
+
+def test_true_coefficients_give_the_fit_s_picture(run, monkeypatch):
+    model, configuration, _ = load_run(run)
+    reader = Inputs(configuration)
+    faces = [reader.read_one(name) for name in (HAPPY, SAD)]
+    codes = [editing.encode(model, face.image[None]) for face in faces]
+    fits = []
+    for code, face in zip(codes, faces, strict=True):
+        code.codes["z_p"] = face.truth["pose"].flatten(1)
+        fits.append(
+            LandmarkFit(face.truth["id_3dmm"], face.truth["exp_3dmm"], face.truth["pose"],
+                        torch.ones(1), torch.zeros(1, 2))
+        )  # fmt: skip
+    given = iter([face.truth for face in faces])
+
+    def regress(codes):
+        found = next(given)
+        names = ("id_3dmm", "exp_3dmm")
+        return {name: model.statistics.standardise(name, found[name]) for name in names}
+
+    monkeypatch.setattr(model, "regress", regress)
+    found, normal, movement = editing.warped(model, reader.face_model, faces[0].image[None], *codes)
+    wanted, _, normals = flow_warp(
+        reader.face_model, faces[0].image[None], fits[0], fits[0].with_expression(fits[1])
+    )
+    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-3)
+    torch.testing.assert_close(normal, normals, rtol=0, atol=1e-3)
+    assert movement.shape == (1, 68, 2) and movement.abs().max() > 0.5
+
+
+@pytest.mark.parametrize("command", ["pose", "identity"])
+def test_the_identity_follows_the_pose(run, tmp_path, command):
+    edit.main([command, str(run), "--target", HAPPY, "--source", SAD, "--follow",
+               "--out", str(tmp_path)])  # fmt: skip
+    found = RunInputs(run, Options())
+    images = [found.inputs.read_one(words).image[None] for words in (HAPPY, SAD)]
+    target, source = (editing.encode(found.model, image) for image in images)
+    assert found.leak.shape == (9, 4) and found.leak.abs().max() > 1e-3
+    wanted = getattr(editing, command)(
+        found.model, target, source, mask="normals", leak=found.leak
+    )["image"][0].clamp(0, 1)
+    written = picture(tmp_path / f"{command}_000.png")
+    assert (written - wanted).abs().max() <= 0.5 / 255 + 1e-5
