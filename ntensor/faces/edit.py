@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -34,6 +35,17 @@ Run = Annotated[Path, tyro.conf.Positional]
 Settings = Annotated[Options, tyro.conf.arg(name="")]
 Edit = Literal["expression", "pose", "light", "identity"]
 _DEFAULT = Options()
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a transfer is done: arguments of the commands; `leak` is that of `follow`."""
+
+    project: bool = False
+    mask: Mask = "normals"
+    leak: Tensor | None = None
+    detail: bool = False
+    warp: bool = False
 
 
 def expression(
@@ -63,7 +75,7 @@ def expression(
     if detail and warp:
         raise ConfigurationError("detail and warp are two ways to do it; got both")
     found = RunInputs(run, options, "expression")
-    _transfer(found, "expression", target, source, out, detail=detail, warp=warp)
+    _transfer(found, "expression", target, source, out, Way(detail=detail, warp=warp))
 
 
 def pose(
@@ -94,7 +106,7 @@ def pose(
     """
     found = RunInputs(run, options, "pose")
     leak = found.leak if follow else None
-    _transfer(found, "pose", target, source, out, project=project, mask=mask, leak=leak)
+    _transfer(found, "pose", target, source, out, Way(project, mask, leak))
 
 
 def identity(
@@ -121,7 +133,7 @@ def identity(
     """
     found = RunInputs(run, options, "identity")
     leak = found.leak if follow else None
-    _transfer(found, "identity", target, source, out, mask=mask, leak=leak)
+    _transfer(found, "identity", target, source, out, Way(mask=mask, leak=leak))
 
 
 def light(
@@ -144,7 +156,8 @@ def light(
         out: folder for the pictures.
         detail: as for expression.
     """
-    _transfer(RunInputs(run, options, "light"), "light", target, source, out, detail=detail)
+    found = RunInputs(run, options, "light")
+    _transfer(found, "light", target, source, out, Way(detail=detail))
 
 
 def interpolate(
@@ -219,7 +232,7 @@ def grid(
     blank = torch.ones(1, *targets[0].image.shape)
     cells = [blank, pictures_of(sources)]
     for row, face in enumerate(targets):
-        made = transferred(found, edit, given[row], taken)
+        made = transferred(found, edit, given[row], taken, Way())
         cells += [face.image[None], found.shown(made["image"])]
     picture = tile(torch.cat(cells), len(sources) + 1).float().permute(2, 0, 1) / 255
     save_image(out / "grid.png", enlarged(picture, options.scale))
@@ -234,6 +247,7 @@ def video(
     rate: float = 12.0,
     format: Literal["gif", "webp", "mp4"] = "gif",
     most: int = 600,
+    warp: bool = False,
     options: Settings = _DEFAULT,
 ) -> None:
     """Animates a template face with the expressions of a film (supplementary E).
@@ -255,6 +269,7 @@ def video(
         rate: pictures a second.
         format: of the films; mp4 needs imageio and imageio-ffmpeg.
         most: frames that are read.
+        warp: as for expression.
     """
     found = RunInputs(run, options, "expression")
     face = found.read([template])[0]
@@ -264,7 +279,12 @@ def video(
     for first in range(0, len(frames), 32):
         part = frames[first : first + 32]
         driven = found.encode(part)
-        images.append(found.shown(editing.expression(found.model, fixed, driven, False)["image"]))
+        if warp:
+            face_model = found.inputs.face_model
+            made, _, _ = editing.warped(found.model, face_model, face.image[None], fixed, driven)
+        else:
+            made = editing.expression(found.model, fixed, driven, False)["image"]
+        images.append(found.shown(made))
         points += videos.landmarks_of(found, part, driven)
     edited = torch.cat(images)
     own = videos.landmarks_of(found, [face], fixed)[0]
@@ -292,18 +312,16 @@ def transferred(
     edit: str,
     target: editing.Encoded,
     source: editing.Encoded,
-    project: bool = False,
-    mask: Mask = "normals",
-    leak: Tensor | None = None,
+    way: Way,
 ) -> dict[str, Tensor]:
-    """The outputs of one edit, a key of `editing.CODES`."""
+    """The decoder's outputs of one edit, a key of `editing.CODES`."""
     if edit == "expression":
         return editing.expression(found.model, target, source)
     if edit == "light":
         return editing.light(found.model, target, source)
     if edit == "pose":
-        return editing.pose(found.model, target, source, project, mask, leak=leak)
-    return editing.identity(found.model, target, source, mask, leak=leak)
+        return editing.pose(found.model, target, source, way.project, way.mask, leak=way.leak)
+    return editing.identity(found.model, target, source, way.mask, leak=way.leak)
 
 
 def enlarged(picture: Tensor, scale: int) -> Tensor:
@@ -316,15 +334,11 @@ def columns_of_transfer(
     edit: str,
     targets: Sequence[Face],
     sources: Sequence[Face],
-    project: bool = False,
-    mask: Mask = "normals",
-    detail: bool = False,
-    leak: Tensor | None = None,
-    warp: bool = False,
+    way: Way,
 ) -> tuple[dict[str, Tensor], list[Face]]:
     """A transfer's figure, by titles, and the truths where all faces are generated."""
     given, taken = found.encode(targets), found.encode(sources)
-    made = transferred(found, edit, given, taken, project, mask, leak)
+    made = transferred(found, edit, given, taken, way)
     plain = editing.decode(found.model, given, streams=True)
     columns = {"target": pictures_of(targets), "source": pictures_of(sources)}
     columns["reconstr."] = plain["image"]
@@ -335,10 +349,10 @@ def columns_of_transfer(
             "new shading": as_colours("shading", made["shading"]),
         }
     columns[edit] = made["image"]
-    if detail:
+    if way.detail:
         parts = (columns["target"], plain["image"].cpu(), made["image"].cpu())
         columns[edit] = editing.with_detail(*parts)
-    if warp:
+    if way.warp:
         face, image = found.inputs.face_model, columns["target"]
         columns[edit], _, _ = editing.warped(found.model, face, image, given, taken)
     if edit in ("expression", "identity") and "frontal_image" in made:
@@ -358,16 +372,10 @@ def _transfer(
     target: Sequence[str],
     source: Sequence[str],
     out: Path,
-    project: bool = False,
-    mask: Mask = "normals",
-    detail: bool = False,
-    leak: Tensor | None = None,
-    warp: bool = False,
+    way: Way,
 ) -> None:
     targets, sources = paired(found.read(target), found.read(source), "target", "source")
-    columns, truths = columns_of_transfer(
-        found, edit, targets, sources, project, mask, detail, leak, warp
-    )
+    columns, truths = columns_of_transfer(found, edit, targets, sources, way)
     pictures.save_grid(out / "figure.png", columns, found.options.scale)
     for number, image in enumerate(columns[edit]):
         save_image(out / f"{edit}_{number:03d}.png", image)

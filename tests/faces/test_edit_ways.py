@@ -9,7 +9,8 @@ from ntensor.faces import edit, editing
 from ntensor.faces.baselines import LandmarkFit, flow_warp
 from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.evaluation.run import load_run
-from ntensor.faces.media.inputs import Inputs
+from ntensor.faces.media import videos
+from ntensor.faces.media.inputs import Inputs, pictures_of
 from ntensor.faces.media.run_inputs import Options, RunInputs
 from small_runs import HAPPY, SAD, picture, write_run
 
@@ -44,6 +45,21 @@ def test_warp_moves_the_picture(run, tmp_path):
     assert (found - wanted[0]).abs().max() <= 0.5 / 255 + 1e-5
     with pytest.raises(SystemExit, match=r"^error: detail and warp are two ways"):
         edit.main([*words, "--warp", "--detail"])
+
+
+def test_video_by_warp(run, tmp_path):
+    edit.main(["video", str(run), "--template", HAPPY, "--drive", "generated:test:5", "--most", "3",
+               "--warp", "--out", str(tmp_path)])  # fmt: skip
+    model, configuration, _ = load_run(run)
+    reader = Inputs(configuration)
+    image = reader.read_one(HAPPY).image[None]
+    frames = pictures_of(videos.driving(reader, "generated:test:5", 3))
+    codes = editing.encode(model, image), editing.encode(model, frames)
+    wanted, _, _ = editing.warped(model, reader.face_model, image, *codes)
+    assert len(wanted) == 3
+    for number, frame in enumerate(wanted):
+        found = picture(tmp_path / "frames" / f"{number:05d}.png")
+        assert (found - frame).abs().max() <= 0.5 / 255 + 1e-5
 
 
 def test_warp_of_an_expression_onto_itself_moves_nothing(run):
