@@ -78,16 +78,19 @@ def tiny() -> Configuration:
 
 
 def small() -> Configuration:
-    """About an hour on a processor core: `tiny` with about twice the operations."""
+    """About two hours on a processor core, 5 GB: `tiny` with about twice the operations.
+
+    With 16 000 pictures and half the updates, it knew those pictures better than others.
+    """
     base = tiny()
     return Configuration(
         model=replace(base.model, channels=(24, 48, 96), k_b=64, k_m=64, k_id=48),
         losses=base.losses,
-        data=replace(base.data, cache=16_000, validation=256),
+        data=replace(base.data, cache=36_000, validation=256),
         training=replace(
             base.training,
-            steps=7000,
-            code_steps=2500,
+            steps=13_000,
+            code_steps=4000,
             batch_size=32,
             learning_rate=2e-3,
             warmup=150,
