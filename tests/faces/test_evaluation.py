@@ -154,6 +154,13 @@ def test_grid_shows_values_at_their_places(tmp_path):
     assert (tmp_path / "a" / "grid.png").stat().st_size > 0
 
 
+@pytest.mark.parametrize("title", ["mask", "no-multilinear", "a title that no font makes small"])
+def test_titles_fit_their_column(title):
+    text, font = pictures.fitting(title, 64)
+    assert font.getlength(text) <= 64 and title.startswith(text)
+    assert (text == title) == (len(title) < 20)
+
+
 def test_columns_of_a_network():
     batch = batch_of(2)
     shown = pictures.columns(batch, build(small_configuration().model)(batch["image"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,6 +83,21 @@ def save_grid(path: Path, shown: Mapping[str, Tensor], scale: int = 1) -> None:
     width = next(iter(shown.values())).shape[-1] * scale + MARGIN
     draw = ImageDraw.Draw(picture)
     for column, title in enumerate(shown):
-        draw.text((column * width + 1, 1), title, fill=(0, 0, 0))
+        text, font = fitting(title, width - MARGIN)
+        draw.text((column * width + 1, 1), text, fill=(0, 0, 0), font=font)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
+
+
+def fitting(title: str, width: int) -> tuple[str, Any]:
+    """The title in the largest font that it fits into `width` pixels with, cut off where none is
+    small enough."""
+    from PIL import ImageFont
+
+    for size in (10, 9, 8, 7):
+        font = ImageFont.load_default(size)
+        if font.getlength(title) <= width:
+            return title, font
+    while len(title) > 1 and font.getlength(title) > width:
+        title = title[:-1]
+    return title, font
