@@ -78,7 +78,7 @@ def tiny() -> Configuration:
 
 
 def small() -> Configuration:
-    """About two hours on a processor core, 5 GB: `tiny` with about twice the operations.
+    """About two hours on a processor core, 6 GB: `tiny` with about twice the operations.
 
     With 16 000 pictures and half the updates, it knew those pictures better than others.
     """

@@ -11,12 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ntensor.faces import editing
-from ntensor.faces.baselines import (
-    estimate_light,
-    fit_landmarks,
-    flow_warp,
-    rewarp,
-)
+from ntensor.faces.baselines import estimate_light, fit_landmarks, flow_warp, rewarp
 from ntensor.faces.baselines.landmark_fit import project, to_pixels
 from ntensor.faces.configuration import Configuration
 from ntensor.faces.datasets.generated import GeneratedFaces
