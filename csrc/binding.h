@@ -1,6 +1,7 @@
 // The jobs of api.h as functions of a Python module, alike for every compiled backend: plain
-// functions on addresses, sizes and strides, called by ntensor/backends/native alone, which checks
-// what it passes. The GIL is released while a job runs.
+// functions on addresses, sizes and strides, called by ntensor/backends/native alone. Every size,
+// number and needed address is checked here (check.h), so that no kernel meets what it cannot
+// serve; what lies at an address cannot be checked. The GIL is released while a job runs.
 //
 // Every function takes the backend's context first (where and how to run). A factor is four
 // integers (address, extent, row stride, column stride), a matrix is three (address, row stride,
@@ -16,7 +17,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu/api.h"
+#include "check.h"
 
 namespace ntensor {
 namespace binding {
@@ -38,8 +39,8 @@ inline Matrix matrix(const MatrixArgument& m) {
 class FactorList {
 public:
     FactorList(const Integers& described, const Integers& grads, int64_t grad_stride) {
-        if (described.size() % 4 || described.empty())
-            throw std::invalid_argument("a factor is four integers");
+        if (described.size() % 4 || described.empty() || described.size() > 4 * most_factors)
+            throw std::invalid_argument("a factor is four integers, and there are 1 to 63 factors");
         items_.resize(described.size() / 4);
         if (!grads.empty() && grads.size() != items_.size())
             throw std::invalid_argument("one gradient a factor");
@@ -69,11 +70,22 @@ void define(py::module_& m, const std::string& name, const Make& make) {
     using Context = typename Backend::Context;
     m.def(name.c_str(), [make](const Context& context, Arguments... arguments) {
         py::gil_scoped_release release;
-        make([&](const Job& job) { Backend::run(context, job); }, arguments...);
+        make(
+            [&](const Job& job) {
+                check_sizes(job);
+                check_addresses(job);
+                Backend::run(context, job);
+            },
+            arguments...);
     });
     m.def((name + "_scratch").c_str(), [make](const Context& context, Arguments... arguments) {
         int64_t bytes = 0;
-        make([&](const Job& job) { bytes = Backend::scratch_bytes(context, job); }, arguments...);
+        make(
+            [&](const Job& job) {
+                check_sizes(job);
+                bytes = Backend::scratch_bytes(context, job);
+            },
+            arguments...);
         return bytes;
     });
 }

@@ -76,6 +76,7 @@ LAYOUTS = {
     )
 }
 
+OVERLAPPING = ("expanded_rows", "expanded_columns", "expanded", "overlapping")
 DENSE = ("contiguous", "offset")  # what the core may be: contiguous, at any place in its buffer
 
 

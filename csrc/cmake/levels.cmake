@@ -1,5 +1,6 @@
 # NTENSOR_LEVELS: the SIMD levels that this compiler can build for the target processor.
 # NTENSOR_FLAGS_<level>: the compiler flags of each.
+# With NTENSOR_EMULATE there is one more, for tests: the plans of AVX-512 in plain instructions.
 include(CheckCXXSourceCompiles)
 
 set(NTENSOR_LEVELS portable)
@@ -33,5 +34,9 @@ int main() { return 0; }" NTENSOR_COMPILES_${level})
     endif()
   endforeach()
   unset(CMAKE_REQUIRED_FLAGS)
+endif()
+if(NTENSOR_EMULATE)
+  list(APPEND NTENSOR_LEVELS emulated)
+  set(NTENSOR_FLAGS_emulated -DNTENSOR_EMULATED)
 endif()
 message(STATUS "SIMD levels: ${NTENSOR_LEVELS}")

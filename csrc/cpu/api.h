@@ -10,6 +10,9 @@ namespace ntensor {
 
 enum class DType : int { float32, float64, bfloat16, float16 };
 
+// Of a call. A core of torch has at most 64 dimensions, one of them k_x.
+constexpr int most_factors = 63;
+
 struct Matrix {
     const void* data = nullptr;
     int64_t row_stride = 0;

@@ -74,6 +74,9 @@ struct Cpu {
 double roofline(const std::string& level, int kind, int64_t destination, int64_t source,
                 int64_t bytes, int threads) {
     const Kernels& kernels = table(level);
+    require(kind >= 0 && kind <= static_cast<int>(Roof::bf16dot), "a kind from 0 to 5");
+    require(bytes > 0 && destination && source, "two buffers");
+    require(threads > 0 && threads <= most_threads, "1 to 65536 threads");
     py::gil_scoped_release release;
     const auto start = std::chrono::steady_clock::now();
     const double done = kernels.roof(static_cast<Roof>(kind), address(destination), address(source),

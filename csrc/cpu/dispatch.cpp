@@ -19,6 +19,9 @@ NTENSOR_DECLARE_LEVEL(avx512)
 NTENSOR_DECLARE_LEVEL(avx2)
 #endif
 NTENSOR_DECLARE_LEVEL(portable)
+#ifdef NTENSOR_HAVE_EMULATED
+NTENSOR_DECLARE_LEVEL(emulated)
+#endif
 
 namespace {
 
@@ -53,6 +56,9 @@ const Level all_levels[] = {
      }},
 #endif
     {"portable", &portable::kernels, [] { return true; }},
+#ifdef NTENSOR_HAVE_EMULATED
+    {"emulated", &emulated::kernels, [] { return true; }},
+#endif
 };
 
 constexpr int level_count = sizeof(all_levels) / sizeof(all_levels[0]);

@@ -14,6 +14,13 @@ namespace NTENSOR_LEVEL {
 constexpr int64_t least_tail = 32;
 constexpr int64_t most_tail = 128;
 
+// split_index (math/synthesis.h) for the factors [begin, end).
+template <class Body>
+inline void split_factor_index(const Factors& factors, int begin, int end, int64_t index,
+                               const Body& body) {
+    split_index(begin, end, index, [&](int m) { return factors.items[m].extent; }, body);
+}
+
 // Factors [first, count) with [tail, count) merged into one: extents[0 .. merged_count).
 struct Grouping {
     int64_t extents[most_factors];
@@ -36,6 +43,15 @@ struct Grouping {
         extent = 1;
         for (int m = first; m < tail; ++m) push(factors.items[m].extent);
         push(tail_extent);
+    }
+
+    // Calls body(m, i) for each factor m that has a part in index `at` of the group's factor
+    // `place`, i its own index: for one factor, or for all that are merged.
+    template <class Body>
+    void for_each_part(const Factors& factors, int place, int64_t at, const Body& body) const {
+        const bool merged = place == count - 1;
+        const int begin = merged ? tail : first + place;
+        split_factor_index(factors, begin, merged ? factors.count : begin + 1, at, body);
     }
 
 private:

@@ -105,33 +105,33 @@ private:
         form_panel();
     }
 
-    // to[s] = z_m[s, i] for the samples of the slab, zero for the lanes behind them.
-    void column(int m, int64_t i, T* to) const {
-        const Matrix& z = plan_.factors.items[m].values;
-        for (int64_t s = 0; s < samples_; ++s) to[s] = element<S>(z, s0_ + s, i);
+    // to[s] = 1 for the samples of the slab, zero for the lanes behind them.
+    void start_column(T* to) const {
+        for (int64_t s = 0; s < samples_; ++s) to[s] = 1;
         for (int64_t s = samples_; s < width_; ++s) to[s] = 0;
     }
+    // to[s] *= z_m[s, i]
     void multiply_by_column(int m, int64_t i, T* to) const {
         const Matrix& z = plan_.factors.items[m].values;
         for (int64_t s = 0; s < samples_; ++s) to[s] *= element<S>(z, s0_ + s, i);
+    }
+    // The same for index i of the inner group's factor `place`.
+    void multiply_by_inner(int place, int64_t i, T* to) const {
+        plan_.inner.for_each_part(plan_.factors, place, i,
+                                  [&](int m, int64_t own) { multiply_by_column(m, own, to); });
     }
 
     void form_hoisted() {
         for (int64_t l = 0; l < l_count_; ++l) {
             T* H = H_ + l * width_;
-            for (int64_t s = 0; s < width_; ++s) H[s] = 1;
-            int64_t rest = l0_ + l;
-            int64_t leading = 0;
-            for (int m = plan_.hoisted - 1; m > 0; --m) {
-                multiply_by_column(m, rest % plan_.factors.items[m].extent, H);
-                rest /= plan_.factors.items[m].extent;
-            }
-            leading = rest;
-            if (H_mean_) {
-                const T part = T(1) / static_cast<T>(plan_.factors.items[0].extent);
-                for (int64_t s = 0; s < width_; ++s) H_mean_[l * width_ + s] = part * H[s];
-            }
-            if (plan_.hoisted > 0) multiply_by_column(0, leading, H);
+            start_column(H);
+            split_factor_index(plan_.factors, 0, plan_.hoisted, l0_ + l, [&](int m, int64_t i) {
+                if (m == 0 && H_mean_) {
+                    const T part = T(1) / static_cast<T>(plan_.factors.items[0].extent);
+                    for (int64_t s = 0; s < width_; ++s) H_mean_[l * width_ + s] = part * H[s];
+                }
+                multiply_by_column(m, i, H);
+            });
         }
     }
 
@@ -149,7 +149,8 @@ private:
                                      from = columns_ +
                                             (g.sum - g.extents[last] + at.last + j) * width_;
                                  } else {
-                                     column(plan_.factors.count - 1, at.last + j, to);
+                                     start_column(to);
+                                     multiply_by_inner(last, at.last + j, to);
                                  }
                                  if (last > 0) {
                                      for (int64_t s = 0; s < width_; s += V)
@@ -171,14 +172,12 @@ private:
     void form_prefix(const SegmentIndex& at) {
         const Grouping& g = plan_.inner;
         int64_t start = 0;
+        if (!plan_.gathered) {
+            start_column(prefix_);
+            for (int m = 0; m < g.count - 1; ++m) multiply_by_inner(m, at.prefix[m], prefix_);
+            return;
+        }
         for (int m = 0; m < g.count - 1; ++m) {
-            if (!plan_.gathered) {
-                if (m == 0)
-                    column(g.first, at.prefix[0], prefix_);
-                else
-                    multiply_by_column(g.first + m, at.prefix[m], prefix_);
-                continue;
-            }
             const T* from = columns_ + (start + at.prefix[m]) * width_;
             for (int64_t s = 0; s < width_; s += V) {
                 store(prefix_ + s, m == 0 ? load(from + s) : load(prefix_ + s) * load(from + s));
@@ -188,7 +187,7 @@ private:
     }
 
     void store_pair([[maybe_unused]] int64_t pair) {
-#if defined(__AVX512BF16__)
+#if defined(NTENSOR_PAIRS)
         if constexpr (Pairs) {
             uint32_t* to = reinterpret_cast<uint32_t*>(W_) + pair * width_;
             for (int64_t s = 0; s < width_; ++s) {
@@ -261,7 +260,7 @@ private:
     void columns(const S* core, const Walk<S>& walk, int rows, int64_t s, Fold fold) {
         const int64_t K = plan_.L * plan_.P;
         with_rows<rows_of<Pairs>(Vectors)>(rows, [&]<int Rows>() {
-#if defined(__AVX512BF16__)
+#if defined(NTENSOR_PAIRS)
             if constexpr (Pairs) {
                 tile_of_pairs<Rows, Vectors>(core, K, reinterpret_cast<const uint32_t*>(W_) + s,
                                              width_, p_count_, walk, fold);

@@ -290,7 +290,7 @@ private:
 
     void multiply_packed([[maybe_unused]] const G_type* G, [[maybe_unused]] int64_t G_row,
                          [[maybe_unused]] int64_t depth, [[maybe_unused]] T* D) {
-#if defined(__AVX512BF16__)
+#if defined(NTENSOR_PAIRS)
         if constexpr (in_pairs<S>) {
             for (int64_t row = 0; row < rows_;) {
                 const int rows = rows_at_once(rows_ - row, tile_rows(square_tile));

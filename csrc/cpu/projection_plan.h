@@ -10,7 +10,7 @@ namespace NTENSOR_LEVEL {
 
 template <bool Pairs>
 constexpr int rows_of(int vectors) {
-#if defined(__AVX512BF16__)
+#if defined(NTENSOR_PAIRS)
     if (Pairs) return rows_of_pairs(vectors);
 #endif
     return tile_rows(vectors);

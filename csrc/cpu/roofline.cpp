@@ -3,6 +3,7 @@
 #include "roofline.h"
 
 #include "parallel.h"
+#include "tile.h"
 
 namespace ntensor {
 namespace NTENSOR_LEVEL {
@@ -18,6 +19,8 @@ constexpr int chains = 12;
 
 #if defined(__AVX512F__)
 #define NTENSOR_IN_REGISTER "+v"
+#elif defined(NTENSOR_EMULATED)
+#define NTENSOR_IN_REGISTER "+m"
 #elif defined(__SSE__)
 #define NTENSOR_IN_REGISTER "+x"
 #elif defined(__aarch64__)
@@ -84,15 +87,13 @@ double multiply_add() {
 double bfloat16_dot() {
 #if defined(__AVX512BF16__)
     float_vector sums[chains] = {};
-    float_vector a = {}, b = {};
+    pair_vector a = {}, b = {};
     opaque(a);
     opaque(b);
     for (int64_t i = 0; i < rounds; ++i) {
 #pragma GCC unroll 24
         for (int c = 0; c < chains; ++c) {
-            sums[c] = reinterpret_cast<float_vector>(
-                _mm512_dpbf16_ps(reinterpret_cast<__m512>(sums[c]), reinterpret_cast<__m512bh>(a),
-                                 reinterpret_cast<__m512bh>(b)));
+            sums[c] = add_products_of_pairs(sums[c], a, b);
             opaque(sums[c]);
         }
     }

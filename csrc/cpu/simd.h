@@ -21,7 +21,16 @@
 namespace ntensor {
 namespace NTENSOR_LEVEL {
 
-#if defined(__AVX512F__)
+// NTENSOR_EMULATED: a level of the vectors and tiles of AVX-512 and its pairs of bfloat16 in other
+// instructions, slow but the same plans, so that every machine can test them.
+#if defined(__AVX512F__) || defined(NTENSOR_EMULATED)
+#define NTENSOR_WIDE_VECTORS
+#endif
+#if defined(__AVX512BF16__) || defined(NTENSOR_EMULATED)
+#define NTENSOR_PAIRS
+#endif
+
+#if defined(NTENSOR_WIDE_VECTORS)
 constexpr int vector_bytes = 64;
 #elif defined(__AVX2__)
 constexpr int vector_bytes = 32;
@@ -31,7 +40,7 @@ constexpr int vector_bytes = 16;
 
 // Accumulator tiles of the micro-kernel: (rows, vectors) that fill the register file.
 // 32 registers: 8 x 3, or 6 x 4 where four vectors span a slab of 64 samples; 16 registers: 6 x 2.
-#if defined(__AVX512F__) || defined(__aarch64__)
+#if defined(NTENSOR_WIDE_VECTORS) || defined(__aarch64__)
 constexpr int wide_tile = 4;
 constexpr int square_tile = 3;
 constexpr int tile_rows(int vectors) {
@@ -75,6 +84,8 @@ inline void store(T* p, Vector<T> v) {
 inline void store_past_caches(float* p, float_vector v) {
 #if defined(__AVX512F__)
     _mm512_stream_ps(p, reinterpret_cast<__m512>(v));
+#elif defined(NTENSOR_EMULATED)
+    store(p, v);
 #elif defined(__AVX2__)
     _mm256_stream_ps(p, reinterpret_cast<__m256>(v));
 #elif defined(__SSE__)

@@ -101,9 +101,27 @@ inline void tile(TileInput<T> in, Finish finish) {
 template <class S>
 constexpr bool in_pairs = false;
 
-#if defined(__AVX512BF16__)
+#if defined(NTENSOR_PAIRS)
 template <>
 constexpr bool in_pairs<bfloat16> = true;
+
+// Two bfloat16 a word, the first of a pair in its lower half.
+typedef uint32_t pair_vector __attribute__((vector_size(vector_bytes), aligned(4), may_alias));
+
+// sums[i] + a.first[i] b.first[i] + a.second[i] b.second[i]
+inline float_vector add_products_of_pairs(float_vector sums, pair_vector a, pair_vector b) {
+#if defined(__AVX512BF16__)
+    return reinterpret_cast<float_vector>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sums),
+                                                           reinterpret_cast<__m512bh>(a),
+                                                           reinterpret_cast<__m512bh>(b)));
+#else
+    const auto second = [](pair_vector v) {
+        return reinterpret_cast<float_vector>(v & 0xffff0000u);
+    };
+    const auto first = [](pair_vector v) { return reinterpret_cast<float_vector>(v << 16); };
+    return sums + (first(a) * first(b) + second(a) * second(b));
+#endif
+}
 
 // The same for bfloat16 with pairs of k side by side: a pair of a is one 32-bit word, b holds
 // b_step words a pair. Without walk.next nothing is asked for ahead. The instruction's latency is
@@ -119,24 +137,24 @@ __attribute__((noinline)) void tile_of_pairs(const bfloat16* a, int64_t a_row, c
                                              Finish finish) {
     constexpr int Sums = Vectors == 1 ? 2 : 1;
     const bfloat16* const begin = a;
-    __m512 acc[Sums][Rows][Vectors] = {};
+    float_vector acc[Sums][Rows][Vectors] = {};
     const auto step = [&](int sum, const auto& pair_of_row) __attribute__((always_inline)) {
-        __m512bh row[Vectors];
+        pair_vector row[Vectors];
 #pragma GCC unroll 4
         for (int c = 0; c < Vectors; ++c)
-            row[c] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + c * 16));
+            row[c] = *reinterpret_cast<const pair_vector*>(b + c * lanes<float>);
 #pragma GCC unroll 16
         for (int i = 0; i < Rows; ++i) {
-            const auto scale = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair_of_row(i)));
+            const pair_vector scale = pair_vector{} + pair_of_row(i);
 #pragma GCC unroll 4
             for (int c = 0; c < Vectors; ++c)
-                acc[sum][i][c] = _mm512_dpbf16_ps(acc[sum][i][c], scale, row[c]);
+                acc[sum][i][c] = add_products_of_pairs(acc[sum][i][c], scale, row[c]);
         }
         a += 2;
         b += b_step;
     };
     const auto whole_pair = [&](int i) {
-        int32_t pair;
+        uint32_t pair;
         std::memcpy(&pair, a + i * a_row, 4);
         return pair;
     };
@@ -157,14 +175,14 @@ __attribute__((noinline)) void tile_of_pairs(const bfloat16* a, int64_t a_row, c
         if (k < count) step(0, whole_pair);
     }
     // An odd end: the partner belongs to the next row and may be NaN, so it is not read.
-    if (depth % 2) step(0, [&](int i) { return static_cast<int32_t>(a[i * a_row].bits); });
+    if (depth % 2) step(0, [&](int i) { return static_cast<uint32_t>(a[i * a_row].bits); });
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
         for (int c = 0; c < Vectors; ++c) {
-            float_vector sum = reinterpret_cast<float_vector>(acc[0][i][c]);
-            if (Sums == 2) sum += reinterpret_cast<float_vector>(acc[Sums - 1][i][c]);
-            finish(i, c * 16, sum);
+            float_vector sum = acc[0][i][c];
+            if (Sums == 2) sum += acc[Sums - 1][i][c];
+            finish(i, c * lanes<float>, sum);
         }
     }
 }

@@ -12,6 +12,8 @@
 
 #include <cstdint>
 
+#include "../cpu/api.h"
+
 #ifndef NTENSOR_LEVEL
 #error "compile with -DNTENSOR_LEVEL=<name>, the namespace of the instructions compiled for"
 #endif
@@ -19,22 +21,29 @@
 namespace ntensor {
 namespace NTENSOR_LEVEL {
 
-// A core of torch has at most 64 dimensions, one of them k_x.
-constexpr int most_factors = 63;
+// Calls body(m, i_m) for m = end - 1, ..., begin, where index = (...(i_begin k_{begin+1} +
+// i_{begin+1})...) k_{end-1} + i_{end-1} and k_m = extent(m). Every index of several factors
+// together is taken apart here.
+template <class Extent, class Body>
+inline void split_index(int begin, int end, int64_t index, const Extent& extent, const Body& body) {
+    for (int m = end - 1; m > begin; --m) {
+        const int64_t k = extent(m);
+        body(m, index % k);
+        index /= k;
+    }
+    if (begin < end) body(begin, index);
+}
 
 // The indices (i_1, ..., i_{M-1}) of a segment, counted upwards from the one that holds p.
 struct SegmentIndex {
     int64_t prefix[most_factors] = {};
-    int64_t last;  // i_M where the segment starts
+    int64_t last = 0;  // i_M where the segment starts
 
     // extents: k_1 ... k_M
     SegmentIndex(const int64_t* extents, int count, int64_t p) {
-        last = p % extents[count - 1];
-        p /= extents[count - 1];
-        for (int m = count - 2; m >= 0; --m) {
-            prefix[m] = p % extents[m];
-            p /= extents[m];
-        }
+        split_index(
+            0, count, p, [extents](int m) { return extents[m]; },
+            [this, count](int m, int64_t i) { (m == count - 1 ? last : prefix[m]) = i; });
     }
     void next_segment(const int64_t* extents, int count) {
         last = 0;

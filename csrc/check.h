@@ -1,0 +1,140 @@
+// The checks of a job's sizes, numbers and addresses: a kernel divides by them, makes arrays of
+// them and multiplies them without looking again.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+#include "cpu/api.h"
+
+namespace ntensor {
+
+constexpr int most_threads = 1 << 16;
+
+inline void require(bool right, const char* wanted) {
+    if (!right) throw std::invalid_argument(std::string("wanted ") + wanted);
+}
+
+// Products of sizes that stay under 2^60, so that 8 bytes of each are an offset.
+class Size {
+public:
+    void times(int64_t k) {
+        require(k > 0, "sizes of at least 1");
+        require(!__builtin_mul_overflow(product_, k, &product_) && product_ < int64_t(1) << 60,
+                "fewer than 2^60 elements");
+    }
+
+private:
+    int64_t product_ = 1;
+};
+
+inline void check_run(DType dtype, int64_t n, int threads) {
+    require(dtype >= DType::float32 && dtype <= DType::float16, "a dtype from 0 to 3");
+    require(n > 0, "sizes of at least 1");
+    require(threads > 0 && threads <= most_threads, "1 to 65536 threads");
+}
+
+// `least`: the fewest factors. k_x: the core's rows, 1 where there is no core.
+inline void check_factors(const Factors& factors, int least, int64_t k_x, int threads) {
+    check_run(factors.dtype, factors.n, threads);
+    require(factors.count >= least && factors.count <= most_factors,
+            "2 to 63 factors, or 1 for a synthesis");
+    Size core, synthesis, output;
+    core.times(k_x);
+    synthesis.times(factors.n);
+    output.times(factors.n);
+    output.times(k_x);
+    for (int m = 0; m < factors.count; ++m) {
+        core.times(factors.items[m].extent);
+        synthesis.times(factors.items[m].extent);
+    }
+}
+
+inline void check_rotation(DType dtype, int64_t n, int64_t K, Layout layout, int threads) {
+    check_run(dtype, n, threads);
+    require(layout == Layout::column || layout == Layout::row, "a layout of 0 or 1");
+    require(K > 0 && K % 3 == 0, "a K that 3 divides");
+    Size feature;
+    feature.times(n);
+    feature.times(K);
+}
+
+inline void check_rotated(const Factors& factors, Layout layout, int threads) {
+    check_factors(factors, 1, 1, threads);
+    int64_t K = 1;
+    for (int m = 0; m < factors.count; ++m) K *= factors.items[m].extent;
+    check_rotation(factors.dtype, factors.n, K, layout, threads);
+}
+
+inline void check_sizes(const Projection& job) {
+    check_factors(job.factors, 2, job.k_x, job.threads);
+}
+inline void check_sizes(const ProjectionFactorGrads& job) {
+    check_factors(job.factors, 2, job.k_x, job.threads);
+    require(job.grad.data || job.grad_mean.data, "an incoming gradient");
+}
+inline void check_sizes(const ProjectionCoreGrad& job) {
+    check_factors(job.factors, 2, job.k_x, job.threads);
+    require(job.grad.data || job.grad_mean.data, "an incoming gradient");
+}
+inline void check_sizes(const Synthesis& job) {
+    check_factors(job.factors, 1, 1, job.threads);
+}
+inline void check_sizes(const SynthesisGrads& job) {
+    check_factors(job.factors, 1, 1, job.threads);
+}
+inline void check_sizes(const Rotation& job) {
+    check_rotation(job.dtype, job.n, job.K, job.layout, job.threads);
+}
+inline void check_sizes(const RotationMatrixGrad& job) {
+    check_rotation(job.dtype, job.n, job.K, job.layout, job.threads);
+}
+inline void check_sizes(const RotatedSynthesis& job) {
+    check_rotated(job.factors, job.layout, job.threads);
+}
+inline void check_sizes(const RotatedSynthesisGrads& job) {
+    check_rotated(job.factors, job.layout, job.threads);
+}
+
+// No address that a kernel reads or writes without asking is 0. Scratch may be: a job may need
+// none.
+inline void check_given(const void* address) {
+    require(address != nullptr, "the address of every operand");
+}
+inline void check_given(const Factors& factors) {
+    for (int m = 0; m < factors.count; ++m) check_given(factors.items[m].values.data);
+}
+template <class... Addresses>
+inline void check_each(const Addresses&... addresses) {
+    (check_given(addresses), ...);
+}
+
+inline void check_addresses(const Projection& job) {
+    check_each(job.factors, job.core, job.x);
+}
+inline void check_addresses(const ProjectionFactorGrads& job) {
+    check_each(job.factors, job.core);
+}
+inline void check_addresses(const ProjectionCoreGrad& job) {
+    check_each(job.factors, job.core_grad);
+}
+inline void check_addresses(const Synthesis& job) {
+    check_each(job.factors, job.y);
+}
+inline void check_addresses(const SynthesisGrads& job) {
+    check_each(job.factors, job.grad.data);
+}
+inline void check_addresses(const Rotation& job) {
+    check_each(job.y.data, job.R.data, job.out);
+}
+inline void check_addresses(const RotationMatrixGrad& job) {
+    check_each(job.grad.data, job.y.data, job.dR);
+}
+inline void check_addresses(const RotatedSynthesis& job) {
+    check_each(job.factors, job.R.data, job.out);
+}
+inline void check_addresses(const RotatedSynthesisGrads& job) {
+    check_each(job.factors, job.R.data, job.grad.data);
+}
+
+}  // namespace ntensor

@@ -1,0 +1,264 @@
+"""Differential fuzz: random problems at the sizes that people use, against float64 einsum.
+
+    python tests/fuzz.py --seconds 60 [--seed 7] [--levels avx2,portable] [--threads 1,2]
+    python tests/fuzz.py --case "Case('projection', 3, (2, 5), k_x=4)"
+
+Every input, result and piece of scratch memory lies between guard pages and starts as NaN. A value
+that is wrong ends the run with a minimal case, which then joins `FIXED` in `fuzz_fixed.py`; a crash
+leaves the case in the file named by --last.
+"""
+
+import argparse
+import math
+import random
+import time
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import fuzz_operations
+import layouts
+from fuzz_cases import Case, draw, minimal
+from fuzz_fixed import FIXED
+from guarded import Memory
+from ntensor import _cpu
+from ntensor.backends.native import force_simd_level, library
+
+# A value may differ from the exact one by this part of itself, and of the root of the sum of the
+# squares of the terms that it adds up: some ten roundings of a half type, some hundred of the
+# type of sums in a chain of additions.
+PART = {"float64": 2.0**-45, "float32": 2.0**-16, "bfloat16": 2.0**-6, "float16": 2.0**-9}
+# float16 has no larger numbers; sums on the way to a smaller one may pass it.
+LARGEST = {"float16": 2.0**14}
+
+
+class Wrong(AssertionError):
+    """A result that is not what float64 says."""
+
+
+def make(case, memory):
+    """The inputs, the cotangents, the tangents or second cotangents; and which need gradients."""
+    generator = torch.Generator().manual_seed(case.seed)
+    dtype = getattr(torch, case.dtype)
+    inputs, outputs, dense = fuzz_operations.shapes(case)
+    place = 0
+
+    def tensor(shape, is_dense=False):
+        nonlocal place
+        layout = "contiguous" if is_dense else case.layouts[place % len(case.layouts)]
+        if case.order == "forward" and layout in layouts.OVERLAPPING:
+            layout = "transposed"  # torch writes tangents into such memory, which it refuses
+        place += 1
+        made = memory.copy(layouts.make(layout, shape, dtype, generator))
+        flat = _flat(made)
+        flat.copy_(_of_fair_size(flat))
+        return made
+
+    given = [tensor(shape, i in dense) for i, shape in enumerate(inputs)]
+    cotangents = [tensor(shape) for shape in outputs]
+    if len(outputs) == 2:
+        cotangents = [c if case.outputs >> i & 1 else None for i, c in enumerate(cotangents)]
+    second = [tensor(shape) for shape in inputs]
+    needs = [case.needs[i % len(case.needs)] for i in range(len(inputs))]
+    return given, cotangents, second, needs if any(needs) else [True] * len(needs)
+
+
+def _flat(tensor):
+    span = 1 + sum(
+        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    return tensor.as_strided((span if tensor.numel() else 0,), (1,))
+
+
+def _of_fair_size(tensor):
+    """Sizes from 0.5 to 1: no product vanishes, no term outweighs the sum; NaN stays NaN."""
+    return torch.where(tensor < 0, -1.0, 1.0) * (0.5 + tensor.double().abs().frac() / 2)
+
+
+def evaluate(case, function, inputs, cotangents, second, needs):
+    """What the case compares, as a flat list; None where there is nothing."""
+    if case.order == "forward":
+        results, tangents = torch.func.jvp(function, tuple(inputs), tuple(second))
+        return [*results, *tangents]
+    if case.order == "result":
+        with torch.no_grad():
+            return list(function(*inputs))
+    wanted = [tensor.requires_grad_() for tensor, need in zip(inputs, needs, strict=True) if need]
+    try:
+        results = function(*inputs)
+        gradients = _gradients(results, wanted, cotangents, case.order == "second")
+        if case.order == "accumulate":
+            return [*results, gradients[0] + 1, *gradients[1:]]
+        if case.order == "second":
+            along = [each for each, need in zip(second, needs, strict=True) if need]
+            return _gradients(gradients, wanted, along, False)
+        return [*results, *gradients]
+    finally:
+        for tensor in wanted:
+            tensor.requires_grad_(False)
+
+
+def _gradients(results, wanted, cotangents, create_graph):
+    """For each of `wanted`, None where nothing depends on it."""
+    used = [
+        (result, cotangent)
+        for result, cotangent in zip(results, cotangents, strict=True)
+        if cotangent is not None and result is not None and result.requires_grad
+    ]
+    if not used:
+        return [None] * len(wanted)
+    return torch.autograd.grad(
+        [each for each, _ in used],
+        wanted,
+        [each for _, each in used],
+        create_graph=create_graph,
+        allow_unused=True,
+    )
+
+
+def accumulated(case, inputs, cotangents, needs):
+    """Result and gradients where the core's gradient is added to one of ones."""
+    core = inputs[0].requires_grad_()
+    core.grad = torch.ones_like(core)
+    wanted = [t.requires_grad_() for t, need in zip(inputs[1:], needs[1:], strict=True) if need]
+    try:
+        results = fuzz_operations.ours(case, accumulate=True)(*inputs)
+        used = [place for place, each in enumerate(cotangents) if each is not None]
+        torch.autograd.backward([results[i] for i in used], [cotangents[i] for i in used])
+        return [*results, core.grad, *(each.grad for each in wanted)]
+    finally:
+        core.grad = None
+        for tensor in (core, *wanted):
+            tensor.grad = None
+            tensor.requires_grad_(False)
+
+
+def check(case):
+    """Raises `Wrong` where a value of the case is not what float64 says."""
+    torch.set_num_threads(case.threads)
+    if case.order == "accumulate" and case.operation not in ("projection", "with_mean"):
+        case = replace(case, order="gradients")
+    if case.operation in fuzz_operations.WITHOUT_GRADIENTS:
+        case = replace(case, order="result")
+    memory = Memory(case.at_end)
+    try:
+        _check(case, memory)
+    finally:
+        memory.close()
+
+
+def _check(case, memory):
+    inputs, cotangents, second, needs = make(case, memory)
+    exact = [each.to(torch.float64).contiguous() for each in inputs]
+    level = force_simd_level(case.level) if case.level else nullcontext()
+    with memory.for_empty(), level:
+        if case.order == "accumulate":
+            needs = [True, *needs[1:]]
+            found = accumulated(case, inputs, cotangents, needs)
+        else:
+            found = evaluate(case, fuzz_operations.ours(case), inputs, cotangents, second, needs)
+    rest = [
+        [None if each is None else each.to(torch.float64) for each in tensors]
+        for tensors in (cotangents, second)
+    ]
+    wanted = evaluate(case, fuzz_operations.exact(case), exact, *rest, needs)
+    # The same of all squares: everything here is a sum of products.
+    squares = [[None if e is None else e.square() for e in tensors] for tensors in (exact, *rest)]
+    terms = evaluate(case, fuzz_operations.exact(case, squared=True), *squares, needs)
+    assert len(found) == len(wanted) == len(terms), (len(found), len(wanted))
+    for place, each in enumerate(zip(found, wanted, terms, strict=True)):
+        compare(case, place, *each)
+
+
+def compare(case, place, found, wanted, term):
+    if wanted is None:
+        if found is not None and found.abs().max() > 0:
+            raise Wrong(f"{case}\n  value {place}: a gradient of nothing")
+        return
+    if found is None:
+        found = torch.zeros_like(wanted)
+    if found.shape != wanted.shape:
+        raise Wrong(f"{case}\n  value {place}: shape {tuple(found.shape)}")
+    error = (found.detach().double() - wanted).abs()
+    allowed = PART[case.dtype] * (wanted.abs() + term.abs().sqrt())
+    if case.dtype in LARGEST:
+        allowed[wanted.abs() + term.abs().sqrt() > LARGEST[case.dtype]] = math.inf
+        error.nan_to_num_(math.inf)
+        error[allowed == math.inf] = 0
+    right = error <= allowed
+    if not right.all():
+        worst = (error / allowed).nan_to_num(math.inf).argmax()
+        raise Wrong(
+            f"{case}\n  value {place}, {int((~right).sum())} of {right.numel()} elements: got "
+            f"{found.flatten()[worst]:.6g}, wanted {wanted.flatten()[worst]:.6g}, "
+            f"allowed {allowed.flatten()[worst]:.1e}"
+        )
+
+
+def is_wrong(case):
+    try:
+        check(case)
+    except Wrong:
+        return True
+    return False
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--levels", default="")
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--case", default=None)
+    parser.add_argument("--fixed", action="store_true", help="the cases of fuzz_fixed.py alone")
+    parser.add_argument("--last", default=None, help="file that holds the case at hand")
+    chosen = parser.parse_args()
+    library.KEPT_SCRATCH_BYTES = -1  # all scratch is fresh, and so guarded
+    torch.use_deterministic_algorithms(True)
+    if chosen.case:
+        check(eval(chosen.case, {"Case": Case}))
+        return
+    levels = chosen.levels.split(",") if chosen.levels else _cpu.simd_levels()
+    threads = [int(each) for each in chosen.threads.split(",")]
+    if chosen.fixed:
+        cases = fixed_cases(levels, threads)
+    else:
+        seed = random.SystemRandom().randrange(1 << 30) if chosen.seed is None else chosen.seed
+        print(f"fuzz: seed {seed}, levels {', '.join(levels)}", flush=True)
+        cases = drawn_cases(random.Random(seed), levels, threads, chosen.seconds)
+    print(f"fuzz: {run(cases, chosen.last)} cases, none wrong")
+
+
+def fixed_cases(levels, threads):
+    for case in FIXED:
+        for level in levels:
+            for count in threads:
+                yield replace(case, level=level, threads=count)
+
+
+def drawn_cases(source, levels, threads, seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        yield draw(source, levels, threads)
+
+
+def run(cases, last):
+    """The number of cases; the first wrong one ends the process, made small."""
+    done = 0
+    for case in cases:
+        if last:
+            Path(last).write_text(f"{case!r}\n")
+        try:
+            check(case)
+        except Wrong as wrong:
+            print(wrong, flush=True)
+            print(f"minimal after {done} right cases: {minimal(case, is_wrong)!r}")
+            raise SystemExit(1) from None
+        done += 1
+    return done
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Every public operation as the fuzz calls it, and the same in float64 by einsum alone.
+
+A function takes the case's tensors and returns a list of results.
+"""
+
+import math
+
+import torch
+
+import ntensor
+
+WITHOUT_GRADIENTS = ("sweep",)
+
+
+def shapes(case):
+    """Of the inputs and of the outputs, and the places of the inputs that must be contiguous."""
+    n, sizes, k_x = case.n, case.sizes, case.k_x
+    factors = [(n, k) for k in sizes]
+    if case.operation == "synthesis":
+        return factors, [(n, math.prod(sizes))], ()
+    if case.operation in ("projection", "with_mean"):
+        outputs = [(n, k_x)] * (2 if case.operation == "with_mean" else 1)
+        return [(k_x, *sizes), *factors], outputs, (0,)
+    if case.operation == "rotation":
+        return [(n, *sizes), (n, 3, 3)], [(n, *sizes)], ()
+    if case.operation == "rotated":
+        return [*factors, (n, 3, 3)], [(n, math.prod(sizes))], ()
+    if case.operation == "bilinear":
+        leading = _leading(case)
+        inputs = [*((*leading, k) for k in sizes), (k_x, *sizes), *([(k_x,)] * (case.option % 2))]
+        return inputs, [(*leading, k_x)], (2,)
+    if case.operation == "contract":
+        place = case.option % len(sizes)
+        rest = sizes[:place] + sizes[place + 1 :]
+        return [(k_x, *sizes), (sizes[place],)], [(k_x, *rest)], (0,)
+    matrices = [(k, n) for k in sizes]
+    weights = [(n,)] * (case.option % 2)
+    if case.operation == "mttkrp":
+        return [sizes, *matrices, *weights], [(sizes[_mode(case)], n)], (0,)
+    repeats = 2 if case.operation == "sweep" else 1
+    return [sizes, *matrices, *weights], matrices * repeats, (0,)
+
+
+def _leading(case):
+    if case.n == 1 and case.option % 3 == 0:
+        return ()
+    return (1, case.n) if case.option % 3 == 1 else (case.n,)
+
+
+def _mode(case):
+    return case.option // 2 % len(case.sizes)
+
+
+def _layout(case):
+    return "row" if case.option % 2 else "column"
+
+
+def ours(case, accumulate=False):
+    """The operation of the library."""
+    backend = case.backend
+
+    def projection(core, *z):
+        return [
+            ntensor.synthesis_projection(core, *z, accumulate_core_grad=accumulate, backend=backend)
+        ]
+
+    def with_mean(core, *z):
+        return list(
+            ntensor.synthesis_projection_with_mean(
+                core, *z, accumulate_core_grad=accumulate, backend=backend
+            )
+        )
+
+    def bilinear(x1, x2, weight, bias=None):
+        return [ntensor.bilinear(x1, x2, weight, bias, backend=backend)]
+
+    def contract(core, z):
+        return [ntensor.contract(core, z, 1 + case.option % len(case.sizes))]
+
+    def synthesis(*z):
+        return [ntensor.synthesis(*z, backend=backend)]
+
+    def rotation(y, R):
+        return [ntensor.rotation(y, R, _layout(case), backend=backend)]
+
+    def rotated(z_exp, z_id, R):
+        return [ntensor.rotated_synthesis(z_exp, z_id, R, _layout(case), backend=backend)]
+
+    def mttkrp(tensor, *rest):
+        factors, weights = _split(tensor, rest)
+        mode = _mode(case) - (tensor.dim() if case.option % 3 else 0)
+        return [ntensor.mttkrp(tensor, factors, mode, weights, backend=backend)]
+
+    def mttkrp_all(tensor, *rest):
+        return ntensor.mttkrp_all(tensor, *_split(tensor, rest), backend=backend)
+
+    def sweep(tensor, *rest):
+        kept = ntensor.MttkrpSweep()
+
+        def one(factors, mode, weights):
+            return kept(tensor, factors, mode, weights, backend=backend)
+
+        return _two_sweeps(case, one, tensor, rest)
+
+    return locals()[case.operation]
+
+
+def _split(tensor, rest):
+    order = tensor.dim()
+    return list(rest[:order]), rest[order] if len(rest) > order else None
+
+
+def _two_sweeps(case, one, tensor, rest):
+    """The modes in turn, twice; after each its factor gets other values, in one of several ways."""
+    factors, weights = _split(tensor, rest)
+    factors = [factor.clone() for factor in factors]
+    results = []
+    for turn in range(2):
+        for mode in range(tensor.dim()):
+            results.append(one(factors, mode, weights))
+            other = factors[mode].flip(0).neg()
+            way = (case.option + turn + mode) % 3
+            if way == 0:
+                factors[mode] = other
+            elif way == 1:
+                factors[mode].copy_(other)
+            else:
+                factors[mode].data.copy_(other)
+    return results
+
+
+def exact(case, squared=False):
+    """The operation in float64; `squared`: its constants are squared, for inputs that are."""
+
+    def khatri_rao(*z):
+        y = z[0]
+        for each in z[1:]:
+            y = torch.einsum("na,nb->nab", y, each).flatten(1)
+        return y
+
+    def synthesis(*z):
+        return [khatri_rao(*z)]
+
+    def projection(core, *z):
+        return [torch.einsum("xk,nk->nx", core.flatten(1), khatri_rao(*z))]
+
+    def with_mean(core, *z):
+        part = 1 / core.shape[1]
+        leading = torch.full_like(z[0], part * part if squared else part)
+        return projection(core, *z) + projection(core, leading, *z[1:])
+
+    def bilinear(x1, x2, weight, bias=None):
+        result = torch.einsum("...a,...b,xab->...x", x1, x2, weight)
+        return [result if bias is None else result + bias]
+
+    def contract(core, z):
+        place = case.option % len(case.sizes)
+        letters = "abcdef"[: len(case.sizes)]
+        rest = letters.replace(letters[place], "")
+        return [torch.einsum(f"x{letters},{letters[place]}->x{rest}", core, z)]
+
+    def rotation(y, R):
+        n, K = y.shape
+        if _layout(case) == "row":
+            return [torch.einsum("nab,nbj->naj", R, y.reshape(n, 3, K // 3)).flatten(1)]
+        return [torch.einsum("nab,njb->nja", R, y.reshape(n, K // 3, 3)).flatten(1)]
+
+    def rotated(z_exp, z_id, R):
+        return rotation(khatri_rao(z_exp, z_id), R)
+
+    def one_mode(tensor, factors, mode, weights):
+        unfolded = tensor.movedim(mode, 0).reshape(tensor.shape[mode], -1)
+        others = [factor.T for place, factor in enumerate(factors) if place != mode]
+        if not others:
+            result = unfolded.expand(-1, case.n)
+        else:
+            result = torch.einsum("ik,rk->ir", unfolded, khatri_rao(*others))
+        return result if weights is None else result * weights
+
+    def mttkrp(tensor, *rest):
+        factors, weights = _split(tensor, rest)
+        return [one_mode(tensor, factors, _mode(case), weights)]
+
+    def mttkrp_all(tensor, *rest):
+        factors, weights = _split(tensor, rest)
+        return [one_mode(tensor, factors, mode, weights) for mode in range(tensor.dim())]
+
+    def sweep(tensor, *rest):
+        def one(factors, mode, weights):
+            return one_mode(tensor, factors, mode, weights)
+
+        return _two_sweeps(case, one, tensor, rest)
+
+    return locals()[case.operation]
