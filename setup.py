@@ -11,7 +11,7 @@ Build variables, all optional, read from the environment:
 | `NTENSOR_BUILD_TYPE` | `Release`, `RelWithDebInfo`, `Debug` | default: `Release` |
 | `NTENSOR_OPENMP` | `auto`, `on`, `off` | OpenMP, or `std::thread` without it; default: `auto` |
 | `NTENSOR_SANITIZE` | e.g. `address,undefined` | compile with sanitizers; default: none |
-| `NTENSOR_EMULATE` | `on`, `off` | adds the level `emulated`, AVX-512's plans for tests; default: `off` |
+| `NTENSOR_SIMD_LEVELS` | e.g. `avx2;emulated` | `emulated`: AVX-512's plans, for tests; default: all real |
 | `NTENSOR_CUDA` | `auto`, `on`, `off` | CUDA kernels; `auto`: where nvcc >= 12.4 compiles them |
 | `NTENSOR_CUDA_ARCHITECTURES` | e.g. `90a-real;120` | default: the GPUs' here, else `80;90a-real` |
 | `CUDACXX` | command | nvcc; default: the one on PATH |
@@ -173,7 +173,7 @@ class BuildWithCMake(build_ext):
             f"-DCMAKE_BUILD_TYPE={os.environ.get('NTENSOR_BUILD_TYPE', 'Release')}",
             f"-DNTENSOR_VERSION={self.distribution.get_version()}",
         ]  # fmt: skip
-        for name in ("OPENMP", "SANITIZE", "EMULATE", "CUDA_ARCHITECTURES"):
+        for name in ("OPENMP", "SANITIZE", "SIMD_LEVELS", "CUDA_ARCHITECTURES"):
             if value := os.environ.get(f"NTENSOR_{name}"):
                 what.append(f"-DNTENSOR_{name}={value}")
         what += shlex.split(os.environ.get("CMAKE_ARGS", ""))

@@ -15,13 +15,13 @@ inline void require(bool right, const char* wanted) {
     if (!right) throw std::invalid_argument(std::string("wanted ") + wanted);
 }
 
-// Products of sizes that stay under 2^60, so that 8 bytes of each are an offset.
+// A product of sizes: under 2^48, more than any memory holds, so that no sum of offsets overflows.
 class Size {
 public:
     void times(int64_t k) {
         require(k > 0, "sizes of at least 1");
-        require(!__builtin_mul_overflow(product_, k, &product_) && product_ < int64_t(1) << 60,
-                "fewer than 2^60 elements");
+        require(!__builtin_mul_overflow(product_, k, &product_) && product_ < int64_t(1) << 48,
+                "fewer than 2^48 elements");
     }
 
 private:

@@ -18,7 +18,9 @@ NTENSOR_DECLARE_LEVEL(avx512)
 #ifdef NTENSOR_HAVE_AVX2
 NTENSOR_DECLARE_LEVEL(avx2)
 #endif
+#ifdef NTENSOR_HAVE_PORTABLE
 NTENSOR_DECLARE_LEVEL(portable)
+#endif
 #ifdef NTENSOR_HAVE_EMULATED
 NTENSOR_DECLARE_LEVEL(emulated)
 #endif
@@ -55,7 +57,9 @@ const Level all_levels[] = {
                 __builtin_cpu_supports("f16c");
      }},
 #endif
+#ifdef NTENSOR_HAVE_PORTABLE
     {"portable", &portable::kernels, [] { return true; }},
+#endif
 #ifdef NTENSOR_HAVE_EMULATED
     {"emulated", &emulated::kernels, [] { return true; }},
 #endif

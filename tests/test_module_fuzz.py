@@ -1,0 +1,136 @@
+"""The compiled module called with nonsense: it raises, whatever the sizes, numbers and types.
+
+What lies at an address cannot be checked, so addresses are those of real memory, or 0. A process of
+its own makes the calls, so that a crash is a failure with the call printed.
+"""
+
+import contextlib
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ntensor import _cpu
+
+pytestmark = pytest.mark.sanitizer
+
+CALLS = int(os.environ.get("NTENSOR_RAW_CALLS", "3000"))
+ELEMENTS = 1 << 12
+MATRIX = "matrix"  # stands for (address, row stride, column stride)
+JOBS = {
+    "projection": ("dtype", "n", "factors", "address", "k_x", "address", "address or 0"),
+    "projection_factor_grads": (
+        *("dtype", "n", "factors", "grads", "stride", "address", "k_x", MATRIX, MATRIX),
+    ),
+    "projection_core_grad": ("dtype", "n", "factors", "k_x", MATRIX, MATRIX, "address", "flag"),
+    "synthesis": ("dtype", "n", "factors", "address"),
+    "synthesis_grads": ("dtype", "n", "factors", "grads", "stride", MATRIX),
+    "rotation": ("dtype", "n", "K", "layout", MATRIX, MATRIX, "address"),
+    "rotation_matrix_grad": ("dtype", "n", "K", "layout", MATRIX, MATRIX, "address"),
+    "rotated_synthesis": ("dtype", "n", "factors", "layout", MATRIX, "address"),
+    "rotated_synthesis_grads": (
+        *("dtype", "n", "factors", "grads", "stride", "layout", MATRIX, MATRIX),
+        *("address or 0", "stride"),
+    ),
+}
+TYPES = (None, "float", 1.5, (), {}, 1 << 70)
+NOT_SIZES = (0, -1, -3, -(1 << 40), 1 << 48, 1 << 62)
+WRONG = {
+    "level": ("avx1024", None, 3, b"x" * 5000),
+    "dtype": (-1, 4, 99, *TYPES),
+    "n": (*NOT_SIZES, *TYPES),
+    "k_x": (*NOT_SIZES, *TYPES),
+    "K": (*NOT_SIZES, 4, 5, *TYPES),
+    "layout": (-1, 2, 77, *TYPES),
+    "threads": (0, -1, 1 << 17, *TYPES),
+    "factors": ([], [1, 2, 3], None, "factors", [1.5] * 8),
+    "grads": ([1], [0] * 9, None, [1.5] * 2),
+    "address": (0, None, 1.5, 1 << 70),
+    MATRIX: (None, (), (1, 2), (1, 2, 3, 4), (0.5,) * 3),
+    "stride": (None, "x", 1.5),
+    "address or 0": (None, 1.5),
+    "flag": ("x", []),
+}
+
+
+def legal(kind, buffers, sizes):
+    if kind == "factors":
+        return [v for k in sizes for v in (next(buffers), k, k, 1)]
+    if kind == "grads":
+        return [next(buffers) for _ in sizes]
+    if kind == MATRIX:
+        return (next(buffers), 36, 1)
+    if kind in ("address", "address or 0"):
+        return next(buffers)
+    return {"dtype": 0, "n": 4, "k_x": 5, "K": 6, "layout": 0, "stride": 8, "flag": False}[kind]
+
+
+def wrong_factors(source, described):
+    """One of: an extent that is none, a missing address, too many factors."""
+    way = source.randrange(3)
+    if way == 2:
+        return described[:4] * source.choice((64, 70, 1000))
+    described = list(described)
+    place = source.randrange(len(described) // 4)
+    described[4 * place + (1 if way == 0 else 0)] = source.choice(NOT_SIZES) if way == 0 else 0
+    return described
+
+
+def call(source, addresses):
+    """A function, its arguments, one of which is wrong."""
+    name, kinds = source.choice(list(JOBS.items()))
+    arguments = [legal(kind, addresses, (2, 3)) for kind in kinds]
+    whole = [source.choice(_cpu.simd_levels()), *arguments, 1, next(addresses)]
+    names = ["level", *kinds, "threads"]
+    place = source.randrange(len(names))
+    if names[place] == "factors" and source.random() < 0.7:
+        whole[place] = wrong_factors(source, whole[place])
+    else:
+        whole[place] = source.choice(WRONG[names[place]])
+    return name, whole, names[place]
+
+
+def main(calls, seed):
+    source = random.Random(seed)
+    memory = torch.zeros(64, ELEMENTS)
+
+    def addresses():
+        while True:
+            for row in memory:
+                yield row.data_ptr()
+
+    places = addresses()
+    for _ in range(calls):
+        name, whole, kind = call(source, places)
+        print(name, whole, flush=True)
+        try:
+            getattr(_cpu, name)(*whole)
+        except (ValueError, TypeError):
+            pass
+        else:
+            raise AssertionError(f"no error for a wrong {kind}: {name}{tuple(whole)}")
+        with contextlib.suppress(ValueError, TypeError):
+            getattr(_cpu, f"{name}_scratch")(*whole)
+    for _ in range(calls // 10):
+        sizes = [source.choice((-5, 0, 1, 2, 3, 1 << source.randrange(60))) for _ in range(4)]
+        factors = [v for k in sizes[2:] for v in (0, k, 1, 1)]
+        dtype, threads = source.randrange(-1, 5), source.choice((0, 1, 2, 64))
+        whole = ("", dtype, sizes[0], factors, 0, sizes[1], 0, source.randrange(2), threads, 0)
+        print("projection_scratch", whole, flush=True)
+        with contextlib.suppress(ValueError):
+            assert _cpu.projection_scratch(*whole) > 0
+
+
+def test_nonsense_raises():
+    seed = random.SystemRandom().randrange(1 << 30)
+    command = [sys.executable, __file__, str(CALLS), str(seed)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    last = done.stdout.rstrip().rpartition("\n")[2]
+    assert done.returncode == 0, f"seed {seed}, exit {done.returncode}: {last}\n{done.stderr}"
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
