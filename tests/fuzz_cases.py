@@ -30,7 +30,7 @@ OPERATIONS = (
 # core's gradient added to one that exists.
 ORDERS = (*("result",) * 3, *("gradients",) * 4, "second", "forward", "accumulate")
 
-MOST_ELEMENTS = 1 << 22  # of the core, and of the synthesis of the batch
+MOST_ELEMENTS = 1 << 22  # of the core, and of the synthesis of the batch; twice that now and then
 MOST_PRODUCTS = 1 << 29  # n k_x K
 
 
@@ -71,11 +71,11 @@ def multiply_adds(case):
     return case.n * case.k_x * math.prod(case.sizes)
 
 
-def fits(case, products):
+def fits(case, products, elements):
     K = math.prod(case.sizes)
     return (
-        max(case.k_x, case.n) * K <= MOST_ELEMENTS
-        and case.n * case.k_x <= MOST_ELEMENTS
+        max(case.k_x, case.n) * K <= elements
+        and case.n * case.k_x <= elements
         and multiply_adds(case) <= products
     )
 
@@ -112,7 +112,8 @@ def draw(random, levels, threads, products=MOST_PRODUCTS):
         seed=random.randrange(1 << 30),
     )
     budget = math.exp(random.uniform(math.log(1 << 16), math.log(products)))
-    while not fits(case, budget):
+    elements = MOST_ELEMENTS * (2 if random.random() < 0.1 else 1)
+    while not fits(case, budget, elements):
         case = _smaller(case, random.choice(("n", "k_x", *range(len(sizes)))))
     if operation in ("rotation", "rotated") and math.prod(case.sizes) % 3:
         case = replace(case, sizes=(*case.sizes[:-1], 3 * case.sizes[-1]))

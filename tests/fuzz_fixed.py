@@ -19,4 +19,38 @@ FIXED = (
     Case("mttkrp", 46, (2, 135, 43, 2, 3), order="gradients"),
     Case("mttkrp_all", 46, (2, 135, 43, 2, 3)),
     Case("sweep", 64, (40, 100, 100, 1), option=2),
+    # A core's gradient that is written past the caches; one whose samples take several blocks.
+    Case("projection", 3, (32, 512), k_x=300, order="gradients"),
+    Case("projection", 2, (32, 256), k_x=300, dtype="float64", order="gradients"),
+    Case("projection", 600, (16, 512), k_x=70, order="gradients"),
+    Case("with_mean", 3, (30, 480), k_x=300, order="gradients"),
+    # Chunks of the hoisted index, with both outputs.
+    Case("with_mean", 65, (40, 1000), k_x=27),
+    Case("projection", 65, (70, 1000), k_x=27, dtype="float16"),
+    Case("with_mean", 65, (33, 1000), k_x=3, dtype="float64"),
+    Case("with_mean", 65, (150, 40), k_x=27, dtype="bfloat16"),
+    # One inner factor, too long to be gathered, in several panels.
+    Case("projection", 64, (9, 1500), k_x=30, order="gradients"),
+    Case("projection", 64, (9, 1501), k_x=30, dtype="bfloat16"),
+    Case("projection", 64, (9, 1501), k_x=30, dtype="float16"),
+    Case("projection", 64, (9, 1501), k_x=30, dtype="float64"),
+)
+# Slabs of one to four vectors, and one sample more, in every type; several row chunks.
+FIXED += tuple(
+    Case("with_mean", n, (3, 5, 70), k_x=k_x, dtype=dtype)
+    for n in (1, 16, 17, 33, 48, 65)
+    for k_x, dtype in ((25, "float32"), (1, "float64"), (97, "bfloat16"), (7, "float16"))
+)
+# The gradients of merged factors, for one and for both outputs, with a strided incoming gradient.
+FIXED += tuple(
+    Case(
+        *("with_mean", 65, (3, 2, 4, 2, 9)),
+        k_x=67,
+        dtype=dtype,
+        order="gradients",
+        outputs=outputs,
+        layouts=("contiguous",) * 6 + ("stepped",) * 2,
+    )
+    for dtype in ("float32", "float64", "bfloat16", "float16")
+    for outputs in (1, 2, 3)
 )

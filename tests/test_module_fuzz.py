@@ -114,6 +114,10 @@ def main(calls, seed):
             raise AssertionError(f"no error for a wrong {kind}: {name}{tuple(whole)}")
         with contextlib.suppress(ValueError, TypeError):
             getattr(_cpu, f"{name}_scratch")(*whole)
+    for name, kinds in JOBS.items():
+        whole = [legal(kind, places, (2, 3)) for kind in kinds]
+        for level in _cpu.simd_levels():
+            assert getattr(_cpu, f"{name}_scratch")(level, *whole, 2, 0) > 0
     for _ in range(calls // 10):
         sizes = [source.choice((-5, 0, 1, 2, 3, 1 << source.randrange(60))) for _ in range(4)]
         factors = [v for k in sizes[2:] for v in (0, k, 1, 1)]

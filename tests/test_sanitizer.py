@@ -56,6 +56,20 @@ def test_projection(level, threads, dtype, generator):
 
 @each_dtype
 @pytest.mark.parametrize("level", _cpu.simd_levels())
+def test_not_a_number_stays(level, dtype):
+    """In whole vectors and in what is left over."""
+    z = [torch.ones(3, k, dtype=dtype) for k in (5, 37)]
+    z[1][1] = math.nan
+    with force_simd_level(level):
+        y = OPS.synthesis(z, "native")
+        x = OPS.synthesis_projection(torch.ones(41, 5, 37, dtype=dtype), z, "native")
+    for result in (y, x):
+        assert torch.isnan(result[1]).all()
+        assert_written(result[::2])
+
+
+@each_dtype
+@pytest.mark.parametrize("level", _cpu.simd_levels())
 def test_synthesis(level, dtype, generator):
     torch.set_num_threads(3)
     for shape, layout in zip(PROJECTION, itertools.cycle(ARRANGEMENTS)):

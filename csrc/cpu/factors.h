@@ -30,11 +30,11 @@ struct Grouping {
     int64_t extent;  // product of all
     int64_t sum;     // sum of extents after merging
 
-    // Factors before `keep` are never merged.
+    // Factors before `keep`, which is at least `first`, are never merged.
     Grouping(const Factors& factors, int first_, int keep) : first(first_) {
         tail = factors.count - 1;
         int64_t tail_extent = factors.items[tail].extent;
-        while (tail > keep && tail > first && tail_extent < least_tail &&
+        while (tail > keep && tail_extent < least_tail &&
                tail_extent * factors.items[tail - 1].extent <= most_tail) {
             tail_extent *= factors.items[--tail].extent;
         }

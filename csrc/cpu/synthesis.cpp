@@ -35,13 +35,11 @@ void synthesis_rows(const Synthesis& job, const Grouping& group, const Scratch<S
     // Elements, not samples, are divided, so that few long rows occupy every thread.
     const int64_t total = job.factors.n * K;
     const int64_t end = total * (t + 1) / job.threads;
-    int64_t gathered = -1;
     for (int64_t at = total * t / job.threads; at < end;) {
         const int64_t s = at / K;
         const int64_t begin = at % K;
         const int64_t count = min64(K - begin, end - at);
-        if (s != gathered) gather_sample<S>(job.factors, group, s, scratch.z);
-        gathered = s;
+        gather_sample<S>(job.factors, group, s, scratch.z);
         S* to = static_cast<S*>(job.y) + at;
         if constexpr (sizeof(S) == sizeof(Accumulator<S>)) {
             synthesise(group, scratch.z, begin, begin + count, to);

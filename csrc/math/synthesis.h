@@ -55,7 +55,6 @@ struct SegmentIndex {
 template <class Body>
 inline void for_each_segment(const int64_t* extents, int count, int64_t begin, int64_t end,
                              const Body& body) {
-    if (begin >= end) return;
     SegmentIndex index(extents, count, begin);
     for (int64_t p = begin; p < end;) {
         const int64_t room = extents[count - 1] - index.last;

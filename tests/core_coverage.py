@@ -1,0 +1,118 @@
+"""Which lines and branches of the CPU kernels the tests reached, by dtype, from gcov's files.
+
+    python tests/core_coverage.py BUILD_FOLDER
+
+Run on the object files of a build with `CXXFLAGS=--coverage` after its tests. A line of a template
+counts once for each storage type that it is compiled for, SIMD levels together. A branch counts
+where an outcome of a condition is never taken at any level in any type. What is missing must stand
+in `UNREACHED`, with its reason.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LEAST = 0.98
+STORAGE = re.compile(r"\b(float16|bfloat16|double|float)\b")
+EXCLUDED = {"cpu/roofline.cpp": "the loops that measure the machine: no plan, no index"}
+DISPATCH = "which levels there are is decided by the machine and the build"
+IN_PLACE = "float16 is always widened first"
+# (file, part of the line): the storage types, and why no test reaches the line with them; no types:
+# why an outcome of its condition is never taken.
+UNREACHED: dict[tuple[str, str], tuple[str, str]] = {
+    ("cpu/dispatch.cpp", "__builtin_cpu_supports"): ("", DISPATCH),
+    ("cpu/dispatch.cpp", "if (!level.runs_here())"): ("", DISPATCH),
+    ("cpu/dispatch.cpp", "static const Available"): ("", "a static's guard: made by one thread"),
+    ("cpu/dispatch.cpp", "level == nullptr"): ("", "the module always names a level"),
+    ("cpu/bindings.cpp", "if (last > first) madvise"): ("", "memory is asked for from 32 MB on"),
+    ("cpu/projection_factor_grads.cpp", "const Matrix& main_grad()"): ("float16", IN_PLACE),
+    ("cpu/projection_factor_grads.cpp", "= plan_.main_grad()"): ("float16", IN_PLACE),
+    ("cpu/projection_factor_grads.cpp", "G_row = grad.row_stride"): ("float16", IN_PLACE),
+    ("cpu/projection_factor_grads.cpp", "static_cast<const G_type*>"): ("float16", IN_PLACE),
+    ("cpu/projection_factor_grads.cpp", "to, tile_width<T>);"): (
+        *("float double", "whole tiles of these are read in place, only ragged ones are packed"),
+    ),
+    ("cpu/projection.cpp", "switch (vectors_)"): ("", "no slab of doubles is one vector wide"),
+    ("cpu/simd.h", "switch (dtype)"): ("", "the module has checked the dtype"),
+}
+
+
+def reports(folder):
+    """gcov's reports of every object file that ran."""
+    for data in sorted(folder.rglob("*.gcda")):
+        command = ["gcov", "--json-format", "--branch-probabilities", "--stdout", str(data)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True)
+        for text in done.stdout.splitlines():
+            yield json.loads(text)
+
+
+def collect(folder):
+    """{(file, line): {storage: count}} and {(file, line): {number of outcomes: [count each]}}."""
+    lines, branches = defaultdict(lambda: defaultdict(int)), defaultdict(dict)
+    for report in reports(folder):
+        for file in report["files"]:
+            path = (Path(report["current_working_directory"]) / file["file"]).resolve()
+            if "csrc" not in path.parts:
+                continue
+            name = "/".join(path.parts[path.parts.index("csrc") + 1 :])
+            if name in EXCLUDED:
+                continue
+            storage = {
+                function["name"]: storage_of(function["demangled_name"])
+                for function in file["functions"]
+            }
+            for line in file["lines"]:
+                at = name, line["line_number"]
+                lines[at][storage.get(line.get("function_name"), "any")] += line["count"]
+                taken = [b["count"] for b in line["branches"] if not b["throw"]]
+                before = branches[at].get(len(taken), [0] * len(taken))
+                branches[at][len(taken)] = [x + y for x, y in zip(before, taken, strict=True)]
+    return lines, branches
+
+
+def storage_of(function):
+    """The storage type that a function is compiled for: the first that its name holds."""
+    found = STORAGE.search(function)
+    return found.group(1) if found else "any"
+
+
+def is_open(outcomes):
+    """Whether no compiled form of a line, told apart by their outcomes, took all of its own."""
+    return not any(all(counts) for counts in outcomes.values())
+
+
+def main(folder):
+    lines, branches = collect(folder)
+    counts = [count for counts in lines.values() for count in counts.values()]
+    share = sum(count > 0 for count in counts) / len(counts)
+    opened = sorted(at for at, outcomes in branches.items() if is_open(outcomes))
+    print(f"csrc/cpu: {share:.2%} of {len(counts)} lines by storage type, ", end="")
+    print(f"{1 - len(opened) / len(branches):.2%} of {len(branches)} conditions")
+    unknown = 0
+    for at in sorted(lines):
+        storages = [storage for storage, count in lines[at].items() if count == 0]
+        what = [f"not reached ({', '.join(sorted(storages))})"] * bool(storages)
+        what += ["an outcome not taken"] * (at in opened and not storages)
+        if not what:
+            continue
+        text = (ROOT / "csrc" / at[0]).read_text().splitlines()[at[1] - 1].strip()
+        reason = next(
+            (
+                why
+                for (file, part), (types, why) in UNREACHED.items()
+                if file == at[0] and part in text and set(storages) <= set(types.split())
+            ),
+            None,
+        )
+        print(f"  {at[0]}:{at[1]}: {text}\n    {what[0]}: {reason or 'NO REASON IS GIVEN'}")
+        unknown += reason is None
+    if share < LEAST or unknown:
+        raise SystemExit(f"wanted {LEAST:.0%} of the lines, and a reason for each that is missing")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

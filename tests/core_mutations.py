@@ -1,0 +1,156 @@
+"""Plants faults in the plans and the index arithmetic of the CPU kernels; the fuzz must find them.
+
+    python tests/core_mutations.py [--only NAME] [--seconds 60]
+
+Each fault is one edit of a copy of `csrc`, compiled for the levels `portable` and `emulated`. It is
+found where `fuzz.py` fails on its fixed cases or on random ones. At least 19 of 20 must be.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pybind11
+
+ROOT = Path(__file__).resolve().parents[1]
+LEAST = 0.95
+
+
+class Fault(NamedTuple):
+    """An edit that the compiler accepts; `before` stands once in the file."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+
+
+PROJECTION, CORE_GRAD = "cpu/projection.cpp", "cpu/projection_core_grad.cpp"
+FACTOR_GRADS, FACTORS = "cpu/projection_factor_grads.cpp", "cpu/factors.h"
+PLAN, SYNTHESIS, INDEX = "cpu/projection_plan.h", "cpu/synthesis.cpp", "math/synthesis.h"
+FAULTS = (
+    Fault(
+        "merged index for one factor",
+        PROJECTION,
+        "multiply_by_inner(last, at.last + j, to);",
+        "multiply_by_column(plan_.factors.count - 1, at.last + j, to);",
+    ),
+    Fault("carry", INDEX, "++prefix[m] == extents[m]", "++prefix[m] > extents[m]"),
+    Fault("split by the wrong extent", INDEX, "index /= k;", "index /= extent(m - 1);"),
+    Fault("segment past the end", INDEX, "room < end - p ? room : end - p", "room"),
+    Fault("hoisted chunks", PLAN, "l_chunks = ceil_div(L, l_chunk);", "l_chunks = L / l_chunk;"),
+    Fault(
+        "rows past the end",
+        PROJECTION,
+        "min64(plan_.row_chunk, plan_.job.k_x - row0_)",
+        "plan_.row_chunk",
+    ),
+    Fault("sums moved twice", PROJECTION, "            from[i] = 0;\n", ""),
+    Fault("block kept going back", PROJECTION, "if (block != block_)", "if (block > block_)"),
+    Fault("row of the output", PROJECTION, "* plan_.job.k_x + row0_;", "* plan_.job.k_x;"),
+    Fault("samples of H", PROJECTION, "H_ + l * width_ + s;", "H_ + l * width_;"),
+    Fault(
+        "merged order",
+        FACTORS,
+        "target[i * done + j] = z",
+        "target[j * factor.extent + i] = z",
+    ),
+    Fault("last block", FACTORS, "    if (in_blocks) finish_block();\n", ""),
+    Fault(
+        "two merged as one", FACTORS, "factors.count - g.tail == 1", "factors.count - g.tail <= 2"
+    ),
+    Fault(
+        "second block of samples",
+        CORE_GRAD,
+        "plan_.job.accumulate || block > 0",
+        "plan_.job.accumulate",
+    ),
+    Fault(
+        "panel of another thread",
+        CORE_GRAD,
+        "if (item == begin || item % plan_.row_chunks == 0)",
+        "if (item % plan_.row_chunks == 0)",
+    ),
+    Fault(
+        "mean over another mode", CORE_GRAD, "static_cast<T>(plan_.L);", "static_cast<T>(plan_.P);"
+    ),
+    Fault("row of the mean", FACTOR_GRADS, "row >= samples_", "row > samples_"),
+    Fault("sums of a thread", FACTOR_GRADS, "int t = 1; t < threads", "int t = 2; t < threads"),
+    Fault("row in the middle", SYNTHESIS, "begin = at % K;", "begin = 0;"),
+    Fault(
+        "piece of a row",
+        SYNTHESIS,
+        "D, p, p + count, false, scratch.dz",
+        "D, 0, count, false, scratch.dz",
+    ),
+)
+
+
+def build(work, source):
+    """Compiles the copy, incrementally, and puts the module into the package beside it."""
+    command = [
+        *("cmake", "-S", str(source), "-B", str(work / "build"), "-G", "Ninja"),
+        *("-DCMAKE_BUILD_TYPE=Debug", "-DNTENSOR_CUDA=off", "-DCMAKE_CXX_FLAGS=-O1"),
+        "-DNTENSOR_SIMD_LEVELS=portable;emulated",
+        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        f"-DPython_EXECUTABLE={sys.executable}",
+    ]
+    compile_it = ["cmake", "--build", str(work / "build"), "--target", "_cpu"]
+    for each in (command, compile_it):
+        subprocess.run(each, check=True, stdout=subprocess.DEVNULL)
+    for module in (work / "build").glob("_cpu*.so"):
+        shutil.copyfile(module, work / "ntensor" / module.name)
+
+
+def is_found(work, seconds):
+    """Which run of the fuzz fails; None: the fault was not found."""
+    environment = {**os.environ, "PYTHONPATH": str(work)}
+    script = str(ROOT / "tests" / "fuzz.py")
+    for arguments in (["--fixed"], ["--seconds", str(seconds)]):
+        command = [sys.executable, script, *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, cwd=work, text=True)
+        if done.returncode:
+            return arguments[0]
+    return None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", default="", help="a part of the fault's name")
+    parser.add_argument("--seconds", type=float, default=60)
+    chosen = parser.parse_args()
+    faults = [fault for fault in FAULTS if chosen.only in fault.name]
+    work = Path(tempfile.mkdtemp())
+    try:
+        shutil.copytree(ROOT / "csrc", work / "csrc")
+        leave = shutil.ignore_patterns("_c*.so", "__pycache__", "faces")
+        shutil.copytree(ROOT / "ntensor", work / "ntensor", ignore=leave)
+        build(work, work / "csrc")
+        if by := is_found(work, 5):
+            raise SystemExit(f"the fuzz fails ({by}) on the sources as they are")
+        found = 0
+        for fault in faults:
+            path = work / "csrc" / fault.file
+            text = path.read_text()
+            if text.count(fault.before) != 1:
+                raise SystemExit(f"{fault.name}: {fault.file} must hold {fault.before!r} once")
+            path.write_text(text.replace(fault.before, fault.after))
+            build(work, work / "csrc")
+            by = is_found(work, chosen.seconds)
+            path.write_text(text)
+            found += by is not None
+            print(f"{fault.name}: {'NOT FOUND' if by is None else f'found by {by}'}", flush=True)
+    finally:
+        shutil.rmtree(work)
+    print(f"{found} of {len(faults)} planted faults found")
+    if found < LEAST * len(faults):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
