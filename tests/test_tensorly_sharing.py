@@ -175,6 +175,18 @@ def test_what_shares(monkeypatch, problem, modes, holds, expected):
     torch.testing.assert_close(result, definitions.mttkrp(*problem, modes[-1]))
 
 
+@pytest.mark.usefixtures("fresh_compiler")
+def test_compiled_code_shares_nothing(problem):
+    tensor, factors = problem
+
+    def product(*given):
+        return tenalg.unfolding_dot_khatri_rao(tensor, (None, list(given)), 1)
+
+    with integration.register():
+        compiled = torch.compile(product, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(*factors), definitions.mttkrp(tensor, factors, 1))
+
+
 def test_a_function_does_not_go_on_where_another_stopped(problem):
     """Broken off at mode 0; the second one, of the same name and place, begins at mode 1."""
     tensor, factors = problem
@@ -213,14 +225,16 @@ def test_a_write_to_a_factor_within_a_sweep(problem, write, place):
 
 @pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD", "Adagrad"])
 def test_a_fused_optimizer_between_decompositions(problem, optimizer):
+    """This decomposition begins with the optimizer's own tensors, not with copies of them."""
+
     def run(tensor, start):
         leaves = [torch.nn.Parameter(f) for f in start]
         step = getattr(torch.optim, optimizer)(leaves, lr=0.1, fused=True)
         errors = []
         for _ in range(3):
             with torch.no_grad():
-                # The optimizer's own tensors, and not copies of them.
-                found = parafac(tensor, RANK, n_iter_max=1, init=(None, [*leaves]), tol=0)
+                begin = (None, [*leaves])
+                found = constrained(tensor, RANK, n_iter_max=1, init=begin, tol=1e-30)
                 errors.append(tensorly.norm(tensor - found.to_tensor()))
             loss = (tensor - tensorly.cp_to_tensor((None, leaves))).square().mean()
             step.zero_grad()

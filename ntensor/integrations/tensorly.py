@@ -125,7 +125,7 @@ class _Sweeps(threading.local):
     """For each thread, the sweep over the modes that a decomposition is at, between two calls."""
 
     def __init__(self) -> None:
-        # The result of the last call, held by the caller alone, its mode, and what is kept.
+        # The result of the last call, held by its caller alone, the mode, and what is kept.
         self._last: tuple[weakref.ref[Tensor], int, MttkrpSweep] | None = None
 
     def mttkrp(
@@ -171,7 +171,12 @@ def _mttkrp_of(theirs: Callable[..., Any], sweeps: _Sweeps | None) -> Callable[.
         weights, factors = cp_tensor
         if not _is_mttkrp(tensor, weights, factors, mode):
             return theirs(tensor, cp_tensor, mode)
-        if sweeps is not None and tensor.is_contiguous() and _fits(tensor, factors, mode):
+        if (
+            sweeps is not None
+            and not torch.compiler.is_compiling()
+            and tensor.is_contiguous()
+            and _fits(tensor, factors, mode)
+        ):
             return sweeps.mttkrp(tensor, factors, mode, weights)
         # The modes in the order in which they lie in memory, the slowest first.
         order = _memory_order(tensor)
