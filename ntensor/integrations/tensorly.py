@@ -16,9 +16,11 @@ constrained and randomised CP, CP regression, PARAFAC2.
 from __future__ import annotations
 
 import functools
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import tensorly
@@ -28,6 +30,7 @@ from torch.nn import Parameter
 
 from ntensor.ops import MttkrpSweep, mttkrp, synthesis
 from ntensor.ops.checks import DTYPES
+from ntensor.ops.mttkrp_all import shared_modes
 
 # Marks the functions of this module among those that TensorLy dispatches to.
 _MARK = "_of_ntensor"
@@ -65,9 +68,13 @@ def register(*, share_partials: bool = True) -> Registration:
     `(R, K)`.
 
     Args:
-        share_partials (bool): consecutive calls for the modes of one contiguous tensor share
-            partial products, as `ntensor.MttkrpSweep` describes, one sweep a thread. The factors
-            may change in between, as in alternating least squares.
+        share_partials (bool): calls for the modes of one contiguous tensor share partial products
+            (`ntensor.MttkrpSweep`) where a running function of `tensorly.decomposition` makes
+            them, one sweep over the modes, in rising order. No code but TensorLy's runs between
+            these calls. So whatever was written to the tensor, and however, before a
+            decomposition, after it or in its callback, is seen; only another thread or process
+            must not write to the tensor meanwhile. Factors are compared by value. Nothing is
+            shared between calls of `tensorly.tenalg.unfolding_dot_khatri_rao` by other code.
 
     Returns:
         Registration: a context manager that unregisters at the end of its block, if this call has
@@ -84,13 +91,13 @@ def register(*, share_partials: bool = True) -> Registration:
                 [12.]])
     """
     began = False
-    kept = threading.local()
+    sweeps = _Sweeps() if share_partials else None
     for backend in _tenalg_backends():
         for name, make in (("unfolding_dot_khatri_rao", _mttkrp_of), ("khatri_rao", _product_of)):
             theirs = getattr(backend, name)
             if hasattr(theirs, _MARK):
                 continue
-            ours = make(theirs, kept if share_partials else None)
+            ours = make(theirs, sweeps)
             setattr(ours, _MARK, True)
             backend.register_method(name, ours)
             began = True
@@ -114,16 +121,63 @@ def _tenalg_backends() -> Iterator[Any]:
         yield current if same else tensorly.tenalg.load_backend(name)
 
 
-def _mttkrp_of(theirs: Callable[..., Any], kept: threading.local | None) -> Callable[..., Any]:
+class _Sweeps(threading.local):
+    """For each thread, the sweep over the modes that a decomposition is at, between two calls."""
+
+    def __init__(self) -> None:
+        # The result of the last call, held by its caller alone, the mode, and what is kept.
+        self._last: tuple[weakref.ref[Tensor], int, MttkrpSweep] | None = None
+
+    def mttkrp(
+        self, tensor: Tensor, factors: Sequence[Tensor], mode: int, weights: Tensor | None
+    ) -> Tensor:
+        caller = _decomposition()
+        shared = shared_modes(tensor.shape, factors[mode - 1].shape[1])
+        # Whether a later mode of this sweep shares a product with this one.
+        more = caller is not None and mode < shared - 1
+        sweep = self._begun_by(caller, mode) or MttkrpSweep(tensor if more else None)
+        result = sweep(tensor, factors, mode, weights)
+        self._last = (weakref.ref(result), mode, sweep) if more else None
+        return result
+
+    def _begun_by(self, caller: FrameType | None, mode: int) -> MttkrpSweep | None:
+        """The sweep, if its last call was of an earlier mode and made by this running function.
+
+        Of that the proof is the result of the call, which only its caller has among its variables.
+        """
+        if caller is None or self._last is None:
+            return None
+        held, before, sweep = self._last
+        result = held()
+        if result is None or mode <= before:
+            return None
+        return sweep if any(value is result for value in caller.f_locals.values()) else None
+
+
+def _decomposition() -> FrameType | None:
+    """The running function of `tensorly.decomposition` that asks; None where other code does."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") in (__name__, "tensorly.backend"):
+        frame = frame.f_back
+    if frame is None:
+        return None
+    name = str(frame.f_globals.get("__name__"))
+    return frame if name.startswith("tensorly.decomposition.") else None
+
+
+def _mttkrp_of(theirs: Callable[..., Any], sweeps: _Sweeps | None) -> Callable[..., Any]:
     @functools.wraps(theirs)
     def unfolding_dot_khatri_rao(tensor: Any, cp_tensor: Any, mode: Any) -> Any:
         weights, factors = cp_tensor
         if not _is_mttkrp(tensor, weights, factors, mode):
             return theirs(tensor, cp_tensor, mode)
-        if kept is not None and tensor.is_contiguous() and _fits(tensor, factors, mode):
-            if not hasattr(kept, "sweep"):
-                kept.sweep = MttkrpSweep()
-            return kept.sweep(tensor, factors, mode, weights)
+        if (
+            sweeps is not None
+            and not torch.compiler.is_compiling()
+            and tensor.is_contiguous()
+            and _fits(tensor, factors, mode)
+        ):
+            return sweeps.mttkrp(tensor, factors, mode, weights)
         # The modes in the order in which they lie in memory, the slowest first.
         order = _memory_order(tensor)
         factors = [None if place == mode else factors[place] for place in order]
@@ -132,7 +186,7 @@ def _mttkrp_of(theirs: Callable[..., Any], kept: threading.local | None) -> Call
     return unfolding_dot_khatri_rao
 
 
-def _product_of(theirs: Callable[..., Any], _: threading.local | None) -> Callable[..., Any]:
+def _product_of(theirs: Callable[..., Any], _: _Sweeps | None) -> Callable[..., Any]:
     @functools.wraps(theirs)
     def khatri_rao(
         matrices: Any, weights: Any = None, skip_matrix: Any = None, mask: Any = None

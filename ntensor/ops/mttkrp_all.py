@@ -16,10 +16,15 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from ntensor import backends
+
+from . import checks
 from .dispatch import plain
 from .mttkrp import checked, mttkrp
 from .projection import synthesis_projection
@@ -31,6 +36,8 @@ TENSOR_OVER_PARTIAL = 8
 # Up to this many columns (a slab of samples) a product with one factor is faster by the kernels
 # than by BLAS.
 COLUMNS_OF_A_SLAB = 64
+# Bytes an element: the integers of the same bits.
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def mttkrp_all(
@@ -80,7 +87,7 @@ def mttkrp_all(
         partial = _partial(tensor, matrices, shared, backend)
         while partial.dim() > 2:
             results.append(_finish(partial, matrices, backend))
-            partial = _shorter(partial, matrices)
+            partial = _shorter(partial, matrices[partial.dim() - 2])
         results.append(_finish(partial, matrices, backend))
         results.reverse()
     results += [
@@ -90,23 +97,43 @@ def mttkrp_all(
 
 
 class MttkrpSweep:
-    r"""`ntensor.mttkrp` that keeps partial products for the calls that follow.
+    r"""`ntensor.mttkrp` that keeps partial products of one tensor for the calls that follow.
 
-    For alternating least squares: called for mode 0, 1, ... of one tensor while each factor is
-    replaced in between, a sweep needs fewer passes over the tensor than it has modes. A partial
-    product is used again only for the same tensor and the same factors: the same objects, unchanged
-    since by their version counters, as autograd checks it. Changes through `.data`, which autograd
-    does not see, are not seen here either.
+    For alternating least squares: called for mode 0, 1, ... while each factor is replaced in
+    between, a sweep needs fewer passes over the tensor than it has modes.
 
-    Where anything is differentiated, traced, transformed, in inference mode or shares its memory
-    with a numpy array, a call is `ntensor.mttkrp` and nothing is kept.
+    **Factors** are compared by value, bit for bit, with private copies of those that a partial
+    product was made from. Whatever wrote to a factor, a result is that of its present values.
+    On a GPU the comparison waits for the device.
 
-    The tensor is referred to weakly; what is kept, at most about a seventh of its size, goes with
-    it, or by `clear()`. An object is for one thread.
+    **The tensor** is too large to compare, so its constancy has to be stated:
+    `MttkrpSweep(tensor)` says that between calls nothing writes to the tensor's values uncounted,
+    that is past its version counter. Uncounted are writes through `.data` or the storage, by an
+    optimizer with `fused=True`, by another process, and by any other holder of the memory, as one
+    that got it by DLPack or by its address. A partial product is made anew wherever torch shows a
+    change: in the version counter (so after writes in place, also through views), the storage and
+    the place in it (`.data =`, `set_`, `torch.utils.swap_tensors`), shape, strides or dtype.
+
+    A call is `ntensor.mttkrp` and keeps nothing where nothing was stated, by `MttkrpSweep()`, or
+    for another tensor object than the stated one. So it is for a tensor that requires gradients, as
+    an optimizer may write to it, that was made in inference mode, or whose memory torch does not
+    own alone: shared with numpy or another process, or handed in from outside. And so it is where
+    anything is differentiated, traced, transformed or captured in a CUDA graph.
+
+    What is kept belongs to one backend, stream and precision of matrix products. It is at most
+    about a seventh of the tensor's size and goes with the tensor, which is referred to weakly, or
+    by `clear()`. Threads may share an object; calls at the same time share no partial products.
+
+    Args:
+        tensor (Tensor or None): the tensor that is stated to be constant.
+
+    Raises:
+        TypeError: `tensor` is neither.
 
     Example:
         >>> import torch, ntensor
-        >>> tensor, sweep = torch.ones(2, 3, 40), ntensor.MttkrpSweep()
+        >>> tensor = torch.ones(2, 3, 40)
+        >>> sweep = ntensor.MttkrpSweep(tensor)
         >>> factors = [torch.ones(extent, 1) for extent in tensor.shape]
         >>> for mode in range(3):
         ...     factors[mode] = sweep(tensor, factors, mode) / 100
@@ -114,15 +141,20 @@ class MttkrpSweep:
         tensor([0.0691])
     """
 
-    def __init__(self) -> None:
-        self.clear()
+    def __init__(self, tensor: Tensor | None = None) -> None:
+        # By the state of the tensor: from the longest on, each partial product and the copies of
+        # the factors that it was made from, without those of the one before. A call takes the list
+        # out while it works with it.
+        kept: dict[tuple[Any, ...], list[tuple[Tensor, list[Tensor]]]] = {}
+        self._kept = kept
+        self._tensor: weakref.ref[Tensor] | None = None
+        if tensor is not None:
+            checks.tensors("MttkrpSweep", ("tensor",), (tensor,))
+            self._tensor = weakref.ref(tensor, lambda _: kept.clear())
 
     def clear(self) -> None:
-        """Forgets the tensor and everything that is kept."""
-        self._tensor: weakref.ref[Tensor] | None = None
-        self._version = -1
-        # k: P_k, and what it was made from, the factors k ... N-1 with their versions.
-        self._partials: dict[int, tuple[Tensor, list[tuple[Tensor, int]]]] = {}
+        """Forgets everything that is kept; the tensor stays the stated one."""
+        self._kept.clear()
 
     def __call__(
         self,
@@ -135,53 +167,32 @@ class MttkrpSweep:
     ) -> Tensor:
         """`ntensor.mttkrp(tensor, factors, mode, weights)`: the same arguments, errors and result,
         but that every factor is given, also the one at `mode`, which is not read."""
-        if not _keepable(tensor, factors, mode, weights):
+        stated = self._tensor is not None and self._tensor() is tensor
+        if not (stated and _keepable(tensor, factors, mode, weights)):
             return mttkrp(tensor, factors, mode, weights, backend=backend)
         tensor, matrices, weights, _ = checked("MttkrpSweep", tensor, factors, weights)
         shared = shared_modes(tensor.shape, matrices[0].shape[1])
         mode %= tensor.dim()
         if mode >= shared:
             return mttkrp(tensor, matrices, mode, weights, backend=backend)
-        self._attend(tensor, matrices)
-        last = mode + 1
-        at = min((k for k in self._partials if k >= last), default=shared)
-        if at not in self._partials:
-            self._keep(_partial(tensor, matrices, shared, backend), matrices)
-        while at > last:
-            self._keep(_shorter(self._partials[at][0], matrices), matrices)
-            at -= 1
-        result = _finish(self._partials[last][0], matrices, backend)
+        state = _state(tensor, backend)
+        partials = self._kept.pop(state, [])
+        self._kept.clear()
+        del partials[_unchanged(partials, matrices) :]
+        if not partials:
+            copies = [factor.clone() for factor in matrices[shared:]]
+            partial = _partial(tensor, [*matrices[:shared], *copies], shared, backend)
+            partials.append((partial, copies))
+        while len(partials) < shared - mode:
+            copy = matrices[shared - len(partials)].clone()
+            partials.append((_shorter(partials[-1][0], copy), [copy]))
+        result = _finish(partials[shared - mode - 1][0], matrices, backend)
+        self._kept[state] = partials
         return result if weights is None else result * weights
-
-    def _keep(self, partial: Tensor, factors: list[Tensor]) -> None:
-        first = partial.dim() - 1
-        made_from = [(factor, factor._version) for factor in factors[first:]]
-        self._partials[first] = partial, made_from
-
-    def _attend(self, tensor: Tensor, factors: list[Tensor]) -> None:
-        """Drops what was made from another tensor or from other factors."""
-        known = None if self._tensor is None else self._tensor()
-        if known is not tensor or self._version != tensor._version:
-            self.clear()
-            own = weakref.ref(self)
-            self._tensor = weakref.ref(tensor, lambda gone: _forget(own, gone))
-            self._version = tensor._version
-        for first, (_, made_from) in list(self._partials.items()):
-            if len(made_from) != len(factors) - first or any(
-                factor is not was or factor._version != version
-                for factor, (was, version) in zip(factors[first:], made_from, strict=False)
-            ):
-                del self._partials[first]
-
-
-def _forget(sweep: weakref.ref[MttkrpSweep], gone: weakref.ref[Tensor]) -> None:
-    alive = sweep()
-    if alive is not None and alive._tensor is gone:
-        alive.clear()
 
 
 def _keepable(tensor: object, factors: object, mode: object, weights: object) -> bool:
-    """Whether all are plain tensors whose changes torch counts, and none is differentiated."""
+    """Whether torch counts the tensor's changes, and all are plain and none is differentiated."""
     if torch.compiler.is_compiling() or not isinstance(factors, (list, tuple)):
         return False
     values = [tensor, *factors] if weights is None else [tensor, *factors, weights]
@@ -190,11 +201,58 @@ def _keepable(tensor: object, factors: object, mode: object, weights: object) ->
     return (
         -len(factors) <= mode < len(factors)
         and plain(values)
-        and not any(value.is_inference() for value in values)
-        # Memory that numpy shares, and may change uncounted, cannot be resized by torch.
-        and all(value.untyped_storage().resizable() for value in values)
+        and forward_ad._current_level < 0
         and not (torch.is_grad_enabled() and any(value.requires_grad for value in values))
+        and _vouched_for(values[0])
+        and not (values[0].is_cuda and torch.cuda.is_current_stream_capturing())
     )
+
+
+def _vouched_for(tensor: Tensor) -> bool:
+    """Whether torch owns the memory, alone, counts its changes, and no optimizer may write to it.
+
+    Memory from outside, or shown to numpy, cannot be resized by torch. On a GPU all is "shared".
+    """
+    storage = tensor.untyped_storage()
+    return (
+        storage.resizable()
+        and (tensor.is_cuda or not storage.is_shared())
+        and not tensor.is_inference()
+        and not tensor.requires_grad
+    )
+
+
+def _state(tensor: Tensor, backend: str | None) -> tuple[Any, ...]:
+    """All that torch tells of the tensor's values, and how partial products are computed.
+
+    The storage is compared as an object: another one may lie at the address of one that is gone.
+    """
+    device = torch.backends.cuda if tensor.is_cuda else torch.backends.mkldnn
+    return (
+        weakref.ref(tensor.untyped_storage()),
+        tensor.data_ptr(),
+        tensor._version,
+        tensor.dtype,
+        tensor.shape,
+        tensor.stride(),
+        backends.requested(backend),
+        device.matmul.fp32_precision,
+        torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else None,
+    )
+
+
+def _unchanged(partials: list[tuple[Tensor, list[Tensor]]], factors: list[Tensor]) -> int:
+    """How many of the partial products, from the longest on, follow from these factors."""
+    for place, (partial, copies) in enumerate(partials):
+        present = factors[partial.dim() - 1 :]
+        if not all(_same_bits(*pair) for pair in zip(copies, present, strict=False)):
+            return place
+    return len(partials)
+
+
+def _same_bits(first: Tensor, second: Tensor) -> bool:
+    """NaN equals itself, and 0 is not -0."""
+    return torch.equal(*(each.view(_BITS[each.element_size()]) for each in (first, second)))
 
 
 def shared_modes(shape: Sequence[int], rank: int) -> int:
@@ -218,20 +276,20 @@ def _partial(tensor: Tensor, factors: list[Tensor], first: int, backend: str | N
     return synthesis_projection(core, *others, backend=backend).reshape(rank, *leading)
 
 
-def _shorter(partial: Tensor, factors: list[Tensor]) -> Tensor:
-    """`P_(k-1)` out of `P_k`."""
+def _shorter(partial: Tensor, factor: Tensor) -> Tensor:
+    """`P_(k-1)` out of `P_k` and the factor of mode `k - 1`."""
     *leading, extent = partial.shape
     rank = leading[0]
     rows = partial.reshape(rank, math.prod(leading[1:]), extent)
-    column = factors[len(leading) - 1].T.unsqueeze(-1)
-    return torch.bmm(rows, column).reshape(leading)
+    return torch.bmm(rows, factor.T.unsqueeze(-1)).reshape(leading)
 
 
 def _finish(partial: Tensor, factors: list[Tensor], backend: str | None) -> Tensor:
     """The MTTKRP of mode `k - 1`, `(I_(k-1), R)`, out of `P_k`."""
     rank, *leading, extent = partial.shape
     if not leading:
-        return partial.T.contiguous()
+        # A copy at rank 1 too, where the transpose is contiguous: the partial product may be kept.
+        return partial.T.clone(memory_format=torch.contiguous_format)
     before = synthesis(*(factor.T for factor in factors[: len(leading)]), backend=backend)
     rows = partial.reshape(rank, math.prod(leading), extent)
     return torch.bmm(before.unsqueeze(1), rows).squeeze(1).T.contiguous()
