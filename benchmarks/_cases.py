@@ -128,7 +128,7 @@ def _synthesis(shape: str, sizes: tuple[int, ...], passes: tuple[str, ...], dtyp
     return [Case(SHAPES[shape], n, dtype, p) for p, n in product(passes, sizes)]
 
 
-DEFAULT_SYNTHESIS = _synthesis("paper3", (16, 64), ("forward", "both")) + _synthesis(
+DEFAULT_SYNTHESIS = _synthesis("paper3", (16,), ("forward", "both")) + _synthesis(
     "tiny", (4,), ("forward", "both")
 )
 FULL_SYNTHESIS = [

@@ -1,6 +1,6 @@
 """Benchmark of `synthesis_projection`: `x = core_(1) (z_1 (x) ... (x) z_M)` for n samples.
 
-    python benchmarks/synthesis.py                      # the paper's 3-way shape, n = 16 and 64
+    python benchmarks/synthesis.py  # a first look: the paper's 3-way shape, n = 16
     python benchmarks/synthesis.py --full --out benchmarks/results
     python benchmarks/synthesis.py --shape small64 --n 4096 --dtype bfloat16 --pass forward
     python benchmarks/synthesis.py --device cuda        # the same on a GPU

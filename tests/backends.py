@@ -41,8 +41,17 @@ each_kernel = pytest.mark.parametrize(
 )
 
 
-def each_kernel_on(shapes, long=()):
-    """Every kernel on each shape; those in `long` take minutes in Triton's interpreter."""
+def each_kernel_on(shapes, large=(), long=()):
+    """Every kernel on each shape. In Triton's interpreter those in `large` take many seconds, those
+    in `long` minutes."""
+
+    def marks(backend, shape):
+        if backend != "triton":
+            return ()
+        if shape in long:
+            return minutes_in_the_interpreter
+        return pytest.mark.slow if shape in large else ()
+
     return pytest.mark.parametrize(
         ("backend", "dtype", "shape"),
         [
@@ -51,7 +60,7 @@ def each_kernel_on(shapes, long=()):
                 dtype,
                 shape,
                 id=f"{shape}-{backend}-{name_of(dtype)}",
-                marks=minutes_in_the_interpreter if backend == "triton" and shape in long else (),
+                marks=marks(backend, shape),
             )
             for backend, dtype in KERNELS
             for shape in shapes

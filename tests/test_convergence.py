@@ -1,4 +1,4 @@
-"""A small model trained for 50 steps: every backend walks the path of the definition."""
+"""A small model in training: every backend walks the path of the definition."""
 
 import pytest
 import torch
@@ -8,6 +8,8 @@ import ntensor
 from backends import each_backend
 
 STEPS = 50
+# Triton's interpreter takes most of a second a step.
+STEPS_OF_TRITON = 12
 
 
 class Model(torch.nn.Module):
@@ -28,13 +30,13 @@ class Model(torch.nn.Module):
         return texture, normals, self.operations.rotated_synthesis(z_exp, z_id, self.pose)
 
 
-def losses(operations):
+def losses(operations, steps=STEPS):
     torch.manual_seed(0)
     model, image = Model(operations), torch.randn(16, 8)
     targets = torch.randn(16, 20), torch.randn(16, 20), torch.randn(16, 30)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     history = []
-    for _ in range(STEPS):
+    for _ in range(steps):
         pairs = zip(model(image), targets, strict=True)
         loss = sum((x - target).square().mean() for x, target in pairs)
         optimizer.zero_grad()
@@ -51,7 +53,8 @@ def expected():
 
 @each_backend
 def test_same_losses(backend, expected):
+    steps = STEPS_OF_TRITON if backend == "triton" else STEPS
     with ntensor.use_backend(backend):
-        ours = losses(ntensor)
+        ours = losses(ntensor, steps)
     assert expected[-1] < 0.5 * expected[0], "the task is learnable"
-    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ours, expected[:steps], rtol=1e-3, atol=1e-4)

@@ -12,7 +12,7 @@ import strategies
 from backends import each_backend, each_backend_often, each_kernel, each_kernel_on
 from comparison import assert_matches_definition, evaluate, exact_copy, plain_copy
 from layouts import LAYOUTS, make
-from shapes import LONG, PROJECTION
+from shapes import LARGE, LONG, PROJECTION
 from tolerances import BFLOAT16_OF_TORCH
 
 OPERATIONS = ("synthesis_projection", "synthesis_projection_with_mean")
@@ -34,7 +34,7 @@ def arguments(shape, dtype, generator):
     return [make("contiguous", s, dtype, generator) for s in shapes]
 
 
-@each_kernel_on(PROJECTION, LONG)
+@each_kernel_on(PROJECTION, LARGE, LONG)
 @each_operation
 def test_hurtful_shapes(backend, dtype, operation, shape, generator):
     inputs = arguments(shape, dtype, generator)

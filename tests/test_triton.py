@@ -1,6 +1,7 @@
 """What the Triton backend decides before a launch: reasons, sizes of blocks, precision."""
 
 import functools
+import inspect
 import itertools
 import math
 
@@ -15,7 +16,7 @@ from layouts import make
 from ntensor import backends
 from ntensor.backends import triton as backend
 from ntensor.backends.triton import blocks, launch
-from shapes import PROJECTION
+from shapes import LARGE, LONG, PROJECTION
 from tolerances import DTYPES
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -221,10 +222,13 @@ def test_split_sums(operation, generator, monkeypatch):
         torch.testing.assert_close(getattr(ntensor, name)(core, *z, backend="triton"), expected)
 
 
-def test_split_gradients(generator, monkeypatch):
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_split_gradients(outputs, generator, monkeypatch):
+    """Several leading indices or steps in each part, and fewer of them in the last one."""
     core = torch.randn(50, 3, 20, dtype=torch.float64, generator=generator)
     z = [torch.randn(6, k, dtype=torch.float64, generator=generator) for k in (3, 20)]
-    grads = [torch.randn(6, 50, dtype=torch.float64, generator=generator) for _ in range(2)]
+    grads = [torch.randn(6, 50, dtype=torch.float64, generator=generator) for _ in range(outputs)]
+    grads += [None] * (2 - outputs)
 
     def call(name):
         return torch.ops.ntensor.projection_factor_grads(core, *grads, z, [True, True], name)
@@ -246,7 +250,11 @@ def test_split_gradients(generator, monkeypatch):
         torch.testing.assert_close(core_grad("triton"), expected_core)
 
 
-HALF = [shape for shape in PROJECTION if shape.n * shape.k_x * math.prod(shape.sizes) < 20000]
+HALF = [
+    shape
+    for shape in PROJECTION
+    if shape not in LARGE and shape.n * shape.k_x * math.prod(shape.sizes) < 20000
+]
 
 
 @pytest.mark.parametrize("shape", HALF, ids=str)
@@ -310,3 +318,44 @@ def test_no_array_of_n_K_elements(monkeypatch):
     assert seen
     allowed = max(core.numel(), 4 * n * math.prod(sizes[1:]))
     assert max(seen) <= allowed < n * math.prod(sizes)
+
+
+def branches(kernel, grid, arguments, constants):
+    """What decides the way through a kernel: its switches, and for every extent whether it has many
+    blocks and whether the last one is whole."""
+    named = dict(zip(inspect.signature(kernel.fn).parameters, arguments, strict=False)) | constants
+    yield from (("switch", name, value) for name, value in constants.items() if value in (0, 1))
+    yield from (("grid", axis, programs > 1) for axis, programs in enumerate(grid[:1]))
+    yield "outer", named.get("L", 1) > 1
+    for extent, block in (("n", "BN"), ("k_x", "BM"), ("P", "BP"), ("P", "BK"), ("V", "BK")):
+        if extent in named and block in named:
+            yield extent, block, named[extent] > named[block], named[extent] % named[block] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_shapes_left_to_the_full_run_take_no_branch_of_their_own(dtype, monkeypatch):
+    """Nothing is calculated here. How work is split is shown by `test_split_sums` and
+    `test_split_gradients`."""
+    taken = set()
+
+    def launch(kernel, grid, *arguments, warps, stages=2, **constants):
+        name = kernel.fn.__name__
+        taken.update((name, *branch) for branch in branches(kernel, grid, arguments, constants))
+
+    monkeypatch.setattr("ntensor.backends.triton.projection.launch", launch)
+    monkeypatch.setattr("ntensor.backends.triton.synthesis.launch", launch)
+
+    def taken_by(shapes):
+        taken.clear()
+        for shape, operation in itertools.product(shapes, ("projection", "projection_with_mean")):
+            core = torch.zeros(shape.k_x, *shape.sizes, dtype=dtype)
+            inputs = [core, *(torch.zeros(shape.n, k, dtype=dtype) for k in shape.sizes)]
+            function = getattr(ntensor, f"synthesis_{operation}")
+            outputs = function(*(t.requires_grad_() for t in inputs), backend="triton")
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            torch.autograd.grad(sum(x.sum() for x in outputs), inputs, materialize_grads=True)
+        return set(taken)
+
+    ordinary = taken_by(shape for shape in PROJECTION if shape not in LARGE + LONG)
+    assert {"hoisted", "formed", "factor_grads", "core_grad"} <= {name for name, *_ in ordinary}
+    assert taken_by(LARGE) <= ordinary
