@@ -93,20 +93,6 @@ def check_compiler() -> None:
         )
 
 
-def dependencies() -> list[str]:
-    """What the installed package needs.
-
-    A fresh environment gets a version of torch that the project has tested. Where torch is
-    installed the bound is left out, since it would make pip replace a newer one. pip's build
-    isolation hides the environment from `import`, not from `sysconfig`. Other installers hide it
-    from both, so the bound is only given where pip itself builds.
-    """
-    pip_builds = "PIP_BUILD_TRACKER" in os.environ
-    has_torch = Path(sysconfig.get_path("platlib"), "torch").is_dir()
-    torch = "torch>=2.9,<2.14" if pip_builds and not has_torch else "torch>=2.9"
-    return [torch, "numpy", "tqdm", "matplotlib"]
-
-
 class CMakeExtension(setuptools.Extension):
     """An extension module whose sources CMake knows."""
 
@@ -205,7 +191,6 @@ if sys.platform == "win32":
     raise stop("Windows is not supported natively; use the Windows Subsystem for Linux (WSL).")
 check_build_requirements()
 setuptools.setup(
-    install_requires=dependencies(),
     ext_modules=[CMakeExtension("ntensor._cpu"), CMakeExtension("ntensor._cuda", optional=True)],
     cmdclass={"build_ext": BuildWithCMake},
 )

@@ -2,6 +2,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 work=$(mktemp -d)
+plain_path=$PATH
 current=""
 begin=$SECONDS
 
@@ -24,11 +25,36 @@ step() {
     printf -- '--- %s: %d s\n' "$current" $((SECONDS - start))
 }
 
-# new_environment FOLDER: a virtual environment whose programs come first on PATH.
+# new_environment FOLDER [PYTHON]: a virtual environment that alone stands before the system's PATH.
 new_environment() {
-    python3 -m venv "$1"
-    PATH="$1/bin:$PATH"
+    "${2:-python3}" -m venv "$1"
+    PATH="$1/bin:$plain_path"
     hash -r
+}
+
+# smoke TEXT: the compiled core is loaded from a path with TEXT in it, serves, and is traced.
+smoke() {
+    (cd "$work" && python -m ntensor.info && python - "$1" <<'PYTHON'
+import sys
+
+import torch
+
+import ntensor
+from ntensor import _cpu
+
+assert (sys.argv[1] in _cpu.__file__), _cpu.__file__
+core = torch.randn(7, 2, 3, 5, requires_grad=True)
+factors = [torch.randn(4, k, requires_grad=True) for k in (2, 3, 5)]
+expected = torch.einsum("xlei,nl,ne,ni->nx", core, *factors)
+gradients = torch.autograd.grad(expected.sum(), [core, *factors])
+compiled = torch.compile(ntensor.synthesis_projection, fullgraph=True)
+for function in (ntensor.synthesis_projection, compiled):
+    for backend in ("native", "reference"):
+        x = function(core, *factors, backend=backend)
+        torch.testing.assert_close(x, expected)
+        torch.testing.assert_close(torch.autograd.grad(x.sum(), [core, *factors]), gradients)
+PYTHON
+    )
 }
 
 all_green() {

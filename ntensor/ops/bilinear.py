@@ -59,7 +59,7 @@ def bilinear(
     if weight.dim() != 3:
         checks.shape("bilinear", "weight", "3 dimensions, (k_x, k_1, k_2)", weight)
     k_x, *extents = weight.shape
-    for name, x, extent in zip(_NAMES, (x1, x2), extents, strict=False):
+    for name, x, extent in zip(_NAMES[:2], (x1, x2), extents, strict=True):
         if x.dim() < 1 or x.shape[-1] != extent:
             checks.shape("bilinear", name, f"a last dimension of {extent}, as weight", x)
     leading = x1.shape[:-1]

@@ -62,9 +62,9 @@ def mttkrp(
     if mode == 0:
         return SYNTHESIS_PROJECTION((tensor, *others), backend).T.contiguous()
     # The leading factor is the upstream gradient; the slot of `mode` is not read.
-    upstream, *inner = others
-    samples = upstream.shape[0]
-    inner.insert(mode - 1, tensor.new_zeros(()).expand(samples, tensor.shape[mode]))
+    upstream, before, after = others[0], others[1:mode], others[mode:]
+    unread = tensor.new_zeros(()).expand(upstream.shape[0], tensor.shape[mode])
+    inner = [*before, unread, *after]
     needs = [place == mode - 1 for place in range(len(inner))]
     joined = PROJECTION_FACTOR_GRADS((tensor, upstream, None, *inner), needs, backend)
     return joined.T.contiguous()
