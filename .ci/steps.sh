@@ -57,6 +57,16 @@ PYTHON
     )
 }
 
+# instrumented VARIABLE=VALUE...: a copy of the tree, $work/source, and the package built from it with
+# these build variables and every SIMD level, the emulated one too, $work/site.
+instrumented() {
+    mkdir "$work/source"
+    cp -r setup.py pyproject.toml README.md LICENSE MANIFEST.in benchmarks csrc ntensor tests "$work/source"
+    rm -f "$work"/source/ntensor/_c*.so
+    env NTENSOR_BUILD_TYPE=Debug NTENSOR_CUDA=off 'NTENSOR_SIMD_LEVELS=all;emulated' "$@" \
+        pip install -q --no-deps --target "$work/site" "$work/source"
+}
+
 all_green() {
     printf '\n%s: green in %d s\n' "$0" $((SECONDS - begin))
 }

@@ -20,7 +20,7 @@ import torch
 
 import fuzz_operations
 import layouts
-from fuzz_cases import Case, draw, minimal
+from fuzz_cases import MOST_PRODUCTS, Case, draw, minimal, multiply_adds
 from fuzz_fixed import FIXED
 from guarded import Memory
 from ntensor import _cpu
@@ -211,6 +211,7 @@ def main():
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--levels", default="")
     parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--products", type=float, default=MOST_PRODUCTS, help="n k_x K at most")
     parser.add_argument("--case", default=None)
     parser.add_argument("--fixed", action="store_true", help="the cases of fuzz_fixed.py alone")
     parser.add_argument("--last", default=None, help="file that holds the case at hand")
@@ -223,25 +224,26 @@ def main():
     levels = chosen.levels.split(",") if chosen.levels else _cpu.simd_levels()
     threads = [int(each) for each in chosen.threads.split(",")]
     if chosen.fixed:
-        cases = fixed_cases(levels, threads)
+        cases = fixed_cases(levels, threads, chosen.products)
     else:
         seed = random.SystemRandom().randrange(1 << 30) if chosen.seed is None else chosen.seed
         print(f"fuzz: seed {seed}, levels {', '.join(levels)}", flush=True)
-        cases = drawn_cases(random.Random(seed), levels, threads, chosen.seconds)
+        source = random.Random(seed)
+        cases = drawn_cases(source, levels, threads, chosen.seconds, chosen.products)
     print(f"fuzz: {run(cases, chosen.last)} cases, none wrong")
 
 
-def fixed_cases(levels, threads):
+def fixed_cases(levels, threads, products):
     for case in FIXED:
-        for level in levels:
+        for level in levels if multiply_adds(case) <= products else ():
             for count in threads:
                 yield replace(case, level=level, threads=count)
 
 
-def drawn_cases(source, levels, threads, seconds):
+def drawn_cases(source, levels, threads, seconds, products):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        yield draw(source, levels, threads)
+        yield draw(source, levels, threads, products)
 
 
 def run(cases, last):

@@ -95,10 +95,11 @@ def ours(case, accumulate=False):
         return ntensor.mttkrp_all(tensor, *_split(tensor, rest), backend=backend)
 
     def sweep(tensor, *rest):
-        kept = ntensor.MttkrpSweep()
+        own = tensor.clone()  # of memory that torch has alone, or nothing is shared
+        kept = ntensor.MttkrpSweep(own)
 
         def one(factors, mode, weights):
-            return kept(tensor, factors, mode, weights, backend=backend)
+            return kept(own, factors, mode, weights, backend=backend)
 
         return _two_sweeps(case, one, tensor, rest)
 

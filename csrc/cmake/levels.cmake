@@ -1,7 +1,7 @@
 # NTENSOR_LEVELS: the SIMD levels that this compiler can build for the target processor.
 # NTENSOR_FLAGS_<level>: the compiler flags of each.
-# NTENSOR_SIMD_LEVELS names others; among them may be `emulated`, which is for tests: the plans of
-# AVX-512 in plain instructions.
+# NTENSOR_SIMD_LEVELS names others, `all` for these; among them may be `emulated`, which is for tests:
+# the plans of AVX-512 in plain instructions.
 include(CheckCXXSourceCompiles)
 
 set(NTENSOR_LEVELS portable)
@@ -38,11 +38,13 @@ int main() { return 0; }" NTENSOR_COMPILES_${level})
 endif()
 set(NTENSOR_FLAGS_emulated -DNTENSOR_EMULATED)
 if(NTENSOR_SIMD_LEVELS)
-  foreach(level IN LISTS NTENSOR_SIMD_LEVELS)
+  set(wanted ${NTENSOR_SIMD_LEVELS})
+  list(TRANSFORM wanted REPLACE "^all$" "${NTENSOR_LEVELS}")
+  foreach(level IN LISTS wanted)
     if(NOT level IN_LIST NTENSOR_LEVELS AND NOT level STREQUAL "emulated")
       message(FATAL_ERROR "NTENSOR_SIMD_LEVELS must be of ${NTENSOR_LEVELS};emulated, and has '${level}'.")
     endif()
   endforeach()
-  set(NTENSOR_LEVELS ${NTENSOR_SIMD_LEVELS})
+  set(NTENSOR_LEVELS ${wanted})
 endif()
 message(STATUS "SIMD levels: ${NTENSOR_LEVELS}")
