@@ -122,7 +122,8 @@ class MttkrpSweep:
     anything is differentiated, traced, transformed or captured in a CUDA graph.
 
     What is kept belongs to one backend, stream and precision of matrix products. It is at most
-    about a seventh of the tensor's size and goes with the tensor, or by `clear()`. Threads may share an object; calls at the same time share no partial products.
+    about a seventh of the tensor's size and goes with the tensor, or by `clear()`. Threads may
+    share an object; calls at the same time share no partial products.
 
     Args:
         tensor (Tensor or None): the tensor that is stated to be constant.
