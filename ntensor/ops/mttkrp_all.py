@@ -112,7 +112,8 @@ class MttkrpSweep:
     optimizer with `fused=True`, by another process, and by any other holder of the memory, as one
     that got it by DLPack or by its address. A partial product is made anew wherever torch shows a
     change: in the version counter (so after writes in place, also through views), the storage and
-    the place in it (`.data =`, `set_`, `torch.utils.swap_tensors`), shape, strides or dtype.
+    the place in it (`.data =`, `set_`), shape, strides or dtype. `torch.utils.swap_tensors` raises
+    for a stated tensor, which is referred to weakly.
 
     A call is `ntensor.mttkrp` and keeps nothing where nothing was stated, by `MttkrpSweep()`, or
     for another tensor object than the stated one. So it is for a tensor that requires gradients, as
@@ -121,8 +122,8 @@ class MttkrpSweep:
     anything is differentiated, traced, transformed or captured in a CUDA graph.
 
     What is kept belongs to one backend, stream and precision of matrix products. It is at most
-    about a seventh of the tensor's size and goes with the tensor, which is referred to weakly, or
-    by `clear()`. Threads may share an object; calls at the same time share no partial products.
+    about a seventh of the tensor's size and goes with the tensor, or by `clear()`. Threads may
+    share an object; calls at the same time share no partial products.
 
     Args:
         tensor (Tensor or None): the tensor that is stated to be constant.
