@@ -22,7 +22,7 @@ FIXED = (
     # A core's gradient that is written past the caches; one whose samples take several blocks.
     Case("projection", 3, (32, 512), k_x=300, order="gradients"),
     Case("projection", 2, (32, 256), k_x=300, dtype="float64", order="gradients"),
-    Case("projection", 600, (16, 512), k_x=70, order="gradients"),
+    Case("projection", 600, (8, 40), k_x=20, order="gradients"),
     Case("with_mean", 3, (30, 480), k_x=300, order="gradients"),
     # Chunks of the hoisted index, with both outputs.
     Case("with_mean", 65, (40, 1000), k_x=27),
