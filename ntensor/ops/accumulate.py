@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 
 from .autograd import Operation
 from .dispatch import define, plain
+from .saved import save, unpack
 
 
 def check_accumulation(operation: str, core: Tensor, cast: Tensor) -> bool:
@@ -42,12 +43,15 @@ def check_accumulation(operation: str, core: Tensor, cast: Tensor) -> bool:
         raise _refusal(
             operation, f"needs a core in autocast's dtype, {cast.dtype}, got {core.dtype}"
         )
-    check_grad(operation, core)
+    check_grad(operation, core, core)
     return True
 
 
-def check_grad(operation: str, core: Tensor) -> Tensor:
-    """`core.grad`, which must exist, contiguous and of the core's dtype."""
+def check_grad(operation: str, core: Tensor, values: Tensor) -> Tensor:
+    """`core.grad`, which must exist, contiguous, and fit the values that the core had in forward.
+
+    Autograd compares the two where `.grad` is set, but not where `.data` is.
+    """
     grad = core.grad
     if grad is None:
         raise _refusal(
@@ -55,11 +59,17 @@ def check_grad(operation: str, core: Tensor) -> Tensor:
             "needs core.grad, got None; create it once, core.grad = torch.zeros_like(core), and "
             "clear it by zero_grad(set_to_none=False)",
         )
-    if grad.dtype is not core.dtype or not grad.is_contiguous():
+    if (
+        grad.dtype is not values.dtype
+        or grad.shape != values.shape
+        or grad.device != values.device
+        or not grad.is_contiguous()
+    ):
         raise _refusal(
             operation,
-            f"needs a contiguous core.grad of the core's dtype, {core.dtype}, got {grad.dtype} "
-            f"with strides {tuple(grad.stride())}",
+            f"needs a contiguous core.grad of the core's shape, dtype and device, "
+            f"{tuple(values.shape)}, {values.dtype}, {values.device}, got {tuple(grad.shape)}, "
+            f"{grad.dtype}, {grad.device} with strides {tuple(grad.stride())}",
         )
     return grad
 
@@ -87,9 +97,8 @@ class _AccumulatingProjection(torch.autograd.Function):
     ) -> Any:
         operation, core, backend = ctx.statics = statics
         ctx.core_node = torch.autograd.graph.get_gradient_edge(core).node
-        ctx.save_for_backward(values, *factors)
-        ctx.set_materialize_grads(False)
         tensors = (values, *factors)
+        save(ctx, tensors)
         return operation.call_raw(tensors, (backend,), plain(tensors))
 
     @staticmethod
@@ -97,10 +106,10 @@ class _AccumulatingProjection(torch.autograd.Function):
         operation, core, backend = ctx.statics
         if torch.is_grad_enabled():
             raise _refusal(operation.name, "does not work under create_graph")
-        _, *factors = tensors = ctx.saved_tensors
+        values, *factors = tensors = unpack(operation, ctx)
         given = grad is not None or grad_mean is not None
         if given and _is_asked(operation.name, ctx.next_functions[0][0], ctx.core_node):
-            core_grad = check_grad(operation.name, core)
+            core_grad = check_grad(operation.name, core, values)
             add = _ADD_CORE_GRAD if plain((*tensors, grad, grad_mean)) else PROJECTION_CORE_GRAD_
             add(core_grad, grad, grad_mean, factors, backend)
         cotangents = (grad, grad_mean)[: len(operation.returns)]

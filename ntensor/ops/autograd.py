@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 
 from .dispatch import LIBRARY, define, plain
 from .forms import Form, Slots, as_columns, directional, split_columns
+from .saved import save, unpack
 
 # Every operation by its name.
 OPERATIONS: dict[str, Operation] = {}
@@ -250,6 +251,14 @@ class Operation:
             return tuple(part[:0] for part in result), out_dims
         return result[:0], out_dims
 
+    def argument(self, place: int) -> str:
+        """The name of a tensor among the operation's."""
+        heads = len(self.given)
+        if self.listed and place >= heads:
+            return f"factors[{place - heads}]"
+        name: str = self.raw._schema.arguments[place].name
+        return name
+
     def slot_of(self, place: int) -> int:
         heads = len(self.given)
         return self.given[place] if place < heads else len(self.form.heads) + place - heads
@@ -286,12 +295,11 @@ class Operation:
 
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             tensors, ctx.statics = self.flat(inputs)
-            ctx.save_for_backward(*tensors)
-            ctx.set_materialize_grads(False)
+            save(ctx, tensors)
 
         def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
             needs, _ = self.flat(ctx.needs_input_grad)
-            gradients = self.backward(ctx.saved_tensors, ctx.statics, needs, cotangents)
+            gradients = self.backward(unpack(self, ctx), ctx.statics, needs, cotangents)
             heads = len(self.given)
             factors = [gradients[heads:]] if self.listed else []
             rest = len(ctx.needs_input_grad) - heads - self.listed
@@ -341,16 +349,15 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.statics = inputs[0]
-            ctx.save_for_backward(*inputs[1:])
+            save(ctx, inputs[1:])
             ctx.save_for_forward(*inputs[1:])
-            ctx.set_materialize_grads(False)
             outputs = output if isinstance(output, tuple) else (output,)
-            ctx.shapes = [each.shape for each in outputs]
+            ctx.output_shapes = [each.shape for each in outputs]
 
         @staticmethod
         def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
             needs = ctx.needs_input_grad[1:]
-            gradients = operation.backward(ctx.saved_tensors, ctx.statics, needs, cotangents)
+            gradients = operation.backward(unpack(operation, ctx), ctx.statics, needs, cotangents)
             return (None, *gradients)
 
         @staticmethod
@@ -359,7 +366,7 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
             found = operation.jvp(tensors, ctx.statics, tangents)
             found = [
                 tensors[-1].new_zeros(shape) if part is None else part
-                for part, shape in zip(found, ctx.shapes, strict=True)
+                for part, shape in zip(found, ctx.output_shapes, strict=True)
             ]
             return tuple(found) if len(found) > 1 else found[0]
 
@@ -371,8 +378,7 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
         @staticmethod
         def forward(ctx: Any, statics: tuple[Any, ...], *tensors: Tensor | None) -> Any:
             ctx.statics = statics
-            ctx.save_for_backward(*tensors)
-            ctx.set_materialize_grads(False)
+            save(ctx, tensors)
             if plain(tensors):
                 return operation.call_raw(tensors, statics, True)
             with torch._C._AutoDispatchBelowAutograd():
@@ -382,7 +388,8 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
         def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
             if operation.joined is None and not torch.is_grad_enabled():
                 needs = ctx.needs_input_grad[1:]
-                gradients = operation.first_order(ctx.saved_tensors, ctx.statics, needs, cotangents)
+                tensors = unpack(operation, ctx)
+                gradients = operation.first_order(tensors, ctx.statics, needs, cotangents)
                 return (None, *gradients)
             result: tuple[Any, ...] = Full.backward(ctx, *cotangents)
             return result
