@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from . import checks
 from .autograd import Operation
 from .dispatch import define, plain
 from .saved import save, unpack
@@ -106,7 +107,8 @@ class _AccumulatingProjection(torch.autograd.Function):
         operation, core, backend = ctx.statics
         if torch.is_grad_enabled():
             raise _refusal(operation.name, "does not work under create_graph")
-        values, *factors = tensors = unpack(operation, ctx)
+        tensors: Any = unpack(operation, ctx)
+        values, *factors = tensors
         given = grad is not None or grad_mean is not None
         if given and _is_asked(operation.name, ctx.next_functions[0][0], ctx.core_node):
             core_grad = check_grad(operation.name, core, values)
@@ -136,6 +138,18 @@ def _fake(
     return None
 
 
+def _check(
+    operation: str,
+    core_grad: Tensor,
+    grad: Tensor | None,
+    grad_mean: Tensor | None,
+    factors: list[Tensor],
+) -> None:
+    checks.core_and_factors(operation, (core_grad, *factors), "core_grad")
+    extents = (factors[0].shape[0], core_grad.shape[0])
+    checks.upstream(operation, grad, grad_mean, extents, core_grad)
+
+
 def core_grad_flops(
     grad: torch.Size | None, grad_mean: torch.Size | None, factors: list[torch.Size]
 ) -> int:
@@ -147,9 +161,9 @@ PROJECTION_CORE_GRAD_, _ADD_CORE_GRAD = define(
     "projection_core_grad_(Tensor(a!) core_grad, Tensor? grad, Tensor? grad_mean, "
     "Tensor[] factors, str? backend=None) -> ()",
     "projection",
+    _check,
     _fake,
     lambda _, *shapes: core_grad_flops(*shapes),
     operand=0,
-    contiguous=0,
     mutated=0,
 )

@@ -35,6 +35,8 @@ class Operation:
             `str? backend`.
         stem: name of the backends' module that holds its function.
         given: the heads among its arguments, as slots of the form.
+        check: of its name and its arguments without `backend`; raises where a kernel must not see
+            them.
         returns: the slots whose partial derivatives it returns, unless `joined`.
         fake: from its arguments without `backend`, empty outputs of the right shape.
         flops: from the shapes of its arguments without `backend`, its floating-point operations.
@@ -52,6 +54,7 @@ class Operation:
         *,
         stem: str,
         given: tuple[int, ...],
+        check: Callable[..., None],
         fake: Callable[..., Any],
         flops: Callable[..., int],
         returns: tuple[int, ...] = (),
@@ -66,16 +69,11 @@ class Operation:
         self.returns = returns
         self.listed = listed
         self.joined = joined
+        self.check = check
         self.at_once = at_once
         self.shared_output = any(slot in form.shared for slot in returns)
-        shared = [place for place, slot in enumerate(given) if slot in form.shared]
         self.raw, self.run = define(
-            schema,
-            stem,
-            fake,
-            flops,
-            operand=len(given) if listed else 0,
-            contiguous=shared[0] if shared else None,
+            schema, stem, check, fake, flops, operand=len(given) if listed else 0
         )
         self.arity = len(self.raw._schema.arguments) - 1
         self.full, self.light = _functions(self)
@@ -105,12 +103,20 @@ class Operation:
     def call_raw(
         self, tensors: Sequence[Tensor | None], statics: tuple[Any, ...], direct: bool
     ) -> Any:
-        """The operation below autograd; `direct`: without the dispatcher."""
+        """The operation below autograd; `direct`: without the dispatcher and its checks."""
         call = self.run if direct else self.raw
+        return call(*self._arguments(tensors), *statics)
+
+    def _arguments(self, tensors: Sequence[Tensor | None]) -> Sequence[Any]:
         if self.listed:
             heads = len(self.given)
-            return call(*tensors[:heads], list(tensors[heads:]), *statics)
-        return call(*tensors, *statics)
+            return (*tensors[:heads], list(tensors[heads:]))
+        return tensors
+
+    def _checked(self, tensors: Sequence[Tensor | None], *statics: Any) -> Any:
+        """The operation on what a raw call may hold, under vmap."""
+        self.check(self.name, *self._arguments(tensors), *statics[:-1])
+        return self(tensors, *statics)
 
     def backward(
         self,
@@ -213,7 +219,7 @@ class Operation:
                         tensor = tensor.select(dim, index)
                         tensor = tensor.contiguous() if alone else tensor
                     picked.append(tensor)
-                results.append(self(picked, *statics))
+                results.append(self._checked(picked, *statics))
             if len(self.returns) > 1:
                 return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(self.returns)
             return torch.stack(results), 0
@@ -227,7 +233,7 @@ class Operation:
             whole = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
             samples = whole.shape[1]
             folded.append(whole.reshape(size * samples, *whole.shape[2:]))
-        result = self(folded, *statics)
+        result = self._checked(folded, *statics)
         if len(self.returns) > 1:
             parts = tuple(part.reshape(size, samples, *part.shape[1:]) for part in result)
             return parts, (0,) * len(parts)

@@ -80,40 +80,17 @@ def threads_for(work: int, work_a_thread: int) -> int:
 def describe_factors(factors: list[torch.Tensor]) -> Described:
     """The `(n, k_m)` factors as the kernels take them, `(k_1, ..., k_M)`, and their product K.
 
-    A factor is four integers: address, extent, row stride, column stride. The public functions
-    have checked the arguments; this is the net for direct calls of the raw operations.
+    A factor is four integers: address, extent, row stride, column stride.
     """
     described: list[int] = []
     extents: tuple[int, ...] = ()
     K = 1
-    samples, dtype, device = factors[0].shape[0], factors[0].dtype, factors[0].get_device()
     for z in factors:
-        rows, extent = z.shape
-        if rows != samples or z.dtype is not dtype or z.get_device() != device:
-            raise ValueError(
-                f"native backend: factors must be (n, k_m) matrices with one n, dtype and device, "
-                f"got {[(tuple(each.shape), each.dtype, each.device) for each in factors]}"
-            )
+        extent = z.shape[1]
         described += (z.data_ptr(), extent, *z.stride())
         extents += (extent,)
         K *= extent
     return described, extents, K
-
-
-def check_shape(
-    name: str, tensor: torch.Tensor | None, shape: tuple[int, ...], like: torch.Tensor
-) -> None:
-    """The net for direct calls of the raw operations: a kernel never reads past a tensor, nor on
-    another device."""
-    if tensor is not None and (
-        tensor.shape != shape
-        or tensor.dtype is not like.dtype
-        or tensor.get_device() != like.get_device()
-    ):
-        raise ValueError(
-            f"native backend: {name} must have shape {shape}, {like.dtype} and be on "
-            f"{like.device}, got {tuple(tensor.shape)}, {tensor.dtype} and {tensor.device}"
-        )
 
 
 def describe_sizes(extents: tuple[int, ...]) -> list[int]:
@@ -159,13 +136,6 @@ def rows_of_nine(R: torch.Tensor) -> torch.Tensor:
     """`(n, 3, 3)` as `(n, 9)` with the nine entries side by side."""
     flat = R.reshape(R.shape[0], 9)
     return flat if flat.stride(1) == 1 else flat.contiguous()
-
-
-def given(grad: torch.Tensor | None, grad_mean: torch.Tensor | None) -> torch.Tensor:
-    given = grad_mean if grad is None else grad
-    if given is None:
-        raise ValueError("native backend: grad or grad_mean must be given, got None for both")
-    return given
 
 
 def core_mean(core: torch.Tensor) -> torch.Tensor:
