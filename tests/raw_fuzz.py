@@ -127,7 +127,7 @@ def spoiled_list(rng, values):
         return values[:-1]
     if values and isinstance(values[0], torch.Tensor):
         if way == 3:
-            ones = values[0].new_ones((values[0].shape[0], 1))
+            ones = torch.ones((*values[0].shape[:1], 1), dtype=values[0].dtype)
             return [ones] * rng.choice((MOST_FACTORS, MOST_FACTORS + 1, 70, 500))
         values[place] = spoiled_tensor(rng, values[place])
         return values
@@ -135,6 +135,8 @@ def spoiled_list(rng, values):
 
 
 def spoiled_tensor(rng, tensor):
+    if _has_sparse(tensor):
+        return tensor
     shape = list(tensor.shape)
     dim = rng.randrange(len(shape)) if shape else None
     way = rng.randrange(9)

@@ -11,6 +11,9 @@ import torch
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
+# Every allocation names it: the default device may be another one.
+CPU = torch.device("cpu")
+
 # Below this many multiply-adds (or elements, for kernels bound by memory) a further thread costs
 # more than it brings.
 MULTIPLY_ADDS_A_THREAD = 1 << 18
@@ -172,17 +175,17 @@ def split_grads(
 def scratch(byte_count: int) -> torch.Tensor:
     """Scratch memory for one call; a small one is the thread's own and is kept."""
     if byte_count > KEPT_SCRATCH_BYTES:
-        return torch.empty(byte_count, dtype=torch.uint8)
+        return torch.empty(byte_count, dtype=torch.uint8, device=CPU)
     try:
         return _kept.memory
     except AttributeError:
-        _kept.memory = torch.empty(KEPT_SCRATCH_BYTES, dtype=torch.uint8)
+        _kept.memory = torch.empty(KEPT_SCRATCH_BYTES, dtype=torch.uint8, device=CPU)
         return _kept.memory
 
 
 def large_empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """`torch.empty`, on huge pages where it is large (`NTENSOR_HUGE_PAGES=0` switches them off)."""
-    out = torch.empty(*shape, dtype=dtype)  # faster than with a tuple
+    out = torch.empty(*shape, dtype=dtype, device=CPU)  # faster than with a tuple
     if (
         out.numel() * out.element_size() >= HUGE_PAGES_FROM_BYTES
         and not torch.are_deterministic_algorithms_enabled()
@@ -197,7 +200,8 @@ _ROOFS = {"read": 0, "write": 1, "copy": 2, "fma32": 3, "fma64": 4, "bf16dot": 5
 
 @functools.lru_cache(maxsize=1)
 def _roofline_buffers(byte_count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.ones(byte_count // 4), torch.ones(byte_count // 4)
+    buffer = torch.ones(byte_count // 4, dtype=torch.float32, device=CPU)
+    return buffer, buffer.clone()
 
 
 def roofline(kind: str, threads: int, byte_count: int = 512 << 20) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ntensor.backends.native import scratch
 from ntensor.backends.native.library import (
+    CPU,
     DTYPES,
     MULTIPLY_ADDS_A_THREAD,
     Described,
@@ -35,8 +36,8 @@ def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, T
         return core.new_zeros((n, k_x)), core.new_zeros((n, k_x)) if mean else None
     if len(factors) == 1:
         return factors[0] @ core.T, core_mean(core).expand(n, k_x).clone() if mean else None
-    x = torch.empty(n, k_x, dtype=dtype)
-    x_mean = torch.empty(n, k_x, dtype=dtype) if mean else None
+    x = torch.empty(n, k_x, dtype=dtype, device=CPU)
+    x_mean = torch.empty(n, k_x, dtype=dtype, device=CPU) if mean else None
     threads = threads_for(n * k_x * K, MULTIPLY_ADDS_A_THREAD)
     level = simd_level()
     memory = scratch_memory(
@@ -82,7 +83,7 @@ def projection_factor_grads(
         return core.new_zeros((n, width))
     if len(factors) == 1:
         return core.new_zeros((n, width)) if grad is None else grad @ core
-    out = torch.empty(n, width, dtype=dtype)
+    out = torch.empty(n, width, dtype=dtype, device=CPU)
     addresses = describe_grads(out, extents, needs)
     _write_factor_grads(addresses, width, core, grad, grad_mean, n, described)
     return out
@@ -132,7 +133,7 @@ def projection_grads(
         _write_core_grad(core_grad, grad, grad_mean, factors, False, described)
     addresses = []
     for extent, need in zip(extents, needs, strict=True):
-        out = torch.empty(n, extent, dtype=dtype) if need else None
+        out = torch.empty(n, extent, dtype=dtype, device=CPU) if need else None
         found.append(out)
         addresses.append(0 if out is None else out.data_ptr())
     if True in needs:
