@@ -107,7 +107,7 @@ def spoil(rng, call):
 
 
 def spoiled(rng, value):
-    if isinstance(value, str):
+    if isinstance(value, (str, int)):
         return rng.choice(("diagonal", "", "Row", None, 1))
     if value is None:
         return torch.ones(rng.choice(((), (2,), (2, 7), (1, 0))))
@@ -129,7 +129,7 @@ def spoiled_list(rng, values):
         if way == 3:
             ones = torch.ones((*values[0].shape[:1], 1), dtype=values[0].dtype)
             return [ones] * rng.choice((MOST_FACTORS, MOST_FACTORS + 1, 70, 500))
-        values[place] = spoiled_tensor(rng, values[place])
+        values[place] = spoiled(rng, values[place])
         return values
     return rng.choice(([True] * 64, [True] * 9, values[::-1]))
 

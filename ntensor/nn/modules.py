@@ -54,12 +54,13 @@ class MultilinearProjection(torch.nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.factor_sizes = tuple(factor_sizes)
-        self.out_features = out_features
+        operation = "MultilinearProjection"
+        self.factor_sizes = checks.sizes(operation, "factor_sizes", factor_sizes)
+        self.out_features = checks.size(operation, "out_features", out_features)
         self.accumulate_core_grad = accumulate_core_grad
-        if not self.factor_sizes:
-            raise ValueError("MultilinearProjection: factor_sizes must name at least one factor")
-        shape = (out_features, *self.factor_sizes)
+        checks.factor_count(operation, len(self.factor_sizes))
+        shape = (self.out_features, *self.factor_sizes)
+        checks.countable(operation, self.factor_sizes, k_x=self.out_features)
         self.core = torch.nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
 

@@ -6,7 +6,9 @@ on them. Each test is made plainly and its message is built only where it fails.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import operator
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -14,6 +16,8 @@ from torch import Tensor
 
 DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 LAYOUTS = ("column", "row")
+MOST_ELEMENTS = 1 << 48
+MOST_MULTIPLY_ADDS = 1 << 60
 MOST_FACTORS = 63  # the kernels keep an index for each of them in a fixed array
 
 
@@ -163,6 +167,36 @@ def rotatable(operation: str, extent: int, layout: str) -> None:
         raise ValueError(f'{operation}: layout must be "column" or "row", got {layout!r}')
     if extent % 3 != 0:
         raise ValueError(f"{operation}: K must be divisible by 3, got K = {extent}")
+
+
+def sizes(operation: str, name: str, given: Any) -> tuple[int, ...]:
+    """A sequence of extents, whole numbers that are not negative."""
+    if not isinstance(given, Iterable):
+        raise TypeError(
+            f"{operation}: {name} must be a sequence of int, got {type(given).__name__}"
+        )
+    values = tuple(given)
+    return tuple(size(operation, f"{name}[{place}]", each) for place, each in enumerate(values))
+
+
+def size(operation: str, name: str, given: Any) -> int:
+    if not hasattr(given, "__index__"):
+        raise TypeError(f"{operation}: {name} must be an int, got {type(given).__name__}")
+    value = operator.index(given)
+    if value < 0:
+        raise ValueError(f"{operation}: {name} must not be negative, got {value}")
+    return value
+
+
+def countable(operation: str, extents: Sequence[int], n: int = 1, k_x: int = 1) -> None:
+    """Sizes of tensors that an address space could hold; an extent of 0 is left out."""
+    K = math.prod(max(1, each) for each in extents)
+    n, k_x = max(1, n), max(1, k_x)
+    if max(n * K, n * k_x, K * k_x) >= MOST_ELEMENTS or n * K * k_x >= MOST_MULTIPLY_ADDS:
+        raise ValueError(
+            f"{operation}: sizes must give tensors of less than 2^48 elements and less than 2^60 "
+            f"multiply-adds, got n = {n}, K = {K}, k_x = {k_x}"
+        )
 
 
 def shape(operation: str, name: str, wanted: str, value: Tensor) -> NoReturn:
