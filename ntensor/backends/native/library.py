@@ -9,6 +9,8 @@ from types import ModuleType
 
 import torch
 
+from ntensor.backends.override import Overrides
+
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 # Every allocation names it: the default device may be another one.
@@ -32,7 +34,7 @@ NO_MATRIX = (0, 0, 0)
 Described = tuple[list[int], tuple[int, ...], int]
 LAYOUTS = {"column": 0, "row": 1}
 
-_forced_level: str | None = None
+_forced_level = Overrides()
 _kept = threading.local()
 
 
@@ -58,21 +60,20 @@ def _default_level() -> str:
 
 def simd_level() -> str:
     """The SIMD level that the kernels run at: the best one, or the one named by `NTENSOR_SIMD`."""
-    return _forced_level or _default_level()
+    return _forced_level.value or _default_level()
 
 
 @contextmanager
 def force_simd_level(name: str) -> Iterator[None]:
     """Runs the kernels at the SIMD level `name`, one of `ntensor._cpu.simd_levels()`."""
-    global _forced_level
     levels = cpu_module().simd_levels()
     if name not in levels:
         raise ValueError(f"force_simd_level: wanted one of {', '.join(levels)}, got {name!r}")
-    before, _forced_level = _forced_level, name
+    override = _forced_level.enter(name)
     try:
         yield
     finally:
-        _forced_level = before
+        _forced_level.leave(override)
 
 
 def threads_for(work: int, work_a_thread: int) -> int:
