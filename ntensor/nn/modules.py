@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ntensor import ops
 from ntensor.ops import checks
+from ntensor.ops.accumulate import ensure_grad
 
 
 class MultilinearProjection(torch.nn.Module):
@@ -111,8 +112,8 @@ class MultilinearProjection(torch.nn.Module):
                 "MultilinearProjection: accumulate_core_grad does not work under FSDP"
             )
         core = self.core
-        if core.grad is None and core.requires_grad and core.is_leaf and torch.is_grad_enabled():
-            core.grad = torch.zeros_like(core)
+        if core.requires_grad and core.is_leaf and torch.is_grad_enabled():
+            ensure_grad(core)
 
 
 class FeatureRotation(torch.nn.Module):

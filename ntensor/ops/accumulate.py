@@ -7,7 +7,9 @@ the one that exists costs neither.
 from __future__ import annotations
 
 import math
+import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +21,29 @@ from . import checks
 from .autograd import Operation
 from .dispatch import define, plain
 from .saved import save, unpack
+
+# Reading, adding and writing is one step among threads: a kernel runs without the interpreter's
+# lock. This one is reentrant, since a finaliser may run another backward meanwhile, and a single
+# one, so that no two threads wait for each other's.
+_adding = threading.RLock()
+
+
+def _renew() -> None:
+    global _adding
+    _adding = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    # The thread that holds the lock is not there in a forked process.
+    os.register_at_fork(after_in_child=_renew)
+
+
+def ensure_grad(core: Tensor) -> None:
+    """Creates `core.grad` where it is None; of several threads one does."""
+    if core.grad is None:
+        with _adding:
+            if core.grad is None:
+                core.grad = torch.zeros_like(core)
 
 
 def check_accumulation(operation: str, core: Tensor, cast: Tensor) -> bool:
@@ -113,7 +138,8 @@ class _AccumulatingProjection(torch.autograd.Function):
         if given and _is_asked(operation.name, ctx.next_functions[0][0], ctx.core_node):
             core_grad = check_grad(operation.name, core, values)
             add = _ADD_CORE_GRAD if plain((*tensors, grad, grad_mean)) else PROJECTION_CORE_GRAD_
-            add(core_grad, grad, grad_mean, factors, backend)
+            with _adding:
+                add(core_grad, grad, grad_mean, factors, backend)
         cotangents = (grad, grad_mean)[: len(operation.returns)]
         needs = (False, *ctx.needs_input_grad[3:])
         gradients = operation.first_order(tensors, (backend,), needs, cotangents)

@@ -40,7 +40,8 @@ def synthesis_projection(
             with no tensor of the core's size in between. The core is then a leaf, and `core.grad`
             exists, contiguous and of its dtype. Autograd does not see the core: its hooks do not
             fire, and `torch.autograd.grad` or `backward(inputs=...)` for the core alone does not
-            find it. Without effect where the core needs no gradient.
+            find it. Backward passes of several threads add one after the other. Without effect
+            where the core needs no gradient.
         backend (str or None): `"native"`, `"triton"`, `"reference"`; None: as in
             `ntensor.use_backend`, or automatic.
 
