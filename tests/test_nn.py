@@ -219,3 +219,42 @@ def test_projection_takes_a_parametrized_core():
     assert not module.core.is_contiguous()
     expected = definitions.synthesis_projection(module.core, *z)
     torch.testing.assert_close(module.to(memory_format=torch.channels_last)(*z), expected)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "out_features", "error", "words"),
+    [
+        ((3, -4), 6, ValueError, r"factor_sizes\[1\] must not be negative, got -4"),
+        ((3, 4), -6, ValueError, "out_features must not be negative, got -6"),
+        ((3, 4.5), 6, TypeError, r"factor_sizes\[1\] must be an int, got float"),
+        ("34", 6, TypeError, r"factor_sizes\[0\] must be an int, got str"),
+        (12, 6, TypeError, "factor_sizes must be a sequence of int, got int"),
+        (None, 6, TypeError, "factor_sizes must be a sequence of int, got NoneType"),
+        ((3, 4), None, TypeError, "out_features must be an int, got NoneType"),
+        ((3, 4), (6,), TypeError, "out_features must be an int, got tuple"),
+        ((), 6, ValueError, "at least one factor"),
+        ((1,) * 64, 6, ValueError, "at most 63 factors are possible, got 64"),
+        ((2**40, 2**40), 6, ValueError, r"less than 2\^48 elements"),
+    ],
+)
+def test_wrong_sizes(sizes, out_features, error, words):
+    with pytest.raises(error, match=f"^MultilinearProjection: .*{words}"):
+        ntensor.nn.MultilinearProjection(sizes, out_features)
+
+
+@each_backend
+def test_most_factors(backend):
+    """63 of them are right in value and gradient."""
+    layer = ntensor.nn.MultilinearProjection((1,) * 61 + (2, 3), 4)
+    z = [torch.randn(5, k, requires_grad=True) for k in layer.factor_sizes]
+    with ntensor.use_backend(backend):
+        layer(*z).sum().backward()
+    lead = torch.stack([each.detach()[:, 0] for each in z[:61]]).prod(0)
+    core = layer.core.detach().view(4, 2, 3).double()
+    wide = [each.detach().double() for each in z[-2:]]
+    torch.testing.assert_close(
+        z[-1].grad.double(),
+        torch.einsum("s,xij,si->sj", lead.double(), core, wide[0]),
+        rtol=1e-4,
+        atol=1e-5,
+    )

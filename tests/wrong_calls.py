@@ -79,11 +79,32 @@ WRONG = [
         lambda f: f(t(2, 3), t(2, 3, device="meta")),
         ("factors[1]", "cpu", "meta"),
     ),
+    Wrong(
+        "too many factors",
+        "synthesis",
+        ValueError,
+        lambda f: f(*[t(1, 1)] * 64),
+        ("at most 63 factors", "64"),
+    ),
+    Wrong(
+        "too many factors",
+        "mttkrp",
+        ValueError,
+        lambda f: f(t(*[1] * 64), [t(1, 2)] * 64, 1, t(2)),
+        ("at most 63 factors", "64"),
+    ),
     *(
         wrong
         for p in PROJECTIONS
         for wrong in (
             Wrong("no factors", p, (TypeError, ValueError), lambda f: f(t(4)), ("factor", "one")),
+            Wrong(
+                "too many factors",
+                p,
+                ValueError,
+                lambda f: f(t(*[1] * 65), *[t(1, 1)] * 64),
+                ("at most 63 factors", "64"),
+            ),
             Wrong(
                 "core no tensor",
                 p,

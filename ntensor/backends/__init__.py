@@ -18,11 +18,12 @@ from typing import Any
 import torch
 
 from ntensor.backends import choice
+from ntensor.backends.override import Override, Overrides
 
 BACKENDS = ("native", "triton", "reference")
 
-# A plain global, because torch.compile guards on it; it does not on a thread-local or a ContextVar.
-_forced: str | None = None
+# Global, because torch.compile guards on it; it does not on a thread-local or a ContextVar.
+_forced = Overrides()
 
 
 class use_backend:
@@ -30,7 +31,8 @@ class use_backend:
 
     The backend that is in force when an operation is called also computes its gradients, whenever
     backward runs. A `backend=` argument of a call wins over the block. The choice holds for the
-    whole process, not for one thread; code under `torch.compile` sees it, inside and outside of the
+    whole process, not for one thread; of several blocks that are open, in whatever threads, the one
+    that was opened last. Code under `torch.compile` sees it, inside and outside of the
     compiled region, and is recompiled when it changes.
 
     Args:
@@ -49,12 +51,10 @@ class use_backend:
 
     def __init__(self, name: str | None) -> None:
         self.name = check_name(name)
-        self.outer: list[str | None] = []
+        self.entered: list[Override] = []
 
     def __enter__(self) -> None:
-        global _forced
-        self.outer.append(_forced)
-        _forced = self.name
+        self.entered.append(_forced.enter(self.name))
 
     def __exit__(
         self,
@@ -62,8 +62,7 @@ class use_backend:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        global _forced
-        _forced = self.outer.pop()
+        _forced.leave(self.entered.pop())
 
 
 def check_name(name: str | None) -> str | None:
@@ -74,7 +73,7 @@ def check_name(name: str | None) -> str | None:
 
 def requested(backend: str | None) -> str | None:
     """The backend that the caller asked for, by argument or by `use_backend`; None: automatic."""
-    return _forced if backend is None else check_name(backend)
+    return _forced.value if backend is None else check_name(backend)
 
 
 def why_not(backend: str, operation: str, device: torch.device, dtype: torch.dtype) -> str | None:

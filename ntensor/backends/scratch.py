@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import math
+from typing import Any
 
 import torch
 
 from ntensor import backends
 from ntensor.backends import choice
 from ntensor.backends.native.library import DTYPES
+from ntensor.ops import checks
 
 _PROJECTIONS = ("synthesis_projection", "synthesis_projection_with_mean")
 _OPERATIONS = ("synthesis", *_PROJECTIONS, "rotation", "rotated_synthesis")
@@ -44,8 +46,10 @@ def scratch_bytes(
         backend: "native" or "triton"; None: the one that would serve.
 
     Raises:
-        TypeError: for another dtype.
-        ValueError: for another operation or backend, and where `out_features` is missing.
+        TypeError: for another dtype, and for sizes that are no int.
+        ValueError: for another operation or backend, where `out_features` is missing, for sizes
+            that the operation does not have: negative ones, no factor or more than 63, `K` not
+            divisible by 3 in a rotation, tensors of 2^48 elements or more.
         RuntimeError: where the backend cannot serve on the device, with its reason.
 
     Example:
@@ -59,18 +63,40 @@ def scratch_bytes(
         raise ValueError(
             f"scratch_bytes: operation: wanted one of {', '.join(_OPERATIONS)}, got {operation!r}"
         )
-    if operation in _PROJECTIONS and out_features is None:
-        raise ValueError(f"scratch_bytes: out_features: wanted k_x for {operation}, got None")
+    samples, extents, k_x = _sizes(operation, n, factor_sizes, out_features)
     if backend not in (None, "native", "triton"):
         raise ValueError(f"scratch_bytes: backend: wanted native or triton, got {backend!r}")
-    place, extents = torch.device(device), tuple(factor_sizes)
-    k_x = 1 if out_features is None else out_features
-    chosen = _backend(operation, place, dtype, backend, choice.Sizes(n, out_features))
-    if n * math.prod(extents) * k_x == 0:
+    place = torch.device(device)
+    chosen = _backend(operation, place, dtype, backend, choice.Sizes(samples, k_x))
+    k_x = 1 if k_x is None else k_x
+    if samples * math.prod(extents) * k_x == 0:
         return 0
     module = importlib.import_module(f"{backends.package(chosen, place)}.scratch")
-    count: int = module.scratch_bytes(operation, n, extents, k_x, dtype, place)
+    count: int = module.scratch_bytes(operation, samples, extents, k_x, dtype, place)
     return count
+
+
+def _sizes(
+    operation: str, n: Any, factor_sizes: Any, out_features: Any
+) -> tuple[int, tuple[int, ...], int | None]:
+    """`n`, `(k_1, ..., k_M)` and `k_x`, None where the operation has none, after all checks."""
+    name, k_x = "scratch_bytes", None
+    samples = checks.size(name, "n", n)
+    extents = checks.sizes(name, "factor_sizes", factor_sizes)
+    checks.factor_count(name, len(extents))
+    if operation in _PROJECTIONS:
+        if out_features is None:
+            raise ValueError(f"{name}: out_features: wanted k_x for {operation}, got None")
+        k_x = checks.size(name, "out_features", out_features)
+    elif operation != "synthesis":
+        wanted = 1 if operation == "rotation" else 2
+        if len(extents) != wanted:
+            raise ValueError(
+                f"{name}: factor_sizes must have {wanted} entries for {operation}, got {extents}"
+            )
+        checks.rotatable(name, math.prod(extents), "column")
+    checks.countable(name, extents, samples, k_x or 1)
+    return samples, extents, k_x
 
 
 def _backend(

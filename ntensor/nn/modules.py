@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ntensor import ops
 from ntensor.ops import checks
+from ntensor.ops.accumulate import ensure_grad
 
 
 class MultilinearProjection(torch.nn.Module):
@@ -54,12 +55,13 @@ class MultilinearProjection(torch.nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.factor_sizes = tuple(factor_sizes)
-        self.out_features = out_features
+        operation = "MultilinearProjection"
+        self.factor_sizes = checks.sizes(operation, "factor_sizes", factor_sizes)
+        self.out_features = checks.size(operation, "out_features", out_features)
         self.accumulate_core_grad = accumulate_core_grad
-        if not self.factor_sizes:
-            raise ValueError("MultilinearProjection: factor_sizes must name at least one factor")
-        shape = (out_features, *self.factor_sizes)
+        checks.factor_count(operation, len(self.factor_sizes))
+        shape = (self.out_features, *self.factor_sizes)
+        checks.countable(operation, self.factor_sizes, k_x=self.out_features)
         self.core = torch.nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
 
@@ -110,8 +112,8 @@ class MultilinearProjection(torch.nn.Module):
                 "MultilinearProjection: accumulate_core_grad does not work under FSDP"
             )
         core = self.core
-        if core.grad is None and core.requires_grad and core.is_leaf and torch.is_grad_enabled():
-            core.grad = torch.zeros_like(core)
+        if core.requires_grad and core.is_leaf and torch.is_grad_enabled():
+            ensure_grad(core)
 
 
 class FeatureRotation(torch.nn.Module):

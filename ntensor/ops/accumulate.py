@@ -7,7 +7,9 @@ the one that exists costs neither.
 from __future__ import annotations
 
 import math
+import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +17,33 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from . import checks
 from .autograd import Operation
 from .dispatch import define, plain
+from .saved import save, unpack
+
+# Reading, adding and writing is one step among threads: a kernel runs without the interpreter's
+# lock. This one is reentrant, since a finaliser may run another backward meanwhile, and a single
+# one, so that no two threads wait for each other's.
+_adding = threading.RLock()
+
+
+def _renew() -> None:
+    global _adding
+    _adding = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    # The thread that holds the lock is not there in a forked process.
+    os.register_at_fork(after_in_child=_renew)
+
+
+def ensure_grad(core: Tensor) -> None:
+    """Creates `core.grad` where it is None; of several threads one does."""
+    if core.grad is None:
+        with _adding:
+            if core.grad is None:
+                core.grad = torch.zeros_like(core)
 
 
 def check_accumulation(operation: str, core: Tensor, cast: Tensor) -> bool:
@@ -42,12 +69,15 @@ def check_accumulation(operation: str, core: Tensor, cast: Tensor) -> bool:
         raise _refusal(
             operation, f"needs a core in autocast's dtype, {cast.dtype}, got {core.dtype}"
         )
-    check_grad(operation, core)
+    check_grad(operation, core, core)
     return True
 
 
-def check_grad(operation: str, core: Tensor) -> Tensor:
-    """`core.grad`, which must exist, contiguous and of the core's dtype."""
+def check_grad(operation: str, core: Tensor, values: Tensor) -> Tensor:
+    """`core.grad`, which must exist, contiguous, and fit the values that the core had in forward.
+
+    Autograd compares the two where `.grad` is set, but not where `.data` is.
+    """
     grad = core.grad
     if grad is None:
         raise _refusal(
@@ -55,11 +85,17 @@ def check_grad(operation: str, core: Tensor) -> Tensor:
             "needs core.grad, got None; create it once, core.grad = torch.zeros_like(core), and "
             "clear it by zero_grad(set_to_none=False)",
         )
-    if grad.dtype is not core.dtype or not grad.is_contiguous():
+    if (
+        grad.dtype is not values.dtype
+        or grad.shape != values.shape
+        or grad.device != values.device
+        or not grad.is_contiguous()
+    ):
         raise _refusal(
             operation,
-            f"needs a contiguous core.grad of the core's dtype, {core.dtype}, got {grad.dtype} "
-            f"with strides {tuple(grad.stride())}",
+            f"needs a contiguous core.grad of the core's shape, dtype and device, "
+            f"{tuple(values.shape)}, {values.dtype}, {values.device}, got {tuple(grad.shape)}, "
+            f"{grad.dtype}, {grad.device} with strides {tuple(grad.stride())}",
         )
     return grad
 
@@ -87,9 +123,8 @@ class _AccumulatingProjection(torch.autograd.Function):
     ) -> Any:
         operation, core, backend = ctx.statics = statics
         ctx.core_node = torch.autograd.graph.get_gradient_edge(core).node
-        ctx.save_for_backward(values, *factors)
-        ctx.set_materialize_grads(False)
         tensors = (values, *factors)
+        save(ctx, tensors)
         return operation.call_raw(tensors, (backend,), plain(tensors))
 
     @staticmethod
@@ -97,12 +132,14 @@ class _AccumulatingProjection(torch.autograd.Function):
         operation, core, backend = ctx.statics
         if torch.is_grad_enabled():
             raise _refusal(operation.name, "does not work under create_graph")
-        _, *factors = tensors = ctx.saved_tensors
+        tensors: Any = unpack(operation, ctx)
+        values, *factors = tensors
         given = grad is not None or grad_mean is not None
         if given and _is_asked(operation.name, ctx.next_functions[0][0], ctx.core_node):
-            core_grad = check_grad(operation.name, core)
+            core_grad = check_grad(operation.name, core, values)
             add = _ADD_CORE_GRAD if plain((*tensors, grad, grad_mean)) else PROJECTION_CORE_GRAD_
-            add(core_grad, grad, grad_mean, factors, backend)
+            with _adding:
+                add(core_grad, grad, grad_mean, factors, backend)
         cotangents = (grad, grad_mean)[: len(operation.returns)]
         needs = (False, *ctx.needs_input_grad[3:])
         gradients = operation.first_order(tensors, (backend,), needs, cotangents)
@@ -127,6 +164,18 @@ def _fake(
     return None
 
 
+def _check(
+    operation: str,
+    core_grad: Tensor,
+    grad: Tensor | None,
+    grad_mean: Tensor | None,
+    factors: list[Tensor],
+) -> None:
+    checks.core_and_factors(operation, (core_grad, *factors), "core_grad")
+    extents = (factors[0].shape[0], core_grad.shape[0])
+    checks.upstream(operation, grad, grad_mean, extents, core_grad)
+
+
 def core_grad_flops(
     grad: torch.Size | None, grad_mean: torch.Size | None, factors: list[torch.Size]
 ) -> int:
@@ -138,9 +187,9 @@ PROJECTION_CORE_GRAD_, _ADD_CORE_GRAD = define(
     "projection_core_grad_(Tensor(a!) core_grad, Tensor? grad, Tensor? grad_mean, "
     "Tensor[] factors, str? backend=None) -> ()",
     "projection",
+    _check,
     _fake,
     lambda _, *shapes: core_grad_flops(*shapes),
     operand=0,
-    contiguous=0,
     mutated=0,
 )

@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 
 from .dispatch import LIBRARY, define, plain
 from .forms import Form, Slots, as_columns, directional, split_columns
+from .saved import save, unpack
 
 # Every operation by its name.
 OPERATIONS: dict[str, Operation] = {}
@@ -34,6 +35,8 @@ class Operation:
             `str? backend`.
         stem: name of the backends' module that holds its function.
         given: the heads among its arguments, as slots of the form.
+        check: of its name and its arguments without `backend`; raises where a kernel must not see
+            them.
         returns: the slots whose partial derivatives it returns, unless `joined`.
         fake: from its arguments without `backend`, empty outputs of the right shape.
         flops: from the shapes of its arguments without `backend`, its floating-point operations.
@@ -51,6 +54,7 @@ class Operation:
         *,
         stem: str,
         given: tuple[int, ...],
+        check: Callable[..., None],
         fake: Callable[..., Any],
         flops: Callable[..., int],
         returns: tuple[int, ...] = (),
@@ -65,16 +69,11 @@ class Operation:
         self.returns = returns
         self.listed = listed
         self.joined = joined
+        self.check = check
         self.at_once = at_once
         self.shared_output = any(slot in form.shared for slot in returns)
-        shared = [place for place, slot in enumerate(given) if slot in form.shared]
         self.raw, self.run = define(
-            schema,
-            stem,
-            fake,
-            flops,
-            operand=len(given) if listed else 0,
-            contiguous=shared[0] if shared else None,
+            schema, stem, check, fake, flops, operand=len(given) if listed else 0
         )
         self.arity = len(self.raw._schema.arguments) - 1
         self.full, self.light = _functions(self)
@@ -104,12 +103,20 @@ class Operation:
     def call_raw(
         self, tensors: Sequence[Tensor | None], statics: tuple[Any, ...], direct: bool
     ) -> Any:
-        """The operation below autograd; `direct`: without the dispatcher."""
+        """The operation below autograd; `direct`: without the dispatcher and its checks."""
         call = self.run if direct else self.raw
+        return call(*self._arguments(tensors), *statics)
+
+    def _arguments(self, tensors: Sequence[Tensor | None]) -> Sequence[Any]:
         if self.listed:
             heads = len(self.given)
-            return call(*tensors[:heads], list(tensors[heads:]), *statics)
-        return call(*tensors, *statics)
+            return (*tensors[:heads], list(tensors[heads:]))
+        return tensors
+
+    def _checked(self, tensors: Sequence[Tensor | None], *statics: Any) -> Any:
+        """The operation on what a raw call may hold, under vmap."""
+        self.check(self.name, *self._arguments(tensors), *statics[:-1])
+        return self(tensors, *statics)
 
     def backward(
         self,
@@ -212,7 +219,7 @@ class Operation:
                         tensor = tensor.select(dim, index)
                         tensor = tensor.contiguous() if alone else tensor
                     picked.append(tensor)
-                results.append(self(picked, *statics))
+                results.append(self._checked(picked, *statics))
             if len(self.returns) > 1:
                 return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(self.returns)
             return torch.stack(results), 0
@@ -226,7 +233,7 @@ class Operation:
             whole = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
             samples = whole.shape[1]
             folded.append(whole.reshape(size * samples, *whole.shape[2:]))
-        result = self(folded, *statics)
+        result = self._checked(folded, *statics)
         if len(self.returns) > 1:
             parts = tuple(part.reshape(size, samples, *part.shape[1:]) for part in result)
             return parts, (0,) * len(parts)
@@ -249,6 +256,14 @@ class Operation:
         if isinstance(result, tuple):
             return tuple(part[:0] for part in result), out_dims
         return result[:0], out_dims
+
+    def argument(self, place: int) -> str:
+        """The name of a tensor among the operation's."""
+        heads = len(self.given)
+        if self.listed and place >= heads:
+            return f"factors[{place - heads}]"
+        name: str = self.raw._schema.arguments[place].name
+        return name
 
     def slot_of(self, place: int) -> int:
         heads = len(self.given)
@@ -286,12 +301,11 @@ class Operation:
 
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             tensors, ctx.statics = self.flat(inputs)
-            ctx.save_for_backward(*tensors)
-            ctx.set_materialize_grads(False)
+            save(ctx, tensors)
 
         def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
             needs, _ = self.flat(ctx.needs_input_grad)
-            gradients = self.backward(ctx.saved_tensors, ctx.statics, needs, cotangents)
+            gradients = self.backward(unpack(self, ctx), ctx.statics, needs, cotangents)
             heads = len(self.given)
             factors = [gradients[heads:]] if self.listed else []
             rest = len(ctx.needs_input_grad) - heads - self.listed
@@ -341,16 +355,15 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.statics = inputs[0]
-            ctx.save_for_backward(*inputs[1:])
+            save(ctx, inputs[1:])
             ctx.save_for_forward(*inputs[1:])
-            ctx.set_materialize_grads(False)
             outputs = output if isinstance(output, tuple) else (output,)
-            ctx.shapes = [each.shape for each in outputs]
+            ctx.output_shapes = [each.shape for each in outputs]
 
         @staticmethod
         def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
             needs = ctx.needs_input_grad[1:]
-            gradients = operation.backward(ctx.saved_tensors, ctx.statics, needs, cotangents)
+            gradients = operation.backward(unpack(operation, ctx), ctx.statics, needs, cotangents)
             return (None, *gradients)
 
         @staticmethod
@@ -359,7 +372,7 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
             found = operation.jvp(tensors, ctx.statics, tangents)
             found = [
                 tensors[-1].new_zeros(shape) if part is None else part
-                for part, shape in zip(found, ctx.shapes, strict=True)
+                for part, shape in zip(found, ctx.output_shapes, strict=True)
             ]
             return tuple(found) if len(found) > 1 else found[0]
 
@@ -371,8 +384,7 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
         @staticmethod
         def forward(ctx: Any, statics: tuple[Any, ...], *tensors: Tensor | None) -> Any:
             ctx.statics = statics
-            ctx.save_for_backward(*tensors)
-            ctx.set_materialize_grads(False)
+            save(ctx, tensors)
             if plain(tensors):
                 return operation.call_raw(tensors, statics, True)
             with torch._C._AutoDispatchBelowAutograd():
@@ -382,7 +394,8 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
         def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
             if operation.joined is None and not torch.is_grad_enabled():
                 needs = ctx.needs_input_grad[1:]
-                gradients = operation.first_order(ctx.saved_tensors, ctx.statics, needs, cotangents)
+                tensors = unpack(operation, ctx)
+                gradients = operation.first_order(tensors, ctx.statics, needs, cotangents)
                 return (None, *gradients)
             result: tuple[Any, ...] = Full.backward(ctx, *cotangents)
             return result

@@ -1,12 +1,14 @@
-"""Checks of the public functions' arguments: type, rank, extent, dtype, device.
+"""Checks of arguments: type, rank, extent, dtype, device.
 
-Each test is made plainly and its message is built only where it fails. Backends rely on these
-checks.
+The public functions and the raw operations of the namespace `ntensor` make them, and backends rely
+on them. Each test is made plainly and its message is built only where it fails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import operator
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -14,6 +16,9 @@ from torch import Tensor
 
 DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 LAYOUTS = ("column", "row")
+MOST_ELEMENTS = 1 << 48
+MOST_MULTIPLY_ADDS = 1 << 60
+MOST_FACTORS = 63  # the kernels keep an index for each of them in a fixed array
 
 
 def tensors(operation: str, names: Sequence[str], values: Sequence[Any]) -> None:
@@ -76,6 +81,31 @@ def matrices(
             shape(operation, names[place], wanted, value)
 
 
+def factor_count(operation: str, count: int) -> None:
+    if count == 0:
+        raise ValueError(f"{operation}: at least one factor is needed, got none")
+    if count > MOST_FACTORS:
+        raise ValueError(f"{operation}: at most {MOST_FACTORS} factors are possible, got {count}")
+
+
+def factors(operation: str, values: Sequence[Tensor]) -> None:
+    """The factors are `(n, k_m)`, of one dtype and device."""
+    factor_count(operation, len(values))
+    names = factor_names(len(values))
+    alike(operation, names, values)
+    matrices(operation, names, values, factor_symbols(len(values)))
+
+
+def core_and_factors(operation: str, values: Sequence[Tensor], name: str = "core") -> None:
+    """A core and its factors, of one dtype and device."""
+    first, *rest = values
+    factor_count(operation, len(rest))
+    names = core_and_factor_names(len(rest))
+    alike(operation, names if name == "core" else (name, *names[1:]), values)
+    matrices(operation, names[1:], rest, factor_symbols(len(rest)))
+    core(operation, name, first, rest)
+
+
 def core(operation: str, name: str, value: Tensor, factors: Sequence[Tensor]) -> None:
     """The core is `(k_x, k_1, ..., k_M)` for factors `(n, k_m)`, and contiguous."""
     extents = value.shape
@@ -97,6 +127,34 @@ def contiguous(operation: str, name: str, value: Tensor) -> None:
         )
 
 
+def upstream(
+    operation: str,
+    grad: Tensor | None,
+    grad_mean: Tensor | None,
+    extents: tuple[int, ...],
+    like: Tensor,
+) -> None:
+    """The incoming gradients of both outputs of a projection, of which one may be None."""
+    if grad is None and grad_mean is None:
+        raise ValueError(f"{operation}: grad or grad_mean must be given, got None for both")
+    for name, value in (("grad", grad), ("grad_mean", grad_mean)):
+        if value is not None:
+            fits(operation, name, value, extents, like)
+
+
+def fits(operation: str, name: str, value: Tensor, extents: tuple[int, ...], like: Tensor) -> None:
+    """The tensor has this shape, and the dtype and device of another one."""
+    alike(operation, ("the other operands", name), (like, value))
+    if tuple(value.shape) != extents:
+        shape(operation, name, f"shape {extents}", value)
+
+
+def needs(operation: str, given: Sequence[bool], count: int) -> None:
+    """One entry for each of `count` gradients."""
+    if len(given) != count:
+        raise ValueError(f"{operation}: needs must have {count} entries, got {len(given)}")
+
+
 def rotations(operation: str, value: Tensor, samples: int) -> None:
     """`R` is `(n, 3, 3)`."""
     if value.dim() != 3 or tuple(value.shape) != (samples, 3, 3):
@@ -109,6 +167,36 @@ def rotatable(operation: str, extent: int, layout: str) -> None:
         raise ValueError(f'{operation}: layout must be "column" or "row", got {layout!r}')
     if extent % 3 != 0:
         raise ValueError(f"{operation}: K must be divisible by 3, got K = {extent}")
+
+
+def sizes(operation: str, name: str, given: Any) -> tuple[int, ...]:
+    """A sequence of extents, whole numbers that are not negative."""
+    if not isinstance(given, Iterable):
+        raise TypeError(
+            f"{operation}: {name} must be a sequence of int, got {type(given).__name__}"
+        )
+    values = tuple(given)
+    return tuple(size(operation, f"{name}[{place}]", each) for place, each in enumerate(values))
+
+
+def size(operation: str, name: str, given: Any) -> int:
+    if not hasattr(given, "__index__"):
+        raise TypeError(f"{operation}: {name} must be an int, got {type(given).__name__}")
+    value = operator.index(given)
+    if value < 0:
+        raise ValueError(f"{operation}: {name} must not be negative, got {value}")
+    return value
+
+
+def countable(operation: str, extents: Sequence[int], n: int = 1, k_x: int = 1) -> None:
+    """Sizes of tensors that an address space could hold; an extent of 0 is left out."""
+    K = math.prod(max(1, each) for each in extents)
+    n, k_x = max(1, n), max(1, k_x)
+    if max(n * K, n * k_x, K * k_x) >= MOST_ELEMENTS or n * K * k_x >= MOST_MULTIPLY_ADDS:
+        raise ValueError(
+            f"{operation}: sizes must give tensors of less than 2^48 elements and less than 2^60 "
+            f"multiply-adds, got n = {n}, K = {K}, k_x = {k_x}"
+        )
 
 
 def shape(operation: str, name: str, wanted: str, value: Tensor) -> NoReturn:

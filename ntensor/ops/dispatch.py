@@ -21,6 +21,7 @@ from torch.overrides import has_torch_function
 
 from ntensor import backends
 
+from . import checks
 from .deferred import when_imported
 
 LIBRARY = torch.library.Library("ntensor", "DEF")
@@ -29,23 +30,25 @@ LIBRARY = torch.library.Library("ntensor", "DEF")
 def define(
     schema: str,
     stem: str,
+    check: Callable[..., None],
     fake: Callable[..., Any],
     flops: Callable[..., int],
     *,
     operand: int,
-    contiguous: int | None = None,
     mutated: int | None = None,
 ) -> tuple[Any, Callable[..., Any]]:
     """Defines an operation whose last argument is `str? backend`, served by the chosen backend.
 
-    Returns the operation, and the function that it calls for tensors in memory.
+    Returns the operation, and the function that it calls, once its arguments are checked, for
+    tensors in memory.
 
     Args:
+        check: of the operation's name and its arguments without `backend`; raises where a kernel
+            must not see them.
         fake: from the arguments without `backend`, empty outputs of the right shape.
         flops: from the shapes of these arguments, the floating-point operations, as
             `torch.utils.flop_counter.FlopCounterMode` counts them: two a multiply-add.
         operand: the place of an argument that is a tensor or a list of them, and never None.
-        contiguous: the place of a tensor that must be contiguous.
         mutated: the place of a tensor that the operation writes to.
     """
     name = schema.partition("(")[0]
@@ -62,8 +65,6 @@ def define(
         tensor = arguments[operand]
         if isinstance(tensor, list):
             tensor = tensor[0]
-        if contiguous is not None and not arguments[contiguous].is_contiguous():
-            raise ValueError(f"ntensor.{name}: argument {contiguous} must be contiguous")
         if mutated is not None and not arguments[mutated].is_inference():
             torch.autograd.graph.increment_version(arguments[mutated])
         device = tensor.device
@@ -74,11 +75,30 @@ def define(
                 return serve(*arguments)
         return serve(*arguments)
 
+    # The dispatcher lets None through where the schema has a tensor.
+    required = {
+        place: argument.name
+        for place, argument in enumerate(raw._schema.arguments)
+        if str(argument.type) == "Tensor"
+    }
+
+    def net(arguments: Sequence[Any], backend: str | None) -> None:
+        backends.check_name(backend)
+        given = [arguments[place] for place in required]
+        checks.tensors(name, tuple(required.values()), given)
+        check(name, *arguments[:arity])
+
+    def checked(*arguments: Any) -> Any:
+        net(arguments, arguments[arity] if len(arguments) > arity else None)
+        return run(*arguments)
+
+    def empty(*arguments: Any, backend: str | None = None) -> Any:
+        net(arguments, arguments[arity] if len(arguments) > arity else backend)
+        return fake(*arguments[:arity])
+
     for key in ("CPU", "CUDA"):
-        LIBRARY.impl(name, run, key)
-    torch.library.register_fake(
-        f"ntensor::{name}", lambda *arguments, backend=None: fake(*arguments[:arity]), lib=LIBRARY
-    )
+        LIBRARY.impl(name, checked, key)
+    torch.library.register_fake(f"ntensor::{name}", empty, lib=LIBRARY)
 
     def count() -> None:
         from torch.utils.flop_counter import register_flop_formula

@@ -143,4 +143,5 @@ def _operands(
     if weights is not None:
         tensor = tensor.unsqueeze(-1)
         samples.append(weights[:, None])
+    checks.factor_count("mttkrp", len(samples))
     return tensor, samples, place

@@ -40,7 +40,8 @@ def synthesis_projection(
             with no tensor of the core's size in between. The core is then a leaf, and `core.grad`
             exists, contiguous and of its dtype. Autograd does not see the core: its hooks do not
             fire, and `torch.autograd.grad` or `backward(inputs=...)` for the core alone does not
-            find it. Without effect where the core needs no gradient.
+            find it. Backward passes of several threads add one after the other. Without effect
+            where the core needs no gradient.
         backend (str or None): `"native"`, `"triton"`, `"reference"`; None: as in
             `ntensor.use_backend`, or automatic.
 
@@ -119,16 +120,11 @@ def synthesis_projection_with_mean(
 
 def _checked(operation: str, core: Tensor, factors: tuple[Tensor, ...]) -> Any:
     """Core and factors in one sequence after all checks, cast where autocast says so."""
-    if not factors:
-        raise ValueError(f"{operation}: at least one factor is needed, got none")
-    names = checks.core_and_factor_names(len(factors))
+    checks.factor_count(operation, len(factors))
     values: Any = (core, *factors)
-    checks.tensors(operation, names, values)
+    checks.tensors(operation, checks.core_and_factor_names(len(factors)), values)
     values = checks.autocast(values)
-    checks.alike(operation, names, values)
-    cast = values[1:]
-    checks.matrices(operation, names[1:], cast, checks.factor_symbols(len(factors)))
-    checks.core(operation, "core", values[0], cast)
+    checks.core_and_factors(operation, values)
     return values
 
 
@@ -210,14 +206,42 @@ def _gradients_at_once(
     return found
 
 
+def _check_projection(operation: str, core: Tensor, factors: list[Tensor]) -> None:
+    checks.core_and_factors(operation, (core, *factors))
+
+
+def _check_factor_grads(
+    operation: str,
+    core: Tensor,
+    grad: Tensor | None,
+    grad_mean: Tensor | None,
+    factors: list[Tensor],
+    needs: list[bool],
+) -> None:
+    checks.core_and_factors(operation, (core, *factors))
+    checks.upstream(operation, grad, grad_mean, (factors[0].shape[0], core.shape[0]), core)
+    checks.needs(operation, needs, len(factors))
+
+
+def _check_core_grad(
+    operation: str, grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
+) -> None:
+    checks.factors(operation, factors)
+    n, k_x = factors[0].shape[0], 0
+    given = grad_mean if grad is None else grad
+    if given is not None:
+        name = "grad_mean" if grad is None else "grad"
+        checks.matrices(operation, (name,), (given,), ("k_x",))
+        k_x = given.shape[1]
+    checks.upstream(operation, grad, grad_mean, (n, k_x), factors[0])
+
+
 def _fake_projection(core: Tensor, factors: list[Tensor]) -> Tensor:
     return core.new_empty((factors[0].shape[0], core.shape[0]))
 
 
 def _fake_core_grad(grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]) -> Tensor:
-    given = grad_mean if grad is None else grad
-    if given is None:
-        raise ValueError("projection_core_grad: grad or grad_mean must be given")
+    given: Any = grad_mean if grad is None else grad
     return given.new_empty((given.shape[1], *(factor.shape[1] for factor in factors)))
 
 
@@ -245,6 +269,7 @@ SYNTHESIS_PROJECTION = Operation(
     given=(0,),
     returns=(1,),
     listed=True,
+    check=_check_projection,
     fake=_fake_projection,
     at_once=_gradients_at_once,
     flops=_flops,
@@ -258,6 +283,7 @@ SYNTHESIS_PROJECTION_WITH_MEAN = Operation(
     given=(0,),
     returns=(1, 2),
     listed=True,
+    check=_check_projection,
     fake=lambda core, factors: (_fake_projection(core, factors), _fake_projection(core, factors)),
     at_once=_gradients_at_once,
     flops=_flops,
@@ -271,6 +297,7 @@ PROJECTION_FACTOR_GRADS = Operation(
     given=(0, 1, 2),
     joined=3,
     listed=True,
+    check=_check_factor_grads,
     fake=_fake_factor_grads,
     flops=lambda core, grad, grad_mean, factors, needs: _flops(core, factors) * any(needs),
 )
@@ -283,6 +310,7 @@ PROJECTION_CORE_GRAD = Operation(
     given=(1, 2),
     returns=(0,),
     listed=True,
+    check=_check_core_grad,
     fake=_fake_core_grad,
     flops=core_grad_flops,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -109,10 +109,17 @@ def _checked(
 ) -> Any:
     checks.tensors(operation, names, values)
     cast = checks.autocast(values)
-    checks.alike(operation, names, cast)
-    checks.matrices(operation, names, cast[:-1], symbols)
-    checks.rotations(operation, cast[-1], cast[0].shape[0])
+    _check_operands(operation, names, cast, symbols)
     return cast
+
+
+def _check_operands(
+    operation: str, names: Sequence[str], values: Sequence[Tensor], symbols: Sequence[str]
+) -> None:
+    """Matrices of these widths, and `R` at the end."""
+    checks.alike(operation, names, values)
+    checks.matrices(operation, names, values[:-1], symbols)
+    checks.rotations(operation, values[-1], values[0].shape[0])
 
 
 class RotationForm(Form):
@@ -156,6 +163,37 @@ def transposed(R: Tensor | None) -> Tensor | None:
     return None if R is None else R.transpose(1, 2)
 
 
+def _check_rotation(operation: str, y: Tensor, R: Tensor, layout: str) -> None:
+    _check_operands(operation, ("y", "R"), (y, R), ("K",))
+    checks.rotatable(operation, y.shape[1], layout)
+
+
+def _check_matrix_grad(operation: str, grad: Tensor, y: Tensor, layout: str) -> None:
+    checks.alike(operation, ("grad", "y"), (grad, y))
+    checks.matrices(operation, ("y",), (y,), ("K",))
+    checks.fits(operation, "grad", grad, tuple(y.shape), y)
+    checks.rotatable(operation, y.shape[1], layout)
+
+
+def _check_rotated(operation: str, z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> None:
+    _check_operands(operation, ("z_exp", "z_id", "R"), (z_exp, z_id, R), ("k_exp", "k_id"))
+    checks.rotatable(operation, z_exp.shape[1] * z_id.shape[1], layout)
+
+
+def _check_rotated_grads(
+    operation: str,
+    grad: Tensor,
+    z_exp: Tensor,
+    z_id: Tensor,
+    R: Tensor,
+    layout: str,
+    needs: list[bool],
+) -> None:
+    _check_rotated(operation, z_exp, z_id, R, layout)
+    checks.fits(operation, "grad", grad, (z_exp.shape[0], z_exp.shape[1] * z_id.shape[1]), z_exp)
+    checks.needs(operation, needs, 3)
+
+
 def _fake_grads(
     grad: Tensor, z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str, needs: list[bool]
 ) -> Tensor:
@@ -177,6 +215,7 @@ ROTATION = Operation(
     stem="rotation",
     given=(1, 2),
     returns=(0,),
+    check=_check_rotation,
     fake=lambda y, R, layout: y.new_empty(y.shape),
     flops=lambda y, R, layout: 6 * math.prod(y),
 )
@@ -187,6 +226,7 @@ ROTATION_MATRIX_GRAD = Operation(
     stem="rotation",
     given=(0, 1),
     returns=(2,),
+    check=_check_matrix_grad,
     fake=lambda grad, y, layout: y.new_empty((y.shape[0], 3, 3)),
     flops=lambda grad, y, layout: 6 * math.prod(y),
 )
@@ -198,6 +238,7 @@ ROTATED_SYNTHESIS = Operation(
     stem="rotation",
     given=(1, 2, 3),
     returns=(0,),
+    check=_check_rotated,
     fake=lambda z_exp, z_id, R, layout: z_exp.new_empty(
         (z_exp.shape[0], z_exp.shape[1] * z_id.shape[1])
     ),
@@ -211,6 +252,7 @@ ROTATED_SYNTHESIS_GRADS = Operation(
     stem="rotation",
     given=(0, 1, 2, 3),
     joined=1,
+    check=_check_rotated_grads,
     fake=_fake_grads,
     flops=_grads_flops,
 )

@@ -53,13 +53,10 @@ def synthesis(*factors: Tensor, backend: str | None = None) -> Tensor:
 
 def checked_factors(operation: str, factors: tuple[Tensor, ...]) -> Any:
     """The factors after all checks, cast where autocast says so."""
-    if not factors:
-        raise ValueError(f"{operation}: at least one factor is needed, got none")
-    names = checks.factor_names(len(factors))
-    checks.tensors(operation, names, factors)
+    checks.factor_count(operation, len(factors))
+    checks.tensors(operation, checks.factor_names(len(factors)), factors)
     values = checks.autocast(factors)
-    checks.alike(operation, names, values)
-    checks.matrices(operation, names, values, checks.factor_symbols(len(factors)))
+    checks.factors(operation, values)
     return values
 
 
@@ -99,6 +96,13 @@ def fake_joined(like: Tensor, widths: list[int], needs: list[bool]) -> Tensor:
     return like.new_empty((like.shape[0], width))
 
 
+def _check_grads(operation: str, grad: Tensor, factors: list[Tensor], needs: list[bool]) -> None:
+    checks.factors(operation, factors)
+    checks.needs(operation, needs, len(factors))
+    K = math.prod(factor.shape[1] for factor in factors)
+    checks.fits(operation, "grad", grad, (factors[0].shape[0], K), factors[0])
+
+
 def _fake(factors: list[Tensor]) -> Tensor:
     return factors[0].new_empty(
         (factors[0].shape[0], math.prod(factor.shape[1] for factor in factors))
@@ -123,6 +127,7 @@ SYNTHESIS = Operation(
     given=(),
     returns=(0,),
     listed=True,
+    check=checks.factors,
     fake=_fake,
     flops=lambda factors: (len(factors) - 1) * _size(factors),
 )
@@ -134,6 +139,7 @@ SYNTHESIS_GRADS = Operation(
     given=(0,),
     joined=1,
     listed=True,
+    check=_check_grads,
     fake=_fake_grads,
     flops=lambda grad, factors, needs: 2 * sum(needs) * _size(factors),
 )

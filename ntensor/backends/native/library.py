@@ -9,7 +9,12 @@ from types import ModuleType
 
 import torch
 
+from ntensor.backends.override import Overrides
+
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
+# Every allocation names it: the default device may be another one.
+CPU = torch.device("cpu")
 
 # Below this many multiply-adds (or elements, for kernels bound by memory) a further thread costs
 # more than it brings.
@@ -29,7 +34,7 @@ NO_MATRIX = (0, 0, 0)
 Described = tuple[list[int], tuple[int, ...], int]
 LAYOUTS = {"column": 0, "row": 1}
 
-_forced_level: str | None = None
+_forced_level = Overrides()
 _kept = threading.local()
 
 
@@ -55,21 +60,20 @@ def _default_level() -> str:
 
 def simd_level() -> str:
     """The SIMD level that the kernels run at: the best one, or the one named by `NTENSOR_SIMD`."""
-    return _forced_level or _default_level()
+    return _forced_level.value or _default_level()
 
 
 @contextmanager
 def force_simd_level(name: str) -> Iterator[None]:
     """Runs the kernels at the SIMD level `name`, one of `ntensor._cpu.simd_levels()`."""
-    global _forced_level
     levels = cpu_module().simd_levels()
     if name not in levels:
         raise ValueError(f"force_simd_level: wanted one of {', '.join(levels)}, got {name!r}")
-    before, _forced_level = _forced_level, name
+    override = _forced_level.enter(name)
     try:
         yield
     finally:
-        _forced_level = before
+        _forced_level.leave(override)
 
 
 def threads_for(work: int, work_a_thread: int) -> int:
@@ -80,40 +84,17 @@ def threads_for(work: int, work_a_thread: int) -> int:
 def describe_factors(factors: list[torch.Tensor]) -> Described:
     """The `(n, k_m)` factors as the kernels take them, `(k_1, ..., k_M)`, and their product K.
 
-    A factor is four integers: address, extent, row stride, column stride. The public functions
-    have checked the arguments; this is the net for direct calls of the raw operations.
+    A factor is four integers: address, extent, row stride, column stride.
     """
     described: list[int] = []
     extents: tuple[int, ...] = ()
     K = 1
-    samples, dtype, device = factors[0].shape[0], factors[0].dtype, factors[0].get_device()
     for z in factors:
-        rows, extent = z.shape
-        if rows != samples or z.dtype is not dtype or z.get_device() != device:
-            raise ValueError(
-                f"native backend: factors must be (n, k_m) matrices with one n, dtype and device, "
-                f"got {[(tuple(each.shape), each.dtype, each.device) for each in factors]}"
-            )
+        extent = z.shape[1]
         described += (z.data_ptr(), extent, *z.stride())
         extents += (extent,)
         K *= extent
     return described, extents, K
-
-
-def check_shape(
-    name: str, tensor: torch.Tensor | None, shape: tuple[int, ...], like: torch.Tensor
-) -> None:
-    """The net for direct calls of the raw operations: a kernel never reads past a tensor, nor on
-    another device."""
-    if tensor is not None and (
-        tensor.shape != shape
-        or tensor.dtype is not like.dtype
-        or tensor.get_device() != like.get_device()
-    ):
-        raise ValueError(
-            f"native backend: {name} must have shape {shape}, {like.dtype} and be on "
-            f"{like.device}, got {tuple(tensor.shape)}, {tensor.dtype} and {tensor.device}"
-        )
 
 
 def describe_sizes(extents: tuple[int, ...]) -> list[int]:
@@ -161,13 +142,6 @@ def rows_of_nine(R: torch.Tensor) -> torch.Tensor:
     return flat if flat.stride(1) == 1 else flat.contiguous()
 
 
-def given(grad: torch.Tensor | None, grad_mean: torch.Tensor | None) -> torch.Tensor:
-    given = grad_mean if grad is None else grad
-    if given is None:
-        raise ValueError("native backend: grad or grad_mean must be given, got None for both")
-    return given
-
-
 def core_mean(core: torch.Tensor) -> torch.Tensor:
     """(k_x,): what z_1 := 1/k_1 gives for a single factor."""
     wide = torch.promote_types(core.dtype, torch.float32)
@@ -202,17 +176,17 @@ def split_grads(
 def scratch(byte_count: int) -> torch.Tensor:
     """Scratch memory for one call; a small one is the thread's own and is kept."""
     if byte_count > KEPT_SCRATCH_BYTES:
-        return torch.empty(byte_count, dtype=torch.uint8)
+        return torch.empty(byte_count, dtype=torch.uint8, device=CPU)
     try:
         return _kept.memory
     except AttributeError:
-        _kept.memory = torch.empty(KEPT_SCRATCH_BYTES, dtype=torch.uint8)
+        _kept.memory = torch.empty(KEPT_SCRATCH_BYTES, dtype=torch.uint8, device=CPU)
         return _kept.memory
 
 
 def large_empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """`torch.empty`, on huge pages where it is large (`NTENSOR_HUGE_PAGES=0` switches them off)."""
-    out = torch.empty(*shape, dtype=dtype)  # faster than with a tuple
+    out = torch.empty(*shape, dtype=dtype, device=CPU)  # faster than with a tuple
     if (
         out.numel() * out.element_size() >= HUGE_PAGES_FROM_BYTES
         and not torch.are_deterministic_algorithms_enabled()
@@ -227,7 +201,8 @@ _ROOFS = {"read": 0, "write": 1, "copy": 2, "fma32": 3, "fma64": 4, "bf16dot": 5
 
 @functools.lru_cache(maxsize=1)
 def _roofline_buffers(byte_count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.ones(byte_count // 4), torch.ones(byte_count // 4)
+    buffer = torch.ones(byte_count // 4, dtype=torch.float32, device=CPU)
+    return buffer, buffer.clone()
 
 
 def roofline(kind: str, threads: int, byte_count: int = 512 << 20) -> float:

@@ -3,21 +3,22 @@
 A single factor (M = 1) makes the projection a plain matrix product, which the BLAS of torch serves.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ntensor.backends.native import scratch
 from ntensor.backends.native.library import (
+    CPU,
     DTYPES,
     MULTIPLY_ADDS_A_THREAD,
     Described,
-    check_shape,
     core_mean,
     cpu_module,
     describe_factors,
     describe_grads,
     describe_optional,
-    given,
     large_empty,
     needed_width,
     simd_level,
@@ -31,13 +32,12 @@ from ntensor.backends.native.library import scratch as scratch_memory
 def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, Tensor | None]:
     n, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0]
     described, extents, K = describe_factors(factors)
-    check_shape("core", core, (k_x, *extents), factors[0])
     if n * k_x * K == 0:
         return core.new_zeros((n, k_x)), core.new_zeros((n, k_x)) if mean else None
     if len(factors) == 1:
         return factors[0] @ core.T, core_mean(core).expand(n, k_x).clone() if mean else None
-    x = torch.empty(n, k_x, dtype=dtype)
-    x_mean = torch.empty(n, k_x, dtype=dtype) if mean else None
+    x = torch.empty(n, k_x, dtype=dtype, device=CPU)
+    x_mean = torch.empty(n, k_x, dtype=dtype, device=CPU) if mean else None
     threads = threads_for(n * k_x * K, MULTIPLY_ADDS_A_THREAD)
     level = simd_level()
     memory = scratch_memory(
@@ -75,27 +75,34 @@ def projection_factor_grads(
     factors: list[Tensor],
     needs: list[bool],
 ) -> Tensor:
-    n, k_x = factors[0].shape[0], core.shape[0]
     described = describe_factors(factors)
-    check_shape("core", core, (k_x, *described[1]), factors[0])
-    check_shape("grad", grad, (n, k_x), core)
-    check_shape("grad_mean", grad_mean, (n, k_x), core)
-    return _factor_grads(core, grad, grad_mean, factors, needs, described)
+    _, extents, K = described
+    n, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0]
+    width = needed_width(extents, needs)
+    if n * k_x * K * width == 0:
+        return core.new_zeros((n, width))
+    if len(factors) == 1:
+        return core.new_zeros((n, width)) if grad is None else grad @ core
+    out = torch.empty(n, width, dtype=dtype, device=CPU)
+    addresses = describe_grads(out, extents, needs)
+    _write_factor_grads(addresses, width, core, grad, grad_mean, n, described)
+    return out
 
 
 def projection_core_grad(
     grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
 ) -> Tensor:
-    main = given(grad, grad_mean)
-    out = large_empty((main.shape[1], *[z.shape[1] for z in factors]), factors[0].dtype)
-    _checked_core_grad(out, grad, grad_mean, factors, False)
+    main: Any = grad_mean if grad is None else grad
+    described = describe_factors(factors)
+    out = large_empty((main.shape[1], *described[1]), main.dtype)
+    _write_core_grad(out, grad, grad_mean, factors, False, described)
     return out
 
 
 def projection_core_grad_(
     core_grad: Tensor, grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
 ) -> None:
-    _checked_core_grad(core_grad, grad, grad_mean, factors, True)
+    _write_core_grad(core_grad, grad, grad_mean, factors, True, describe_factors(factors))
 
 
 def projection_grads(
@@ -106,7 +113,7 @@ def projection_grads(
     needs_core: bool,
     needs: list[bool],
 ) -> list[Tensor | None]:
-    """The gradients of the core and of each factor, None where not needed; all is checked.
+    """The gradients of the core and of each factor, None where not needed.
 
     The same as the two operations together, at less host time on a CPU: arguments are described
     once, and each gradient is contiguous, so that autograd keeps it as it is.
@@ -126,33 +133,12 @@ def projection_grads(
         _write_core_grad(core_grad, grad, grad_mean, factors, False, described)
     addresses = []
     for extent, need in zip(extents, needs, strict=True):
-        out = torch.empty(n, extent, dtype=dtype) if need else None
+        out = torch.empty(n, extent, dtype=dtype, device=CPU) if need else None
         found.append(out)
         addresses.append(0 if out is None else out.data_ptr())
     if True in needs:
         _write_factor_grads(addresses, 0, core, grad, grad_mean, n, described)
     return [core_grad, *found]
-
-
-def _factor_grads(
-    core: Tensor,
-    grad: Tensor | None,
-    grad_mean: Tensor | None,
-    factors: list[Tensor],
-    needs: list[bool],
-    described: Described,
-) -> Tensor:
-    _, extents, K = described
-    n, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0]
-    width = needed_width(extents, needs)
-    if n * k_x * K * width == 0:
-        return core.new_zeros((n, width))
-    if len(factors) == 1:
-        return core.new_zeros((n, width)) if grad is None else grad @ core
-    out = torch.empty(n, width, dtype=dtype)
-    addresses = describe_grads(out, extents, needs)
-    _write_factor_grads(addresses, width, core, grad, grad_mean, n, described)
-    return out
 
 
 def _write_factor_grads(
@@ -198,22 +184,6 @@ def _write_factor_grads(
         threads,
         memory.data_ptr(),
     )
-
-
-def _checked_core_grad(
-    out: Tensor,
-    grad: Tensor | None,
-    grad_mean: Tensor | None,
-    factors: list[Tensor],
-    accumulate: bool,
-) -> None:
-    n, k_x = factors[0].shape[0], out.shape[0]
-    described = describe_factors(factors)
-    given(grad, grad_mean)
-    check_shape("core_grad", out, (k_x, *described[1]), factors[0])
-    check_shape("grad", grad, (n, k_x), factors[0])
-    check_shape("grad_mean", grad_mean, (n, k_x), factors[0])
-    _write_core_grad(out, grad, grad_mean, factors, accumulate, described)
 
 
 def _write_core_grad(

@@ -5,10 +5,10 @@ from torch import Tensor
 
 from ntensor.backends.native import scratch
 from ntensor.backends.native.library import (
+    CPU,
     DTYPES,
     ELEMENTS_A_THREAD,
     LAYOUTS,
-    check_shape,
     cpu_module,
     describe_factors,
     describe_grads,
@@ -23,8 +23,7 @@ from ntensor.backends.native.library import scratch as scratch_memory
 
 def rotation(y: Tensor, R: Tensor, layout: str) -> Tensor:
     n, K = y.shape
-    check_shape("R", R, (n, 3, 3), y)
-    out = torch.empty((n, K), dtype=y.dtype)
+    out = torch.empty((n, K), dtype=y.dtype, device=CPU)
     if n * K == 0:
         return out
     matrices = rows_of_nine(R)
@@ -48,10 +47,9 @@ def rotation(y: Tensor, R: Tensor, layout: str) -> Tensor:
 
 def rotation_matrix_grad(grad: Tensor, y: Tensor, layout: str) -> Tensor:
     n, K = y.shape
-    check_shape("grad", grad, (n, K), y)
     if n * K == 0:
         return y.new_zeros((n, 3, 3))
-    dR = torch.empty((n, 3, 3), dtype=y.dtype)
+    dR = torch.empty((n, 3, 3), dtype=y.dtype, device=CPU)
     threads = threads_for(n * K, ELEMENTS_A_THREAD)
     level = simd_level()
     memory = scratch_memory(scratch.rotation(level, DTYPES[y.dtype], n, K, threads))
@@ -74,8 +72,7 @@ def rotated_synthesis(z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> Te
     factors = [z_exp, z_id]
     n, dtype = z_exp.shape[0], z_exp.dtype
     described, extents, K = describe_factors(factors)
-    check_shape("R", R, (n, 3, 3), z_exp)
-    out = torch.empty((n, K), dtype=dtype)
+    out = torch.empty((n, K), dtype=dtype, device=CPU)
     if n * K == 0:
         return out
     matrices = rows_of_nine(R)
@@ -104,11 +101,9 @@ def rotated_synthesis_grads(
     described, extents, K = describe_factors(factors)
     factor_width = needed_width(extents, needs[:2])
     width = factor_width + (9 if needs[2] else 0)
-    check_shape("R", R, (n, 3, 3), z_exp)
-    check_shape("grad", grad, (n, K), z_exp)
     if n * K == 0:
-        return torch.zeros((n, width), dtype=dtype)
-    out = torch.empty(n, width, dtype=dtype)
+        return torch.zeros((n, width), dtype=dtype, device=CPU)
+    out = torch.empty(n, width, dtype=dtype, device=CPU)
     matrices = rows_of_nine(R)
     threads = threads_for(n * K, ELEMENTS_A_THREAD)
     level = simd_level()

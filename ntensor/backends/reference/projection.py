@@ -75,8 +75,6 @@ def _core_grad(grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tens
         for upstream, leading in ((grad, factors), (grad_mean, _constant_lead(factors)))
         if upstream is not None
     ]
-    if not terms:
-        raise ValueError("projection_core_grad: grad or grad_mean must be given")
     total = sum(terms[1:], terms[0])
     return total.reshape(total.shape[0], *(factor.shape[1] for factor in factors))
 

@@ -1,4 +1,4 @@
-"""Launching a kernel: device, precision of products, types, and the check of direct calls."""
+"""Launching a kernel: device, precision of products, types."""
 
 from __future__ import annotations
 
@@ -83,24 +83,3 @@ def launch(
     constants["ACC"] = _TYPES[constants["ACC"]]
     with torch.cuda.device_of(first):
         kernel[grid](first, *others, **constants, num_warps=warps, num_stages=stages)
-
-
-def check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...], like: Tensor) -> None:
-    """The net for direct calls of the raw operations: a kernel never reads past a tensor, nor on
-    another device."""
-    if tensor is None:
-        return
-    if tensor.shape != shape or tensor.dtype is not like.dtype or tensor.device != like.device:
-        raise ValueError(
-            f"triton backend: {name} must have shape {tuple(shape)}, {like.dtype} and be on "
-            f"{like.device}, got {tuple(tensor.shape)}, {tensor.dtype} and {tensor.device}"
-        )
-
-
-def check_factors(factors: list[Tensor]) -> None:
-    """All factors are `(n, k_m)`, of one n, dtype and device."""
-    for place, factor in enumerate(factors):
-        if factor.dim() != 2:
-            raise ValueError(f"triton backend: factors must be matrices, got {tuple(factor.shape)}")
-        shape = (factors[0].shape[0], factor.shape[1])
-        check_shape(f"factors[{place}]", factor, shape, factors[0])

@@ -7,7 +7,7 @@ single factor is the inner group of an outer one of extent 1.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from . import blocks
 from .kernels import projection as kernels
 from .kernels.projection_core_grad import core_grad
 from .kernels.projection_factor_grads import factor_grads
-from .launch import accumulator, capability, check_factors, check_shape, launch, precision
+from .launch import accumulator, capability, launch, precision
 from .synthesis import add_parts, features, joined, write_feature_grads
 
 
@@ -44,10 +44,6 @@ def projection_factor_grads(
     factors: list[Tensor],
     needs: list[bool],
 ) -> Tensor:
-    extents, n, k_x = _extents(factors), factors[0].shape[0], core.shape[0]
-    check_shape("core", core, (k_x, *extents), factors[0])
-    check_shape("grad", grad, (n, k_x), core)
-    check_shape("grad_mean", grad_mean, (n, k_x), core)
     out, parts = joined(factors, needs)
     if out.numel() * core.numel() == 0:
         return out.zero_()
@@ -57,7 +53,7 @@ def projection_factor_grads(
         d_inner = _group_grads(core, grad, None, _alone(factors[0]), None, False, True)[2]
         assert d_inner is not None
         return out.copy_(d_inner)
-    split = blocks.modes(extents).outer
+    split = blocks.modes(_extents(factors)).outer
     need_outer, need_inner = any(needs[:split]), any(needs[split:])
     d_outer, d_outer_mean, d_inner = _group_grads(
         core,
@@ -78,8 +74,8 @@ def projection_factor_grads(
 def projection_core_grad(
     grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
 ) -> Tensor:
-    extents, given = _extents(factors), _given(grad, grad_mean)
-    out = given.new_empty((given.shape[1], *extents))
+    given: Any = grad_mean if grad is None else grad
+    out = given.new_empty((given.shape[1], *_extents(factors)))
     _write_core_grad(out, grad, grad_mean, factors, False)
     return out
 
@@ -87,13 +83,11 @@ def projection_core_grad(
 def projection_core_grad_(
     core_grad: Tensor, grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
 ) -> None:
-    _extents(factors)
     _write_core_grad(core_grad, grad, grad_mean, factors, True)
 
 
 def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, Tensor | None]:
     extents, n, k_x = _extents(factors), factors[0].shape[0], core.shape[0]
-    check_shape("core", core, (k_x, *extents), factors[0])
     if n * core.numel() == 0:
         return core.new_zeros((n, k_x)), core.new_zeros((n, k_x)) if mean else None
     if len(factors) == 1:
@@ -209,11 +203,7 @@ def _write_core_grad(
     factors: list[Tensor],
     accumulate: bool,
 ) -> None:
-    extents, n, k_x = _extents(factors), factors[0].shape[0], out.shape[0]
-    _given(grad, grad_mean)
-    check_shape("core_grad", out, (k_x, *extents), factors[0])
-    check_shape("grad", grad, (n, k_x), factors[0])
-    check_shape("grad_mean", grad_mean, (n, k_x), factors[0])
+    extents, n = _extents(factors), factors[0].shape[0]
     if n * out.numel() == 0:
         if not accumulate:
             out.zero_()
@@ -271,15 +261,7 @@ def _in_order(
 
 
 def _extents(factors: list[Tensor]) -> tuple[int, ...]:
-    check_factors(factors)
     return tuple(factor.shape[1] for factor in factors)
-
-
-def _given(grad: Tensor | None, grad_mean: Tensor | None) -> Tensor:
-    given = grad_mean if grad is None else grad
-    if given is None:
-        raise ValueError("triton backend: grad or grad_mean must be given, got None for both")
-    return given
 
 
 def _mean_lead(factor: Tensor) -> Tensor:

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from . import blocks
 from .kernels import synthesis as kernels
-from .launch import accumulator, capability, check_factors, check_shape, launch
+from .launch import accumulator, capability, launch
 
 
 def synthesis(factors: list[Tensor]) -> Tensor:
-    check_factors(factors)
     if len(factors) == 1:
         return factors[0].clone(memory_format=torch.contiguous_format)
     return features(factors, factors[0].dtype)
 
 
 def synthesis_grads(grad: Tensor, factors: list[Tensor], needs: list[bool]) -> Tensor:
-    check_factors(factors)
-    extents = [factor.shape[1] for factor in factors]
-    check_shape("grad", grad, (factors[0].shape[0], math.prod(extents)), factors[0])
     out, parts = joined(factors, needs)
     if grad.numel() == 0:
         return out.zero_()

@@ -7,7 +7,6 @@ from ntensor.backends.native.cuda.library import run
 from ntensor.backends.native.library import (
     DTYPES,
     LAYOUTS,
-    check_shape,
     describe_factors,
     describe_grads,
     describe_matrix,
@@ -18,7 +17,6 @@ from ntensor.backends.native.library import (
 
 def rotation(y: Tensor, R: Tensor, layout: str) -> Tensor:
     n, K = y.shape
-    check_shape("R", R, (n, 3, 3), y)
     out = torch.empty((n, K), dtype=y.dtype, device=y.device)
     if n * K > 0:
         matrices = rows_of_nine(R)
@@ -29,7 +27,6 @@ def rotation(y: Tensor, R: Tensor, layout: str) -> Tensor:
 
 def rotation_matrix_grad(grad: Tensor, y: Tensor, layout: str) -> Tensor:
     n, K = y.shape
-    check_shape("grad", grad, (n, K), y)
     if n * K == 0:
         return y.new_zeros((n, 3, 3))
     dR = torch.empty((n, 3, 3), dtype=y.dtype, device=y.device)
@@ -41,7 +38,6 @@ def rotation_matrix_grad(grad: Tensor, y: Tensor, layout: str) -> Tensor:
 def rotated_synthesis(z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> Tensor:
     n, dtype = z_exp.shape[0], z_exp.dtype
     described, _, K = describe_factors([z_exp, z_id])
-    check_shape("R", R, (n, 3, 3), z_exp)
     out = torch.empty((n, K), dtype=dtype, device=z_exp.device)
     if n * K > 0:
         matrices = rows_of_nine(R)
@@ -57,8 +53,6 @@ def rotated_synthesis_grads(
     described, extents, K = describe_factors([z_exp, z_id])
     factor_width = needed_width(extents, needs[:2])
     width = factor_width + (9 if needs[2] else 0)
-    check_shape("R", R, (n, 3, 3), z_exp)
-    check_shape("grad", grad, (n, K), z_exp)
     if n * K * width == 0:
         return z_exp.new_zeros((n, width))
     out = torch.empty((n, width), dtype=dtype, device=z_exp.device)
