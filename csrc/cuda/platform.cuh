@@ -13,6 +13,7 @@
     type* const name = reinterpret_cast<type*>(name##_bytes)
 #endif
 
+#include <cmath>
 #include <cstdint>
 #include <mutex>
 #include <set>
