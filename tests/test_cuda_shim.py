@@ -149,8 +149,9 @@ def test_infinity_and_nan_stay(dtype, generator):
 
 
 def long_sums(dtype, sign, generator):
-    """A call of each primitive that sums 8192 terms, with its equation and operands: all terms are
+    """A call of each primitive with a long sum, with its equation and operands: all terms are
     positive, or (sign -1) those of the second half take away what the first half has added up."""
+    half = {torch.float16: 8192, torch.bfloat16: 32768}.get(dtype, 4096)
 
     def random(*shape):
         return (torch.rand(shape, generator=generator) + 0.5).to(dtype)
@@ -158,7 +159,6 @@ def long_sums(dtype, sign, generator):
     def twice(tensor, dim, second=1):
         return torch.cat([tensor, second * tensor], dim)
 
-    half = 4096
     core, z = twice(random(3, 1, half), 2, sign), [random(2, 1), twice(random(2, half), 1)]
     yield OPS.synthesis_projection(core, z, "native"), "oab,na,nb->no", core, *z
     core, z = twice(random(half, 2, 3), 0, sign), [random(2, 2), random(2, 3)]
@@ -242,6 +242,26 @@ def test_mttkrp_of_every_mode(sizes, generator):
         assert_matches_definition(ours, definition, given, [cotangent])
 
 
+def test_current_device(monkeypatch, generator):
+    """Kernels are launched inside torch's guard of the inputs' device, and only there."""
+    guarded, inside = torch.cuda.device_of, []
+
+    class Guard(guarded):
+        def __init__(self, tensor):
+            super().__init__(tensor)
+            self.count = sum(cuda_shim.launched().values())
+
+        def __exit__(self, *error):
+            inside.append(sum(cuda_shim.launched().values()) - self.count)
+            return super().__exit__(*error)
+
+    monkeypatch.setattr(torch.cuda, "device_of", Guard)
+    before = sum(cuda_shim.launched().values())
+    given, cotangents = projection(3, 6, (3, 5), torch.float32, generator)
+    evaluate(*operations("synthesis_projection")[:1], given, [True] * 3, cotangents[:1])
+    assert sum(inside) == sum(cuda_shim.launched().values()) - before > 0
+
+
 def test_the_shim_notices_what_it_should():
     *failures, fine, copied = cuda_shim.text_of("ntensor_shim_outcomes").splitlines()
     words = ("divergent barrier", "divergent barrier", "under way", "not aligned")
@@ -260,6 +280,12 @@ def test_the_shim_notices_what_it_should():
         ("90a-real", 13000, 13000, (8, 0), "NTENSOR_CUDA_ARCHITECTURES=80-real"),
         ("80-real", 13000, 13000, (9, 0), "architectures 80-real"),
         ("80,90a-real", 13000, 12080, (9, 0), "driver runs CUDA 12.8"),
+        ("80,90a-real", 13010, 13000, (9, 0), None),
+        ("80,90a-real", 13010, 13000, (12, 0), "PTX of CUDA 13.1"),
+        ("90-virtual", 13010, 13000, (9, 0), "PTX of CUDA 13.1"),
+        ("90-virtual", 13010, 13010, (9, 0), None),
+        ("100f-real", 13000, 13000, (10, 3), None),
+        ("100f", 13000, 13000, (12, 0), "architectures 100f"),
         ("75", 13000, 13000, (7, 5), "sm_75"),
     ],
 )

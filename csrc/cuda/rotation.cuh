@@ -13,24 +13,16 @@ template <class S>
 struct Formed {
     Operand<S> a, b;
     Divider by_J;
-    __device__ Sum<S> at(int64_t s, int64_t p) const {
-        const int64_t l = by_J.quotient(p);
-        return a.at(s, l) * b.at(s, p - l * by_J.d);
-    }
+    __device__ Sum<S> at(int64_t s, int64_t p) const { return at(s, by_J.split(p)); }
 
     // A place that moves on without a division.
-    struct Cursor {
-        int64_t l, j;
-    };
-    __device__ Cursor cursor(int64_t p) const {
-        const int64_t l = by_J.quotient(p);
-        return {l, p - l * by_J.d};
-    }
+    using Cursor = IndexPair;
+    __device__ Cursor cursor(int64_t p) const { return by_J.split(p); }
     __device__ Sum<S> at(int64_t s, const Cursor& place) const {
-        return a.at(s, place.l) * b.at(s, place.j);
+        return a.at(s, place.outer) * b.at(s, place.inner);
     }
     __device__ void advance(Cursor& place, int step) const {
-        for (place.j += step; place.j >= by_J.d; place.j -= by_J.d) ++place.l;
+        for (place.inner += step; place.inner >= by_J.d; place.inner -= by_J.d) ++place.outer;
     }
 };
 
@@ -57,8 +49,7 @@ struct Unrotated {
     Operand<S> G, R;
     MatrixView view;
     __device__ Sum<S> at(int64_t s, int64_t p) const {
-        const int64_t b = view.column ? p % 3 : view.by_J.quotient(p);
-        const int64_t j = view.column ? p / 3 : p - b * view.J;
+        const auto [b, j] = view.column ? IndexPair{p % 3, p / 3} : view.by_J.split(p);
         Sum<S> sum = 0;
 #pragma unroll
         for (int a = 0; a < 3; ++a) sum += R.at(s, 3 * a + b) * G.at(s, view.place(a, j));
@@ -84,8 +75,8 @@ __global__ void __launch_bounds__(rotation_threads) rotate(const Rotate<S, Sourc
     using T = Sum<S>;
     const int64_t J = in.view.J;
     const int64_t unit = static_cast<int64_t>(blockIdx.x) * rotation_threads + threadIdx.x;
-    const int64_t s = in.by_units.quotient(unit);
-    const int64_t j0 = (unit - s * in.by_units.d) * V;
+    const auto [s, place] = in.by_units.split(unit);
+    const int64_t j0 = place * V;
     if (s >= in.n) return;
     T R[9];
     read_matrix(in.R, s, R);

@@ -282,11 +282,6 @@ inline int driver_version() {
     return 0;
 }
 
-class DeviceGuard {
-public:
-    explicit DeviceGuard(int) {}
-};
-
 template <class Shape, class Arguments>
 inline void start(const Call&, const Shape& shape, const Arguments& arguments, const char* name,
                   void (*kernel)(Arguments)) {
