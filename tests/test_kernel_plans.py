@@ -70,6 +70,9 @@ CUDA_PROBLEMS = [
         for dtype in DTYPES
     ),
     Problem("synthesis_grads", 3, 1, (2, 3, 4), needs=(False, False, True)),
+    Problem("projection_factor_grads", 3, 5, (1, 2, 3)),
+    Problem("projection_factor_grads", 3, 5, (2, 3), needs=(False, True)),
+    Problem("rotated_synthesis_grads", 3, 1, (3, 4), needs=(False, False, True)),
     Problem("projection_core_grad", 1, 128, (2, 128), HALF),
     Problem("projection_core_grad", 1, 128, (2, 128), DOUBLE),
 ]
@@ -212,12 +215,32 @@ TRITON_LAUNCHES |= {
     )
     for split in (False, True)
 }
+BOTH, ALONE, MEAN = (True, True), (True, False), (False, True)
 TRITON_PROBLEMS = [
-    *(Problem("projection_factor_grads", n, 600, (2, 5), given=given)
-      for n, given in ((1, (True, True)), (3, (False, True)))),
-    Problem("projection_core_grad", 70, 3, (2, 5), HALF),
-    Problem("projection_core_grad_", 70, 3, (2, 5), given=(True, False)),
-]  # fmt: skip
+    *(
+        Problem(f"synthesis_projection{mean}", n, 3, (2, 1000), HALF)
+        for mean in ("", "_with_mean")
+        for n in (1, 32)
+    ),
+    *(
+        Problem("projection_factor_grads", n, k_x, (2, 5), given=given, needs=needs)
+        for n, k_x, given in ((1, 600, BOTH), (3, 600, MEAN), (3, 3, ALONE))
+        for needs in (BOTH, ALONE, MEAN)
+    ),
+    *(
+        Problem(f"projection_core_grad{added}", n, 3, (2, 5), HALF, given=given)
+        for added in ("", "_")
+        for n in (3, 70)
+        for given in (BOTH, ALONE)
+    ),
+    *(
+        Problem("rotated_synthesis_grads", 3, 1, (3, 4), needs=needs, rotation=layout)
+        for needs in itertools.product((False, True), repeat=3)
+        for layout in ("column", "row")
+        if any(needs)
+    ),
+    *(Problem("synthesis_grads", 3, 1, (3, 4), needs=needs) for needs in (BOTH, ALONE, MEAN)),
+]
 
 
 def launched_as(kernel, grid, constants):
