@@ -4,6 +4,7 @@ What this cannot show: races between warps, the speed, and what the compiler for
 instructions behind `csrc/cuda/instructions.cuh`, which are replaced by twins here.
 """
 
+import ctypes
 import functools
 import itertools
 import math
@@ -260,6 +261,17 @@ def test_current_device(monkeypatch, generator):
     given, cotangents = projection(3, 6, (3, 5), torch.float32, generator)
     evaluate(*operations("synthesis_projection")[:1], given, [True] * 3, cotangents[:1])
     assert sum(inside) == sum(cuda_shim.launched().values()) - before > 0
+
+
+def test_indices_are_taken_apart():
+    """Of any extent, at and beyond the 2^31 from which on they are divided."""
+    extents = (1, 2, 3, 5, 7, 64, 1200, 65537, 2**30 + 1, 2**31 - 2, 2**31, 2**40 + 7)
+    outers = (0, 1, 2, 79, 1199, 2**20, 2**31 - 3, 2**31 + 1)
+    pairs = [(d, outer) for d in extents for outer in outers if d * outer < 2**62]
+    for most in (2**31 - 2, 2**31 + 5):  # the largest index, just below and just beyond
+        pairs += [(d, most // d - 1) for d in extents if d < most]
+    columns = [(ctypes.c_int64 * len(pairs))(*column) for column in zip(*pairs, strict=True)]
+    assert cuda_shim.text_of("ntensor_shim_splits", *columns, len(pairs)) == ""
 
 
 def test_the_shim_notices_what_it_should():
