@@ -115,11 +115,11 @@ def run(*arguments):
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
 
 
-def text_of(function):
+def text_of(function, *arguments):
     """What a function of `shim/checks.cpp` returns."""
     found = getattr(ctypes.CDLL(module().__file__), function)
     found.restype = ctypes.c_char_p
-    return found().decode()
+    return found(*arguments).decode()
 
 
 def launched():

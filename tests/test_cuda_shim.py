@@ -4,6 +4,7 @@ What this cannot show: races between warps, the speed, and what the compiler for
 instructions behind `csrc/cuda/instructions.cuh`, which are replaced by twins here.
 """
 
+import ctypes
 import functools
 import itertools
 import math
@@ -20,7 +21,7 @@ from comparison import assert_matches_definition, evaluate, exact_copy
 from layouts import LAYOUTS, make
 from ntensor.backends.native.cuda.library import why_not_runnable
 from shapes import LONG, MTTKRP, PROJECTION, ROTATION, SYNTHESIS
-from tolerances import DTYPES, largest
+from tolerances import DTYPES, assert_within_rule, largest
 
 OPS = torch.ops.ntensor
 
@@ -148,6 +149,60 @@ def test_infinity_and_nan_stay(dtype, generator):
     assert torch.isnan(x[:, 2]).all()
 
 
+def long_sums(dtype, sign, generator):
+    """A call of each primitive with a long sum, with its equation and operands: all terms are
+    positive, or (sign -1) those of the second half take away what the first half has added up."""
+    half = {torch.float16: 8192, torch.bfloat16: 32768}.get(dtype, 4096)
+
+    def random(*shape):
+        return (torch.rand(shape, generator=generator) + 0.5).to(dtype)
+
+    def twice(tensor, dim, second=1):
+        return torch.cat([tensor, second * tensor], dim)
+
+    core, z = twice(random(3, 1, half), 2, sign), [random(2, 1), twice(random(2, half), 1)]
+    yield OPS.synthesis_projection(core, z, "native"), "oab,na,nb->no", core, *z
+    core, z = twice(random(half, 2, 3), 0, sign), [random(2, 2), random(2, 3)]
+    grad = twice(random(2, half), 1)
+    grads = OPS.projection_factor_grads(core, grad, None, z, [True, True], "native")
+    yield grads[:, :2], "oab,no,nb->na", core, grad, z[1]
+    yield grads[:, 2:], "oab,no,na->nb", core, grad, z[0]
+    grad, z = twice(random(half, 3), 0, sign), [twice(random(half, k), 0) for k in (2, 3)]
+    yield OPS.projection_core_grad(grad, None, z, "native"), "no,na,nb->oab", grad, *z
+
+
+@pytest.mark.parametrize("tf32", [False, True], ids=["", "tf32"])
+@each_dtype
+def test_long_sums(dtype, tf32, device, generator):
+    """What tensor cores cut off at each product does not add up over a long sum."""
+    if tf32 and dtype is not torch.float32:
+        pytest.skip("TF32 is for float32")
+    device.multiprocessors = 0  # no sum is split
+    device.tf32 = tf32
+    narrow = torch.float16 if tf32 else dtype  # of as many digits as TF32
+    sign = 1 if narrow in (torch.float32, torch.float64) else -1
+    for result, equation, *operands in long_sums(dtype, sign, generator):
+        rival, exact, squares = (
+            torch.einsum(equation, *map(convert, operands))
+            for convert in (lambda t: t.to(narrow), torch.Tensor.double, lambda t: t.double() ** 2)
+        )
+        assert_within_rule(equation, result.to(narrow), rival, exact, squares.sqrt())
+
+
+@pytest.mark.parametrize("largest_one", [torch.finfo(torch.float32).max, math.inf], ids=str)
+def test_float32_near_its_largest(largest_one, generator):
+    """Rounded to TF32 the largest numbers would be infinite; a product that is says so itself."""
+    given, _ = projection(2, 3, (2, 5), torch.float32, generator)
+    given[0][1, 1, 2] = largest_one
+    small = [z.abs() * 2.0**-10 for z in given[1:]]
+    x = ntensor.synthesis_projection(given[0], *small, backend="native")
+    exact = definitions.synthesis_projection(*(t.double() for t in (given[0], *small)))
+    assert torch.isfinite(x[:, 1]).all() == math.isfinite(largest_one)
+    torch.testing.assert_close(x.double(), exact, rtol=2.0**-19, atol=1e-9)
+    x = ntensor.synthesis_projection(given[0] * 1e20, *(z * 1e15 for z in small), backend="native")
+    assert torch.equal(x[:, 1], torch.full((2,), math.inf))
+
+
 @each_dtype
 @pytest.mark.parametrize("shape", SYNTHESIS, ids=str)
 def test_synthesis(dtype, shape, generator):
@@ -188,6 +243,37 @@ def test_mttkrp_of_every_mode(sizes, generator):
         assert_matches_definition(ours, definition, given, [cotangent])
 
 
+def test_current_device(monkeypatch, generator):
+    """Kernels are launched inside torch's guard of the inputs' device, and only there."""
+    guarded, inside = torch.cuda.device_of, []
+
+    class Guard(guarded):
+        def __init__(self, tensor):
+            super().__init__(tensor)
+            self.count = sum(cuda_shim.launched().values())
+
+        def __exit__(self, *error):
+            inside.append(sum(cuda_shim.launched().values()) - self.count)
+            return super().__exit__(*error)
+
+    monkeypatch.setattr(torch.cuda, "device_of", Guard)
+    before = sum(cuda_shim.launched().values())
+    given, cotangents = projection(3, 6, (3, 5), torch.float32, generator)
+    evaluate(*operations("synthesis_projection")[:1], given, [True] * 3, cotangents[:1])
+    assert sum(inside) == sum(cuda_shim.launched().values()) - before > 0
+
+
+def test_indices_are_taken_apart():
+    """Of any extent, at and beyond the 2^31 from which on they are divided."""
+    extents = (1, 2, 3, 5, 7, 64, 1200, 65537, 2**30 + 1, 2**31 - 2, 2**31, 2**40 + 7)
+    outers = (0, 1, 2, 79, 1199, 2**20, 2**31 - 3, 2**31 + 1)
+    pairs = [(d, outer) for d in extents for outer in outers if d * outer < 2**62]
+    for most in (2**31 - 2, 2**31 + 5):  # the largest index, just below and just beyond
+        pairs += [(d, most // d - 1) for d in extents if d < most]
+    columns = [(ctypes.c_int64 * len(pairs))(*column) for column in zip(*pairs, strict=True)]
+    assert cuda_shim.text_of("ntensor_shim_splits", *columns, len(pairs)) == ""
+
+
 def test_the_shim_notices_what_it_should():
     *failures, fine, copied = cuda_shim.text_of("ntensor_shim_outcomes").splitlines()
     words = ("divergent barrier", "divergent barrier", "under way", "not aligned")
@@ -206,6 +292,12 @@ def test_the_shim_notices_what_it_should():
         ("90a-real", 13000, 13000, (8, 0), "NTENSOR_CUDA_ARCHITECTURES=80-real"),
         ("80-real", 13000, 13000, (9, 0), "architectures 80-real"),
         ("80,90a-real", 13000, 12080, (9, 0), "driver runs CUDA 12.8"),
+        ("80,90a-real", 13010, 13000, (9, 0), None),
+        ("80,90a-real", 13010, 13000, (12, 0), "PTX of CUDA 13.1"),
+        ("90-virtual", 13010, 13000, (9, 0), "PTX of CUDA 13.1"),
+        ("90-virtual", 13010, 13010, (9, 0), None),
+        ("100f-real", 13000, 13000, (10, 3), None),
+        ("100f", 13000, 13000, (12, 0), "architectures 100f"),
         ("75", 13000, 13000, (7, 5), "sm_75"),
     ],
 )
@@ -240,6 +332,8 @@ def run_every_kernel(dtype, device, generator):
                 OPS.projection_core_grad(*grads, z, "native"),
             ]
             OPS.projection_core_grad_(core.clone(), *grads, z, "native")
+            long = [torch.ones(1030, k, dtype=dtype) for k in (3, 1, 2)]
+            results.append(OPS.projection_core_grad(long[0], None, long[1:], "native"))
         grad = make(layout, (n, math.prod(sizes)), dtype, generator)
         results.append(OPS.synthesis(z, "native"))
         results.append(OPS.synthesis_grads(grad, z, [True] * len(z), "native"))

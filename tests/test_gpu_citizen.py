@@ -146,19 +146,20 @@ def test_mixed_devices(backend, device):
         torch.ops.ntensor.synthesis_projection(core, [z[0].to(device), z[1]], backend)
 
 
-def test_device_of_the_inputs(device):
+@each_backend
+def test_device_of_the_inputs(backend, device):
     """The current device is that of the inputs during the call, and the former one after it."""
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices")
-    require("triton", device)
+    require(backend, device)
     second = torch.device("cuda", 1)
     inputs, grads = projection_inputs(16, 100, (9, 15, 80), torch.float32, second)
-    function = functools.partial(ntensor.synthesis_projection, backend="triton")
+    function = functools.partial(ntensor.synthesis_projection, backend=backend)
     with torch.cuda.device(0):
         results = forward_and_backward(function, inputs, grads)
         assert torch.cuda.current_device() == 0
     assert all(result.device == second for result in results)
-    assert_values(*pair_of("synthesis_projection", "triton"), inputs, grads[:1])
+    assert_values(*pair_of("synthesis_projection", backend), inputs, grads[:1])
 
 
 @each_backend

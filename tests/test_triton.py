@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+import triton.language as tl
 
 import definitions
 import ntensor
@@ -16,6 +17,7 @@ from layouts import make
 from ntensor import backends
 from ntensor.backends import triton as backend
 from ntensor.backends.triton import blocks, launch
+from ntensor.backends.triton.kernels import rotation
 from shapes import LARGE, LONG, PROJECTION
 from tolerances import DTYPES
 
@@ -248,6 +250,24 @@ def test_split_gradients(outputs, generator, monkeypatch):
             blocks, "core_grad", lambda *_, a=l_splits: blocks.CoreGrad(16, 16, 16, a, 4, 2)
         )
         torch.testing.assert_close(core_grad("triton"), expected_core)
+
+
+def test_rotation_of_a_feature_beyond_two_to_the_31():
+    """Its first block alone, as `J` says that there is more than memory is taken for."""
+    J, B = 2**30, 16
+    y, R = torch.rand(1, 3 * B), torch.rand(1, 3, 3)
+    z, one = torch.rand(1, 3 * B), torch.ones(1, 1)
+    expected = definitions.rotation(y, R, "column"), definitions.rotation(z, R, "column")
+    sizes = {"BS": 1, "BJ": B, "ACC": tl.float32}
+    out = torch.full_like(y, math.nan)
+    rotation.rotate[(1,)](y, R, out, 1, J, 1, 3, *y.stride(), *R.stride(), COLUMN=True, **sizes)
+    torch.testing.assert_close(out, expected[0])
+    out = torch.full_like(y, math.nan)
+    places = (*one.stride(), *z.stride(), *R.stride())
+    rotation.rotate_product[(1,)](
+        one, z, R, out, 1, J, 3 * J, 1, 3, *places, COLUMN=True, WIDE=True, **sizes
+    )
+    torch.testing.assert_close(out, expected[1])
 
 
 HALF = [

@@ -1,6 +1,6 @@
 // The module ntensor._cuda. The context of a job is (device, stream, whether float32 products may
-// be rounded to TF32, multiprocessors of the device); addresses lie on the device. Nothing here
-// waits for the device or allocates on it.
+// be rounded to TF32, multiprocessors of the device); addresses lie on the device, which is the
+// current one. Nothing here waits for the device or allocates on it.
 #include <tuple>
 
 #include "../binding.h"
@@ -17,7 +17,6 @@ struct Cuda {
     template <class Job>
     static void run(const Context& context, const Job& job) {
         const cuda::Call call = call_of(context, job);
-        const cuda::DeviceGuard guard(call.device);
         cuda::Session session(call, false);
         cuda::run(job, session);
     }

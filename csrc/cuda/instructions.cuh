@@ -54,6 +54,9 @@ __device__ inline uint32_t to_tf32(float value) {
 __device__ inline float as_float(uint32_t bits) {
     return __uint_as_float(bits);
 }
+__device__ inline uint32_t as_bits(float value) {
+    return __float_as_uint(value);
+}
 
 // Copies Bytes (4, 8 or 16) to shared memory without waiting; from `valid` bytes on, zeros. The
 // source is not read where valid is 0.

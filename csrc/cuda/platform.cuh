@@ -13,6 +13,7 @@
     type* const name = reinterpret_cast<type*>(name##_bytes)
 #endif
 
+#include <cmath>
 #include <cstdint>
 #include <mutex>
 #include <set>
@@ -59,26 +60,6 @@ inline int driver_version() {
     int version = 0;
     return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
 }
-
-// Makes a device the current one, and the one before it current again at the end.
-class DeviceGuard {
-public:
-    explicit DeviceGuard(int device) {
-        check(cudaGetDevice(&before_), "no current device for", "a launch");
-        if (device != before_)
-            check(cudaSetDevice(device), "cannot use device", std::to_string(device).c_str());
-        changed_ = device != before_;
-    }
-    ~DeviceGuard() {
-        if (changed_) cudaSetDevice(before_);
-    }
-    DeviceGuard(const DeviceGuard&) = delete;
-    DeviceGuard& operator=(const DeviceGuard&) = delete;
-
-private:
-    int before_ = 0;
-    bool changed_ = false;
-};
 
 // More than 48 KiB of shared memory must be asked for, once a kernel and device.
 inline void allow_shared_memory(const Call& call, int64_t bytes, const char* name,

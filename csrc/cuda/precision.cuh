@@ -4,6 +4,10 @@
 // A tile holds an operand with one of its two indices contiguous: the one that is summed over, or
 // the outer one (a row of the product for a, a column for b). b is read for two accumulators side
 // by side.
+//
+// Tensor cores add in float32 too, but cut each sum toward zero, so that the error of a chain of
+// products grows with its length and does not cancel. `cuts`: multiply leaves acc to such a chain,
+// which Tile then ends after so many terms; else it adds to acc by itself, rounded to nearest.
 #pragma once
 
 #include "scalar.cuh"
@@ -16,6 +20,7 @@ enum class Contiguous { summed, outer };
 template <class S>
 struct Half {
     using Storage = S;
+    static constexpr bool cuts = true;
     static constexpr int step = 16;
     static constexpr int widest = 64;  // columns of a tile
     using A = uint32_t[4];
@@ -57,6 +62,7 @@ __device__ inline S tile_element(const S* tile, int stride, int outer, int k) {
 template <bool Split>
 struct Float {
     using Storage = float;
+    static constexpr bool cuts = !Split;
     static constexpr int step = 8;
     static constexpr int widest = 64;
     struct A {
@@ -71,7 +77,11 @@ struct Float {
 
     __device__ static void split(float value, uint32_t& big, uint32_t& small) {
         big = to_tf32(value);
-        if constexpr (Split) small = to_tf32(value - as_float(big));
+        if constexpr (Split) {
+            // Beyond the largest TF32 number a finite value would be rounded to infinity.
+            if (fabsf(as_float(big)) == INFINITY) big = as_bits(value) & ~uint32_t{0x1fff};
+            small = to_tf32(value - as_float(big));
+        }
     }
     template <Contiguous along>
     __device__ static void load_a(A& a, const float* tile, int stride, int row, int k, int lane) {
@@ -92,20 +102,24 @@ struct Float {
     }
     __device__ static void multiply(float (&acc)[4], const A& a, const Pair& b) {
         if constexpr (Split) {
-            float correction[4] = {};
-            multiply_add_tf32(correction, a.small, b.big);
-            multiply_add_tf32(correction, a.big, b.small);
+            float sum[4] = {};
+            multiply_add_tf32(sum, a.small, b.big);
+            multiply_add_tf32(sum, a.big, b.small);
             // Where an operand is infinite its small part is NaN, and the large product alone tells
-            // the result.
+            // the result; so it does where the product overflows.
             for (int i = 0; i < 4; ++i)
-                if (correction[i] == correction[i]) acc[i] += correction[i];
+                if (!(fabsf(sum[i]) < INFINITY)) sum[i] = 0;
+            multiply_add_tf32(sum, a.big, b.big);
+            for (int i = 0; i < 4; ++i) acc[i] += sum[i];
+        } else {
+            multiply_add_tf32(acc, a.big, b.big);
         }
-        multiply_add_tf32(acc, a.big, b.big);
     }
 };
 
 struct Double {
     using Storage = double;
+    static constexpr bool cuts = false;
     static constexpr int step = 4;
     static constexpr int widest = 32;
     using A = double[2];

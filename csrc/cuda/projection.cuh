@@ -85,8 +85,8 @@ __global__ void __launch_bounds__(tile_threads)
     int64_t left_of_lead = steps_a_lead - begin % steps_a_lead;
     auto done = [&] {
         --left;
-        if (--left_of_lead != 0 && left != 0) return;
-        left_of_lead = steps_a_lead;
+        --left_of_lead;
+        if (!Product::chain_ends(left_of_lead) && left != 0) return;
 #pragma unroll
         for (int c = 0; c < Product::across; ++c) {
             T lead[2], mean_lead[2];
@@ -107,6 +107,8 @@ __global__ void __launch_bounds__(tile_threads)
             }
         }
         tile.acc.clear();
+        if (left_of_lead != 0) return;
+        left_of_lead = steps_a_lead;
         ++l;
     };
     constexpr bool skips = sizeof(S) < sizeof(double);  // which has no registers left for it

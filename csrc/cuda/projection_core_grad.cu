@@ -24,10 +24,13 @@ void run(const ProjectionCoreGrad& job, Session& session) {
         tiles.core_grad = static_cast<S*>(job.core_grad);
         tiles.core_in_packs = core_in_packs<S>(job.core_grad, tiles.halves.J);
         tiles.accumulate = job.accumulate;
-        NTENSOR_LAUNCH(session,
-                       (LaunchShape{tiles.row_tiles * tiles.halves.L * tiles.inner_tiles,
-                                    tile_threads, core_grad_shared_bytes<P>}),
-                       tiles, core_grad_tiles<P>);
+        const LaunchShape shape{tiles.row_tiles * tiles.halves.L * tiles.inner_tiles, tile_threads,
+                                core_grad_shared_bytes<P>};
+        if constexpr (P::cuts) {
+            if (tiles.halves.n > Product::chain_steps * Product::depth)
+                return NTENSOR_LAUNCH(session, shape, tiles, core_grad_tiles<P, true>);
+        }
+        NTENSOR_LAUNCH(session, shape, tiles, core_grad_tiles<P, false>);
     });
 }
 

@@ -50,7 +50,8 @@ constexpr int64_t core_grad_shared_bytes =
     max64(CoreGradProduct<P>::shared_bytes,
           tile_rows* core_grad_stride<P>* static_cast<int>(sizeof(Sum<typename P::Storage>)));
 
-template <class P>
+// Long: sums are longer than a chain that is cut may be.
+template <class P, bool Long>
 __global__ void __launch_bounds__(tile_threads)
     core_grad_tiles(const CoreGradTiles<typename P::Storage> in) {
     using S = typename P::Storage;
@@ -95,9 +96,17 @@ __global__ void __launch_bounds__(tile_threads)
             });
         load_s += Product::depth;
     };
-    auto done = [] {};
     Product tile;
+    typename Product::Sums chains;  // that have ended
+    if constexpr (Long) chains.clear();
     int64_t left = halves.n;
+    auto done = [&] {
+        if constexpr (Long) {
+            if (!Product::chain_ends(max64(0, left) / Product::depth)) return;
+            chains.for_each([&](T& sum, int m, int c, int i) { sum += tile.acc.items[m][c][i]; });
+            tile.acc.clear();
+        }
+    };
     const auto valid = [&] {
         const int here = static_cast<int>(min64(left, Product::depth));
         left -= Product::depth;
@@ -108,7 +117,7 @@ __global__ void __launch_bounds__(tile_threads)
 
     constexpr int stride = core_grad_stride<P>;
     T* const sums = reinterpret_cast<T*>(shared);
-    tile.acc.for_each([&](T& sum, int m, int c, int i) {
+    (Long ? chains : tile.acc).for_each([&](T& sum, int m, int c, int i) {
         sums[tile.row(m, i) * stride + tile.column(c, i)] = sum;
     });
     __syncthreads();

@@ -83,9 +83,9 @@ __global__ void __launch_bounds__(tile_threads)
     dW.clear();
     int64_t l = 0;
     int64_t left_of_lead = steps_a_lead;
+    bool begun = false;  // a chain of this l has ended before
     auto done = [&] {
-        if (--left_of_lead != 0) return;
-        left_of_lead = steps_a_lead;
+        if (!Product::chain_ends(--left_of_lead)) return;
 #pragma unroll
         for (int c = 0; c < Product::across; ++c) {
             T dot[2] = {};
@@ -123,10 +123,14 @@ __global__ void __launch_bounds__(tile_threads)
             if (threadIdx.x < Columns && row < in.rows) {
                 T sum = 0;
                 for (int w = 0; w < Product::warps_down; ++w) sum += da_of_warps[w][threadIdx.x];
-                in.da[((part * in.inner_tiles + j_tile) * in.rows + row) * halves.L + l] = sum;
+                T& da = in.da[((part * in.inner_tiles + j_tile) * in.rows + row) * halves.L + l];
+                da = begun ? da + sum : sum;
             }
             __syncthreads();
         }
+        begun = left_of_lead != 0;
+        if (begun) return;
+        left_of_lead = steps_a_lead;
         ++l;
     };
     const int last_of_lead =

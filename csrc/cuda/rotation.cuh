@@ -13,32 +13,24 @@ template <class S>
 struct Formed {
     Operand<S> a, b;
     Divider by_J;
-    __device__ Sum<S> at(int64_t s, int64_t p) const {
-        const int64_t l = by_J.quotient(p);
-        return a.at(s, l) * b.at(s, p - l * by_J.d);
-    }
+    __device__ Sum<S> at(int64_t s, int64_t p) const { return at(s, by_J.split(p)); }
 
     // A place that moves on without a division.
-    struct Cursor {
-        int64_t l, j;
-    };
-    __device__ Cursor cursor(int64_t p) const {
-        const int64_t l = by_J.quotient(p);
-        return {l, p - l * by_J.d};
-    }
+    using Cursor = IndexPair;
+    __device__ Cursor cursor(int64_t p) const { return by_J.split(p); }
     __device__ Sum<S> at(int64_t s, const Cursor& place) const {
-        return a.at(s, place.l) * b.at(s, place.j);
+        return a.at(s, place.outer) * b.at(s, place.inner);
     }
     __device__ void advance(Cursor& place, int step) const {
-        for (place.j += step; place.j >= by_J.d; place.j -= by_J.d) ++place.l;
+        for (place.inner += step; place.inner >= by_J.d; place.inner -= by_J.d) ++place.outer;
     }
 };
 
 // Where element (a, j) of the matrix lies in the vector.
 struct MatrixView {
     bool column;
-    int64_t J;  // K / 3
-    Divider by_J;
+    int64_t J;         // K / 3
+    Divider by_inner;  // of rows and columns, the index that counts fastest
 
     __device__ int64_t place(int64_t a, int64_t j) const {
         return column ? place_in_piece<true>(a, j, J) : place_in_piece<false>(a, j, J);
@@ -57,8 +49,9 @@ struct Unrotated {
     Operand<S> G, R;
     MatrixView view;
     __device__ Sum<S> at(int64_t s, int64_t p) const {
-        const int64_t b = view.column ? p % 3 : view.by_J.quotient(p);
-        const int64_t j = view.column ? p / 3 : p - b * view.J;
+        const IndexPair index = view.by_inner.split(p);
+        const int64_t b = view.column ? index.inner : index.outer;
+        const int64_t j = view.column ? index.outer : index.inner;
         Sum<S> sum = 0;
 #pragma unroll
         for (int a = 0; a < 3; ++a) sum += R.at(s, 3 * a + b) * G.at(s, view.place(a, j));
@@ -84,8 +77,8 @@ __global__ void __launch_bounds__(rotation_threads) rotate(const Rotate<S, Sourc
     using T = Sum<S>;
     const int64_t J = in.view.J;
     const int64_t unit = static_cast<int64_t>(blockIdx.x) * rotation_threads + threadIdx.x;
-    const int64_t s = in.by_units.quotient(unit);
-    const int64_t j0 = (unit - s * in.by_units.d) * V;
+    const auto [s, place] = in.by_units.split(unit);
+    const int64_t j0 = place * V;
     if (s >= in.n) return;
     T R[9];
     read_matrix(in.R, s, R);
@@ -160,7 +153,8 @@ __global__ void __launch_bounds__(rotation_threads) matrix_grad(const MatrixGrad
 }
 
 inline MatrixView matrix_view(Layout layout, int64_t K) {
-    return {layout == Layout::column, K / 3, Divider(K / 3, K)};
+    const bool column = layout == Layout::column;
+    return {column, K / 3, Divider(column ? 3 : K / 3, K)};
 }
 
 template <class S, class Source>

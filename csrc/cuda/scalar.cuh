@@ -85,7 +85,13 @@ struct Operand {
     }
 };
 
-// n / d and n % d for n below the `most` that it was made for, by a multiplication where it can.
+// A merged index as the two that it was made of: the inner one counts fastest.
+struct IndexPair {
+    int64_t outer, inner;
+};
+
+// Takes indices apart that are below the `most` that it was made for, by a multiplication where it
+// can. d: the extent of the inner index.
 struct Divider {
     int64_t d = 1;
     uint32_t factor = 0;
@@ -100,6 +106,12 @@ struct Divider {
         factor =
             static_cast<uint32_t>(((uint64_t(1) << 32) * ((uint64_t(1) << shift) - d)) / d + 1);
     }
+    __device__ IndexPair split(int64_t index) const {
+        const int64_t outer = quotient(index);
+        return {outer, index - outer * d};
+    }
+
+private:
     __device__ int64_t quotient(int64_t n) const {
         if (!fast) return n / d;
         const uint32_t small = static_cast<uint32_t>(n);

@@ -24,11 +24,10 @@ __global__ void __launch_bounds__(pair_threads) pair_product(const PairProduct<S
     using T = Sum<S>;
     const int64_t K = in.L * in.J;
     const int64_t unit = static_cast<int64_t>(blockIdx.x) * pair_threads + threadIdx.x;
-    const int64_t s = in.by_units.quotient(unit);
-    const int64_t p = (unit - s * in.by_units.d) * V;
+    const auto [s, place] = in.by_units.split(unit);
+    const int64_t p = place * V;
     if (s >= in.n) return;
-    int64_t l = in.by_J.quotient(p);
-    int64_t j = p - l * in.J;
+    auto [l, j] = in.by_J.split(p);
     Out* const to = in.out + s * in.out_stride + p;
     const int count = static_cast<int>(min64(V, K - p));
     T lead = in.a.at(s, l);

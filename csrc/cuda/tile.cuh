@@ -84,6 +84,12 @@ struct Tile {
     static constexpr int stage_size = b_at + b_rows * b_stride;
     static constexpr int shared_bytes = stages * stage_size * static_cast<int>(sizeof(S));
     static_assert(shared_bytes <= 96 << 10, "what every GPU from sm_80 on grants a block");
+    static constexpr int chain_steps = 1024 / depth;  // the longest chain of sums that are cut
+
+    // Whether acc is added to what the caller holds and cleared, `left` steps before a sum ends.
+    __device__ static bool chain_ends(int64_t left) {
+        return P::cuts ? left % chain_steps == 0 : left == 0;
+    }
 
     struct Sums {
         T items[down][across][4];

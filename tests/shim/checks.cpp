@@ -1,5 +1,5 @@
 // What the tests ask of the shim itself, as functions that return text.
-#include "instructions.cuh"
+#include "scalar.cuh"
 
 namespace {
 
@@ -57,12 +57,26 @@ const char* kept(const std::string& text) {
 
 }  // namespace
 
-
 // Each kernel launched so far and how often, a line each.
 extern "C" const char* ntensor_shim_launched() {
     std::string text;
     for (const auto& [name, count] : shim::launched())
         text += name + " " + std::to_string(count) + "\n";
+    return kept(text);
+}
+
+// The indices outer * d + inner of all that are listed, taken apart; those that come out otherwise.
+extern "C" const char* ntensor_shim_splits(const int64_t* extents, const int64_t* outers,
+                                           int count) {
+    std::string text;
+    for (int at = 0; at < count; ++at) {
+        const int64_t d = extents[at], outer = outers[at], first = outer * d;
+        for (const int64_t inner : {int64_t{0}, d / 2, d - 1}) {
+            const IndexPair found = Divider(d, first + d).split(first + inner);
+            if (found.outer != outer || found.inner != inner)
+                text += std::to_string(first + inner) + " by " + std::to_string(d) + "\n";
+        }
+    }
     return kept(text);
 }
 

@@ -2,6 +2,8 @@
 // element on what the lanes lay in the warp's box.
 #pragma once
 
+#include <cmath>
+
 #include "shim.h"
 
 namespace ntensor {
@@ -43,6 +45,9 @@ inline uint32_t to_tf32(float value) {
 inline float as_float(uint32_t bits) {
     return bits_of<float>(bits);
 }
+inline uint32_t as_bits(float value) {
+    return bits_of<uint32_t>(value);
+}
 
 template <int Bytes>
 inline void copy_async(void* to, const void* from, int valid) {
@@ -78,45 +83,120 @@ inline void load_matrices(uint32_t (&to)[4], const void* row) {
     }
 }
 
-template <class T, int Rows, int Depth>
+// An operand of a product on tensor cores, with the exponent of its leading digit.
+struct Term {
+    double value;
+    int exponent;
+};
+
+constexpr int no_exponent = -4096;  // of zero
+constexpr int not_finite = 128;     // the exponent of infinity and NaN
+
+// least: the exponent of the smallest normal number, which subnormal ones have too.
+inline Term term_of(float value, int least) {
+    const int exponent = static_cast<int>(bits_of<uint32_t>(value) >> 23 & 0xff) - 127;
+    return {value, value == 0 ? no_exponent : exponent < least ? least : exponent};
+}
+
+constexpr int least_of_float = -126;
+constexpr int least_exponent(bfloat16) {
+    return least_of_float;
+}
+constexpr int least_exponent(float16) {
+    return -14;
+}
+
+inline float toward_zero(double value) {
+    const float rounded = static_cast<float>(value);
+    const double size = std::abs(value), largest = 0x1p128;
+    if (size < largest && std::abs(static_cast<double>(rounded)) > size)
+        return bits_of<float>(bits_of<uint32_t>(rounded) - 1);
+    return rounded;
+}
+
+// acc + the sum of a[k] b[k] as tensor cores form it: products are exact, all terms are cut toward
+// zero at one bit below float32's last digit for the largest exponent among them, the exponents of
+// a product's factors added, and the sum is cut to float32 toward zero.
+//
+// Fasi, Higham, Mikaitis, Pranesh, "Numerical behavior of NVIDIA tensor cores", PeerJ Computer
+// Science 7:e330, 2021; Khattak, Mikaitis, "Accurate models of NVIDIA tensor cores",
+// arXiv:2512.07004, 2025, which equals cards bit by bit. This is sm_80 to sm_89, where one bit more
+// is kept; sm_90 keeps two, and forms sums twice as long at once.
+template <int Count>
+inline float add_products(float acc, const Term* a, const Term* b) {
+    constexpr int kept = 23 + 1;
+    const Term start = term_of(acc, least_of_float);
+    int largest = start.exponent;
+    bool finite = start.exponent != not_finite;
+    double products[Count];
+    for (int k = 0; k < Count; ++k) {
+        products[k] = a[k].value * b[k].value;
+        const int exponent = a[k].exponent + b[k].exponent;
+        if (exponent > largest) largest = exponent;
+        finite &= a[k].exponent != not_finite && b[k].exponent != not_finite;
+    }
+    double sum = start.value;
+    if (!finite || largest < no_exponent / 2) {
+        for (const double product : products) sum += product;
+        return static_cast<float>(sum);
+    }
+    const double scale = bits_of<double>(static_cast<uint64_t>(1023 + kept - largest) << 52);
+    sum = static_cast<double>(static_cast<int64_t>(sum * scale));
+    for (const double product : products)
+        sum += static_cast<double>(static_cast<int64_t>(product * scale));
+    return toward_zero(sum / scale);
+}
+
+// Operands with the index that is summed over last, which goes on in groups of AtOnce.
+template <int Depth, int AtOnce>
 struct Matrices {
-    T a[Rows][Depth];
-    T b[Depth][8];
+    Term a[16][Depth];
+    Term b[8][Depth];
+
+    void multiply_add(float (&acc)[4], int g, int t) const {
+        for (int i = 0; i < 4; ++i) {
+            for (int k = 0; k < Depth; k += AtOnce)
+                acc[i] = add_products<AtOnce>(acc[i], a[g + i / 2 * 8] + k, b[2 * t + i % 2] + k);
+        }
+    }
 };
 
 template <class S>
 inline void multiply_add(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], S) {
-    using Box = Matrices<float, 16, 16>;
+    using Box = Matrices<16, 8>;
     const int g = lane() / 4, t = lane() % 4;
+    const auto read = [](uint32_t pair, int half) {
+        return term_of(to_float(S{static_cast<uint16_t>(pair >> 16 * half)}), least_exponent(S{}));
+    };
     const Box& box = ::shim::exchange<Box>([&](Box& to, int) {
         for (int half = 0; half < 2; ++half) {
             for (int i = 0; i < 4; ++i)
-                to.a[g + i % 2 * 8][2 * t + i / 2 * 8 + half] =
-                    to_float(S{static_cast<uint16_t>(a[i] >> 16 * half)});
-            for (int i = 0; i < 2; ++i)
-                to.b[2 * t + i * 8 + half][g] =
-                    to_float(S{static_cast<uint16_t>(b[i] >> 16 * half)});
+                to.a[g + i % 2 * 8][2 * t + i / 2 * 8 + half] = read(a[i], half);
+            for (int i = 0; i < 2; ++i) to.b[g][2 * t + i * 8 + half] = read(b[i], half);
         }
     });
-    for (int i = 0; i < 4; ++i)
-        for (int k = 0; k < 16; ++k) acc[i] += box.a[g + i / 2 * 8][k] * box.b[k][2 * t + i % 2];
+    box.multiply_add(acc, g, t);
 }
 
 // The instruction reads the upper 19 bits of its operands.
 inline void multiply_add_tf32(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    using Box = Matrices<float, 16, 8>;
-    const auto read = [](uint32_t bits) { return as_float(bits & ~uint32_t{0x1fff}); };
+    using Box = Matrices<8, 4>;
     const int g = lane() / 4, t = lane() % 4;
+    const auto read = [](uint32_t bits) {
+        return term_of(as_float(bits & ~uint32_t{0x1fff}), least_of_float);
+    };
     const Box& box = ::shim::exchange<Box>([&](Box& to, int) {
         for (int i = 0; i < 4; ++i) to.a[g + i % 2 * 8][t + i / 2 * 4] = read(a[i]);
-        for (int i = 0; i < 2; ++i) to.b[t + i * 4][g] = read(b[i]);
+        for (int i = 0; i < 2; ++i) to.b[g][t + i * 4] = read(b[i]);
     });
-    for (int i = 0; i < 4; ++i)
-        for (int k = 0; k < 8; ++k) acc[i] += box.a[g + i / 2 * 8][k] * box.b[k][2 * t + i % 2];
+    box.multiply_add(acc, g, t);
 }
 
 inline void multiply_add(double& acc0, double& acc1, double a, double b) {
-    using Box = Matrices<double, 8, 4>;
+    struct Box {
+        double a[8][4];
+        double b[4][8];
+    };
     const int g = lane() / 4, t = lane() % 4;
     const Box& box = ::shim::exchange<Box>([&](Box& to, int) {
         to.a[g][t] = a;

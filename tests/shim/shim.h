@@ -44,7 +44,7 @@ struct Copy {
 
 constexpr size_t stack_bytes = 256 << 10;
 constexpr int lanes_of_warp = 32;
-constexpr size_t box_bytes = 4096;
+constexpr size_t box_bytes = 8192;
 
 struct Fiber {
     ucontext_t context;
@@ -281,11 +281,6 @@ inline int runtime_version() {
 inline int driver_version() {
     return 0;
 }
-
-class DeviceGuard {
-public:
-    explicit DeviceGuard(int) {}
-};
 
 template <class Shape, class Arguments>
 inline void start(const Call&, const Shape& shape, const Arguments& arguments, const char* name,

@@ -61,7 +61,8 @@ def precision(dtype: torch.dtype, device: torch.device) -> str:
     """How `kernels.matrix.multiply` multiplies.
 
     float32 is split in three products of TF32, which together have its accuracy, unless
-    `torch.backends.cuda.matmul` allows plain TF32.
+    `torch.backends.cuda.matmul` allows plain TF32. Both round numbers within 2^-12 of the largest
+    float32 to infinity.
     """
     if device.type == "cpu":
         return "widened" if dtype is torch.bfloat16 else "ieee"

@@ -65,15 +65,22 @@ def why_not_runnable(
     card = f"this card is sm_{capability[0]}{capability[1]}"
     if capability < LEAST_CAPABILITY:
         return f"{card}, and the kernels need sm_80 (Ampere) or later"
+    forms = {_form_for(one, capability) for one in architectures.split(",")}
+    wanted = f"NTENSOR_CUDA_ARCHITECTURES={capability[0]}{capability[1]}-real"
+    if forms == {None}:
+        return (
+            f"it was built for the architectures {architectures}, and {card}: build with {wanted}"
+        )
     if driver // 1000 < runtime // 1000:
         return (
             f"it was built with CUDA {_version(runtime)}, but the driver runs CUDA "
             f"{_version(driver)} at most: update the driver, or build with an older CUDA"
         )
-    if not any(_serves(one, capability) for one in architectures.split(",")):
+    # Machine code runs on every driver of its major version, PTX on none that is older.
+    if "machine code" not in forms and driver < runtime:
         return (
-            f"it was built for the architectures {architectures}, and {card}: build with "
-            f"NTENSOR_CUDA_ARCHITECTURES={capability[0]}{capability[1]}-real"
+            f"{card}, for which it brings PTX of CUDA {_version(runtime)} alone, but the driver "
+            f"runs CUDA {_version(driver)} at most: update the driver, or build with {wanted}"
         )
     return None
 
@@ -82,15 +89,19 @@ def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def _serves(architecture: str, capability: tuple[int, int]) -> bool:
+def _form_for(architecture: str, capability: tuple[int, int]) -> str | None:
+    """What a card runs of the code for an architecture: "machine code", "PTX", or None."""
     name, _, form = architecture.partition("-")
     digits = name.rstrip("af")
     built = (int(digits[:-1]), int(digits[-1]))
+    family = built[0] == capability[0] and built <= capability
     if name.endswith("a"):
-        return built == capability
-    if form != "virtual" and built[0] == capability[0] and built[1] <= capability[1]:
-        return True
-    return form != "real" and not name.endswith("f") and built <= capability
+        machine_code = ptx = built == capability
+    else:
+        machine_code, ptx = family, family if name.endswith("f") else built <= capability
+    if machine_code and form != "virtual":
+        return "machine code"
+    return "PTX" if ptx and form != "real" else None
 
 
 def run(name: str, like: torch.Tensor, arguments: tuple[Any, ...]) -> None:
@@ -102,7 +113,9 @@ def run(name: str, like: torch.Tensor, arguments: tuple[Any, ...]) -> None:
     context = call_context(like)
     byte_count = scratch_bytes(name, context, arguments)
     memory = torch.empty(byte_count, dtype=torch.uint8, device=like.device)
-    getattr(cuda_module(), name)(context, *arguments, 1, memory.data_ptr())
+    # torch's own guard goes back to a device that was not used without making a context there.
+    with torch.cuda.device_of(like):
+        getattr(cuda_module(), name)(context, *arguments, 1, memory.data_ptr())
 
 
 def scratch_bytes(name: str, context: Context, arguments: tuple[Any, ...]) -> int:

@@ -33,7 +33,7 @@ def _store_rotated(
     x0 = _rotated(R, s, 0, y0, y1, y2, R_n, R_a, R_b, n, ACC)
     x1 = _rotated(R, s, 1, y0, y1, y2, R_n, R_a, R_b, n, ACC)
     x2 = _rotated(R, s, 2, y0, y1, y2, R_n, R_a, R_b, n, ACC)
-    K = 3 * J
+    K = 3 * tl.cast(J, tl.int64)
     if COLUMN:
         BS: tl.constexpr = y0.shape[0]
         quads = tl.join(tl.join(x0, x2), tl.join(x1, x2))  # (BS, BJ, 2, 2): x0, x1, x2, x2
@@ -79,11 +79,12 @@ def matrix_grad(
     program; dR is contiguous, `(n, 9)`."""
     s = indices(tl.program_id(0), BS)
     a, b = (tl.program_id(1) // 3).to(tl.int64) * row, (tl.program_id(1) % 3).to(tl.int64) * row
+    last = tl.cast(J, tl.int64) * col
     total = tl.zeros((BS, BJ), ACC)
     for step in range(tl.cdiv(J, BJ)):
         j = indices(step, BJ)
-        g = load(grad + a * grad_k, s, j * col, grad_n, grad_k, n, J * col).to(ACC)
-        total += g * load(y + b * y_k, s, j * col, y_n, y_k, n, J * col).to(ACC)
+        g = load(grad + a * grad_k, s, j * col, grad_n, grad_k, n, last).to(ACC)
+        total += g * load(y + b * y_k, s, j * col, y_n, y_k, n, last).to(ACC)
     tl.store(dR + s * 9 + tl.program_id(1), tl.sum(total, 1).to(dR.dtype.element_ty), s < n)
 
 
@@ -111,7 +112,7 @@ def rotate_product(
     j_block = tl.program_id(0) % j_blocks
     s = indices(tl.program_id(0) // j_blocks, BS)
     j = indices(j_block, BJ)
-    K, k = 3 * J, j * col
+    K, k = 3 * tl.cast(J, tl.int64), j * col
     # Beyond the last column of one row another row may begin: what is read there is not stored.
     y0 = _feature(left, right, s, k, V, K, left_n, left_u, right_n, right_v, n, WIDE, ACC)
     y1 = _feature(left, right, s, k + row, V, K, left_n, left_u, right_n, right_v, n, WIDE, ACC)
