@@ -11,7 +11,7 @@ Build variables, all optional, read from the environment:
 | `NTENSOR_BUILD_TYPE` | `Release`, `RelWithDebInfo`, `Debug` | default: `Release` |
 | `NTENSOR_OPENMP` | `auto`, `on`, `off` | OpenMP, or `std::thread` without it; default: `auto` |
 | `NTENSOR_SANITIZE` | e.g. `address,undefined` | compile with sanitizers; default: none |
-| `NTENSOR_SIMD_LEVELS` | e.g. `all;emulated` | default: `all`; `emulated`: AVX-512's plans, for tests |
+| `NTENSOR_SIMD_LEVELS` | e.g. `all;emulated` | default: `all`; `emulated` is for tests |
 | `NTENSOR_CUDA` | `auto`, `on`, `off` | CUDA kernels; `auto`: where nvcc >= 12.4 compiles them |
 | `NTENSOR_CUDA_ARCHITECTURES` | e.g. `90a-real;120` | default: the GPUs' here, else `80;90a-real` |
 | `CUDACXX` | command | nvcc; default: the one on PATH |
