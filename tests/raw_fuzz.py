@@ -158,7 +158,8 @@ def spoiled_tensor(rng, tensor):
     if way == 7 and shape:
         return tensor.transpose(dim, -1)
     if way == 8:
-        return tensor.to_sparse() if rng.random() < 0.3 else tensor.reshape(-1)[:1].squeeze()
+        sparse = rng.random() < 0.3 and not tensor.is_meta
+        return tensor.to_sparse() if sparse else tensor.reshape(-1)[:1].squeeze()
     return strided(rng, tensor)
 
 

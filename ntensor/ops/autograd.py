@@ -71,6 +71,7 @@ class Operation:
         self.joined = joined
         self.check = check
         self.at_once = at_once
+        self.shared = [place for place, slot in enumerate(given) if slot in form.shared]
         self.shared_output = any(slot in form.shared for slot in returns)
         self.raw, self.run = define(
             schema, stem, check, fake, flops, operand=len(given) if listed else 0
@@ -207,7 +208,7 @@ class Operation:
         """
         if size == 0:
             return self._batched_empty(dims, tensors, statics)
-        shared = [self.slot_of(place) in self.form.shared for place in range(len(tensors))]
+        shared = [place in self.shared for place in range(len(tensors))]
         if self.shared_output or any(
             alone and dim is not None for alone, dim in zip(shared, dims, strict=True)
         ):

@@ -76,16 +76,17 @@ def define(
         return serve(*arguments)
 
     # The dispatcher lets None through where the schema has a tensor.
-    required = {
-        place: argument.name
+    required = [
+        (place, argument.name)
         for place, argument in enumerate(raw._schema.arguments)
         if str(argument.type) == "Tensor"
-    }
+    ]
 
     def net(arguments: Sequence[Any], backend: str | None) -> None:
         backends.check_name(backend)
-        given = [arguments[place] for place in required]
-        checks.tensors(name, tuple(required.values()), given)
+        for place, argument in required:
+            if arguments[place] is None:
+                checks.tensors(name, (argument,), (None,))
         check(name, *arguments[:arity])
 
     def checked(*arguments: Any) -> Any:

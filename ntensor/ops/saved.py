@@ -39,15 +39,18 @@ def unpack(operation: Operation, ctx: Any) -> Sequence[Tensor | None]:
     if torch.compiler.is_compiling():
         return tensors  # compiled code has guards of its own
     dtype, device = ctx.like
-    for place, (tensor, shape) in enumerate(zip(tensors, ctx.shapes, strict=True)):
+    for place, tensor in enumerate(tensors):
         if tensor is None:
             continue
+        shape = ctx.shapes[place]
         if tensor.shape != shape or tensor.dtype is not dtype or tensor.device != device:
             raise RuntimeError(
                 f"{operation.name}: {operation.argument(place)} was saved for backward with shape "
                 f"{tuple(shape)}, {dtype}, on {device}, and came back with shape "
                 f"{tuple(tensor.shape)}, {tensor.dtype}, on {tensor.device}"
             )
-        if operation.slot_of(place) in operation.form.shared and not tensor.is_contiguous():
+    for place in operation.shared:
+        tensor = tensors[place]
+        if tensor is not None and not tensor.is_contiguous():
             tensors = [*tensors[:place], tensor.contiguous(), *tensors[place + 1 :]]
     return tensors
