@@ -29,8 +29,8 @@ struct Formed {
 // Where element (a, j) of the matrix lies in the vector.
 struct MatrixView {
     bool column;
-    int64_t J;         // K / 3
-    Divider by_inner;  // of rows and columns, the index that counts fastest
+    int64_t J;  // K / 3
+    Divider by_J;
 
     __device__ int64_t place(int64_t a, int64_t j) const {
         return column ? place_in_piece<true>(a, j, J) : place_in_piece<false>(a, j, J);
@@ -49,9 +49,9 @@ struct Unrotated {
     Operand<S> G, R;
     MatrixView view;
     __device__ Sum<S> at(int64_t s, int64_t p) const {
-        const IndexPair index = view.by_inner.split(p);
-        const int64_t b = view.column ? index.inner : index.outer;
-        const int64_t j = view.column ? index.outer : index.inner;
+        // Not by split: choosing between two pairs would take them to local memory.
+        const int64_t b = view.column ? p % 3 : view.by_J.quotient(p);
+        const int64_t j = view.column ? p / 3 : p - b * view.J;
         Sum<S> sum = 0;
 #pragma unroll
         for (int a = 0; a < 3; ++a) sum += R.at(s, 3 * a + b) * G.at(s, view.place(a, j));
@@ -153,8 +153,7 @@ __global__ void __launch_bounds__(rotation_threads) matrix_grad(const MatrixGrad
 }
 
 inline MatrixView matrix_view(Layout layout, int64_t K) {
-    const bool column = layout == Layout::column;
-    return {column, K / 3, Divider(column ? 3 : K / 3, K)};
+    return {layout == Layout::column, K / 3, Divider(K / 3, K)};
 }
 
 template <class S, class Source>

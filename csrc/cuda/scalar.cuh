@@ -110,8 +110,6 @@ struct Divider {
         const int64_t outer = quotient(index);
         return {outer, index - outer * d};
     }
-
-private:
     __device__ int64_t quotient(int64_t n) const {
         if (!fast) return n / d;
         const uint32_t small = static_cast<uint32_t>(n);
