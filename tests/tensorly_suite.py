@@ -35,8 +35,14 @@ FILES = (
 )
 WAYS = ("tensorly", "ntensor")
 # Some of the tests end in one or another local minimum by the last bit of a matrix product: MKL
-# is told to calculate alike whatever the alignment of its operands.
-SETTINGS = {"TENSORLY_BACKEND": "pytorch", "MKL_CBWR": "COMPATIBLE", "OMP_NUM_THREADS": "1"}
+# is told to calculate alike whatever the alignment of its operands. The options for the project's
+# own tests are not for these.
+SETTINGS = {
+    "TENSORLY_BACKEND": "pytorch",
+    "MKL_CBWR": "COMPATIBLE",
+    "OMP_NUM_THREADS": "1",
+    "PYTEST_ADDOPTS": "",
+}
 
 
 class Recorder:
@@ -84,7 +90,9 @@ def run_one_way(registered: bool, files: list[str], out: Path) -> None:
     recorder = Recorder(registered)
     options = ["-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist"]
     options += ["-c", os.devnull, "--rootdir", str(folder.parent), "-W", "ignore"]
-    pytest.main([*options, *(str(folder / file) for file in files)], plugins=[recorder])
+    status = pytest.main([*options, *(str(folder / file) for file in files)], plugins=[recorder])
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise RuntimeError(f"pytest ended early: {status!r}")
     out.write_text(json.dumps({"outcomes": recorder.outcomes, "served": recorder.served}))
 
 
