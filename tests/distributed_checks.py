@@ -119,6 +119,8 @@ def check_every_operation(mesh):
     assert names == set(ntensor.ops.autograd.OPERATIONS)
     pairs = [("n", "x"), ("n", "l"), ("x", "e"), ("i", "i")]
     for split in SPLITS:
+        if 0 in split.absent and torch.__version__ < "2.12":
+            continue  # a known limit: torch 2.11 looks for the mesh in the first argument alone
         used = sorted({label for label in split.tensors if label in "nxlei"})
         choices = [(label,) for label in used] if mesh.ndim == 1 else pairs
         for chosen in choices:

@@ -28,7 +28,9 @@ from ntensor.backends.native import force_simd_level, library
 
 # A value may differ from the exact one by this part of itself, and of the root of the sum of the
 # squares of the terms that it adds up: some ten roundings of a half type, some hundred of the
-# type of sums in a chain of additions.
+# type of sums in a chain of additions. More only where plain torch in the same dtype has at least
+# half of the error (as in tolerances.py): where several modes' gradients are added, or partial
+# products follow from each other, a half type is rounded more often.
 PART = {"float64": 2.0**-45, "float32": 2.0**-16, "bfloat16": 2.0**-6, "float16": 2.0**-9}
 # float16 has no larger numbers; sums on the way to a smaller one may pass it.
 LARGEST = {"float16": 2.0**14}
@@ -168,11 +170,17 @@ def _check(case, memory):
     squares = [[None if e is None else e.square() for e in tensors] for tensors in (exact, *rest)]
     terms = evaluate(case, fuzz_operations.exact(case, squared=True), *squares, needs)
     assert len(found) == len(wanted) == len(terms), (len(found), len(wanted))
+
+    def rival(place):
+        plain = evaluate(case, fuzz_operations.exact(case), *tensors, needs)[place]
+        return (plain.detach().double() - wanted[place]).abs().max()
+
+    tensors = inputs, cotangents, second
     for place, each in enumerate(zip(found, wanted, terms, strict=True)):
-        compare(case, place, *each)
+        compare(case, place, *each, rival)
 
 
-def compare(case, place, found, wanted, term):
+def compare(case, place, found, wanted, term, rival):
     if wanted is None:
         if found is not None and found.abs().max() > 0:
             raise Wrong(f"{case}\n  value {place}: a gradient of nothing")
@@ -188,6 +196,8 @@ def compare(case, place, found, wanted, term):
         error.nan_to_num_(math.inf)
         error[allowed == math.inf] = 0
     right = error <= allowed
+    if not right.all() and found.isfinite().all():
+        right = error <= allowed.clamp(min=2 * rival(place).item())
     if not right.all():
         worst = (error / allowed).nan_to_num(math.inf).argmax()
         raise Wrong(

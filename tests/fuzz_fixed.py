@@ -19,6 +19,15 @@ FIXED = (
     Case("mttkrp", 46, (2, 135, 43, 2, 3), order="gradients"),
     Case("mttkrp_all", 46, (2, 135, 43, 2, 3)),
     Case("sweep", 64, (40, 100, 100, 1), option=2),
+    # Gradients of several modes added in a half type.
+    Case(
+        *("mttkrp_all", 70, (1, 190, 61, 1)),
+        dtype="bfloat16",
+        order="gradients",
+        layouts=("stepped", "sliced", "expanded"),
+        option=541,
+        seed=960392879,
+    ),
     # A core's gradient that is written past the caches; one whose samples take several blocks.
     Case("projection", 3, (32, 512), k_x=300, order="gradients"),
     Case("projection", 2, (32, 256), k_x=300, dtype="float64", order="gradients"),
