@@ -34,8 +34,9 @@ FIXED = (
     Case("projection", 600, (8, 40), k_x=20, order="gradients"),
     Case("with_mean", 3, (30, 480), k_x=300, order="gradients"),
     # Chunks of the hoisted index, with both outputs.
-    Case("with_mean", 65, (40, 1000), k_x=27),
-    Case("projection", 65, (70, 1000), k_x=27, dtype="float16"),
+    Case("with_mean", 65, (40, 1000), k_x=3),
+    Case("projection", 65, (70, 1000), k_x=3, dtype="float16"),
+    Case("with_mean", 3, (64, 3, 21), k_x=5, order="gradients"),
     Case("with_mean", 65, (33, 1000), k_x=3, dtype="float64"),
     Case("with_mean", 65, (150, 40), k_x=27, dtype="bfloat16"),
     # One inner factor, too long to be gathered, in several panels.
