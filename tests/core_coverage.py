@@ -45,7 +45,7 @@ UNREACHED: dict[tuple[str, str], tuple[str, str]] = {
 
 
 def reports(folder):
-    """gcov's reports of every object file, but those of SIMD levels that this machine cannot run."""
+    """gcov's reports of the object files, but of SIMD levels that this machine cannot run."""
     levels = {f"ntensor_{level}.dir" for level in _cpu.simd_levels()} | {"ntensor_generic.dir"}
     for data in sorted(folder.rglob("*.gcda")):
         if "cpu" in data.parts and "_cpu.dir" not in data.parts and not levels & set(data.parts):
