@@ -27,12 +27,12 @@ from ntensor import _cpu
 from ntensor.backends.native import force_simd_level, library
 
 # A value may differ from the exact one by this part of itself, and of the root of the sum of the
-# squares of the terms that it adds up: some ten roundings of a half type, some hundred of the
-# type of sums in a chain of additions. More only where plain torch in the same dtype has at least
-# half of the error (as in tolerances.py): where several modes' gradients are added, or partial
-# products follow from each other, a half type is rounded more often.
-# In float64 both sides round, in chains of up to 2^20 terms, and there is no rival.
-PART = {"float64": 2.0**-43, "float32": 2.0**-16, "bfloat16": 2.0**-6, "float16": 2.0**-9}
+# squares of the terms that it adds up: some sixteen roundings of a half type, some five hundred of
+# the type of sums in a chain of additions. More only where plain torch in the same dtype has at
+# least half of the error (as in tolerances.py): where several modes' gradients are added, or
+# partial products follow from each other, a half type is rounded more often. In float64 both sides
+# round, in chains of up to 2^20 terms, and there is no rival.
+PART = {"float64": 2.0**-42, "float32": 2.0**-15, "bfloat16": 2.0**-5, "float16": 2.0**-8}
 # float16 has no larger numbers; sums on the way to a smaller one may pass it.
 LARGEST = {"float16": 2.0**14}
 
