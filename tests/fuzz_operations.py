@@ -151,7 +151,9 @@ def exact(case, squared=False):
         return projection(core, *z) + projection(core, leading, *z[1:])
 
     def bilinear(x1, x2, weight, bias=None):
-        result = torch.einsum("...a,...b,xab->...x", x1, x2, weight)
+        # Two steps, or an intermediate result may have n k_x k_2 elements.
+        product = torch.einsum("...a,...b->...ab", x1, x2)
+        result = torch.einsum("...ab,xab->...x", product, weight)
         return [result if bias is None else result + bias]
 
     def contract(core, z):
