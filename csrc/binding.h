@@ -5,7 +5,8 @@
 //
 // Every function takes the backend's context first (where and how to run). A factor is four
 // integers (address, extent, row stride, column stride), a matrix is three (address, row stride,
-// column stride; address 0 for none), strides in elements; a factor's gradient is an address (0:
+// column stride; address 0 for none), strides in elements; a split is three (hoisted, output_inside,
+// few); a factor's gradient is an address (0:
 // not needed), all gradients share one row stride, or each is contiguous where that is 0.
 #pragma once
 
@@ -31,8 +32,15 @@ inline void* address(int64_t value) {
     return reinterpret_cast<void*>(static_cast<uintptr_t>(value));
 }
 
+// (hoisted, output_inside, few)
+using SplitArgument = std::array<int, 3>;
+
 inline Matrix matrix(const MatrixArgument& m) {
     return {address(m[0]), m[1], m[2]};
+}
+
+inline Split split(const SplitArgument& s) {
+    return {s[0], s[1] != 0, s[2] != 0};
 }
 
 // The factors of a call and the memory that they are described in.
@@ -93,34 +101,39 @@ void define(py::module_& m, const std::string& name, const Make& make) {
 template <class Backend>
 void define_jobs(py::module_& m) {
     define<Backend, Projection, int, int64_t, const Integers&, int64_t, int64_t, int64_t, int64_t,
-           int, int64_t>(
+           const SplitArgument&, int, int64_t>(
         m, "projection",
         [](const auto& use, int dtype, int64_t n, const Integers& factors, int64_t core,
-           int64_t k_x, int64_t x, int64_t x_mean, int threads, int64_t scratch) {
+           int64_t k_x, int64_t x, int64_t x_mean, const SplitArgument& how, int threads,
+           int64_t scratch) {
             const FactorList list(factors, {}, 0);
             use(Projection{list.view(static_cast<DType>(dtype), n), address(core), k_x, address(x),
-                           address(x_mean), threads, address(scratch)});
+                           address(x_mean), split(how), threads, address(scratch)});
         });
     define<Backend, ProjectionFactorGrads, int, int64_t, const Integers&, const Integers&, int64_t,
-           int64_t, int64_t, const MatrixArgument&, const MatrixArgument&, int, int64_t>(
+           int64_t, int64_t, const MatrixArgument&, const MatrixArgument&, const SplitArgument&,
+           int, int64_t>(
         m, "projection_factor_grads",
         [](const auto& use, int dtype, int64_t n, const Integers& factors, const Integers& grads,
            int64_t grad_stride, int64_t core, int64_t k_x, const MatrixArgument& grad,
-           const MatrixArgument& grad_mean, int threads, int64_t scratch) {
+           const MatrixArgument& grad_mean, const SplitArgument& how, int threads,
+           int64_t scratch) {
             const FactorList list(factors, grads, grad_stride);
             use(ProjectionFactorGrads{list.view(static_cast<DType>(dtype), n), address(core), k_x,
-                                      matrix(grad), matrix(grad_mean), threads, address(scratch)});
+                                      matrix(grad), matrix(grad_mean), split(how), threads,
+                                      address(scratch)});
         });
     define<Backend, ProjectionCoreGrad, int, int64_t, const Integers&, int64_t,
-           const MatrixArgument&, const MatrixArgument&, int64_t, bool, int, int64_t>(
+           const MatrixArgument&, const MatrixArgument&, int64_t, bool, const SplitArgument&, int,
+           int64_t>(
         m, "projection_core_grad",
         [](const auto& use, int dtype, int64_t n, const Integers& factors, int64_t k_x,
            const MatrixArgument& grad, const MatrixArgument& grad_mean, int64_t core_grad,
-           bool accumulate, int threads, int64_t scratch) {
+           bool accumulate, const SplitArgument& how, int threads, int64_t scratch) {
             const FactorList list(factors, {}, 0);
             use(ProjectionCoreGrad{list.view(static_cast<DType>(dtype), n), k_x, matrix(grad),
-                                   matrix(grad_mean), address(core_grad), accumulate, threads,
-                                   address(scratch)});
+                                   matrix(grad_mean), split(how), address(core_grad), accumulate,
+                                   threads, address(scratch)});
         });
     define<Backend, Synthesis, int, int64_t, const Integers&, int64_t, int, int64_t>(
         m, "synthesis",

@@ -66,15 +66,31 @@ inline void check_rotated(const Factors& factors, Layout layout, int threads) {
     check_rotation(factors.dtype, factors.n, K, layout, threads);
 }
 
+// least: the fewest hoisted factors.
+inline void check_split(const Split& split, int least, const Factors& factors) {
+    require(split.hoisted >= least && split.hoisted < factors.count,
+            "fewer hoisted factors than there are, at least one with a mean output");
+}
+
+// Most samples that are taken one by one.
+constexpr int64_t most_few = 64;
+
 inline void check_sizes(const Projection& job) {
     check_factors(job.factors, 2, job.k_x, job.threads);
+    check_split(job.split, job.x_mean ? 1 : 0, job.factors);
+    require(!job.x_mean || !job.split.output_inside, "outputs outside with a mean output");
+    require(!job.split.few || job.factors.n <= most_few, "at most 64 samples one by one");
 }
 inline void check_sizes(const ProjectionFactorGrads& job) {
     check_factors(job.factors, 2, job.k_x, job.threads);
+    check_split(job.split, 0, job.factors);
     require(job.grad.data || job.grad_mean.data, "an incoming gradient");
+    for (int m = 0; m < job.split.hoisted; ++m)
+        require(!job.factors.items[m].needs_grad, "no gradient of a hoisted factor");
 }
 inline void check_sizes(const ProjectionCoreGrad& job) {
     check_factors(job.factors, 2, job.k_x, job.threads);
+    check_split(job.split, job.grad_mean.data ? 1 : 0, job.factors);
     require(job.grad.data || job.grad_mean.data, "an incoming gradient");
 }
 inline void check_sizes(const Synthesis& job) {

@@ -44,6 +44,7 @@ class Case:
         needs: which inputs need gradients, in the same way.
         outputs: which of two outputs takes part: 1, 2 or 3 for both.
         option: the mode of an MTTKRP or a contraction; weights, a bias or the row layout if odd.
+        plan: the candidate that every plan of the native backend takes; None: the cheapest.
     """
 
     operation: str
@@ -59,6 +60,7 @@ class Case:
     backend: str = "native"
     level: str = ""
     threads: int = 1
+    plan: int | None = None
     at_end: bool = True
     seed: int = 0
 
@@ -108,6 +110,7 @@ def draw(random, levels, threads, products=MOST_PRODUCTS):
         backend="native" if random.random() < 0.95 else "reference",
         level=random.choice(levels),
         threads=random.choice(threads),
+        plan=random.randrange(12) if random.random() < 0.5 else None,
         at_end=random.random() < 0.75,
         seed=random.randrange(1 << 30),
     )
@@ -135,7 +138,7 @@ def shrunk(case):
         for place in range(len(case.sizes)):
             if len(case.sizes) > (1 if case.operation in ("projection", "synthesis") else 2):
                 yield replace(case, sizes=case.sizes[:place] + case.sizes[place + 1 :])
-    for name in ("order", "layouts", "needs", "dtype", "threads", "at_end", "outputs", "backend"):
+    for name in ("order", "layouts", "needs", "dtype", "threads", "plan", "at_end", "outputs", "backend"):
         if getattr(case, name) != getattr(plain, name):
             yield replace(case, **{name: getattr(plain, name)})
     step = 3 if case.operation in ("rotation", "rotated") else 1

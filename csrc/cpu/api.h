@@ -34,34 +34,49 @@ struct Factors {
     DType dtype = DType::float32;
 };
 
+// How a projection is computed. The leading `hoisted` factors, fewer than all, are not part of the
+// product W that the core is multiplied with: they join the sums, or the incoming gradient.
+struct Split {
+    int hoisted = 0;
+    // Of a projection alone:
+    bool output_inside = false;  // the core is (L, k_x, P), for L and P the extents of the hoisted
+                                 // and of the other factors; else (k_x, L, P)
+    bool few = false;            // each sample by itself, for few of them
+};
+
 // x = core_(1) y for y the synthesis of the factors; x_mean the same with z_1 := 1/k_1.
 struct Projection {
     Factors factors;
     const void* core;  // (k_x, K) contiguous
     int64_t k_x;
     void* x;       // (n, k_x) contiguous
-    void* x_mean;  // (n, k_x) contiguous, or null
+    void* x_mean;  // (n, k_x) contiguous, or null; then at least one factor is hoisted
+    Split split;
     int threads;
     void* scratch;
 };
 
 // dz_m for every factor that needs it, from G = dL/dx and G_mean = dL/dx_mean (either may be null).
+// No hoisted factor needs one.
 struct ProjectionFactorGrads {
     Factors factors;
     const void* core;  // (k_x, K) contiguous
     int64_t k_x;
     Matrix grad;       // (n, k_x)
     Matrix grad_mean;  // (n, k_x)
+    Split split;
     int threads;
     void* scratch;
 };
 
-// dcore (+)= sum_s (z_l G + G_mean / k_1)^T W.
+// dcore (+)= sum_s (H G + H_mean G_mean)^T W, H and W the syntheses of the hoisted and of the other
+// factors, H_mean that with z_1 := 1/k_1. With G_mean at least one factor is hoisted.
 struct ProjectionCoreGrad {
     Factors factors;
     int64_t k_x;
     Matrix grad;       // (n, k_x)
     Matrix grad_mean;  // (n, k_x)
+    Split split;
     void* core_grad;   // (k_x, K) contiguous
     bool accumulate;
     int threads;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../math/synthesis.h"
+#include "projection.h"
 #include "simd.h"
 
 namespace ntensor {
@@ -21,26 +22,31 @@ inline void split_factor_index(const Factors& factors, int begin, int end, int64
     split_index(begin, end, index, [&](int m) { return factors.items[m].extent; }, body);
 }
 
-// Factors [first, count) with [tail, count) merged into one: extents[0 .. merged_count).
+// Factors [first, end) with [tail, end) merged into one: extents[0 .. merged_count).
 struct Grouping {
-    int64_t extents[most_factors];
+    int64_t extents[most_factors + 1];
     int count;       // factors after merging
     int first;       // index of the first factor of the group
     int tail;        // index of the first merged factor
+    int end;         // behind the last factor
     int64_t extent;  // product of all
     int64_t sum;     // sum of extents after merging
 
-    // Factors before `keep`, which is at least `first`, are never merged.
-    Grouping(const Factors& factors, int first_, int keep) : first(first_) {
-        tail = factors.count - 1;
+    Grouping(const Factors& factors, int first_, int keep)
+        : Grouping(factors, first_, keep, factors.count) {}
+
+    // Factors before `keep`, which is at least `first`, are never merged. No factors: extent 1.
+    Grouping(const Factors& factors, int first_, int keep, int end_) : first(first_), end(end_) {
+        count = 0;
+        sum = 0;
+        extent = 1;
+        tail = end - 1;
+        if (first == end) return;
         int64_t tail_extent = factors.items[tail].extent;
         while (tail > keep && tail_extent < least_tail &&
                tail_extent * factors.items[tail - 1].extent <= most_tail) {
             tail_extent *= factors.items[--tail].extent;
         }
-        count = 0;
-        sum = 0;
-        extent = 1;
         for (int m = first; m < tail; ++m) push(factors.items[m].extent);
         push(tail_extent);
     }
@@ -51,7 +57,7 @@ struct Grouping {
     void for_each_part(const Factors& factors, int place, int64_t at, const Body& body) const {
         const bool merged = place == count - 1;
         const int begin = merged ? tail : first + place;
-        split_factor_index(factors, begin, merged ? factors.count : begin + 1, at, body);
+        split_factor_index(factors, begin, merged ? end : begin + 1, at, body);
     }
 
 private:
@@ -77,11 +83,11 @@ inline void gather_sample(const Factors& factors, const Grouping& g, int64_t s,
         to += factors.items[m].extent;
     }
     const int64_t tail_extent = g.extents[g.count - 1];
-    const Factor& last = factors.items[factors.count - 1];
+    const Factor& last = factors.items[g.end - 1];
     widen_row<S>(last.values, s, 0, last.extent, to + tail_extent - last.extent);
     // Grown from the right end of `to`, so that the product can be written where its source stands.
     int64_t done = last.extent;
-    for (int m = factors.count - 2; m >= g.tail; --m) {
+    for (int m = g.end - 2; m >= g.tail; --m) {
         const Factor& factor = factors.items[m];
         const Accumulator<S>* source = to + tail_extent - done;
         Accumulator<S>* target = to + tail_extent - done * factor.extent;
@@ -179,16 +185,216 @@ inline void scatter_grads(const Factors& factors, const Grouping& g, int64_t s,
         dz += factor.extent;
     };
     for (int m = g.first; m < g.tail; ++m) write(m);
-    if (factors.count - g.tail == 1) return write(g.tail);
+    if (g.end - g.tail == 1) return write(g.tail);
     // The merged factors, each for itself: the gradient of their product is folded once more.
-    const Grouping apart(factors, g.tail, factors.count);
+    const Grouping apart(factors, g.tail, g.end, g.end);
     T z[most_tail + most_factors];
     T grads[most_tail + most_factors] = {};
     gather_sample<S>(factors, apart, s, z);
     add_factor_grads(apart, z, dz, 0, apart.extent, false, grads);
     dz = grads;
-    for (int m = g.tail; m < factors.count; ++m) write(m);
+    for (int m = g.tail; m < g.end; ++m) write(m);
 }
+
+// The synthesis of the factors of a group for a slab of samples side by side, [index][width].
+// Factors that are used again and again are kept so; a last factor that is too large for it is read
+// where it lies.
+template <class S>
+class Columns {
+    using T = Accumulator<S>;
+    static constexpr int V = lanes<T>;
+    static constexpr int64_t budget = 8192;  // elements of the kept factors
+    static constexpr int64_t at_once = 16;   // columns of a last factor that is not kept
+
+public:
+    // slab: the largest width.
+    Columns(const Factors& factors, const Grouping& group, int64_t slab, Arena& arena)
+        : factors_(factors), group_(group) {
+        if (group.count == 0) return;
+        last_ = group.extents[group.count - 1];
+        const bool merged = group.end - group.tail > 1;
+        keeps_last_ = merged || (group.count > 1 && last_ * slab <= budget);
+        keeps_others_ = (group.sum - last_) * slab <= budget;
+        prefix_ = arena.template take<T>(slab);
+        if (keeps_last_) {
+            kept_last_ = arena.template take<T>(last_ * slab);
+        } else {
+            kept_last_ = arena.template take<T>(min64(at_once, last_) * slab);
+        }
+        if (keeps_others_) kept_others_ = arena.template take<T>((group.sum - last_) * slab);
+    }
+
+    // width: the samples, padded to whole vectors.
+    void start(int64_t s0, int64_t samples, int64_t width) {
+        s0_ = s0;
+        samples_ = samples;
+        width_ = width;
+        if (group_.count == 0) return;
+        if (keeps_others_) {
+            T* to = kept_others_;
+            for (int m = group_.first; m < group_.tail; ++m) {
+                const Factor& z = factors_.items[m];
+                widen_columns<S>(z.values, s0, samples, 0, z.extent, width, to);
+                to += z.extent * width;
+            }
+        }
+        if (keeps_last_) keep_last();
+    }
+
+    // Calls body(p, column) for the indices p of [begin, end), counted from begin, in order; with
+    // `prefix`, column[s] = prefix[s] * its own product, else prefix is null.
+    template <class Body>
+    void for_each(int64_t begin, int64_t end, const Body& body) {
+        if (group_.count == 0) {
+            for (int64_t s = 0; s < width_; ++s) ones_[s] = 1;
+            body(0, ones_, static_cast<const T*>(nullptr));
+            return;
+        }
+        for_each_segment(group_.extents, group_.count, begin, end,
+                         [&](const SegmentIndex& at, int64_t offset, int64_t length) {
+                             const T* prefix = form_prefix(at);
+                             if (keeps_last_) {
+                                 for (int64_t j = 0; j < length; ++j)
+                                     body(offset + j, kept_last_ + (at.last + j) * width_, prefix);
+                                 return;
+                             }
+                             const Matrix& z = factors_.items[group_.end - 1].values;
+                             for (int64_t j = 0; j < length; j += at_once) {
+                                 const int64_t here = min64(at_once, length - j);
+                                 widen_columns<S>(z, s0_, samples_, at.last + j, here, width_,
+                                                  kept_last_);
+                                 for (int64_t i = 0; i < here; ++i)
+                                     body(offset + j + i, kept_last_ + i * width_, prefix);
+                             }
+                         });
+    }
+
+    // to[p][s] for the indices [begin, end)
+    void form(int64_t begin, int64_t end, T* to) {
+        for_each(begin, end, [&](int64_t p, const T* column, const T* prefix) {
+            multiply(column, prefix, to + p * width_);
+        });
+    }
+
+    void multiply(const T* column, const T* prefix, T* to) const {
+        if (prefix) {
+            for (int64_t s = 0; s < width_; s += V) store(to + s, load(prefix + s) * load(column + s));
+        } else {
+            for (int64_t s = 0; s < width_; s += V) store(to + s, load(column + s));
+        }
+    }
+
+private:
+    const T* form_prefix(const SegmentIndex& at) {
+        const T* first = nullptr;
+        int64_t start = 0;
+        for (int m = 0; m < group_.count - 1; ++m) {
+            const T* from = kept_others_ + (start + at.prefix[m]) * width_;
+            if (!keeps_others_) {
+                from = ones_;
+                widen_columns<S>(factors_.items[group_.first + m].values, s0_, samples_,
+                                 at.prefix[m], 1, width_, ones_);
+            }
+            start += group_.extents[m];
+            if (m == 0 && keeps_others_) {
+                first = from;
+            } else {
+                multiply(from, first, prefix_);
+                first = prefix_;
+            }
+        }
+        return first;
+    }
+
+    // The last factor, or the product of the merged ones, grown from the right end.
+    void keep_last() {
+        const Factor& last = factors_.items[group_.end - 1];
+        T* source = kept_last_ + (last_ - last.extent) * width_;
+        widen_columns<S>(last.values, s0_, samples_, 0, last.extent, width_, source);
+        int64_t done = last.extent;
+        for (int m = group_.end - 2; m >= group_.tail; --m) {
+            const Factor& z = factors_.items[m];
+            source = kept_last_ + (last_ - done) * width_;
+            T* target = kept_last_ + (last_ - done * z.extent) * width_;
+            for (int64_t i = 0; i < z.extent; ++i) {
+                widen_columns<S>(z.values, s0_, samples_, i, 1, width_, prefix_);
+                // The last block lies on its own source, element by element.
+                for (int64_t j = 0; j < done; ++j)
+                    multiply(source + j * width_, prefix_, target + (i * done + j) * width_);
+            }
+            done *= z.extent;
+        }
+    }
+
+    const Factors& factors_;
+    const Grouping& group_;
+    int64_t last_ = 0;
+    bool keeps_last_ = false, keeps_others_ = false;
+    T* prefix_ = nullptr;
+    T* kept_last_ = nullptr;    // [last or at_once][width]
+    T* kept_others_ = nullptr;  // [sum - last][width]
+    T ones_[64];                // one column
+    int64_t s0_ = 0, samples_ = 0, width_ = 0;
+};
+
+// The incoming gradient joined by the hoisted factors: for a sample s and a row q = (r, l) of the
+// core as a matrix of k_x L rows,
+//   A[s, q] = G[s, r] H[s, l] + G_mean[s, r] H_mean[s, l]
+// H: the synthesis of the hoisted factors, H_mean: the same with z_1 := 1/k_1.
+template <class S>
+class JoinedGrad {
+    using T = Accumulator<S>;
+
+public:
+    // Without hoisted factors only one of both may be given.
+    JoinedGrad(const Matrix& grad, const Matrix& grad_mean, int64_t k_x, const Factors& factors,
+               int hoisted)
+        : grad_(grad), grad_mean_(grad_mean), factors_(factors), count_(hoisted + 1) {
+        extents_[0] = k_x;
+        for (int m = 0; m < hoisted; ++m) extents_[m + 1] = factors.items[m].extent;
+    }
+
+    // to[0, end - begin) = A[s, begin ... end); beside: room for as many.
+    void form(int64_t s, int64_t begin, int64_t end, T* to, T* beside) const {
+        if (!grad_.data) return form_of(grad_mean_, count_ > 1, s, begin, end, to);
+        form_of(grad_, false, s, begin, end, to);
+        if (!grad_mean_.data) return;
+        form_of(grad_mean_, true, s, begin, end, beside);
+        for (int64_t i = 0; i < end - begin; ++i) to[i] += beside[i];
+    }
+
+private:
+    void form_of(const Matrix& grad, bool mean, int64_t s, int64_t begin, int64_t end,
+                 T* to) const {
+        const int last = count_ - 1;
+        for_each_segment(
+            extents_, count_, begin, end,
+            [&](const SegmentIndex& at, int64_t offset, int64_t length) {
+                T* out = to + offset;
+                if (last == 0) return widen_row<S>(grad, s, at.last, length, out);
+                T scale = element<S>(grad, s, at.prefix[0]);
+                for (int m = 1; m < last; ++m) scale *= factor_element(mean, m, s, at.prefix[m]);
+                if (mean && last == 1) {
+                    for (int64_t i = 0; i < length; ++i) out[i] = scale * mean_element();
+                    return;
+                }
+                widen_row<S>(factors_.items[last - 1].values, s, at.last, length, out);
+                for (int64_t i = 0; i < length; ++i) out[i] *= scale;
+            });
+    }
+
+    T mean_element() const { return T(1) / static_cast<T>(extents_[1]); }
+
+    T factor_element(bool mean, int m, int64_t s, int64_t i) const {
+        if (mean && m == 1) return mean_element();
+        return element<S>(factors_.items[m - 1].values, s, i);
+    }
+
+    const Matrix grad_, grad_mean_;
+    const Factors& factors_;
+    int count_;
+    int64_t extents_[most_factors + 1];
+};
 
 }  // namespace NTENSOR_LEVEL
 }  // namespace ntensor

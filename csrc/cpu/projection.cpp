@@ -3,15 +3,18 @@
 // With the leading factors hoisted, L their product and P the rest (K = L P), for each sample
 //   x[r] = sum_l H[l] * sum_p core[r, l, p] W[p],   x_mean[r] = sum_l H_mean[l] * (the same inner
 //   sum)
-// H: synthesis of the hoisted factors, H_mean: with z_1 := 1/k_1, W: synthesis of the others.
+// H: synthesis of the hoisted factors, H_mean: with z_1 := 1/k_1, W: synthesis of the others. Where
+// the outputs lie inside, core[r, l, p] stands at (l k_x + r) P + p.
 //
 // Samples lie side by side in the lanes of a vector, in slabs of at most 64. A thread keeps a panel
 // of W for a slab in its cache, streams rows of the core past it and folds every inner sum into x
-// with H.
+// with H. A few samples are taken one by one instead, with the inner indices in the lanes
+// (projection_few.h).
 
 #include "projection.h"
 
 #include "parallel.h"
+#include "projection_few.h"
 #include "projection_plan.h"
 
 namespace ntensor {
@@ -21,23 +24,27 @@ namespace {
 template <class S, bool Pairs>
 class Worker {
     using T = Accumulator<S>;
+    using Plan = ProjectionPlan<S, Pairs>;
     static constexpr int V = lanes<T>;
 
 public:
-    Worker(const ProjectionPlan<S, Pairs>& plan, char* scratch) : plan_(plan), arena_{scratch} {
-        if (plan.gathered) columns_ = arena_.template take<T>(plan.inner.sum * plan.slab);
-        prefix_ = arena_.template take<T>(plan.slab);
-        pair_ = arena_.template take<T>(2 * plan.slab);
-        W_ = arena_.template take<T>((Pairs ? ceil_div(plan.panel, 2) : plan.panel) * plan.slab);
-        H_ = arena_.template take<T>(plan.l_chunk * plan.slab);
-        x_ = arena_.template take<T>(plan.row_chunk * plan.slab);
+    Worker(const Plan& plan, char* scratch)
+        : plan_(plan),
+          arena_{scratch},
+          inner_(plan.factors, plan.inner, plan.width, arena_),
+          outer_(plan.factors, plan.outer, plan.width, arena_) {
+        partial_ = arena_.template take<T>(plan.partial());
+        if (Pairs) pair_ = arena_.template take<T>(2 * plan.width);
+        W_ = arena_.template take<T>((Pairs ? ceil_div(plan.panel, 2) : plan.panel) * plan.width);
+        H_ = arena_.template take<T>(plan.l_chunk * plan.width);
+        x_ = arena_.template take<T>(plan.row_chunk * plan.width);
         if (plan.job.x_mean) {
-            H_mean_ = arena_.template take<T>(plan.l_chunk * plan.slab);
-            x_mean_ = arena_.template take<T>(plan.row_chunk * plan.slab);
+            H_mean_ = arena_.template take<T>(plan.l_chunk * plan.width);
+            x_mean_ = arena_.template take<T>(plan.row_chunk * plan.width);
         }
         if (plan.l_chunks > 1) {
-            whole_x_ = arena_.template take<T>(plan.row_chunk * plan.slab);
-            if (x_mean_) whole_x_mean_ = arena_.template take<T>(plan.row_chunk * plan.slab);
+            whole_x_ = arena_.template take<T>(plan.row_chunk * plan.width);
+            if (x_mean_) whole_x_mean_ = arena_.template take<T>(plan.row_chunk * plan.width);
         }
         if (widens<S, Pairs>) rows_ = arena_.template take<T>(widened_rows * plan.panel);
     }
@@ -46,11 +53,41 @@ public:
 
     void run(int t) {
         const int64_t items = plan_.slabs * plan_.row_chunks;
-        for (int64_t item = items * t / plan_.job.threads;
-             item < items * (t + 1) / plan_.job.threads; ++item) {
+        const int64_t threads = plan_.job.threads;
+        int64_t begin = 0, end = items;
+        if (plan_.l_parts > 1) {
+            l_begin_ = plan_.L * t / threads;
+            l_end_ = plan_.L * (t + 1) / threads;
+        } else {
+            begin = items * t / threads;
+            end = items * (t + 1) / threads;
+            l_begin_ = 0;
+            l_end_ = plan_.L;
+        }
+        l_chunks_ = ceil_div(l_end_ - l_begin_, plan_.l_chunk);
+        for (int64_t item = begin; item < end; ++item) {
             chunk(item / plan_.row_chunks, item % plan_.row_chunks);
         }
     }
+
+    // Where threads have divided the hoisted indices: the sums of all, in their order, and x.
+    template <class Partial>
+    void finish(const Partial& partial_of) {
+        for (int t = 1; t < plan_.job.threads; ++t) {
+            const T* from = partial_of(t);
+            for (int64_t i = 0; i < plan_.partial(); ++i) partial_[i] += from[i];
+        }
+        for (int64_t slab = 0; slab < plan_.slabs; ++slab) {
+            select(slab);
+            row0_ = 0;
+            rows_here_ = plan_.job.k_x;
+            write_out(partial_ + slab * plan_.job.k_x * plan_.width, plan_.job.x);
+            if (x_mean_)
+                write_out(partial_ + (plan_.slabs + slab) * plan_.job.k_x * plan_.width,
+                          plan_.job.x_mean);
+        }
+    }
+    const T* partial() const { return partial_; }
 
 private:
     // x of one chunk of rows and one slab of samples.
@@ -64,125 +101,80 @@ private:
         if (whole_x_mean_) clear(whole_x_mean_);
         // Neighbouring chunks go through the blocks in opposite directions, so that W and H stay
         // for the first.
-        const int64_t blocks = plan_.l_chunks * plan_.panels;
-        const bool backwards = block_ == blocks - 1;
+        const int64_t blocks = l_chunks_ * plan_.panels;
+        const bool backwards = blocks > 1 && block_ == blocks - 1;
         for (int64_t i = 0; i < blocks; ++i) {
-            const int64_t block = backwards ? blocks - 1 - i : i;
-            if (block != block_) start_block(block);
+            start_block(backwards ? blocks - 1 - i : i);
             multiply();
             if (whole_x_) move_sums(x_, whole_x_);
             if (whole_x_mean_) move_sums(x_mean_, whole_x_mean_);
         }
-        write(whole_x_ ? whole_x_ : x_, plan_.job.x);
-        if (x_mean_) write(whole_x_mean_ ? whole_x_mean_ : x_mean_, plan_.job.x_mean);
+        write(whole_x_ ? whole_x_ : x_, plan_.job.x, 0);
+        if (x_mean_) write(whole_x_mean_ ? whole_x_mean_ : x_mean_, plan_.job.x_mean, plan_.slabs);
+    }
+
+    void select(int64_t slab) {
+        slab_ = slab;
+        s0_ = slab * plan_.slab;
+        samples_ = min64(plan_.slab, plan_.factors.n - s0_);
+        width_ = round_up(samples_, V);
     }
 
     void start_slab(int64_t slab) {
-        slab_ = slab;
-        block_ = -1;
-        s0_ = slab * most_slab;
-        samples_ = min64(most_slab, plan_.factors.n - s0_);
-        width_ = round_up(samples_, slab_unit);
-        vectors_ = wide_tile;
-        while (width_ / V % vectors_) --vectors_;
-        if (!plan_.gathered) return;
-        // Tail-merged columns are formed sample by sample in W_, which is free at this point.
-        const int64_t sum = plan_.inner.sum;
-        for (int64_t s = 0; s < width_; ++s) {
-            T* z = W_;
-            if (s < samples_) gather_sample<S>(plan_.factors, plan_.inner, s0_ + s, z);
-            for (int64_t k = 0; k < sum; ++k) columns_[k * width_ + s] = s < samples_ ? z[k] : 0;
-        }
+        select(slab);
+        block_ = panel_ = l_block_ = -1;
+        vectors_ = static_cast<int>(min64(wide_tile, width_ / V));
+        inner_.start(s0_, samples_, width_);
+        outer_.start(s0_, samples_, width_);
     }
 
     void start_block(int64_t block) {
+        if (block == block_) return;
         block_ = block;
-        l0_ = block / plan_.panels * plan_.l_chunk;
-        l_count_ = min64(plan_.l_chunk, plan_.L - l0_);
-        p0_ = block % plan_.panels * plan_.panel;
+        const int64_t l_block = block / plan_.panels;
+        if (l_block != l_block_) {
+            l_block_ = l_block;
+            l0_ = l_begin_ + l_block * plan_.l_chunk;
+            l_count_ = min64(plan_.l_chunk, l_end_ - l0_);
+            outer_.form(l0_, l0_ + l_count_, H_);
+            if (H_mean_) form_mean();
+        }
+        const int64_t panel = block % plan_.panels;
+        if (panel == panel_) return;
+        panel_ = panel;
+        p0_ = panel * plan_.panel;
         p_count_ = min64(plan_.panel, plan_.P - p0_);
-        form_hoisted();
         form_panel();
     }
 
-    // to[s] = 1 for the samples of the slab, zero for the lanes behind them.
-    void start_column(T* to) const {
-        for (int64_t s = 0; s < samples_; ++s) to[s] = 1;
-        for (int64_t s = samples_; s < width_; ++s) to[s] = 0;
-    }
     // to[s] *= z_m[s, i]
     void multiply_by_column(int m, int64_t i, T* to) const {
         const Matrix& z = plan_.factors.items[m].values;
         for (int64_t s = 0; s < samples_; ++s) to[s] *= element<S>(z, s0_ + s, i);
     }
-    // The same for index i of the inner group's factor `place`.
-    void multiply_by_inner(int place, int64_t i, T* to) const {
-        plan_.inner.for_each_part(plan_.factors, place, i,
-                                  [&](int m, int64_t own) { multiply_by_column(m, own, to); });
-    }
 
-    void form_hoisted() {
+    void form_mean() {
+        const T part = T(1) / static_cast<T>(plan_.factors.items[0].extent);
         for (int64_t l = 0; l < l_count_; ++l) {
-            T* H = H_ + l * width_;
-            start_column(H);
-            split_factor_index(plan_.factors, 0, plan_.hoisted, l0_ + l, [&](int m, int64_t i) {
-                if (m == 0 && H_mean_) {
-                    const T part = T(1) / static_cast<T>(plan_.factors.items[0].extent);
-                    for (int64_t s = 0; s < width_; ++s) H_mean_[l * width_ + s] = part * H[s];
-                }
-                multiply_by_column(m, i, H);
+            T* H = H_mean_ + l * width_;
+            for (int64_t s = 0; s < width_; ++s) H[s] = s < samples_ ? part : 0;
+            split_factor_index(plan_.factors, 0, plan_.job.split.hoisted, l0_ + l, [&](int m, int64_t i) {
+                if (m > 0) multiply_by_column(m, i, H);
             });
         }
     }
 
     void form_panel() {
-        const Grouping& g = plan_.inner;
-        const int last = g.count - 1;
-        for_each_segment(g.extents, g.count, p0_, p0_ + p_count_,
-                         [&](const SegmentIndex& at, int64_t offset, int64_t length) {
-                             if (last > 0) form_prefix(at);
-                             for (int64_t j = 0; j < length; ++j) {
-                                 const int64_t p = offset + j;
-                                 T* to = Pairs ? pair_ + p % 2 * width_ : W_ + p * width_;
-                                 const T* from = to;
-                                 if (plan_.gathered) {
-                                     from = columns_ +
-                                            (g.sum - g.extents[last] + at.last + j) * width_;
-                                 } else {
-                                     start_column(to);
-                                     multiply_by_inner(last, at.last + j, to);
-                                 }
-                                 if (last > 0) {
-                                     for (int64_t s = 0; s < width_; s += V)
-                                         store(to + s, load(prefix_ + s) * load(from + s));
-                                 } else if (from != to) {
-                                     for (int64_t s = 0; s < width_; s += V)
-                                         store(to + s, load(from + s));
-                                 }
-                                 if constexpr (Pairs) {
-                                     if (p + 1 == p_count_ && p % 2 == 0) {
-                                         for (int64_t s = 0; s < width_; ++s) pair_[width_ + s] = 0;
-                                     }
-                                     if (p + 1 == p_count_ || p % 2) store_pair(p / 2);
-                                 }
-                             }
-                         });
-    }
-
-    void form_prefix(const SegmentIndex& at) {
-        const Grouping& g = plan_.inner;
-        int64_t start = 0;
-        if (!plan_.gathered) {
-            start_column(prefix_);
-            for (int m = 0; m < g.count - 1; ++m) multiply_by_inner(m, at.prefix[m], prefix_);
-            return;
-        }
-        for (int m = 0; m < g.count - 1; ++m) {
-            const T* from = columns_ + (start + at.prefix[m]) * width_;
-            for (int64_t s = 0; s < width_; s += V) {
-                store(prefix_ + s, m == 0 ? load(from + s) : load(prefix_ + s) * load(from + s));
-            }
-            start += g.extents[m];
+        if constexpr (!Pairs) {
+            inner_.form(p0_, p0_ + p_count_, W_);
+        } else {
+            inner_.for_each(p0_, p0_ + p_count_, [&](int64_t p, const T* column, const T* prefix) {
+                inner_.multiply(column, prefix, pair_ + p % 2 * width_);
+                if (p + 1 == p_count_ && p % 2 == 0) {
+                    for (int64_t s = 0; s < width_; ++s) pair_[width_ + s] = 0;
+                }
+                if (p + 1 == p_count_ || p % 2) store_pair(p / 2);
+            });
         }
     }
 
@@ -202,68 +194,127 @@ private:
 
     // x += H * (core W) for the rows, hoisted indices and inner indices at hand.
     void multiply() {
+        const int most = rows_of<Pairs>(vectors_);
+        if (plan_.along_hoisted) {
+            for (int64_t r = 0; r < rows_here_; ++r) {
+                for (int64_t l = 0; l < l_count_;) {
+                    const int rows = rows_at_once(l_count_ - l, most);
+                    multiply_rows<true>(r, l, rows);
+                    l += rows;
+                }
+            }
+            return;
+        }
         for (int64_t r = 0; r < rows_here_;) {
-            const int rows = rows_at_once(rows_here_ - r, rows_of<Pairs>(vectors_));
-            for (int64_t l = 0; l < l_count_; ++l) multiply_rows(r, rows, l);
+            const int rows = rows_at_once(rows_here_ - r, most);
+            for (int64_t l = 0; l < l_count_; ++l) multiply_rows<false>(r, l, rows);
             r += rows;
         }
     }
 
-    void multiply_rows(int64_t r, int rows, int64_t l) {
-        const int64_t K = plan_.L * plan_.P;
-        const S* core =
-            static_cast<const S*>(plan_.job.core) + (row0_ + r) * K + (l0_ + l) * plan_.P + p0_;
-        // The rows go on at the next hoisted index, and behind the last one with the next rows.
-        const S* const next_rows = core - l * plan_.P + rows * K;
-        const Walk<S> walk = plan_.panels == 1  ? Walk<S>{(l_count_ - l) * plan_.P, next_rows}
-                             : l + 1 < l_count_ ? Walk<S>{p_count_, core + plan_.P}
-                                                : Walk<S>{p_count_, next_rows};
+    // A tile's rows begin at (r, l) and lie along the outputs or the hoisted indices.
+    template <bool AlongHoisted>
+    void multiply_rows(int64_t r, int64_t l, int rows) {
+        const int64_t row_stride = AlongHoisted ? plan_.hoisted_stride : plan_.output_stride;
+        const S* core = static_cast<const S*>(plan_.job.core) + (row0_ + r) * plan_.output_stride +
+                        (l0_ + l) * plan_.hoisted_stride + p0_;
+        const Walk<S> walk = walk_of<AlongHoisted>(core, l, rows);
         if constexpr (widens<S, Pairs>) {
             for (int i = 0; i < rows; ++i) {
-                widen(core + i * K, rows_ + i * plan_.panel, p_count_);
+                widen(core + i * row_stride, rows_ + i * plan_.panel, p_count_);
             }
         }
-        for (int64_t s = 0; s < width_; s += vectors_ * V) {
-            const T* H = H_ + l * width_ + s;
-            const T* H_mean = x_mean_ ? H_mean_ + l * width_ + s : nullptr;
-            T* x = x_ + r * width_ + s;
-            T* x_mean = x_mean_ ? x_mean_ + r * width_ + s : nullptr;
+        const int64_t width = width_;
+        for (int64_t s = 0; s < width;) {
+            const int vectors = static_cast<int>(min64(vectors_, (width - s) / V));
+            const T* H = H_ + l * width + s;
+            const T* H_mean = x_mean_ ? H_mean_ + l * width + s : nullptr;
+            T* x = x_ + r * width + s;
+            T* x_mean = x_mean_ ? x_mean_ + r * width + s : nullptr;
             const auto run = [&](auto fold) {
-                switch (vectors_) {
-                    case 1:
-                        return columns<1>(core, walk, rows, s, fold);
-                    case 2:
-                        return columns<2>(core, walk, rows, s, fold);
-                    case 3:
-                        return columns<min64(3, wide_tile)>(core, walk, rows, s, fold);
-                    default:
-                        return columns<min64(4, wide_tile)>(core, walk, rows, s, fold);
+                with_vectors(vectors, [&]<int Most, int Vectors>() {
+                    columns<Most, Vectors>(core, row_stride, walk, rows, s, fold);
+                });
+            };
+            // x[row] += H sums[row], or x += sum over rows of H[row] sums[row]
+            const auto fold = [width](const T* H, T* x, auto& sums) {
+                constexpr int Rows = sizeof(sums) / sizeof(sums[0]);
+                constexpr int Vectors = sizeof(sums[0]) / sizeof(sums[0][0]);
+#pragma GCC unroll 4
+                for (int c = 0; c < Vectors; ++c) {
+                    if constexpr (AlongHoisted) {
+                        Vector<T> sum = load(x + c * V);
+#pragma GCC unroll 16
+                        for (int i = 0; i < Rows; ++i) sum += load(H + i * width + c * V) * sums[i][c];
+                        store(x + c * V, sum);
+                    } else {
+                        const Vector<T> scale = load(H + c * V);
+#pragma GCC unroll 16
+                        for (int i = 0; i < Rows; ++i) {
+                            T* to = x + i * width + c * V;
+                            store(to, load(to) + scale * sums[i][c]);
+                        }
+                    }
                 }
             };
-            const auto fold_x = [x, H, width = width_](int i, int c, Vector<T> sum) {
-                T* to = x + i * width + c;
-                store(to, load(to) + load(H + c) * sum);
-            };
             if (x_mean) {
-                run([fold_x, x_mean, H_mean, width = width_](int i, int c, Vector<T> sum) {
-                    fold_x(i, c, sum);
-                    T* to = x_mean + i * width + c;
-                    store(to, load(to) + load(H_mean + c) * sum);
+                run([fold, H, H_mean, x, x_mean](auto& sums) {
+                    fold(H, x, sums);
+                    fold(H_mean, x_mean, sums);
                 });
             } else {
-                run(fold_x);
+                run([fold, H, x](auto& sums) { fold(H, x, sums); });
             }
+            s += vectors * V;
         }
     }
 
-    template <int Vectors, class Fold>
-    void columns(const S* core, const Walk<S>& walk, int rows, int64_t s, Fold fold) {
-        const int64_t K = plan_.L * plan_.P;
-        with_rows<rows_of<Pairs>(Vectors)>(rows, [&]<int Rows>() {
+    // How the rows of a tile go on: to the next tile.
+    template <bool AlongHoisted>
+    Walk<S> walk_of(const S* core, int64_t l, int rows) const {
+        if (AlongHoisted)
+            return {p_count_, core + (l + rows < l_count_ ? rows * plan_.hoisted_stride
+                                                          : plan_.output_stride -
+                                                                l * plan_.hoisted_stride)};
+        const S* const next_rows = core - l * plan_.hoisted_stride + rows * plan_.output_stride;
+        if (plan_.hoisted_stride == p_count_) return {(l_count_ - l) * p_count_, next_rows};
+        return {p_count_, l + 1 < l_count_ ? core + plan_.hoisted_stride : next_rows};
+    }
+
+    // Calls body<Most, vectors>(), Most the vectors of the slab's widest tile.
+    template <class Body>
+    void with_vectors(int vectors, const Body& body) const {
+        const auto narrower = [&]<int Most>() {
+            if (vectors == Most) return body.template operator()<Most, Most>();
+            if constexpr (Most == wide_tile && Most > 3) {
+                if (vectors == 3) return body.template operator()<Most, 3>();
+            }
+            if constexpr (Most == wide_tile && Most > 2) {
+                if (vectors == 2) return body.template operator()<Most, 2>();
+            }
+            if constexpr (Most == wide_tile && Most > 1) body.template operator()<Most, 1>();
+        };
+        switch (vectors_) {
+            case 1:
+                return narrower.template operator()<1>();
+            case 2:
+                return narrower.template operator()<2>();
+            case 3:
+                return narrower.template operator()<min64(3, wide_tile)>();
+            default:
+                return narrower.template operator()<min64(4, wide_tile)>();
+        }
+    }
+
+    template <int Most, int Vectors, class Fold>
+    void columns(const S* core, int64_t row_stride, const Walk<S>& walk, int rows, int64_t s,
+                 Fold fold) {
+        with_rows<rows_of<Pairs>(Most)>(rows, [&]<int Rows>() {
 #if defined(NTENSOR_PAIRS)
             if constexpr (Pairs) {
-                tile_of_pairs<Rows, Vectors>(core, K, reinterpret_cast<const uint32_t*>(W_) + s,
-                                             width_, p_count_, walk, fold);
+                tile_of_pairs<Rows, Vectors>(core, row_stride,
+                                             reinterpret_cast<const uint32_t*>(W_) + s, width_,
+                                             p_count_, walk, fold);
                 return;
             }
 #endif
@@ -272,7 +323,7 @@ private:
                     {rows_, plan_.panel, 1, W_ + s, width_, p_count_}, fold);
             } else if constexpr (!Pairs) {
                 tile<T, Rows, Vectors, Prefetch::rows_of_a>(
-                    {core, K, 1, W_ + s, width_, p_count_, walk}, fold);
+                    {core, row_stride, 1, W_ + s, width_, p_count_, walk}, fold);
             }
         });
     }
@@ -288,24 +339,24 @@ private:
         }
     }
 
-    void write(const T* x, void* out) const {
-        constexpr int64_t piece = 64;
-        T row[piece];
-        for (int64_t s = 0; s < samples_; ++s) {
-            S* to = static_cast<S*>(out) + (s0_ + s) * plan_.job.k_x + row0_;
-            for (int64_t r = 0; r < rows_here_; r += piece) {
-                const int64_t count = min64(piece, rows_here_ - r);
-                for (int64_t i = 0; i < count; ++i) row[i] = x[(r + i) * width_ + s];
-                narrow(row, to + r, count);
-            }
-        }
+    // first_slab: where the output's part of the sums begins.
+    void write(const T* x, void* out, int64_t first_slab) const {
+        if (plan_.l_parts == 1) return write_out(x, out);
+        T* to = partial_ + ((first_slab + slab_) * plan_.job.k_x * plan_.width) + row0_ * width_;
+        for (int64_t i = 0; i < rows_here_ * width_; ++i) to[i] = x[i];
     }
 
-    const ProjectionPlan<S, Pairs>& plan_;
+    void write_out(const T* x, void* out) const {
+        const int64_t k_x = plan_.job.k_x;
+        narrow_columns(x, width_, rows_here_, samples_, static_cast<S*>(out) + s0_ * k_x + row0_,
+                       k_x);
+    }
+
+    const Plan& plan_;
     Arena arena_;
-    T* columns_ = nullptr;  // [inner.sum][width]
-    T* prefix_;             // [width]
-    T* pair_;               // [2][width]
+    Columns<S> inner_, outer_;
+    T* partial_;            // [outputs][slab][k_x][width]
+    T* pair_ = nullptr;     // [2][width]
     T* W_;                  // [panel][width], or pairs of bfloat16 [panel / 2][width]
     T* H_;                  // [l_chunk][width]
     T* H_mean_ = nullptr;
@@ -314,22 +365,31 @@ private:
     T* whole_x_ = nullptr;  // [row_chunk][width], the chunks of hoisted indices together
     T* whole_x_mean_ = nullptr;
     T* rows_ = nullptr;  // [widened_rows][panel]
-    int64_t slab_ = -1, block_ = -1;
+    int64_t slab_ = -1, block_ = -1, panel_ = -1, l_block_ = -1;
     int64_t s0_, samples_, width_;
-    int vectors_;  // of a tile: the most that divide the width
+    int vectors_;  // of the slab's widest tile
+    int64_t l_begin_, l_end_, l_chunks_;
     int64_t l0_, l_count_, p0_, p_count_;
     int64_t row0_, rows_here_;
 };
 
-// Calls body with a worker's template arguments for the job: its storage type and whether in pairs.
+// Calls body with a plan and the worker that follows it.
 template <class Body>
-void with_worker_type(const Projection& job, const Body& body) {
-    const int64_t last = job.factors.items[job.factors.count - 1].extent;
+void with_plan(const Projection& job, const Body& body) {
+    const int last = job.factors.count - 1;
     with_storage_type(job.factors.dtype, [&]<class S>(S) {
-        if constexpr (in_pairs<S>) {
-            if (last >= least_extent_of_pairs) return body.template operator()<S, true>();
+        if (job.split.few) {
+            const FewPlan<S> plan(job);
+            return body.template operator()<FewWorker<S>>(plan);
         }
-        body.template operator()<S, false>();
+        if constexpr (in_pairs<S>) {
+            if (job.split.hoisted == last && job.factors.items[last].extent >= least_extent_of_pairs) {
+                const ProjectionPlan<S, true> plan(job);
+                return body.template operator()<Worker<S, true>>(plan);
+            }
+        }
+        const ProjectionPlan<S, false> plan(job);
+        body.template operator()<Worker<S, false>>(plan);
     });
 }
 
@@ -337,20 +397,19 @@ void with_worker_type(const Projection& job, const Body& body) {
 
 int64_t projection_scratch(const Projection& job) {
     int64_t bytes = 0;
-    with_worker_type(job, [&]<class S, bool Pairs>() {
-        const ProjectionPlan<S, Pairs> plan(job);
-        bytes = job.threads * Worker<S, Pairs>(plan, nullptr).scratch_bytes();
+    with_plan(job, [&]<class W>(const auto& plan) {
+        bytes = job.threads * W(plan, nullptr).scratch_bytes();
     });
     return bytes;
 }
 
 void projection(const Projection& job) {
-    with_worker_type(job, [&]<class S, bool Pairs>() {
-        const ProjectionPlan<S, Pairs> plan(job);
-        const int64_t bytes = Worker<S, Pairs>(plan, nullptr).scratch_bytes();
-        parallel_for_threads(job.threads, [&](int t) {
-            Worker<S, Pairs>(plan, static_cast<char*>(job.scratch) + t * bytes).run(t);
-        });
+    with_plan(job, [&]<class W>(const auto& plan) {
+        const int64_t bytes = W(plan, nullptr).scratch_bytes();
+        const auto scratch = [&](int t) { return static_cast<char*>(job.scratch) + t * bytes; };
+        parallel_for_threads(job.threads, [&](int t) { W(plan, scratch(t)).run(t); });
+        if (plan.l_parts > 1)
+            W(plan, scratch(0)).finish([&](int t) { return W(plan, scratch(t)).partial(); });
     });
 }
 

@@ -1,8 +1,7 @@
-// dcore[r, l, p] (+)= sum_s A[s, r] W[s, p],   A = H[s, l] G[s, r] + H_mean[s, l] G_mean[s, r]
+// dcore[q, p] (+)= sum_s A[s, q] W[s, p],   A[s, q] = H[s, l] G[s, r] + H_mean[s, l] G_mean[s, r]
 //
-// W is the synthesis of all factors where G stands alone (L = 1, H = 1). With G_mean the leading
-// factor is hoisted: H = z_1, H_mean = 1/k_1, W the synthesis of the others, so both outputs cost
-// one product.
+// for the rows q = (r, l) of the core, H the synthesis of the hoisted factors (1 for none), W that of
+// the others. With G_mean the leading factor is hoisted, so both outputs cost one product.
 //
 // A thread forms W for a block of samples and a panel of columns once, then writes the panel for
 // all rows. Where the samples do not fit one block, later blocks add to what the first one wrote.
@@ -32,13 +31,13 @@ struct Plan {
 
     const ProjectionCoreGrad& job;
     const Factors& factors;
-    bool mean;
-    int64_t L, P;
+    int64_t Q, P;  // rows and columns of the core
     Grouping inner;
+    JoinedGrad<S> joined;
     int64_t block;  // samples
     int64_t blocks;
     int64_t panel;
-    int64_t panels;  // panels of P; L times as many in all
+    int64_t panels;
     int64_t row_chunk;
     int64_t row_chunks;
     bool past_caches;
@@ -46,27 +45,26 @@ struct Plan {
     explicit Plan(const ProjectionCoreGrad& job_)
         : job(job_),
           factors(job_.factors),
-          mean(job_.grad_mean.data != nullptr),
-          L(mean ? factors.items[0].extent : 1),
-          inner(factors, mean ? 1 : 0, mean ? 1 : 0) {
+          Q(job_.k_x * product_of_extents(factors, 0, job_.split.hoisted)),
+          inner(factors, job_.split.hoisted, job_.split.hoisted),
+          joined(job_.grad, job_.grad_mean, job_.k_x, factors, job_.split.hoisted) {
         P = inner.extent;
         block = min64(packed_budget / packed_rows, factors.n);
         blocks = ceil_div(factors.n, block);
         block = ceil_div(factors.n, blocks);
         const int64_t most = max64(panel_unit, panel_budget / block / panel_unit * panel_unit);
         panels = ceil_div(P, most);
-        if (L % job.threads) panels = round_up(panels, job.threads);
+        if (P >= 4 * panel_unit * job.threads) panels = round_up(panels, job.threads);
         panel = round_up(ceil_div(P, panels), panel_unit);
         panels = ceil_div(P, panel);
         // Rows are divided only where the panels alone would leave threads idle.
-        row_chunks = L * panels % job.threads && L * panels < 4 * job.threads ? job.threads : 1;
-        row_chunk = round_up(ceil_div(job.k_x, row_chunks), packed_rows);
-        row_chunks = ceil_div(job.k_x, row_chunk);
-        const int64_t K = L * P;
+        row_chunks = panels % job.threads && panels < 4 * job.threads ? job.threads : 1;
+        row_chunk = round_up(ceil_div(Q, row_chunks), packed_rows);
+        row_chunks = ceil_div(Q, row_chunk);
         const char* base = static_cast<const char*>(job.core_grad);
         past_caches = !job.accumulate && blocks == 1 && sizeof(S) == sizeof(T) &&
-                      K % lanes<T> == 0 && P % lanes<T> == 0 &&
-                      job.k_x * K * static_cast<int64_t>(sizeof(S)) > cached_bytes &&
+                      P % lanes<T> == 0 &&
+                      Q * P * static_cast<int64_t>(sizeof(S)) > cached_bytes &&
                       reinterpret_cast<uintptr_t>(base) % vector_bytes == 0;
     }
 };
@@ -87,7 +85,7 @@ public:
     int64_t scratch_bytes() const { return arena_.used; }
 
     void run(int t) {
-        const int64_t items = plan_.L * plan_.panels * plan_.row_chunks;
+        const int64_t items = plan_.panels * plan_.row_chunks;
         const int64_t begin = items * t / plan_.job.threads;
         const int64_t end = items * (t + 1) / plan_.job.threads;
         for (int64_t block = 0; block < plan_.blocks; ++block) {
@@ -95,13 +93,11 @@ public:
             samples_ = min64(plan_.block, plan_.factors.n - s0_);
             add_ = plan_.job.accumulate || block > 0;
             for (int64_t item = begin; item < end; ++item) {
-                const int64_t panel = item / plan_.row_chunks;
-                l_ = panel / plan_.panels;
-                p0_ = panel % plan_.panels * plan_.panel;
+                p0_ = item / plan_.row_chunks * plan_.panel;
                 columns_ = min64(plan_.panel, plan_.P - p0_);
                 if (item == begin || item % plan_.row_chunks == 0) form_panel();
                 const int64_t row = item % plan_.row_chunks * plan_.row_chunk;
-                const int64_t last = min64(row + plan_.row_chunk, plan_.job.k_x);
+                const int64_t last = min64(row + plan_.row_chunk, plan_.Q);
                 for (int64_t r = row; r < last; r += packed_rows)
                     write_rows(r, min64(packed_rows, last - r));
             }
@@ -122,22 +118,13 @@ private:
         }
     }
 
-    // A for rows [r, r + rows): [sample][packed_rows]
-    void pack(int64_t r, int64_t rows) {
-        const ProjectionCoreGrad& job = plan_.job;
+    // A for rows [q, q + rows): [sample][packed_rows]
+    void pack(int64_t q, int64_t rows) {
         for (int64_t s = 0; s < samples_; ++s) {
             T* A = A_ + s * packed_rows;
-            if (rows < packed_rows) {
-                for (int64_t i = 0; i < packed_rows; ++i) A[i] = 0;
-            }
-            if (job.grad.data) widen_row<S>(job.grad, s0_ + s, r, rows, A);
-            if (!plan_.mean) continue;
-            T G_mean[packed_rows];
-            widen_row<S>(job.grad_mean, s0_ + s, r, rows, G_mean);
-            const T H = job.grad.data ? element<S>(plan_.factors.items[0].values, s0_ + s, l_) : 0;
-            const T H_mean = T(1) / static_cast<T>(plan_.L);
-            for (int64_t i = 0; i < rows; ++i)
-                A[i] = (job.grad.data ? H * A[i] : 0) + H_mean * G_mean[i];
+            T beside[packed_rows];
+            plan_.joined.form(s0_ + s, q, q + rows, A, beside);
+            for (int64_t i = rows; i < packed_rows; ++i) A[i] = 0;
         }
     }
 
@@ -153,35 +140,40 @@ private:
 
     template <int Rows>
     void write_tiles(int64_t r, const T* A) {
-        const int64_t K = plan_.L * plan_.P;
-        S* row = static_cast<S*>(plan_.job.core_grad) + r * K + l_ * plan_.P + p0_;
+        const int64_t K = plan_.P;
+        S* row = static_cast<S*>(plan_.job.core_grad) + r * K + p0_;
         for (int64_t p = 0; p < columns_; p += width) {
             const TileInput<T> in{A, 1, packed_rows, W_ + p * samples_, width, samples_};
             S* to = row + p;
             if (columns_ - p < width) {
                 T sums[Rows * width];
                 tile<T, Rows, square_tile, Prefetch::none>(
-                    in, [&](int i, int c, Vector<T> sum) { store(sums + i * width + c, sum); });
+                    in, each_vector<T>([to = sums](int i, int c, Vector<T> sum) {
+                        store(to + i * width + c, sum);
+                    }));
                 const int64_t count = columns_ - p;
                 for (int i = 0; i < Rows; ++i) finish_row(sums + i * width, to + i * K, count);
             } else if (plan_.past_caches) {
                 if constexpr (sizeof(S) == sizeof(T)) {
                     tile<T, Rows, square_tile, Prefetch::none>(
-                        in, [&](int i, int c, Vector<T> sum) {
+                        in, each_vector<T>([to, K](int i, int c, Vector<T> sum) {
                             store_past_caches(to + i * K + c, sum);
-                        });
+                        }));
                 }
             } else if (add_) {
                 for (int i = 0; i < Rows; ++i) {
                     for (int c = 0; c < square_tile; ++c)
                         __builtin_prefetch(to + i * K + c * lanes<T>, 1);
                 }
-                tile<T, Rows, square_tile, Prefetch::none>(in, [&](int i, int c, Vector<T> sum) {
-                    store_narrowed(to + i * K + c, load_widened(to + i * K + c) + sum);
-                });
+                tile<T, Rows, square_tile, Prefetch::none>(
+                    in, each_vector<T>([to, K](int i, int c, Vector<T> sum) {
+                        store_narrowed(to + i * K + c, load_widened(to + i * K + c) + sum);
+                    }));
             } else {
                 tile<T, Rows, square_tile, Prefetch::none>(
-                    in, [&](int i, int c, Vector<T> sum) { store_narrowed(to + i * K + c, sum); });
+                    in, each_vector<T>([to, K](int i, int c, Vector<T> sum) {
+                        store_narrowed(to + i * K + c, sum);
+                    }));
             }
         }
     }
@@ -201,7 +193,7 @@ private:
     T* A_;  // [samples][packed_rows]
     bool add_;
     int64_t s0_, samples_;
-    int64_t l_, p0_, columns_;
+    int64_t p0_, columns_;
 };
 
 }  // namespace

@@ -4,6 +4,9 @@
 // the gradients follow from D segment by segment (math/synthesis.h). G_mean gives a second row of D
 // for the sample, folded with z_1 := 1/k_1 and without a gradient for z_1.
 //
+// Hoisted factors join the gradient: the core is then a matrix of k_x L rows of P elements, and the
+// rows of G and G_mean together those of A = H G + H_mean G_mean.
+//
 // A thread holds D for one slab of samples and one panel of columns in its cache, streams the
 // core's rows past it, folds the finished panel into its own sums, and the threads' sums are added
 // in their order.
@@ -32,9 +35,12 @@ struct Plan {
 
     const ProjectionFactorGrads& job;
     const Factors& factors;
-    bool both;  // rows of D for G and for G_mean
+    bool both;   // rows of D for G and for G_mean
+    bool of_mean;  // the only row of D is that of G_mean
     Grouping group;
-    int64_t K;
+    JoinedGrad<S> joined;
+    int64_t K;     // columns of the core
+    int64_t rows;  // its rows
     int64_t slab;  // samples
     int64_t slabs;
     int64_t virtual_rows;  // rows of D and of G: one or two a sample
@@ -46,9 +52,13 @@ struct Plan {
     explicit Plan(const ProjectionFactorGrads& job_)
         : job(job_),
           factors(job_.factors),
-          both(job_.grad.data && job_.grad_mean.data),
-          group(factors, 0, job_.grad_mean.data ? 1 : 0),
-          K(group.extent) {
+          both(job_.split.hoisted == 0 && job_.grad.data && job_.grad_mean.data),
+          of_mean(job_.split.hoisted == 0 && !job_.grad.data),
+          group(factors, job_.split.hoisted,
+                job_.split.hoisted == 0 && job_.grad_mean.data ? 1 : job_.split.hoisted),
+          joined(job_.grad, job_.grad_mean, job_.k_x, factors, job_.split.hoisted),
+          K(group.extent),
+          rows(job_.k_x * product_of_extents(factors, 0, job_.split.hoisted)) {
         const int64_t rows_a_sample = both ? 2 : 1;
         slab = min64(most_slab, max64(1, factors_budget / (group.sum * rows_a_sample)));
         slabs = ceil_div(factors.n, slab);
@@ -65,7 +75,8 @@ struct Plan {
 
     // Rows of G are read where they lie, unless they must be widened or collected.
     bool reads_grad_in_place() const {
-        return (sizeof(S) == sizeof(T) || in_pairs<S>) && !both && main_grad().col_stride == 1;
+        return (sizeof(S) == sizeof(T) || in_pairs<S>) && !both && job.split.hoisted == 0 &&
+               main_grad().col_stride == 1;
     }
     const Matrix& main_grad() const { return job.grad.data ? job.grad : job.grad_mean; }
 };
@@ -81,6 +92,7 @@ public:
         dz_ = arena_.template take<T>(plan.slab * plan.group.sum);
         if (!plan.reads_grad_in_place())
             G_ = arena_.template take<G_type>(plan.virtual_rows * row_block);
+        if (plan.job.split.hoisted) A_ = arena_.template take<T>(2 * row_block);
         packed_ = arena_.template take<T>(row_block * tile_width<T>);
     }
 
@@ -109,8 +121,8 @@ public:
         c0_ = index * plan_.panel;
         columns_ = min64(plan_.panel, plan_.K - c0_);
         for (int64_t i = 0; i < rows_ * plan_.panel; ++i) D_[i] = 0;
-        for (int64_t r = 0; r < plan_.job.k_x; r += row_block) {
-            multiply(r, min64(row_block, plan_.job.k_x - r));
+        for (int64_t r = 0; r < plan_.rows; r += row_block) {
+            multiply(r, min64(row_block, plan_.rows - r));
         }
         for (int64_t row = 0; row < rows_; ++row) {
             add_factor_grads(plan_.group, z_ + row * plan_.group.sum, D_ + row * plan_.panel, c0_,
@@ -130,7 +142,7 @@ public:
 
 private:
     bool of_mean(int64_t row) const {
-        return plan_.both ? row >= samples_ : plan_.job.grad.data == nullptr;
+        return plan_.both ? row >= samples_ : plan_.of_mean;
     }
 
     // Rows of G as the tile reads them: widened, or as stored where pairs are multiplied.
@@ -211,6 +223,13 @@ private:
     }
 
     void collect_grad(int64_t r, int64_t depth) {
+        if (plan_.job.split.hoisted) {
+            for (int64_t s = 0; s < samples_; ++s) {
+                plan_.joined.form(s0_ + s, r, r + depth, A_, A_ + row_block);
+                narrow(A_, G_ + s * row_block, depth);
+            }
+            return;
+        }
         for (int64_t row = 0; row < rows_; ++row) {
             const Matrix& grad = of_mean(row) ? plan_.job.grad_mean : plan_.job.grad;
             const int64_t s = s0_ + row % samples_;
@@ -260,10 +279,10 @@ private:
     }
 
     auto add_to(T* D) const {
-        return [D, panel = plan_.panel](int i, int j, Vector<T> sum) {
+        return each_vector<T>([D, panel = plan_.panel](int i, int j, Vector<T> sum) {
             T* to = D + i * panel + j;
             store(to, load(to) + sum);
-        };
+        });
     }
 
     // A tile of the core in pairs of rows: [depth / 2][tile_width]; an odd last row is paired with
@@ -311,6 +330,7 @@ private:
     T* z_;                 // [virtual_rows][sum]
     T* dz_;                // [slab][sum]
     G_type* G_ = nullptr;  // [virtual_rows][row_block]
+    T* A_ = nullptr;       // two rows of the joined gradient
     T* packed_;            // [row_block][tile_width]
     int64_t s0_, samples_, rows_;
     int64_t c0_, columns_;

@@ -1,4 +1,4 @@
-// How a projection is divided: what is hoisted, slabs of samples, panels of W, chunks of rows.
+// How a projection is divided: slabs of samples, panels of W, chunks of rows, work for threads.
 #pragma once
 
 #include "factors.h"
@@ -20,71 +20,111 @@ constexpr int rows_of(int vectors) {
 template <class S, bool Pairs>
 constexpr bool widens = sizeof(S) != sizeof(Accumulator<S>) && !Pairs;
 
-// Elements of a thread's scratch: W and widened rows, gathered factors, x, H. Together under 64 K.
+// Elements of a thread's scratch: W and widened rows, x, H. Together under 64 K.
 template <bool Pairs>
 constexpr int64_t panel_budget = Pairs ? 28672 : 43008;
 template <bool Pairs>
 constexpr int64_t hoisted_budget = Pairs ? 18432 : 4096;
-constexpr int64_t gather_budget = 8192;
 constexpr int64_t x_budget = 9216;
 // A last factor of at least this extent is multiplied pair by pair as it stands. With a shorter one
 // the pairs would be products, rounded once more, so rows of the core are widened instead.
 constexpr int64_t least_extent_of_pairs = 32;
 constexpr int64_t row_unit = 24;  // a multiple of the tile's rows for most widths
 constexpr int widened_rows = 8;   // at most that many rows a tile of widened rows
+// A core of at most so many bytes is read by every thread rather than divided among them.
+constexpr int64_t shared_core_bytes = int64_t(1) << 18;
+
+// The core as a matrix of k_x L rows of P elements, row (r, l) at r * output_stride + l *
+// hoisted_stride.
+struct CoreRows {
+    int64_t L, P, K;
+    int64_t output_stride, hoisted_stride;
+
+    explicit CoreRows(const Projection& job) {
+        L = product_of_extents(job.factors, 0, job.split.hoisted);
+        P = product_of_extents(job.factors, job.split.hoisted, job.factors.count);
+        K = L * P;
+        output_stride = job.split.output_inside ? P : K;
+        hoisted_stride = job.split.output_inside ? job.k_x * P : P;
+    }
+};
+
+// Tiles of rows lie along the outputs or along the hoisted indices: where fewer are left over.
+inline bool tiles_along_hoisted(int64_t outputs, int64_t hoisted, int rows) {
+    // The time of a tile in that of a row, the loads of W being that of one and a half rows.
+    const auto time = [rows](int64_t count) {
+        double sum = 0;
+        for (int64_t left = count; left > 0; left -= rows_at_once(left, rows))
+            sum += rows_at_once(left, rows) + 1.5;
+        return sum / static_cast<double>(count);
+    };
+    // What is left over of many rows is little.
+    const int64_t most = 16 * rows;
+    return time(min64(hoisted, most)) * 1.02 < time(min64(outputs, most));
+}
 
 template <class S, bool Pairs>
-struct ProjectionPlan {
+struct ProjectionPlan : CoreRows {
     using T = Accumulator<S>;
+    static constexpr int V = lanes<T>;
 
     const Projection& job;
     const Factors& factors;
-    int hoisted;  // number of hoisted factors
-    Grouping inner;
-    int64_t L, P;
-    int64_t slab;  // samples of the widest slab, rounded up to whole vectors
+    Grouping inner, outer;  // of the factors of W, and of H
     int64_t slabs;
-    int64_t panel;  // inner indices of a panel of W
+    int64_t slab;     // samples of a slab
+    int64_t width;    // the same in whole vectors
+    int64_t panel;    // inner indices of a panel of W
     int64_t panels;
+    int64_t l_parts;    // threads that divide the hoisted indices: 1 where all work on others
     int64_t l_chunk;    // hoisted indices whose H is kept at a time
-    int64_t l_chunks;   // where there are several, x is summed up chunk by chunk
+    int64_t l_chunks;   // at most; where there are several, x is summed up chunk by chunk
     int64_t row_chunk;  // rows of the core whose x is kept at a time
     int64_t row_chunks;
-    bool gathered;  // the inner factors fit the gather budget
+    bool along_hoisted;
 
     explicit ProjectionPlan(const Projection& job_)
-        : job(job_),
+        : CoreRows(job_),
+          job(job_),
           factors(job_.factors),
-          hoisted(count_hoisted(job_)),
-          inner(factors, hoisted, hoisted) {
-        L = product_of_extents(factors, 0, hoisted);
-        P = inner.extent;
-        slab = min64(most_slab, round_up(factors.n, slab_unit));
-        slabs = ceil_div(factors.n, most_slab);
+          inner(factors, job_.split.hoisted, job_.split.hoisted),
+          outer(factors, 0, 0, job_.split.hoisted) {
+        const int64_t n = factors.n, threads = job.threads;
+        const int64_t bytes = job.k_x * K * static_cast<int64_t>(sizeof(S));
+        slabs = ceil_div(n, most_slab);
+        const int64_t even = round_up(slabs, threads);
+        if ((bytes <= shared_core_bytes || job.k_x < 8 * threads) && n >= even * 2 * V)
+            slabs = even;
+        slab = ceil_div(n, slabs);
+        slabs = ceil_div(n, slab);
+        width = round_up(slab, V);
         // Accumulators of W, and of widened rows, for each inner index.
-        const int64_t beside = Pairs ? slab / 2 : slab + (widens<S, Pairs> ? widened_rows : 0);
+        const int64_t beside = Pairs ? width / 2 : width + (widens<S, Pairs> ? widened_rows : 0);
         panels =
             ceil_div(P, max64(slab_unit, panel_budget<Pairs> / beside / slab_unit * slab_unit));
         panel = round_up(ceil_div(P, panels), slab_unit);
         panels = ceil_div(P, panel);
+        l_parts = 1;
+        if (slabs % threads && slabs < 4 * threads && job.k_x < 4 * threads && L >= 4 * threads)
+            l_parts = threads;
         const int outputs = job.x_mean ? 2 : 1;
-        l_chunk = min64(L, max64(1, hoisted_budget<Pairs> / slab / outputs));
-        l_chunks = ceil_div(L, l_chunk);
+        const int64_t L_here = ceil_div(L, l_parts);
+        l_chunk = min64(L_here, max64(1, hoisted_budget<Pairs> / width / outputs));
+        l_chunks = ceil_div(L_here, l_chunk);
         const int sums = l_chunks > 1 ? 2 * outputs : outputs;
-        row_chunk = max64(row_unit, x_budget / slab / sums / row_unit * row_unit);
+        row_chunk = max64(row_unit, x_budget / width / sums / row_unit * row_unit);
         row_chunks = ceil_div(job.k_x, row_chunk);
-        if (slabs % job.threads) row_chunks = round_up(row_chunks, job.threads);
-        row_chunk = round_up(ceil_div(job.k_x, row_chunks), row_unit);
+        if (slabs % threads && l_parts == 1) row_chunks = round_up(row_chunks, threads);
+        row_chunk = ceil_div(job.k_x, row_chunks);
+        if (row_chunk > rows_of<Pairs>(1)) row_chunk = round_up(row_chunk, row_unit);
         row_chunks = ceil_div(job.k_x, row_chunk);
-        gathered = inner.sum * slab <= gather_budget;
+        const int rows = rows_of<Pairs>(static_cast<int>(min64(wide_tile, width / V)));
+        along_hoisted = tiles_along_hoisted(min64(job.k_x, row_chunk), l_chunk, rows);
     }
 
-    static int count_hoisted(const Projection& job) {
-        int64_t extents[most_factors];
-        const int last = job.factors.count - 1;
-        for (int m = 0; m <= last; ++m) extents[m] = job.factors.items[m].extent;
-        if (Pairs) return last;
-        return hoisted_factors(extents, job.factors.count, job.x_mean ? 1 : 0);
+    // Elements of the sums of one thread where the hoisted indices are divided.
+    int64_t partial() const {
+        return l_parts > 1 ? job.k_x * width * slabs * (job.x_mean ? 2 : 1) : 0;
     }
 };
 

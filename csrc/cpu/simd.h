@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__F16C__) || defined(__AVX512F__) || defined(__SSE__)
 #include <immintrin.h>
@@ -111,6 +112,63 @@ inline T sum_lanes(Vector<T> v) {
     return sum;
 }
 
+template <bool first, class A, class B>
+struct SelectType {
+    using type = A;
+};
+template <class A, class B>
+struct SelectType<false, A, B> {
+    using type = B;
+};
+template <bool first, class A, class B>
+using Select = typename SelectType<first, A, B>::type;
+
+// first[0], second[0], first[1], second[1], ..., of the lower or the upper halves.
+template <bool Upper, class V>
+inline V interleave(V first, V second) {
+    constexpr int count = sizeof(V) / sizeof(first[0]);
+    return [&]<int... I>(std::integer_sequence<int, I...>) {
+        constexpr int start = Upper ? count / 2 : 0;
+#if defined(__clang__)
+        return __builtin_shufflevector(first, second, (start + I / 2 + I % 2 * count)...);
+#else
+        using Index = Select<sizeof(first[0]) == 4, int32_t, int64_t>;
+        typedef Index indices __attribute__((vector_size(sizeof(V))));
+        return __builtin_shuffle(first, second, indices{(start + I / 2 + I % 2 * count)...});
+#endif
+    }(std::make_integer_sequence<int, count>());
+}
+
+// A square of lanes x lanes elements: its rows become its columns.
+template <class T>
+inline void transpose(Vector<T> (&v)[lanes<T>]) {
+    constexpr int V = lanes<T>;
+#pragma GCC unroll 4
+    for (int round = 1; round < V; round *= 2) {
+        Vector<T> mixed[V];
+#pragma GCC unroll 8
+        for (int i = 0; i < V / 2; ++i) {
+            mixed[2 * i] = interleave<false>(v[i], v[i + V / 2]);
+            mixed[2 * i + 1] = interleave<true>(v[i], v[i + V / 2]);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < V; ++i) v[i] = mixed[i];
+    }
+}
+
+// Lane i of the result is the sum of the lanes of v[i].
+template <class T>
+inline Vector<T> sums_of_lanes(Vector<T> (&v)[lanes<T>]) {
+    constexpr int V = lanes<T>;
+#pragma GCC unroll 4
+    for (int half = V / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+        for (int i = 0; i < half; ++i)
+            v[i] = interleave<false>(v[i], v[i + half]) + interleave<true>(v[i], v[i + half]);
+    }
+    return v[0];
+}
+
 constexpr int64_t min64(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
@@ -123,17 +181,6 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) {
 constexpr int64_t round_up(int64_t a, int64_t b) {
     return ceil_div(a, b) * b;
 }
-
-template <bool first, class A, class B>
-struct SelectType {
-    using type = A;
-};
-template <class A, class B>
-struct SelectType<false, A, B> {
-    using type = B;
-};
-template <bool first, class A, class B>
-using Select = typename SelectType<first, A, B>::type;
 
 // Storage types. accumulator: the type of every sum and of every product of factors.
 struct bfloat16 {
@@ -293,6 +340,70 @@ inline void widen_row(const Matrix& m, int64_t row, int64_t col, int64_t count,
         widen(from, to, count);
     } else {
         for (int64_t i = 0; i < count; ++i) to[i] = to_accumulator(from[i * m.col_stride]);
+    }
+}
+
+// to[i * width + s] = m[row + s, col + i] for `rows` rows of m, `count` columns: rows become lanes.
+// The lanes from `rows` to `width`, a multiple of a vector's, become zero.
+template <class S>
+inline void widen_columns(const Matrix& m, int64_t row, int64_t rows, int64_t col, int64_t count,
+                          int64_t width, Accumulator<S>* to) {
+    using T = Accumulator<S>;
+    constexpr int V = lanes<T>;
+    const S* from = static_cast<const S*>(m.data) + row * m.row_stride + col * m.col_stride;
+    if (m.row_stride == 1) {
+        for (int64_t i = 0; i < count; ++i) {
+            widen(from + i * m.col_stride, to + i * width, rows);
+            for (int64_t s = rows; s < width; ++s) to[i * width + s] = 0;
+        }
+        return;
+    }
+    for (int64_t s0 = 0; s0 < width; s0 += V) {
+        const int64_t here = max64(0, min64(V, rows - s0));
+        int64_t i = 0;
+        if (m.col_stride == 1) {
+            for (; i + V <= count; i += V) {
+                Vector<T> block[V];
+                for (int s = 0; s < V; ++s) {
+                    if (s < here) {
+                        block[s] = load_widened(from + (s0 + s) * m.row_stride + i);
+                    } else {
+                        block[s] = Vector<T>{};
+                    }
+                }
+                transpose<T>(block);
+                for (int j = 0; j < V; ++j) store(to + (i + j) * width + s0, block[j]);
+            }
+        }
+        for (; i < count; ++i) {
+            T* lane = to + i * width + s0;
+            for (int64_t s = 0; s < here; ++s)
+                lane[s] = to_accumulator(from[(s0 + s) * m.row_stride + i * m.col_stride]);
+            for (int64_t s = here; s < V; ++s) lane[s] = 0;
+        }
+    }
+}
+
+// to[s * to_stride + r] = from[r * width + s] for `rows` rows r, `samples` lanes s: the way back.
+template <class S>
+inline void narrow_columns(const Accumulator<S>* from, int64_t width, int64_t rows, int64_t samples,
+                           S* to, int64_t to_stride) {
+    using T = Accumulator<S>;
+    constexpr int V = lanes<T>;
+    for (int64_t s0 = 0; s0 < samples; s0 += V) {
+        const int64_t here = min64(V, samples - s0);
+        int64_t r = 0;
+        for (; r + V <= rows; r += V) {
+            Vector<T> block[V];
+            for (int j = 0; j < V; ++j) block[j] = load(from + (r + j) * width + s0);
+            transpose<T>(block);
+            for (int64_t s = 0; s < here; ++s)
+                store_narrowed(to + (s0 + s) * to_stride + r, block[s]);
+        }
+        for (; r < rows; ++r) {
+            for (int64_t s = 0; s < here; ++s)
+                round_to(from[r * width + s0 + s], to + (s0 + s) * to_stride + r);
+        }
     }
 }
 

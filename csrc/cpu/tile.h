@@ -2,8 +2,9 @@
 //
 //   acc[i][c] = sum over k in [0, depth) of a[i * a_row + k * a_step] * b[k * b_step + c]
 //
-// finish(i, c, sums) takes what the tile has summed up. It is handed over by value, and captures by
-// value: behind a reference, all that it captured would be loaded again after each of its stores.
+// finish(sums) takes what the tile has summed up, sums[row][vector]. It is handed over by value, and
+// captures by value: behind a reference, all that it captured would be loaded again after each of
+// its stores.
 //
 // All three primitives of the projection are this product:
 //   projection       a: rows of the core      b: W, packed with the samples side by side
@@ -90,11 +91,21 @@ inline void tile(TileInput<T> in, Finish finish) {
             b += in.b_step;
         }
     }
-#pragma GCC unroll 8
-    for (int i = 0; i < Rows; ++i) {
+    finish(acc);
+}
+
+// A `finish` that calls body(i, c, sums) for each row i and each vector, c its first column.
+template <class T, class Body>
+inline auto each_vector(Body body) {
+    return [body](auto& sums) {
+        constexpr int Rows = sizeof(sums) / sizeof(sums[0]);
+        constexpr int Vectors = sizeof(sums[0]) / sizeof(sums[0][0]);
+#pragma GCC unroll 16
+        for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
-        for (int c = 0; c < Vectors; ++c) finish(i, c * V, acc[i][c]);
-    }
+            for (int c = 0; c < Vectors; ++c) body(i, c * lanes<T>, sums[i][c]);
+        }
+    };
 }
 
 // Storage types that are multiplied pair by pair, without being widened first.
@@ -176,15 +187,14 @@ __attribute__((noinline)) void tile_of_pairs(const bfloat16* a, int64_t a_row, c
     }
     // An odd end: the partner belongs to the next row and may be NaN, so it is not read.
     if (depth % 2) step(0, [&](int i) { return static_cast<uint32_t>(a[i * a_row].bits); });
+    if (Sums == 2) {
 #pragma GCC unroll 16
-    for (int i = 0; i < Rows; ++i) {
+        for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
-        for (int c = 0; c < Vectors; ++c) {
-            float_vector sum = acc[0][i][c];
-            if (Sums == 2) sum += acc[Sums - 1][i][c];
-            finish(i, c * lanes<float>, sum);
+            for (int c = 0; c < Vectors; ++c) acc[0][i][c] += acc[Sums - 1][i][c];
         }
     }
+    finish(acc[0]);
 }
 #endif
 

@@ -65,17 +65,5 @@ inline void for_each_segment(const int64_t* extents, int count, int64_t begin, i
     }
 }
 
-// The number of leading factors that are taken out of the product and applied to the sums: the
-// longest prefix that leaves an inner extent of at least this many, none where there is no such
-// prefix.
-constexpr int64_t least_inner_extent = 1000;
-
-inline int hoisted_factors(const int64_t* extents, int count, int at_least) {
-    int64_t inner = 1;
-    int m = count;
-    while (m > at_least && inner < least_inner_extent) inner *= extents[--m];
-    return inner < least_inner_extent ? at_least : m;
-}
-
 }  // namespace NTENSOR_LEVEL
 }  // namespace ntensor

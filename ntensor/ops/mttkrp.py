@@ -57,17 +57,24 @@ def mttkrp(
         tensor([[ 3.],
                 [12.]])
     """
-    tensor, others, mode = _operands(tensor, factors, mode, weights)
+    tensor, others, mode, weights = _operands(tensor, factors, mode, weights)
     backend = backends.requested(backend)
+    result = _rows(tensor, others, mode, backend).T.contiguous()
+    return result if weights is None else result * weights
+
+
+def _rows(tensor: Tensor, others: list[Tensor], mode: int, backend: str | None) -> Tensor:
+    """`(R, I_mode)`, without weights."""
     if mode == 0:
-        return SYNTHESIS_PROJECTION((tensor, *others), backend).T.contiguous()
+        result: Tensor = SYNTHESIS_PROJECTION((tensor, *others), backend)
+        return result
     # The leading factor is the upstream gradient; the slot of `mode` is not read.
     upstream, before, after = others[0], others[1:mode], others[mode:]
     unread = tensor.new_zeros(()).expand(upstream.shape[0], tensor.shape[mode])
     inner = [*before, unread, *after]
     needs = [place == mode - 1 for place in range(len(inner))]
-    joined = PROJECTION_FACTOR_GRADS((tensor, upstream, None, *inner), needs, backend)
-    return joined.T.contiguous()
+    joined: Tensor = PROJECTION_FACTOR_GRADS((tensor, upstream, None, *inner), needs, backend)
+    return joined
 
 
 def checked(
@@ -127,21 +134,22 @@ def checked(
 
 def _operands(
     tensor: Tensor, factors: Sequence[Tensor | None], mode: int, weights: Tensor | None
-) -> tuple[Tensor, list[Tensor], int]:
-    """The tensor, the other factors as `(R, I_m)` in order, and the mode counted from 0.
+) -> tuple[Tensor, list[Tensor], int, Tensor | None]:
+    """The tensor, the other factors as `(R, I_m)` in order, the mode counted from 0, the weights.
 
-    Weights, and the missing factors of a tensor of one mode, are one more factor of extent 1.
+    Of a tensor of one mode the missing factor is one of extent 1: the weights or ones.
     """
     if mode is None:
         raise TypeError("mttkrp: mode must be an int, got NoneType")
     tensor, others, weights, place = checked("mttkrp", tensor, factors, weights, mode)
     assert place is not None
-    if weights is None and not others:
-        ignored = factors[place]
-        weights = tensor.new_ones(1 if ignored is None else ignored.shape[1])
     samples = [factor.T for factor in others]
-    if weights is not None:
+    if not others:
+        ignored = factors[place]
+        if weights is None:
+            weights = tensor.new_ones(1 if ignored is None else ignored.shape[1])
         tensor = tensor.unsqueeze(-1)
         samples.append(weights[:, None])
+        weights = None
     checks.factor_count("mttkrp", len(samples))
-    return tensor, samples, place
+    return tensor, samples, place, weights

@@ -3,12 +3,13 @@
 A single factor (M = 1) makes the projection a plain matrix product, which the BLAS of torch serves.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ntensor.backends.native import scratch
+from ntensor.backends.native import plans
 from ntensor.backends.native.library import (
     CPU,
     DTYPES,
@@ -18,6 +19,7 @@ from ntensor.backends.native.library import (
     cpu_module,
     describe_factors,
     describe_grads,
+    describe_matrix,
     describe_optional,
     large_empty,
     needed_width,
@@ -40,8 +42,8 @@ def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, T
     x_mean = torch.empty(n, k_x, dtype=dtype, device=CPU) if mean else None
     threads = threads_for(n * k_x * K, MULTIPLY_ADDS_A_THREAD)
     level = simd_level()
-    memory = scratch_memory(
-        scratch.projection(level, DTYPES[dtype], n, extents, k_x, mean, threads)
+    plan = plans.projection(
+        level, DTYPES[dtype], n, extents, k_x, mean, threads, plans.forced()
     )
     cpu_module().projection(
         level,
@@ -52,8 +54,9 @@ def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, T
         k_x,
         x.data_ptr(),
         0 if x_mean is None else x_mean.data_ptr(),
+        plan.split,
         threads,
-        memory.data_ptr(),
+        scratch_memory(plan.scratch).data_ptr(),
     )
     return x, x_mean
 
@@ -156,34 +159,67 @@ def _write_factor_grads(
     threads = threads_for(n * k_x * K, MULTIPLY_ADDS_A_THREAD)
     level = simd_level()
     main, mean = describe_optional(grad), describe_optional(grad_mean)
-    contiguous = (mean if grad is None else main)[2] == 1
-    memory = scratch_memory(
-        scratch.projection_factor_grads(
-            level,
-            dtype,
-            n,
-            extents,
-            k_x,
-            grad is not None,
-            grad_mean is not None,
-            contiguous,
-            threads,
-        )
-    )
-    cpu_module().projection_factor_grads(
+    plan = plans.factor_grads(
         level,
         dtype,
         n,
-        inputs,
-        addresses,
-        row_stride,
-        core.data_ptr(),
+        extents,
         k_x,
-        main,
-        mean,
+        grad is not None,
+        grad_mean is not None,
+        (mean if grad is None else main)[2] == 1,
+        tuple([address != 0 for address in addresses]),
+        row_stride == 0,
         threads,
-        memory.data_ptr(),
+        plans.forced(),
     )
+    h = plan.hoisted
+    if plan.inner:
+        memory = scratch_memory(plan.inner.scratch)
+        cpu_module().projection_factor_grads(
+            level,
+            dtype,
+            n,
+            inputs,
+            [0] * h + addresses[h:],
+            row_stride,
+            core.data_ptr(),
+            k_x,
+            main,
+            mean,
+            plan.inner.split,
+            threads,
+            memory.data_ptr(),
+        )
+    if plan.outer:
+        # The core's outputs and the hoisted indices change places.
+        L = math.prod(extents[:h])
+        dH = None if h == 1 else torch.empty(n, L, dtype=core.dtype, device=CPU)
+        cpu_module().projection(
+            level,
+            dtype,
+            n,
+            [main[0], k_x, main[1], main[2], *inputs[4 * h :]],
+            core.data_ptr(),
+            L,
+            addresses[0] if dH is None else dH.data_ptr(),
+            0,
+            plan.outer.split,
+            threads,
+            scratch_memory(plan.outer.scratch).data_ptr(),
+        )
+        if dH is not None:
+            cpu_module().synthesis_grads(
+                level,
+                dtype,
+                n,
+                inputs[: 4 * h],
+                addresses[:h],
+                row_stride,
+                describe_matrix(dH),
+                threads,
+                scratch_memory(plan.spread).data_ptr(),
+            )
 
 
 def _write_core_grad(
@@ -205,10 +241,16 @@ def _write_core_grad(
         return
     threads = threads_for(n * k_x * K, MULTIPLY_ADDS_A_THREAD)
     level = simd_level()
-    memory = scratch_memory(
-        scratch.projection_core_grad(
-            level, DTYPES[dtype], n, extents, k_x, grad_mean is not None, threads
-        )
+    plan = plans.core_grad(
+        level,
+        DTYPES[dtype],
+        n,
+        extents,
+        k_x,
+        grad is not None,
+        grad_mean is not None,
+        threads,
+        plans.forced(),
     )
     cpu_module().projection_core_grad(
         level,
@@ -220,6 +262,7 @@ def _write_core_grad(
         describe_optional(grad_mean),
         out.data_ptr(),
         accumulate,
+        plan.split,
         threads,
-        memory.data_ptr(),
+        scratch_memory(plan.scratch).data_ptr(),
     )

@@ -5,86 +5,18 @@ import math
 
 import torch
 
+from ntensor.backends.native import plans
 from ntensor.backends.native.library import (
     DTYPES,
     ELEMENTS_A_THREAD,
     MULTIPLY_ADDS_A_THREAD,
-    NO_MATRIX,
     cpu_module,
     describe_sizes,
     simd_level,
     threads_for,
 )
 
-# A matrix that is there and lies row by row, or must be collected element by element.
 _CONTIGUOUS = (1, 1, 1)
-_STRIDED = (1, 1, 2)
-
-
-def _matrix(given: bool, contiguous: bool) -> tuple[int, int, int]:
-    return (_CONTIGUOUS if contiguous else _STRIDED) if given else NO_MATRIX
-
-
-@functools.lru_cache(maxsize=1024)
-def projection(
-    level: str, dtype: int, n: int, extents: tuple[int, ...], k_x: int, mean: bool, threads: int
-) -> int:
-    return cpu_module().projection_scratch(
-        level, dtype, n, describe_sizes(extents), 0, k_x, 0, int(mean), threads, 0
-    )
-
-
-@functools.lru_cache(maxsize=1024)
-def projection_factor_grads(
-    level: str,
-    dtype: int,
-    n: int,
-    extents: tuple[int, ...],
-    k_x: int,
-    grad: bool,
-    grad_mean: bool,
-    contiguous: bool,
-    threads: int,
-) -> int:
-    return cpu_module().projection_factor_grads_scratch(
-        level,
-        dtype,
-        n,
-        describe_sizes(extents),
-        [1] * len(extents),
-        sum(extents),
-        0,
-        k_x,
-        _matrix(grad, contiguous),
-        _matrix(grad_mean, contiguous),
-        threads,
-        0,
-    )
-
-
-@functools.lru_cache(maxsize=1024)
-def projection_core_grad(
-    level: str,
-    dtype: int,
-    n: int,
-    extents: tuple[int, ...],
-    k_x: int,
-    grad_mean: bool,
-    threads: int,
-) -> int:
-    return cpu_module().projection_core_grad_scratch(
-        level,
-        dtype,
-        n,
-        describe_sizes(extents),
-        k_x,
-        _CONTIGUOUS,
-        _matrix(grad_mean, True),
-        0,
-        False,
-        threads,
-        0,
-    )
 
 
 @functools.lru_cache(maxsize=1024)
@@ -147,11 +79,17 @@ def scratch_bytes(
         return 0
     mean = operation.endswith("mean")
     threads = threads_for(n * K * k_x, MULTIPLY_ADDS_A_THREAD)
+    needs = (True,) * len(extents)
+    grads = [
+        plans.factor_grads(
+            *(*key, extents, k_x, True, mean, contiguous, needs, apart, threads, plans.forced())
+        )
+        for contiguous in (True, False)
+        for apart in (True, False)
+    ]
     return max(
-        projection(*key, extents, k_x, mean, threads),
-        *(
-            projection_factor_grads(*key, extents, k_x, True, mean, contiguous, threads)
-            for contiguous in (True, False)
-        ),
-        projection_core_grad(*key, extents, k_x, mean, threads),
+        plans.projection(*key, extents, k_x, mean, threads, plans.forced()).scratch,
+        plans.core_grad(*key, extents, k_x, True, mean, threads, plans.forced()).scratch,
+        *(part.scratch for plan in grads for part in (plan.inner, plan.outer) if part),
+        *(plan.spread for plan in grads),
     )
