@@ -24,12 +24,13 @@ import _options
 from _files import replaced
 
 KINDS = ("forward", "both", "bilinear", "bilinear-both", "mttkrp", "mttkrp-weights", "mttkrp-all")
-MOST_ELEMENTS = 1 << 24  # of the core, of the synthesis of the batch, and of the result
-MOST_PRODUCTS = 1 << 31  # n k_x K
+MOST_ELEMENTS = 1 << 23  # of the core, of the synthesis of the batch, and of the result
+MOST_PRODUCTS = 1 << 30  # n k_x K
+MOST_BETWEEN = 1 << 25  # elements that a plain form may hold between two products
 # A case counts as lost where it is slower than this part of the fastest plain form, and by more
 # than so many seconds.
 LOST, LOST_SECONDS = 0.9, 20e-6
-ROUNDS, SECONDS = 7, 0.12  # at least so many turns, and about so many seconds a case
+ROUNDS, SECONDS = 5, 0.1  # at least so many turns, and about so many seconds a case
 
 
 def draw(kind: str, random: random.Random, elements: int, products: int) -> dict:
@@ -153,16 +154,20 @@ def ways(kind: str, case: dict, generator) -> tuple[dict, dict]:
 
         def exact():
             wide = [each.double() for each in factors]
-            return by(last_mode_first)(
+            return by(unfolding)(
                 tensor.double(), wide, None if weights is None else weights.double()
             )
 
-        forms = {"unfolding": by(unfolding), "last first": by(last_mode_first)}
+        forms = {"unfolding": by(unfolding)}
+        if n * math.prod(extents) // min(extents[0], extents[-1]) <= MOST_BETWEEN:
+            forms["last first"] = by(last_mode_first)
         return {"ntensor": ours, **forms}, exact
 
     core, *factors = tensors((case["k_x"], *extents), *((n, k) for k in extents))
     (cotangent,) = tensors((n, case["k_x"]))
-    forms = {"broadcast": broadcast, "last first": last_first}
+    forms = {"broadcast": broadcast}
+    if n * case["k_x"] * math.prod(extents[:-1]) <= MOST_BETWEEN:
+        forms["last first"] = last_first
     if case["k_x"] <= 4:
         forms["row by row"] = rows_one_by_one
     if "bilinear" in kind:
@@ -188,7 +193,7 @@ def ways(kind: str, case: dict, generator) -> tuple[dict, dict]:
 
     def exact():
         wide = [each.detach().double().requires_grad_(each.requires_grad) for each in values]
-        return calling(last_first, wide, cotangent.double())()
+        return calling(broadcast, wide, cotangent.double())()
 
     return {"ntensor": calling(ours), **{k: calling(v) for k, v in forms.items()}}, exact
 

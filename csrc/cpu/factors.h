@@ -14,6 +14,7 @@ namespace NTENSOR_LEVEL {
 // the most.
 constexpr int64_t least_tail = 32;
 constexpr int64_t most_tail = 128;
+constexpr int64_t short_tail = 12;
 
 // split_index (math/synthesis.h) for the factors [begin, end).
 template <class Body>
@@ -50,6 +51,9 @@ struct Grouping {
         for (int m = first; m < tail; ++m) push(factors.items[m].extent);
         push(tail_extent);
     }
+
+    // Segments would be shorter than a vector.
+    bool has_short_tail() const { return count > 1 && extents[count - 1] < short_tail; }
 
     // Calls body(m, i) for each factor m that has a part in index `at` of the group's factor
     // `place`, i its own index: for one factor, or for all that are merged.
@@ -100,9 +104,71 @@ inline void gather_sample(const Factors& factors, const Grouping& g, int64_t s,
     }
 }
 
+// A piece of the synthesis of a gathered sample with a short last factor, of the last two factors
+// (z, last) alone: element (i, p), of i width + p, is scale * z[i] * last[p].
+template <class T>
+struct Run {
+    const SegmentIndex& at;  // of the factors in front of the two
+    int64_t offset, length;  // elements, from the start of the range on
+    int64_t first;           // i width + p of the first one
+    int64_t width;           // of the last factor
+    T scale;
+    const T* z;     // from the first i on
+    int64_t start;  // where the second last factor begins
+
+    // Calls body(i, p, at, count) for each i, counted from the first: elements (i, p ... p + count)
+    // stand at offset + at.
+    template <class Body>
+    void for_each_row(const Body& body) const {
+        int64_t p = first % width;
+        for (int64_t i = 0, at = 0; at < length; ++i, p = 0) {
+            const int64_t count = min64(width - p, length - at);
+            body(i, p, at, count);
+            at += count;
+        }
+    }
+};
+
+template <class T, class Body>
+inline void for_each_run(const Grouping& g, const T* z, int64_t begin, int64_t end,
+                         const Body& body) {
+    int64_t extents[most_factors + 1];
+    const int count = g.count - 1;
+    for (int m = 0; m < count; ++m) extents[m] = g.extents[m];
+    const int64_t width = g.extents[count];
+    extents[count - 1] *= width;
+    for_each_segment(extents, count, begin, end,
+                     [&](const SegmentIndex& at, int64_t offset, int64_t length) {
+                         T scale = 1;
+                         int64_t start = 0;
+                         for (int m = 0; m < count - 1; ++m) {
+                             scale *= z[start + at.prefix[m]];
+                             start += g.extents[m];
+                         }
+                         body(Run<T>{at, offset, length, at.last, width, scale,
+                                     z + start + at.last / width, start});
+                     });
+}
+
 // y[0, end - begin) = the range [begin, end) of the synthesis of a gathered sample.
 template <class T>
 inline void synthesise(const Grouping& g, const T* z, int64_t begin, int64_t end, T* y) {
+    if (g.has_short_tail()) {
+        const T* last = z + g.sum - g.extents[g.count - 1];
+        for_each_run(g, z, begin, end, [&](const Run<T>& run) {
+            T* to = y + run.offset;
+            if (run.width == 1) {
+                const T scale = run.scale * last[0];
+                for (int64_t i = 0; i < run.length; ++i) to[i] = scale * run.z[i];
+                return;
+            }
+            run.for_each_row([&](int64_t i, int64_t p, int64_t at, int64_t count) {
+                const T scale = run.scale * run.z[i];
+                for (int64_t j = 0; j < count; ++j) to[at + j] = scale * last[p + j];
+            });
+        });
+        return;
+    }
     const T* last = z + g.sum - g.extents[g.count - 1];
     for_each_segment(g.extents, g.count, begin, end,
                      [&](const SegmentIndex& at, int64_t offset, int64_t length) {
@@ -118,6 +184,76 @@ inline void synthesise(const Grouping& g, const T* z, int64_t begin, int64_t end
                      });
 }
 
+template <class T>
+inline void add_grads_of_run(const Grouping& g, const T* z, const T* D, const Run<T>& run,
+                             bool skip_first, T* dz) {
+    constexpr int V = lanes<T>;
+    const int second = g.count - 2;
+    const T* last = z + g.sum - run.width;
+    T* dlast = dz + g.sum - run.width;
+    const T* d = D + run.offset;
+    T* dsecond = dz + run.start + (run.z - (z + run.start));
+    const bool wanted = !(skip_first && second == 0);
+    // <D, its z (x) last>
+    T total = 0;
+    if (run.width == 1) {
+        Vector<T> dots = {};
+        const T scale = wanted ? run.scale * last[0] : 0;
+        int64_t i = 0;
+        for (; i + V <= run.length; i += V) {
+            const Vector<T> v = load(d + i);
+            dots += v * load(run.z + i);
+            if (wanted) store(dsecond + i, load(dsecond + i) + scale * v);
+        }
+        T dot = sum_lanes<T>(dots);
+        for (; i < run.length; ++i) {
+            dot += d[i] * run.z[i];
+            if (wanted) dsecond[i] += scale * d[i];
+        }
+        dlast[0] += run.scale * dot;
+        total = dot * last[0];
+    } else {
+        // Sums in blocks, lest rounding errors add up.
+        constexpr int rows_a_block = 64;
+        T sums[short_tail] = {};
+        T part = 0;
+        const auto finish = [&] {
+            for (int64_t p = 0; p < run.width; ++p) {
+                dlast[p] += run.scale * sums[p];
+                sums[p] = 0;
+            }
+            total += part;
+            part = 0;
+        };
+        run.for_each_row([&](int64_t i, int64_t p, int64_t at, int64_t count) {
+            const T z_i = run.z[i];
+            T dot = 0;
+            for (int64_t j = 0; j < count; ++j) {
+                dot += d[at + j] * last[p + j];
+                sums[p + j] += z_i * d[at + j];
+            }
+            if (wanted) dsecond[i] += run.scale * dot;
+            part += z_i * dot;
+            if (i % rows_a_block == rows_a_block - 1) finish();
+        });
+        finish();
+    }
+    T before[most_factors];  // product of the factors in front of m
+    T scale = 1;
+    int64_t start = 0;
+    for (int m = 0; m < second; ++m) {
+        before[m] = scale;
+        scale *= z[start + run.at.prefix[m]];
+        start += g.extents[m];
+    }
+    T after = total;
+    for (int m = second - 1; m >= (skip_first ? 1 : 0); --m) {
+        start -= g.extents[m];
+        dz[start + run.at.prefix[m]] += before[m] * after;
+        after *= z[start + run.at.prefix[m]];
+    }
+}
+
 // Adds the derivative of the range [begin, end) of a gathered sample: dz (laid out like z) += D^T
 // dy/dz. skip_first: the first factor is a constant, its derivative is not formed.
 template <class T>
@@ -125,6 +261,11 @@ inline void add_factor_grads(const Grouping& g, const T* z, const T* D, int64_t 
                              bool skip_first, T* dz) {
     constexpr int V = lanes<T>;
     const int64_t tail_at = g.sum - g.extents[g.count - 1];
+    if (g.has_short_tail()) {
+        for_each_run(g, z, begin, end,
+                     [&](const Run<T>& run) { add_grads_of_run(g, z, D, run, skip_first, dz); });
+        return;
+    }
     // A short last factor collects a sum for every segment: in blocks, lest rounding errors add up.
     constexpr int segments_a_block = 64;
     const bool in_blocks = g.extents[g.count - 1] <= most_tail;
@@ -276,6 +417,20 @@ public:
         });
     }
 
+    // The same in strips of samples, each [depth][strip], one after the other.
+    void form_strips(int64_t begin, int64_t end, int64_t strip, int64_t depth, T* to) {
+        for_each(begin, end, [&](int64_t p, const T* column, const T* prefix) {
+            T* row = to + p * strip;
+            for (int64_t s0 = 0; s0 < width_; s0 += strip, row += depth * strip) {
+                const int64_t here = min64(strip, width_ - s0);
+                for (int64_t s = 0; s < here; s += V) {
+                    const Vector<T> v = load(column + s0 + s);
+                    store(row + s, prefix ? load(prefix + s0 + s) * v : v);
+                }
+            }
+        });
+    }
+
     void multiply(const T* column, const T* prefix, T* to) const {
         if (prefix) {
             for (int64_t s = 0; s < width_; s += V) store(to + s, load(prefix + s) * load(column + s));
@@ -354,33 +509,59 @@ public:
         for (int m = 0; m < hoisted; ++m) extents_[m + 1] = factors.items[m].extent;
     }
 
-    // to[0, end - begin) = A[s, begin ... end); beside: room for as many.
-    void form(int64_t s, int64_t begin, int64_t end, T* to, T* beside) const {
-        if (!grad_.data) return form_of(grad_mean_, count_ > 1, s, begin, end, to);
-        form_of(grad_, false, s, begin, end, to);
-        if (!grad_mean_.data) return;
-        form_of(grad_mean_, true, s, begin, end, beside);
-        for (int64_t i = 0; i < end - begin; ++i) to[i] += beside[i];
+    // to[s * stride + q - begin] = A[s0 + s, q] for `samples` samples and the rows [begin, end).
+    void form(int64_t s0, int64_t samples, int64_t begin, int64_t end, T* to,
+              int64_t stride) const {
+        if (!grad_.data) return form_of<false>(grad_mean_, count_ > 1, s0, samples, begin, end, to, stride);
+        form_of<false>(grad_, false, s0, samples, begin, end, to, stride);
+        if (grad_mean_.data)
+            form_of<true>(grad_mean_, true, s0, samples, begin, end, to, stride);
     }
 
 private:
-    void form_of(const Matrix& grad, bool mean, int64_t s, int64_t begin, int64_t end,
-                 T* to) const {
+    template <bool Add>
+    void form_of(const Matrix& grad, bool mean, int64_t s0, int64_t samples, int64_t begin,
+                 int64_t end, T* to, int64_t stride) const {
         const int last = count_ - 1;
+        // The last of G and the hoisted factors is read along its row, what is before it scales.
+        const bool constant = mean && last == 1;
+        const Matrix& row = last == 0 ? grad : factors_.items[last - 1].values;
         for_each_segment(
             extents_, count_, begin, end,
             [&](const SegmentIndex& at, int64_t offset, int64_t length) {
-                T* out = to + offset;
-                if (last == 0) return widen_row<S>(grad, s, at.last, length, out);
-                T scale = element<S>(grad, s, at.prefix[0]);
-                for (int m = 1; m < last; ++m) scale *= factor_element(mean, m, s, at.prefix[m]);
-                if (mean && last == 1) {
-                    for (int64_t i = 0; i < length; ++i) out[i] = scale * mean_element();
-                    return;
+                for (int64_t s = 0; s < samples; ++s) {
+                    T scale = 1;
+                    if (last > 0) scale = element<S>(grad, s0 + s, at.prefix[0]);
+                    for (int m = 1; m < last; ++m)
+                        scale *= factor_element(mean, m, s0 + s, at.prefix[m]);
+                    T* out = to + s * stride + offset;
+                    if (constant) {
+                        add_row<Add>(scale * mean_element(), nullptr, 0, length, out);
+                    } else {
+                        const S* from = static_cast<const S*>(row.data) +
+                                        (s0 + s) * row.row_stride + at.last * row.col_stride;
+                        add_row<Add>(scale, from, row.col_stride, length, out);
+                    }
                 }
-                widen_row<S>(factors_.items[last - 1].values, s, at.last, length, out);
-                for (int64_t i = 0; i < length; ++i) out[i] *= scale;
             });
+    }
+
+    // out (+)= scale * from, or scale where from is null
+    template <bool Add>
+    static void add_row(T scale, const S* from, int64_t step, int64_t length, T* out) {
+        constexpr int V = lanes<T>;
+        int64_t i = 0;
+        if (step == 1) {
+            for (; i + V <= length; i += V) {
+                Vector<T> v = scale * load_widened(from + i);
+                if (Add) v += load(out + i);
+                store(out + i, v);
+            }
+        }
+        for (; i < length; ++i) {
+            const T v = from ? scale * to_accumulator(from[i * step]) : scale;
+            out[i] = Add ? out[i] + v : v;
+        }
     }
 
     T mean_element() const { return T(1) / static_cast<T>(extents_[1]); }

@@ -35,7 +35,8 @@ public:
           outer_(plan.factors, plan.outer, plan.width, arena_) {
         partial_ = arena_.template take<T>(plan.partial());
         if (Pairs) pair_ = arena_.template take<T>(2 * plan.width);
-        W_ = arena_.template take<T>((Pairs ? ceil_div(plan.panel, 2) : plan.panel) * plan.width);
+        W_ = arena_.template take<T>(Pairs ? ceil_div(plan.panel, 2) * plan.width
+                                           : plan.panel * round_up(plan.width, wide_tile * V));
         H_ = arena_.template take<T>(plan.l_chunk * plan.width);
         x_ = arena_.template take<T>(plan.row_chunk * plan.width);
         if (plan.job.x_mean) {
@@ -166,7 +167,7 @@ private:
 
     void form_panel() {
         if constexpr (!Pairs) {
-            inner_.form(p0_, p0_ + p_count_, W_);
+            inner_.form_strips(p0_, p0_ + p_count_, vectors_ * V, plan_.panel, W_);
         } else {
             inner_.for_each(p0_, p0_ + p_count_, [&](int64_t p, const T* column, const T* prefix) {
                 inner_.multiply(column, prefix, pair_ + p % 2 * width_);
@@ -320,10 +321,10 @@ private:
 #endif
             if constexpr (widens<S, Pairs>) {
                 tile<T, Rows, Vectors, Prefetch::none>(
-                    {rows_, plan_.panel, 1, W_ + s, width_, p_count_}, fold);
+                    {rows_, plan_.panel, 1, W_ + s * plan_.panel, Most * V, p_count_}, fold);
             } else if constexpr (!Pairs) {
                 tile<T, Rows, Vectors, Prefetch::rows_of_a>(
-                    {core, row_stride, 1, W_ + s, width_, p_count_, walk}, fold);
+                    {core, row_stride, 1, W_ + s * plan_.panel, Most * V, p_count_, walk}, fold);
             }
         });
     }
@@ -357,7 +358,8 @@ private:
     Columns<S> inner_, outer_;
     T* partial_;            // [outputs][slab][k_x][width]
     T* pair_ = nullptr;     // [2][width]
-    T* W_;                  // [panel][width], or pairs of bfloat16 [panel / 2][width]
+    T* W_;                  // in strips of a tile's width, [strip][panel][strip's width], or pairs of
+                            // bfloat16 [panel / 2][width]
     T* H_;                  // [l_chunk][width]
     T* H_mean_ = nullptr;
     T* x_;  // [row_chunk][width]

@@ -16,7 +16,7 @@ namespace NTENSOR_LEVEL {
 namespace {
 
 constexpr int64_t panel_budget = 40960;  // elements of W
-constexpr int64_t packed_budget = 8192;  // elements of A
+constexpr int64_t packed_budget = 4096;  // elements of A
 constexpr int64_t packed_rows = 16;      // rows of the core whose A is formed at a time
 constexpr int64_t panel_unit = 48;       // a multiple of the tile's width at every level
 // Results larger than this do not stay in the caches anyway and are written past them.
@@ -120,12 +120,10 @@ private:
 
     // A for rows [q, q + rows): [sample][packed_rows]
     void pack(int64_t q, int64_t rows) {
-        for (int64_t s = 0; s < samples_; ++s) {
-            T* A = A_ + s * packed_rows;
-            T beside[packed_rows];
-            plan_.joined.form(s0_ + s, q, q + rows, A, beside);
-            for (int64_t i = rows; i < packed_rows; ++i) A[i] = 0;
+        if (rows < packed_rows) {
+            for (int64_t i = 0; i < samples_ * packed_rows; ++i) A_[i] = 0;
         }
+        plan_.joined.form(s0_, samples_, q, q + rows, A_, packed_rows);
     }
 
     void write_rows(int64_t r, int64_t rows) {

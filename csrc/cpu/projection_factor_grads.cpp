@@ -22,8 +22,10 @@ namespace {
 
 constexpr int64_t panel_budget = 18432;  // elements of D
 constexpr int64_t factors_budget =
-    12288;                         // elements of the gathered factors, and again of their gradients
-constexpr int64_t row_block = 64;  // rows of the core between two updates of D
+    32768;                         // elements of the gathered factors, and again of their gradients
+constexpr int64_t row_block = 128; // rows of the core between two updates of D
+// A larger core comes from memory, where rows read as they lie are faster.
+constexpr int64_t most_packed_core_bytes = int64_t(24) << 20;
 constexpr int64_t panel_unit = 48;  // a multiple of the tile's width at every level
 
 template <class T>
@@ -46,6 +48,7 @@ struct Plan {
     int64_t virtual_rows;  // rows of D and of G: one or two a sample
     int64_t panel;
     int64_t panels;
+    bool packs;          // tiles of the core are copied: it lies in the caches, and for many rows
     bool slabs_apart;  // each thread has slabs of its own; else all share every slab and divide the
                        // panels
 
@@ -64,7 +67,9 @@ struct Plan {
         slabs = ceil_div(factors.n, slab);
         slab = ceil_div(factors.n, slabs);
         virtual_rows = slab * rows_a_sample;
-        slabs_apart = slabs >= 2 * job.threads;
+        slabs_apart = slabs >= 2 * job.threads || (slabs >= job.threads && slabs % job.threads == 0);
+        packs = virtual_rows >= 12 &&
+                rows * K * static_cast<int64_t>(sizeof(S)) <= most_packed_core_bytes;
         const int64_t divisor = slabs_apart ? 1 : job.threads;
         const int64_t most =
             max64(panel_unit, panel_budget / virtual_rows / panel_unit * panel_unit);
@@ -92,7 +97,8 @@ public:
         dz_ = arena_.template take<T>(plan.slab * plan.group.sum);
         if (!plan.reads_grad_in_place())
             G_ = arena_.template take<G_type>(plan.virtual_rows * row_block);
-        if (plan.job.split.hoisted) A_ = arena_.template take<T>(2 * row_block);
+        if (in_pairs<S> && plan.job.split.hoisted)
+            A_ = arena_.template take<T>(plan.slab * row_block);
         packed_ = arena_.template take<T>(row_block * tile_width<T>);
     }
 
@@ -170,7 +176,7 @@ private:
             if constexpr (in_pairs<S>) {
                 pack_pairs(core, next, depth, width);
                 multiply_packed(G, G_row, depth, D);
-            } else if (sizeof(S) != sizeof(T) || width < tile_width<T>) {
+            } else if (sizeof(S) != sizeof(T) || width < tile_width<T> || plan_.packs) {
                 pack_block(core, next, depth, width);
                 multiply_tile({G, G_row, 1, packed_, tile_width<T>, depth}, 0, D);
             } else {
@@ -192,7 +198,7 @@ private:
         for (int64_t group = 0; group < groups; ++group) {
             in.a = a + group * Rows * in.a_row;
             T* const to = D + group * Rows * plan_.panel;
-            in.next_b = next + asked * line;
+            in.next_b = next + asked * line + line - 1;
             const int64_t wanted = ceil_div(lines - asked, groups - group);
             asked += wanted;
             switch (wanted) {
@@ -213,7 +219,7 @@ private:
         in.a = a;
         int64_t done = groups * Rows;
         if (groups == 0) {
-            in.next_b = next;
+            in.next_b = next + line - 1;
             done = rows_at_once(rows_, Rows);
             with_rows<Rows>(static_cast<int>(done), [&]<int Few>() {
                 tile<T, Few, square_tile, Prefetch::b_three_lines>(in, add_to(D));
@@ -224,9 +230,11 @@ private:
 
     void collect_grad(int64_t r, int64_t depth) {
         if (plan_.job.split.hoisted) {
-            for (int64_t s = 0; s < samples_; ++s) {
-                plan_.joined.form(s0_ + s, r, r + depth, A_, A_ + row_block);
-                narrow(A_, G_ + s * row_block, depth);
+            if constexpr (in_pairs<S>) {
+                plan_.joined.form(s0_, samples_, r, r + depth, A_, row_block);
+                narrow(A_, G_, samples_ * row_block);
+            } else {
+                plan_.joined.form(s0_, samples_, r, r + depth, G_, row_block);
             }
             return;
         }
@@ -260,8 +268,11 @@ private:
     }
 
     static void ask_for(const S* tile) {
-        for (int64_t at = 0; at < tile_width<T>; at += 64 / static_cast<int64_t>(sizeof(S))) {
-            __builtin_prefetch(tile + at);
+        // The last element of each line's worth: of rows that are not aligned, the tile before has
+        // fetched the first.
+        constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(S));
+        for (int64_t at = 0; at < tile_width<T>; at += line) {
+            __builtin_prefetch(tile + min64(at + line, tile_width<T>) - 1);
         }
     }
 
@@ -330,7 +341,7 @@ private:
     T* z_;                 // [virtual_rows][sum]
     T* dz_;                // [slab][sum]
     G_type* G_ = nullptr;  // [virtual_rows][row_block]
-    T* A_ = nullptr;       // two rows of the joined gradient
+    T* A_ = nullptr;       // [slab][row_block], where G_ takes them rounded
     T* packed_;            // [row_block][tile_width]
     int64_t s0_, samples_, rows_;
     int64_t c0_, columns_;

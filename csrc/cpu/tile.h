@@ -56,8 +56,37 @@ struct TileInput {
         nullptr;  // Prefetch::b_...: where the lines to ask for start, in the next tile of b
 };
 
+// Keeps the compiler from taking products in another order, which would need more registers than
+// there are: sums would go to memory and back in each step.
+template <class V>
+__attribute__((always_inline)) inline void stay_in_register([[maybe_unused]] V& sums) {
+#if defined(NTENSOR_EMULATED)
+    // Its vectors have no registers.
+#elif defined(__AVX512F__)
+    asm volatile("" : "+v"(sums));
+#elif defined(__x86_64__)
+    asm volatile("" : "+x"(sums));
+#elif defined(__aarch64__)
+    asm volatile("" : "+w"(sums));
+#endif
+}
+
+// Calls finish with a copy: sums whose address is taken would not stay in registers.
+template <class V, int Rows, int Vectors, class Finish>
+__attribute__((always_inline)) inline void finish_with(const V (&acc)[Rows][Vectors],
+                                                       const Finish& finish) {
+    V sums[Rows][Vectors];
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+        for (int c = 0; c < Vectors; ++c) sums[i][c] = acc[i][c];
+    }
+    finish(sums);
+}
+
+// Never inlined: it needs every register for itself.
 template <class T, int Rows, int Vectors, Prefetch Ahead, class Finish>
-inline void tile(TileInput<T> in, Finish finish) {
+__attribute__((noinline)) void tile(TileInput<T> in, Finish finish) {
     constexpr int V = lanes<T>;
     constexpr int64_t line = 64 / sizeof(T);
     Vector<T> acc[Rows][Vectors] = {};
@@ -85,13 +114,16 @@ inline void tile(TileInput<T> in, Finish finish) {
             for (int i = 0; i < Rows; ++i) {
                 const T scale = a[i * a_row];
 #pragma GCC unroll 4
-                for (int c = 0; c < Vectors; ++c) acc[i][c] += scale * row[c];
+                for (int c = 0; c < Vectors; ++c) {
+                    acc[i][c] += scale * row[c];
+                    stay_in_register(acc[i][c]);
+                }
             }
             a += in.a_step;
             b += in.b_step;
         }
     }
-    finish(acc);
+    finish_with(acc, finish);
 }
 
 // A `finish` that calls body(i, c, sums) for each row i and each vector, c its first column.
@@ -194,7 +226,7 @@ __attribute__((noinline)) void tile_of_pairs(const bfloat16* a, int64_t a_row, c
             for (int c = 0; c < Vectors; ++c) acc[0][i][c] += acc[Sums - 1][i][c];
         }
     }
-    finish(acc[0]);
+    finish_with(acc[0], finish);
 }
 #endif
 

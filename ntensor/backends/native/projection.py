@@ -45,6 +45,7 @@ def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, T
     plan = plans.projection(
         level, DTYPES[dtype], n, extents, k_x, mean, threads, plans.forced()
     )
+    memory = scratch_memory(plan.scratch)
     cpu_module().projection(
         level,
         DTYPES[dtype],
@@ -56,7 +57,7 @@ def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, T
         0 if x_mean is None else x_mean.data_ptr(),
         plan.split,
         threads,
-        scratch_memory(plan.scratch).data_ptr(),
+        memory.data_ptr(),
     )
     return x, x_mean
 
@@ -194,6 +195,7 @@ def _write_factor_grads(
     if plan.outer:
         # The core's outputs and the hoisted indices change places.
         L = math.prod(extents[:h])
+        memory = scratch_memory(plan.outer.scratch)
         dH = None if h == 1 else torch.empty(n, L, dtype=core.dtype, device=CPU)
         cpu_module().projection(
             level,
@@ -206,9 +208,10 @@ def _write_factor_grads(
             0,
             plan.outer.split,
             threads,
-            scratch_memory(plan.outer.scratch).data_ptr(),
+            memory.data_ptr(),
         )
         if dH is not None:
+            memory = scratch_memory(plan.spread)
             cpu_module().synthesis_grads(
                 level,
                 dtype,
@@ -218,7 +221,7 @@ def _write_factor_grads(
                 row_stride,
                 describe_matrix(dH),
                 threads,
-                scratch_memory(plan.spread).data_ptr(),
+                memory.data_ptr(),
             )
 
 
@@ -252,6 +255,7 @@ def _write_core_grad(
         threads,
         plans.forced(),
     )
+    memory = scratch_memory(plan.scratch)
     cpu_module().projection_core_grad(
         level,
         DTYPES[dtype],
@@ -264,5 +268,5 @@ def _write_core_grad(
         accumulate,
         plan.split,
         threads,
-        scratch_memory(plan.scratch).data_ptr(),
+        memory.data_ptr(),
     )
