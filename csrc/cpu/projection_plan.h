@@ -95,9 +95,9 @@ struct ProjectionPlan : CoreRows {
         const int64_t even = round_up(slabs, threads);
         if ((bytes <= shared_core_bytes || job.k_x < 8 * threads) && n >= even * 2 * V)
             slabs = even;
-        slab = ceil_div(n, slabs);
+        slab = round_up(ceil_div(n, slabs), V);
         slabs = ceil_div(n, slab);
-        width = round_up(slab, V);
+        width = slab;
         // Accumulators of W, and of widened rows, for each inner index.
         const int64_t beside = Pairs ? width / 2 : width + (widens<S, Pairs> ? widened_rows : 0);
         panels =
