@@ -5,8 +5,8 @@
 //
 // Every function takes the backend's context first (where and how to run). A factor is four
 // integers (address, extent, row stride, column stride), a matrix is three (address, row stride,
-// column stride; address 0 for none), strides in elements; a split is three (hoisted, output_inside,
-// few); a factor's gradient is an address (0:
+// column stride; address 0 for none), strides in elements; a split is four (hoisted, output_inside,
+// few, transposed); a factor's gradient is an address (0:
 // not needed), all gradients share one row stride, or each is contiguous where that is 0.
 #pragma once
 
@@ -32,15 +32,15 @@ inline void* address(int64_t value) {
     return reinterpret_cast<void*>(static_cast<uintptr_t>(value));
 }
 
-// (hoisted, output_inside, few)
-using SplitArgument = std::array<int, 3>;
+// (hoisted, output_inside, few, transposed)
+using SplitArgument = std::array<int, 4>;
 
 inline Matrix matrix(const MatrixArgument& m) {
     return {address(m[0]), m[1], m[2]};
 }
 
 inline Split split(const SplitArgument& s) {
-    return {s[0], s[1] != 0, s[2] != 0};
+    return {s[0], s[1] != 0, s[2] != 0, s[3] != 0};
 }
 
 // The factors of a call and the memory that they are described in.

@@ -42,6 +42,7 @@ struct Split {
     bool output_inside = false;  // the core is (L, k_x, P), for L and P the extents of the hoisted
                                  // and of the other factors; else (k_x, L, P)
     bool few = false;            // each sample by itself, for few of them
+    bool transposed = false;     // x and x_mean are (k_x, n)
 };
 
 // x = core_(1) y for y the synthesis of the factors; x_mean the same with z_1 := 1/k_1.
@@ -49,8 +50,8 @@ struct Projection {
     Factors factors;
     const void* core;  // (k_x, K) contiguous
     int64_t k_x;
-    void* x;       // (n, k_x) contiguous
-    void* x_mean;  // (n, k_x) contiguous, or null; then at least one factor is hoisted
+    void* x;       // (n, k_x) or (k_x, n), contiguous
+    void* x_mean;  // the same, or null; then at least one factor is hoisted
     Split split;
     int threads;
     void* scratch;

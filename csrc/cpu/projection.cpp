@@ -348,9 +348,10 @@ private:
     }
 
     void write_out(const T* x, void* out) const {
-        const int64_t k_x = plan_.job.k_x;
-        narrow_columns(x, width_, rows_here_, samples_, static_cast<S*>(out) + s0_ * k_x + row0_,
-                       k_x);
+        const int64_t row = plan_.job.split.transposed ? 1 : plan_.job.k_x;
+        const int64_t column = plan_.job.split.transposed ? plan_.factors.n : 1;
+        narrow_columns(x, width_, rows_here_, samples_,
+                       static_cast<S*>(out) + s0_ * row + row0_ * column, row, column);
     }
 
     const Plan& plan_;

@@ -150,9 +150,11 @@ public:
             const T* from = partial_of(t);
             for (int64_t i = 0; i < plan_.partial(); ++i) partial_[i] += from[i];
         }
-        const int64_t size = plan_.job.k_x * plan_.n;
-        narrow(partial_, static_cast<S*>(plan_.job.x), size);
-        if (x_mean_) narrow(partial_ + size, static_cast<S*>(plan_.job.x_mean), size);
+        const int64_t k_x = plan_.job.k_x;
+        for (int64_t s = 0; s < plan_.n; ++s) {
+            write_out(partial_ + s * k_x, plan_.job.x, s, 0, k_x);
+            if (x_mean_) write_out(partial_ + (plan_.n + s) * k_x, plan_.job.x_mean, s, 0, k_x);
+        }
     }
 
 private:
@@ -296,14 +298,20 @@ private:
     void write(const T* x, void* out, int64_t output) const {
         for (int64_t s = 0; s < plan_.n; ++s) {
             const T* from = x + s * plan_.row_chunk;
-            const int64_t at = s * plan_.job.k_x + row0_;
             if (plan_.l_parts > 1) {
-                T* to = partial_ + output * plan_.job.k_x * plan_.n + at;
+                T* to = partial_ + (output * plan_.n + s) * plan_.job.k_x + row0_;
                 for (int64_t r = 0; r < rows_; ++r) to[r] = from[r];
             } else {
-                narrow(from, static_cast<S*>(out) + at, rows_);
+                write_out(from, out, s, row0_, rows_);
             }
         }
+    }
+
+    // Rows [r, r + rows) of one sample.
+    void write_out(const T* from, void* out, int64_t s, int64_t r, int64_t rows) const {
+        S* to = static_cast<S*>(out);
+        if (!plan_.job.split.transposed) return narrow(from, to + s * plan_.job.k_x + r, rows);
+        for (int64_t i = 0; i < rows; ++i) round_to(from[i], to + (r + i) * plan_.n + s);
     }
 
     const Plan& plan_;

@@ -384,12 +384,17 @@ inline void widen_columns(const Matrix& m, int64_t row, int64_t rows, int64_t co
     }
 }
 
-// to[s * to_stride + r] = from[r * width + s] for `rows` rows r, `samples` lanes s: the way back.
+// to[s * row_stride + r * col_stride] = from[r * width + s] for `rows` rows r, `samples` lanes s: the
+// way back. One of the strides is 1.
 template <class S>
 inline void narrow_columns(const Accumulator<S>* from, int64_t width, int64_t rows, int64_t samples,
-                           S* to, int64_t to_stride) {
+                           S* to, int64_t to_stride, int64_t col_stride) {
     using T = Accumulator<S>;
     constexpr int V = lanes<T>;
+    if (col_stride != 1) {
+        for (int64_t r = 0; r < rows; ++r) narrow(from + r * width, to + r * col_stride, samples);
+        return;
+    }
     for (int64_t s0 = 0; s0 < samples; s0 += V) {
         const int64_t here = min64(V, samples - s0);
         int64_t r = 0;

@@ -17,6 +17,7 @@ from torch._C import (
     _len_torch_dispatch_stack,
 )
 from torch._C._autograd import _profiler_enabled
+from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
 from ntensor import backends
@@ -143,3 +144,14 @@ def plain(tensors: Sequence[Tensor | None]) -> bool:
         if tensor is not None and _dispatch_keys(tensor).raw_repr() not in _PLAIN_KEYS:
             return False
     return True
+
+
+def eager(tensors: Sequence[Tensor]) -> bool:
+    """Whether they are plain and nothing differentiates or transforms them."""
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return False
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor.requires_grad:
+                return False
+    return plain(tensors)

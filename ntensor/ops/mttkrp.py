@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ntensor import backends
 
 from . import checks
+from .dispatch import eager
 from .projection import PROJECTION_FACTOR_GRADS, SYNTHESIS_PROJECTION
 
 
@@ -57,10 +59,35 @@ def mttkrp(
         tensor([[ 3.],
                 [12.]])
     """
-    tensor, others, mode, weights = _operands(tensor, factors, mode, weights)
+    if mode is None:
+        raise TypeError("mttkrp: mode must be an int, got NoneType")
+    tensor, others, weights, place = checked("mttkrp", tensor, factors, weights, mode)
+    assert place is not None
     backend = backends.requested(backend)
-    result = _rows(tensor, others, mode, backend).T.contiguous()
+    result = _at_once(tensor, others, place, backend)
+    if result is None:
+        if not others:
+            # The missing factor is one of extent 1: the weights or ones.
+            ignored = factors[place]
+            if weights is None:
+                weights = tensor.new_ones(1 if ignored is None else ignored.shape[1])
+            tensor, others, weights = tensor.unsqueeze(-1), [weights[None]], None
+        checks.factor_count("mttkrp", len(others))
+        rows = _rows(tensor, [factor.T for factor in others], place, backend)
+        result = rows.T.contiguous()
     return result if weights is None else result * weights
+
+
+def _at_once(
+    tensor: Tensor, others: list[Tensor], mode: int, backend: str | None
+) -> Tensor | None:
+    """By a backend that has the MTTKRP as it is, for plain tensors that nobody differentiates."""
+    if len(others) < 2 or torch.compiler.is_compiling() or not eager((tensor, *others)):
+        return None
+    serve = backends.shortcut(
+        "projection", "mttkrp", "synthesis_projection", tensor.device, tensor.dtype, backend
+    )
+    return None if serve is None else serve(tensor, others, mode)
 
 
 def _rows(tensor: Tensor, others: list[Tensor], mode: int, backend: str | None) -> Tensor:
@@ -130,26 +157,3 @@ def checked(
         if tuple(weights.shape) != (rank,):
             checks.shape(operation, "weights", f"shape ({rank},), (R,)", weights)
     return tensor, others, weights, mode
-
-
-def _operands(
-    tensor: Tensor, factors: Sequence[Tensor | None], mode: int, weights: Tensor | None
-) -> tuple[Tensor, list[Tensor], int, Tensor | None]:
-    """The tensor, the other factors as `(R, I_m)` in order, the mode counted from 0, the weights.
-
-    Of a tensor of one mode the missing factor is one of extent 1: the weights or ones.
-    """
-    if mode is None:
-        raise TypeError("mttkrp: mode must be an int, got NoneType")
-    tensor, others, weights, place = checked("mttkrp", tensor, factors, weights, mode)
-    assert place is not None
-    samples = [factor.T for factor in others]
-    if not others:
-        ignored = factors[place]
-        if weights is None:
-            weights = tensor.new_ones(1 if ignored is None else ignored.shape[1])
-        tensor = tensor.unsqueeze(-1)
-        samples.append(weights[:, None])
-        weights = None
-    checks.factor_count("mttkrp", len(samples))
-    return tensor, samples, place, weights

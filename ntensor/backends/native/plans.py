@@ -66,6 +66,7 @@ class Split(NamedTuple):
     hoisted: int = 0
     output_inside: int = 0
     few: int = 0
+    transposed: int = 0
 
 
 class Plan(NamedTuple):
@@ -208,6 +209,64 @@ def projection(
 
     split = _chosen(candidates, price, choice)
     return _planned_projection(level, dtype, n, extents, k_x, mean, split, threads)
+
+
+@functools.lru_cache(maxsize=4096)
+def mttkrp(
+    level: str,
+    dtype: int,
+    rank: int,
+    shape: Extents,
+    mode: int,
+    threads: int,
+    choice: str | None,
+) -> tuple[bool, Plan]:
+    """Whether the mode is the output of a projection, with the modes before it hoisted and those
+    behind it in W; else it is a factor's gradient. The rank stands for the samples."""
+    at = _level(level, dtype)
+    last = len(shape) - 1
+    others = shape[:mode] + shape[mode + 1 :]
+    candidates: list[tuple[bool, Split]] = []
+    if mode == 0:
+        hoists = range(last)
+        candidates += [(True, Split(h, 0, few, 1)) for few in (0, 1) for h in hoists]
+    else:
+        if mode < last:
+            candidates += [(True, Split(mode, 1, few, 1)) for few in (0, 1)]
+        candidates += [(False, Split(h)) for h in range(mode)]
+    candidates = [each for each in candidates if rank <= FEW or not each[1].few]
+
+    def price(candidate: tuple[bool, Split]) -> float:
+        projects, split = candidate
+        if not projects:
+            return _price_of_inner_grads(at, rank, shape[1:], shape[0], split.hoisted, 1, threads)
+        if split.few:
+            return _price_of_few(at, rank, others, shape[mode], split.hoisted, threads)
+        paired = _is_paired(level, dtype, others, split.hoisted)
+        return _price_of_samples(at, rank, others, shape[mode], split.hoisted, threads, paired)
+
+    projects, split = _chosen(candidates, price, choice)
+    if projects:
+        return True, _planned_projection(
+            level, dtype, rank, others, shape[mode], False, split, threads
+        )
+    extents = shape[1:]
+    scratch = cpu_module().projection_factor_grads_scratch(
+        level,
+        dtype,
+        rank,
+        describe_sizes(extents),
+        [int(place == mode - 1) for place in range(last)],
+        sum(extents),
+        0,
+        shape[0],
+        _STRIDED,
+        NO_MATRIX,
+        split,
+        threads,
+        0,
+    )
+    return False, Plan(split, threads, scratch)
 
 
 def _is_paired(level: str, dtype: int, extents: Extents, hoisted: int) -> bool:

@@ -14,6 +14,7 @@ from ntensor.backends.native.library import (
     CPU,
     DTYPES,
     MULTIPLY_ADDS_A_THREAD,
+    NO_MATRIX,
     Described,
     core_mean,
     cpu_module,
@@ -270,3 +271,56 @@ def _write_core_grad(
         threads,
         memory.data_ptr(),
     )
+
+
+def mttkrp(tensor: Tensor, others: list[Tensor], mode: int) -> Tensor:
+    """`(I_mode, R)`; others: at least two matrices `(I_m, R)`, one for each of the other modes."""
+    shape, dtype = tensor.shape, tensor.dtype
+    rank = others[0].shape[1]
+    work = rank * tensor.numel()
+    if work == 0:
+        return tensor.new_zeros((shape[mode], rank))
+    described: list[int] = []
+    for matrix in others:
+        row, column = matrix.stride()
+        described += (matrix.data_ptr(), matrix.shape[0], column, row)
+    threads = threads_for(work, MULTIPLY_ADDS_A_THREAD)
+    level, number = simd_level(), DTYPES[dtype]
+    projects, plan = plans.mttkrp(level, number, rank, shape, mode, threads, plans.forced())
+    memory = scratch_memory(plan.scratch)
+    if projects:
+        out = torch.empty(shape[mode], rank, dtype=dtype, device=CPU)
+        cpu_module().projection(
+            level,
+            number,
+            rank,
+            described,
+            tensor.data_ptr(),
+            shape[mode],
+            out.data_ptr(),
+            0,
+            plan.split,
+            threads,
+            memory.data_ptr(),
+        )
+        return out
+    out = torch.empty(rank, shape[mode], dtype=dtype, device=CPU)
+    upstream = others[0].stride()
+    # The slot of the mode is not read.
+    place = 4 * mode
+    cpu_module().projection_factor_grads(
+        level,
+        number,
+        rank,
+        [*described[4:place], tensor.data_ptr(), shape[mode], 0, 0, *described[place:]],
+        [out.data_ptr() if each == mode else 0 for each in range(1, len(shape))],
+        0,
+        tensor.data_ptr(),
+        shape[0],
+        (others[0].data_ptr(), upstream[1], upstream[0]),
+        NO_MATRIX,
+        plan.split,
+        threads,
+        memory.data_ptr(),
+    )
+    return out.T.contiguous()

@@ -31,7 +31,7 @@ def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, T
     x_mean = core.new_empty((n, k_x)) if mean else None
     places = (core.data_ptr(), k_x, x.data_ptr(), 0 if x_mean is None else x_mean.data_ptr())
     # How it is split is the kernel's own choice.
-    run("projection", core, (DTYPES[core.dtype], n, described, *places, (int(mean), 0, 0)))
+    run("projection", core, (DTYPES[core.dtype], n, described, *places, (int(mean), 0, 0, 0)))
     return x, x_mean
 
 
@@ -70,7 +70,7 @@ def projection_factor_grads(
         k_x,
         describe_optional(grad),
         describe_optional(grad_mean),
-        (0, 0, 0),
+        (0, 0, 0, 0),
     )
     run("projection_factor_grads", core, arguments)
     return out
