@@ -90,9 +90,11 @@ class Operation:
                 for tensor in tensors:
                     if tensor is not None and tensor.requires_grad:
                         return self.light.apply(statics, *tensors)
+            if plain(tensors):
+                return self.call_raw(tensors, statics, True)
             # Skips the kernel that would ask again whether autograd has to record.
             with torch._C._AutoDispatchBelowAutograd():
-                return self.call_raw(tensors, statics, plain(tensors))
+                return self.call_raw(tensors, statics, False)
         if forward_ad._current_level >= 0:
             # The traced operation would drop the tangents without an error.
             raise RuntimeError(

@@ -98,12 +98,38 @@ def factors(operation: str, values: Sequence[Tensor]) -> None:
 
 def core_and_factors(operation: str, values: Sequence[Tensor], name: str = "core") -> None:
     """A core and its factors, of one dtype and device."""
+    if _fit(values):
+        return
     first, *rest = values
     factor_count(operation, len(rest))
     names = core_and_factor_names(len(rest))
     alike(operation, names if name == "core" else (name, *names[1:]), values)
     matrices(operation, names[1:], rest, factor_symbols(len(rest)))
     core(operation, name, first, rest)
+
+
+def _fit(values: Sequence[Tensor]) -> bool:
+    """Whether core and factors pass every check of `core_and_factors`, at the least host time."""
+    core = values[0]
+    extents = core.shape
+    if not 1 < len(extents) == len(values) <= MOST_FACTORS + 1 or not core.is_contiguous():
+        return False
+    dtype, device = core.dtype, core.device
+    if dtype not in DTYPES:
+        return False
+    samples = None
+    for value, extent in zip(values, extents, strict=True):
+        if samples is None:
+            samples = -1  # the core's own place
+            continue
+        shape = value.shape
+        if len(shape) != 2 or shape[1] != extent or value.dtype is not dtype:
+            return False
+        if samples == -1:
+            samples = shape[0]
+        if shape[0] != samples or value.device != device:
+            return False
+    return True
 
 
 def core(operation: str, name: str, value: Tensor, factors: Sequence[Tensor]) -> None:
