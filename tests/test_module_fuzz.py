@@ -5,6 +5,7 @@ its own makes the calls, so that a crash is a failure with the call printed.
 """
 
 import contextlib
+import itertools
 import os
 import random
 import subprocess
@@ -21,11 +22,13 @@ CALLS = int(os.environ.get("NTENSOR_RAW_CALLS", "3000"))
 ELEMENTS = 1 << 12
 MATRIX = "matrix"  # stands for (address, row stride, column stride)
 JOBS = {
-    "projection": ("dtype", "n", "factors", "address", "k_x", "address", "address or 0"),
+    "projection": ("dtype", "n", "factors", "address", "k_x", "address", "address or 0", "split"),
     "projection_factor_grads": (
-        *("dtype", "n", "factors", "grads", "stride", "address", "k_x", MATRIX, MATRIX),
+        *("dtype", "n", "factors", "grads", "stride", "address", "k_x", MATRIX, MATRIX, "split"),
     ),
-    "projection_core_grad": ("dtype", "n", "factors", "k_x", MATRIX, MATRIX, "address", "flag"),
+    "projection_core_grad": (
+        *("dtype", "n", "factors", "k_x", MATRIX, MATRIX, "address", "flag", "split"),
+    ),
     "synthesis": ("dtype", "n", "factors", "address"),
     "synthesis_grads": ("dtype", "n", "factors", "grads", "stride", MATRIX),
     "rotation": ("dtype", "n", "K", "layout", MATRIX, MATRIX, "address"),
@@ -35,6 +38,18 @@ JOBS = {
         *("dtype", "n", "factors", "grads", "stride", "layout", MATRIX, MATRIX),
         *("address or 0", "stride"),
     ),
+}
+# (hoisted, output_inside, few, transposed) of each job: right ones and wrong ones. Both outputs are
+# wanted, or the gradients of both and of every factor.
+SPLITS = {
+    "projection": (*[(1, 0, few, transposed) for few in (0, 1) for transposed in (0, 1)],),
+    "projection_factor_grads": ((0, 0, 0, 0),),
+    "projection_core_grad": ((1, 0, 0, 0),),
+}
+WRONG_SPLITS = {
+    "projection": ((0, 0, 0, 0), (0, 0, 1, 1), (1, 1, 0, 0), (1, 1, 1, 1)),
+    "projection_factor_grads": ((1, 0, 0, 0),),
+    "projection_core_grad": ((0, 0, 0, 0),),
 }
 TYPES = (None, "float", 1.5, (), {}, 1 << 70)
 NOT_SIZES = (0, -1, -3, -(1 << 40), 1 << 48, 1 << 62)
@@ -53,10 +68,14 @@ WRONG = {
     "stride": (None, "x", 1.5),
     "address or 0": (None, 1.5),
     "flag": ("x", []),
+    "split": (
+        *((-1, 0, 0, 0), (2, 0, 0, 0), (3, 0, 1, 0), (-(1 << 31), 0, 0, 0), (1 << 31, 0, 0, 0)),
+        *((), (1, 0, 0), (1, 0, 0, 0, 0), (1.0, 0, 0, 0), (1, None, 0, 0), "1000", 1, None),
+    ),
 }
 
 
-def legal(kind, buffers, sizes):
+def legal(name, kind, buffers, sizes, source):
     if kind == "factors":
         return [v for k in sizes for v in (next(buffers), k, k, 1)]
     if kind == "grads":
@@ -65,6 +84,8 @@ def legal(kind, buffers, sizes):
         return (next(buffers), 36, 1)
     if kind in ("address", "address or 0"):
         return next(buffers)
+    if kind == "split":
+        return source.choice(SPLITS[name])
     return {"dtype": 0, "n": 4, "k_x": 5, "K": 6, "layout": 0, "stride": 8, "flag": False}[kind]
 
 
@@ -82,15 +103,43 @@ def wrong_factors(source, described):
 def call(source, addresses):
     """A function, its arguments, one of which is wrong."""
     name, kinds = source.choice(list(JOBS.items()))
-    arguments = [legal(kind, addresses, (2, 3)) for kind in kinds]
+    arguments = [legal(name, kind, addresses, (2, 3), source) for kind in kinds]
     whole = [source.choice(_cpu.simd_levels()), *arguments, 1, next(addresses)]
     names = ["level", *kinds, "threads"]
     place = source.randrange(len(names))
     if names[place] == "factors" and source.random() < 0.7:
         whole[place] = wrong_factors(source, whole[place])
+    elif names[place] == "split" and source.random() < 0.7:
+        whole[place] = source.choice(WRONG_SPLITS[name])
+        if name == "projection" and source.random() < 0.3:
+            whole[place] = (1, 0, 1, source.randrange(2))
+            whole[1 + names.index("n")] = source.choice((65, 1 << 30))
     else:
         whole[place] = source.choice(WRONG[names[place]])
     return name, whole, names[place]
+
+
+def scratch_of_any_size(source):
+    """A scratch function of the projection, arguments of any sizes and splits."""
+    n, k_x, *extents = (
+        source.choice((-5, 0, 1, 2, 3, 64, 65, 1 << source.randrange(60)))
+        for _ in range(source.randrange(4, 7))
+    )
+    factors = [v for k in extents for v in (0, k, 1, 1)]
+    hoisted = source.randrange(-1, len(extents) + 1)
+    split = (hoisted, *(source.randrange(2) for _ in range(3)))
+    level, dtype = source.choice(_cpu.simd_levels()), source.randrange(-1, 5)
+    grads = [source.randrange(2) * (place >= hoisted) for place in range(len(extents))]
+    matrices = [(source.randrange(2), 1, source.choice((1, 2))) for _ in range(2)]
+    name, sizes = source.choice(
+        (
+            ("projection", (0, k_x, 0, source.randrange(2))),
+            ("projection_factor_grads", (grads, 0, 0, k_x, *matrices)),
+            ("projection_core_grad", (k_x, *matrices, 0, False)),
+        )
+    )
+    threads = source.choice((0, 1, 2, 64))
+    return f"{name}_scratch", (level, dtype, n, factors, *sizes, split, threads, 0)
 
 
 def main(calls, seed):
@@ -115,17 +164,16 @@ def main(calls, seed):
         with contextlib.suppress(ValueError, TypeError):
             getattr(_cpu, f"{name}_scratch")(*whole)
     for name, kinds in JOBS.items():
-        whole = [legal(kind, places, (2, 3)) for kind in kinds]
-        for level in _cpu.simd_levels():
+        for level, split in itertools.product(_cpu.simd_levels(), SPLITS.get(name, ((),))):
+            whole = [legal(name, kind, places, (2, 3), source) for kind in kinds]
+            if split:
+                whole[kinds.index("split")] = split
             assert getattr(_cpu, f"{name}_scratch")(level, *whole, 2, 0) > 0
     for _ in range(calls // 10):
-        sizes = [source.choice((-5, 0, 1, 2, 3, 1 << source.randrange(60))) for _ in range(4)]
-        factors = [v for k in sizes[2:] for v in (0, k, 1, 1)]
-        dtype, threads = source.randrange(-1, 5), source.choice((0, 1, 2, 64))
-        whole = ("", dtype, sizes[0], factors, 0, sizes[1], 0, source.randrange(2), threads, 0)
-        print("projection_scratch", whole, flush=True)
+        name, whole = scratch_of_any_size(source)
+        print(name, whole, flush=True)
         with contextlib.suppress(ValueError):
-            assert _cpu.projection_scratch(*whole) > 0
+            assert getattr(_cpu, name)(*whole) > 0
 
 
 def test_nonsense_raises():
