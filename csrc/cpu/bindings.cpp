@@ -9,6 +9,7 @@
 #include "../binding.h"
 #include "api.h"
 #include "build_info.h"
+#include "direct.h"
 
 namespace py = pybind11;
 
@@ -117,4 +118,5 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("advise_huge_pages", &advise_huge_pages);
 
     binding::define_jobs<Cpu>(m);
+    define_direct_calls(m);
 }

@@ -23,7 +23,7 @@ from ntensor.backends.override import Override, Overrides
 BACKENDS = ("native", "triton", "reference")
 
 # Global, because torch.compile guards on it; it does not on a thread-local or a ContextVar.
-_forced = Overrides()
+forced = Overrides()
 
 
 class use_backend:
@@ -54,7 +54,7 @@ class use_backend:
         self.entered: list[Override] = []
 
     def __enter__(self) -> None:
-        self.entered.append(_forced.enter(self.name))
+        self.entered.append(forced.enter(self.name))
 
     def __exit__(
         self,
@@ -62,7 +62,7 @@ class use_backend:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        _forced.leave(self.entered.pop())
+        forced.leave(self.entered.pop())
 
 
 def check_name(name: str | None) -> str | None:
@@ -73,7 +73,7 @@ def check_name(name: str | None) -> str | None:
 
 def requested(backend: str | None) -> str | None:
     """The backend that the caller asked for, by argument or by `use_backend`; None: automatic."""
-    return _forced.value if backend is None else check_name(backend)
+    return forced.value if backend is None else check_name(backend)
 
 
 def why_not(backend: str, operation: str, device: torch.device, dtype: torch.dtype) -> str | None:

@@ -44,7 +44,10 @@ class Operation:
         joined: it returns the partial derivatives for the slots after the form's first `joined`
             where `needs` is true, side by side in one matrix.
         at_once: its gradients for plain tensors that nobody differentiates again, by a backend
-            that has all of them in one function; None where the backend has none.
+            that has all of them in one function; None where the backend has none, or a tensor is
+            not plain.
+        direct: its result for plain tensors by the shortest way, None where it is not open
+            (`direct.py`).
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Operation:
         listed: bool = False,
         joined: int | None = None,
         at_once: Callable[..., Sequence[Tensor | None] | None] | None = None,
+        direct: Callable[[Sequence[Tensor | None]], Any] | None = None,
     ) -> None:
         self.form = form
         self.name = schema.partition("(")[0]
@@ -71,6 +75,7 @@ class Operation:
         self.joined = joined
         self.check = check
         self.at_once = at_once
+        self.direct = direct
         self.shared = [place for place, slot in enumerate(given) if slot in form.shared]
         self.shared_output = any(slot in form.shared for slot in returns)
         self.raw, self.run = define(
@@ -158,7 +163,7 @@ class Operation:
                 break
         else:
             return [None] * len(tensors)
-        if self.at_once is not None and plain((*tensors, *cotangents)):
+        if self.at_once is not None:
             found = self.at_once(tensors, cotangents, needs, *statics)
             if found is not None:
                 return found
@@ -388,6 +393,10 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
         def forward(ctx: Any, statics: tuple[Any, ...], *tensors: Tensor | None) -> Any:
             ctx.statics = statics
             save(ctx, tensors)
+            if operation.direct is not None and statics[-1] is None:
+                found = operation.direct(tensors)
+                if found is not None:
+                    return found
             if plain(tensors):
                 return operation.call_raw(tensors, statics, True)
             with torch._C._AutoDispatchBelowAutograd():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from ntensor import backends
 
-from . import checks
+from . import checks, direct
 from .projection import SYNTHESIS_PROJECTION
 
 
@@ -51,6 +53,14 @@ def bilinear(
         >>> ntensor.bilinear(x1, x2, torch.ones(7, 2, 3), torch.zeros(7)).shape
         torch.Size([4, 5, 7])
     """
+    if backend is None and not torch.compiler.is_compiling():
+        found: Tensor | None = direct.project((weight, x1, x2), False)
+        if found is not None and bias is None:
+            return found
+        if found is not None and type(bias) in (Tensor, Parameter):
+            checks.alike("bilinear", _NAMES, (x1, x2, weight, bias))
+            _check_bias(bias, weight.shape[0])
+            return found + bias
     given = (x1, x2, weight) if bias is None else (x1, x2, weight, bias)
     checks.tensors("bilinear", _NAMES, given)
     cast = checks.autocast(given)
@@ -68,8 +78,7 @@ def bilinear(
     checks.contiguous("bilinear", "weight", weight)
     if bias is not None:
         bias = cast[3]
-        if tuple(bias.shape) != (k_x,):
-            checks.shape("bilinear", "bias", f"shape ({k_x},), (k_x,)", bias)
+        _check_bias(bias, k_x)
 
     backend = backends.requested(backend)
     result: Tensor
@@ -80,6 +89,11 @@ def bilinear(
         x1, x2 = (x.reshape(samples, extent) for x, extent in zip((x1, x2), extents, strict=True))
         result = SYNTHESIS_PROJECTION((weight, x1, x2), backend).reshape(*leading, k_x)
     return result if bias is None else result + bias
+
+
+def _check_bias(bias: Tensor, k_x: int) -> None:
+    if tuple(bias.shape) != (k_x,):
+        checks.shape("bilinear", "bias", f"shape ({k_x},), (k_x,)", bias)
 
 
 _NAMES = ("x1", "x2", "weight", "bias")

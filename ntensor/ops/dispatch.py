@@ -123,7 +123,7 @@ def _keys_of_memory() -> Iterator[int]:
         yield inference.add(keys.ADInplaceOrView).add(getattr(keys, f"Autograd{device}")).raw_repr()
 
 
-_PLAIN_KEYS = frozenset(_keys_of_memory())
+PLAIN_KEYS = frozenset(_keys_of_memory())
 
 
 def plain(tensors: Sequence[Tensor | None]) -> bool:
@@ -141,7 +141,7 @@ def plain(tensors: Sequence[Tensor | None]) -> bool:
     ):
         return False
     for tensor in tensors:
-        if tensor is not None and _dispatch_keys(tensor).raw_repr() not in _PLAIN_KEYS:
+        if tensor is not None and _dispatch_keys(tensor).raw_repr() not in PLAIN_KEYS:
             return False
     return True
 

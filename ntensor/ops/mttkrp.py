@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ntensor import backends
 
-from . import checks
+from . import checks, direct
 from .dispatch import eager
 from .projection import PROJECTION_FACTOR_GRADS, SYNTHESIS_PROJECTION
 
@@ -61,6 +61,10 @@ def mttkrp(
     """
     if mode is None:
         raise TypeError("mttkrp: mode must be an int, got NoneType")
+    if backend is None and not torch.compiler.is_compiling():
+        found = _directly(tensor, factors, mode, weights)
+        if found is not None:
+            return found
     tensor, others, weights, place = checked("mttkrp", tensor, factors, weights, mode)
     assert place is not None
     backend = backends.requested(backend)
@@ -76,6 +80,33 @@ def mttkrp(
         rows = _rows(tensor, [factor.T for factor in others], place, backend)
         result = rows.T.contiguous()
     return result if weights is None else result * weights
+
+
+def _directly(
+    tensor: Tensor, factors: Sequence[Tensor | None], mode: int, weights: Tensor | None
+) -> Tensor | None:
+    """The shortest way; None where it is not open."""
+    if type(mode) is not int or type(factors) not in (list, tuple):
+        return None
+    place = mode if mode >= 0 else mode + len(factors)
+    if not 0 <= place < len(factors):
+        return None
+    if weights is not None and not _fit(weights, factors[place - 1]):
+        return None
+    found = direct.mttkrp(tensor, [*factors[:place], *factors[place + 1 :]], place)
+    return found if found is None or weights is None else found * weights
+
+
+def _fit(weights: Tensor, factor: Tensor | None) -> bool:
+    """Whether the weights are plain and of the factor's rank, dtype and device."""
+    return (
+        type(weights) in (Tensor, torch.nn.Parameter)
+        and isinstance(factor, Tensor)
+        and weights.dtype is factor.dtype
+        and weights.device == factor.device
+        and factor.dim() == 2
+        and weights.shape == factor.shape[1:]
+    )
 
 
 def _at_once(

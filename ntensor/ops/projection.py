@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ntensor import backends
 
-from . import checks
+from . import checks, direct
 from .accumulate import accumulating_projection, check_accumulation, core_grad_flops
 from .autograd import Operation
+from .dispatch import plain
 from .forms import Form, Slots
 from .synthesis import fake_joined, place_columns
 
@@ -64,6 +65,10 @@ def synthesis_projection(
         tensor([[27., 81.]])
     """
     operation = "synthesis_projection"
+    if backend is None and not torch.compiler.is_compiling():
+        found: Tensor | None = direct.project((core, *factors), False)
+        if found is not None:
+            return found
     values = _checked(operation, core, factors)
     backend = backends.requested(backend)
     result: Tensor
@@ -108,6 +113,10 @@ def synthesis_projection_with_mean(
         tensor([[ 7.5000, 25.5000]])
     """
     operation = "synthesis_projection_with_mean"
+    if backend is None and not torch.compiler.is_compiling():
+        found: tuple[Tensor, Tensor] | None = direct.project((core, *factors), True)
+        if found is not None:
+            return found
     values = _checked(operation, core, factors)
     backend = backends.requested(backend)
     result: tuple[Tensor, Tensor]
@@ -187,6 +196,12 @@ def _gradients_at_once(
 ) -> Sequence[Tensor | None] | None:
     """The gradients of core and factors, described to the kernels once."""
     core = tensors[0]
+    if len(cotangents) == 1 and backend is None:
+        found = direct.gradients(tensors, cotangents[0], needs)
+        if found is not None:
+            return found
+    if not plain((*tensors, *cotangents)):
+        return None
     serve = backends.shortcut(
         "projection",
         "projection_grads",
@@ -202,8 +217,8 @@ def _gradients_at_once(
     needed = list(needs[1:])
     if grad is None:
         needed[0] = False
-    found: Sequence[Tensor | None] = serve(core, grad, grad_mean, tensors[1:], needs[0], needed)
-    return found
+    by_backend: Sequence[Tensor | None] = serve(core, grad, grad_mean, tensors[1:], needs[0], needed)
+    return by_backend
 
 
 def _check_projection(operation: str, core: Tensor, factors: list[Tensor]) -> None:
@@ -272,6 +287,7 @@ SYNTHESIS_PROJECTION = Operation(
     check=_check_projection,
     fake=_fake_projection,
     at_once=_gradients_at_once,
+    direct=lambda tensors: direct.project(tensors, False),
     flops=_flops,
 )
 
@@ -286,6 +302,7 @@ SYNTHESIS_PROJECTION_WITH_MEAN = Operation(
     check=_check_projection,
     fake=lambda core, factors: (_fake_projection(core, factors), _fake_projection(core, factors)),
     at_once=_gradients_at_once,
+    direct=lambda tensors: direct.project(tensors, True),
     flops=_flops,
 )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ntensor import backends
 
-from . import checks
+from . import checks, direct
 from .autograd import Operation
 from .forms import Form, Slots, split_columns
 
@@ -46,6 +46,10 @@ def synthesis(*factors: Tensor, backend: str | None = None) -> Tensor:
         >>> ntensor.synthesis(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0, 5.0]]))
         tensor([[ 3.,  4.,  5.,  6.,  8., 10.]])
     """
+    if backend is None and not torch.compiler.is_compiling():
+        found = direct.synthesise(factors)
+        if found is not None:
+            return found
     values = checked_factors("synthesis", factors)
     result: Tensor = SYNTHESIS(values, backends.requested(backend))
     return result
@@ -129,6 +133,7 @@ SYNTHESIS = Operation(
     listed=True,
     check=checks.factors,
     fake=_fake,
+    direct=lambda tensors: direct.synthesise(tensors),
     flops=lambda factors: (len(factors) - 1) * _size(factors),
 )
 

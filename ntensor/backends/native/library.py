@@ -34,7 +34,7 @@ NO_MATRIX = (0, 0, 0)
 Described = tuple[list[int], tuple[int, ...], int]
 LAYOUTS = {"column": 0, "row": 1}
 
-_forced_level = Overrides()
+forced_level = Overrides()
 _kept = threading.local()
 
 
@@ -60,7 +60,7 @@ def _default_level() -> str:
 
 def simd_level() -> str:
     """The SIMD level that the kernels run at: the best one, or the one named by `NTENSOR_SIMD`."""
-    return _forced_level.value or _default_level()
+    return forced_level.value or _default_level()
 
 
 @contextmanager
@@ -69,11 +69,11 @@ def force_simd_level(name: str) -> Iterator[None]:
     levels = cpu_module().simd_levels()
     if name not in levels:
         raise ValueError(f"force_simd_level: wanted one of {', '.join(levels)}, got {name!r}")
-    override = _forced_level.enter(name)
+    override = forced_level.enter(name)
     try:
         yield
     finally:
-        _forced_level.leave(override)
+        forced_level.leave(override)
 
 
 def threads_for(work: int, work_a_thread: int) -> int:

@@ -57,7 +57,7 @@ SPREAD, SEGMENT = 6.0, 40.0  # of a vector of dW folded into factors, and of a s
 STORE = 2.0  # of a vector of the core's gradient
 SYNTHESISE = 2.0  # of a vector of one sample's synthesis
 
-_forced = Overrides()
+forced_plan = Overrides()
 
 
 class Split(NamedTuple):
@@ -88,15 +88,15 @@ class FactorGradsPlan(NamedTuple):
 @contextmanager
 def force_plan(choice: int) -> Iterator[None]:
     """Takes the candidate `choice` (modulo their number) instead of the cheapest; for tests."""
-    override = _forced.enter(str(choice))
+    override = forced_plan.enter(str(choice))
     try:
         yield
     finally:
-        _forced.leave(override)
+        forced_plan.leave(override)
 
 
 def forced() -> str | None:
-    return _forced.value
+    return forced_plan.value
 
 
 def _chosen(candidates: list, price: Callable, choice: str | None):
