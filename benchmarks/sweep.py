@@ -1,258 +1,100 @@
 """Random realistic sizes by a printed seed: the library beside the best plain form of each case.
 
     python benchmarks/sweep.py                                   # 20 cases a kind, a new seed
-    python benchmarks/sweep.py --cases 500 --seed 1 --out benchmarks/results
-    python benchmarks/sweep.py --quick                           # results are checked, times mean nothing
+    python benchmarks/sweep.py --cases 500 --seed 1 2 --out benchmarks/results
+    python benchmarks/sweep.py --quick                           # small sizes, nothing is timed
 
-Extents, the batch and the rows of the core are log-uniform; each case is timed in turns with every
-plain form of torch that suits it, and compared with float64 before. Prints quantiles of
-`time of the fastest plain form / time of ntensor`, and the worst cases.
+Extents, the batch and the rows of the core are log-uniform; the library's result is compared with
+float64, then timed in turns with every plain form of torch that suits the case. Prints quantiles of
+`time of the fastest plain form / time of ntensor`, and the worst
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import math
 import random
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import torch
 
 import _options
 from _files import replaced
+from _machine import ForeignLoad, describe
+from _sweep_cases import PART, largest_error, problem
+from _sweep_plot import write_plot
+from _sweep_sizes import FULL, KINDS, QUICK, WITH_K_X, differentiates, draw
 
-KINDS = ("forward", "both", "bilinear", "bilinear-both", "mttkrp", "mttkrp-weights", "mttkrp-all")
-MOST_ELEMENTS = 1 << 23  # of the core, of the synthesis of the batch, and of the result
-MOST_PRODUCTS = 1 << 30  # n k_x K
-MOST_BETWEEN = 1 << 25  # elements that a plain form may hold between two products
-# A case counts as lost where it is slower than this part of the fastest plain form, and by more
-# than so many seconds.
+# A case counts as lost where the library is slower than this part of the fastest plain form's
+# speed, and by more than so many seconds.
 LOST, LOST_SECONDS = 0.9, 20e-6
 ROUNDS, SECONDS = 5, 0.1  # at least so many turns, and about so many seconds a case
+MOST_ROUNDS = 200
+# A plain form that takes this many times the time of another is not the fastest: no more of it.
+TOO_SLOW = 5
+AT_ONCE = 50  # cases between two writings of the table
+CLASSES = {"k_x": (1, 4, 16, 64), "n": (1, 4, 16)}
 
 
-def draw(kind: str, random: random.Random, elements: int, products: int) -> dict:
-    """The sizes of one case: `extents`, and `n`, `k_x` or `rank`, `mode`."""
-
-    def size(most: int) -> int:
-        return round(math.exp(random.uniform(0, math.log(most))))
-
-    if kind.startswith("mttkrp"):
-        extents = [size(700) for _ in range(random.randint(3, 4))]
-        sizes = {"n": size(64), "mode": random.randrange(len(extents))}
-        k_x = 1
-    else:
-        extents = [size(700) for _ in range(2 if "bilinear" in kind else random.randint(2, 4))]
-        sizes = {"n": size(4096)}
-        k_x = size(4000)
-    while True:
-        K, n = math.prod(extents), sizes["n"]
-        if max(k_x, n) * K <= elements and n * k_x <= elements and n * k_x * K <= products:
-            return {**sizes, "k_x": k_x, "extents": tuple(extents)}
-        what = random.randrange(len(extents) + 2)
-        if what < len(extents):
-            extents[what] = max(1, extents[what] * 2 // 3)
-        elif what == len(extents):
-            sizes["n"] = max(1, n * 2 // 3)
-        else:
-            k_x = max(1, k_x * 2 // 3)
-
-
-def outer(factors):
-    """The synthesis of the batch, by broadcast products."""
-    y = factors[0]
-    for z in factors[1:]:
-        y = (y.unsqueeze(2) * z.unsqueeze(1)).flatten(1)
-    return y
-
-
-def broadcast(core, *factors):
-    return outer(factors) @ core.flatten(1).T
-
-
-def last_first(core, *factors):
-    """The last factor by one product for all rows, then one factor after the other."""
-    n, k_x = factors[0].shape[0], core.shape[0]
-    left = factors[-1] @ core.reshape(-1, core.shape[-1]).T
-    for z in factors[-2::-1]:
-        left = (left.view(n, -1, z.shape[1]) @ z.unsqueeze(2)).squeeze(2)
-    return left.view(n, k_x)
-
-
-def rows_one_by_one(core, *factors):
-    import torch
-
-    rest = outer(factors[1:])
-    return torch.stack(
-        [((factors[0] @ row.flatten(1)) * rest).sum(-1) for row in core.unbind(0)], 1
-    )
-
-
-def bilinear(core, *factors):
-    import torch
-
-    return torch.nn.functional.bilinear(*factors, core)
-
-
-def unfolding(tensor, factors, mode):
-    product = None
-    for place, factor in enumerate(factors):
-        if place != mode:
-            product = (
-                factor
-                if product is None
-                else (product.unsqueeze(1) * factor.unsqueeze(0)).flatten(0, 1)
-            )
-    return tensor.movedim(mode, 0).reshape(tensor.shape[mode], -1) @ product
-
-
-def last_mode_first(tensor, factors, mode):
-    """The last mode (the first where it is the one that stays) by one product, then the others."""
-    shape, rank = tensor.shape, factors[0].shape[1]
-    if mode == tensor.dim() - 1:
-        left = tensor.view(shape[0], -1).T @ factors[0]
-        left = left.view(*shape[1:], rank)
-        for factor in factors[1:-1]:
-            left = (left * factor.view(-1, *(1,) * (left.dim() - 2), rank)).sum(0)
-        return left
-    left = (tensor.view(-1, shape[-1]) @ factors[-1]).view(*shape[:-1], rank)
-    for place in range(tensor.dim() - 2, mode, -1):
-        left = (left * factors[place]).sum(-2)
-    for place in range(mode):
-        left = (left * factors[place].view(-1, *(1,) * (left.dim() - 2), rank)).sum(0)
-    return left
-
-
-def ways(kind: str, case: dict, generator) -> tuple[dict, dict]:
-    """The library's call and the plain forms, each of no arguments; and the same in float64."""
-    import torch
-
-    import ntensor
-
-    def tensors(*shapes):
-        return [torch.randn(shape, generator=generator) for shape in shapes]
-
-    n, extents = case["n"], case["extents"]
-    if kind.startswith("mttkrp"):
-        tensor, *factors, weights = tensors(extents, *((k, n) for k in extents), (n,))
-        weights = weights if kind.endswith("weights") else None
-        modes = range(len(extents)) if kind.endswith("all") else (case["mode"],)
-
-        def by(function):
-            def call(tensor=tensor, factors=factors, weights=weights):
-                found = [function(tensor, factors, mode) for mode in modes]
-                return found if weights is None else [each * weights for each in found]
-
-            return call
-
-        def ours():
-            if kind.endswith("all"):
-                return ntensor.mttkrp_all(tensor, factors)
-            return [ntensor.mttkrp(tensor, factors, case["mode"], weights)]
-
-        def exact():
-            wide = [each.double() for each in factors]
-            return by(unfolding)(
-                tensor.double(), wide, None if weights is None else weights.double()
-            )
-
-        forms = {"unfolding": by(unfolding)}
-        if n * math.prod(extents) // min(extents[0], extents[-1]) <= MOST_BETWEEN:
-            forms["last first"] = by(last_mode_first)
-        return {"ntensor": ours, **forms}, exact
-
-    core, *factors = tensors((case["k_x"], *extents), *((n, k) for k in extents))
-    (cotangent,) = tensors((n, case["k_x"]))
-    forms = {"broadcast": broadcast}
-    if n * case["k_x"] * math.prod(extents[:-1]) <= MOST_BETWEEN:
-        forms["last first"] = last_first
-    if case["k_x"] <= 4:
-        forms["row by row"] = rows_one_by_one
-    if "bilinear" in kind:
-        # The kind asks how a user of torch's own layer fares, who calls nothing else.
-        forms = {"F.bilinear": bilinear}
-    ours = ntensor.synthesis_projection
-    if "bilinear" in kind:
-        def ours(core, *factors):
-            return ntensor.bilinear(*factors, core)
-
-    values = [core, *factors]
-    if kind.endswith("both"):
-        values = [each.requires_grad_() for each in values]
-
-    def calling(function, values=values, cotangent=cotangent):
-        def call():
-            result = function(*values)
-            if not kind.endswith("both"):
-                return [result]
-            return [result.detach(), *torch.autograd.grad(result, values, cotangent)]
-
-        return call
-
-    def exact():
-        wide = [each.detach().double().requires_grad_(each.requires_grad) for each in values]
-        return calling(broadcast, wide, cotangent.double())()
-
-    return {"ntensor": calling(ours), **{k: calling(v) for k, v in forms.items()}}, exact
-
-
-def largest_error(found, wanted) -> float:
-    """Of all results, relative to their norms."""
-    return max(
-        float((a.double() - b).norm() / (b.norm() + 1e-300))
-        for a, b in zip(found, wanted, strict=True)
-    )
-
-
-def measure(calls: dict, seconds: float) -> dict[str, float]:
+def measure(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
     """Median seconds of each, by turns in a new order each time."""
+    first = {name: min(_seconds(call, 1) for _ in range(2)) for name, call in calls.items()}
+    limit = TOO_SLOW * min(took for name, took in first.items() if name != "ntensor")
+    names = [name for name, took in first.items() if name == "ntensor" or took <= limit]
+    inner = {name: max(1, min(200, int(5e-4 / first[name]))) for name in names}
+    samples: dict[str, list[float]] = {name: [] for name in names}
     order = random.Random(0)
-    inner, samples = {}, {name: [] for name in calls}
-    for name, call in calls.items():
-        call()
-        start = time.perf_counter()
-        call()
-        inner[name] = max(1, min(200, int(5e-4 / (time.perf_counter() - start))))
     end = time.perf_counter() + seconds
-    for turn in range(200):
+    for turn in range(MOST_ROUNDS):
         if turn >= ROUNDS and time.perf_counter() > end:
             break
-        for name in order.sample(list(calls), len(calls)):
+        for name in order.sample(names, len(names)):
             calls[name]()
-            start = time.perf_counter()
-            for _ in range(inner[name]):
-                calls[name]()
-            samples[name].append((time.perf_counter() - start) / inner[name])
+            samples[name].append(_seconds(calls[name], inner[name]))
     return {name: statistics.median(each) for name, each in samples.items()}
 
 
-def run(kind: str, place: int, options) -> dict:
-    """One case, as a row of the table; `status` is empty where the result is right."""
-    import torch
+def _seconds(call: Callable[[], object], times: int) -> float:
+    start = time.perf_counter()
+    for _ in range(times):
+        call()
+    return (time.perf_counter() - start) / times
 
-    source = random.Random(f"{options.seed} {kind} {place}")
-    limits = (1 << 16, 1 << 20) if options.quick else (MOST_ELEMENTS, MOST_PRODUCTS)
-    case = draw(kind, source, *limits)
+
+def run(kind: str, seed: int, place: int, options: argparse.Namespace) -> dict[str, object]:
+    """One case, as a row of the table; `status` is empty where the result is right."""
+    source = random.Random(f"{seed} {kind} {place}")
+    sizes = draw(kind, source, QUICK if options.quick else FULL)
     generator = torch.Generator().manual_seed(source.randrange(1 << 30))
-    calls, exact = ways(kind, case, generator)
     row = {
         "kind": kind,
+        "seed": seed,
         "case": place,
-        "n": case["n"],
-        "k_x": case["k_x"],
-        "extents": "x".join(map(str, case["extents"])),
-        "mode": case.get("mode", ""),
+        "dtype": options.dtype,
+        "n": sizes.n,
+        "k_x": sizes.k_x if kind in WITH_K_X else "",
+        "extents": "x".join(map(str, sizes.extents)),
+        "mode": sizes.mode if kind in ("mttkrp", "mttkrp-weights") else "",
+        "layout": sizes.layout,
         "status": "",
     }
-    with torch.set_grad_enabled(kind.endswith("both")):
-        error = largest_error(calls["ntensor"](), exact())
-        if not error <= 1e-3:
-            return {**row, "status": f"relative error {error:.1e}"}
+    with torch.set_grad_enabled(differentiates(kind)):
+        case = problem(kind, sizes, options.dtype, generator, options.compile, options.einsum)
+        try:
+            found = case.calls["ntensor"]()
+        except (RuntimeError, TypeError, ValueError) as raised:
+            return {**row, "status": f"{type(raised).__name__}: {raised}"}
+        error = largest_error(found, case.exact(), case.terms())
+        del found
+        if error > PART[options.dtype]:
+            return {**row, "status": f"error {error:.1e} of the terms"}
         if options.quick:
             return row
-        medians = measure(calls, options.seconds)
+        medians = measure(case.calls, options.seconds)
     ours = medians.pop("ntensor")
     rival = min(medians, key=medians.__getitem__)
     return {
@@ -268,62 +110,157 @@ def is_lost(row: dict) -> bool:
     return row["ratio"] < LOST and row["ours_us"] - row["rival_us"] > 1e6 * LOST_SECONDS
 
 
-def summary(kind: str, rows: list[dict]) -> dict:
+def summary(rows: list[dict]) -> dict[str, object]:
+    """Quantiles of the ratio; of no rows their number alone."""
+    if not rows:
+        return {"cases": 0}
     ratios = sorted(row["ratio"] for row in rows)
-    at = lambda part: ratios[min(len(ratios) - 1, int(part * len(ratios)))]
+
+    def at(part: float) -> float:
+        return ratios[min(len(ratios) - 1, int(part * len(ratios)))]
+
     return {
-        "kind": kind,
         "cases": len(rows),
         "least": ratios[0],
         "p10": at(0.1),
-        "median": statistics.median(ratios),
+        "median": round(statistics.median(ratios), 4),
         "p90": at(0.9),
         "lost": sum(map(is_lost, rows)),
     }
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def foreign_load(rows: list[dict]) -> float | str:
+    """Share of the CPUs' time that other processes took, "" where the system does not say."""
+    loads = [row["foreign_load"] for row in rows if row["foreign_load"] != ""]
+    return round(statistics.mean(loads), 3) if loads else ""
+
+
+def size_class(name: str, size: int) -> str:
+    below = 0
+    for most in CLASSES[name]:
+        if size <= most:
+            return f"{name} {most}" if most == below + 1 else f"{name} {below + 1} to {most}"
+        below = most
+    return f"{name} over {below}"
+
+
+def summaries(rows: list[dict]) -> list[dict[str, object]]:
+    """A row a kind, then one a seed where there are several, and one a class of sizes."""
+    table = []
+
+    def add(kind: str, seed: object, sizes: str, group: list[dict]) -> None:
+        timed = [row for row in group if "ratio" in row]
+        found = {"kind": kind, "seed": seed, "sizes": sizes, **summary(timed)}
+        if timed:
+            found["lost_share"] = round(found["lost"] / len(timed), 4)
+            found["foreign_load"] = foreign_load(timed)
+        table.append(found)
+
+    seeds = list(dict.fromkeys(row["seed"] for row in rows))
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        group = [row for row in rows if row["kind"] == kind]
+        add(kind, "all", "all", group)
+        for seed in seeds if len(seeds) > 1 else ():
+            add(kind, seed, "all", [row for row in group if row["seed"] == seed])
+        for name, bounds in CLASSES.items():
+            for size in (*bounds, bounds[-1] + 1):
+                label = size_class(name, size)
+                members = [
+                    row for row in group if row[name] and size_class(name, row[name]) == label
+                ]
+                if members:
+                    add(kind, "all", label, members)
+    return table
+
+
+def write_table(rows: list[dict], machine: dict[str, object], path: Path) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with replaced(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*names, *machine], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, **machine} for row in rows)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--cases", type=int, default=20, help="of each kind")
-    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--seed", nargs="+", type=int, help="default: a new one, printed")
+    parser.add_argument("--dtype", choices=PART, default="float32")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="a case, about")
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--threads", type=int, help="default: torch's")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too: seconds a case")
+    parser.add_argument("--einsum", action="store_true", help="torch.einsum by opt_einsum too")
     parser.add_argument("--quick", action="store_true", help="small sizes, results alone")
     parser.add_argument("--worst", type=int, default=8, help="how many to print")
-    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=_options.DEFAULT_OUT, metavar="DIR")
     options = parser.parse_args(argv)
-    if options.seed is None:
-        options.seed = random.SystemRandom().randrange(1 << 20)
-    import torch
+    if options.einsum and not torch.backends.opt_einsum.is_available():
+        parser.error("--einsum: opt_einsum is not installed")
+    options.seed = options.seed or [random.SystemRandom().randrange(1 << 20)]
+    options.threads = options.threads or torch.get_num_threads()
+    return options
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    print(f"seed {options.seed}, {torch.get_num_threads()} threads", flush=True)
-    wrong = 0
-    every = []
-    for kind in options.kinds:
-        rows = [run(kind, place, options) for place in range(options.cases)]
-        for row in rows:
+
+def print_summary(kind: str, rows: list[dict], worst: int) -> None:
+    timed = [row for row in rows if "ratio" in row]
+    if not timed:
+        return
+    found = {"kind": kind, **summary(timed)}
+    parts = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in found.items())
+    load = foreign_load(timed) or 0.0
+    note = f"  (other processes took {load:.0%})" if load > 0.03 else ""
+    print("  ".join(parts) + note, flush=True)
+    for row in sorted(timed, key=lambda row: row["ratio"])[:worst]:
+        hidden = ("kind", "dtype", "foreign_load")
+        print("   ", {k: v for k, v in row.items() if k not in hidden and v != ""}, flush=True)
+
+
+def batches(options: argparse.Namespace) -> Iterable[tuple[str, int, range]]:
+    for seed in options.seed:
+        for kind in options.kinds:
+            for start in range(0, options.cases, AT_ONCE):
+                yield kind, seed, range(start, min(start + AT_ONCE, options.cases))
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    torch.set_num_threads(options.threads)
+    machine = describe(options.threads, torch.device("cpu"))
+    options.out.mkdir(parents=True, exist_ok=True)
+    table, summary_table, picture = (
+        options.out / name for name in ("sweep.csv", "sweep_summary.csv", "sweep.png")
+    )
+    rows: list[dict] = []
+    for kind, seed, places in batches(options):
+        if not places.start and kind == options.kinds[0]:
+            print(f"seed {seed}, {options.threads} threads", flush=True)
+        with ForeignLoad() as load:
+            found = [run(kind, seed, place, options) for place in places]
+        share = "" if load.share is None else round(load.share, 3)
+        rows += [{**row, "foreign_load": share} for row in found]
+        for row in found:
             if row["status"]:
-                wrong += 1
-                print(f"WRONG: {row}")
-        every += rows
-        rows = [row for row in rows if "ratio" in row]
-        if not rows:
-            continue
-        print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in summary(kind, rows).items()), flush=True)
-        lost = sorted(rows, key=lambda row: row["ours_us"] - row["rival_us"])
-        for row in sorted(rows, key=lambda row: row["ratio"])[: options.worst]:
-            print("   ", {k: v for k, v in row.items() if k not in ("kind", "status")})
-    if options.out:
-        names = list(dict.fromkeys(name for row in every for name in row))
-        with replaced(options.out / "sweep.csv") as path, open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(every)
-    print(f"{len(every)} cases, {wrong} wrong")
-    return 1 if wrong else 0
+                print(f"WRONG: {row}", flush=True)
+        write_table(rows, machine, table)
+        if places.stop == options.cases:
+            done = [row for row in rows if (row["kind"], row["seed"]) == (kind, seed)]
+            print_summary(kind, done, options.worst)
+    if len(options.seed) > 1:
+        print(f"seeds {', '.join(map(str, options.seed))}")
+        for kind in options.kinds:
+            print_summary(kind, [row for row in rows if row["kind"] == kind], options.worst)
+    write_table(summaries(rows), machine, summary_table)
+    timed = [row for row in rows if "ratio" in row]
+    if timed:
+        with replaced(picture) as path:
+            write_plot(timed, machine, is_lost, path)
+    print(f"written: {table}, {summary_table}" + (f", {picture}" if timed else ""))
+    wrong = sum(bool(row["status"]) for row in rows)
+    print(f"{len(rows)} cases, {wrong} wrong")
+    return int(wrong > 0)
 
 
 if __name__ == "__main__":
