@@ -38,10 +38,6 @@ UNREACHED: dict[tuple[str, str], tuple[str, str]] = {
     ("cpu/projection_factor_grads.cpp", "= plan_.main_grad()"): ("float16", IN_PLACE),
     ("cpu/projection_factor_grads.cpp", "G_row = grad.row_stride"): ("float16", IN_PLACE),
     ("cpu/projection_factor_grads.cpp", "static_cast<const G_type*>"): ("float16", IN_PLACE),
-    ("cpu/projection_factor_grads.cpp", "to, tile_width<T>);"): (
-        *("float double", "whole tiles of these are read in place, only ragged ones are packed"),
-    ),
-    ("cpu/projection.cpp", "switch (vectors_)"): ("", "no slab of doubles is one vector wide"),
     ("cpu/projection_core_grad.cpp", "% vector_bytes == 0;"): ("", "torch aligns fresh memory"),
     ("cpu/simd.h", "switch (dtype)"): ("", "the module has checked the dtype"),
 }

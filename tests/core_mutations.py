@@ -30,39 +30,58 @@ class Fault(NamedTuple):
     after: str
 
 
-PROJECTION, CORE_GRAD = "cpu/projection.cpp", "cpu/projection_core_grad.cpp"
-FACTOR_GRADS, FACTORS = "cpu/projection_factor_grads.cpp", "cpu/factors.h"
-PLAN, SYNTHESIS, INDEX = "cpu/projection_plan.h", "cpu/synthesis.cpp", "math/synthesis.h"
+PROJECTION, FEW = "cpu/projection.cpp", "cpu/projection_few.h"
+CORE_GRAD, FACTOR_GRADS = "cpu/projection_core_grad.cpp", "cpu/projection_factor_grads.cpp"
+PLAN, FACTORS, SIMD = "cpu/projection_plan.h", "cpu/factors.h", "cpu/simd.h"
+SYNTHESIS, INDEX = "cpu/synthesis.cpp", "math/synthesis.h"
 FAULTS = (
-    Fault(
-        "merged index for one factor",
-        PROJECTION,
-        "multiply_by_inner(last, at.last + j, to);",
-        "multiply_by_column(plan_.factors.count - 1, at.last + j, to);",
-    ),
     Fault("carry", INDEX, "++prefix[m] == extents[m]", "++prefix[m] > extents[m]"),
     Fault("split by the wrong extent", INDEX, "index /= k;", "index /= extent(m - 1);"),
     Fault("segment past the end", INDEX, "room < end - p ? room : end - p", "room"),
-    Fault("hoisted chunks", PLAN, "l_chunks = ceil_div(L, l_chunk);", "l_chunks = L / l_chunk;"),
+    Fault("last slab", PLAN, "slabs = ceil_div(n, slab);", "slabs = n / slab;"),
     Fault(
-        "rows past the end",
+        "last rows",
+        PLAN,
+        "row_chunks = ceil_div(job.k_x, row_chunk);\n        const int rows",
+        "row_chunks = job.k_x / row_chunk;\n        const int rows",
+    ),
+    Fault(
+        "hoisted chunks",
         PROJECTION,
-        "min64(plan_.row_chunk, plan_.job.k_x - row0_)",
-        "plan_.row_chunk",
+        "ceil_div(l_end_ - l_begin_, plan_.l_chunk)",
+        "(l_end_ - l_begin_) / plan_.l_chunk",
     ),
-    Fault("sums moved twice", PROJECTION, "            from[i] = 0;\n", ""),
-    Fault("block kept going back", PROJECTION, "if (block != block_)", "if (block > block_)"),
-    Fault("row of the output", PROJECTION, "* plan_.job.k_x + row0_;", "* plan_.job.k_x;"),
-    Fault("samples of H", PROJECTION, "H_ + l * width_ + s;", "H_ + l * width_;"),
     Fault(
-        "merged order",
-        FACTORS,
-        "target[i * done + j] = z",
-        "target[j * factor.extent + i] = z",
+        "hoisted indices of a thread",
+        PROJECTION,
+        "l_begin_ + l_block * plan_.l_chunk",
+        "l_block * plan_.l_chunk",
     ),
+    Fault("block kept going back", PROJECTION, "if (block == block_)", "if (block <= block_)"),
+    Fault("samples of H", FEW, "H + (s + j) * few_l_chunk + l;", "H + s * few_l_chunk + l;"),
+    Fault("rows of a thread", FEW, "to + s * plan_.job.k_x + r,", "to + s * plan_.job.k_x,"),
+    Fault(
+        "second vector of samples",
+        SIMD,
+        "load_widened(from + (s0 + s) * m.row_stride + i)",
+        "load_widened(from + s * m.row_stride + i)",
+    ),
+    Fault(
+        "half of the lanes",
+        SIMD,
+        "interleave<false>(v[i], v[i + half]) + interleave<true>(v[i], v[i + half])",
+        "interleave<false>(v[i], v[i + half]) + interleave<false>(v[i], v[i + half])",
+    ),
+    Fault(
+        "columns of a long factor", FACTORS, "at.last + j, here, width_", "at.last, here, width_"
+    ),
+    Fault("rows of a short factor", FACTORS, "int64_t p = first % width;", "int64_t p = 0;"),
     Fault("last block", FACTORS, "    if (in_blocks) finish_block();\n", ""),
     Fault(
-        "two merged as one", FACTORS, "factors.count - g.tail == 1", "factors.count - g.tail <= 2"
+        "mean over another mode",
+        FACTORS,
+        "static_cast<T>(extents_[1])",
+        "static_cast<T>(extents_[count_ - 1])",
     ),
     Fault(
         "second block of samples",
@@ -70,18 +89,8 @@ FAULTS = (
         "plan_.job.accumulate || block > 0",
         "plan_.job.accumulate",
     ),
-    Fault(
-        "panel of another thread",
-        CORE_GRAD,
-        "if (item == begin || item % plan_.row_chunks == 0)",
-        "if (item % plan_.row_chunks == 0)",
-    ),
-    Fault(
-        "mean over another mode", CORE_GRAD, "static_cast<T>(plan_.L);", "static_cast<T>(plan_.P);"
-    ),
-    Fault("row of the mean", FACTOR_GRADS, "row >= samples_", "row > samples_"),
+    Fault("rows past the end", CORE_GRAD, "min64(packed_rows, last - r)", "packed_rows"),
     Fault("sums of a thread", FACTOR_GRADS, "int t = 1; t < threads", "int t = 2; t < threads"),
-    Fault("row in the middle", SYNTHESIS, "begin = at % K;", "begin = 0;"),
     Fault(
         "piece of a row",
         SYNTHESIS,

@@ -10,10 +10,11 @@ FIXED = (
     Case("projection", 128, (64, 64, 2), k_x=64, order="gradients"),
     Case("projection", 1, (600, 4, 4), k_x=5, order="gradients"),
     Case("projection", 40, (161, 1, 51, 12, 1), dtype="float32", order="gradients"),
-    Case("projection", 3, (22, 557, 1, 14), k_x=69, dtype="bfloat16"),
-    Case("projection", 247, (500, 16, 15, 1), k_x=13, dtype="bfloat16"),
-    Case("with_mean", 128, (4, 5, 272, 2, 19), k_x=2, order="gradients"),
-    Case("with_mean", 65, (3, 300, 300, 1), k_x=2, dtype="float16", order="second"),
+    Case("projection", 3, (22, 557, 1, 14), k_x=19, dtype="bfloat16"),
+    Case("projection", 131, (500, 16, 15, 1), k_x=13, dtype="bfloat16"),
+    Case("with_mean", 66, (4, 5, 272, 2, 19), k_x=2, order="gradients"),
+    Case("with_mean", 65, (3, 300, 300, 1), k_x=2, dtype="float16"),
+    Case("with_mean", 65, (3, 70, 70, 1), k_x=2, dtype="float16", order="second"),
     Case("mttkrp", 32, (512, 256, 3, 3), order="gradients"),
     Case("mttkrp", 64, (100, 100, 100), option=1, order="gradients"),
     Case("mttkrp", 46, (2, 135, 43, 2, 3), order="gradients"),
@@ -42,6 +43,20 @@ FIXED = (
     Case("with_mean", 3, (64, 3, 21), k_x=5, order="gradients"),
     Case("with_mean", 65, (33, 1000), k_x=3, dtype="float64"),
     Case("with_mean", 65, (150, 40), k_x=27, dtype="bfloat16"),
+    # Threads that divide the hoisted indices, with the samples in the lanes or one by one.
+    Case("with_mean", 12, (64, 240), k_x=3),
+    Case("with_mean", 3, (64, 5, 120), k_x=5, dtype="bfloat16", plan=2),
+    # Samples one by one, more than a tile takes; threads that divide the rows.
+    Case("projection", 7, (40, 3, 200), k_x=67, order="gradients", plan=4),
+    Case("projection", 2, (3, 17, 300), k_x=67, dtype="float16", plan=3),
+    # The mean over the first of several hoisted factors; more samples than a slab.
+    Case("with_mean", 70, (3, 4, 40), k_x=9, order="gradients", plan=1),
+    Case("with_mean", 70, (3, 4, 40), k_x=9, dtype="bfloat16", order="gradients", plan=1),
+    # A short last factor, its rows divided by threads and by pieces; long columns.
+    Case("synthesis", 15, (1001, 5), order="gradients"),
+    Case("synthesis", 15, (3, 333, 5), dtype="float16", order="gradients"),
+    Case("projection", 70, (5, 700, 9), k_x=9, order="gradients", plan=0),
+    Case("mttkrp", 5, (30, 700, 20), option=2, plan=1),
     # One inner factor, too long to be gathered, in several panels.
     Case("projection", 64, (9, 1500), k_x=30, order="gradients"),
     Case("projection", 64, (9, 1501), k_x=30, dtype="bfloat16"),
