@@ -90,7 +90,7 @@ WRONG = [
         "too many factors",
         "mttkrp",
         ValueError,
-        lambda f: f(t(*[1] * 64), [t(1, 2)] * 64, 1, t(2)),
+        lambda f: f(t(*[1] * 65), [t(1, 2)] * 65, 1),
         ("at most 63 factors", "64"),
     ),
     *(
