@@ -68,6 +68,7 @@ def mttkrp(
     tensor, others, weights, place = checked("mttkrp", tensor, factors, weights, mode)
     assert place is not None
     backend = backends.requested(backend)
+    checks.factor_count("mttkrp", max(1, len(others)))
     result = _at_once(tensor, others, place, backend)
     if result is None:
         if not others:
@@ -76,7 +77,6 @@ def mttkrp(
             if weights is None:
                 weights = tensor.new_ones(1 if ignored is None else ignored.shape[1])
             tensor, others, weights = tensor.unsqueeze(-1), [weights[None]], None
-        checks.factor_count("mttkrp", len(others))
         rows = _rows(tensor, [factor.T for factor in others], place, backend)
         result = rows.T.contiguous()
     return result if weights is None else result * weights
