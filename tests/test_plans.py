@@ -1,0 +1,396 @@
+"""How the native backend computes a projection: what it chooses, and that every choice is right."""
+
+import functools
+import inspect
+import itertools
+import math
+import random
+
+import pytest
+import torch
+
+import definitions
+import ntensor
+from comparison import evaluate, exact_copy, plain_copy
+from layouts import make
+from ntensor import _cpu
+from ntensor.backends.native import force_simd_level, plans
+from ntensor.backends.native import projection as native
+from ntensor.backends.native.library import DTYPES as NUMBERS
+from ntensor.backends.native.library import describe_sizes
+from ntensor.backends.native.plans import Split, force_plan
+from tolerances import DTYPES, assert_within_rule
+
+LEVELS = _cpu.simd_levels()
+MATRIX, NO_MATRIX = (1, 1, 1), (0, 0, 0)
+# Of the paper: rows of a core, factors, samples.
+K_X, EXTENTS = 4096, (9, 15, 80)
+CACHED = (plans.projection, plans.mttkrp, plans.factor_grads, plans.core_grad)
+
+each_level = pytest.mark.parametrize("level", LEVELS)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+each_number_of_threads = pytest.mark.parametrize("threads", [1, 2])
+
+
+def projection(n, extents, k_x, mean=False, level=LEVELS[0], dtype=0, threads=1, choice=None):
+    return plans.projection(level, dtype, n, extents, k_x, mean, threads, choice)
+
+
+def mttkrp(rank, shape, mode, level=LEVELS[0], dtype=0, threads=1, choice=None):
+    return plans.mttkrp(level, dtype, rank, shape, mode, threads, choice)
+
+
+def factor_grads(
+    n,
+    extents,
+    k_x,
+    needs=None,
+    grads=(True, False),
+    contiguous=True,
+    apart=True,
+    level=LEVELS[0],
+    dtype=0,
+    threads=1,
+    choice=None,
+):
+    needs = (True,) * len(extents) if needs is None else needs
+    return plans.factor_grads(
+        *(level, dtype, n, extents, k_x, *grads, contiguous, needs, apart, threads, choice)
+    )
+
+
+def core_grad(n, extents, k_x, mean=False, level=LEVELS[0], dtype=0, threads=1, choice=None):
+    return plans.core_grad(level, dtype, n, extents, k_x, True, mean, threads, choice)
+
+
+@each_level
+@each_dtype
+@each_number_of_threads
+def test_one_output_hoists(level, dtype, threads):
+    """Without hoisting its core is one row, and a tile of one row is as slow as one of many."""
+    for n in (64, 512):
+        plan = projection(n, (512, 512), 1, False, level, NUMBERS[dtype], threads)
+        assert plan.split == Split(1)
+
+
+@each_level
+def test_one_sample_is_taken_by_itself(level):
+    """A vector of samples would be mostly empty."""
+    for n, few in ((1, 1), (2, 1), (64, 0), (65, 0), (10**6, 0)):
+        for mean in (False, True):
+            plan = projection(n, EXTENTS, K_X, mean, level)
+            assert plan.split.few == few, n
+    assert projection(plans.FEW + 1, EXTENTS, 8).split.few == 0
+
+
+@each_level
+def test_a_mean_output_hoists(level):
+    """What both outputs share lies behind the leading factor."""
+    for n, extents, k_x in itertools.product((1, 16, 500), ((2, 3), (1, 1), EXTENTS), (1, 77)):
+        for choice in (None, *map(str, range(7))):
+            plan = projection(n, extents, k_x, True, level, choice=choice)
+            assert 1 <= plan.split.hoisted < len(extents)
+            assert core_grad(n, extents, k_x, True, level, choice=choice).split.hoisted >= 1
+
+
+@each_level
+@pytest.mark.parametrize("n", [16, 64])
+def test_sizes_of_the_paper(level, n):
+    """Many outputs: the lanes are samples, W is the product of two factors or more at all levels,
+    and the gradients of all factors take one pass over the core."""
+    for mean in (False, True):
+        split = projection(n, EXTENTS, K_X, mean, level).split
+        assert (split.few, split.output_inside, split.transposed) == (0, 0, 0)
+        assert split.hoisted <= 1
+    grads = factor_grads(n, EXTENTS, K_X, level=level)
+    assert (grads.outer, grads.spread) == (None, 0)
+    assert grads.hoisted == 0
+    assert grads.inner.split == Split(0)
+    assert core_grad(n, EXTENTS, K_X, level=level).split.hoisted <= 1
+
+
+def test_short_inner_extents_are_not_left_alone():
+    """A product with a core of two columns costs more than one with a core of few rows."""
+    assert projection(64, (500, 2), 64).split.hoisted == 0
+    assert core_grad(64, (500, 2), 64).split.hoisted == 0
+    assert factor_grads(64, (500, 2), 64).inner.split.hoisted == 0
+
+
+def test_modes_of_an_mttkrp():
+    """The mode is the projection's output where its core is long enough, else a gradient."""
+    for choice in (None, *map(str, range(9))):
+        for mode in range(3):
+            projects, plan = mttkrp(16, (30, 40, 50), mode, choice=choice)
+            if mode == 0:
+                assert projects
+            if projects:
+                assert plan.split.transposed
+                assert plan.split.output_inside == (mode > 0)
+                assert mode == 0 or plan.split.hoisted == mode
+            else:
+                assert plan.split.hoisted < mode
+    assert not mttkrp(16, (30, 40, 50), 2)[0], "nothing is left for W behind the last mode"
+    assert mttkrp(1, (K_X, 15, 80), 0)[1].split.few
+
+
+@each_level
+def test_gradients_of_leading_factors(level):
+    """One pass over the core, or two; the leading ones alone by a projection of the gradient."""
+    ways = set()
+    for n, k_x in itertools.product((1, 64), (1, 256)):
+        for needs in ((True, False, False), (True, True, False), (True, True, True)):
+            for choice in (None, *map(str, range(4))):
+                plan = factor_grads(n, (20, 30, 40), k_x, needs, level=level, choice=choice)
+                first, last = needs.index(True), max(m for m in range(3) if needs[m])
+                assert (plan.inner is None) == (last < plan.hoisted)
+                assert (plan.outer is None) == (first >= plan.hoisted)
+                assert (plan.spread > 0) == (plan.outer is not None and plan.hoisted > 1)
+                if plan.inner:
+                    assert plan.inner.split == Split(plan.hoisted)
+                if plan.outer:
+                    assert plan.outer.split[:2] == (1, 1)
+                ways.add((plan.inner is None, plan.outer is None))
+    assert ways == {(True, False), (False, True), (False, False)}
+    for options in ({"grads": (True, True)}, {"grads": (False, True)}, {"dtype": 2}, {"dtype": 3}):
+        for choice in map(str, range(6)):
+            assert factor_grads(9, (20, 30, 40), 9, choice=choice, **options).outer is None
+    both = (True, True, False)
+    for choice in map(str, range(6)):
+        assert factor_grads(9, (20, 30, 40), 9, both, apart=False, choice=choice).outer is None
+
+
+def some_sizes(source):
+    """Samples, extents and rows of a core; mostly small."""
+    most = source.choice((4, 70, 1500))
+    extents = tuple(source.randint(1, most) for _ in range(source.randint(2, 6)))
+    return source.choice((1, 2, 8, 9, 64, 65, source.randint(1, 5000))), extents
+
+
+def test_candidates_are_legal():
+    """Whatever is chosen, the compiled module takes it and says its scratch memory."""
+    source = random.Random(2)
+    largest = 1 << 40  # the module takes fewer than 2^48 elements
+    for _ in range(400):
+        n, extents = some_sizes(source)
+        k_x = source.choice((1, 2, 7, 16, 300, 5000))
+        if max(n, k_x) * math.prod(extents) > largest:
+            continue
+        at = {
+            "level": source.choice(LEVELS),
+            "dtype": source.randrange(4),
+            "threads": source.choice((1, 2, 3, 16)),
+        }
+        needs = tuple(source.random() < 0.5 for _ in extents)
+        needs = needs if any(needs) else (True,) * len(extents)
+        grads = source.choice(((True, False), (False, True), (True, True)))
+        flags = source.random() < 0.5, source.random() < 0.5
+        mode = source.randrange(len(extents) + 1)
+        for choice in (None, *map(str, range(2 * len(extents)))):
+            for mean in (False, True):
+                plan = projection(n, extents, k_x, mean, choice=choice, **at)
+                assert plan.scratch > 0
+                assert plan.threads == at["threads"]
+                assert core_grad(n, extents, k_x, mean, choice=choice, **at).scratch > 0
+            assert mttkrp(n, (k_x, *extents), mode, choice=choice, **at)[1].scratch > 0
+            plan = factor_grads(n, extents, k_x, needs, grads, *flags, choice=choice, **at)
+            parts = [part for part in (plan.inner, plan.outer) if part]
+            assert parts
+            assert all(part.scratch > 0 for part in parts)
+
+
+def test_the_scratch_is_that_of_the_module():
+    n, extents, k_x = 33, (5, 6, 70), 40
+    described = describe_sizes(extents)
+    for level, choice in itertools.product(LEVELS, "012"):
+        for mean in (False, True):
+            plan = projection(n, extents, k_x, mean, level, 2, 2, choice)
+            sizes = (n, described, 0, k_x, 0, int(mean))
+            assert plan.scratch == _cpu.projection_scratch(level, 2, *sizes, plan.split, 2, 0)
+        plan = core_grad(n, extents, k_x, False, level, 2, 2, choice)
+        sizes = (n, described, k_x, MATRIX, NO_MATRIX, 0, False)
+        assert plan.scratch == _cpu.projection_core_grad_scratch(level, 2, *sizes, plan.split, 2, 0)
+
+
+def test_plans_are_kept():
+    """The same object for the same arguments; another one for each that differs."""
+    for function in CACHED:
+        function.cache_clear()
+    assert projection(5, (2, 3), 4) is projection(5, (2, 3), 4)
+    assert mttkrp(5, (2, 3, 4), 1) is mttkrp(5, (2, 3, 4), 1)
+    assert factor_grads(5, (2, 3), 4) is factor_grads(5, (2, 3), 4)
+    assert core_grad(5, (2, 3), 4) is core_grad(5, (2, 3), 4)
+    for function in CACHED:
+        assert function.cache_info()[:2] == (1, 1), function.__name__
+
+
+def test_plans_depend_on_their_arguments_alone():
+    """Not on torch's threads, the forced level, a forced plan, or what was asked before."""
+
+    def found():
+        for function in CACHED:
+            function.cache_clear()
+        return (
+            [projection(n, EXTENTS, 9, mean) for n in (1, 70) for mean in (False, True)],
+            [mttkrp(n, EXTENTS, mode) for n in (1, 70) for mode in range(3)],
+            [factor_grads(n, EXTENTS, 9) for n in (1, 70)],
+            [core_grad(n, EXTENTS, 9) for n in (1, 70)],
+        )
+
+    before = found()
+    torch.set_num_threads(3)
+    with force_plan(1), force_simd_level(LEVELS[-1]):
+        assert found() == before
+    for function in CACHED:
+        assert {"level", "threads", "choice"} <= set(inspect.signature(function).parameters)
+
+
+def test_a_forced_plan():
+    """One candidate after the other, and from the start again; it ends with its block."""
+    with pytest.raises(ZeroDivisionError), force_plan(2):
+        assert plans.forced() == "2"
+        with force_plan(5):
+            assert plans.forced() == "5"
+        raise ZeroDivisionError
+    assert plans.forced() is None
+
+    few, many = (
+        [projection(n, (4, 5, 6), 3, choice=str(i)).split for i in range(12)] for n in (8, 9)
+    )
+    assert few == 2 * [Split(h, 0, few) for few in (0, 1) for h in (0, 1, 2)]
+    assert many == 4 * [Split(h) for h in (0, 1, 2)]
+    means = [projection(8, (4, 5, 6), 3, True, choice=str(i)).split for i in range(8)]
+    assert means == 2 * [Split(h, 0, few) for few in (0, 1) for h in (1, 2)]
+
+
+# (n, k_x, extents): few samples and one over a slab, one output and many, short and long factors.
+SIZES = (
+    (3, 5, (4, 3, 37)),
+    (8, 1, (40, 33)),
+    (67, 3, (9, 2, 35)),
+    (65, 41, (3, 130)),
+    (1, 70, (2, 3, 2, 9)),
+    (20, 2, (130, 70)),
+)
+each_size = pytest.mark.parametrize("size", SIZES, ids=str)
+
+
+def operands(size, dtype, generator):
+    n, k_x, extents = size
+    shapes = [(k_x, *extents), *((n, k) for k in extents)]
+    return [make("contiguous", shape, dtype, generator) for shape in shapes]
+
+
+class Every:
+    """Runs a call by the candidates of the plans, at every level, by one thread and by two."""
+
+    def __init__(self, monkeypatch):
+        self.threads = 1
+        monkeypatch.setattr(native, "threads_for", lambda *_: self.threads)
+
+    def way(self, count):
+        """`count`: of candidates; a name for each way, which holds until the next."""
+        for level, self.threads, choice in itertools.product(LEVELS, (1, 2), range(count)):
+            with force_simd_level(level), force_plan(choice):
+                yield f"{level}, {self.threads} threads, candidate {choice}"
+
+    def check(self, count, ours, definition, inputs, cotangents, needs=None):
+        """Outputs and gradients of each way against the definition, by the tolerances' rule."""
+        needs = [True] * len(inputs) if needs is None else needs
+        rows = [
+            evaluate(definition, inputs, needs, cotangents, convert)
+            for convert in (plain_copy, exact_copy, lambda t: exact_copy(t).square_())
+        ]
+        for way in self.way(count):
+            found = evaluate(ours, inputs, needs, cotangents)
+            for kind, results in enumerate(found):
+                others = [row[kind] for row in rows]
+                for place, values in enumerate(zip(results, *others, strict=True)):
+                    result, rival, exact, term = values
+                    name = f"{('output', 'gradient')[kind]} {place}, {way}"
+                    assert_within_rule(name, result, rival, exact, term.sqrt())
+
+
+@pytest.fixture
+def every(monkeypatch):
+    return Every(monkeypatch)
+
+
+def projecting(name):
+    return functools.partial(getattr(ntensor, name), backend="native"), getattr(definitions, name)
+
+
+def test_candidates_reach_the_module(every, monkeypatch):
+    """The ways below differ: in the level, the threads and the split of a call."""
+    seen = set()
+
+    class Module:
+        def __getattr__(self, name):
+            def noting(level, *arguments):
+                seen.add((name, level, *arguments[-3:-1]))
+                getattr(_cpu, name)(level, *arguments)
+
+            return noting
+
+    monkeypatch.setattr(native, "cpu_module", Module)
+    core, z = torch.randn(4, 3, 5), [torch.randn(6, k, requires_grad=True) for k in (3, 5)]
+    for _ in every.way(4):
+        ntensor.synthesis_projection(core, *z, backend="native").sum().backward()
+    splits = [Split(h, 0, few) for few in (0, 1) for h in (0, 1)]
+    for level, threads in itertools.product(LEVELS, (1, 2)):
+        assert {("projection", level, split, threads) for split in splits} <= seen
+        assert ("projection_factor_grads", level, Split(0), threads) in seen
+        assert ("projection", level, Split(1, 1, 0), threads) in seen or (
+            ("projection", level, Split(1, 1, 1), threads) in seen
+        )
+
+
+@each_dtype
+@each_size
+def test_every_candidate(size, dtype, every, generator):
+    """Of the projection, with and without the mean, and of all gradients."""
+    n, k_x, extents = size
+    inputs = operands(size, dtype, generator)
+    cotangents = [make("contiguous", (n, k_x), dtype, generator) for _ in range(2)]
+    count = 2 * len(extents) if n <= plans.FEW else len(extents)
+    every.check(count, *projecting("synthesis_projection"), inputs, cotangents[:1])
+    every.check(count, *projecting("synthesis_projection_with_mean"), inputs, cotangents)
+
+
+@each_dtype
+@pytest.mark.parametrize("needs", [*itertools.product((False, True), repeat=3)], ids=str)
+def test_gradients_of_some_factors(needs, dtype, every, generator):
+    """Plans that read the core twice, or once for the leading factors alone."""
+    size = (11, 30, (6, 5, 33))
+    inputs = operands(size, dtype, generator)
+    cotangent = make("contiguous", size[:2], dtype, generator)
+    operations = projecting("synthesis_projection")
+    every.check(3, *operations, inputs, [cotangent], [False, *needs])
+
+
+@each_dtype
+@pytest.mark.parametrize("rank", [3, 33])
+@pytest.mark.parametrize("mode", range(4))
+def test_every_candidate_of_an_mttkrp(mode, rank, dtype, every, generator):
+    shape = (5, 21, 34, 3)
+    tensor = make("contiguous", shape, dtype, generator)
+    factors = [make("contiguous", (k, rank), dtype, generator) for k in shape]
+
+    def ours(tensor, *factors):
+        return ntensor.mttkrp(tensor, factors, mode, backend="native")
+
+    def definition(tensor, *factors):
+        return definitions.mttkrp(tensor, factors, mode)
+
+    every.check(6, ours, definition, [tensor, *factors], [None], [False] * 5)
+
+
+@each_size
+def test_samples_and_outputs_do_not_mix(size, every):
+    """Whole numbers, so that every candidate gives the same bits as float64."""
+    n, k_x, extents = size
+    core = torch.randint(-2, 3, (k_x, *extents)).float()
+    z = [torch.randint(-2, 3, (n, k)).float() for k in extents]
+    exact = definitions.synthesis_projection(core.double(), *(each.double() for each in z))
+    for way in every.way(2 * len(extents)):
+        found = ntensor.synthesis_projection(core, *z, backend="native")
+        assert torch.equal(found.double(), exact), way
