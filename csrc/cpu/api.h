@@ -78,7 +78,7 @@ struct ProjectionCoreGrad {
     Matrix grad;       // (n, k_x)
     Matrix grad_mean;  // (n, k_x)
     Split split;
-    void* core_grad;   // (k_x, K) contiguous
+    void* core_grad;  // (k_x, K) contiguous
     bool accumulate;
     int threads;
     void* scratch;

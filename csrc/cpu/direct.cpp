@@ -1,10 +1,11 @@
 // The shortest way from a call in Python to a kernel.
 //
 // A small call costs more time in Python, where tensors are asked for their properties one by one,
-// than in its kernel. Here a call is looked through in one go: that nothing watches or transforms it
-// (the same questions as ntensor/ops/dispatch.py asks), what its tensors are, and whether they fit.
-// Whatever is not plain, not on a CPU, empty or wrong is answered with None, and then the ordinary
-// way serves it or raises. Plans are those of ntensor/backends/native/plans.py, asked for once.
+// than in its kernel. Here a call is looked through in one go: that nothing watches or transforms
+// it (the same questions as ntensor/ops/dispatch.py asks), what its tensors are, and whether they
+// fit. Whatever is not plain, not on a CPU, empty or wrong is answered with None, and then the
+// ordinary way serves it or raises. Plans are those of ntensor/backends/native/plans.py, asked for
+// once.
 //
 // Nothing of torch is linked: tensors are described by the interface of dlpack.h.
 #include "direct.h"
@@ -234,7 +235,8 @@ struct Pass {
 struct Plan {
     const Kernels* kernels = nullptr;
     int threads = 1;
-    int choice = 0;  // of an MTTKRP: whether it is a projection; of factor gradients: hoisted factors
+    int choice =
+        0;  // of an MTTKRP: whether it is a projection; of factor gradients: hoisted factors
     Pass passes[3];
 };
 
@@ -272,8 +274,8 @@ const Plan* plan_of(Call call, DType dtype, int64_t n, int64_t k_x, int64_t opti
     if (plans->size() > 4096) plans->clear();
     const py::tuple sizes(count);
     for (int m = 0; m < count; ++m) sizes[m] = extents[m];
-    const py::tuple found = py::reinterpret_borrow<py::object>(around->plan)(
-        w[0], w[1], n, sizes, k_x, option, w[5]);
+    const py::tuple found =
+        py::reinterpret_borrow<py::object>(around->plan)(w[0], w[1], n, sizes, k_x, option, w[5]);
     Plan plan;
     plan.kernels = kernels(found[0].cast<std::string>().c_str());
     plan.threads = found[1].cast<int>();
@@ -283,8 +285,8 @@ const Plan* plan_of(Call call, DType dtype, int64_t n, int64_t k_x, int64_t opti
         if (passes[i].is_none()) continue;
         const py::tuple pass = passes[i];
         const auto how = pass[0].cast<std::array<int, 4>>();
-        plan.passes[i] = {true, {how[0], how[1] != 0, how[2] != 0, how[3] != 0},
-                          pass[1].cast<int64_t>()};
+        plan.passes[i] = {
+            true, {how[0], how[1] != 0, how[2] != 0, how[3] != 0}, pass[1].cast<int64_t>()};
     }
     if (!plan.kernels) return nullptr;
     return &plans->emplace(key, plan).first->second;
@@ -298,8 +300,8 @@ PyObject* new_tensor(const int64_t* shape, int ndim, DType dtype, Operand* out) 
     for (int d = 0; d < ndim; ++d) arguments[d] = PyLong_FromLongLong(shape[d]);
     arguments[ndim] = around->dtypes[static_cast<int>(dtype)];
     arguments[ndim + 1] = around->cpu;
-    PyObject* made = PyObject_Vectorcall(empty.get(), arguments, static_cast<size_t>(ndim),
-                                         around->of_empty);
+    PyObject* made =
+        PyObject_Vectorcall(empty.get(), arguments, static_cast<size_t>(ndim), around->of_empty);
     for (int d = 0; d < ndim; ++d) Py_DECREF(arguments[d]);
     if (made && around->api->describe(made, &out->view) != 0) {
         Py_DECREF(made);
@@ -389,8 +391,8 @@ PyObject* project(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         if (!given.read(values.begin, values.size, !answers(around->is_grad_enabled)))
             return nullptr;
         const DType dtype = given.core.dtype;
-        const Plan* plan = plan_of(Call::projection, dtype, given.n, given.k_x, mean, given.count,
-                                   given.extents);
+        const Plan* plan =
+            plan_of(Call::projection, dtype, given.n, given.k_x, mean, given.count, given.extents);
         if (!plan) return nullptr;
         const int64_t shape[2] = {given.n, given.k_x};
         Operand x, x_mean;
@@ -499,8 +501,8 @@ PyObject* mttkrp(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     });
 }
 
-// gradients(values, grad, needs): for values (core, z_1, ..., z_M), dL/dx and what is needed, a list
-// of the gradients, None where not needed. Only where nothing is differentiated again.
+// gradients(values, grad, needs): for values (core, z_1, ..., z_M), dL/dx and what is needed, a
+// list of the gradients, None where not needed. Only where nothing is differentiated again.
 PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     return or_none([&]() -> PyObject* {
         if (count != 3 || !nothing_around() || answers(around->is_grad_enabled)) return nullptr;
@@ -533,15 +535,10 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
                                            given.count, given.extents);
                 if (!plan) return nullptr;
                 const Scratch scratch(plan->passes[0].scratch);
-                const ProjectionCoreGrad job{given.view(),
-                                             given.k_x,
-                                             grad.matrix(),
-                                             {},
-                                             plan->passes[0].split,
-                                             out.view.data,
-                                             false,
-                                             plan->threads,
-                                             scratch.data()};
+                const ProjectionCoreGrad job{
+                    given.view(),          given.k_x,     grad.matrix(), {},
+                    plan->passes[0].split, out.view.data, false,         plan->threads,
+                    scratch.data()};
                 if (!run(*plan->kernels, &Kernels::projection_core_grad, job)) return nullptr;
             } else {
                 Factor& factor = given.factors[i - 1];
@@ -595,14 +592,9 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         if (inner.is_there) {
             for (int m = 0; m < inner.split.hoisted; ++m) given.factors[m].needs_grad = false;
             const Scratch scratch(inner.scratch);
-            const ProjectionFactorGrads job{given.view(),
-                                            given.core.view.data,
-                                            given.k_x,
-                                            grad.matrix(),
-                                            {},
-                                            inner.split,
-                                            plan->threads,
-                                            scratch.data()};
+            const ProjectionFactorGrads job{
+                given.view(), given.core.view.data, given.k_x,     grad.matrix(),
+                {},           inner.split,          plan->threads, scratch.data()};
             if (!run(*plan->kernels, &Kernels::projection_factor_grads, job)) return nullptr;
         }
         return results.release();
@@ -643,10 +635,8 @@ PyObject* synthesise(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         Reference result(new_tensor(shape, 2, dtype, &y));
         if (!result) return nullptr;
         const Scratch scratch(plan->passes[0].scratch);
-        const Synthesis job{{factors, factors_count, shape[0], dtype},
-                            y.view.data,
-                            plan->threads,
-                            scratch.data()};
+        const Synthesis job{
+            {factors, factors_count, shape[0], dtype}, y.view.data, plan->threads, scratch.data()};
         return run(*plan->kernels, &Kernels::synthesis, job) ? result.release() : nullptr;
     });
 }

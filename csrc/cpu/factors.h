@@ -433,7 +433,8 @@ public:
 
     void multiply(const T* column, const T* prefix, T* to) const {
         if (prefix) {
-            for (int64_t s = 0; s < width_; s += V) store(to + s, load(prefix + s) * load(column + s));
+            for (int64_t s = 0; s < width_; s += V)
+                store(to + s, load(prefix + s) * load(column + s));
         } else {
             for (int64_t s = 0; s < width_; s += V) store(to + s, load(column + s));
         }
@@ -512,10 +513,10 @@ public:
     // to[s * stride + q - begin] = A[s0 + s, q] for `samples` samples and the rows [begin, end).
     void form(int64_t s0, int64_t samples, int64_t begin, int64_t end, T* to,
               int64_t stride) const {
-        if (!grad_.data) return form_of<false>(grad_mean_, count_ > 1, s0, samples, begin, end, to, stride);
+        if (!grad_.data)
+            return form_of<false>(grad_mean_, count_ > 1, s0, samples, begin, end, to, stride);
         form_of<false>(grad_, false, s0, samples, begin, end, to, stride);
-        if (grad_mean_.data)
-            form_of<true>(grad_mean_, true, s0, samples, begin, end, to, stride);
+        if (grad_mean_.data) form_of<true>(grad_mean_, true, s0, samples, begin, end, to, stride);
     }
 
 private:
@@ -526,24 +527,24 @@ private:
         // The last of G and the hoisted factors is read along its row, what is before it scales.
         const bool constant = mean && last == 1;
         const Matrix& row = last == 0 ? grad : factors_.items[last - 1].values;
-        for_each_segment(
-            extents_, count_, begin, end,
-            [&](const SegmentIndex& at, int64_t offset, int64_t length) {
-                for (int64_t s = 0; s < samples; ++s) {
-                    T scale = 1;
-                    if (last > 0) scale = element<S>(grad, s0 + s, at.prefix[0]);
-                    for (int m = 1; m < last; ++m)
-                        scale *= factor_element(mean, m, s0 + s, at.prefix[m]);
-                    T* out = to + s * stride + offset;
-                    if (constant) {
-                        add_row<Add>(scale * mean_element(), nullptr, 0, length, out);
-                    } else {
-                        const S* from = static_cast<const S*>(row.data) +
-                                        (s0 + s) * row.row_stride + at.last * row.col_stride;
-                        add_row<Add>(scale, from, row.col_stride, length, out);
-                    }
-                }
-            });
+        for_each_segment(extents_, count_, begin, end,
+                         [&](const SegmentIndex& at, int64_t offset, int64_t length) {
+                             for (int64_t s = 0; s < samples; ++s) {
+                                 T scale = 1;
+                                 if (last > 0) scale = element<S>(grad, s0 + s, at.prefix[0]);
+                                 for (int m = 1; m < last; ++m)
+                                     scale *= factor_element(mean, m, s0 + s, at.prefix[m]);
+                                 T* out = to + s * stride + offset;
+                                 if (constant) {
+                                     add_row<Add>(scale * mean_element(), nullptr, 0, length, out);
+                                 } else {
+                                     const S* from = static_cast<const S*>(row.data) +
+                                                     (s0 + s) * row.row_stride +
+                                                     at.last * row.col_stride;
+                                     add_row<Add>(scale, from, row.col_stride, length, out);
+                                 }
+                             }
+                         });
     }
 
     // out (+)= scale * from, or scale where from is null

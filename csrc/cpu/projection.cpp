@@ -159,9 +159,10 @@ private:
         for (int64_t l = 0; l < l_count_; ++l) {
             T* H = H_mean_ + l * width_;
             for (int64_t s = 0; s < width_; ++s) H[s] = s < samples_ ? part : 0;
-            split_factor_index(plan_.factors, 0, plan_.job.split.hoisted, l0_ + l, [&](int m, int64_t i) {
-                if (m > 0) multiply_by_column(m, i, H);
-            });
+            split_factor_index(plan_.factors, 0, plan_.job.split.hoisted, l0_ + l,
+                               [&](int m, int64_t i) {
+                                   if (m > 0) multiply_by_column(m, i, H);
+                               });
         }
     }
 
@@ -246,7 +247,8 @@ private:
                     if constexpr (AlongHoisted) {
                         Vector<T> sum = load(x + c * V);
 #pragma GCC unroll 16
-                        for (int i = 0; i < Rows; ++i) sum += load(H + i * width + c * V) * sums[i][c];
+                        for (int i = 0; i < Rows; ++i)
+                            sum += load(H + i * width + c * V) * sums[i][c];
                         store(x + c * V, sum);
                     } else {
                         const Vector<T> scale = load(H + c * V);
@@ -274,9 +276,9 @@ private:
     template <bool AlongHoisted>
     Walk<S> walk_of(const S* core, int64_t l, int rows) const {
         if (AlongHoisted)
-            return {p_count_, core + (l + rows < l_count_ ? rows * plan_.hoisted_stride
-                                                          : plan_.output_stride -
-                                                                l * plan_.hoisted_stride)};
+            return {p_count_,
+                    core + (l + rows < l_count_ ? rows * plan_.hoisted_stride
+                                                : plan_.output_stride - l * plan_.hoisted_stride)};
         const S* const next_rows = core - l * plan_.hoisted_stride + rows * plan_.output_stride;
         if (plan_.hoisted_stride == p_count_) return {(l_count_ - l) * p_count_, next_rows};
         return {p_count_, l + 1 < l_count_ ? core + plan_.hoisted_stride : next_rows};
@@ -357,11 +359,11 @@ private:
     const Plan& plan_;
     Arena arena_;
     Columns<S> inner_, outer_;
-    T* partial_;            // [outputs][slab][k_x][width]
-    T* pair_ = nullptr;     // [2][width]
-    T* W_;                  // in strips of a tile's width, [strip][panel][strip's width], or pairs of
-                            // bfloat16 [panel / 2][width]
-    T* H_;                  // [l_chunk][width]
+    T* partial_;         // [outputs][slab][k_x][width]
+    T* pair_ = nullptr;  // [2][width]
+    T* W_;               // in strips of a tile's width, [strip][panel][strip's width], or pairs of
+                         // bfloat16 [panel / 2][width]
+    T* H_;               // [l_chunk][width]
     T* H_mean_ = nullptr;
     T* x_;  // [row_chunk][width]
     T* x_mean_ = nullptr;
@@ -386,7 +388,8 @@ void with_plan(const Projection& job, const Body& body) {
             return body.template operator()<FewWorker<S>>(plan);
         }
         if constexpr (in_pairs<S>) {
-            if (job.split.hoisted == last && job.factors.items[last].extent >= least_extent_of_pairs) {
+            if (job.split.hoisted == last &&
+                job.factors.items[last].extent >= least_extent_of_pairs) {
                 const ProjectionPlan<S, true> plan(job);
                 return body.template operator()<Worker<S, true>>(plan);
             }

@@ -1,7 +1,7 @@
 // dcore[q, p] (+)= sum_s A[s, q] W[s, p],   A[s, q] = H[s, l] G[s, r] + H_mean[s, l] G_mean[s, r]
 //
-// for the rows q = (r, l) of the core, H the synthesis of the hoisted factors (1 for none), W that of
-// the others. With G_mean the leading factor is hoisted, so both outputs cost one product.
+// for the rows q = (r, l) of the core, H the synthesis of the hoisted factors (1 for none), W that
+// of the others. With G_mean the leading factor is hoisted, so both outputs cost one product.
 //
 // A thread forms W for a block of samples and a panel of columns once, then writes the panel for
 // all rows. Where the samples do not fit one block, later blocks add to what the first one wrote.
@@ -63,8 +63,7 @@ struct Plan {
         row_chunks = ceil_div(Q, row_chunk);
         const char* base = static_cast<const char*>(job.core_grad);
         past_caches = !job.accumulate && blocks == 1 && sizeof(S) == sizeof(T) &&
-                      P % lanes<T> == 0 &&
-                      Q * P * static_cast<int64_t>(sizeof(S)) > cached_bytes &&
+                      P % lanes<T> == 0 && Q * P * static_cast<int64_t>(sizeof(S)) > cached_bytes &&
                       reinterpret_cast<uintptr_t>(base) % vector_bytes == 0;
     }
 };

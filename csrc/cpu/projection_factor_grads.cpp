@@ -22,11 +22,15 @@ namespace {
 
 constexpr int64_t panel_budget = 18432;  // elements of D
 constexpr int64_t factors_budget =
-    32768;                         // elements of the gathered factors, and again of their gradients
-constexpr int64_t row_block = 128; // rows of the core between two updates of D
+    32768;  // elements of the gathered factors, and again of their gradients
+constexpr int64_t row_block = 128;  // rows of the core between two updates of D
 // A larger core comes from memory, where rows read as they lie are faster.
 constexpr int64_t most_packed_core_bytes = int64_t(24) << 20;
-constexpr int64_t panel_unit = 48;  // a multiple of the tile's width at every level
+// Up to so many rows of D a tile would be too small: the core's rows are added up as they lie.
+constexpr int64_t most_few_rows = 3;
+constexpr int64_t few_panel_budget = 6144;  // elements of D
+constexpr int few_depth = 8;                // rows of the core at a time
+constexpr int64_t panel_unit = 48;          // a multiple of the tile's width at every level
 
 template <class T>
 constexpr int tile_width = square_tile * lanes<T>;
@@ -37,7 +41,7 @@ struct Plan {
 
     const ProjectionFactorGrads& job;
     const Factors& factors;
-    bool both;   // rows of D for G and for G_mean
+    bool both;     // rows of D for G and for G_mean
     bool of_mean;  // the only row of D is that of G_mean
     Grouping group;
     JoinedGrad<S> joined;
@@ -48,7 +52,7 @@ struct Plan {
     int64_t virtual_rows;  // rows of D and of G: one or two a sample
     int64_t panel;
     int64_t panels;
-    bool packs;          // tiles of the core are copied: it lies in the caches, and for many rows
+    bool packs;        // tiles of the core are copied: it lies in the caches, and for many rows
     bool slabs_apart;  // each thread has slabs of its own; else all share every slab and divide the
                        // panels
 
@@ -67,12 +71,14 @@ struct Plan {
         slabs = ceil_div(factors.n, slab);
         slab = ceil_div(factors.n, slabs);
         virtual_rows = slab * rows_a_sample;
-        slabs_apart = slabs >= 2 * job.threads || (slabs >= job.threads && slabs % job.threads == 0);
+        slabs_apart =
+            slabs >= 2 * job.threads || (slabs >= job.threads && slabs % job.threads == 0);
         packs = virtual_rows >= 12 &&
                 rows * K * static_cast<int64_t>(sizeof(S)) <= most_packed_core_bytes;
         const int64_t divisor = slabs_apart ? 1 : job.threads;
         const int64_t most =
-            max64(panel_unit, panel_budget / virtual_rows / panel_unit * panel_unit);
+            max64(panel_unit, (virtual_rows <= most_few_rows ? few_panel_budget : panel_budget) /
+                                  virtual_rows / panel_unit * panel_unit);
         panels = round_up(ceil_div(K, most), divisor);
         panel = round_up(ceil_div(K, panels), panel_unit);
         panels = ceil_div(K, panel);
@@ -147,9 +153,7 @@ public:
     }
 
 private:
-    bool of_mean(int64_t row) const {
-        return plan_.both ? row >= samples_ : plan_.of_mean;
-    }
+    bool of_mean(int64_t row) const { return plan_.both ? row >= samples_ : plan_.of_mean; }
 
     // Rows of G as the tile reads them: widened, or as stored where pairs are multiplied.
     using G_type = Select<in_pairs<S>, S, T>;
@@ -164,6 +168,12 @@ private:
             G = static_cast<const G_type*>(grad.data) + s0_ * G_row + r;
         } else {
             collect_grad(r, depth);
+        }
+        if (rows_ <= most_few_rows) {
+            const S* core = static_cast<const S*>(plan_.job.core) + r * plan_.K + c0_;
+            if (rows_ == 1) return multiply_few<1>(core, G, G_row, depth);
+            if (rows_ == 2) return multiply_few<2>(core, G, G_row, depth);
+            return multiply_few<3>(core, G, G_row, depth);
         }
         for (int64_t c = 0; c < columns_; c += tile_width<T>) {
             const S* core = static_cast<const S*>(plan_.job.core) + r * plan_.K + c0_ + c;
@@ -182,6 +192,44 @@ private:
             } else {
                 multiply_in_place({G, G_row, 1, reinterpret_cast<const T*>(core), plan_.K, depth},
                                   reinterpret_cast<const T*>(next), D);
+            }
+        }
+    }
+
+    // Few rows of D, the core row after row: as it lies in memory, each element read once.
+    template <int Rows>
+    void multiply_few(const S* core, const G_type* G, int64_t G_row, int64_t depth) {
+        int64_t r = 0;
+        for (; r + few_depth <= depth; r += few_depth)
+            add_rows<Rows, few_depth>(core + r * plan_.K, G + r, G_row);
+        for (; r < depth; ++r) add_rows<Rows, 1>(core + r * plan_.K, G + r, G_row);
+    }
+
+    // D += G[:, 0 ... Depth) core[0 ... Depth)
+    template <int Rows, int Depth>
+    void add_rows(const S* core, const G_type* G, int64_t G_row) {
+        constexpr int V = lanes<T>;
+        T scale[Depth][Rows];
+        for (int k = 0; k < Depth; ++k)
+            for (int i = 0; i < Rows; ++i) scale[k][i] = to_accumulator(G[i * G_row + k]);
+        int64_t c = 0;
+        for (; c + V <= columns_; c += V) {
+            Vector<T> sums[Rows];
+#pragma GCC unroll 4
+            for (int i = 0; i < Rows; ++i) sums[i] = load(D_ + i * plan_.panel + c);
+#pragma GCC unroll 8
+            for (int k = 0; k < Depth; ++k) {
+                const Vector<T> row = load_widened(core + k * plan_.K + c);
+#pragma GCC unroll 4
+                for (int i = 0; i < Rows; ++i) sums[i] += scale[k][i] * row;
+            }
+#pragma GCC unroll 4
+            for (int i = 0; i < Rows; ++i) store(D_ + i * plan_.panel + c, sums[i]);
+        }
+        for (; c < columns_; ++c) {
+            for (int k = 0; k < Depth; ++k) {
+                const T element = to_accumulator(core[k * plan_.K + c]);
+                for (int i = 0; i < Rows; ++i) D_[i * plan_.panel + c] += scale[k][i] * element;
             }
         }
     }

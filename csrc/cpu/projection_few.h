@@ -2,8 +2,8 @@
 //
 //   x[s, r] = sum_l H[s, l] * sum_p core[r, l, p] W[s, p]
 //
-// Every row of the core is read once for all samples, so nothing is padded, and W is formed as it is
-// read. Threads divide the outputs, or where there are few of them the hoisted indices.
+// Every row of the core is read once for all samples, so nothing is padded, and W is formed as it
+// is read. Threads divide the outputs, or where there are few of them the hoisted indices.
 #pragma once
 
 #include "factors.h"

@@ -72,9 +72,9 @@ struct ProjectionPlan : CoreRows {
     const Factors& factors;
     Grouping inner, outer;  // of the factors of W, and of H
     int64_t slabs;
-    int64_t slab;     // samples of a slab
-    int64_t width;    // the same in whole vectors
-    int64_t panel;    // inner indices of a panel of W
+    int64_t slab;   // samples of a slab
+    int64_t width;  // the same in whole vectors
+    int64_t panel;  // inner indices of a panel of W
     int64_t panels;
     int64_t l_parts;    // threads that divide the hoisted indices: 1 where all work on others
     int64_t l_chunk;    // hoisted indices whose H is kept at a time

@@ -384,8 +384,8 @@ inline void widen_columns(const Matrix& m, int64_t row, int64_t rows, int64_t co
     }
 }
 
-// to[s * row_stride + r * col_stride] = from[r * width + s] for `rows` rows r, `samples` lanes s: the
-// way back. One of the strides is 1.
+// to[s * row_stride + r * col_stride] = from[r * width + s] for `rows` rows r, `samples` lanes s:
+// the way back. One of the strides is 1.
 template <class S>
 inline void narrow_columns(const Accumulator<S>* from, int64_t width, int64_t rows, int64_t samples,
                            S* to, int64_t to_stride, int64_t col_stride) {

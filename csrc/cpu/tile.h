@@ -2,9 +2,9 @@
 //
 //   acc[i][c] = sum over k in [0, depth) of a[i * a_row + k * a_step] * b[k * b_step + c]
 //
-// finish(sums) takes what the tile has summed up, sums[row][vector]. It is handed over by value, and
-// captures by value: behind a reference, all that it captured would be loaded again after each of
-// its stores.
+// finish(sums) takes what the tile has summed up, sums[row][vector]. It is handed over by value,
+// and captures by value: behind a reference, all that it captured would be loaded again after each
+// of its stores.
 //
 // All three primitives of the projection are this product:
 //   projection       a: rows of the core      b: W, packed with the samples side by side
