@@ -41,16 +41,17 @@ each_kernel = pytest.mark.parametrize(
 )
 
 
-def each_kernel_on(shapes, large=(), long=()):
+def each_kernel_on(shapes, large=(), long=(), once=()):
     """Every kernel on each shape. In Triton's interpreter those in `large` take many seconds, those
-    in `long` minutes."""
+    in `long` minutes; those in `once` take seconds, and one dtype goes through their branches."""
 
-    def marks(backend, shape):
+    def marks(backend, dtype, shape):
         if backend != "triton":
             return ()
         if shape in long:
             return minutes_in_the_interpreter
-        return pytest.mark.slow if shape in large else ()
+        is_slow = shape in large or (shape in once and dtype is not torch.float32)
+        return pytest.mark.slow if is_slow else ()
 
     return pytest.mark.parametrize(
         ("backend", "dtype", "shape"),
@@ -60,7 +61,7 @@ def each_kernel_on(shapes, large=(), long=()):
                 dtype,
                 shape,
                 id=f"{shape}-{backend}-{name_of(dtype)}",
-                marks=marks(backend, shape),
+                marks=marks(backend, dtype, shape),
             )
             for backend, dtype in KERNELS
             for shape in shapes

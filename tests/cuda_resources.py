@@ -53,12 +53,12 @@ def program(name):
     return str(path) if path.is_file() else None
 
 
-def dumped(option, library):
+def dumped(library, *options):
     """The lines of `cuobjdump`, which finds `nvdisasm` beside it or on its PATH."""
     tool, disassembler = program("cuobjdump"), program("nvdisasm")
     path = f"{Path(tool).parent}:{Path(disassembler).parent}:/usr/bin:/bin"
     done = subprocess.run(
-        [tool, option, library.__file__], capture_output=True, text=True, env={"PATH": path}
+        [tool, *options, library.__file__], capture_output=True, text=True, env={"PATH": path}
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -67,7 +67,7 @@ def dumped(option, library):
 def usage(library):
     """Instance -> {"REG": registers, "STACK": bytes, "SHARED": bytes, "LOCAL": bytes}"""
     found, architecture, function = {}, None, None
-    for line in dumped("-res-usage", library):
+    for line in dumped(library, "-res-usage"):
         if match := re.match(r"arch = (\w+)", line):
             architecture = match[1]
         elif match := re.match(r" *Function (\w+):", line):
@@ -78,10 +78,11 @@ def usage(library):
     return found
 
 
-def code(library):
-    """Instance -> Code"""
+def code(library, *architectures):
+    """Instance -> Code, of these architectures or of all"""
+    chosen = ["-arch", ",".join(architectures)] if architectures else []
     counts, architecture, here = collections.defaultdict(collections.Counter), None, None
-    for line in dumped("-sass", library):
+    for line in dumped(library, "-sass", *chosen):
         if match := re.match(r"arch = (\w+)", line):
             architecture = match[1]
         elif match := re.match(r"\s*Function : (\w+)", line):

@@ -72,7 +72,9 @@ def compile_and_load():
         ]
     sources = [*ROOT.glob("csrc/cuda/*.cu"), ROOT / "csrc/cuda/bindings.cpp"]
     sources.append(ROOT / "tests/shim/checks.cpp")
-    read = sorted([*ROOT.glob("csrc/**/*.*"), *ROOT.glob("tests/shim/*.*")])
+    folders = ("csrc", "csrc/cuda", "csrc/math", "tests/shim")
+    read = sorted(path for folder in folders for path in ROOT.glob(f"{folder}/*.*"))
+    read.append(ROOT / "csrc/cpu/api.h")  # all that these include of the CPU's kernels
     key = hashlib.sha256()
     for part in [*compiler(), *flags, *(path.read_text() for path in read if path.is_file())]:
         key.update(part.encode())

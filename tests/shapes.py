@@ -39,21 +39,16 @@ PROJECTION = [
     Projection(3, 6, (1, 7), "the leading factor is dropped, its mean is another output"),
     Projection(3, 6, (1, 1, 7), "two leading factors are dropped"),
     Projection(7, 9, (6,), "one factor: a matrix product"),
-    Projection(2, 3, (4097,), "one long factor, one over a power of two"),
     Projection(63, 7, (3, 5, 7), "one below a slab and a vector"),
     Projection(64, 48, (8, 64), "multiples of every vector and tile: no remainder anywhere"),
     Projection(65, 17, (2, 5, 11), "one over a slab"),
     Projection(129, 5, (3, 7), "two slabs and one sample"),
     Projection(300, 13, (3, 10), "several slabs and a remainder"),
     Projection(33, 33, (3, 33), "one over the vector in every dimension"),
-    Projection(5, 97, (7, 11, 13), "primes; the inner extents are too small to hoist"),
     Projection(17, 300, (3, 4, 5), "more rows than one block of outputs"),
     Projection(3, 4, (2, 2, 2, 2, 2, 2), "six factors"),
     Projection(66, 3, (2, 15, 80), "hoisted, with a second slab of two samples"),
-    Projection(5, 1, (3, 1009), "one output; a prime inner extent over the threshold"),
     Projection(16, 97, (2, 1000), "an inner extent at the threshold, whole blocks of samples"),
-    Projection(3, 7, (3, 999), "an inner extent just below the threshold"),
-    Projection(65, 300, (3, 4, 5), "more rows than are kept at a time, for two slabs"),
     Projection(3, 2, (2,) * 12, "twelve factors of two"),
 ]
 
@@ -74,6 +69,11 @@ LARGE = [
     Projection(
         3, 2, (1,) * 50 + (2, 3) + (1,) * 8, "sixty factors, nearly as many as torch allows"
     ),
+    Projection(2, 3, (4097,), "one long factor, one over a power of two"),
+    Projection(5, 97, (7, 11, 13), "primes; the inner extents are too small to hoist"),
+    Projection(5, 1, (3, 1009), "one output; a prime inner extent over the threshold"),
+    Projection(3, 7, (3, 999), "an inner extent just below the threshold"),
+    Projection(65, 300, (3, 4, 5), "more rows than are kept at a time, for two slabs"),
     Projection(2049, 5, (3, 4), "thousands of samples: the core's gradient adds up many blocks"),
 ]
 
@@ -82,6 +82,14 @@ LONG = [
     Projection(2, 2, (13000, 2), "a factor too long for a slab of more than one sample"),
 ]
 PROJECTION += LARGE + LONG
+
+# In Triton's interpreter these take seconds, float32 for the other dtypes.
+ONCE = [
+    shape
+    for shape in PROJECTION
+    if (shape.n, shape.sizes) in ((66, (2, 15, 80)), (16, (2, 1000)), (3, (2,) * 12))
+    or shape.sizes.count(1) > 50
+]
 
 SYNTHESIS = [
     *(
@@ -109,6 +117,9 @@ ROTATION = [
     Rotation(4, 1023, 1, "one long column"),
     Rotation(2, 33, 97, "a prime k_id, several vectors and one"),
 ]
+
+# As above.
+ONCE_ROTATED = [shape for shape in ROTATION if shape.n * shape.k_exp * shape.k_id > 10**4]
 
 MTTKRP = [
     ((2, 3), 4, "two modes"),

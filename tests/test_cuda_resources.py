@@ -62,9 +62,13 @@ def test_a_block_of_a_tile_fits(usage):
         assert [seen[architecture, kernel] for kernel in TILES] == [20, 10, 8]
 
 
-def test_tensor_cores_and_asynchronous_copies(built):
-    """Every tile kernel of every architecture has both, and no kernel has local memory."""
-    code = cuda_resources.code(built)
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_tensor_cores_and_asynchronous_copies(built, usage, every):
+    """Every tile kernel of every architecture, or of the newest, has both, and no kernel has local
+    memory."""
+    newest = max({architecture for architecture, _ in usage}, key=lambda name: (len(name), name))
+    code = cuda_resources.code(built, *([] if every else [newest]))
+    assert newest in {instance.architecture for instance in code}
     tiles = [instance for instance in code if name_of(instance.name) in TILES]
     assert len(tiles) >= 38
     for instance in tiles:

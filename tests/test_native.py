@@ -226,6 +226,7 @@ SPECIAL = (math.inf, -math.inf, math.nan)
 @each_kernel_on(
     [*itertools.product([(3, 5, 7), (2, 33, 32), (1, 9)], SPECIAL)],
     large=[*itertools.product([(2, 33, 32)], SPECIAL[1:])],
+    once=[((2, 33, 32), math.inf)],
 )
 def test_special_values_pass_through(backend, dtype, shape, generator):
     sizes, value = shape

@@ -1,6 +1,7 @@
 """`synthesis_projection`, with and without its mean output, and their gradients."""
 
 import functools
+import itertools
 
 import pytest
 import torch
@@ -9,10 +10,17 @@ from hypothesis import given
 import definitions
 import ntensor
 import strategies
-from backends import each_backend, each_backend_often, each_kernel, each_kernel_on
+from backends import (
+    KERNELS,
+    each_backend,
+    each_backend_often,
+    each_kernel,
+    each_kernel_on,
+    name_of,
+)
 from comparison import assert_matches_definition, evaluate, exact_copy, plain_copy
 from layouts import LAYOUTS, make
-from shapes import LARGE, LONG, PROJECTION
+from shapes import LARGE, LONG, ONCE, PROJECTION
 from tolerances import BFLOAT16_OF_TORCH
 
 OPERATIONS = ("synthesis_projection", "synthesis_projection_with_mean")
@@ -34,7 +42,7 @@ def arguments(shape, dtype, generator):
     return [make("contiguous", s, dtype, generator) for s in shapes]
 
 
-@each_kernel_on(PROJECTION, LARGE, LONG)
+@each_kernel_on(PROJECTION, LARGE, LONG, ONCE)
 @each_operation
 def test_hurtful_shapes(backend, dtype, operation, shape, generator):
     inputs = arguments(shape, dtype, generator)
@@ -45,9 +53,19 @@ def test_hurtful_shapes(backend, dtype, operation, shape, generator):
     assert_matches_definition(*operations(operation, backend), inputs, cotangents)
 
 
-@each_kernel
-@each_operation
-@pytest.mark.parametrize("layout", LAYOUTS)
+def each_layout():
+    """Every layout in every kernel. Triton's kernels take any strides alike: in its interpreter one
+    dtype goes through all layouts, with both outputs, and the most general one through the rest."""
+    for (backend, dtype), operation, layout in itertools.product(KERNELS, OPERATIONS, LAYOUTS):
+        often = (operation, dtype) == (OPERATIONS[1], torch.float32) or layout == "stepped"
+        yield pytest.param(
+            *(backend, dtype, operation, layout),
+            id=f"{layout}-{operation}-{backend}-{name_of(dtype)}",
+            marks=() if often or backend != "triton" else pytest.mark.slow,
+        )
+
+
+@pytest.mark.parametrize(("backend", "dtype", "operation", "layout"), list(each_layout()))
 def test_layouts(backend, dtype, operation, layout, generator):
     """Small factors, then factors whose leading one is hoisted; the core begins anywhere."""
     for sizes in ((3, 17, 5), (2, 33, 32)):

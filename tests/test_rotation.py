@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 import definitions
 import ntensor
 import strategies
-from backends import each_backend, each_backend_often, each_kernel
+from backends import each_backend, each_backend_often, each_kernel, each_kernel_on
 from comparison import assert_matches_definition
 from layouts import LAYOUTS, make
-from shapes import ROTATION
+from shapes import ONCE_ROTATED, ROTATION
 
 each_layout = pytest.mark.parametrize("layout", ["column", "row"])
 
@@ -24,9 +24,8 @@ def operations(operation, layout, backend):
     return ours, functools.partial(getattr(definitions, operation), layout=layout)
 
 
-@each_kernel
+@each_kernel_on(ROTATION, once=ONCE_ROTATED)
 @each_layout
-@pytest.mark.parametrize("shape", ROTATION, ids=str)
 def test_hurtful_shapes(backend, dtype, layout, shape, generator):
     n, K = shape.n, shape.k_exp * shape.k_id
     y, R = (make("contiguous", s, dtype, generator) for s in ((n, K), (n, 3, 3)))
@@ -34,9 +33,8 @@ def test_hurtful_shapes(backend, dtype, layout, shape, generator):
     assert_matches_definition(*operations("rotation", layout, backend), [y, R], [cotangent])
 
 
-@each_kernel
+@each_kernel_on(ROTATION, once=ONCE_ROTATED)
 @each_layout
-@pytest.mark.parametrize("shape", ROTATION, ids=str)
 def test_hurtful_shapes_rotated_synthesis(backend, dtype, layout, shape, generator):
     n, k_exp, k_id, _ = shape
     inputs = [make("contiguous", s, dtype, generator) for s in ((n, k_exp), (n, k_id), (n, 3, 3))]

@@ -34,25 +34,27 @@ def compiled(folder, *options, timeout):
     return kernels
 
 
+OF_PROJECTIONS = {"product", "product_grads", "hoisted", "factor_grads", "core_grad"}
 KERNELS = {
-    "product",
-    "product_grads",
-    "hoisted",
-    "formed",
-    "factor_grads",
-    "core_grad",
-    "rotate",
-    "matrix_grad",
-    "rotate_product",
-    "rotate_product_grads",
+    "bfloat16": OF_PROJECTIONS | {"formed"},
+    "float32": OF_PROJECTIONS | {"rotate", "matrix_grad", "rotate_product", "rotate_product_grads"},
 }
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("capability", ["80", "90"])
-def test_machine_code(tmp_path, capability):
-    kernels = compiled(tmp_path, "--capability", capability, timeout=800)
-    assert {kernel["kernel"] for kernel in kernels} == KERNELS
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [
+        ("80", "float32"),
+        ("90", "bfloat16"),
+        pytest.param("80", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("90", "float32", marks=pytest.mark.slow),
+    ],
+)
+def test_machine_code(tmp_path, capability, dtype):
+    options = ("--capability", capability, "--match", f" {dtype} ")
+    kernels = compiled(tmp_path, *options, timeout=800)
+    assert {kernel["kernel"] for kernel in kernels} == KERNELS[dtype]
     assert {kernel["capability"] for kernel in kernels} == {int(capability)}
 
 
