@@ -1,6 +1,7 @@
 """What is installed and what serves each operation: `python -m ntensor.info`, or with `--json`.
 
-With `--explain OPERATION` it says which backend a call of these sizes would take, and why.
+With `--explain OPERATION` it says which backend a call of these sizes would take on a GPU, and why;
+with `--extents` too, how the compiled core for CPUs would compute it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import math
 import os
 import platform
 from pathlib import Path
@@ -18,7 +20,14 @@ import torch
 import ntensor
 from ntensor import backends
 from ntensor.backends import choice
-from ntensor.backends.native.library import cpu_module, simd_level
+from ntensor.backends.native import plans
+from ntensor.backends.native.library import DTYPES as DTYPE_NUMBERS
+from ntensor.backends.native.library import (
+    MULTIPLY_ADDS_A_THREAD,
+    cpu_module,
+    simd_level,
+    threads_for,
+)
 from ntensor.ops.autograd import OPERATIONS
 from ntensor.ops.checks import DTYPES
 
@@ -232,10 +241,79 @@ def _table(operations: dict[str, dict[str, str]]) -> list[str]:
     return [*lines, *(f"  [{number}] {reason}" for reason, number in notes.items())]
 
 
+def explain_plans(
+    operation: str, n: int, extents: tuple[int, ...], k_x: int | None, dtype: torch.dtype
+) -> str:
+    """How the compiled core for CPUs computes a projection of these sizes, and why.
+
+    Args:
+        operation: `synthesis_projection` or `synthesis_projection_with_mean`.
+        n, extents, k_x: samples, `k_1, ..., k_M` with M at least 2, and outputs; all positive.
+        dtype: of the operands.
+
+    Returns:
+        str: for the result and each gradient every candidate with its price over the cheapest one.
+
+    Raises:
+        ValueError: another operation, or sizes that are no projection's.
+
+    Example:
+        >>> import torch, ntensor.info
+        >>> said = ntensor.info.explain_plans(
+        ...     "synthesis_projection", 512, (512, 512), 1, torch.float32)
+        >>> "1 hoisted" in said
+        True
+    """
+    if operation not in ("synthesis_projection", "synthesis_projection_with_mean"):
+        raise ValueError(
+            "on a CPU, synthesis_projection and synthesis_projection_with_mean have plans, "
+            f"got {operation!r}"
+        )
+    if k_x is None or min(n, k_x, len(extents) - 1, *extents) < 1:
+        raise ValueError(
+            f"wanted n, k_x and at least two extents, all positive, got n = {n}, k_x = {k_x}, "
+            f"extents {extents}"
+        )
+    mean = operation.endswith("mean")
+    level, number = simd_level(), DTYPE_NUMBERS[dtype]
+    threads = threads_for(n * k_x * math.prod(extents), MULTIPLY_ADDS_A_THREAD)
+    sizes = (level, number, n, extents, k_x)
+    needs = (True,) * len(extents)
+    tables: dict[str, dict[str, float]] = {
+        "result": {
+            f"{split.hoisted} hoisted{', sample by sample' * split.few}": price
+            for split, price in plans.projection_prices(*sizes, mean, threads).items()
+        },
+        "gradients of the factors": {
+            f"{h} hoisted": price
+            for h, price in plans.factor_grads_prices(
+                *sizes, True, mean, needs, True, threads
+            ).items()
+        },
+        "gradient of the core": {
+            f"{split.hoisted} hoisted": price
+            for split, price in plans.core_grad_prices(*sizes, mean, threads).items()
+        },
+    }
+    lines = [f"{operation} on a CPU: level {level}, {threads} threads"]
+    for title, prices in tables.items():
+        least = min(prices.values())
+        lines.append(f"{title}: price of each way over the cheapest, which is taken")
+        lines += [f"  {price / least:8.2f}  {name}" for name, price in prices.items()]
+    return "\n".join(lines)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m ntensor.info", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--explain", metavar="OPERATION", help="the choice for one call on a GPU")
+    parser.add_argument(
+        "--explain",
+        metavar="OPERATION",
+        help="the choice for one call: of the backend on a GPU, of the plan on a CPU (--extents)",
+    )
+    parser.add_argument(
+        "--extents", type=int, nargs="+", help="k_1 ... k_M of a projection on a CPU"
+    )
     parser.add_argument("--n", type=int, default=64, help="samples of that call")
     parser.add_argument("--k-x", type=int, help="its outputs, for a projection")
     parser.add_argument("--dtype", choices=sorted(_NAMES), default="float32")
@@ -244,6 +322,13 @@ def main(argv: list[str] | None = None) -> None:
     if options.explain is not None:
         try:
             dtype = _NAMES[options.dtype]
+            if options.extents:
+                print(
+                    explain_plans(
+                        options.explain, options.n, tuple(options.extents), options.k_x, dtype
+                    )
+                )
+                return
             print(explain(options.explain, options.n, options.k_x, dtype, options.family))
         except ValueError as error:
             parser.error(str(error))

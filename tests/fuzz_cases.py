@@ -139,7 +139,8 @@ def shrunk(case):
         for place in range(len(case.sizes)):
             if len(case.sizes) > (1 if case.operation in ("projection", "synthesis") else 2):
                 yield replace(case, sizes=case.sizes[:place] + case.sizes[place + 1 :])
-    for name in ("order", "layouts", "needs", "dtype", "threads", "plan", "at_end", "outputs", "backend"):
+    names = ("order", "layouts", "needs", "dtype", "threads", "plan", "at_end", "outputs")
+    for name in (*names, "backend"):
         if getattr(case, name) != getattr(plain, name):
             yield replace(case, **{name: getattr(plain, name)})
     step = 3 if case.operation in ("rotation", "rotated") else 1

@@ -57,7 +57,7 @@ def bilinear(
         found: Tensor | None = direct.project((weight, x1, x2), False)
         if found is not None and bias is None:
             return found
-        if found is not None and type(bias) in (Tensor, Parameter):
+        if found is not None and isinstance(bias, (Tensor, Parameter)):
             checks.alike("bilinear", _NAMES, (x1, x2, weight, bias))
             _check_bias(bias, weight.shape[0])
             return found + bias

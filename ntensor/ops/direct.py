@@ -44,7 +44,12 @@ def _plan(
     each = library.ELEMENTS_A_THREAD if call == _SYNTHESIS else library.MULTIPLY_ADDS_A_THREAD
     threads = max(1, min(threads, work // each))
     if call == _SYNTHESIS:
-        return level, threads, 0, [(plans.Split(), scratch.synthesis(level, dtype, n, extents, threads))]
+        return (
+            level,
+            threads,
+            0,
+            [(plans.Split(), scratch.synthesis(level, dtype, n, extents, threads))],
+        )
     if call == _PROJECTION:
         plan = plans.projection(level, dtype, n, extents, k_x, bool(option), threads, None)
         return level, threads, 0, [(plan.split, plan.scratch)]

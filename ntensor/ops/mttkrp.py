@@ -109,9 +109,7 @@ def _fit(weights: Tensor, factor: Tensor | None) -> bool:
     )
 
 
-def _at_once(
-    tensor: Tensor, others: list[Tensor], mode: int, backend: str | None
-) -> Tensor | None:
+def _at_once(tensor: Tensor, others: list[Tensor], mode: int, backend: str | None) -> Tensor | None:
     """By a backend that has the MTTKRP as it is, for plain tensors that nobody differentiates."""
     if len(others) < 2 or torch.compiler.is_compiling() or not eager((tensor, *others)):
         return None

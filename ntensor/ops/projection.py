@@ -217,7 +217,9 @@ def _gradients_at_once(
     needed = list(needs[1:])
     if grad is None:
         needed[0] = False
-    by_backend: Sequence[Tensor | None] = serve(core, grad, grad_mean, tensors[1:], needs[0], needed)
+    by_backend: Sequence[Tensor | None] = serve(
+        core, grad, grad_mean, tensors[1:], needs[0], needed
+    )
     return by_backend
 
 

@@ -1,8 +1,8 @@
 """How a projection and its gradients are computed on a CPU, chosen by counting.
 
-A core `(k_x, k_1, ..., k_M)` is read as a matrix of `Q = k_x L` rows and `P` columns, `L` the product
-of the `h` leading, hoisted extents and `P` that of the others. With `W` the synthesis of the other
-factors, `H` that of the hoisted ones and `A = G H` the gradient joined by them,
+A core `(k_x, k_1, ..., k_M)` is read as a matrix of `Q = k_x L` rows and `P` columns, `L` the
+product of the `h` leading, hoisted extents and `P` that of the others. With `W` the synthesis of
+the other factors, `H` that of the hoisted ones and `A = G H` the gradient joined by them,
 
     forward          x      = core W, its rows folded with H
     factor gradients dW     = A core, folded into the factors of W; dH = core W, folded with G
@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ntensor.backends.native.library import NO_MATRIX, cpu_module, describe_sizes
 from ntensor.backends.override import Overrides
@@ -39,13 +39,16 @@ _OF_ARM = (16, 4, 3)
 PAIRED_LEVELS = ("avx512bf16", "emulated")
 LEAST_EXTENT_OF_PAIRS = 32
 
+# As in csrc/cpu/factors.h.
+LEAST_TAIL, MOST_TAIL, SHORT_TAIL = 32, 128, 12
 SLAB = 64  # most samples that are taken together
 FEW = 8  # most samples that are taken one by one
 SHARED_CORE_BYTES = 1 << 18
 
-FLOAT64, BFLOAT16, FLOAT16 = 1, 2, 3
+FLOAT32, FLOAT64, BFLOAT16, FLOAT16 = range(4)
 
-# Prices, in vector multiply-adds at full speed. `benchmarks/plan_prices.py` measures them.
+# Prices, in vector multiply-adds at full speed: orders of magnitude that hold at every SIMD level.
+# `benchmarks/plan_regret.py` times every candidate of random sizes, and what the choice costs.
 LATENCY = 8.0  # the least of a step of a tile: its sums depend on those of the step before
 FOLD, TILE = 3.0, 15.0  # of a vector of sums, and of a tile
 FORM, GATHER = 3.0, 10.0  # of a vector of W or H, and of one of a factor's columns
@@ -53,7 +56,8 @@ SUM = 6.0  # of the lanes of a vector
 OUT = 6.0  # of a vector of results
 JOIN = 1.0  # of an element of A
 PACK = 1.5  # of an element of A in the order of a tile
-SPREAD, SEGMENT = 6.0, 40.0  # of a vector of dW folded into factors, and of a segment
+SPREAD, ELEMENT = 6.0, 3.0  # of a vector of dW folded into factors, and of an element by itself
+SEGMENT = 30.0  # of a segment of a synthesis or its derivative
 STORE = 2.0  # of a vector of the core's gradient
 SYNTHESISE = 2.0  # of a vector of one sample's synthesis
 
@@ -99,10 +103,14 @@ def forced() -> str | None:
     return forced_plan.value
 
 
-def _chosen(candidates: list, price: Callable, choice: str | None):
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _cheapest(prices: dict[Any, float], choice: str | None) -> Any:
     if choice is not None:
-        return candidates[int(choice) % len(candidates)]
-    return min(candidates, key=price) if len(candidates) > 1 else candidates[0]
+        return list(prices)[int(choice) % len(prices)]
+    return min(prices, key=prices.__getitem__)
 
 
 class _Level(NamedTuple):
@@ -117,6 +125,23 @@ def _level(name: str, dtype: int) -> _Level:
     size, wide, square = _VECTORS.get(name, _OF_ARM)
     widen = 2.0 if dtype in (BFLOAT16, FLOAT16) else 0.0
     return _Level(size // (8 if dtype == FLOAT64 else 4), wide, square, widen)
+
+
+def _by_segments(inner: Extents, price: float, level: _Level) -> float:
+    """Of a sample's synthesis or its derivative, `price` a vector, segment by segment."""
+    P = math.prod(inner)
+    place = len(inner) - 1
+    last = inner[place]
+    while place and last < LEAST_TAIL and last * inner[place - 1] <= MOST_TAIL:
+        place -= 1
+        last *= inner[place]
+    if place == 0:
+        return P / level.lanes * price
+    if last == 1:
+        last = inner[place - 1]
+    elif last < SHORT_TAIL:
+        return P * ELEMENT + P / last / inner[place - 1] * SEGMENT
+    return P / level.lanes * price + P / last * SEGMENT
 
 
 def _tile_rows(vectors: int, wide: int) -> int:
@@ -145,12 +170,12 @@ def _price_of_samples(
     """Of a projection with the samples in the lanes."""
     outer, inner = extents[:hoisted], extents[hoisted:]
     L, P = math.prod(outer), math.prod(inner)
-    slabs = -(-n // SLAB)
-    even = -(-slabs // threads) * threads
+    slabs = _ceil_div(n, SLAB)
+    even = _ceil_div(slabs, threads) * threads
     small = k_x * L * P * 4 <= SHARED_CORE_BYTES or k_x < 8 * threads
     if small and n >= even * 2 * level.lanes:
         slabs = even
-    vectors = -(-(-(-n // slabs)) // level.lanes)
+    vectors = _ceil_div(_ceil_div(n, slabs), level.lanes)
     wide = min(vectors, level.wide)
     rows = _tile_rows(wide, level.wide)
     along = min(_tiles(k_x, rows, wide, P) / k_x, _tiles(min(L, 64), rows, wide, P) / min(L, 64))
@@ -159,10 +184,15 @@ def _price_of_samples(
     formed = vectors * (
         FORM * (P + (L if outer else 0)) + GATHER * (sum(inner) + sum(outer)) + 2.0 * P * paired
     )
+    # A panel of W is formed again for each chunk of rows, unless it is the only one.
+    chunks = (
+        _ceil_div(k_x * vectors * level.lanes, 9216) if P * vectors * level.lanes > 43008 else 1
+    )
+    formed += (chunks - 1) * vectors * FORM * P
     out = vectors * k_x * OUT
     if slabs % threads == 0:
         return slabs / threads * (core + formed + out)
-    divided = threads if k_x >= 2 * threads or L >= 4 * threads else 1
+    divided = threads if k_x >= 2 * threads or 4 * threads <= L else 1
     return slabs * (core / divided + formed + out / divided)
 
 
@@ -178,10 +208,26 @@ def _price_of_few(
     steps = whole * (1 + level.widen / 2) + left * 0.5
     along = min(k_x, 64) if k_x >= L else min(L, 64)
     core = k_x * L * (_tiles(along, rows, samples, steps) / along + SUM * samples) * (n / samples)
-    formed = n * SYNTHESISE * ((P + (L if outer else 0)) / level.lanes + 4)
+    formed = n * (_by_segments(inner, SYNTHESISE, level) + SYNTHESISE * L / level.lanes + SEGMENT)
     formed += n * (sum(inner) + sum(outer)) / level.lanes
-    divided = threads if k_x >= 2 * threads or L >= 2 * threads else 1
+    divided = threads if k_x >= 2 * threads or 2 * threads <= L else 1
     return core / divided + formed
+
+
+def projection_prices(
+    level: str, dtype: int, n: int, extents: Extents, k_x: int, mean: bool, threads: int
+) -> dict[Split, float]:
+    """Of every way to a projection, in vector operations."""
+    at = _level(level, dtype)
+    hoists = range(1 if mean else 0, len(extents))
+    prices = {}
+    for h in hoists:
+        paired = _is_paired(level, dtype, extents, h)
+        prices[Split(h)] = _price_of_samples(at, n, extents, k_x, h, threads, paired)
+    if n <= FEW:
+        for h in hoists:
+            prices[Split(h, few=1)] = _price_of_few(at, n, extents, k_x, h, threads)
+    return prices
 
 
 @functools.lru_cache(maxsize=4096)
@@ -195,19 +241,7 @@ def projection(
     threads: int,
     choice: str | None,
 ) -> Plan:
-    at = _level(level, dtype)
-    hoists = range(1 if mean else 0, len(extents))
-    candidates = [Split(h) for h in hoists]
-    if n <= FEW:
-        candidates += [Split(h, 0, 1) for h in hoists]
-
-    def price(split: Split) -> float:
-        if split.few:
-            return _price_of_few(at, n, extents, k_x, split.hoisted, threads)
-        paired = _is_paired(level, dtype, extents, split.hoisted)
-        return _price_of_samples(at, n, extents, k_x, split.hoisted, threads, paired)
-
-    split = _chosen(candidates, price, choice)
+    split = _cheapest(projection_prices(level, dtype, n, extents, k_x, mean, threads), choice)
     return _planned_projection(level, dtype, n, extents, k_x, mean, split, threads)
 
 
@@ -226,26 +260,20 @@ def mttkrp(
     at = _level(level, dtype)
     last = len(shape) - 1
     others = shape[:mode] + shape[mode + 1 :]
-    candidates: list[tuple[bool, Split]] = []
-    if mode == 0:
-        hoists = range(last)
-        candidates += [(True, Split(h, 0, few, 1)) for few in (0, 1) for h in hoists]
-    else:
-        if mode < last:
-            candidates += [(True, Split(mode, 1, few, 1)) for few in (0, 1)]
-        candidates += [(False, Split(h)) for h in range(mode)]
-    candidates = [each for each in candidates if rank <= FEW or not each[1].few]
-
-    def price(candidate: tuple[bool, Split]) -> float:
-        projects, split = candidate
-        if not projects:
-            return _price_of_inner_grads(at, rank, shape[1:], shape[0], split.hoisted, 1, threads)
-        if split.few:
-            return _price_of_few(at, rank, others, shape[mode], split.hoisted, threads)
-        paired = _is_paired(level, dtype, others, split.hoisted)
-        return _price_of_samples(at, rank, others, shape[mode], split.hoisted, threads, paired)
-
-    projects, split = _chosen(candidates, price, choice)
+    prices: dict[tuple[bool, Split], float] = {}
+    hoists = range(last) if mode == 0 else range(mode, mode + (mode < last))
+    for h in hoists:
+        paired = _is_paired(level, dtype, others, h)
+        split = Split(h, output_inside=int(mode > 0), transposed=1)
+        prices[True, split] = _price_of_samples(at, rank, others, shape[mode], h, threads, paired)
+        if rank <= FEW:
+            split = split._replace(few=1)
+            prices[True, split] = _price_of_few(at, rank, others, shape[mode], h, threads)
+    for h in range(mode):
+        prices[False, Split(h)] = _price_of_inner_grads(
+            at, rank, shape[1:], shape[0], h, 1, threads
+        )
+    projects, split = _cheapest(prices, choice)
     if projects:
         return True, _planned_projection(
             level, dtype, rank, others, shape[mode], False, split, threads
@@ -312,19 +340,56 @@ def _price_of_inner_grads(
     slab = min(n, SLAB) * rows
     slabs = n * rows / slab
     most = _tile_rows(level.square, level.wide)
-    blocks = -(-Q // 64)
+    blocks = _ceil_div(Q, 64)
     depth = Q / blocks
-    columns = -(-P // (level.square * level.lanes))
+    columns = _ceil_div(P, (level.square * level.lanes))
     core = columns * blocks * _tiles(slab, most, level.square, depth)
     core += Q * columns * level.square * level.widen
     joined = slab * Q * JOIN * max(1.0, P * slab / 18432) * (hoisted > 0)
-    last = inner[-1]
-    for extent in inner[-2::-1]:
-        if last >= 32 or last * extent > 128:
-            break
-        last *= extent
-    fold = slab * (P / level.lanes * SPREAD + P / last * SEGMENT * (len(inner) > 1))
+    fold = slab * _by_segments(inner, SPREAD, level)
     return slabs * (core + joined + fold) / threads
+
+
+def factor_grads_prices(
+    level: str,
+    dtype: int,
+    n: int,
+    extents: Extents,
+    k_x: int,
+    grad: bool,
+    grad_mean: bool,
+    needs: tuple[bool, ...],
+    apart: bool,
+    threads: int,
+) -> dict[int, float]:
+    """By the number of hoisted factors: from there on dW is needed, before it dH."""
+    at = _level(level, dtype)
+    first, last = needs.index(True), len(needs) - 1 - needs[::-1].index(True)
+    candidates = list(range(first + 1))
+    if not grad_mean and dtype in (FLOAT32, FLOAT64) and (apart or sum(needs) == 1):
+        candidates += range(first + 1, len(extents))
+    prices = dict.fromkeys(candidates, 0.0)
+    for h in candidates:
+        if last >= h:
+            rows = 2 if grad and grad_mean and h == 0 else 1
+            prices[h] += _price_of_inner_grads(at, n, extents, k_x, h, rows, threads)
+        if first < h:
+            outputs = math.prod(extents[:h])
+            prices[h] += min(_outer_prices(at, n, (k_x, *extents[h:]), outputs, threads).values())
+            if h > 1:
+                prices[h] += n * _by_segments(extents[:h], SPREAD, at) / threads
+    return prices
+
+
+def _outer_prices(
+    at: _Level, n: int, swapped: Extents, outputs: int, threads: int
+) -> dict[Split, float]:
+    """Of dH: the core's outputs and the hoisted indices change places."""
+    split = Split(1, output_inside=1)
+    prices = {split: _price_of_samples(at, n, swapped, outputs, 1, threads, False)}
+    if n <= FEW:
+        prices[split._replace(few=1)] = _price_of_few(at, n, swapped, outputs, 1, threads)
+    return prices
 
 
 @functools.lru_cache(maxsize=4096)
@@ -343,31 +408,11 @@ def factor_grads(
     choice: str | None,
 ) -> FactorGradsPlan:
     """apart: the gradients are matrices of their own, so dH may be written as it is."""
-    at = _level(level, dtype)
+    prices = factor_grads_prices(
+        level, dtype, n, extents, k_x, grad, grad_mean, needs, apart, threads
+    )
+    hoisted = _cheapest(prices, choice)
     first, last = needs.index(True), len(needs) - 1 - needs[::-1].index(True)
-    # From `h` on dW, before it dH; the core is read twice where both are needed.
-    candidates = list(range(first + 1))
-    if not grad_mean:
-        candidates += [
-            h
-            for h in range(first + 1, len(extents))
-            if dtype in (0, FLOAT64) and (apart or sum(needs) == 1)
-        ]
-
-    def price(hoisted: int) -> float:
-        total = 0.0
-        if last >= hoisted:
-            rows = 2 if grad and grad_mean and hoisted == 0 else 1
-            total = _price_of_inner_grads(at, n, extents, k_x, hoisted, rows, threads)
-        if first < hoisted:
-            outputs = math.prod(extents[:hoisted])
-            swapped = (k_x, *extents[hoisted:])
-            total += _price_of_outer(at, n, swapped, outputs, threads)
-            if hoisted > 1:
-                total += n * outputs / at.lanes * SPREAD / threads
-        return total
-
-    hoisted = _chosen(candidates, price, choice)
     inner = outer = None
     spread = 0
     if last >= hoisted:
@@ -392,10 +437,8 @@ def factor_grads(
     if first < hoisted:
         outputs = math.prod(extents[:hoisted])
         swapped = (k_x, *extents[hoisted:])
-        few = n <= FEW and _price_of_few(at, n, swapped, outputs, 1, threads) < _price_of_samples(
-            at, n, swapped, outputs, 1, threads, False
-        )
-        split = Split(1, 1, int(few))
+        outer_prices = _outer_prices(_level(level, dtype), n, swapped, outputs, threads)
+        split = _cheapest(outer_prices, choice)
         outer = _planned_projection(level, dtype, n, swapped, outputs, False, split, threads)
         if hoisted > 1:
             spread = cpu_module().synthesis_grads_scratch(
@@ -412,31 +455,35 @@ def factor_grads(
     return FactorGradsPlan(hoisted, inner, outer, spread)
 
 
-def _price_of_outer(at: _Level, n: int, swapped: Extents, outputs: int, threads: int) -> float:
-    price = _price_of_samples(at, n, swapped, outputs, 1, threads, False)
-    if n <= FEW:
-        price = min(price, _price_of_few(at, n, swapped, outputs, 1, threads))
-    return price
-
-
 def _price_of_core_grad(
     level: _Level, n: int, extents: Extents, k_x: int, hoisted: int, threads: int
 ) -> float:
     outer, inner = extents[:hoisted], extents[hoisted:]
     Q, P = k_x * math.prod(outer), math.prod(inner)
-    blocks = -(-n // 512)
+    blocks = _ceil_div(n, 512)
     samples = n / blocks
     most = _tile_rows(level.square, level.wide)
-    columns = -(-P // (level.square * level.lanes))
-    packs = -(-Q // 16)
+    columns = _ceil_div(P, (level.square * level.lanes))
+    packs = _ceil_div(Q, 16)
     product = columns * packs * _tiles(min(16, Q), most, level.square, samples)
-    store = Q * -(-P // level.lanes) * (STORE + level.widen)
+    store = Q * _ceil_div(P, level.lanes) * (STORE + level.widen)
     panels = max(1.0, P * samples / 40960)
     packed = samples * Q * PACK * (1.0 + 0.5 * (hoisted > 0)) * panels
-    formed = samples * (SYNTHESISE * P / level.lanes + sum(inner) / level.lanes + 10)
-    divided = threads if P >= 192 * threads or Q >= 16 * threads else 1
-    duplicated = 1 if P >= 192 * threads else threads
+    gathered = panels * (sum(inner) / level.lanes + SEGMENT)
+    formed = samples * (_by_segments(inner, SYNTHESISE, level) + gathered)
+    divided = threads if 192 * threads <= P or 16 * threads <= Q else 1
+    duplicated = 1 if 192 * threads <= P else threads
     return blocks * ((product + store + packed) / divided + formed * duplicated / divided)
+
+
+def core_grad_prices(
+    level: str, dtype: int, n: int, extents: Extents, k_x: int, grad_mean: bool, threads: int
+) -> dict[Split, float]:
+    at = _level(level, dtype)
+    return {
+        Split(h): _price_of_core_grad(at, n, extents, k_x, h, threads)
+        for h in range(1 if grad_mean else 0, len(extents))
+    }
 
 
 @functools.lru_cache(maxsize=4096)
@@ -451,13 +498,8 @@ def core_grad(
     threads: int,
     choice: str | None,
 ) -> Plan:
-    at = _level(level, dtype)
-    candidates = [Split(h) for h in range(1 if grad_mean else 0, len(extents))]
-
-    def price(split: Split) -> float:
-        return _price_of_core_grad(at, n, extents, k_x, split.hoisted, threads)
-
-    split = _chosen(candidates, price, choice)
+    prices = core_grad_prices(level, dtype, n, extents, k_x, grad_mean, threads)
+    split = _cheapest(prices, choice)
     scratch = cpu_module().projection_core_grad_scratch(
         level,
         dtype,

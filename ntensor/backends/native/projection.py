@@ -43,9 +43,7 @@ def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, T
     x_mean = torch.empty(n, k_x, dtype=dtype, device=CPU) if mean else None
     threads = threads_for(n * k_x * K, MULTIPLY_ADDS_A_THREAD)
     level = simd_level()
-    plan = plans.projection(
-        level, DTYPES[dtype], n, extents, k_x, mean, threads, plans.forced()
-    )
+    plan = plans.projection(level, DTYPES[dtype], n, extents, k_x, mean, threads, plans.forced())
     memory = scratch_memory(plan.scratch)
     cpu_module().projection(
         level,

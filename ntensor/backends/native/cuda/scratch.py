@@ -47,8 +47,27 @@ def scratch_bytes(
         both = (_MATRIX, _MATRIX if mean else _NO_MATRIX)
         jobs = {
             "projection": (number, n, factors, 0, k_x, 1, int(mean), (int(mean), 0, 0, 0)),
-            "projection_factor_grads": (number, n, factors, grads, width, 0, k_x, *both, (0, 0, 0, 0)),
-            "projection_core_grad": (number, n, factors, k_x, *both, 0, False, (int(mean), 0, 0, 0)),
+            "projection_factor_grads": (
+                number,
+                n,
+                factors,
+                grads,
+                width,
+                0,
+                k_x,
+                *both,
+                (0, 0, 0, 0),
+            ),
+            "projection_core_grad": (
+                number,
+                n,
+                factors,
+                k_x,
+                *both,
+                0,
+                False,
+                (int(mean), 0, 0, 0),
+            ),
         }
     context = library.call_context(torch.empty(0, device=device))
     return max(library.scratch_bytes(name, context, job) for name, job in jobs.items())
