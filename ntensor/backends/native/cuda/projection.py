@@ -130,6 +130,6 @@ def _write_core_grad(
         describe_optional(grad_mean),
         out.data_ptr(),
         accumulate,
-        (int(grad_mean is not None), 0, 0),
+        (int(grad_mean is not None), 0, 0, 0),
     )
     run("projection_core_grad", out, arguments)

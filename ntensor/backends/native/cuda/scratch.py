@@ -8,7 +8,7 @@ from ntensor.backends.native.cuda import library
 from ntensor.backends.native.library import DTYPES, describe_sizes
 
 _MATRIX = (1, 1, 1)
-_NO_MATRIX = (0, 0, 0, 0)
+_NO_MATRIX = (0, 0, 0)
 
 
 def scratch_bytes(
