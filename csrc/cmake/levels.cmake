@@ -9,7 +9,7 @@ set(NTENSOR_FLAGS_portable "")
 set(NTENSOR_FLAGS_avx2 -mavx2 -mfma -mf16c)
 set(NTENSOR_FLAGS_avx512
   -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512
-  -Wno-maybe-uninitialized)  # GCC 12 says so of its own intrinsics
+  -Wno-maybe-uninitialized -Wno-uninitialized)  # GCC 12 says so of its own intrinsics
 set(NTENSOR_FLAGS_avx512bf16 ${NTENSOR_FLAGS_avx512} -mavx512bf16)
 
 set(probe_avx2 "__m256 f(__m256 a, __m128i b) { return _mm256_fmadd_ps(a, a, _mm256_cvtph_ps(b)); }")
