@@ -201,7 +201,7 @@ private:
             for (int64_t r = 0; r < rows_here_; ++r) {
                 for (int64_t l = 0; l < l_count_;) {
                     const int rows = rows_at_once(l_count_ - l, most);
-                    multiply_rows<true>(r, l, rows);
+                    multiply_rows(r, l, rows);
                     l += rows;
                 }
             }
@@ -209,18 +209,18 @@ private:
         }
         for (int64_t r = 0; r < rows_here_;) {
             const int rows = rows_at_once(rows_here_ - r, most);
-            for (int64_t l = 0; l < l_count_; ++l) multiply_rows<false>(r, l, rows);
+            for (int64_t l = 0; l < l_count_; ++l) multiply_rows(r, l, rows);
             r += rows;
         }
     }
 
     // A tile's rows begin at (r, l) and lie along the outputs or the hoisted indices.
-    template <bool AlongHoisted>
     void multiply_rows(int64_t r, int64_t l, int rows) {
-        const int64_t row_stride = AlongHoisted ? plan_.hoisted_stride : plan_.output_stride;
+        const bool along_hoisted = plan_.along_hoisted;
+        const int64_t row_stride = along_hoisted ? plan_.hoisted_stride : plan_.output_stride;
         const S* core = static_cast<const S*>(plan_.job.core) + (row0_ + r) * plan_.output_stride +
                         (l0_ + l) * plan_.hoisted_stride + p0_;
-        const Walk<S> walk = walk_of<AlongHoisted>(core, l, rows);
+        const Walk<S> walk = walk_of(core, l, rows);
         if constexpr (widens<S, Pairs>) {
             for (int i = 0; i < rows; ++i) {
                 widen(core + i * row_stride, rows_ + i * plan_.panel, p_count_);
@@ -233,49 +233,45 @@ private:
             const T* H_mean = x_mean_ ? H_mean_ + l * width + s : nullptr;
             T* x = x_ + r * width + s;
             T* x_mean = x_mean_ ? x_mean_ + r * width + s : nullptr;
-            const auto run = [&](auto fold) {
-                with_vectors(vectors, [&]<int Most, int Vectors>() {
-                    columns<Most, Vectors>(core, row_stride, walk, rows, s, fold);
-                });
-            };
             // x[row] += H sums[row], or x += sum over rows of H[row] sums[row]
-            const auto fold = [width](const T* H, T* x, auto& sums) {
+            const auto fold = [width, along_hoisted](const T* H, T* x, auto& sums) {
                 constexpr int Rows = sizeof(sums) / sizeof(sums[0]);
                 constexpr int Vectors = sizeof(sums[0]) / sizeof(sums[0][0]);
+                if (along_hoisted) {
 #pragma GCC unroll 4
-                for (int c = 0; c < Vectors; ++c) {
-                    if constexpr (AlongHoisted) {
+                    for (int c = 0; c < Vectors; ++c) {
                         Vector<T> sum = load(x + c * V);
 #pragma GCC unroll 16
                         for (int i = 0; i < Rows; ++i)
                             sum += load(H + i * width + c * V) * sums[i][c];
                         store(x + c * V, sum);
-                    } else {
-                        const Vector<T> scale = load(H + c * V);
+                    }
+                    return;
+                }
+#pragma GCC unroll 4
+                for (int c = 0; c < Vectors; ++c) {
+                    const Vector<T> scale = load(H + c * V);
 #pragma GCC unroll 16
-                        for (int i = 0; i < Rows; ++i) {
-                            T* to = x + i * width + c * V;
-                            store(to, load(to) + scale * sums[i][c]);
-                        }
+                    for (int i = 0; i < Rows; ++i) {
+                        T* to = x + i * width + c * V;
+                        store(to, load(to) + scale * sums[i][c]);
                     }
                 }
             };
-            if (x_mean) {
-                run([fold, H, H_mean, x, x_mean](auto& sums) {
-                    fold(H, x, sums);
-                    fold(H_mean, x_mean, sums);
-                });
-            } else {
-                run([fold, H, x](auto& sums) { fold(H, x, sums); });
-            }
+            with_vectors(vectors, [&]<int Most, int Vectors>() {
+                columns<Most, Vectors>(core, row_stride, walk, rows, s,
+                                       [fold, H, H_mean, x, x_mean](auto& sums) {
+                                           fold(H, x, sums);
+                                           if (x_mean) fold(H_mean, x_mean, sums);
+                                       });
+            });
             s += vectors * V;
         }
     }
 
     // How the rows of a tile go on: to the next tile.
-    template <bool AlongHoisted>
     Walk<S> walk_of(const S* core, int64_t l, int rows) const {
-        if (AlongHoisted)
+        if (plan_.along_hoisted)
             return {p_count_,
                     core + (l + rows < l_count_ ? rows * plan_.hoisted_stride
                                                 : plan_.output_stride - l * plan_.hoisted_stride)};
