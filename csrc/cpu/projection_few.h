@@ -53,12 +53,11 @@ struct FewPlan : CoreRows {
 
 // sums[i][s] = sum over p of a[i * a_row + p] * b[s * b_row + p]
 template <class S, int Rows, int Samples>
-inline void dot_rows(const S* a, int64_t a_row, const Accumulator<S>* b, int64_t b_row,
-                     int64_t depth, Accumulator<S> (&sums)[Rows][Samples]) {
+__attribute__((noinline)) void dot_rows(const S* a, int64_t a_row, const Accumulator<S>* b,
+                                        int64_t b_row, int64_t depth,
+                                        Accumulator<S> (&sums)[Rows][Samples]) {
     using T = Accumulator<S>;
     constexpr int V = lanes<T>;
-    // Elements a vector of a is asked for ahead, within its row.
-    constexpr int64_t distance = 1024 / static_cast<int64_t>(sizeof(S));
     Vector<T> acc[Rows][Samples] = {};
     int64_t p = 0;
     for (; p + V <= depth; p += V) {
@@ -67,7 +66,6 @@ inline void dot_rows(const S* a, int64_t a_row, const Accumulator<S>* b, int64_t
         for (int s = 0; s < Samples; ++s) W[s] = load(b + s * b_row + p);
 #pragma GCC unroll 8
         for (int i = 0; i < Rows; ++i) {
-            __builtin_prefetch(a + i * a_row + p + distance);
             const Vector<T> row = load_widened(a + i * a_row + p);
 #pragma GCC unroll 4
             for (int s = 0; s < Samples; ++s) acc[i][s] += row * W[s];
@@ -219,7 +217,7 @@ private:
             for (int64_t r = 0; r < rows_; ++r) {
                 for (int64_t l = 0; l < l_count_;) {
                     const int rows = rows_at_once(l_count_ - l, most);
-                    multiply_rows<true>(r, l, rows);
+                    multiply_rows(r, l, rows);
                     l += rows;
                 }
             }
@@ -227,14 +225,14 @@ private:
         }
         for (int64_t r = 0; r < rows_;) {
             const int rows = rows_at_once(rows_ - r, most);
-            for (int64_t l = 0; l < l_count_; ++l) multiply_rows<false>(r, l, rows);
+            for (int64_t l = 0; l < l_count_; ++l) multiply_rows(r, l, rows);
             r += rows;
         }
     }
 
-    template <bool AlongHoisted>
+    // A tile's rows begin at (r, l) and lie along the outputs or the hoisted indices.
     void multiply_rows(int64_t r, int64_t l, int rows) {
-        const int64_t row_stride = AlongHoisted ? plan_.hoisted_stride : plan_.output_stride;
+        const int64_t row_stride = plan_.along_hoisted ? plan_.hoisted_stride : plan_.output_stride;
         const S* core = static_cast<const S*>(plan_.job.core) + (row0_ + r) * plan_.output_stride +
                         (l0_ + l) * plan_.hoisted_stride + p0_;
         const int most = static_cast<int>(min64(plan_.n, few_at_once));
@@ -243,8 +241,8 @@ private:
                 T sums[Rows][Samples];
                 dot_rows<S, Rows, Samples>(core, row_stride, W_ + s * plan_.panel, plan_.panel,
                                            p_count_, sums);
-                fold<AlongHoisted>(sums, r, l, s, H_, chunk_);
-                if (x_mean_) fold<AlongHoisted>(sums, r, l, s, H_mean_, chunk_mean_);
+                fold(sums, r, l, s, H_, chunk_);
+                if (x_mean_) fold(sums, r, l, s, H_mean_, chunk_mean_);
             });
         };
         for (int64_t s = 0; s < plan_.n;) {
@@ -268,14 +266,14 @@ private:
         }
     }
 
-    template <bool AlongHoisted, int Rows, int Samples>
+    template <int Rows, int Samples>
     void fold(const T (&sums)[Rows][Samples], int64_t r, int64_t l, int64_t s, const T* H,
               T* x) const {
         for (int j = 0; j < Samples; ++j) {
             const T* scale = H + (s + j) * few_l_chunk + l;
             T* to = x + (s + j) * plan_.row_chunk + r;
             for (int i = 0; i < Rows; ++i) {
-                if (AlongHoisted) {
+                if (plan_.along_hoisted) {
                     to[0] += scale[i] * sums[i][j];
                 } else {
                     to[i] += scale[0] * sums[i][j];

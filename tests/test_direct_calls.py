@@ -1,0 +1,261 @@
+"""The shortest way, `ntensor/ops/direct.py`: open for plain eager calls alone, and then right."""
+
+import contextlib
+import random
+import threading
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import layouts
+import ntensor
+from ntensor import _cpu
+from ntensor.backends.native import force_simd_level
+from ntensor.backends.native.plans import force_plan
+from ntensor.ops import direct
+
+pytestmark = pytest.mark.sanitizer
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+SIZES = ((3, (2, 3), 4), (1, (5, 4, 3), 2), (70, (6, 1, 9), 33), (5, (2,) * 8, 3))
+
+
+def tensors(n, extents, k_x, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    core = torch.randn((k_x, *extents), generator=generator).to(dtype)
+    return core, *(torch.randn((n, k), generator=generator).to(dtype) for k in extents)
+
+
+def is_open(values=None):
+    values = tensors(3, (2, 3), 4) if values is None else values
+    found = direct.project(tuple(values), False)
+    others = direct.synthesise(tuple(values[1:])), direct.project(tuple(values), True)
+    assert all((each is None) == (found is None) for each in others)
+    return found is not None
+
+
+def test_open():
+    assert is_open()
+    with torch.no_grad():
+        assert is_open()
+    with torch.inference_mode():
+        assert is_open()
+    assert is_open(
+        [torch.nn.Parameter(each, requires_grad=False) for each in tensors(3, (2, 3), 4)]
+    )
+
+
+class _Look(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        return function(*arguments, **(keywords or {}))
+
+
+class _Function(TorchFunctionMode):
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        _Look,
+        _Function,
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        forward_ad.dual_level,
+        torch.profiler.profile,
+        lambda: ntensor.use_backend("reference"),
+        lambda: ntensor.use_backend("native"),
+        lambda: force_plan(0),
+    ],
+)
+def test_closed_inside(around):
+    with around():
+        assert not is_open()
+    assert is_open()
+
+
+def test_closed_under_transforms():
+    seen = []
+    core, *factors = tensors(3, (2, 3), 4)
+
+    def look(core):
+        seen.append(is_open((core, *factors)))
+        return core.sum()
+
+    torch.func.grad(look)(core)
+    torch.func.vmap(look)(core[None])
+    torch.jit.trace(look, core, check_trace=False)
+    assert seen == [False] * 3
+
+
+class _Subclass(torch.Tensor):
+    pass
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.requires_grad_(),
+        lambda t: t.as_subclass(_Subclass),
+        lambda t: t.to("meta"),
+        lambda t: t.int(),
+        lambda t: t.to(torch.complex64),
+        lambda t: torch._neg_view(t),
+        lambda t: t.to_sparse(),
+        lambda t: t[:0],
+        lambda t: t.numpy(),
+        lambda t: None,
+        lambda t: t.double(),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_closed_for(change, place):
+    values = list(tensors(3, (2, 3), 4))
+    values[place] = change(values[place])
+    assert direct.project(tuple(values), False) is None
+    assert direct.project(tuple(values), True) is None
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (),
+        tensors(3, (2,), 4),
+        tensors(3, (2,) * 9, 1),
+        tensors(3, (2, 3), 4)[:2],
+        (tensors(3, (2, 3), 4)[0].mT.contiguous().mT, *tensors(3, (2, 3), 4)[1:]),
+        (*tensors(3, (2, 3), 4)[:2], torch.ones(2, 3)),
+        (*tensors(3, (2, 3), 4)[:2], torch.ones(3, 2)),
+        (*tensors(3, (2, 3), 4)[:2], torch.ones(3)),
+        (torch.ones(4, 6), *tensors(3, (2, 3), 4)[1:]),
+    ],
+)
+def test_closed_for_what_does_not_fit(values):
+    assert direct.project(values, False) is None
+    assert direct.project(list(values), False) is None
+
+
+def test_nonsense():
+    for function in (direct.project, direct.mttkrp, direct.gradients, direct.synthesise):
+        for arguments in ((), (1,), (None, None), ("a", 2, 3), ({}, [], ()), (1,) * 7):
+            assert function(*arguments) is None
+
+
+def close(found, wanted, dtype):
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5}.get(dtype, 4e-2)
+    scale = wanted.abs().max().item() + 1e-30
+    assert found.dtype is dtype
+    torch.testing.assert_close(found.double() / scale, wanted / scale, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("level", _cpu.simd_levels())
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_values(level, dtype, sizes):
+    n, extents, k_x = sizes
+    core, *factors = tensors(*sizes, dtype)
+    grad = torch.randn(n, k_x, generator=torch.Generator().manual_seed(1)).to(dtype)
+    wide = [each.double().requires_grad_() for each in (core, *factors)]
+    letters = "abcdefgh"[: len(extents)]
+    equation = f"x{letters},{','.join('n' + each for each in letters)}->nx"
+    wanted = torch.einsum(equation, *wide)
+    gradients = torch.autograd.grad(wanted, wide, grad.double())
+    with force_simd_level(level), torch.no_grad():
+        close(direct.project((core, *factors), False), wanted.detach(), dtype)
+        _, x_mean = direct.project((core, *factors), True)
+        constant = [wide[0], torch.full_like(wide[1], 1 / extents[0]), *wide[2:]]
+        close(x_mean, torch.einsum(equation, *constant).detach(), dtype)
+        for needs in (
+            [True] * len(wide),
+            [True] + [False] * len(extents),
+            [False, *[True] * len(extents)],
+        ):
+            found = direct.gradients((core, *factors), grad, needs)
+            for need, each, right in zip(needs, found, gradients, strict=True):
+                assert (each is not None) == need
+                if need:
+                    close(each, right, dtype)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    sorted(
+        set(layouts.__dict__)
+        & {
+            "transposed",
+            "sliced",
+            "stepped",
+            "offset",
+            "expanded",
+            "expanded_rows",
+            "expanded_columns",
+            "overlapping",
+        }
+    ),
+)
+def test_strides(layout):
+    n, extents, k_x = 19, (4, 5, 3), 6
+    generator = torch.Generator().manual_seed(0)
+    core = torch.randn((k_x, *extents), generator=generator)
+    factors = [layouts.make(layout, (n, k), torch.float32, generator) for k in extents]
+    wanted = torch.einsum("xabc,na,nb,nc->nx", *(each.double() for each in (core, *factors)))
+    close(direct.project((core, *factors), False), wanted, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(4, 3, 5), (2, 3, 2, 7), (30, 1, 40)])
+@pytest.mark.parametrize("rank", [1, 3, 20])
+def test_mttkrp(dtype, shape, rank):
+    generator = torch.Generator().manual_seed(0)
+    tensor = torch.randn(shape, generator=generator).to(dtype)
+    factors = [torch.randn((k, rank), generator=generator).to(dtype) for k in shape]
+    letters = "abcd"[: len(shape)]
+    for mode in range(len(shape)):
+        others = [each for place, each in enumerate(factors) if place != mode]
+        names = [each + "r" for place, each in enumerate(letters) if place != mode]
+        wanted = torch.einsum(
+            f"{letters},{','.join(names)}->{letters[mode]}r",
+            tensor.double(),
+            *(each.double() for each in others),
+        )
+        close(direct.mttkrp(tensor, others, mode), wanted, dtype)
+
+
+def test_plans_follow_threads_and_level():
+    """What is kept for one number of threads or level is not taken for another."""
+    values = tensors(64, (9, 40), 300)
+    wanted = torch.einsum("xab,na,nb->nx", *(each.double() for each in values))
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3, 2, 1):
+            torch.set_num_threads(threads)
+            for level in (*_cpu.simd_levels(), None):
+                with force_simd_level(level) if level else contextlib.nullcontext():
+                    close(direct.project(values, False), wanted, torch.float32)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_at_once():
+    """Each has scratch of its own."""
+    cases = [tensors(n, extents, k_x, seed=n) for n, extents, k_x in SIZES * 3]
+    wanted = [ntensor.synthesis_projection(*case, backend="reference") for case in cases]
+    wrong = []
+
+    def work(seed):
+        source = random.Random(seed)
+        for _ in range(200):
+            place = source.randrange(len(cases))
+            found = direct.project(cases[place], False)
+            if not torch.allclose(found, wanted[place], rtol=1e-4, atol=1e-4):
+                wrong.append(place)
+
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
