@@ -53,8 +53,9 @@ LATENCY = 8.0  # the least of a step of a tile: its sums depend on those of the 
 FOLD, TILE = 3.0, 15.0  # of a vector of sums, and of a tile
 FORM, GATHER = 3.0, 10.0  # of a vector of W or H, and of one of a factor's columns
 SUM = 6.0  # of the lanes of a vector
-OUT = 6.0  # of a vector of results
+OUT = 16.0  # of a vector of results
 JOIN = 1.0  # of an element of A
+ROW = 8.0  # of a row of the last hoisted factor, scaled
 PACK = 1.5  # of an element of A in the order of a tile
 SPREAD, ELEMENT = 6.0, 3.0  # of a vector of dW folded into factors, and of an element by itself
 SEGMENT = 30.0  # of a segment of a synthesis or its derivative
@@ -142,6 +143,11 @@ def _by_segments(inner: Extents, price: float, level: _Level) -> float:
     elif last < SHORT_TAIL:
         return P * ELEMENT + P / last / inner[place - 1] * SEGMENT
     return P / level.lanes * price + P / last * SEGMENT
+
+
+def _join(price: float, outer: Extents) -> float:
+    """Of an element of A: rows of the last hoisted factor are scaled one after the other."""
+    return price + ROW / outer[-1]
 
 
 def _tile_rows(vectors: int, wide: int) -> int:
@@ -345,7 +351,7 @@ def _price_of_inner_grads(
     columns = _ceil_div(P, (level.square * level.lanes))
     core = columns * blocks * _tiles(slab, most, level.square, depth)
     core += Q * columns * level.square * level.widen
-    joined = slab * Q * JOIN * max(1.0, P * slab / 18432) * (hoisted > 0)
+    joined = slab * Q * _join(JOIN, outer) * max(1.0, P * slab / 18432) if outer else 0.0
     fold = slab * _by_segments(inner, SPREAD, level)
     return slabs * (core + joined + fold) / threads
 
@@ -468,7 +474,7 @@ def _price_of_core_grad(
     product = columns * packs * _tiles(min(16, Q), most, level.square, samples)
     store = Q * _ceil_div(P, level.lanes) * (STORE + level.widen)
     panels = max(1.0, P * samples / 40960)
-    packed = samples * Q * PACK * (1.0 + 0.5 * (hoisted > 0)) * panels
+    packed = samples * Q * (_join(PACK, outer) if outer else PACK) * panels
     gathered = panels * (sum(inner) / level.lanes + SEGMENT)
     formed = samples * (_by_segments(inner, SYNTHESISE, level) + gathered)
     divided = threads if 192 * threads <= P or 16 * threads <= Q else 1
