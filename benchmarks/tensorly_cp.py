@@ -1,6 +1,6 @@
 """Benchmark of CP-ALS, end to end: TensorLy alone and with `ntensor` registered.
 
-    python benchmarks/tensorly_cp.py                    # 300^3 rank 32, 100^4 rank 16
+    python benchmarks/tensorly_cp.py                    # 300^3 rank 32, 100^4 rank 16, twenty more
     python benchmarks/tensorly_cp.py --quick            # small sizes, seconds; times mean nothing
     python benchmarks/tensorly_cp.py --out benchmarks/results
 
@@ -29,6 +29,20 @@ class Case(NamedTuple):
 
 
 CASES = [Case((300,) * 3, 32, 5), Case((100,) * 4, 16, 2)]
+# Shapes of every kind, a few seconds each: TensorLy on torch alone beside the library.
+MANY = [
+    *(Case(sizes, rank, 5) for sizes, rank in (((3, 300, 300), 8), ((12, 300, 300), 16))),
+    *(Case(sizes, rank, 5) for sizes, rank in (((30, 200, 200), 16), ((300, 300, 3), 8))),
+    *(Case(sizes, rank, 5) for sizes, rank in (((300, 12, 300), 16), ((50, 50, 50), 5))),
+    *(Case(sizes, rank, 5) for sizes, rank in (((100, 100, 100), 10), ((100, 100, 100), 64))),
+    *(Case(sizes, rank, 5) for sizes, rank in (((512, 256, 3, 3), 32), ((64, 32, 5, 5), 16))),
+    *(Case(sizes, rank, 5) for sizes, rank in (((20, 30, 40), 1), ((1000, 50, 20), 8))),
+    *(Case(sizes, rank, 5) for sizes, rank in (((20, 50, 1000), 8), ((8, 18, 41, 311), 33))),
+    *(Case(sizes, rank, 5) for sizes, rank in (((10, 10, 10, 10, 10), 6), ((60, 400, 90), 3))),
+    *(Case(sizes, rank, 5) for sizes, rank in (((200, 200, 2), 4), ((2, 200, 200), 4))),
+    *(Case(sizes, rank, 5) for sizes, rank in (((40, 40, 40, 40), 8), ((150, 7, 150), 20))),
+]
+SECONDS_OF_MANY = 1.5
 QUICK = [Case((12, 13, 80), 4, 3), Case((6, 7, 8, 40), 3, 3)]
 # Noise beside the planted tensor, of its norm: what no fit can reach.
 NOISE = 0.1
@@ -36,7 +50,7 @@ NOISE = 0.1
 SAME_FIT = 1e-4
 
 
-def ways_of(case: Case) -> list[_ways.Way]:
+def ways_of(case: Case, every: bool = True) -> list[_ways.Way]:
     import tensorly
     import torch
     from tensorly.decomposition import parafac
@@ -105,8 +119,12 @@ def ways_of(case: Case) -> list[_ways.Way]:
     def way(name, kind, call, numpy=False) -> _ways.Way:
         return _ways.Way(name, kind, call, wrong, numpy, note)
 
+    alone = way("TensorLy, torch", "rival", lambda: decompose("pytorch", "core", tensor, start))
+    ours = way("ntensor registered", "ours", lambda: registered(True))
+    if not every:
+        return [alone, ours]
     return [
-        way("TensorLy, torch", "rival", lambda: decompose("pytorch", "core", tensor, start)),
+        alone,
         way(
             "TensorLy, torch, einsum tenalg",
             "rival",
@@ -118,7 +136,7 @@ def ways_of(case: Case) -> list[_ways.Way]:
             lambda: decompose("numpy", "core", array, begin),
             numpy=True,
         ),
-        way("ntensor registered", "ours", lambda: registered(True)),
+        ours,
         way("ntensor registered, no shared partials", "ours", lambda: registered(False)),
     ]
 
@@ -130,9 +148,16 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(options.threads)
     rows: list[dict[str, object]] = []
-    for case in QUICK if options.quick else CASES:
-        if not options.case or any(text in case.name for text in options.case):
-            rows += _ways.measure(case.name, ways_of(case), options)
+    cases = QUICK if options.quick else CASES
+
+    def wanted(case: Case) -> bool:
+        return not options.case or any(text in case.name for text in options.case)
+
+    for case in filter(wanted, cases):
+        rows += _ways.measure(case.name, ways_of(case), options)
+    options.seconds = min(options.seconds, SECONDS_OF_MANY)
+    for case in filter(wanted, () if options.quick else MANY):
+        rows += _ways.measure(case.name, ways_of(case, every=False), options)
     return _ways.finish(rows, options, "tensorly_cp", "a decomposition")
 
 
