@@ -281,17 +281,17 @@ def explain_plans(
     needs = (True,) * len(extents)
     tables: dict[str, dict[str, float]] = {
         "result": {
-            f"{split.hoisted} hoisted{', sample by sample' * split.few}": price
+            _way(split.hoisted) + ", sample by sample" * split.few: price
             for split, price in plans.projection_prices(*sizes, mean, threads).items()
         },
         "gradients of the factors": {
-            f"{h} hoisted": price
+            _way(h): price
             for h, price in plans.factor_grads_prices(
                 *sizes, True, mean, needs, True, threads
             ).items()
         },
         "gradient of the core": {
-            f"{split.hoisted} hoisted": price
+            _way(split.hoisted): price
             for split, price in plans.core_grad_prices(*sizes, mean, threads).items()
         },
     }
@@ -301,6 +301,10 @@ def explain_plans(
         lines.append(f"{title}: price of each way over the cheapest, which is taken")
         lines += [f"  {price / least:8.2f}  {name}" for name, price in prices.items()]
     return "\n".join(lines)
+
+
+def _way(hoisted: int) -> str:
+    return "a plain product of torch" if hoisted < 0 else f"{hoisted} hoisted"
 
 
 def main(argv: list[str] | None = None) -> None:

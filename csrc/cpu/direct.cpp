@@ -251,12 +251,13 @@ int64_t forced_level() {
     return -1;
 }
 
-// Null: a Python error is set, or there is no plan.
-const Plan* plan_of(Call call, DType dtype, int64_t n, int64_t k_x, int64_t option, int count,
-                    const int64_t* extents) {
+// A copy, since other threads may empty what is kept while a kernel runs. Without kernels: a Python
+// error is set, or there is no plan.
+Plan plan_of(Call call, DType dtype, int64_t n, int64_t k_x, int64_t option, int count,
+             const int64_t* extents) {
     static auto* const plans = new std::unordered_map<Key, Plan, Hash>();
     const Reference threads(PyObject_CallNoArgs(around->thread_count));
-    if (!threads) return nullptr;
+    if (!threads) return {};
     Key key;
     int64_t* w = key.words;
     w[0] = static_cast<int64_t>(call);
@@ -267,10 +268,10 @@ const Plan* plan_of(Call call, DType dtype, int64_t n, int64_t k_x, int64_t opti
     w[5] = PyLong_AsLong(threads.get());
     w[6] = count;
     w[7] = forced_level();
-    if (w[7] < 0) return nullptr;
+    if (w[7] < 0) return {};
     for (int m = 0; m < count; ++m) w[8 + m] = extents[m];
     const auto known = plans->find(key);
-    if (known != plans->end()) return &known->second;
+    if (known != plans->end()) return known->second;
     if (plans->size() > 4096) plans->clear();
     const py::tuple sizes(count);
     for (int m = 0; m < count; ++m) sizes[m] = extents[m];
@@ -288,8 +289,8 @@ const Plan* plan_of(Call call, DType dtype, int64_t n, int64_t k_x, int64_t opti
         plan.passes[i] = {
             true, {how[0], how[1] != 0, how[2] != 0, how[3] != 0}, pass[1].cast<int64_t>()};
     }
-    if (!plan.kernels) return nullptr;
-    return &plans->emplace(key, plan).first->second;
+    if (plan.kernels) plans->emplace(key, plan);
+    return plan;
 }
 
 // torch.empty(rows, columns, dtype=, device=) or of more dimensions; its view.
@@ -391,24 +392,24 @@ PyObject* project(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         if (!given.read(values.begin, values.size, !answers(around->is_grad_enabled)))
             return nullptr;
         const DType dtype = given.core.dtype;
-        const Plan* plan =
+        const Plan plan =
             plan_of(Call::projection, dtype, given.n, given.k_x, mean, given.count, given.extents);
-        if (!plan) return nullptr;
+        if (!plan.kernels || !plan.passes[0].is_there) return nullptr;
         const int64_t shape[2] = {given.n, given.k_x};
         Operand x, x_mean;
         Reference result(new_tensor(shape, 2, dtype, &x));
         Reference second(mean ? new_tensor(shape, 2, dtype, &x_mean) : nullptr);
         if (!result || (mean && !second)) return nullptr;
-        const Scratch scratch(plan->passes[0].scratch);
+        const Scratch scratch(plan.passes[0].scratch);
         const Projection job{given.view(),
                              given.core.view.data,
                              given.k_x,
                              x.view.data,
                              mean ? x_mean.view.data : nullptr,
-                             plan->passes[0].split,
-                             plan->threads,
+                             plan.passes[0].split,
+                             plan.threads,
                              scratch.data()};
-        if (!run(*plan->kernels, &Kernels::projection, job)) return nullptr;
+        if (!run(*plan.kernels, &Kernels::projection, job)) return nullptr;
         return mean ? PyTuple_Pack(2, result.get(), second.get()) : result.release();
     });
 }
@@ -447,24 +448,24 @@ PyObject* mttkrp(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
             factors[i].extent = matrix.view.shape[0];
         }
         if (rank == 0) return nullptr;
-        const Plan* plan = plan_of(Call::mttkrp, dtype, rank, shape[mode], mode, modes, shape);
-        if (!plan) return nullptr;
+        const Plan plan = plan_of(Call::mttkrp, dtype, rank, shape[mode], mode, modes, shape);
+        if (!plan.kernels) return nullptr;
         const int64_t result_shape[2] = {shape[mode], rank};
         Operand out;
         Reference result(new_tensor(result_shape, 2, dtype, &out));
         if (!result) return nullptr;
-        const Pass& pass = plan->passes[0];
+        const Pass& pass = plan.passes[0];
         const Scratch scratch(pass.scratch);
-        if (plan->choice) {
+        if (plan.choice) {
             const Projection job{{factors, modes - 1, rank, dtype},
                                  tensor.view.data,
                                  shape[mode],
                                  out.view.data,
                                  nullptr,
                                  pass.split,
-                                 plan->threads,
+                                 plan.threads,
                                  scratch.data()};
-            return run(*plan->kernels, &Kernels::projection, job) ? result.release() : nullptr;
+            return run(*plan.kernels, &Kernels::projection, job) ? result.release() : nullptr;
         }
         // The gradient of the factor at the mode, whose own values are not read.
         const Matrix upstream = factors[0].values;
@@ -483,9 +484,9 @@ PyObject* mttkrp(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
                                         upstream,
                                         {},
                                         pass.split,
-                                        plan->threads,
+                                        plan.threads,
                                         scratch.data()};
-        if (!run(*plan->kernels, &Kernels::projection_factor_grads, job)) return nullptr;
+        if (!run(*plan.kernels, &Kernels::projection_factor_grads, job)) return nullptr;
         if (rank == 1) return result.release();
         if (bytes == 8) {
             transpose_elements(static_cast<const uint64_t*>(rows.data()), rank, shape[mode],
@@ -516,9 +517,24 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
             grad.view.shape[0] != given.n || grad.view.shape[1] != given.k_x)
             return nullptr;
         if (given.core.numel() * bytes_of(dtype) >= most_result_bytes) return nullptr;
+        // Every plan before any work: a part that takes the ordinary way takes all with it.
+        int64_t needed = 0;
+        for (Py_ssize_t i = 1; i < values.size; ++i)
+            if (needs.begin[i] == Py_True) needed |= int64_t(1) << (i - 1);
+        const bool needs_core = needs.begin[0] == Py_True;
+        Plan core_plan, plan;
+        if (needs_core) {
+            core_plan =
+                plan_of(Call::core_grad, dtype, given.n, given.k_x, 0, given.count, given.extents);
+            if (!core_plan.kernels || !core_plan.passes[0].is_there) return nullptr;
+        }
+        if (needed) {
+            plan = plan_of(Call::factor_grads, dtype, given.n, given.k_x,
+                           2 * needed + (grad.stride(1) == 1), given.count, given.extents);
+            if (!plan.kernels || plan.choice < 0) return nullptr;
+        }
         Reference results(PyList_New(values.size));
         if (!results) return nullptr;
-        int64_t needed = 0;
         for (Py_ssize_t i = 0; i < values.size; ++i) {
             if (needs.begin[i] != Py_True) {
                 PyList_SET_ITEM(results.get(), i, Py_NewRef(Py_None));
@@ -531,32 +547,29 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
             if (!made) return nullptr;
             PyList_SET_ITEM(results.get(), i, made);
             if (i == 0) {
-                const Plan* plan = plan_of(Call::core_grad, dtype, given.n, given.k_x, 0,
-                                           given.count, given.extents);
-                if (!plan) return nullptr;
-                const Scratch scratch(plan->passes[0].scratch);
-                const ProjectionCoreGrad job{
-                    given.view(),          given.k_x,     grad.matrix(), {},
-                    plan->passes[0].split, out.view.data, false,         plan->threads,
-                    scratch.data()};
-                if (!run(*plan->kernels, &Kernels::projection_core_grad, job)) return nullptr;
+                const Scratch scratch(core_plan.passes[0].scratch);
+                const ProjectionCoreGrad job{given.view(),
+                                             given.k_x,
+                                             grad.matrix(),
+                                             {},
+                                             core_plan.passes[0].split,
+                                             out.view.data,
+                                             false,
+                                             core_plan.threads,
+                                             scratch.data()};
+                if (!run(*core_plan.kernels, &Kernels::projection_core_grad, job)) return nullptr;
             } else {
                 Factor& factor = given.factors[i - 1];
                 factor.needs_grad = true;
                 factor.grad = out.view.data;
                 factor.grad_stride = factor.extent;
-                needed |= int64_t(1) << (i - 1);
             }
         }
         if (!needed) return results.release();
-        const bool in_rows = grad.stride(1) == 1;
-        const Plan* plan = plan_of(Call::factor_grads, dtype, given.n, given.k_x,
-                                   2 * needed + in_rows, given.count, given.extents);
-        if (!plan) return nullptr;
-        const Pass &inner = plan->passes[0], &outer = plan->passes[1], &spread = plan->passes[2];
+        const Pass &inner = plan.passes[0], &outer = plan.passes[1], &spread = plan.passes[2];
         if (outer.is_there) {
             // The core's outputs and the hoisted indices change places.
-            const int hoisted = plan->choice;
+            const int hoisted = plan.choice;
             int64_t L = 1;
             for (int m = 0; m < hoisted; ++m) L *= given.extents[m];
             Factor swapped[most_direct_factors];
@@ -576,26 +589,26 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
                                      apart ? dH.data() : given.factors[0].grad,
                                      nullptr,
                                      outer.split,
-                                     plan->threads,
+                                     plan.threads,
                                      scratch.data()};
-                if (!run(*plan->kernels, &Kernels::projection, job)) return nullptr;
+                if (!run(*plan.kernels, &Kernels::projection, job)) return nullptr;
             }
             if (apart) {
                 const Scratch scratch(spread.scratch);
                 const SynthesisGrads job{{given.factors, hoisted, given.n, dtype},
                                          {dH.data(), L, 1},
-                                         plan->threads,
+                                         plan.threads,
                                          scratch.data()};
-                if (!run(*plan->kernels, &Kernels::synthesis_grads, job)) return nullptr;
+                if (!run(*plan.kernels, &Kernels::synthesis_grads, job)) return nullptr;
             }
         }
         if (inner.is_there) {
             for (int m = 0; m < inner.split.hoisted; ++m) given.factors[m].needs_grad = false;
             const Scratch scratch(inner.scratch);
             const ProjectionFactorGrads job{
-                given.view(), given.core.view.data, given.k_x,     grad.matrix(),
-                {},           inner.split,          plan->threads, scratch.data()};
-            if (!run(*plan->kernels, &Kernels::projection_factor_grads, job)) return nullptr;
+                given.view(), given.core.view.data, given.k_x,    grad.matrix(),
+                {},           inner.split,          plan.threads, scratch.data()};
+            if (!run(*plan.kernels, &Kernels::projection_factor_grads, job)) return nullptr;
         }
         return results.release();
     });
@@ -629,15 +642,15 @@ PyObject* synthesise(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         if (__builtin_mul_overflow(shape[0], shape[1], &elements) ||
             elements >= most_result_bytes / bytes_of(dtype))
             return nullptr;
-        const Plan* plan = plan_of(Call::synthesis, dtype, shape[0], 1, 0, factors_count, extents);
-        if (!plan) return nullptr;
+        const Plan plan = plan_of(Call::synthesis, dtype, shape[0], 1, 0, factors_count, extents);
+        if (!plan.kernels) return nullptr;
         Operand y;
         Reference result(new_tensor(shape, 2, dtype, &y));
         if (!result) return nullptr;
-        const Scratch scratch(plan->passes[0].scratch);
+        const Scratch scratch(plan.passes[0].scratch);
         const Synthesis job{
-            {factors, factors_count, shape[0], dtype}, y.view.data, plan->threads, scratch.data()};
-        return run(*plan->kernels, &Kernels::synthesis, job) ? result.release() : nullptr;
+            {factors, factors_count, shape[0], dtype}, y.view.data, plan.threads, scratch.data()};
+        return run(*plan.kernels, &Kernels::synthesis, job) ? result.release() : nullptr;
     });
 }
 

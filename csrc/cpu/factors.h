@@ -184,9 +184,58 @@ inline void synthesise(const Grouping& g, const T* z, int64_t begin, int64_t end
                      });
 }
 
+// Sums for the factors in front of the last ones, added to their gradients in blocks, lest rounding
+// errors of thousands of additions to one element add up.
+template <class T>
+class Pending {
+public:
+    Pending(const Grouping& g, int count, T* dz) : count_(count) {
+        for (int m = 0; m < count; ++m) {
+            to_[m] = dz;
+            at_[m] = 0;
+            sums_[m] = 0;
+            dz += g.extents[m];
+        }
+    }
+    ~Pending() { finish(); }
+    Pending(const Pending&) = delete;
+    Pending& operator=(const Pending&) = delete;
+
+    // Element i of factor m.
+    void add(int m, int64_t i, T value) {
+        if (at_[m] != i) {
+            finish(m);
+            at_[m] = i;
+        }
+        sums_[m] += value;
+    }
+
+    // After each segment or run.
+    void next() {
+        if (++added_ % block == 0) finish();
+    }
+
+private:
+    static constexpr int block = 64;
+
+    void finish(int m) {
+        to_[m][at_[m]] += sums_[m];
+        sums_[m] = 0;
+    }
+    void finish() {
+        for (int m = 0; m < count_; ++m) finish(m);
+    }
+
+    const int count_;
+    int added_ = 0;
+    T* to_[most_factors];
+    int64_t at_[most_factors];
+    T sums_[most_factors];
+};
+
 template <class T>
 inline void add_grads_of_run(const Grouping& g, const T* z, const T* D, const Run<T>& run,
-                             bool skip_first, T* dz) {
+                             bool skip_first, T* dz, Pending<T>& pending) {
     constexpr int V = lanes<T>;
     const int second = g.count - 2;
     const T* last = z + g.sum - run.width;
@@ -249,9 +298,10 @@ inline void add_grads_of_run(const Grouping& g, const T* z, const T* D, const Ru
     T after = total;
     for (int m = second - 1; m >= (skip_first ? 1 : 0); --m) {
         start -= g.extents[m];
-        dz[start + run.at.prefix[m]] += before[m] * after;
+        pending.add(m, run.at.prefix[m], before[m] * after);
         after *= z[start + run.at.prefix[m]];
     }
+    pending.next();
 }
 
 // Adds the derivative of the range [begin, end) of a gathered sample: dz (laid out like z) += D^T
@@ -262,8 +312,10 @@ inline void add_factor_grads(const Grouping& g, const T* z, const T* D, int64_t 
     constexpr int V = lanes<T>;
     const int64_t tail_at = g.sum - g.extents[g.count - 1];
     if (g.has_short_tail()) {
-        for_each_run(g, z, begin, end,
-                     [&](const Run<T>& run) { add_grads_of_run(g, z, D, run, skip_first, dz); });
+        Pending<T> pending(g, g.count - 2, dz);
+        for_each_run(g, z, begin, end, [&](const Run<T>& run) {
+            add_grads_of_run(g, z, D, run, skip_first, dz, pending);
+        });
         return;
     }
     // A short last factor collects a sum for every segment: in blocks, lest rounding errors add up.
@@ -278,6 +330,7 @@ inline void add_factor_grads(const Grouping& g, const T* z, const T* D, int64_t 
         }
         segments = 0;
     };
+    Pending<T> pending(g, g.count - 1, dz);
     const auto add_segment = [&](const SegmentIndex& at, int64_t offset, int64_t length) {
         T before[most_factors];  // product of the factors in front of m
         T scale = 1;
@@ -305,9 +358,10 @@ inline void add_factor_grads(const Grouping& g, const T* z, const T* D, int64_t 
         T after = dot;
         for (int m = g.count - 2; m >= (skip_first ? 1 : 0); --m) {
             start -= g.extents[m];
-            dz[start + at.prefix[m]] += before[m] * after;
+            pending.add(m, at.prefix[m], before[m] * after);
             after *= z[start + at.prefix[m]];
         }
+        pending.next();
         if (in_blocks && ++segments == segments_a_block) finish_block();
     };
     for_each_segment(g.extents, g.count, begin, end, add_segment);

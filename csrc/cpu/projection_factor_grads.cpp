@@ -29,8 +29,9 @@ constexpr int64_t most_packed_core_bytes = int64_t(24) << 20;
 // Up to so many rows of D a tile would be too small: the core's rows are added up as they lie.
 constexpr int64_t most_few_rows = 3;
 constexpr int64_t few_panel_budget = 6144;  // elements of D
-constexpr int few_depth = 8;                // rows of the core at a time
-constexpr int64_t panel_unit = 48;          // a multiple of the tile's width at every level
+constexpr int64_t panels_a_block = 32;
+constexpr int few_depth = 8;        // rows of the core at a time
+constexpr int64_t panel_unit = 48;  // a multiple of the tile's width at every level
 
 template <class T>
 constexpr int tile_width = square_tile * lanes<T>;
@@ -101,6 +102,7 @@ public:
         D_ = arena_.template take<T>(plan.virtual_rows * plan.panel);
         z_ = arena_.template take<T>(plan.virtual_rows * plan.group.sum);
         dz_ = arena_.template take<T>(plan.slab * plan.group.sum);
+        whole_dz_ = arena_.template take<T>(plan.slab * plan.group.sum);
         if (!plan.reads_grad_in_place())
             G_ = arena_.template take<G_type>(plan.virtual_rows * row_block);
         if (in_pairs<S> && plan.job.split.hoisted)
@@ -126,7 +128,7 @@ public:
                 for (int64_t i = 0; i < k; ++i) z[i] = T(1) / static_cast<T>(k);
             }
         }
-        for (int64_t i = 0; i < samples_ * sum; ++i) dz_[i] = 0;
+        for (int64_t i = 0; i < samples_ * sum; ++i) dz_[i] = whole_dz_[i] = 0;
     }
 
     void add_panel(int64_t index) {
@@ -140,15 +142,24 @@ public:
             add_factor_grads(plan_.group, z_ + row * plan_.group.sum, D_ + row * plan_.panel, c0_,
                              c0_ + columns_, of_mean(row), dz_ + row % samples_ * plan_.group.sum);
         }
+        if (index % panels_a_block == panels_a_block - 1) finish();
+    }
+
+    // Sums in blocks of panels, lest rounding errors add up.
+    void finish() {
+        for (int64_t i = 0; i < samples_ * plan_.group.sum; ++i) {
+            whole_dz_[i] += dz_[i];
+            dz_[i] = 0;
+        }
     }
 
     void add_sums_of(const Worker& other) {
-        for (int64_t i = 0; i < samples_ * plan_.group.sum; ++i) dz_[i] += other.dz_[i];
+        for (int64_t i = 0; i < samples_ * plan_.group.sum; ++i) whole_dz_[i] += other.whole_dz_[i];
     }
 
     void write() const {
         for (int64_t s = 0; s < samples_; ++s) {
-            scatter_grads<S>(plan_.factors, plan_.group, s0_ + s, dz_ + s * plan_.group.sum);
+            scatter_grads<S>(plan_.factors, plan_.group, s0_ + s, whole_dz_ + s * plan_.group.sum);
         }
     }
 
@@ -387,7 +398,8 @@ private:
     Arena arena_;
     T* D_;                 // [virtual_rows][panel]
     T* z_;                 // [virtual_rows][sum]
-    T* dz_;                // [slab][sum]
+    T* dz_;                // [slab][sum], of a block of panels
+    T* whole_dz_;          // [slab][sum]
     G_type* G_ = nullptr;  // [virtual_rows][row_block]
     T* A_ = nullptr;       // [slab][row_block], where G_ takes them rounded
     T* packed_;            // [row_block][tile_width]
@@ -411,6 +423,7 @@ void run(const Plan<S>& plan, char* scratch) {
                 Worker<S> worker = worker_of(t, slab);
                 worker.start();
                 for (int64_t panel = 0; panel < plan.panels; ++panel) worker.add_panel(panel);
+                worker.finish();
                 worker.write();
             }
         });
@@ -424,6 +437,7 @@ void run(const Plan<S>& plan, char* scratch) {
                  ++panel) {
                 worker.add_panel(panel);
             }
+            worker.finish();
         });
         Worker<S> first = worker_of(0, slab);
         for (int t = 1; t < threads; ++t) first.add_sums_of(worker_of(t, slab));

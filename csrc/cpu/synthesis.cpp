@@ -17,6 +17,7 @@ template <class S>
 struct Scratch {
     Accumulator<S>* z;
     Accumulator<S>* dz;
+    Accumulator<S>* whole_dz;
     Accumulator<S>* y;
     int64_t bytes;
 
@@ -24,6 +25,7 @@ struct Scratch {
         Arena arena{base};
         z = arena.take<Accumulator<S>>(group.sum);
         dz = arena.take<Accumulator<S>>(group.sum);
+        whole_dz = arena.take<Accumulator<S>>(group.sum);
         y = arena.take<Accumulator<S>>(min64(piece, group.extent));
         bytes = arena.used;
     }
@@ -59,7 +61,7 @@ void grad_rows(const SynthesisGrads& job, const Grouping& group, const Scratch<S
     const int64_t n = job.factors.n;
     for (int64_t s = n * t / job.threads; s < n * (t + 1) / job.threads; ++s) {
         gather_sample<S>(job.factors, group, s, scratch.z);
-        for (int64_t i = 0; i < group.sum; ++i) scratch.dz[i] = 0;
+        for (int64_t i = 0; i < group.sum; ++i) scratch.dz[i] = scratch.whole_dz[i] = 0;
         for (int64_t p = 0; p < group.extent; p += piece) {
             const int64_t count = min64(piece, group.extent - p);
             const Accumulator<S>* D = scratch.y;
@@ -73,8 +75,14 @@ void grad_rows(const SynthesisGrads& job, const Grouping& group, const Scratch<S
                 widen_row<S>(job.grad, s, p, count, scratch.y);
             }
             add_factor_grads(group, scratch.z, D, p, p + count, false, scratch.dz);
+            // Sums in blocks of pieces, lest rounding errors add up.
+            if (p / piece % 32 != 31 && p + count < group.extent) continue;
+            for (int64_t i = 0; i < group.sum; ++i) {
+                scratch.whole_dz[i] += scratch.dz[i];
+                scratch.dz[i] = 0;
+            }
         }
-        scatter_grads<S>(job.factors, group, s, scratch.dz);
+        scatter_grads<S>(job.factors, group, s, scratch.whole_dz);
     }
 }
 

@@ -52,13 +52,13 @@ def _plan(
         )
     if call == _PROJECTION:
         plan = plans.projection(level, dtype, n, extents, k_x, bool(option), threads, None)
-        return level, threads, 0, [(plan.split, plan.scratch)]
+        return level, threads, 0, _pass(plan)
     if call == _MTTKRP:
         projects, plan = plans.mttkrp(level, dtype, n, extents, option, threads, None)
         return level, threads, int(projects), [(plan.split, plan.scratch)]
     if call == _CORE_GRAD:
         plan = plans.core_grad(level, dtype, n, extents, k_x, True, False, threads, None)
-        return level, threads, 0, [(plan.split, plan.scratch)]
+        return level, threads, 0, _pass(plan)
     in_rows, needed = bool(option % 2), option // 2
     needs = tuple(bool(needed >> m & 1) for m in range(len(extents)))
     grads = plans.factor_grads(
@@ -68,6 +68,11 @@ def _plan(
         None if part is None else (part.split, part.scratch) for part in (grads.inner, grads.outer)
     )
     return level, threads, grads.hoisted, [inner, outer, (plans.Split(), grads.spread)]
+
+
+def _pass(plan: plans.Plan) -> list[tuple[plans.Split, int] | None]:
+    """None for products of torch, which the ordinary way makes."""
+    return [None if plan.split == plans.PRODUCT else (plan.split, plan.scratch)]
 
 
 def _never(*_: Any) -> None:

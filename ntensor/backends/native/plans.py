@@ -47,6 +47,14 @@ SHARED_CORE_BYTES = 1 << 18
 
 FLOAT32, FLOAT64, BFLOAT16, FLOAT16 = range(4)
 
+# The price of a vector multiply-add in torch's own product, at the levels where it may be faster,
+# for cores that lie in the caches; of our own, of the core's gradient and of the factors'; and of
+# what the host does for torch.
+TORCH = {"avx2": 1.05}
+MOST_CORE_BYTES, MOST_SYNTHESIS_BYTES = 8 << 20, 32 << 20
+CORE_GRAD, FACTOR_GRADS = 1.3, 1.15
+HOST = 30000.0
+FORM_IN_MEMORY = 8.0  # of a vector of the synthesis of the batch, written and read again
 # Prices, in vector multiply-adds at full speed: orders of magnitude that hold at every SIMD level.
 # `benchmarks/plan_regret.py` times every candidate of random sizes, and what the choice costs.
 LATENCY = 8.0  # the least of a step of a tile: its sums depend on those of the step before
@@ -74,6 +82,10 @@ class Split(NamedTuple):
     transposed: int = 0
 
 
+# By plain products of torch, with the synthesis of the batch or its derivative formed in between.
+PRODUCT = Split(-1)
+
+
 class Plan(NamedTuple):
     split: Split
     threads: int
@@ -81,8 +93,10 @@ class Plan(NamedTuple):
 
 
 class FactorGradsPlan(NamedTuple):
-    """`inner`: the gradients of the factors from `hoisted` on. `outer`: dH, of those before, and
-    `spread`, the scratch that takes it apart where these are several. None: not needed."""
+    """`inner`: the gradients of the factors from `hoisted` on; `outer`: dH, of those before, and
+    `spread`, the scratch that takes it apart where these are several. None: not needed.
+
+    A negative `hoisted`: dL/dy by a plain product of torch, which `spread` takes apart."""
 
     hoisted: int
     inner: Plan | None
@@ -220,6 +234,23 @@ def _price_of_few(
     return core / divided + formed
 
 
+def _price_of_product(
+    level: str, dtype: int, n: int, extents: Extents, k_x: int, threads: int
+) -> float | None:
+    """Of one product of torch and the synthesis of the batch; None where it is no way to go."""
+    at, K = _level(level, dtype), math.prod(extents)
+    size = 8 if dtype == FLOAT64 else 4
+    if (
+        level not in TORCH
+        or dtype not in (FLOAT32, FLOAT64)
+        or k_x * K * size > MOST_CORE_BYTES
+        or n * K * size > MOST_SYNTHESIS_BYTES
+    ):
+        return None
+    vectors = n * K / at.lanes
+    return vectors * (k_x * TORCH[level] + FORM_IN_MEMORY) / threads + HOST
+
+
 def projection_prices(
     level: str, dtype: int, n: int, extents: Extents, k_x: int, mean: bool, threads: int
 ) -> dict[Split, float]:
@@ -233,6 +264,9 @@ def projection_prices(
     if n <= FEW:
         for h in hoists:
             prices[Split(h, few=1)] = _price_of_few(at, n, extents, k_x, h, threads)
+    product = _price_of_product(level, dtype, n, extents, k_x, threads)
+    if product is not None and not mean:
+        prices[PRODUCT] = product
     return prices
 
 
@@ -248,6 +282,8 @@ def projection(
     choice: str | None,
 ) -> Plan:
     split = _cheapest(projection_prices(level, dtype, n, extents, k_x, mean, threads), choice)
+    if split == PRODUCT:
+        return Plan(PRODUCT, threads, 0)
     return _planned_projection(level, dtype, n, extents, k_x, mean, split, threads)
 
 
@@ -353,7 +389,7 @@ def _price_of_inner_grads(
     core += Q * columns * level.square * level.widen
     joined = slab * Q * _join(JOIN, outer) * max(1.0, P * slab / 18432) if outer else 0.0
     fold = slab * _by_segments(inner, SPREAD, level)
-    return slabs * (core + joined + fold) / threads
+    return slabs * (core * FACTOR_GRADS + joined + fold) / threads
 
 
 def factor_grads_prices(
@@ -384,6 +420,9 @@ def factor_grads_prices(
             prices[h] += min(_outer_prices(at, n, (k_x, *extents[h:]), outputs, threads).values())
             if h > 1:
                 prices[h] += n * _by_segments(extents[:h], SPREAD, at) / threads
+    product = _price_of_product(level, dtype, n, extents, k_x, threads)
+    if product is not None and not grad_mean:
+        prices[-1] = product + n * _by_segments(extents, SPREAD, at) / threads
     return prices
 
 
@@ -418,6 +457,8 @@ def factor_grads(
         level, dtype, n, extents, k_x, grad, grad_mean, needs, apart, threads
     )
     hoisted = _cheapest(prices, choice)
+    if hoisted < 0:
+        return FactorGradsPlan(-1, None, None, _spread(level, dtype, n, extents, threads))
     first, last = needs.index(True), len(needs) - 1 - needs[::-1].index(True)
     inner = outer = None
     spread = 0
@@ -447,18 +488,24 @@ def factor_grads(
         split = _cheapest(outer_prices, choice)
         outer = _planned_projection(level, dtype, n, swapped, outputs, False, split, threads)
         if hoisted > 1:
-            spread = cpu_module().synthesis_grads_scratch(
-                level,
-                dtype,
-                n,
-                describe_sizes(extents[:hoisted]),
-                [1] * hoisted,
-                sum(extents),
-                _CONTIGUOUS,
-                threads,
-                0,
-            )
+            spread = _spread(level, dtype, n, extents[:hoisted], threads)
     return FactorGradsPlan(hoisted, inner, outer, spread)
+
+
+def _spread(level: str, dtype: int, n: int, extents: Extents, threads: int) -> int:
+    """The scratch that takes the gradient of a synthesis apart."""
+    scratch: int = cpu_module().synthesis_grads_scratch(
+        level,
+        dtype,
+        n,
+        describe_sizes(extents),
+        [1] * len(extents),
+        sum(extents),
+        _CONTIGUOUS,
+        threads,
+        0,
+    )
+    return scratch
 
 
 def _price_of_core_grad(
@@ -479,6 +526,7 @@ def _price_of_core_grad(
     formed = samples * (_by_segments(inner, SYNTHESISE, level) + gathered)
     divided = threads if 192 * threads <= P or 16 * threads <= Q else 1
     duplicated = 1 if 192 * threads <= P else threads
+    product *= CORE_GRAD
     return blocks * ((product + store + packed) / divided + formed * duplicated / divided)
 
 
@@ -486,10 +534,14 @@ def core_grad_prices(
     level: str, dtype: int, n: int, extents: Extents, k_x: int, grad_mean: bool, threads: int
 ) -> dict[Split, float]:
     at = _level(level, dtype)
-    return {
+    prices = {
         Split(h): _price_of_core_grad(at, n, extents, k_x, h, threads)
         for h in range(1 if grad_mean else 0, len(extents))
     }
+    product = _price_of_product(level, dtype, n, extents, k_x, threads)
+    if product is not None and not grad_mean:
+        prices[PRODUCT] = product
+    return prices
 
 
 @functools.lru_cache(maxsize=4096)
@@ -506,6 +558,8 @@ def core_grad(
 ) -> Plan:
     prices = core_grad_prices(level, dtype, n, extents, k_x, grad_mean, threads)
     split = _cheapest(prices, choice)
+    if split == PRODUCT:
+        return Plan(PRODUCT, threads, 0)
     scratch = cpu_module().projection_core_grad_scratch(
         level,
         dtype,

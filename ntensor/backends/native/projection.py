@@ -30,6 +30,7 @@ from ntensor.backends.native.library import (
     write_core_grad_of_one,
 )
 from ntensor.backends.native.library import scratch as scratch_memory
+from ntensor.backends.native.synthesis import synthesis
 
 
 def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, Tensor | None]:
@@ -39,11 +40,13 @@ def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, T
         return core.new_zeros((n, k_x)), core.new_zeros((n, k_x)) if mean else None
     if len(factors) == 1:
         return factors[0] @ core.T, core_mean(core).expand(n, k_x).clone() if mean else None
-    x = torch.empty(n, k_x, dtype=dtype, device=CPU)
-    x_mean = torch.empty(n, k_x, dtype=dtype, device=CPU) if mean else None
     threads = threads_for(n * k_x * K, MULTIPLY_ADDS_A_THREAD)
     level = simd_level()
     plan = plans.projection(level, DTYPES[dtype], n, extents, k_x, mean, threads, plans.forced())
+    if plan.split == plans.PRODUCT:
+        return synthesis(factors) @ core.view(k_x, K).T, None
+    x = torch.empty(n, k_x, dtype=dtype, device=CPU)
+    x_mean = torch.empty(n, k_x, dtype=dtype, device=CPU) if mean else None
     memory = scratch_memory(plan.scratch)
     cpu_module().projection(
         level,
@@ -174,6 +177,22 @@ def _write_factor_grads(
         plans.forced(),
     )
     h = plan.hoisted
+    if h < 0:
+        assert grad is not None
+        dy = grad @ core.view(k_x, K)
+        memory = scratch_memory(plan.spread)
+        cpu_module().synthesis_grads(
+            level,
+            dtype,
+            n,
+            inputs,
+            addresses,
+            row_stride,
+            describe_matrix(dy),
+            threads,
+            memory.data_ptr(),
+        )
+        return
     if plan.inner:
         memory = scratch_memory(plan.inner.scratch)
         cpu_module().projection_factor_grads(
@@ -254,6 +273,14 @@ def _write_core_grad(
         threads,
         plans.forced(),
     )
+    if plan.split == plans.PRODUCT:
+        assert grad is not None
+        matrix, y = out.view(k_x, K), synthesis(factors)
+        if accumulate:
+            matrix.addmm_(grad.T, y)
+        else:
+            torch.mm(grad.T, y, out=matrix)
+        return
     memory = scratch_memory(plan.scratch)
     cpu_module().projection_core_grad(
         level,
