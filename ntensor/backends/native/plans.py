@@ -53,7 +53,7 @@ FLOAT32, FLOAT64, BFLOAT16, FLOAT16 = range(4)
 TORCH = {"avx2": 1.05}
 MOST_CORE_BYTES, MOST_SYNTHESIS_BYTES = 8 << 20, 32 << 20
 CORE_GRAD, FACTOR_GRADS = 1.3, 1.15
-HOST = 30000.0
+HOST = 200000.0
 FORM_IN_MEMORY = 8.0  # of a vector of the synthesis of the batch, written and read again
 # Prices, in vector multiply-adds at full speed: orders of magnitude that hold at every SIMD level.
 # `benchmarks/plan_regret.py` times every candidate of random sizes, and what the choice costs.
