@@ -22,7 +22,7 @@ namespace {
 
 constexpr int64_t panel_budget = 18432;  // elements of D
 constexpr int64_t factors_budget =
-    32768;  // elements of the gathered factors, and again of their gradients
+    16384;  // elements of the gathered factors, and twice that of their gradients
 constexpr int64_t row_block = 128;  // rows of the core between two updates of D
 // A larger core comes from memory, where rows read as they lie are faster.
 constexpr int64_t most_packed_core_bytes = int64_t(24) << 20;

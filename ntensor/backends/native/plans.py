@@ -51,7 +51,7 @@ FLOAT32, FLOAT64, BFLOAT16, FLOAT16 = range(4)
 # for cores that lie in the caches; of our own, of the core's gradient and of the factors'; and of
 # what the host does for torch.
 TORCH = {"avx2": 1.05}
-MOST_CORE_BYTES, MOST_SYNTHESIS_BYTES = 8 << 20, 32 << 20
+MOST_CORE_BYTES = 8 << 20
 CORE_GRAD, FACTOR_GRADS = 1.3, 1.15
 HOST = 200000.0
 FORM_IN_MEMORY = 8.0  # of a vector of the synthesis of the batch, written and read again
@@ -243,8 +243,8 @@ def _price_of_product(
     if (
         level not in TORCH
         or dtype not in (FLOAT32, FLOAT64)
+        or k_x < 2 * K  # the synthesis of the batch is formed, and must be small beside the result
         or k_x * K * size > MOST_CORE_BYTES
-        or n * K * size > MOST_SYNTHESIS_BYTES
     ):
         return None
     vectors = n * K / at.lanes

@@ -87,9 +87,15 @@ def scratch_bytes(
         for contiguous in (True, False)
         for apart in (True, False)
     ]
-    return max(
-        plans.projection(*key, extents, k_x, mean, threads, plans.forced()).scratch,
-        plans.core_grad(*key, extents, k_x, True, mean, threads, plans.forced()).scratch,
+    results = [
+        plans.projection(*key, extents, k_x, mean, threads, plans.forced()),
+        plans.core_grad(*key, extents, k_x, True, mean, threads, plans.forced()),
+    ]
+    # Beside plain products of torch the synthesis of the batch, or its derivative.
+    products = any(plan.split == plans.PRODUCT for plan in results)
+    products |= any(plan.hoisted < 0 for plan in grads)
+    return products * n * K * dtype.itemsize + max(
+        *(plan.scratch for plan in results),
         *(part.scratch for plan in grads for part in (plan.inner, plan.outer) if part),
         *(plan.spread for plan in grads),
     )
