@@ -265,9 +265,7 @@ def test_a_forced_plan():
     )
     assert few == 2 * [Split(h, 0, few) for few in (0, 1) for h in (0, 1, 2)]
     assert many == 4 * [Split(h) for h in (0, 1, 2)]
-    means = [
-        projection(8, (4, 5, 6), 3, True, dtype=2, choice=str(i)).split for i in range(8)
-    ]
+    means = [projection(8, (4, 5, 6), 3, True, dtype=2, choice=str(i)).split for i in range(8)]
     assert means == 2 * [Split(h, 0, few) for few in (0, 1) for h in (1, 2)]
 
 
