@@ -25,7 +25,10 @@ def synthesis_projection(
     accumulate_core_grad: bool = False,
     backend: str | None = None,
 ) -> Tensor:
-    r"""Projects the synthesis of the factors by a core, without forming the synthesis of the batch.
+    r"""Projects the synthesis of the factors by a core.
+
+    The synthesis of the batch is not formed, unless it is small beside the result (`K` at most half
+    of `k_x`) and plain products of torch are faster: `ntensor.scratch_bytes` counts it.
 
     .. math:: x = \mathcal{C}_{(1)} (z_1 \otimes \dots \otimes z_M)
                 = \mathcal{C} \times_2 z_1 \times_3 \dots \times_{M+1} z_M
