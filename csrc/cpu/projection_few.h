@@ -58,7 +58,7 @@ __attribute__((noinline)) void dot_rows(const S* a, int64_t a_row, const Accumul
                                         Accumulator<S> (&sums)[Rows][Samples]) {
     using T = Accumulator<S>;
     constexpr int V = lanes<T>;
-    Vector<T> acc[Rows][Samples] = {};
+    alignas(vector_bytes) Vector<T> acc[Rows][Samples] = {};
     int64_t p = 0;
     for (; p + V <= depth; p += V) {
         Vector<T> W[Samples];

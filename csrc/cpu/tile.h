@@ -75,7 +75,7 @@ __attribute__((always_inline)) inline void stay_in_register([[maybe_unused]] V& 
 template <class V, int Rows, int Vectors, class Finish>
 __attribute__((always_inline)) inline void finish_with(const V (&acc)[Rows][Vectors],
                                                        const Finish& finish) {
-    V sums[Rows][Vectors];
+    alignas(vector_bytes) V sums[Rows][Vectors];
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
@@ -89,7 +89,8 @@ template <class T, int Rows, int Vectors, Prefetch Ahead, class Finish>
 __attribute__((noinline)) void tile(TileInput<T> in, Finish finish) {
     constexpr int V = lanes<T>;
     constexpr int64_t line = 64 / sizeof(T);
-    Vector<T> acc[Rows][Vectors] = {};
+    // Aligned, since a template's argument has the vector's own alignment.
+    alignas(vector_bytes) Vector<T> acc[Rows][Vectors] = {};
     const T* a = in.a;
     const T* b = in.b;
     const T* next_b = in.next_b;
@@ -180,7 +181,7 @@ __attribute__((noinline)) void tile_of_pairs(const bfloat16* a, int64_t a_row, c
                                              Finish finish) {
     constexpr int Sums = Vectors == 1 ? 2 : 1;
     const bfloat16* const begin = a;
-    float_vector acc[Sums][Rows][Vectors] = {};
+    alignas(vector_bytes) float_vector acc[Sums][Rows][Vectors] = {};
     const auto step = [&](int sum, const auto& pair_of_row) __attribute__((always_inline)) {
         pair_vector row[Vectors];
 #pragma GCC unroll 4
