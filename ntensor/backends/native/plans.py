@@ -458,7 +458,9 @@ def factor_grads(
     )
     hoisted = _cheapest(prices, choice)
     if hoisted < 0:
-        return FactorGradsPlan(-1, None, None, _spread(level, dtype, n, extents, threads))
+        return FactorGradsPlan(
+            -1, None, None, synthesis_grads_scratch(level, dtype, n, extents, threads)
+        )
     first, last = needs.index(True), len(needs) - 1 - needs[::-1].index(True)
     inner = outer = None
     spread = 0
@@ -488,11 +490,11 @@ def factor_grads(
         split = _cheapest(outer_prices, choice)
         outer = _planned_projection(level, dtype, n, swapped, outputs, False, split, threads)
         if hoisted > 1:
-            spread = _spread(level, dtype, n, extents[:hoisted], threads)
+            spread = synthesis_grads_scratch(level, dtype, n, extents[:hoisted], threads)
     return FactorGradsPlan(hoisted, inner, outer, spread)
 
 
-def _spread(level: str, dtype: int, n: int, extents: Extents, threads: int) -> int:
+def synthesis_grads_scratch(level: str, dtype: int, n: int, extents: Extents, threads: int) -> int:
     """The scratch that takes the gradient of a synthesis apart."""
     scratch: int = cpu_module().synthesis_grads_scratch(
         level,

@@ -24,19 +24,7 @@ def synthesis(level: str, dtype: int, n: int, extents: tuple[int, ...], threads:
     return cpu_module().synthesis_scratch(level, dtype, n, describe_sizes(extents), 0, threads, 0)
 
 
-@functools.lru_cache(maxsize=1024)
-def synthesis_grads(level: str, dtype: int, n: int, extents: tuple[int, ...], threads: int) -> int:
-    return cpu_module().synthesis_grads_scratch(
-        level,
-        dtype,
-        n,
-        describe_sizes(extents),
-        [1] * len(extents),
-        sum(extents),
-        _CONTIGUOUS,
-        threads,
-        0,
-    )
+synthesis_grads = functools.lru_cache(maxsize=1024)(plans.synthesis_grads_scratch)
 
 
 @functools.lru_cache(maxsize=1024)
