@@ -62,6 +62,22 @@ FIXED = (
     Case("projection", 64, (9, 1501), k_x=30, dtype="bfloat16"),
     Case("projection", 64, (9, 1501), k_x=30, dtype="float16"),
     Case("projection", 64, (9, 1501), k_x=30, dtype="float64"),
+    # Several panels and several chunks of rows, of the result and of the core's gradient; with
+    # several chunks of the hoisted index too.
+    Case("projection", 64, (7, 100), k_x=300, plan=0),
+    Case("projection", 64, (200, 8), k_x=170, plan=1),
+    Case("projection", 300, (2, 300), k_x=60, dtype="float64", order="gradients", plan=0),
+    # More threads than rows, samples one by one; few samples with both outputs.
+    Case("projection", 2, (3, 50), k_x=1, plan=1),
+    Case("with_mean", 5, (3, 50), k_x=1, plan=1),
+    Case("with_mean", 65, (3, 70, 70, 1), k_x=2, dtype="bfloat16"),
+)
+# A few samples, every plan.
+FIXED += tuple(
+    Case(operation, 7, (4, 3, 50), k_x=45, dtype=dtype, order="gradients", plan=plan)
+    for operation in ("projection", "with_mean")
+    for dtype in ("float32", "float64", "bfloat16", "float16")
+    for plan in range(6)
 )
 # Slabs of one to four vectors, and one sample more, in every type; several row chunks.
 FIXED += tuple(

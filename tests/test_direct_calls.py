@@ -138,6 +138,60 @@ def test_closed_for_what_does_not_fit(values):
     assert direct.project(list(values), False) is None
 
 
+def closed(function, right, wrong):
+    """Each of `wrong` is declined: arguments, by place, that replace the right ones."""
+    assert function(*right) is not None
+    for place, values in wrong.items():
+        for value in values:
+            arguments = [*right[:place], value, *right[place + 1 :]]
+            assert function(*arguments) is None, (place, value)
+
+
+def test_mttkrp_closed_for_what_does_not_fit():
+    tensor, a, b = torch.ones(4, 3, 5), torch.ones(3, 2), torch.ones(5, 2)
+    wrong_tensors = (
+        *(tensor.mT, tensor.int(), tensor[0], tensor.double(), torch.ones((2,) * 9)),
+        *(torch.ones(4, 3, 0), torch.ones(0, 3, 5), torch.ones(4, 2, 5), None),
+    )
+    wrong_others = (
+        *((a,), (a, b, b), (a, b[0]), (a, b.double()), (a, b[:4]), (a, b[:, :1]), (a, None)),
+        *((a[:, :0], b[:, :0]), (a, b.requires_grad_()), None),
+    )
+    closed(
+        direct.mttkrp,
+        (tensor, (a, b.detach()), 0),
+        {0: wrong_tensors, 1: wrong_others, 2: (-1, 3, 1 << 40, "a", None)},
+    )
+
+
+def test_gradients_closed_for_what_does_not_fit():
+    values = tensors(3, (2, 3), 4)
+    grad = torch.ones(3, 4)
+    wrong_grads = (grad.double(), grad[:2], grad[:, :3], grad[None], None, grad.int())
+    large = torch.ones(1, 2900, 2900), torch.ones(3, 2900), torch.ones(3, 2900)
+    with torch.no_grad():
+        closed(
+            direct.gradients,
+            (values, grad, [True] * 3),
+            {0: (values[:2], (), None), 1: wrong_grads, 2: ([True] * 2, [], None)},
+        )
+        assert direct.gradients(large, torch.ones(3, 1), [True] * 3) is None
+        with force_plan(0):
+            assert direct.gradients(values, grad, [True] * 3) is None
+    assert direct.gradients(values, grad, [True] * 3) is None
+
+
+def test_synthesis_closed_for_what_does_not_fit():
+    a, b = torch.ones(3, 2), torch.ones(3, 5)
+    long = torch.ones(3, 1).expand(3, 1 << 40)
+    large = torch.ones(3, 1).expand(3, 4000)
+    wrong = (
+        *((), (a,) * 9, (a, b[0]), (a, b[:2]), (a, b.double()), (a, b[:, :0]), (a[:0], b[:0])),
+        *((long, long), (large, large), (a, None), None),
+    )
+    closed(direct.synthesise, ((a, b),), {0: wrong})
+
+
 def test_nonsense():
     for function in (direct.project, direct.mttkrp, direct.gradients, direct.synthesise):
         for arguments in ((), (1,), (None, None), ("a", 2, 3), ({}, [], ()), (1,) * 7):
