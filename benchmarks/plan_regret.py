@@ -4,8 +4,8 @@
     python benchmarks/plan_regret.py --cases 200 --seed 1 --threads 1 --level portable
 
 Regret is the time of the chosen plan over that of the fastest candidate, for the projection, the
-gradients of the factors and that of the core. The prices of `ntensor/backends/native/plans.py` were
-set by these figures. Prints quantiles and the cases where the choice costs most.
+gradients of the factors and that of the core. The prices of `ntensor/backends/native/prices.py`
+were set by these figures. Prints quantiles and the cases where the choice costs most.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def regrets(case: _sweep_sizes.Sizes, generator) -> dict[str, tuple[float, str]]
     """By part: the regret, and the times of all candidates in words."""
     import torch
 
-    from ntensor.backends.native import library, plans, projection
+    from ntensor.backends.native import library, plans, prices, projection
 
     n, k_x, extents = case.n, case.k_x, case.extents
     core = torch.randn((k_x, *extents), generator=generator)
@@ -49,31 +49,31 @@ def regrets(case: _sweep_sizes.Sizes, generator) -> dict[str, tuple[float, str]]
     needs = [True] * len(extents)
     work = core.numel() * n
     threads = library.threads_for(work, library.MULTIPLY_ADDS_A_THREAD)
-    sizes = (library.simd_level(), 0, n, extents, k_x)
+    sizes = plans.Sizes(library.simd_level(), 0, n, extents, k_x, threads)
     parts = {
         "forward": (
             lambda: projection.synthesis_projection(core, factors),
-            plans.projection_prices(*sizes, False, threads),
+            prices.projection(sizes, False),
         ),
         "factor gradients": (
             lambda: projection.projection_grads(core, grad, None, factors, False, needs),
-            plans.factor_grads_prices(*sizes, True, False, tuple(needs), True, threads),
+            prices.factor_grads(sizes, True, False, tuple(needs), True),
         ),
         "core gradient": (
             lambda: projection.projection_core_grad(grad, None, factors),
-            plans.core_grad_prices(*sizes, False, threads),
+            prices.core_grad(sizes, False),
         ),
     }
     found = {}
-    for part, (call, prices) in parts.items():
-        least = min(prices.values())
+    for part, (call, table) in parts.items():
+        least = min(table.values())
         times = {}
-        for place, (name, price) in enumerate(prices.items()):
+        for place, (name, price) in enumerate(table.items()):
             if price > 20 * least:
                 continue  # never near
             with plans.force_plan(place):
                 times[name] = seconds(call)
-        chosen = times[min(prices, key=prices.__getitem__)]
+        chosen = times[min(table, key=table.__getitem__)]
         words = ", ".join(f"{name}: {1e6 * each:.0f} us" for name, each in times.items())
         found[part] = chosen / min(times.values()), words
     return found

@@ -14,8 +14,8 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <optional>
 #include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "check.h"
@@ -71,124 +71,112 @@ private:
     std::vector<Factor> items_;
 };
 
-// Binds Backend::run for a job as `name`, and Backend::scratch_bytes as name + "_scratch"; make
-// turns the arguments after the context into the job and calls use(job).
+// Binds a job as `name`: its context, its arguments, and the address and bytes of scratch memory.
+// Returns None where the job ran, else how much scratch it needs: more than was given, so nothing
+// was done and no address was looked at. make turns the arguments into the job and calls use(job).
 template <class Backend, class Job, class... Arguments, class Make>
-void define(py::module_& m, const std::string& name, const Make& make) {
+void define(py::module_& m, const char* name, const Make& make) {
     using Context = typename Backend::Context;
-    m.def(name.c_str(), [make](const Context& context, Arguments... arguments) {
-        py::gil_scoped_release release;
-        make(
-            [&](const Job& job) {
-                check_sizes(job);
-                check_addresses(job);
-                Backend::run(context, job);
-            },
-            arguments...);
-    });
-    m.def((name + "_scratch").c_str(), [make](const Context& context, Arguments... arguments) {
-        int64_t bytes = 0;
-        make(
-            [&](const Job& job) {
-                check_sizes(job);
-                bytes = Backend::scratch_bytes(context, job);
-            },
-            arguments...);
-        return bytes;
-    });
+    m.def(name,
+          [make](const Context& context, Arguments... arguments, int64_t scratch,
+                 int64_t bytes) -> std::optional<int64_t> {
+              const py::gil_scoped_release release;
+              std::optional<int64_t> lacking;
+              make(
+                  [&](Job job) {
+                      const int64_t needed = Backend::prepare(context, job);
+                      if (needed > bytes) {
+                          lacking = needed;
+                          return;
+                      }
+                      job.scratch = address(scratch);
+                      check_addresses(job);
+                      Backend::run(context, job);
+                  },
+                  arguments...);
+              return lacking;
+          });
 }
 
 template <class Backend>
 void define_jobs(py::module_& m) {
     define<Backend, Projection, int, int64_t, const Integers&, int64_t, int64_t, int64_t, int64_t,
-           const SplitArgument&, int, int64_t>(
+           const SplitArgument&>(
         m, "projection",
         [](const auto& use, int dtype, int64_t n, const Integers& factors, int64_t core,
-           int64_t k_x, int64_t x, int64_t x_mean, const SplitArgument& how, int threads,
-           int64_t scratch) {
+           int64_t k_x, int64_t x, int64_t x_mean, const SplitArgument& how) {
             const FactorList list(factors, {}, 0);
             use(Projection{list.view(static_cast<DType>(dtype), n), address(core), k_x, address(x),
-                           address(x_mean), split(how), threads, address(scratch)});
+                           address(x_mean), split(how)});
         });
     define<Backend, ProjectionFactorGrads, int, int64_t, const Integers&, const Integers&, int64_t,
-           int64_t, int64_t, const MatrixArgument&, const MatrixArgument&, const SplitArgument&,
-           int, int64_t>(
+           int64_t, int64_t, const MatrixArgument&, const MatrixArgument&, const SplitArgument&>(
         m, "projection_factor_grads",
         [](const auto& use, int dtype, int64_t n, const Integers& factors, const Integers& grads,
            int64_t grad_stride, int64_t core, int64_t k_x, const MatrixArgument& grad,
-           const MatrixArgument& grad_mean, const SplitArgument& how, int threads,
-           int64_t scratch) {
+           const MatrixArgument& grad_mean, const SplitArgument& how) {
             const FactorList list(factors, grads, grad_stride);
             use(ProjectionFactorGrads{list.view(static_cast<DType>(dtype), n), address(core), k_x,
-                                      matrix(grad), matrix(grad_mean), split(how), threads,
-                                      address(scratch)});
+                                      matrix(grad), matrix(grad_mean), split(how)});
         });
     define<Backend, ProjectionCoreGrad, int, int64_t, const Integers&, int64_t,
-           const MatrixArgument&, const MatrixArgument&, int64_t, bool, const SplitArgument&, int,
-           int64_t>(
+           const MatrixArgument&, const MatrixArgument&, int64_t, bool, const SplitArgument&>(
         m, "projection_core_grad",
         [](const auto& use, int dtype, int64_t n, const Integers& factors, int64_t k_x,
            const MatrixArgument& grad, const MatrixArgument& grad_mean, int64_t core_grad,
-           bool accumulate, const SplitArgument& how, int threads, int64_t scratch) {
+           bool accumulate, const SplitArgument& how) {
             const FactorList list(factors, {}, 0);
             use(ProjectionCoreGrad{list.view(static_cast<DType>(dtype), n), k_x, matrix(grad),
-                                   matrix(grad_mean), split(how), address(core_grad), accumulate,
-                                   threads, address(scratch)});
+                                   matrix(grad_mean), split(how), address(core_grad), accumulate});
         });
-    define<Backend, Synthesis, int, int64_t, const Integers&, int64_t, int, int64_t>(
+    define<Backend, Synthesis, int, int64_t, const Integers&, int64_t>(
         m, "synthesis",
-        [](const auto& use, int dtype, int64_t n, const Integers& factors, int64_t y, int threads,
-           int64_t scratch) {
+        [](const auto& use, int dtype, int64_t n, const Integers& factors, int64_t y) {
             const FactorList list(factors, {}, 0);
-            use(Synthesis{list.view(static_cast<DType>(dtype), n), address(y), threads,
-                          address(scratch)});
+            use(Synthesis{list.view(static_cast<DType>(dtype), n), address(y)});
         });
     define<Backend, SynthesisGrads, int, int64_t, const Integers&, const Integers&, int64_t,
-           const MatrixArgument&, int, int64_t>(
+           const MatrixArgument&>(
         m, "synthesis_grads",
         [](const auto& use, int dtype, int64_t n, const Integers& factors, const Integers& grads,
-           int64_t grad_stride, const MatrixArgument& grad, int threads, int64_t scratch) {
+           int64_t grad_stride, const MatrixArgument& grad) {
             const FactorList list(factors, grads, grad_stride);
-            use(SynthesisGrads{list.view(static_cast<DType>(dtype), n), matrix(grad), threads,
-                               address(scratch)});
+            use(SynthesisGrads{list.view(static_cast<DType>(dtype), n), matrix(grad)});
         });
     define<Backend, Rotation, int, int64_t, int64_t, int, const MatrixArgument&,
-           const MatrixArgument&, int64_t, int, int64_t>(
+           const MatrixArgument&, int64_t>(
         m, "rotation",
         [](const auto& use, int dtype, int64_t n, int64_t K, int layout, const MatrixArgument& y,
-           const MatrixArgument& R, int64_t out, int threads, int64_t scratch) {
+           const MatrixArgument& R, int64_t out) {
             use(Rotation{static_cast<DType>(dtype), n, K, static_cast<Layout>(layout), matrix(y),
-                         matrix(R), address(out), threads, address(scratch)});
+                         matrix(R), address(out)});
         });
     define<Backend, RotationMatrixGrad, int, int64_t, int64_t, int, const MatrixArgument&,
-           const MatrixArgument&, int64_t, int, int64_t>(
+           const MatrixArgument&, int64_t>(
         m, "rotation_matrix_grad",
         [](const auto& use, int dtype, int64_t n, int64_t K, int layout, const MatrixArgument& grad,
-           const MatrixArgument& y, int64_t dR, int threads, int64_t scratch) {
+           const MatrixArgument& y, int64_t dR) {
             use(RotationMatrixGrad{static_cast<DType>(dtype), n, K, static_cast<Layout>(layout),
-                                   matrix(grad), matrix(y), address(dR), threads,
-                                   address(scratch)});
+                                   matrix(grad), matrix(y), address(dR)});
         });
     define<Backend, RotatedSynthesis, int, int64_t, const Integers&, int, const MatrixArgument&,
-           int64_t, int, int64_t>(
-        m, "rotated_synthesis",
-        [](const auto& use, int dtype, int64_t n, const Integers& factors, int layout,
-           const MatrixArgument& R, int64_t out, int threads, int64_t scratch) {
-            const FactorList list(factors, {}, 0);
-            use(RotatedSynthesis{list.view(static_cast<DType>(dtype), n),
-                                 static_cast<Layout>(layout), matrix(R), address(out), threads,
-                                 address(scratch)});
-        });
+           int64_t>(m, "rotated_synthesis",
+                    [](const auto& use, int dtype, int64_t n, const Integers& factors, int layout,
+                       const MatrixArgument& R, int64_t out) {
+                        const FactorList list(factors, {}, 0);
+                        use(RotatedSynthesis{list.view(static_cast<DType>(dtype), n),
+                                             static_cast<Layout>(layout), matrix(R), address(out)});
+                    });
     define<Backend, RotatedSynthesisGrads, int, int64_t, const Integers&, const Integers&, int64_t,
-           int, const MatrixArgument&, const MatrixArgument&, int64_t, int64_t, int, int64_t>(
+           int, const MatrixArgument&, const MatrixArgument&, int64_t, int64_t>(
         m, "rotated_synthesis_grads",
         [](const auto& use, int dtype, int64_t n, const Integers& factors, const Integers& grads,
            int64_t grad_stride, int layout, const MatrixArgument& R, const MatrixArgument& grad,
-           int64_t dR, int64_t dR_stride, int threads, int64_t scratch) {
+           int64_t dR, int64_t dR_stride) {
             const FactorList list(factors, grads, grad_stride);
             use(RotatedSynthesisGrads{list.view(static_cast<DType>(dtype), n),
                                       static_cast<Layout>(layout), matrix(R), matrix(grad),
-                                      address(dR), dR_stride, threads, address(scratch)});
+                                      address(dR), dR_stride});
         });
 }
 

@@ -20,7 +20,7 @@ import torch
 import ntensor
 from ntensor import backends
 from ntensor.backends import choice
-from ntensor.backends.native import plans
+from ntensor.backends.native import prices
 from ntensor.backends.native.library import DTYPES as DTYPE_NUMBERS
 from ntensor.backends.native.library import (
     MULTIPLY_ADDS_A_THREAD,
@@ -277,29 +277,26 @@ def explain_plans(
     mean = operation.endswith("mean")
     level, number = simd_level(), DTYPE_NUMBERS[dtype]
     threads = threads_for(n * k_x * math.prod(extents), MULTIPLY_ADDS_A_THREAD)
-    sizes = (level, number, n, extents, k_x)
+    sizes = prices.Sizes(level, number, n, extents, k_x, threads)
     needs = (True,) * len(extents)
     tables: dict[str, dict[str, float]] = {
         "result": {
             _way(split.hoisted) + ", sample by sample" * split.few: price
-            for split, price in plans.projection_prices(*sizes, mean, threads).items()
+            for split, price in prices.projection(sizes, mean).items()
         },
         "gradients of the factors": {
             _way(h): price
-            for h, price in plans.factor_grads_prices(
-                *sizes, True, mean, needs, True, threads
-            ).items()
+            for h, price in prices.factor_grads(sizes, True, mean, needs, True).items()
         },
         "gradient of the core": {
-            _way(split.hoisted): price
-            for split, price in plans.core_grad_prices(*sizes, mean, threads).items()
+            _way(split.hoisted): price for split, price in prices.core_grad(sizes, mean).items()
         },
     }
     lines = [f"{operation} on a CPU: level {level}, {threads} threads"]
-    for title, prices in tables.items():
-        least = min(prices.values())
+    for title, table in tables.items():
+        least = min(table.values())
         lines.append(f"{title}: price of each way over the cheapest, which is taken")
-        lines += [f"  {price / least:8.2f}  {name}" for name, price in prices.items()]
+        lines += [f"  {price / least:8.2f}  {name}" for name, price in table.items()]
     return "\n".join(lines)
 
 

@@ -32,7 +32,8 @@ class Fault(NamedTuple):
 
 PROJECTION, FEW = "cpu/projection.cpp", "cpu/projection_few.h"
 CORE_GRAD, FACTOR_GRADS = "cpu/projection_core_grad.cpp", "cpu/projection_factor_grads.cpp"
-PLAN, FACTORS, SIMD = "cpu/projection_plan.h", "cpu/factors.h", "cpu/simd.h"
+PLAN, SAMPLE, SIMD = "cpu/projection_plan.h", "cpu/sample.h", "cpu/simd.h"
+COLUMNS, JOINED = "cpu/columns.h", "cpu/joined_grad.h"
 SYNTHESIS, INDEX = "cpu/synthesis.cpp", "math/synthesis.h"
 FAULTS = (
     Fault("carry", INDEX, "++prefix[m] == extents[m]", "++prefix[m] > extents[m]"),
@@ -73,13 +74,13 @@ FAULTS = (
         "interleave<false>(v[i], v[i + half]) + interleave<false>(v[i], v[i + half])",
     ),
     Fault(
-        "columns of a long factor", FACTORS, "at.last + j, here, width_", "at.last, here, width_"
+        "columns of a long factor", COLUMNS, "at.last + j, here, width_", "at.last, here, width_"
     ),
-    Fault("rows of a short factor", FACTORS, "int64_t p = first % width;", "int64_t p = 0;"),
-    Fault("last block", FACTORS, "    if (in_blocks) finish_block();\n", ""),
+    Fault("rows of a short factor", SAMPLE, "int64_t p = first % width;", "int64_t p = 0;"),
+    Fault("last block", SAMPLE, "    if (in_blocks) finish_block();\n", ""),
     Fault(
         "mean over another mode",
-        FACTORS,
+        JOINED,
         "static_cast<T>(extents_[1])",
         "static_cast<T>(extents_[count_ - 1])",
     ),

@@ -24,10 +24,9 @@ import torch
 
 import kernel_counts
 from ntensor import backends
-from ntensor.backends.native.cuda import library
+from ntensor.backends.native import call, gpu
 
 ROOT = Path(__file__).resolve().parent.parent
-GPU = torch.device("cuda", 0)
 FLAGS = [
     "-std=c++20", "-O2", "-g1", "-fPIC", "-DNTENSOR_HOST_SHIM",
     '-DNTENSOR_CUDA_ARCHITECTURES="host"', "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",
@@ -160,11 +159,11 @@ def forget_choices():
 @contextlib.contextmanager
 def native_on_the_shim():
     """Inside, `backend="native"` on CPU tensors runs the CUDA kernels through the shim."""
-    device, package = Device(), backends.package
+    device = Device()
     patch = pytest.MonkeyPatch()
-    patch.setattr(library, "cuda_module", module)
-    patch.setattr(library, "call_context", device.context)
-    patch.setattr(backends, "package", lambda backend, _: package(backend, GPU))
+    patch.setattr(gpu, "cuda_module", module)
+    patch.setattr(gpu, "call_context", device.context)
+    patch.setattr(call, "runs_on_gpu", lambda like: True)
     forget_choices()
     try:
         yield device

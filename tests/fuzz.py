@@ -24,7 +24,7 @@ from fuzz_cases import MOST_PRODUCTS, Case, draw, minimal, multiply_adds
 from fuzz_fixed import FIXED
 from guarded import Memory
 from ntensor import _cpu
-from ntensor.backends.native import force_simd_level, library
+from ntensor.backends.native import call, force_simd_level
 from ntensor.backends.native.plans import force_plan
 
 # A value may differ from the exact one by this part of itself, and of the root of the sum of the
@@ -233,7 +233,7 @@ def main():
     parser.add_argument("--fixed", action="store_true", help="the cases of fuzz_fixed.py alone")
     parser.add_argument("--last", default=None, help="file that holds the case at hand")
     chosen = parser.parse_args()
-    library.KEPT_SCRATCH_BYTES = -1  # all scratch is fresh, and so guarded
+    call.KEPT_SCRATCH_BYTES = 0  # all scratch is fresh, and so guarded
     torch.use_deterministic_algorithms(True)
     if chosen.case:
         check(eval(chosen.case, {"Case": Case}))

@@ -66,11 +66,13 @@ FIXED = (
     # several chunks of the hoisted index too.
     Case("projection", 64, (7, 100), k_x=300, plan=0),
     Case("projection", 64, (200, 8), k_x=170, plan=1),
-    Case("projection", 300, (2, 300), k_x=60, dtype="float64", order="gradients", plan=0),
-    # More threads than rows, samples one by one; few samples with both outputs.
-    Case("projection", 2, (3, 50), k_x=1, plan=1),
-    Case("with_mean", 5, (3, 50), k_x=1, plan=1),
-    Case("with_mean", 65, (3, 70, 70, 1), k_x=2, dtype="bfloat16"),
+    Case("projection", 256, (2, 190), k_x=40, order="gradients", plan=0),
+    # More slabs than threads can share evenly, and a core that is not read by each.
+    Case("projection", 576, (2, 1025), k_x=16, dtype="float64", plan=0),
+    # More threads than rows, samples one by one.
+    Case("projection", 2, (512, 1024), k_x=1, plan=2),
+    # Inner factors of too many columns to be kept.
+    Case("with_mean", 64, (2, 130, 33), k_x=2, dtype="bfloat16", plan=0),
 )
 # A few samples, every plan.
 FIXED += tuple(

@@ -19,7 +19,7 @@ from backends import each_dtype
 from cases import mttkrp
 from comparison import assert_matches_definition, evaluate, exact_copy
 from layouts import LAYOUTS, make
-from ntensor.backends.native.cuda.library import why_not_runnable
+from ntensor.backends.native.gpu import why_not_runnable
 from shapes import LONG, MTTKRP, PROJECTION, ROTATION, SYNTHESIS
 from tolerances import DTYPES, assert_within_rule, largest
 

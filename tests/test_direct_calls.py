@@ -126,6 +126,8 @@ def test_closed_for(change, place):
         tensors(3, (2,), 4),
         tensors(3, (2,) * 9, 1),
         tensors(3, (2, 3), 4)[:2],
+        tensors(0, (2, 3), 4),
+        tensors(3, (2, 3), 0),
         (tensors(3, (2, 3), 4)[0].mT.contiguous().mT, *tensors(3, (2, 3), 4)[1:]),
         (*tensors(3, (2, 3), 4)[:2], torch.ones(2, 3)),
         (*tensors(3, (2, 3), 4)[:2], torch.ones(3, 2)),
@@ -155,11 +157,11 @@ def test_mttkrp_closed_for_what_does_not_fit():
     )
     wrong_others = (
         *((a,), (a, b, b), (a, b[0]), (a, b.double()), (a, b[:4]), (a, b[:, :1]), (a, None)),
-        *((a[:, :0], b[:, :0]), (a, b.requires_grad_()), None),
+        *((a[:, :0], b[:, :0]), (a, b.clone().requires_grad_()), None),
     )
     closed(
         direct.mttkrp,
-        (tensor, (a, b.detach()), 0),
+        (tensor, (a, b), 0),
         {0: wrong_tensors, 1: wrong_others, 2: (-1, 3, 1 << 40, "a", None)},
     )
 
@@ -185,11 +187,33 @@ def test_synthesis_closed_for_what_does_not_fit():
     a, b = torch.ones(3, 2), torch.ones(3, 5)
     long = torch.ones(3, 1).expand(3, 1 << 40)
     large = torch.ones(3, 1).expand(3, 4000)
+    half = torch.ones(3, 1).expand(3, 1 << 31)
     wrong = (
         *((), (a,) * 9, (a, b[0]), (a, b[:2]), (a, b.double()), (a, b[:, :0]), (a[:0], b[:0])),
-        *((long, long), (large, large), (a, None), None),
+        *((long, long), (half, half), (large, large), (a, None), None),
     )
     closed(direct.synthesise, ((a, b),), {0: wrong})
+
+
+@pytest.mark.skipif("avx2" not in _cpu.simd_levels(), reason="plans of avx2")
+def test_products_of_torch_are_left_to_it():
+    values = tensors(512, (16, 16), 1024)
+    grad = torch.ones(512, 1024)
+    with force_simd_level("avx2"), torch.no_grad():
+        assert direct.project(values, False) is None
+        for needs in ([True, False, False], [False, True, True]):
+            assert direct.gradients(values, grad, needs) is None
+
+
+def test_gradient_of_the_leading_factor_alone():
+    """By a projection of the incoming gradient."""
+    core, *factors = tensors(64, (20, 30), 256)
+    grad = torch.randn(64, 256, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = direct.gradients((core, *factors), grad, [False, True, False])
+    wide = [each.double() for each in (grad, core, factors[1])]
+    assert found[0] is None and found[2] is None
+    close(found[1], torch.einsum("nx,xab,nb->na", *wide), torch.float32)
 
 
 def test_nonsense():

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.sanitizer
 
 CALLS = int(os.environ.get("NTENSOR_RAW_CALLS", "3000"))
 ELEMENTS = 1 << 12
+LARGE = 1 << 40  # bytes of scratch, were they there: nothing runs in a wrong call
 MATRIX = "matrix"  # stands for (address, row stride, column stride)
 JOBS = {
     "projection": ("dtype", "n", "factors", "address", "k_x", "address", "address or 0", "split"),
@@ -54,13 +55,16 @@ WRONG_SPLITS = {
 TYPES = (None, "float", 1.5, (), {}, 1 << 70)
 NOT_SIZES = (0, -1, -3, -(1 << 40), 1 << 48, 1 << 62)
 WRONG = {
-    "level": ("avx1024", None, 3, b"x" * 5000),
+    "context": (
+        *(("avx1024", 1), (None, 1), ("", 0), ("", -1), ("", 1 << 17), ("",), (3, 1), None, ()),
+        *((b"x" * 5000, 1), ("", None), ("", 1.5), "avx2", 1),
+    ),
+    "scratch": (None, 1.5, 1 << 70),
     "dtype": (-1, 4, 99, *TYPES),
     "n": (*NOT_SIZES, *TYPES),
     "k_x": (*NOT_SIZES, *TYPES),
     "K": (*NOT_SIZES, 4, 5, *TYPES),
     "layout": (-1, 2, 77, *TYPES),
-    "threads": (0, -1, 1 << 17, *TYPES),
     "factors": ([], [1, 2, 3], None, "factors", [1.5] * 8),
     "grads": ([1], [0] * 9, None, [1.5] * 2),
     "address": (0, None, 1.5, 1 << 70),
@@ -104,8 +108,8 @@ def call(source, addresses):
     """A function, its arguments, one of which is wrong."""
     name, kinds = source.choice(list(JOBS.items()))
     arguments = [legal(name, kind, addresses, (2, 3), source) for kind in kinds]
-    whole = [source.choice(_cpu.simd_levels()), *arguments, 1, next(addresses)]
-    names = ["level", *kinds, "threads"]
+    whole = [(source.choice(_cpu.simd_levels()), 1), *arguments, next(addresses), LARGE]
+    names = ["context", *kinds, "scratch", "scratch"]
     place = source.randrange(len(names))
     if names[place] == "factors" and source.random() < 0.7:
         whole[place] = wrong_factors(source, whole[place])
@@ -120,7 +124,7 @@ def call(source, addresses):
 
 
 def scratch_of_any_size(source):
-    """A scratch function of the projection, arguments of any sizes and splits."""
+    """A job of the projection without scratch, arguments of any sizes and splits."""
     n, k_x, *extents = (
         source.choice((-5, 0, 1, 2, 3, 64, 65, 1 << source.randrange(60)))
         for _ in range(source.randrange(4, 7))
@@ -139,7 +143,7 @@ def scratch_of_any_size(source):
         )
     )
     threads = source.choice((0, 1, 2, 64))
-    return f"{name}_scratch", (level, dtype, n, factors, *sizes, split, threads, 0)
+    return name, ((level, threads), dtype, n, factors, *sizes, split, 0, -1)
 
 
 def main(calls, seed):
@@ -162,13 +166,13 @@ def main(calls, seed):
         else:
             raise AssertionError(f"no error for a wrong {kind}: {name}{tuple(whole)}")
         with contextlib.suppress(ValueError, TypeError):
-            getattr(_cpu, f"{name}_scratch")(*whole)
+            getattr(_cpu, name)(*whole[:-1], -1)
     for name, kinds in JOBS.items():
         for level, split in itertools.product(_cpu.simd_levels(), SPLITS.get(name, ((),))):
             whole = [legal(name, kind, places, (2, 3), source) for kind in kinds]
             if split:
                 whole[kinds.index("split")] = split
-            assert getattr(_cpu, f"{name}_scratch")(level, *whole, 2, 0) > 0
+            assert getattr(_cpu, name)((level, 2), *whole, 0, -1) > 0
     for _ in range(calls // 10):
         name, whole = scratch_of_any_size(source)
         print(name, whole, flush=True)

@@ -14,11 +14,10 @@ import ntensor
 from comparison import evaluate, exact_copy, plain_copy
 from layouts import make
 from ntensor import _cpu
-from ntensor.backends.native import force_simd_level, plans
-from ntensor.backends.native import projection as native
+from ntensor.backends.native import call, force_simd_level, plans, prices
 from ntensor.backends.native.library import DTYPES as NUMBERS
 from ntensor.backends.native.library import describe_sizes
-from ntensor.backends.native.plans import Split, force_plan
+from ntensor.backends.native.plans import Sizes, Split, force_plan
 from tolerances import DTYPES, assert_within_rule
 
 LEVELS = _cpu.simd_levels()
@@ -33,11 +32,11 @@ each_number_of_threads = pytest.mark.parametrize("threads", [1, 2])
 
 
 def projection(n, extents, k_x, mean=False, level=LEVELS[0], dtype=0, threads=1, choice=None):
-    return plans.projection(level, dtype, n, extents, k_x, mean, threads, choice)
+    return plans.projection(Sizes(level, dtype, n, extents, k_x, threads), mean, choice)
 
 
 def mttkrp(rank, shape, mode, level=LEVELS[0], dtype=0, threads=1, choice=None):
-    return plans.mttkrp(level, dtype, rank, shape, mode, threads, choice)
+    return plans.mttkrp(Sizes(level, dtype, rank, shape, 1, threads), mode, choice)
 
 
 def factor_grads(
@@ -46,7 +45,6 @@ def factor_grads(
     k_x,
     needs=None,
     grads=(True, False),
-    contiguous=True,
     apart=True,
     level=LEVELS[0],
     dtype=0,
@@ -54,13 +52,12 @@ def factor_grads(
     choice=None,
 ):
     needs = (True,) * len(extents) if needs is None else needs
-    return plans.factor_grads(
-        *(level, dtype, n, extents, k_x, *grads, contiguous, needs, apart, threads, choice)
-    )
+    sizes = Sizes(level, dtype, n, extents, k_x, threads)
+    return plans.factor_grads(sizes, *grads, needs, apart, choice)
 
 
 def core_grad(n, extents, k_x, mean=False, level=LEVELS[0], dtype=0, threads=1, choice=None):
-    return plans.core_grad(level, dtype, n, extents, k_x, True, mean, threads, choice)
+    return plans.core_grad(Sizes(level, dtype, n, extents, k_x, threads), mean, choice)
 
 
 @each_level
@@ -69,8 +66,7 @@ def core_grad(n, extents, k_x, mean=False, level=LEVELS[0], dtype=0, threads=1, 
 def test_one_output_hoists(level, dtype, threads):
     """Without hoisting its core is one row, and a tile of one row is as slow as one of many."""
     for n in (64, 512):
-        plan = projection(n, (512, 512), 1, False, level, NUMBERS[dtype], threads)
-        assert plan.split == Split(1)
+        assert projection(n, (512, 512), 1, False, level, NUMBERS[dtype], threads) == Split(1)
 
 
 @each_level
@@ -78,9 +74,8 @@ def test_one_sample_is_taken_by_itself(level):
     """A vector of samples would be mostly empty."""
     for n, few in ((1, 1), (2, 1), (64, 0), (65, 0), (10**6, 0)):
         for mean in (False, True):
-            plan = projection(n, EXTENTS, K_X, mean, level)
-            assert plan.split.few == few, n
-    assert projection(plans.FEW + 1, EXTENTS, 8).split.few == 0
+            assert projection(n, EXTENTS, K_X, mean, level).few == few, n
+    assert projection(prices.FEW + 1, EXTENTS, 8).few == 0
 
 
 @each_level
@@ -88,9 +83,9 @@ def test_a_mean_output_hoists(level):
     """What both outputs share lies behind the leading factor."""
     for n, extents, k_x in itertools.product((1, 16, 500), ((2, 3), (1, 1), EXTENTS), (1, 77)):
         for choice in (None, *map(str, range(7))):
-            plan = projection(n, extents, k_x, True, level, choice=choice)
-            assert 1 <= plan.split.hoisted < len(extents)
-            assert core_grad(n, extents, k_x, True, level, choice=choice).split.hoisted >= 1
+            split = projection(n, extents, k_x, True, level, choice=choice)
+            assert 1 <= split.hoisted < len(extents)
+            assert core_grad(n, extents, k_x, True, level, choice=choice).hoisted >= 1
 
 
 @each_level
@@ -99,21 +94,19 @@ def test_sizes_of_the_paper(level, n):
     """Many outputs: the lanes are samples, W is the product of two factors or more at all levels,
     and the gradients of all factors take one pass over the core."""
     for mean in (False, True):
-        split = projection(n, EXTENTS, K_X, mean, level).split
+        split = projection(n, EXTENTS, K_X, mean, level)
         assert (split.few, split.output_inside, split.transposed) == (0, 0, 0)
         assert split.hoisted <= 1
     grads = factor_grads(n, EXTENTS, K_X, level=level)
-    assert (grads.outer, grads.spread) == (None, 0)
-    assert grads.hoisted == 0
-    assert grads.inner.split == Split(0)
-    assert core_grad(n, EXTENTS, K_X, level=level).split.hoisted <= 1
+    assert grads == (0, Split(0), None)
+    assert core_grad(n, EXTENTS, K_X, level=level).hoisted <= 1
 
 
 def test_short_inner_extents_are_not_left_alone():
     """A product with a core of two columns costs more than one with a core of few rows."""
     for level in LEVELS:
-        assert projection(64, (500, 2), 64, level=level).split.hoisted <= 0
-        assert core_grad(64, (500, 2), 64, level=level).split.hoisted <= 0
+        assert projection(64, (500, 2), 64, level=level).hoisted <= 0
+        assert core_grad(64, (500, 2), 64, level=level).hoisted <= 0
         assert factor_grads(64, (500, 2), 64, level=level).hoisted <= 0
 
 
@@ -121,17 +114,17 @@ def test_modes_of_an_mttkrp():
     """The mode is the projection's output where its core is long enough, else a gradient."""
     for choice in (None, *map(str, range(9))):
         for mode in range(3):
-            projects, plan = mttkrp(16, (30, 40, 50), mode, choice=choice)
+            projects, split = mttkrp(16, (30, 40, 50), mode, choice=choice)
             if mode == 0:
                 assert projects
             if projects:
-                assert plan.split.transposed
-                assert plan.split.output_inside == (mode > 0)
-                assert mode == 0 or plan.split.hoisted == mode
+                assert split.transposed
+                assert split.output_inside == (mode > 0)
+                assert mode == 0 or split.hoisted == mode
             else:
-                assert plan.split.hoisted < mode
+                assert split.hoisted < mode
     assert not mttkrp(16, (30, 40, 50), 2)[0], "nothing is left for W behind the last mode"
-    assert mttkrp(1, (K_X, 15, 80), 0)[1].split.few
+    assert mttkrp(1, (K_X, 15, 80), 0)[1].few
 
 
 @each_level
@@ -144,16 +137,12 @@ def test_gradients_of_leading_factors(level):
                 plan = factor_grads(n, (20, 30, 40), k_x, needs, level=level, choice=choice)
                 if plan.hoisted < 0:
                     assert (plan.inner, plan.outer) == (None, None)
-                    assert plan.spread > 0
                     continue
                 first, last = needs.index(True), max(m for m in range(3) if needs[m])
                 assert (plan.inner is None) == (last < plan.hoisted)
                 assert (plan.outer is None) == (first >= plan.hoisted)
-                assert (plan.spread > 0) == (plan.outer is not None and plan.hoisted > 1)
-                if plan.inner:
-                    assert plan.inner.split == Split(plan.hoisted)
-                if plan.outer:
-                    assert plan.outer.split[:2] == (1, 1)
+                assert plan.inner in (None, Split(plan.hoisted))
+                assert plan.outer is None or plan.outer[:2] == (1, 1)
                 ways.add((plan.inner is None, plan.outer is None))
     assert ways == {(True, False), (False, True), (False, False)}
     for options in ({"grads": (True, True)}, {"grads": (False, True)}, {"dtype": 2}, {"dtype": 3}):
@@ -188,33 +177,46 @@ def test_candidates_are_legal():
         needs = tuple(source.random() < 0.5 for _ in extents)
         needs = needs if any(needs) else (True,) * len(extents)
         grads = source.choice(((True, False), (False, True), (True, True)))
-        flags = source.random() < 0.5, source.random() < 0.5
+        apart = source.random() < 0.5
         mode = source.randrange(len(extents) + 1)
+        both = [(1, 1, source.choice((1, 2))) if given else NO_MATRIX for given in grads]
+        described = describe_sizes(extents)
+
+        def scratch(name, *job, n=n, at=at):
+            context = at["level"], at["threads"]
+            return getattr(_cpu, name)(context, at["dtype"], n, *job, 0, -1)
+
         for choice in (None, *map(str, range(2 * len(extents)))):
             for mean in (False, True):
-                plan = projection(n, extents, k_x, mean, choice=choice, **at)
-                assert plan.scratch > 0 or plan.split == plans.PRODUCT
-                assert plan.threads == at["threads"]
-                plan = core_grad(n, extents, k_x, mean, choice=choice, **at)
-                assert plan.scratch > 0 or plan.split == plans.PRODUCT
-            assert mttkrp(n, (k_x, *extents), mode, choice=choice, **at)[1].scratch > 0
-            plan = factor_grads(n, extents, k_x, needs, grads, *flags, choice=choice, **at)
-            parts = [part for part in (plan.inner, plan.outer) if part]
-            assert parts or plan.hoisted < 0
-            assert all(part.scratch > 0 for part in parts)
+                split = projection(n, extents, k_x, mean, choice=choice, **at)
+                job = (described, 0, k_x, 0, int(mean))
+                assert split == plans.PRODUCT or scratch("projection", *job, split) > 0
+                split = core_grad(n, extents, k_x, mean, choice=choice, **at)
+                job = (described, k_x, MATRIX, MATRIX if mean else NO_MATRIX, 0, False)
+                assert split == plans.PRODUCT or scratch("projection_core_grad", *job, split) > 0
+            projects, split = mttkrp(n, (k_x, *extents), mode, choice=choice, **at)
+            if projects:
+                shape = (k_x, *extents)
+                others = describe_sizes(shape[:mode] + shape[mode + 1 :])
+                assert scratch("projection", others, 0, shape[mode], 0, 0, split) > 0
+            wanted = needs, grads, apart
+            h, inner, outer = factor_grads(n, extents, k_x, *wanted, choice=choice, **at)
+            assert inner or outer or h < 0
+            if inner:
+                flags = [int(need and m >= h) for m, need in enumerate(needs)]
+                job = (described, flags, sum(extents), 0, k_x, *both, inner)
+                assert scratch("projection_factor_grads", *job) > 0
+            if outer:
+                swapped = describe_sizes((k_x, *extents[h:]))
+                assert scratch("projection", swapped, 0, math.prod(extents[:h]), 0, 0, outer) > 0
 
 
-def test_the_scratch_is_that_of_the_module():
-    n, extents, k_x = 33, (5, 6, 70), 40
-    described = describe_sizes(extents)
-    for level, choice in itertools.product(LEVELS, "012"):
-        for mean in (False, True):
-            plan = projection(n, extents, k_x, mean, level, 2, 2, choice)
-            sizes = (n, described, 0, k_x, 0, int(mean))
-            assert plan.scratch == _cpu.projection_scratch(level, 2, *sizes, plan.split, 2, 0)
-        plan = core_grad(n, extents, k_x, False, level, 2, 2, choice)
-        sizes = (n, described, k_x, MATRIX, NO_MATRIX, 0, False)
-        assert plan.scratch == _cpu.projection_core_grad_scratch(level, 2, *sizes, plan.split, 2, 0)
+def test_a_gpu_chooses_by_itself():
+    sizes = Sizes(plans.CUDA, 0, 64, EXTENTS, K_X, 1)
+    assert [plans.projection(sizes, mean, None) for mean in (False, True)] == [Split(0), Split(1)]
+    assert [plans.core_grad(sizes, mean, None) for mean in (False, True)] == [Split(0), Split(1)]
+    found = plans.factor_grads(sizes, True, True, (True,) * 3, True, None)
+    assert found == (0, Split(0), None)
 
 
 def test_plans_are_kept():
@@ -247,7 +249,7 @@ def test_plans_depend_on_their_arguments_alone():
     with force_plan(1), force_simd_level(LEVELS[-1]):
         assert found() == before
     for function in CACHED:
-        assert {"level", "threads", "choice"} <= set(inspect.signature(function).parameters)
+        assert {"sizes", "choice"} <= set(inspect.signature(function).parameters)
 
 
 def test_a_forced_plan():
@@ -260,12 +262,11 @@ def test_a_forced_plan():
     assert plans.forced() is None
 
     few, many = (
-        [projection(n, (4, 5, 6), 3, dtype=2, choice=str(i)).split for i in range(12)]
-        for n in (8, 9)
+        [projection(n, (4, 5, 6), 3, dtype=2, choice=str(i)) for i in range(12)] for n in (8, 9)
     )
     assert few == 2 * [Split(h, 0, few) for few in (0, 1) for h in (0, 1, 2)]
     assert many == 4 * [Split(h) for h in (0, 1, 2)]
-    means = [projection(8, (4, 5, 6), 3, True, dtype=2, choice=str(i)).split for i in range(8)]
+    means = [projection(8, (4, 5, 6), 3, True, dtype=2, choice=str(i)) for i in range(8)]
     assert means == 2 * [Split(h, 0, few) for few in (0, 1) for h in (1, 2)]
 
 
@@ -292,7 +293,7 @@ class Every:
 
     def __init__(self, monkeypatch):
         self.threads = 1
-        monkeypatch.setattr(native, "threads_for", lambda *_: self.threads)
+        monkeypatch.setattr(call, "threads_for", lambda *_: self.threads)
 
     def way(self, count):
         """`count`: of candidates; a name for each way, which holds until the next."""
@@ -332,22 +333,22 @@ def test_candidates_reach_the_module(every, monkeypatch):
 
     class Module:
         def __getattr__(self, name):
-            def noting(level, *arguments):
-                seen.add((name, level, *arguments[-3:-1]))
-                getattr(_cpu, name)(level, *arguments)
+            def noting(context, *arguments):
+                seen.add((name, *context, arguments[-3]))
+                return getattr(_cpu, name)(context, *arguments)
 
             return noting
 
-    monkeypatch.setattr(native, "cpu_module", Module)
+    monkeypatch.setattr(call, "cpu_module", Module)
     core, z = torch.randn(4, 3, 5), [torch.randn(6, k, requires_grad=True) for k in (3, 5)]
     for _ in every.way(4):
         ntensor.synthesis_projection(core, *z, backend="native").sum().backward()
     splits = [Split(h, 0, few) for few in (0, 1) for h in (0, 1)]
     for level, threads in itertools.product(LEVELS, (1, 2)):
-        assert {("projection", level, split, threads) for split in splits} <= seen
-        assert ("projection_factor_grads", level, Split(0), threads) in seen
-        assert ("projection", level, Split(1, 1, 0), threads) in seen or (
-            ("projection", level, Split(1, 1, 1), threads) in seen
+        assert {("projection", level, threads, split) for split in splits} <= seen
+        assert ("projection_factor_grads", level, threads, Split(0)) in seen
+        assert ("projection", level, threads, Split(1, 1, 0)) in seen or (
+            ("projection", level, threads, Split(1, 1, 1)) in seen
         )
 
 
@@ -358,7 +359,7 @@ def test_every_candidate(size, dtype, every, generator):
     n, k_x, extents = size
     inputs = operands(size, dtype, generator)
     cotangents = [make("contiguous", (n, k_x), dtype, generator) for _ in range(2)]
-    count = 1 + (2 * len(extents) if n <= plans.FEW else len(extents))
+    count = 1 + (2 * len(extents) if n <= prices.FEW else len(extents))
     every.check(count, *projecting("synthesis_projection"), inputs, cotangents[:1])
     every.check(count, *projecting("synthesis_projection_with_mean"), inputs, cotangents)
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <tuple>
 
 namespace ntensor {
 
@@ -53,8 +54,8 @@ struct Projection {
     void* x;       // (n, k_x) or (k_x, n), contiguous
     void* x_mean;  // the same, or null; then at least one factor is hoisted
     Split split;
-    int threads;
-    void* scratch;
+    int threads = 1;
+    void* scratch = nullptr;
 };
 
 // dz_m for every factor that needs it, from G = dL/dx and G_mean = dL/dx_mean (either may be null).
@@ -66,8 +67,8 @@ struct ProjectionFactorGrads {
     Matrix grad;       // (n, k_x)
     Matrix grad_mean;  // (n, k_x)
     Split split;
-    int threads;
-    void* scratch;
+    int threads = 1;
+    void* scratch = nullptr;
 };
 
 // dcore (+)= sum_s (H G + H_mean G_mean)^T W, H and W the syntheses of the hoisted and of the other
@@ -80,22 +81,22 @@ struct ProjectionCoreGrad {
     Split split;
     void* core_grad;  // (k_x, K) contiguous
     bool accumulate;
-    int threads;
-    void* scratch;
+    int threads = 1;
+    void* scratch = nullptr;
 };
 
 struct Synthesis {
     Factors factors;
     void* y;  // (n, K) contiguous
-    int threads;
-    void* scratch;
+    int threads = 1;
+    void* scratch = nullptr;
 };
 
 struct SynthesisGrads {
     Factors factors;
     Matrix grad;  // (n, K)
-    int threads;
-    void* scratch;
+    int threads = 1;
+    void* scratch = nullptr;
 };
 
 // Layout of the 3 x K/3 matrix: column: element (a, j) is y[3j + a]; row: y[a K/3 + j].
@@ -109,8 +110,8 @@ struct Rotation {
     Matrix y;   // (n, K)
     Matrix R;   // (n, 9): row_stride only; entries are contiguous in row-major order
     void* out;  // (n, K) contiguous
-    int threads;
-    void* scratch;
+    int threads = 1;
+    void* scratch = nullptr;
 };
 
 // dR[a, b] = sum_j grad[a, j] y[b, j]
@@ -122,8 +123,8 @@ struct RotationMatrixGrad {
     Matrix grad;  // (n, K)
     Matrix y;     // (n, K)
     void* dR;     // (n, 9) contiguous
-    int threads;
-    void* scratch;
+    int threads = 1;
+    void* scratch = nullptr;
 };
 
 struct RotatedSynthesis {
@@ -131,8 +132,8 @@ struct RotatedSynthesis {
     Layout layout;
     Matrix R;   // (n, 9)
     void* out;  // (n, K) contiguous
-    int threads;
-    void* scratch;
+    int threads = 1;
+    void* scratch = nullptr;
 };
 
 struct RotatedSynthesisGrads {
@@ -142,37 +143,34 @@ struct RotatedSynthesisGrads {
     Matrix grad;  // (n, K)
     void* dR;     // (n, 9), row stride dR_stride, or null
     int64_t dR_stride;
-    int threads;
-    void* scratch;
+    int threads = 1;
+    void* scratch = nullptr;
 };
 
 enum class Roof : int { read, write, copy, fma32, fma64, bf16dot };
 
-// One table a SIMD level; each entry is the whole operation, threads included. Beside each stands
-// the scratch memory in bytes that it wants for arguments of these sizes, strides and threads
-// (pointers are not looked at).
+// One operation at one SIMD level, threads included.
+template <class Job>
+struct Entry {
+    // What it needs for arguments of these sizes, strides and threads; no address is looked at.
+    int64_t (*scratch_bytes)(const Job&);
+    void (*run)(const Job&);
+};
+
+// One table a SIMD level.
 struct Kernels {
-    int64_t (*projection_scratch)(const Projection&);
-    int64_t (*projection_factor_grads_scratch)(const ProjectionFactorGrads&);
-    int64_t (*projection_core_grad_scratch)(const ProjectionCoreGrad&);
-    int64_t (*synthesis_scratch)(const Synthesis&);
-    int64_t (*synthesis_grads_scratch)(const SynthesisGrads&);
-    int64_t (*rotation_scratch)(const Rotation&);
-    int64_t (*rotation_matrix_grad_scratch)(const RotationMatrixGrad&);
-    int64_t (*rotated_synthesis_scratch)(const RotatedSynthesis&);
-    int64_t (*rotated_synthesis_grads_scratch)(const RotatedSynthesisGrads&);
-    void (*projection)(const Projection&);
-    void (*projection_factor_grads)(const ProjectionFactorGrads&);
-    void (*projection_core_grad)(const ProjectionCoreGrad&);
-    void (*synthesis)(const Synthesis&);
-    void (*synthesis_grads)(const SynthesisGrads&);
-    void (*rotation)(const Rotation&);
-    void (*rotation_matrix_grad)(const RotationMatrixGrad&);
-    void (*rotated_synthesis)(const RotatedSynthesis&);
-    void (*rotated_synthesis_grads)(const RotatedSynthesisGrads&);
+    std::tuple<Entry<Projection>, Entry<ProjectionFactorGrads>, Entry<ProjectionCoreGrad>,
+               Entry<Synthesis>, Entry<SynthesisGrads>, Entry<Rotation>, Entry<RotationMatrixGrad>,
+               Entry<RotatedSynthesis>, Entry<RotatedSynthesisGrads>>
+        entries;
     // Runs one pass over the buffers and returns the bytes moved or the operations done; 0: not on
     // this level.
     double (*roof)(Roof kind, void* destination, const void* source, int64_t bytes, int threads);
+
+    template <class Job>
+    const Entry<Job>& entry() const {
+        return std::get<Entry<Job>>(entries);
+    }
 };
 
 // Levels of this build that the processor can run, best first; null-terminated names.

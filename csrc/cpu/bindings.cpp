@@ -1,6 +1,7 @@
-// The module ntensor._cpu. The context of a job is the SIMD level ("" for the best one).
+// The module ntensor._cpu. The context of a job is (SIMD level, threads).
 #include <chrono>
-#include <utility>
+#include <string>
+#include <tuple>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -25,50 +26,19 @@ const Kernels& table(const std::string& level) {
     return *found;
 }
 
-template <class Job>
-struct Entry {
-    void (*Kernels::*run)(const Job&);
-    int64_t (*Kernels::*scratch)(const Job&);
-};
-
-Entry<Projection> entry(const Projection&) {
-    return {&Kernels::projection, &Kernels::projection_scratch};
-}
-Entry<ProjectionFactorGrads> entry(const ProjectionFactorGrads&) {
-    return {&Kernels::projection_factor_grads, &Kernels::projection_factor_grads_scratch};
-}
-Entry<ProjectionCoreGrad> entry(const ProjectionCoreGrad&) {
-    return {&Kernels::projection_core_grad, &Kernels::projection_core_grad_scratch};
-}
-Entry<Synthesis> entry(const Synthesis&) {
-    return {&Kernels::synthesis, &Kernels::synthesis_scratch};
-}
-Entry<SynthesisGrads> entry(const SynthesisGrads&) {
-    return {&Kernels::synthesis_grads, &Kernels::synthesis_grads_scratch};
-}
-Entry<Rotation> entry(const Rotation&) {
-    return {&Kernels::rotation, &Kernels::rotation_scratch};
-}
-Entry<RotationMatrixGrad> entry(const RotationMatrixGrad&) {
-    return {&Kernels::rotation_matrix_grad, &Kernels::rotation_matrix_grad_scratch};
-}
-Entry<RotatedSynthesis> entry(const RotatedSynthesis&) {
-    return {&Kernels::rotated_synthesis, &Kernels::rotated_synthesis_scratch};
-}
-Entry<RotatedSynthesisGrads> entry(const RotatedSynthesisGrads&) {
-    return {&Kernels::rotated_synthesis_grads, &Kernels::rotated_synthesis_grads_scratch};
-}
-
 struct Cpu {
-    using Context = std::string;
+    using Context = std::tuple<std::string, int>;
 
+    // Completes and checks a job; the scratch that it needs.
     template <class Job>
-    static void run(const Context& level, const Job& job) {
-        (table(level).*entry(job).run)(job);
+    static int64_t prepare(const Context& context, Job& job) {
+        job.threads = std::get<1>(context);
+        check_sizes(job);
+        return table(std::get<0>(context)).entry<Job>().scratch_bytes(job);
     }
     template <class Job>
-    static int64_t scratch_bytes(const Context& level, const Job& job) {
-        return (table(level).*entry(job).scratch)(job);
+    static void run(const Context& context, const Job& job) {
+        table(std::get<0>(context)).entry<Job>().run(job);
     }
 };
 

@@ -25,11 +25,15 @@ constexpr int64_t most_result_bytes = int64_t(32) << 20;
 
 // Runs a job without the GIL.
 template <class Job>
-void run(const Kernels& table, void (*Kernels::*entry)(const Job&), const Job& job) {
+void run(const Plan& plan, Job job) {
+    const Entry<Job>& entry = plan.kernels->entry<Job>();
+    job.threads = plan.threads;
     check_sizes(job);
+    const Scratch scratch(entry.scratch_bytes(job));
+    job.scratch = scratch.data();
     check_addresses(job);
     const py::gil_scoped_release release;
-    (table.*entry)(job);
+    entry.run(job);
 }
 
 // Turns an exception, of Python too, into None: the ordinary way will meet the same and say so.
@@ -57,21 +61,13 @@ PyObject* project(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         const DType dtype = given.core.dtype;
         const Plan plan =
             plan_of(Call::projection, dtype, given.n, given.k_x, mean, given.count, given.extents);
-        if (!plan.passes[0].is_there) return nullptr;
+        if (!plan.passes[0]) return nullptr;
         const int64_t shape[2] = {given.n, given.k_x};
         Operand x, x_mean;
         Reference result(make_tensor(shape, 2, dtype, &x));
         Reference second(mean ? make_tensor(shape, 2, dtype, &x_mean) : Py_NewRef(Py_None));
-        const Scratch scratch(plan.passes[0].scratch);
-        const Projection job{given.view(),
-                             given.core.view.data,
-                             given.k_x,
-                             x.view.data,
-                             mean ? x_mean.view.data : nullptr,
-                             plan.passes[0].split,
-                             plan.threads,
-                             scratch.data()};
-        run(*plan.kernels, &Kernels::projection, job);
+        run(plan, Projection{given.view(), given.core.view.data, given.k_x, x.view.data,
+                             mean ? x_mean.view.data : nullptr, *plan.passes[0]});
         return mean ? PyTuple_Pack(2, result.get(), second.get()) : result.release();
     });
 }
@@ -114,18 +110,10 @@ PyObject* mttkrp(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         const int64_t result_shape[2] = {shape[mode], rank};
         Operand out;
         Reference result(make_tensor(result_shape, 2, dtype, &out));
-        const Pass& pass = plan.passes[0];
-        const Scratch scratch(pass.scratch);
+        const Factors others_of_mode{factors, modes - 1, rank, dtype};
         if (plan.choice) {
-            const Projection job{{factors, modes - 1, rank, dtype},
-                                 tensor.view.data,
-                                 shape[mode],
-                                 out.view.data,
-                                 nullptr,
-                                 pass.split,
-                                 plan.threads,
-                                 scratch.data()};
-            run(*plan.kernels, &Kernels::projection, job);
+            run(plan, Projection{others_of_mode, tensor.view.data, shape[mode], out.view.data,
+                                 nullptr, *plan.passes[0]});
             return result.release();
         }
         // The gradient of the factor at the mode, whose own values are not read.
@@ -139,15 +127,8 @@ PyObject* mttkrp(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
                         true,
                         rank == 1 ? out.view.data : rows.data(),
                         shape[mode]};
-        const ProjectionFactorGrads job{{factors, modes - 1, rank, dtype},
-                                        tensor.view.data,
-                                        shape[0],
-                                        upstream,
-                                        {},
-                                        pass.split,
-                                        plan.threads,
-                                        scratch.data()};
-        run(*plan.kernels, &Kernels::projection_factor_grads, job);
+        run(plan, ProjectionFactorGrads{
+                      others_of_mode, tensor.view.data, shape[0], upstream, {}, *plan.passes[0]});
         if (rank == 1) return result.release();
         if (bytes == 8) {
             transpose_elements(static_cast<const uint64_t*>(rows.data()), rank, shape[mode],
@@ -187,11 +168,11 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         if (needs_core) {
             core_plan =
                 plan_of(Call::core_grad, dtype, given.n, given.k_x, 0, given.count, given.extents);
-            if (!core_plan.passes[0].is_there) return nullptr;
+            if (!core_plan.passes[0]) return nullptr;
         }
         if (needed) {
-            plan = plan_of(Call::factor_grads, dtype, given.n, given.k_x,
-                           2 * needed + (grad.stride(1) == 1), given.count, given.extents);
+            plan = plan_of(Call::factor_grads, dtype, given.n, given.k_x, needed, given.count,
+                           given.extents);
             if (plan.choice < 0) return nullptr;
         }
         Reference results(PyList_New(values.size));
@@ -206,17 +187,13 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
                                          i ? 2 : given.core.view.ndim, dtype, &out);
             PyList_SET_ITEM(results.get(), i, made);
             if (i == 0) {
-                const Scratch scratch(core_plan.passes[0].scratch);
-                const ProjectionCoreGrad job{given.view(),
-                                             given.k_x,
-                                             grad.matrix(),
-                                             {},
-                                             core_plan.passes[0].split,
-                                             out.view.data,
-                                             false,
-                                             core_plan.threads,
-                                             scratch.data()};
-                run(*core_plan.kernels, &Kernels::projection_core_grad, job);
+                run(core_plan, ProjectionCoreGrad{given.view(),
+                                                  given.k_x,
+                                                  grad.matrix(),
+                                                  {},
+                                                  *core_plan.passes[0],
+                                                  out.view.data,
+                                                  false});
             } else {
                 Factor& factor = given.factors[i - 1];
                 factor.needs_grad = true;
@@ -225,8 +202,8 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
             }
         }
         if (!needed) return results.release();
-        const Pass &inner = plan.passes[0], &outer = plan.passes[1], &spread = plan.passes[2];
-        if (outer.is_there) {
+        const auto& [inner, outer] = plan.passes;
+        if (outer) {
             // The core's outputs and the hoisted indices change places.
             const int hoisted = plan.choice;
             int64_t L = 1;
@@ -240,34 +217,21 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
             }
             const bool apart = hoisted > 1;
             const Scratch dH(apart ? given.n * L * bytes_of(dtype) : 0, true);
-            {
-                const Scratch scratch(outer.scratch);
-                const Projection job{{swapped, given.count - hoisted + 1, given.n, dtype},
-                                     given.core.view.data,
-                                     L,
-                                     apart ? dH.data() : given.factors[0].grad,
-                                     nullptr,
-                                     outer.split,
-                                     plan.threads,
-                                     scratch.data()};
-                run(*plan.kernels, &Kernels::projection, job);
-            }
-            if (apart) {
-                const Scratch scratch(spread.scratch);
-                const SynthesisGrads job{{given.factors, hoisted, given.n, dtype},
-                                         {dH.data(), L, 1},
-                                         plan.threads,
-                                         scratch.data()};
-                run(*plan.kernels, &Kernels::synthesis_grads, job);
-            }
+            run(plan, Projection{{swapped, given.count - hoisted + 1, given.n, dtype},
+                                 given.core.view.data,
+                                 L,
+                                 apart ? dH.data() : given.factors[0].grad,
+                                 nullptr,
+                                 *outer});
+            if (apart)
+                run(plan,
+                    SynthesisGrads{{given.factors, hoisted, given.n, dtype}, {dH.data(), L, 1}});
         }
-        if (inner.is_there) {
-            for (int m = 0; m < inner.split.hoisted; ++m) given.factors[m].needs_grad = false;
-            const Scratch scratch(inner.scratch);
-            const ProjectionFactorGrads job{
-                given.view(), given.core.view.data, given.k_x,    grad.matrix(),
-                {},           inner.split,          plan.threads, scratch.data()};
-            run(*plan.kernels, &Kernels::projection_factor_grads, job);
+        if (inner) {
+            for (int m = 0; m < inner->hoisted; ++m) given.factors[m].needs_grad = false;
+            run(plan,
+                ProjectionFactorGrads{
+                    given.view(), given.core.view.data, given.k_x, grad.matrix(), {}, *inner});
         }
         return results.release();
     });
@@ -304,10 +268,7 @@ PyObject* synthesise(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         const Plan plan = plan_of(Call::synthesis, dtype, shape[0], 1, 0, factors_count, extents);
         Operand y;
         Reference result(make_tensor(shape, 2, dtype, &y));
-        const Scratch scratch(plan.passes[0].scratch);
-        const Synthesis job{
-            {factors, factors_count, shape[0], dtype}, y.view.data, plan.threads, scratch.data()};
-        run(*plan.kernels, &Kernels::synthesis, job);
+        run(plan, Synthesis{{factors, factors_count, shape[0], dtype}, y.view.data});
         return result.release();
     });
 }

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
@@ -69,18 +70,13 @@ struct Hash {
     }
 };
 
-// One or several passes of kernels; of factor gradients: inner, outer, spread (plans.py).
-struct Pass {
-    bool is_there = false;
-    Split split;
-    int64_t scratch = 0;
-};
-
 struct Plan {
     const Kernels* kernels = nullptr;
     int threads = 1;
-    int choice = 0;  // of an MTTKRP: whether it is a projection; of factor gradients: hoisted factors
-    Pass passes[3];
+    int choice =
+        0;  // of an MTTKRP: whether it is a projection; of factor gradients: hoisted factors
+    // Of factor gradients: inner, outer (plans.py); of all else the first.
+    std::optional<Split> passes[2];
 };
 
 // The place of the forced SIMD level among simd_levels(), from 1 on; 0: none is.
@@ -123,10 +119,8 @@ inline Plan plan_of(Call call, DType dtype, int64_t n, int64_t k_x, int64_t opti
     const pybind11::tuple passes = found[3];
     for (size_t i = 0; i < passes.size(); ++i) {
         if (passes[i].is_none()) continue;
-        const pybind11::tuple pass = passes[i];
-        const auto how = pass[0].cast<std::array<int, 4>>();
-        plan.passes[i] = {
-            true, {how[0], how[1] != 0, how[2] != 0, how[3] != 0}, pass[1].cast<int64_t>()};
+        const auto how = passes[i].cast<std::array<int, 4>>();
+        plan.passes[i] = Split{how[0], how[1] != 0, how[2] != 0, how[3] != 0};
     }
     plans->emplace(key, plan);
     return plan;

@@ -10,24 +10,15 @@ namespace NTENSOR_LEVEL {
 
 extern const Kernels kernels;
 const Kernels kernels = {
-    .projection_scratch = projection_scratch,
-    .projection_factor_grads_scratch = projection_factor_grads_scratch,
-    .projection_core_grad_scratch = projection_core_grad_scratch,
-    .synthesis_scratch = synthesis_scratch,
-    .synthesis_grads_scratch = synthesis_grads_scratch,
-    .rotation_scratch = rotation_scratch,
-    .rotation_matrix_grad_scratch = rotation_matrix_grad_scratch,
-    .rotated_synthesis_scratch = rotated_synthesis_scratch,
-    .rotated_synthesis_grads_scratch = rotated_synthesis_grads_scratch,
-    .projection = projection,
-    .projection_factor_grads = projection_factor_grads,
-    .projection_core_grad = projection_core_grad,
-    .synthesis = synthesis,
-    .synthesis_grads = synthesis_grads,
-    .rotation = rotation,
-    .rotation_matrix_grad = rotation_matrix_grad,
-    .rotated_synthesis = rotated_synthesis,
-    .rotated_synthesis_grads = rotated_synthesis_grads,
+    .entries = {{projection_scratch, projection},
+                {projection_factor_grads_scratch, projection_factor_grads},
+                {projection_core_grad_scratch, projection_core_grad},
+                {synthesis_scratch, synthesis},
+                {synthesis_grads_scratch, synthesis_grads},
+                {rotation_scratch, rotation},
+                {rotation_matrix_grad_scratch, rotation_matrix_grad},
+                {rotated_synthesis_scratch, rotated_synthesis},
+                {rotated_synthesis_grads_scratch, rotated_synthesis_grads}},
     .roof = roof,
 };
 

@@ -13,6 +13,7 @@
 
 #include "projection.h"
 
+#include "columns.h"
 #include "parallel.h"
 #include "projection_few.h"
 #include "projection_plan.h"

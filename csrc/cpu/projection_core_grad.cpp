@@ -6,9 +6,10 @@
 // A thread forms W for a block of samples and a panel of columns once, then writes the panel for
 // all rows. Where the samples do not fit one block, later blocks add to what the first one wrote.
 
-#include "factors.h"
+#include "joined_grad.h"
 #include "parallel.h"
 #include "projection.h"
+#include "sample.h"
 #include "tile.h"
 
 namespace ntensor {

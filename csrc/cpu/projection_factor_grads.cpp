@@ -11,9 +11,10 @@
 // core's rows past it, folds the finished panel into its own sums, and the threads' sums are added
 // in their order.
 
-#include "factors.h"
+#include "joined_grad.h"
 #include "parallel.h"
 #include "projection.h"
+#include "sample.h"
 #include "tile.h"
 
 namespace ntensor {

@@ -6,8 +6,8 @@
 // is read. Threads divide the outputs, or where there are few of them the hoisted indices.
 #pragma once
 
-#include "factors.h"
 #include "projection_plan.h"
+#include "sample.h"
 
 namespace ntensor {
 namespace NTENSOR_LEVEL {

@@ -1,7 +1,7 @@
 // How a projection is divided: slabs of samples, panels of W, chunks of rows, work for threads.
 #pragma once
 
-#include "factors.h"
+#include "grouping.h"
 #include "projection.h"
 #include "tile.h"
 

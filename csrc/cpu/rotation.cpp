@@ -3,9 +3,9 @@
 
 #include "../math/rotation.h"
 
-#include "factors.h"
 #include "parallel.h"
 #include "rotation.h"
+#include "sample.h"
 
 namespace ntensor {
 namespace NTENSOR_LEVEL {

@@ -3,8 +3,8 @@
 
 #include "synthesis.h"
 
-#include "factors.h"
 #include "parallel.h"
+#include "sample.h"
 
 namespace ntensor {
 namespace NTENSOR_LEVEL {

@@ -14,18 +14,20 @@ namespace {
 struct Cuda {
     using Context = std::tuple<int, int64_t, bool, int>;
 
+    // Checks a job; the scratch that it needs, by a rehearsal, which asks which addresses are 0.
+    template <class Job>
+    static int64_t prepare(const Context& context, Job& job) {
+        check_sizes(job);
+        const cuda::Call call = call_of(context, job);
+        cuda::Session session(call, true);
+        cuda::run(job, session);
+        return session.used();
+    }
     template <class Job>
     static void run(const Context& context, const Job& job) {
         const cuda::Call call = call_of(context, job);
         cuda::Session session(call, false);
         cuda::run(job, session);
-    }
-    template <class Job>
-    static int64_t scratch_bytes(const Context& context, const Job& job) {
-        const cuda::Call call = call_of(context, job);
-        cuda::Session session(call, true);
-        cuda::run(job, session);
-        return session.used();
     }
 
 private:

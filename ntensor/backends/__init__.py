@@ -2,8 +2,7 @@
 
 A backend is a package in this folder. Its `why_not(operation, device, dtype)` answers None where it
 can serve, else the reason in words; its modules hold one function an operation, of the operation's
-name and arguments. The compiled core has two such packages, `native` for CPUs and `native.cuda` for
-GPUs. `choice.py` holds the order of the automatic choice.
+name and arguments. `choice.py` holds the order of the automatic choice.
 """
 
 from __future__ import annotations
@@ -123,7 +122,7 @@ def _first(
     for name in names:
         reason = why_not(name, operation, device, dtype)
         if reason is None:
-            module = importlib.import_module(f"{package(name, device)}.{stem}")
+            module = importlib.import_module(f"{__name__}.{name}.{stem}")
             function: Callable[..., Any] = getattr(module, operation)
             return function
         reasons.append(f"{name}: {reason}")
@@ -147,9 +146,3 @@ def shortcut(
 
 def _package(backend: str) -> Any:
     return importlib.import_module(f"{__name__}.{backend}")
-
-
-def package(backend: str, device: torch.device) -> str:
-    """The package that holds the functions of a backend for a device."""
-    on_gpu = backend == "native" and device.type == "cuda"
-    return f"{__name__}.{backend}{'.cuda' if on_gpu else ''}"

@@ -71,7 +71,7 @@ def scratch_bytes(
     k_x = 1 if k_x is None else k_x
     if samples * math.prod(extents) * k_x == 0:
         return 0
-    module = importlib.import_module(f"{backends.package(chosen, place)}.scratch")
+    module = importlib.import_module(f"{backends.__name__}.{chosen}.scratch")
     count: int = module.scratch_bytes(operation, samples, extents, k_x, dtype, place)
     return count
 

@@ -24,55 +24,37 @@ from torch._C._autograd import _profiler_enabled
 from torch.autograd import forward_ad
 
 from ntensor import backends
-from ntensor.backends.native import library, plans, scratch
+from ntensor.backends.native import library, plans
 
 from .dispatch import PLAIN_KEYS
 
 # `Call` of direct.cpp.
 _PROJECTION, _MTTKRP, _CORE_GRAD, _FACTOR_GRADS, _SYNTHESIS = range(5)
 
-Passes = tuple[str, int, int, list[tuple[plans.Split, int] | None]]
-
 
 def _plan(
     call: int, dtype: int, n: int, extents: tuple[int, ...], k_x: int, option: int, threads: int
-) -> Passes:
-    """The plan of `ntensor.backends.native.plans` as direct.cpp keeps it."""
+) -> tuple[str, int, int, list[plans.Split | None]]:
+    """Level, threads, choice and splits, as direct.cpp keeps them; None for products of torch,
+    which the ordinary way makes."""
     level = library.simd_level()
-    rows = 1 if call == _MTTKRP else k_x
-    work = n * rows * math.prod(extents)
     each = library.ELEMENTS_A_THREAD if call == _SYNTHESIS else library.MULTIPLY_ADDS_A_THREAD
+    work = n * (1 if call == _MTTKRP else k_x) * math.prod(extents)
     threads = max(1, min(threads, work // each))
-    if call == _SYNTHESIS:
-        return (
-            level,
-            threads,
-            0,
-            [(plans.Split(), scratch.synthesis(level, dtype, n, extents, threads))],
-        )
+    sizes = plans.Sizes(level, dtype, n, extents, k_x, threads)
+    choice = 0
+    splits: list[plans.Split | None] = [plans.Split()]
     if call == _PROJECTION:
-        plan = plans.projection(level, dtype, n, extents, k_x, bool(option), threads, None)
-        return level, threads, 0, _pass(plan)
-    if call == _MTTKRP:
-        projects, plan = plans.mttkrp(level, dtype, n, extents, option, threads, None)
-        return level, threads, int(projects), [(plan.split, plan.scratch)]
-    if call == _CORE_GRAD:
-        plan = plans.core_grad(level, dtype, n, extents, k_x, True, False, threads, None)
-        return level, threads, 0, _pass(plan)
-    in_rows, needed = bool(option % 2), option // 2
-    needs = tuple(bool(needed >> m & 1) for m in range(len(extents)))
-    grads = plans.factor_grads(
-        *(level, dtype, n, extents, k_x, True, False, in_rows, needs, True, threads, None)
-    )
-    inner, outer = (
-        None if part is None else (part.split, part.scratch) for part in (grads.inner, grads.outer)
-    )
-    return level, threads, grads.hoisted, [inner, outer, (plans.Split(), grads.spread)]
-
-
-def _pass(plan: plans.Plan) -> list[tuple[plans.Split, int] | None]:
-    """None for products of torch, which the ordinary way makes."""
-    return [None if plan.split == plans.PRODUCT else (plan.split, plan.scratch)]
+        splits = [plans.projection(sizes, bool(option), None)]
+    elif call == _MTTKRP:
+        projects, split = plans.mttkrp(sizes, option, None)
+        choice, splits = int(projects), [split]
+    elif call == _CORE_GRAD:
+        splits = [plans.core_grad(sizes, False, None)]
+    elif call == _FACTOR_GRADS:
+        needs = tuple(bool(option >> m & 1) for m in range(len(extents)))
+        choice, *splits = plans.factor_grads(sizes, True, False, needs, True, None)
+    return level, threads, choice, [None if each == plans.PRODUCT else each for each in splits]
 
 
 def _never(*_: Any) -> None:

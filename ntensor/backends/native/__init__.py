@@ -1,12 +1,12 @@
 """The compiled core: `ntensor._cpu` serves CPUs, `ntensor._cuda` CUDA GPUs.
 
-The device of the arguments decides between them.
+The device of the operands decides between them (`call.py`).
 """
 
 import torch
 
 from ntensor.backends.native import projection, rotation, synthesis
-from ntensor.backends.native.cuda.library import why_not as cuda_why_not
+from ntensor.backends.native.gpu import why_not as cuda_why_not
 from ntensor.backends.native.library import (
     DTYPES,
     cpu_module,

@@ -1,8 +1,7 @@
-"""The compiled module `ntensor._cpu`: loading it, its SIMD level, and the form of its arguments."""
+"""The compiled module `ntensor._cpu`: loading it, its SIMD level, and the form of arguments."""
 
 import functools
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -25,9 +24,6 @@ ELEMENTS_A_THREAD = 1 << 15
 # by pages of 4 KB costs more time than calculating it.
 HUGE_PAGES_FROM_BYTES = 32 << 20
 
-# A call that needs no more scratch than this does not allocate any.
-KEPT_SCRATCH_BYTES = 1 << 14
-
 NO_MATRIX = (0, 0, 0)
 
 # Factors as the kernels take them, their extents, and the product of these.
@@ -35,7 +31,6 @@ Described = tuple[list[int], tuple[int, ...], int]
 LAYOUTS = {"column": 0, "row": 1}
 
 forced_level = Overrides()
-_kept = threading.local()
 
 
 @functools.cache
@@ -98,7 +93,7 @@ def describe_factors(factors: list[torch.Tensor]) -> Described:
 
 
 def describe_sizes(extents: tuple[int, ...]) -> list[int]:
-    """Factors of these extents for the scratch functions, which look at no address."""
+    """Factors of these extents, contiguous and nowhere."""
     described: list[int] = []
     for extent in extents:
         described += (0, extent, extent, 1)
@@ -173,22 +168,13 @@ def split_grads(
     return [part if need else None for part, need in zip(parts, needs, strict=True)]
 
 
-def scratch(byte_count: int) -> torch.Tensor:
-    """Scratch memory for one call; a small one is the thread's own and is kept."""
-    if byte_count > KEPT_SCRATCH_BYTES:
-        return torch.empty(byte_count, dtype=torch.uint8, device=CPU)
-    try:
-        return _kept.memory
-    except AttributeError:
-        _kept.memory = torch.empty(KEPT_SCRATCH_BYTES, dtype=torch.uint8, device=CPU)
-        return _kept.memory
-
-
-def large_empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """`torch.empty`, on huge pages where it is large (`NTENSOR_HUGE_PAGES=0` switches them off)."""
-    out = torch.empty(*shape, dtype=dtype, device=CPU)  # faster than with a tuple
+def large_empty(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    """`like.new_empty(shape)`; on a CPU on huge pages where it is large, unless
+    `NTENSOR_HUGE_PAGES=0`."""
+    out = torch.empty(*shape, dtype=like.dtype, device=like.device)  # faster than with a tuple
     if (
-        out.numel() * out.element_size() >= HUGE_PAGES_FROM_BYTES
+        not out.is_cuda
+        and out.numel() * out.element_size() >= HUGE_PAGES_FROM_BYTES
         and not torch.are_deterministic_algorithms_enabled()
         and os.environ.get("NTENSOR_HUGE_PAGES", "1") != "0"
     ):

@@ -9,99 +9,36 @@ the other factors, `H` that of the hoisted ones and `A = G H` the gradient joine
     core gradient    dcore  = A^T W
 
 Every `h` gives the same result, at another price: few rows, short columns, products that are formed
-once too often. Each candidate is priced in vector operations, and the cheapest is taken. Plans are
+once too often. Each candidate has its price (`prices.py`), and the cheapest is taken. Plans are
 pure functions of sizes, threads and SIMD level, and are kept.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from ntensor.backends.native.library import NO_MATRIX, cpu_module, describe_sizes
+from ntensor.backends.native import prices
+from ntensor.backends.native.prices import PRODUCT, Sizes, Split
 from ntensor.backends.override import Overrides
 
-Extents = tuple[int, ...]
-
-# Of every SIMD level: bytes of a vector, vectors of the widest tile, and of a square one.
-_VECTORS = {
-    "avx512bf16": (64, 4, 3),
-    "avx512": (64, 4, 3),
-    "emulated": (64, 4, 3),
-    "avx2": (32, 2, 2),
-    "portable": (16, 2, 2),
-}
-_OF_ARM = (16, 4, 3)
-# Levels that multiply bfloat16 pair by pair, where the last factor stands alone and is this long.
-PAIRED_LEVELS = ("avx512bf16", "emulated")
-LEAST_EXTENT_OF_PAIRS = 32
-
-# As in csrc/cpu/factors.h.
-LEAST_TAIL, MOST_TAIL, SHORT_TAIL = 32, 128, 12
-SLAB = 64  # most samples that are taken together
-FEW = 8  # most samples that are taken one by one
-SHARED_CORE_BYTES = 1 << 18
-
-FLOAT32, FLOAT64, BFLOAT16, FLOAT16 = range(4)
-
-# The price of a vector multiply-add in torch's own product, at the levels where it may be faster,
-# for cores that lie in the caches; of our own, of the core's gradient and of the factors'; and of
-# what the host does for torch.
-TORCH = {"avx2": 1.05}
-MOST_CORE_BYTES = 8 << 20
-CORE_GRAD, FACTOR_GRADS = 1.3, 1.15
-HOST = 200000.0
-FORM_IN_MEMORY = 8.0  # of a vector of the synthesis of the batch, written and read again
-# Prices, in vector multiply-adds at full speed: orders of magnitude that hold at every SIMD level.
-# `benchmarks/plan_regret.py` times every candidate of random sizes, and what the choice costs.
-LATENCY = 8.0  # the least of a step of a tile: its sums depend on those of the step before
-FOLD, TILE = 3.0, 15.0  # of a vector of sums, and of a tile
-FORM, GATHER = 3.0, 10.0  # of a vector of W or H, and of one of a factor's columns
-SUM = 6.0  # of the lanes of a vector
-OUT = 16.0  # of a vector of results
-JOIN = 1.0  # of an element of A
-ROW = 8.0  # of a row of the last hoisted factor, scaled
-PACK = 1.5  # of an element of A in the order of a tile
-SPREAD, ELEMENT = 6.0, 3.0  # of a vector of dW folded into factors, and of an element by itself
-SEGMENT = 30.0  # of a segment of a synthesis or its derivative
-STORE = 2.0  # of a vector of the core's gradient
-SYNTHESISE = 2.0  # of a vector of one sample's synthesis
+# The level of a GPU, whose kernels choose by themselves how many factors they hoist.
+CUDA = "cuda"
 
 forced_plan = Overrides()
 
 
-class Split(NamedTuple):
-    """`Split` of csrc/cpu/api.h."""
-
-    hoisted: int = 0
-    output_inside: int = 0
-    few: int = 0
-    transposed: int = 0
-
-
-# By plain products of torch, with the synthesis of the batch or its derivative formed in between.
-PRODUCT = Split(-1)
-
-
-class Plan(NamedTuple):
-    split: Split
-    threads: int
-    scratch: int
-
-
 class FactorGradsPlan(NamedTuple):
-    """`inner`: the gradients of the factors from `hoisted` on; `outer`: dH, of those before, and
-    `spread`, the scratch that takes it apart where these are several. None: not needed.
+    """`inner`: of the gradients of the factors from `hoisted` on; `outer`: of dH, which those
+    before are taken from. None: not needed.
 
-    A negative `hoisted`: dL/dy by a plain product of torch, which `spread` takes apart."""
+    A negative `hoisted`: dL/dy by a plain product of torch, which all are taken from."""
 
     hoisted: int
-    inner: Plan | None
-    outer: Plan | None
-    spread: int
+    inner: Split | None
+    outer: Split | None
 
 
 @contextmanager
@@ -118,462 +55,72 @@ def forced() -> str | None:
     return forced_plan.value
 
 
-def _ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
-
-
 def _cheapest(prices: dict[Any, float], choice: str | None) -> Any:
     if choice is not None:
         return list(prices)[int(choice) % len(prices)]
     return min(prices, key=prices.__getitem__)
 
 
-class _Level(NamedTuple):
-    lanes: int
-    wide: int
-    square: int
-    widen: float  # price of widening a vector of stored elements
-
-
-@functools.cache
-def _level(name: str, dtype: int) -> _Level:
-    size, wide, square = _VECTORS.get(name, _OF_ARM)
-    widen = 2.0 if dtype in (BFLOAT16, FLOAT16) else 0.0
-    return _Level(size // (8 if dtype == FLOAT64 else 4), wide, square, widen)
-
-
-def _by_segments(inner: Extents, price: float, level: _Level) -> float:
-    """Of a sample's synthesis or its derivative, `price` a vector, segment by segment."""
-    P = math.prod(inner)
-    place = len(inner) - 1
-    last = inner[place]
-    while place and last < LEAST_TAIL and last * inner[place - 1] <= MOST_TAIL:
-        place -= 1
-        last *= inner[place]
-    if place == 0:
-        return P / level.lanes * price
-    if last == 1:
-        last = inner[place - 1]
-    elif last < SHORT_TAIL:
-        return P * ELEMENT + P / last / inner[place - 1] * SEGMENT
-    return P / level.lanes * price + P / last * SEGMENT
-
-
-def _join(price: float, outer: Extents) -> float:
-    """Of an element of A: rows of the last hoisted factor are scaled one after the other."""
-    return price + ROW / outer[-1]
-
-
-def _tile_rows(vectors: int, wide: int) -> int:
-    return 6 if vectors == wide else 8
-
-
-def _tile(rows: int, vectors: int, depth: float) -> float:
-    step = max(rows * vectors, rows + vectors, LATENCY)
-    return depth * step + FOLD * rows * vectors + TILE
-
-
-def _tiles(count: int, most: int, vectors: int, depth: float) -> float:
-    """Of `count` rows in tiles of at most `most`, what is left over in powers of two."""
-    full, left = divmod(count, most)
-    price = full * _tile(most, vectors, depth)
-    while left:
-        rows = 1 << (left.bit_length() - 1)
-        price += _tile(rows, vectors, depth)
-        left -= rows
-    return price
-
-
-def _price_of_samples(
-    level: _Level, n: int, extents: Extents, k_x: int, hoisted: int, threads: int, paired: bool
-) -> float:
-    """Of a projection with the samples in the lanes."""
-    outer, inner = extents[:hoisted], extents[hoisted:]
-    L, P = math.prod(outer), math.prod(inner)
-    slabs = _ceil_div(n, SLAB)
-    even = _ceil_div(slabs, threads) * threads
-    small = k_x * L * P * 4 <= SHARED_CORE_BYTES or k_x < 8 * threads
-    if small and n >= even * 2 * level.lanes:
-        slabs = even
-    vectors = _ceil_div(_ceil_div(n, slabs), level.lanes)
-    wide = min(vectors, level.wide)
-    rows = _tile_rows(wide, level.wide)
-    along = min(_tiles(k_x, rows, wide, P) / k_x, _tiles(min(L, 64), rows, wide, P) / min(L, 64))
-    core = k_x * L * along * (vectors / wide) * (0.55 if paired else 1.0)
-    core += k_x * L * P / level.lanes * level.widen * (not paired)
-    formed = vectors * (
-        FORM * (P + (L if outer else 0)) + GATHER * (sum(inner) + sum(outer)) + 2.0 * P * paired
-    )
-    # A panel of W is formed again for each chunk of rows, unless it is the only one.
-    chunks = (
-        _ceil_div(k_x * vectors * level.lanes, 9216) if P * vectors * level.lanes > 43008 else 1
-    )
-    formed += (chunks - 1) * vectors * FORM * P
-    out = vectors * k_x * OUT
-    if slabs % threads == 0:
-        return slabs / threads * (core + formed + out)
-    divided = threads if k_x >= 2 * threads or 4 * threads <= L else 1
-    return slabs * (core / divided + formed + out / divided)
-
-
-def _price_of_few(
-    level: _Level, n: int, extents: Extents, k_x: int, hoisted: int, threads: int
-) -> float:
-    """Of a projection with the inner indices in the lanes."""
-    outer, inner = extents[:hoisted], extents[hoisted:]
-    L, P = math.prod(outer), math.prod(inner)
-    samples = min(n, 4)
-    rows = {1: 8, 2: 6, 3: 4, 4: 3}[samples]
-    whole, left = divmod(P, level.lanes)
-    steps = whole * (1 + level.widen / 2) + left * 0.5
-    along = min(k_x, 64) if k_x >= L else min(L, 64)
-    core = k_x * L * (_tiles(along, rows, samples, steps) / along + SUM * samples) * (n / samples)
-    formed = n * (_by_segments(inner, SYNTHESISE, level) + SYNTHESISE * L / level.lanes + SEGMENT)
-    formed += n * (sum(inner) + sum(outer)) / level.lanes
-    divided = threads if k_x >= 2 * threads or 2 * threads <= L else 1
-    return core / divided + formed
-
-
-def _price_of_product(
-    level: str, dtype: int, n: int, extents: Extents, k_x: int, threads: int
-) -> float | None:
-    """Of one product of torch and the synthesis of the batch; None where it is no way to go."""
-    at, K = _level(level, dtype), math.prod(extents)
-    size = 8 if dtype == FLOAT64 else 4
-    if (
-        level not in TORCH
-        or dtype not in (FLOAT32, FLOAT64)
-        or k_x < 2 * K  # the synthesis of the batch is formed, and must be small beside the result
-        or k_x * K * size > MOST_CORE_BYTES
-    ):
-        return None
-    vectors = n * K / at.lanes
-    return vectors * (k_x * TORCH[level] + FORM_IN_MEMORY) / threads + HOST
-
-
-def projection_prices(
-    level: str, dtype: int, n: int, extents: Extents, k_x: int, mean: bool, threads: int
-) -> dict[Split, float]:
-    """Of every way to a projection, in vector operations."""
-    at = _level(level, dtype)
-    hoists = range(1 if mean else 0, len(extents))
-    prices = {}
-    for h in hoists:
-        paired = _is_paired(level, dtype, extents, h)
-        prices[Split(h)] = _price_of_samples(at, n, extents, k_x, h, threads, paired)
-    if n <= FEW:
-        for h in hoists:
-            prices[Split(h, few=1)] = _price_of_few(at, n, extents, k_x, h, threads)
-    product = _price_of_product(level, dtype, n, extents, k_x, threads)
-    if product is not None and not mean:
-        prices[PRODUCT] = product
-    return prices
+@functools.lru_cache(maxsize=4096)
+def projection(sizes: Sizes, mean: bool, choice: str | None) -> Split:
+    """How the result is computed; `PRODUCT`: by torch."""
+    if sizes.level == CUDA:
+        return Split(int(mean))
+    split: Split = _cheapest(prices.projection(sizes, mean), choice)
+    return split
 
 
 @functools.lru_cache(maxsize=4096)
-def projection(
-    level: str,
-    dtype: int,
-    n: int,
-    extents: Extents,
-    k_x: int,
-    mean: bool,
-    threads: int,
-    choice: str | None,
-) -> Plan:
-    split = _cheapest(projection_prices(level, dtype, n, extents, k_x, mean, threads), choice)
-    if split == PRODUCT:
-        return Plan(PRODUCT, threads, 0)
-    return _planned_projection(level, dtype, n, extents, k_x, mean, split, threads)
-
-
-@functools.lru_cache(maxsize=4096)
-def mttkrp(
-    level: str,
-    dtype: int,
-    rank: int,
-    shape: Extents,
-    mode: int,
-    threads: int,
-    choice: str | None,
-) -> tuple[bool, Plan]:
-    """Whether the mode is the output of a projection, with the modes before it hoisted and those
-    behind it in W; else it is a factor's gradient. The rank stands for the samples."""
-    at = _level(level, dtype)
-    last = len(shape) - 1
-    others = shape[:mode] + shape[mode + 1 :]
-    prices: dict[tuple[bool, Split], float] = {}
-    hoists = range(last) if mode == 0 else range(mode, mode + (mode < last))
-    for h in hoists:
-        paired = _is_paired(level, dtype, others, h)
-        split = Split(h, output_inside=int(mode > 0), transposed=1)
-        prices[True, split] = _price_of_samples(at, rank, others, shape[mode], h, threads, paired)
-        if rank <= FEW:
-            split = split._replace(few=1)
-            prices[True, split] = _price_of_few(at, rank, others, shape[mode], h, threads)
-    for h in range(mode):
-        prices[False, Split(h)] = _price_of_inner_grads(
-            at, rank, shape[1:], shape[0], h, 1, threads
-        )
-    projects, split = _cheapest(prices, choice)
-    if projects:
-        return True, _planned_projection(
-            level, dtype, rank, others, shape[mode], False, split, threads
-        )
-    extents = shape[1:]
-    scratch = cpu_module().projection_factor_grads_scratch(
-        level,
-        dtype,
-        rank,
-        describe_sizes(extents),
-        [int(place == mode - 1) for place in range(last)],
-        sum(extents),
-        0,
-        shape[0],
-        _STRIDED,
-        NO_MATRIX,
-        split,
-        threads,
-        0,
-    )
-    return False, Plan(split, threads, scratch)
-
-
-def _is_paired(level: str, dtype: int, extents: Extents, hoisted: int) -> bool:
-    return (
-        level in PAIRED_LEVELS
-        and dtype == BFLOAT16
-        and hoisted == len(extents) - 1
-        and extents[-1] >= LEAST_EXTENT_OF_PAIRS
-    )
-
-
-def _planned_projection(
-    level: str,
-    dtype: int,
-    n: int,
-    extents: Extents,
-    k_x: int,
-    mean: bool,
-    split: Split,
-    threads: int,
-) -> Plan:
-    scratch = cpu_module().projection_scratch(
-        level, dtype, n, describe_sizes(extents), 0, k_x, 0, int(mean), split, threads, 0
-    )
-    return Plan(split, threads, scratch)
-
-
-# A matrix that is there and lies row by row, or must be collected element by element.
-_CONTIGUOUS = (1, 1, 1)
-_STRIDED = (1, 1, 2)
-
-
-def _matrix(given: bool, contiguous: bool) -> tuple[int, int, int]:
-    return (_CONTIGUOUS if contiguous else _STRIDED) if given else NO_MATRIX
-
-
-def _price_of_inner_grads(
-    level: _Level, n: int, extents: Extents, k_x: int, hoisted: int, rows: int, threads: int
-) -> float:
-    """Of dW, folded into its factors; rows: one or two a sample."""
-    outer, inner = extents[:hoisted], extents[hoisted:]
-    Q, P = k_x * math.prod(outer), math.prod(inner)
-    slab = min(n, SLAB) * rows
-    slabs = n * rows / slab
-    most = _tile_rows(level.square, level.wide)
-    blocks = _ceil_div(Q, 64)
-    depth = Q / blocks
-    columns = _ceil_div(P, (level.square * level.lanes))
-    core = columns * blocks * _tiles(slab, most, level.square, depth)
-    core += Q * columns * level.square * level.widen
-    joined = slab * Q * _join(JOIN, outer) * max(1.0, P * slab / 18432) if outer else 0.0
-    fold = slab * _by_segments(inner, SPREAD, level)
-    return slabs * (core * FACTOR_GRADS + joined + fold) / threads
-
-
-def factor_grads_prices(
-    level: str,
-    dtype: int,
-    n: int,
-    extents: Extents,
-    k_x: int,
-    grad: bool,
-    grad_mean: bool,
-    needs: tuple[bool, ...],
-    apart: bool,
-    threads: int,
-) -> dict[int, float]:
-    """By the number of hoisted factors: from there on dW is needed, before it dH."""
-    at = _level(level, dtype)
-    first, last = needs.index(True), len(needs) - 1 - needs[::-1].index(True)
-    candidates = list(range(first + 1))
-    if not grad_mean and dtype in (FLOAT32, FLOAT64) and (apart or sum(needs) == 1):
-        candidates += range(first + 1, len(extents))
-    prices = dict.fromkeys(candidates, 0.0)
-    for h in candidates:
-        if last >= h:
-            rows = 2 if grad and grad_mean and h == 0 else 1
-            prices[h] += _price_of_inner_grads(at, n, extents, k_x, h, rows, threads)
-        if first < h:
-            outputs = math.prod(extents[:h])
-            prices[h] += min(_outer_prices(at, n, (k_x, *extents[h:]), outputs, threads).values())
-            if h > 1:
-                prices[h] += n * _by_segments(extents[:h], SPREAD, at) / threads
-    product = _price_of_product(level, dtype, n, extents, k_x, threads)
-    if product is not None and not grad_mean:
-        prices[-1] = product + n * _by_segments(extents, SPREAD, at) / threads
-    return prices
-
-
-def _outer_prices(
-    at: _Level, n: int, swapped: Extents, outputs: int, threads: int
-) -> dict[Split, float]:
-    """Of dH: the core's outputs and the hoisted indices change places."""
-    split = Split(1, output_inside=1)
-    prices = {split: _price_of_samples(at, n, swapped, outputs, 1, threads, False)}
-    if n <= FEW:
-        prices[split._replace(few=1)] = _price_of_few(at, n, swapped, outputs, 1, threads)
-    return prices
+def mttkrp(sizes: Sizes, mode: int, choice: str | None) -> tuple[bool, Split]:
+    """Whether by a projection; see `prices.mttkrp`."""
+    projects, split = _cheapest(prices.mttkrp(sizes, mode), choice)
+    return projects, split
 
 
 @functools.lru_cache(maxsize=4096)
 def factor_grads(
-    level: str,
-    dtype: int,
-    n: int,
-    extents: Extents,
-    k_x: int,
+    sizes: Sizes,
     grad: bool,
     grad_mean: bool,
-    contiguous: bool,
     needs: tuple[bool, ...],
     apart: bool,
-    threads: int,
     choice: str | None,
 ) -> FactorGradsPlan:
     """apart: the gradients are matrices of their own, so dH may be written as it is."""
-    prices = factor_grads_prices(
-        level, dtype, n, extents, k_x, grad, grad_mean, needs, apart, threads
-    )
-    hoisted = _cheapest(prices, choice)
+    if sizes.level == CUDA:
+        return FactorGradsPlan(0, Split(), None)
+    hoisted = _cheapest(prices.factor_grads(sizes, grad, grad_mean, needs, apart), choice)
     if hoisted < 0:
-        return FactorGradsPlan(
-            -1, None, None, synthesis_grads_scratch(level, dtype, n, extents, threads)
-        )
-    first, last = needs.index(True), len(needs) - 1 - needs[::-1].index(True)
+        return FactorGradsPlan(-1, None, None)
     inner = outer = None
-    spread = 0
-    if last >= hoisted:
-        # Without gradients of the factors before them, these stand with one factor at least.
-        flags = [int(need and place >= hoisted) for place, need in enumerate(needs)]
-        scratch = cpu_module().projection_factor_grads_scratch(
-            level,
-            dtype,
-            n,
-            describe_sizes(extents),
-            flags,
-            sum(extents),
-            0,
-            k_x,
-            _matrix(grad, contiguous),
-            _matrix(grad_mean, contiguous),
-            Split(hoisted),
-            threads,
-            0,
-        )
-        inner = Plan(Split(hoisted), threads, scratch)
-    if first < hoisted:
-        outputs = math.prod(extents[:hoisted])
-        swapped = (k_x, *extents[hoisted:])
-        outer_prices = _outer_prices(_level(level, dtype), n, swapped, outputs, threads)
-        split = _cheapest(outer_prices, choice)
-        outer = _planned_projection(level, dtype, n, swapped, outputs, False, split, threads)
-        if hoisted > 1:
-            spread = synthesis_grads_scratch(level, dtype, n, extents[:hoisted], threads)
-    return FactorGradsPlan(hoisted, inner, outer, spread)
-
-
-def synthesis_grads_scratch(level: str, dtype: int, n: int, extents: Extents, threads: int) -> int:
-    """The scratch that takes the gradient of a synthesis apart."""
-    scratch: int = cpu_module().synthesis_grads_scratch(
-        level,
-        dtype,
-        n,
-        describe_sizes(extents),
-        [1] * len(extents),
-        sum(extents),
-        _CONTIGUOUS,
-        threads,
-        0,
-    )
-    return scratch
-
-
-def _price_of_core_grad(
-    level: _Level, n: int, extents: Extents, k_x: int, hoisted: int, threads: int
-) -> float:
-    outer, inner = extents[:hoisted], extents[hoisted:]
-    Q, P = k_x * math.prod(outer), math.prod(inner)
-    blocks = _ceil_div(n, 512)
-    samples = n / blocks
-    most = _tile_rows(level.square, level.wide)
-    columns = _ceil_div(P, (level.square * level.lanes))
-    packs = _ceil_div(Q, 16)
-    product = columns * packs * _tiles(min(16, Q), most, level.square, samples)
-    store = Q * _ceil_div(P, level.lanes) * (STORE + level.widen)
-    panels = max(1.0, P * samples / 40960)
-    packed = samples * Q * (_join(PACK, outer) if outer else PACK) * panels
-    gathered = panels * (sum(inner) / level.lanes + SEGMENT)
-    formed = samples * (_by_segments(inner, SYNTHESISE, level) + gathered)
-    divided = threads if 192 * threads <= P or 16 * threads <= Q else 1
-    duplicated = 1 if 192 * threads <= P else threads
-    product *= CORE_GRAD
-    return blocks * ((product + store + packed) / divided + formed * duplicated / divided)
-
-
-def core_grad_prices(
-    level: str, dtype: int, n: int, extents: Extents, k_x: int, grad_mean: bool, threads: int
-) -> dict[Split, float]:
-    at = _level(level, dtype)
-    prices = {
-        Split(h): _price_of_core_grad(at, n, extents, k_x, h, threads)
-        for h in range(1 if grad_mean else 0, len(extents))
-    }
-    product = _price_of_product(level, dtype, n, extents, k_x, threads)
-    if product is not None and not grad_mean:
-        prices[PRODUCT] = product
-    return prices
+    # Without gradients of the factors before them, these stand with one factor at least.
+    if any(needs[hoisted:]):
+        inner = Split(hoisted)
+    if any(needs[:hoisted]):
+        outer = _cheapest(prices.outer_grads(sizes, hoisted), choice)
+    return FactorGradsPlan(hoisted, inner, outer)
 
 
 @functools.lru_cache(maxsize=4096)
-def core_grad(
-    level: str,
-    dtype: int,
-    n: int,
-    extents: Extents,
-    k_x: int,
-    grad: bool,
-    grad_mean: bool,
-    threads: int,
-    choice: str | None,
-) -> Plan:
-    prices = core_grad_prices(level, dtype, n, extents, k_x, grad_mean, threads)
-    split = _cheapest(prices, choice)
-    if split == PRODUCT:
-        return Plan(PRODUCT, threads, 0)
-    scratch = cpu_module().projection_core_grad_scratch(
-        level,
-        dtype,
-        n,
-        describe_sizes(extents),
-        k_x,
-        _matrix(grad, True),
-        _matrix(grad_mean, True),
-        0,
-        False,
-        split,
-        threads,
-        0,
-    )
-    return Plan(split, threads, scratch)
+def core_grad(sizes: Sizes, grad_mean: bool, choice: str | None) -> Split:
+    """How the core's gradient is computed; `PRODUCT`: by torch."""
+    if sizes.level == CUDA:
+        return Split(int(grad_mean))
+    split: Split = _cheapest(prices.core_grad(sizes, grad_mean), choice)
+    return split
+
+
+__all__ = [
+    "CUDA",
+    "PRODUCT",
+    "FactorGradsPlan",
+    "Sizes",
+    "Split",
+    "core_grad",
+    "factor_grads",
+    "force_plan",
+    "forced",
+    "forced_plan",
+    "mttkrp",
+    "projection",
+]

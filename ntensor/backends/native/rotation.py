@@ -1,47 +1,30 @@
-"""Rotation and rotated synthesis, and their gradients, by the compiled core for CPUs."""
+"""Rotation and rotated synthesis, and their gradients, by the compiled core."""
 
 import torch
 from torch import Tensor
 
-from ntensor.backends.native import scratch
+from ntensor.backends.native.call import run
 from ntensor.backends.native.library import (
-    CPU,
     DTYPES,
     ELEMENTS_A_THREAD,
     LAYOUTS,
-    cpu_module,
     describe_factors,
     describe_grads,
     describe_matrix,
     needed_width,
     rows_of_nine,
-    simd_level,
     threads_for,
 )
-from ntensor.backends.native.library import scratch as scratch_memory
 
 
 def rotation(y: Tensor, R: Tensor, layout: str) -> Tensor:
     n, K = y.shape
-    out = torch.empty((n, K), dtype=y.dtype, device=CPU)
-    if n * K == 0:
-        return out
-    matrices = rows_of_nine(R)
-    threads = threads_for(n * K, ELEMENTS_A_THREAD)
-    level = simd_level()
-    memory = scratch_memory(scratch.rotation(level, DTYPES[y.dtype], n, K, threads))
-    cpu_module().rotation(
-        level,
-        DTYPES[y.dtype],
-        n,
-        K,
-        LAYOUTS[layout],
-        describe_matrix(y),
-        describe_matrix(matrices),
-        out.data_ptr(),
-        threads,
-        memory.data_ptr(),
-    )
+    out = torch.empty((n, K), dtype=y.dtype, device=y.device)
+    if n * K > 0:
+        matrices = rows_of_nine(R)
+        places = (describe_matrix(y), describe_matrix(matrices), out.data_ptr())
+        job = (DTYPES[y.dtype], n, K, LAYOUTS[layout], *places)
+        run("rotation", y, threads_for(n * K, ELEMENTS_A_THREAD), *job)
     return out
 
 
@@ -49,67 +32,37 @@ def rotation_matrix_grad(grad: Tensor, y: Tensor, layout: str) -> Tensor:
     n, K = y.shape
     if n * K == 0:
         return y.new_zeros((n, 3, 3))
-    dR = torch.empty((n, 3, 3), dtype=y.dtype, device=CPU)
-    threads = threads_for(n * K, ELEMENTS_A_THREAD)
-    level = simd_level()
-    memory = scratch_memory(scratch.rotation(level, DTYPES[y.dtype], n, K, threads))
-    cpu_module().rotation_matrix_grad(
-        level,
-        DTYPES[y.dtype],
-        n,
-        K,
-        LAYOUTS[layout],
-        describe_matrix(grad),
-        describe_matrix(y),
-        dR.data_ptr(),
-        threads,
-        memory.data_ptr(),
-    )
+    dR = torch.empty((n, 3, 3), dtype=y.dtype, device=y.device)
+    places = (describe_matrix(grad), describe_matrix(y), dR.data_ptr())
+    job = (DTYPES[y.dtype], n, K, LAYOUTS[layout], *places)
+    run("rotation_matrix_grad", y, threads_for(n * K, ELEMENTS_A_THREAD), *job)
     return dR
 
 
 def rotated_synthesis(z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> Tensor:
-    factors = [z_exp, z_id]
     n, dtype = z_exp.shape[0], z_exp.dtype
-    described, extents, K = describe_factors(factors)
-    out = torch.empty((n, K), dtype=dtype, device=CPU)
-    if n * K == 0:
-        return out
-    matrices = rows_of_nine(R)
-    threads = threads_for(n * K, ELEMENTS_A_THREAD)
-    level = simd_level()
-    memory = scratch_memory(scratch.rotated_synthesis(level, DTYPES[dtype], n, extents, threads))
-    cpu_module().rotated_synthesis(
-        level,
-        DTYPES[dtype],
-        n,
-        described,
-        LAYOUTS[layout],
-        describe_matrix(matrices),
-        out.data_ptr(),
-        threads,
-        memory.data_ptr(),
-    )
+    described, _, K = describe_factors([z_exp, z_id])
+    out = torch.empty((n, K), dtype=dtype, device=z_exp.device)
+    if n * K > 0:
+        matrices = rows_of_nine(R)
+        places = (describe_matrix(matrices), out.data_ptr())
+        job = (DTYPES[dtype], n, described, LAYOUTS[layout], *places)
+        run("rotated_synthesis", z_exp, threads_for(n * K, ELEMENTS_A_THREAD), *job)
     return out
 
 
 def rotated_synthesis_grads(
     grad: Tensor, z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str, needs: list[bool]
 ) -> Tensor:
-    factors = [z_exp, z_id]
     n, dtype = z_exp.shape[0], z_exp.dtype
-    described, extents, K = describe_factors(factors)
+    described, extents, K = describe_factors([z_exp, z_id])
     factor_width = needed_width(extents, needs[:2])
     width = factor_width + (9 if needs[2] else 0)
-    if n * K == 0:
-        return torch.zeros((n, width), dtype=dtype, device=CPU)
-    out = torch.empty(n, width, dtype=dtype, device=CPU)
+    if n * K * width == 0:
+        return z_exp.new_zeros((n, width))
+    out = torch.empty(n, width, dtype=dtype, device=z_exp.device)
     matrices = rows_of_nine(R)
-    threads = threads_for(n * K, ELEMENTS_A_THREAD)
-    level = simd_level()
-    memory = scratch_memory(scratch.rotated_synthesis(level, DTYPES[dtype], n, extents, threads))
-    cpu_module().rotated_synthesis_grads(
-        level,
+    job = (
         DTYPES[dtype],
         n,
         described,
@@ -120,7 +73,6 @@ def rotated_synthesis_grads(
         describe_matrix(grad),
         out.data_ptr() + factor_width * out.element_size() if needs[2] else 0,
         width,
-        threads,
-        memory.data_ptr(),
     )
+    run("rotated_synthesis_grads", z_exp, threads_for(n * K, ELEMENTS_A_THREAD), *job)
     return out

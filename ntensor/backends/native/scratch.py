@@ -1,48 +1,22 @@
-"""The scratch memory of the kernels: what they take beside inputs and outputs."""
+"""The scratch memory of the compiled core: what its jobs take beside inputs and outputs."""
 
-import functools
 import math
+from typing import Any
 
 import torch
 
 from ntensor.backends.native import plans
+from ntensor.backends.native.call import scratch_of, sizes_of
 from ntensor.backends.native.library import (
     DTYPES,
     ELEMENTS_A_THREAD,
-    MULTIPLY_ADDS_A_THREAD,
-    cpu_module,
+    NO_MATRIX,
     describe_sizes,
-    simd_level,
     threads_for,
 )
 
-_CONTIGUOUS = (1, 1, 1)
-
-
-@functools.lru_cache(maxsize=1024)
-def synthesis(level: str, dtype: int, n: int, extents: tuple[int, ...], threads: int) -> int:
-    return cpu_module().synthesis_scratch(level, dtype, n, describe_sizes(extents), 0, threads, 0)
-
-
-synthesis_grads = functools.lru_cache(maxsize=1024)(plans.synthesis_grads_scratch)
-
-
-@functools.lru_cache(maxsize=1024)
-def rotation(level: str, dtype: int, n: int, K: int, threads: int) -> int:
-    """Of `rotation` and of `rotation_matrix_grad`."""
-    return cpu_module().rotation_scratch(
-        level, dtype, n, K, 0, _CONTIGUOUS, _CONTIGUOUS, 0, threads, 0
-    )
-
-
-@functools.lru_cache(maxsize=1024)
-def rotated_synthesis(
-    level: str, dtype: int, n: int, extents: tuple[int, ...], threads: int
-) -> int:
-    """Of `rotated_synthesis` and of its gradients."""
-    return cpu_module().rotated_synthesis_scratch(
-        level, dtype, n, describe_sizes(extents), 0, _CONTIGUOUS, 0, threads, 0
-    )
+# A matrix that is there, row by row or to be collected element by element.
+_MATRIX, _STRIDED = (1, 1, 1), (1, 1, 2)
 
 
 def scratch_bytes(
@@ -53,37 +27,74 @@ def scratch_bytes(
     dtype: torch.dtype,
     device: torch.device,
 ) -> int:
-    """What `ntensor.scratch_bytes` says of a CPU; arguments are checked and no size is 0."""
-    key = (simd_level(), DTYPES[dtype], n)
-    K = math.prod(extents)
-    threads = threads_for(n * K, ELEMENTS_A_THREAD)
+    """What `ntensor.scratch_bytes` says of these kernels; arguments are checked, no size is 0."""
+    like = torch.empty(0, dtype=dtype, device=device)
+    if operation.startswith("synthesis_projection"):
+        mean = operation.endswith("mean")
+        return 0 if len(extents) == 1 else _of_projection(like, n, extents, k_x, mean)
+    K, factors, width = math.prod(extents), describe_sizes(extents), sum(extents)
+    grads = [1] * len(extents)
+    jobs: dict[str, tuple[Any, ...]]
     if operation == "synthesis":
-        return max(synthesis(*key, extents, threads), synthesis_grads(*key, extents, threads))
-    if operation == "rotation":
-        return rotation(*key, K, threads)
-    if operation == "rotated_synthesis":
-        return rotated_synthesis(*key, extents, threads)
-    if len(extents) == 1:
-        return 0
-    mean = operation.endswith("mean")
-    threads = threads_for(n * K * k_x, MULTIPLY_ADDS_A_THREAD)
-    needs = (True,) * len(extents)
-    grads = [
-        plans.factor_grads(
-            *(*key, extents, k_x, True, mean, contiguous, needs, apart, threads, plans.forced())
-        )
-        for contiguous in (True, False)
-        for apart in (True, False)
-    ]
-    results = [
-        plans.projection(*key, extents, k_x, mean, threads, plans.forced()),
-        plans.core_grad(*key, extents, k_x, True, mean, threads, plans.forced()),
-    ]
+        jobs = {
+            "synthesis": (factors, 0),
+            "synthesis_grads": (factors, grads, width, _MATRIX),
+        }
+    elif operation == "rotation":
+        jobs = {
+            "rotation": (K, 0, _MATRIX, _MATRIX, 0),
+            "rotation_matrix_grad": (K, 0, _MATRIX, _MATRIX, 0),
+        }
+    else:
+        matrices = (0, _MATRIX, _MATRIX, 1, width + 9)
+        jobs = {
+            "rotated_synthesis": (factors, 0, _MATRIX, 0),
+            "rotated_synthesis_grads": (factors, grads, width + 9, *matrices),
+        }
+    threads, number = threads_for(n * K, ELEMENTS_A_THREAD), DTYPES[dtype]
+    return max(scratch_of(name, like, threads, number, n, *job) for name, job in jobs.items())
+
+
+def _of_projection(
+    like: torch.Tensor, n: int, extents: tuple[int, ...], k_x: int, mean: bool
+) -> int:
+    """Of the result, of the core's gradient, and of each way to the gradients of the factors."""
+    sizes, choice = sizes_of(like, n, extents, k_x), plans.forced()
+    factors, grads = describe_sizes(extents), [1] * len(extents)
+    products = False
+
+    def needed(name: str, *job: Any) -> int:
+        return scratch_of(name, like, sizes.threads, sizes.dtype, n, *job)
+
+    found = [0]
+    split = plans.projection(sizes, mean, choice)
+    if split == plans.PRODUCT:
+        products = True
+    else:
+        found.append(needed("projection", factors, 0, k_x, 0, int(mean), split))
+    split = plans.core_grad(sizes, mean, choice)
+    for matrix in (_MATRIX, _STRIDED):
+        both = (matrix, matrix if mean else NO_MATRIX)
+        if split == plans.PRODUCT:
+            products = True
+        else:
+            found.append(needed("projection_core_grad", factors, k_x, *both, 0, False, split))
+        for apart in (True, False):
+            needs = (True,) * len(extents)
+            h, inner, outer = plans.factor_grads(sizes, True, mean, needs, apart, choice)
+            if h < 0:
+                products = True
+                found.append(needed("synthesis_grads", factors, grads, sum(extents), _MATRIX))
+            if inner is not None:
+                places = ([0] * h + grads[h:], sum(extents), 0, k_x, *both)
+                found.append(needed("projection_factor_grads", factors, *places, inner))
+            if outer is not None:
+                L = math.prod(extents[:h])
+                swapped = describe_sizes((k_x, *extents[h:]))
+                found.append(needed("projection", swapped, 0, L, 0, 0, outer))
+                if h > 1:
+                    leading = (factors[: 4 * h], grads[:h], sum(extents), _MATRIX)
+                    found.append(needed("synthesis_grads", *leading))
     # Beside plain products of torch the synthesis of the batch, or its derivative.
-    products = any(plan.split == plans.PRODUCT for plan in results)
-    products |= any(plan.hoisted < 0 for plan in grads)
-    return products * n * K * dtype.itemsize + max(
-        *(plan.scratch for plan in results),
-        *(part.scratch for plan in grads for part in (plan.inner, plan.outer) if part),
-        *(plan.spread for plan in grads),
-    )
+    formed = n * math.prod(extents) * like.element_size() if products else 0
+    return formed + max(found)

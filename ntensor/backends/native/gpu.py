@@ -1,9 +1,8 @@
-"""The compiled module `ntensor._cuda`: loading it, what it can run on, and the form of a call."""
+"""The compiled module `ntensor._cuda`, for CUDA GPUs: loading it, and what it can run on."""
 
 import functools
 import json
 from types import ModuleType
-from typing import Any
 
 import torch
 
@@ -102,27 +101,6 @@ def _form_for(architecture: str, capability: tuple[int, int]) -> str | None:
     if machine_code and form != "virtual":
         return "machine code"
     return "PTX" if ptx and form != "real" else None
-
-
-def run(name: str, like: torch.Tensor, arguments: tuple[Any, ...]) -> None:
-    """Carries out the job `name` of `ntensor._cuda` on the device and current stream of `like`.
-
-    `arguments` are all but the last two, which the CPU's jobs have too: a number of threads, which
-    has no meaning here, and the address of the scratch memory.
-    """
-    context = call_context(like)
-    byte_count = scratch_bytes(name, context, arguments)
-    memory = torch.empty(byte_count, dtype=torch.uint8, device=like.device)
-    # torch's own guard goes back to a device that was not used without making a context there.
-    with torch.cuda.device_of(like):
-        getattr(cuda_module(), name)(context, *arguments, 1, memory.data_ptr())
-
-
-def scratch_bytes(name: str, context: Context, arguments: tuple[Any, ...]) -> int:
-    """The scratch memory of a job, which is rehearsed for it: addresses count by whether they are
-    0, and no device is needed."""
-    count: int = getattr(cuda_module(), f"{name}_scratch")(context, *arguments, 1, 0)
-    return count
 
 
 def call_context(like: torch.Tensor) -> Context:

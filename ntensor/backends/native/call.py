@@ -1,0 +1,78 @@
+"""A call of the compiled core: a job, described once, on the device of its operands."""
+
+import math
+import threading
+from typing import Any
+
+import torch
+
+from ntensor.backends.native import gpu
+from ntensor.backends.native.library import (
+    CPU,
+    DTYPES,
+    MULTIPLY_ADDS_A_THREAD,
+    cpu_module,
+    simd_level,
+    threads_for,
+)
+from ntensor.backends.native.plans import CUDA, Sizes
+
+# A job on a CPU that needs no more scratch than this does not allocate any.
+KEPT_SCRATCH_BYTES = 1 << 14
+
+_kept = threading.local()
+
+
+def run(name: str, like: torch.Tensor, threads: int, *job: Any) -> None:
+    """Carries out the job `name` of `csrc/binding.h`, on the device of `like`.
+
+    Args:
+        threads: on a CPU.
+        job: the arguments of the job.
+    """
+    lacking: int | None
+    if runs_on_gpu(like):
+        do, context = getattr(gpu.cuda_module(), name), gpu.call_context(like)
+        # torch's own guard goes back to a device that was not used without making a context there.
+        with torch.cuda.device_of(like):
+            if (lacking := do(context, *job, 0, 0)) is not None:
+                memory = torch.empty(lacking, dtype=torch.uint8, device=like.device)
+                do(context, *job, memory.data_ptr(), lacking)
+        return
+    do, cpu = getattr(cpu_module(), name), (simd_level(), threads)
+    if (lacking := do(cpu, *job, _kept_scratch(), KEPT_SCRATCH_BYTES)) is not None:
+        memory = torch.empty(lacking, dtype=torch.uint8, device=CPU)
+        do(cpu, *job, memory.data_ptr(), lacking)
+
+
+def scratch_of(name: str, like: torch.Tensor, threads: int, *job: Any) -> int:
+    """The bytes of scratch memory that a job of `run` needs, which is not carried out.
+
+    Addresses count by whether they are 0.
+    """
+    on_gpu = runs_on_gpu(like)
+    module = gpu.cuda_module() if on_gpu else cpu_module()
+    context = gpu.call_context(like) if on_gpu else (simd_level(), threads)
+    needed: int = getattr(module, name)(context, *job, 0, -1)
+    return needed
+
+
+def runs_on_gpu(like: torch.Tensor) -> bool:
+    return like.is_cuda
+
+
+def _kept_scratch() -> int:
+    """The address of the calling thread's own scratch memory."""
+    try:
+        address: int = _kept.memory.data_ptr()
+    except AttributeError:
+        _kept.memory = torch.empty(KEPT_SCRATCH_BYTES, dtype=torch.uint8, device=CPU)
+        address = _kept.memory.data_ptr()
+    return address
+
+
+def sizes_of(like: torch.Tensor, n: int, extents: tuple[int, ...], k_x: int) -> Sizes:
+    """What the plans of a projection depend on, beside what is wanted."""
+    level = CUDA if runs_on_gpu(like) else simd_level()
+    threads = threads_for(n * k_x * math.prod(extents), MULTIPLY_ADDS_A_THREAD)
+    return Sizes(level, DTYPES[like.dtype], n, extents, k_x, threads)

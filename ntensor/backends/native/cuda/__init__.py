@@ -1,1 +1,0 @@
-"""The compiled module `ntensor._cuda`, which serves CUDA GPUs."""

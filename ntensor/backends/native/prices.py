@@ -1,0 +1,348 @@
+"""What each way to a projection or its gradients costs on a CPU; see `plans.py` for the symbols.
+
+Prices count vector multiply-adds at full speed: orders of magnitude that hold at every SIMD level.
+`benchmarks/plan_regret.py` times every candidate of random sizes, and what the choice costs.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+Extents = tuple[int, ...]
+
+# Of every SIMD level: bytes of a vector, vectors of the widest tile, and of a square one.
+_VECTORS = {
+    "avx512bf16": (64, 4, 3),
+    "avx512": (64, 4, 3),
+    "emulated": (64, 4, 3),
+    "avx2": (32, 2, 2),
+    "portable": (16, 2, 2),
+}
+_OF_ARM = (16, 4, 3)
+# Levels that multiply bfloat16 pair by pair, where the last factor stands alone and is this long.
+PAIRED_LEVELS = ("avx512bf16", "emulated")
+LEAST_EXTENT_OF_PAIRS = 32
+
+# As in csrc/cpu/grouping.h.
+LEAST_TAIL, MOST_TAIL, SHORT_TAIL = 32, 128, 12
+SLAB = 64  # most samples that are taken together
+FEW = 8  # most samples that are taken one by one
+SHARED_CORE_BYTES = 1 << 18
+
+FLOAT32, FLOAT64, BFLOAT16, FLOAT16 = range(4)
+
+# The price of a vector multiply-add in torch's own product, at the levels where it may be faster,
+# for cores that lie in the caches; of our own, of the core's gradient and of the factors'; and of
+# what the host does for torch.
+TORCH = {"avx2": 1.05}
+MOST_CORE_BYTES = 8 << 20
+CORE_GRAD, FACTOR_GRADS = 1.3, 1.15
+HOST = 200000.0
+FORM_IN_MEMORY = 8.0  # of a vector of the synthesis of the batch, written and read again
+LATENCY = 8.0  # the least of a step of a tile: its sums depend on those of the step before
+FOLD, TILE = 3.0, 15.0  # of a vector of sums, and of a tile
+FORM, GATHER = 3.0, 10.0  # of a vector of W or H, and of one of a factor's columns
+SUM = 6.0  # of the lanes of a vector
+OUT = 16.0  # of a vector of results
+JOIN = 1.0  # of an element of A
+ROW = 8.0  # of a row of the last hoisted factor, scaled
+PACK = 1.5  # of an element of A in the order of a tile
+SPREAD, ELEMENT = 6.0, 3.0  # of a vector of dW folded into factors, and of an element by itself
+SEGMENT = 30.0  # of a segment of a synthesis or its derivative
+STORE = 2.0  # of a vector of the core's gradient
+SYNTHESISE = 2.0  # of a vector of one sample's synthesis
+
+
+class Sizes(NamedTuple):
+    """What a plan depends on: the SIMD level, or `plans.CUDA`; the number of the dtype; samples,
+    extents and rows of the core; threads."""
+
+    level: str
+    dtype: int
+    n: int
+    extents: Extents
+    k_x: int
+    threads: int
+
+
+class Split(NamedTuple):
+    """`Split` of csrc/cpu/api.h."""
+
+    hoisted: int = 0
+    output_inside: int = 0
+    few: int = 0
+    transposed: int = 0
+
+
+# By plain products of torch, with the synthesis of the batch or its derivative formed in between.
+PRODUCT = Split(-1)
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+class _Level(NamedTuple):
+    lanes: int
+    wide: int
+    square: int
+    widen: float  # price of widening a vector of stored elements
+
+
+@functools.cache
+def _level(name: str, dtype: int) -> _Level:
+    size, wide, square = _VECTORS.get(name, _OF_ARM)
+    widen = 2.0 if dtype in (BFLOAT16, FLOAT16) else 0.0
+    return _Level(size // (8 if dtype == FLOAT64 else 4), wide, square, widen)
+
+
+def _by_segments(inner: Extents, price: float, level: _Level) -> float:
+    """Of a sample's synthesis or its derivative, `price` a vector, segment by segment."""
+    P = math.prod(inner)
+    place = len(inner) - 1
+    last = inner[place]
+    while place and last < LEAST_TAIL and last * inner[place - 1] <= MOST_TAIL:
+        place -= 1
+        last *= inner[place]
+    if place == 0:
+        return P / level.lanes * price
+    if last == 1:
+        last = inner[place - 1]
+    elif last < SHORT_TAIL:
+        return P * ELEMENT + P / last / inner[place - 1] * SEGMENT
+    return P / level.lanes * price + P / last * SEGMENT
+
+
+def _join(price: float, outer: Extents) -> float:
+    """Of an element of A: rows of the last hoisted factor are scaled one after the other."""
+    return price + ROW / outer[-1]
+
+
+def _tile_rows(vectors: int, wide: int) -> int:
+    return 6 if vectors == wide else 8
+
+
+def _tile(rows: int, vectors: int, depth: float) -> float:
+    step = max(rows * vectors, rows + vectors, LATENCY)
+    return depth * step + FOLD * rows * vectors + TILE
+
+
+def _tiles(count: int, most: int, vectors: int, depth: float) -> float:
+    """Of `count` rows in tiles of at most `most`, what is left over in powers of two."""
+    full, left = divmod(count, most)
+    price = full * _tile(most, vectors, depth)
+    while left:
+        rows = 1 << (left.bit_length() - 1)
+        price += _tile(rows, vectors, depth)
+        left -= rows
+    return price
+
+
+def _price_of_samples(
+    level: _Level, n: int, extents: Extents, k_x: int, hoisted: int, threads: int, paired: bool
+) -> float:
+    """Of a projection with the samples in the lanes."""
+    outer, inner = extents[:hoisted], extents[hoisted:]
+    L, P = math.prod(outer), math.prod(inner)
+    slabs = _ceil_div(n, SLAB)
+    even = _ceil_div(slabs, threads) * threads
+    small = k_x * L * P * 4 <= SHARED_CORE_BYTES or k_x < 8 * threads
+    if small and n >= even * 2 * level.lanes:
+        slabs = even
+    vectors = _ceil_div(_ceil_div(n, slabs), level.lanes)
+    wide = min(vectors, level.wide)
+    rows = _tile_rows(wide, level.wide)
+    along = min(_tiles(k_x, rows, wide, P) / k_x, _tiles(min(L, 64), rows, wide, P) / min(L, 64))
+    core = k_x * L * along * (vectors / wide) * (0.55 if paired else 1.0)
+    core += k_x * L * P / level.lanes * level.widen * (not paired)
+    formed = vectors * (
+        FORM * (P + (L if outer else 0)) + GATHER * (sum(inner) + sum(outer)) + 2.0 * P * paired
+    )
+    # A panel of W is formed again for each chunk of rows, unless it is the only one.
+    chunks = (
+        _ceil_div(k_x * vectors * level.lanes, 9216) if P * vectors * level.lanes > 43008 else 1
+    )
+    formed += (chunks - 1) * vectors * FORM * P
+    out = vectors * k_x * OUT
+    if slabs % threads == 0:
+        return slabs / threads * (core + formed + out)
+    divided = threads if k_x >= 2 * threads or 4 * threads <= L else 1
+    return slabs * (core / divided + formed + out / divided)
+
+
+def _price_of_few(
+    level: _Level, n: int, extents: Extents, k_x: int, hoisted: int, threads: int
+) -> float:
+    """Of a projection with the inner indices in the lanes."""
+    outer, inner = extents[:hoisted], extents[hoisted:]
+    L, P = math.prod(outer), math.prod(inner)
+    samples = min(n, 4)
+    rows = {1: 8, 2: 6, 3: 4, 4: 3}[samples]
+    whole, left = divmod(P, level.lanes)
+    steps = whole * (1 + level.widen / 2) + left * 0.5
+    along = min(k_x, 64) if k_x >= L else min(L, 64)
+    core = k_x * L * (_tiles(along, rows, samples, steps) / along + SUM * samples) * (n / samples)
+    formed = n * (_by_segments(inner, SYNTHESISE, level) + SYNTHESISE * L / level.lanes + SEGMENT)
+    formed += n * (sum(inner) + sum(outer)) / level.lanes
+    divided = threads if k_x >= 2 * threads or 2 * threads <= L else 1
+    return core / divided + formed
+
+
+def _price_of_product(sizes: Sizes) -> float | None:
+    """Of one product of torch and the synthesis of the batch; None where it is no way to go."""
+    level, dtype, n, extents, k_x, threads = sizes
+    at, K = _level(level, dtype), math.prod(extents)
+    size = 8 if dtype == FLOAT64 else 4
+    if (
+        level not in TORCH
+        or dtype not in (FLOAT32, FLOAT64)
+        or k_x < 2 * K  # the synthesis of the batch is formed, and must be small beside the result
+        or k_x * K * size > MOST_CORE_BYTES
+    ):
+        return None
+    vectors = n * K / at.lanes
+    return vectors * (k_x * TORCH[level] + FORM_IN_MEMORY) / threads + HOST
+
+
+def projection(sizes: Sizes, mean: bool) -> dict[Split, float]:
+    """Of every way to a projection."""
+    level, dtype, n, extents, k_x, threads = sizes
+    at = _level(level, dtype)
+    hoists = range(1 if mean else 0, len(extents))
+    prices = {}
+    for h in hoists:
+        paired = _is_paired(level, dtype, extents, h)
+        prices[Split(h)] = _price_of_samples(at, n, extents, k_x, h, threads, paired)
+    if n <= FEW:
+        for h in hoists:
+            prices[Split(h, few=1)] = _price_of_few(at, n, extents, k_x, h, threads)
+    product = _price_of_product(sizes)
+    if product is not None and not mean:
+        prices[PRODUCT] = product
+    return prices
+
+
+def mttkrp(sizes: Sizes, mode: int) -> dict[tuple[bool, Split], float]:
+    """Of an MTTKRP, the rank in the place of the samples, the shape in that of the extents.
+
+    By whether the mode is the output of a projection, with the modes before it hoisted and those
+    behind it in W; else it is a factor's gradient."""
+    level, dtype, rank, shape, _, threads = sizes
+    at = _level(level, dtype)
+    last = len(shape) - 1
+    others = shape[:mode] + shape[mode + 1 :]
+    prices: dict[tuple[bool, Split], float] = {}
+    for h in range(last) if mode == 0 else range(mode, mode + (mode < last)):
+        paired = _is_paired(level, dtype, others, h)
+        split = Split(h, output_inside=int(mode > 0), transposed=1)
+        prices[True, split] = _price_of_samples(at, rank, others, shape[mode], h, threads, paired)
+        if rank <= FEW:
+            split = split._replace(few=1)
+            prices[True, split] = _price_of_few(at, rank, others, shape[mode], h, threads)
+    for h in range(mode):
+        prices[False, Split(h)] = _price_of_inner_grads(
+            at, rank, shape[1:], shape[0], h, 1, threads
+        )
+    return prices
+
+
+def _is_paired(level: str, dtype: int, extents: Extents, hoisted: int) -> bool:
+    return (
+        level in PAIRED_LEVELS
+        and dtype == BFLOAT16
+        and hoisted == len(extents) - 1
+        and extents[-1] >= LEAST_EXTENT_OF_PAIRS
+    )
+
+
+def _price_of_inner_grads(
+    level: _Level, n: int, extents: Extents, k_x: int, hoisted: int, rows: int, threads: int
+) -> float:
+    """Of dW, folded into its factors; rows: one or two a sample."""
+    outer, inner = extents[:hoisted], extents[hoisted:]
+    Q, P = k_x * math.prod(outer), math.prod(inner)
+    slab = min(n, SLAB) * rows
+    slabs = n * rows / slab
+    most = _tile_rows(level.square, level.wide)
+    blocks = _ceil_div(Q, 64)
+    depth = Q / blocks
+    columns = _ceil_div(P, (level.square * level.lanes))
+    core = columns * blocks * _tiles(slab, most, level.square, depth)
+    core += Q * columns * level.square * level.widen
+    joined = slab * Q * _join(JOIN, outer) * max(1.0, P * slab / 18432) if outer else 0.0
+    fold = slab * _by_segments(inner, SPREAD, level)
+    return slabs * (core * FACTOR_GRADS + joined + fold) / threads
+
+
+def factor_grads(
+    sizes: Sizes, grad: bool, grad_mean: bool, needs: tuple[bool, ...], apart: bool
+) -> dict[int, float]:
+    """By the number of hoisted factors: from there on dW is needed, before it dH."""
+    level, dtype, n, extents, k_x, threads = sizes
+    at = _level(level, dtype)
+    first, last = needs.index(True), len(needs) - 1 - needs[::-1].index(True)
+    candidates = list(range(first + 1))
+    if not grad_mean and dtype in (FLOAT32, FLOAT64) and (apart or sum(needs) == 1):
+        candidates += range(first + 1, len(extents))
+    prices = dict.fromkeys(candidates, 0.0)
+    for h in candidates:
+        if last >= h:
+            rows = 2 if grad and grad_mean and h == 0 else 1
+            prices[h] += _price_of_inner_grads(at, n, extents, k_x, h, rows, threads)
+        if first < h:
+            prices[h] += min(outer_grads(sizes, h).values())
+            if h > 1:
+                prices[h] += n * _by_segments(extents[:h], SPREAD, at) / threads
+    product = _price_of_product(sizes)
+    if product is not None and not grad_mean:
+        prices[-1] = product + n * _by_segments(extents, SPREAD, at) / threads
+    return prices
+
+
+def outer_grads(sizes: Sizes, hoisted: int) -> dict[Split, float]:
+    """Of dH: the core's outputs and the hoisted indices change places."""
+    level, dtype, n, extents, k_x, threads = sizes
+    at, outputs = _level(level, dtype), math.prod(extents[:hoisted])
+    swapped = (k_x, *extents[hoisted:])
+    split = Split(1, output_inside=1)
+    prices = {split: _price_of_samples(at, n, swapped, outputs, 1, threads, False)}
+    if n <= FEW:
+        prices[split._replace(few=1)] = _price_of_few(at, n, swapped, outputs, 1, threads)
+    return prices
+
+
+def _price_of_core_grad(
+    level: _Level, n: int, extents: Extents, k_x: int, hoisted: int, threads: int
+) -> float:
+    outer, inner = extents[:hoisted], extents[hoisted:]
+    Q, P = k_x * math.prod(outer), math.prod(inner)
+    blocks = _ceil_div(n, 512)
+    samples = n / blocks
+    most = _tile_rows(level.square, level.wide)
+    columns = _ceil_div(P, (level.square * level.lanes))
+    packs = _ceil_div(Q, 16)
+    product = columns * packs * _tiles(min(16, Q), most, level.square, samples)
+    store = Q * _ceil_div(P, level.lanes) * (STORE + level.widen)
+    panels = max(1.0, P * samples / 40960)
+    packed = samples * Q * (_join(PACK, outer) if outer else PACK) * panels
+    gathered = panels * (sum(inner) / level.lanes + SEGMENT)
+    formed = samples * (_by_segments(inner, SYNTHESISE, level) + gathered)
+    divided = threads if 192 * threads <= P or 16 * threads <= Q else 1
+    duplicated = 1 if 192 * threads <= P else threads
+    product *= CORE_GRAD
+    return blocks * ((product + store + packed) / divided + formed * duplicated / divided)
+
+
+def core_grad(sizes: Sizes, grad_mean: bool) -> dict[Split, float]:
+    level, dtype, n, extents, k_x, threads = sizes
+    at = _level(level, dtype)
+    prices = {
+        Split(h): _price_of_core_grad(at, n, extents, k_x, h, threads)
+        for h in range(1 if grad_mean else 0, len(extents))
+    }
+    product = _price_of_product(sizes)
+    if product is not None and not grad_mean:
+        prices[PRODUCT] = product
+    return prices
