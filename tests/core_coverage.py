@@ -23,6 +23,9 @@ STORAGE = re.compile(r"\b(float16|bfloat16|double|float)\b")
 EXCLUDED = {"cpu/roofline.cpp": "the loops that measure the machine: no plan, no index"}
 DISPATCH = "which levels there are is decided by the machine and the build"
 IN_PLACE = "float16 is always widened first"
+UNPACKED = "many rows beside a core of over 24 MB: in the fuzz without coverage's bound"
+FAILURE = "torch or the interpreter fails"
+INTERFACE = "torch publishes the interface as it is described here"
 # (file, part of the line): the storage types, and why no test reaches the line with them; no types:
 # why an outcome of its condition is never taken.
 UNREACHED: dict[tuple[str, str], tuple[str, str]] = {
@@ -39,6 +42,27 @@ UNREACHED: dict[tuple[str, str], tuple[str, str]] = {
     ("cpu/projection_factor_grads.cpp", "G_row = grad.row_stride"): ("float16", IN_PLACE),
     ("cpu/projection_factor_grads.cpp", "static_cast<const G_type*>"): ("float16", IN_PLACE),
     ("cpu/projection_core_grad.cpp", "% vector_bytes == 0;"): ("", "torch aligns fresh memory"),
+    ("cpu/projection.cpp", "if (vectors == "): ("", "the widest tile alone leaves a rest"),
+    ("cpu/projection_factor_grads.cpp", "switch (wanted)"): ("", UNPACKED),
+    ("cpu/projection_factor_grads.cpp", "case "): ("float double", UNPACKED),
+    ("cpu/projection_factor_grads.cpp", "Prefetch::none>(in, add_to"): ("float double", UNPACKED),
+    ("cpu/projection_factor_grads.cpp", "Prefetch::b_two_lines>(in"): ("float double", UNPACKED),
+    ("cpu/projection_factor_grads.cpp", "break;"): ("float double", UNPACKED),
+    ("cpu/projection_factor_grads.cpp", "most_packed_core_bytes;"): ("", UNPACKED),
+    ("cpu/direct.cpp", "catch (const std::exception&)"): ("any", FAILURE),
+    ("cpu/direct.cpp", "PyErr_Clear();"): ("any", INTERFACE),
+    ("cpu/direct.cpp", "return false;"): ("any", INTERFACE),
+    ("cpu/direct.cpp", "if (!api"): ("", INTERFACE),
+    ("cpu/direct.cpp", "while (api &&"): ("", INTERFACE),
+    ("cpu/direct.cpp", "PyModule_AddFunctions"): ("", FAILURE),
+    ("cpu/direct_operands.h", "if (!around)"): ("", "set up where the package is imported"),
+    ("cpu/direct_operands.h", "around->api->describe("): ("", FAILURE),
+    ("cpu/direct_operands.h", "if (!view.strides"): ("", INTERFACE),
+    ("cpu/direct_plan.h", "if (!memory)"): ("", "memory is there"),
+    ("cpu/direct_plan.h", "for (int64_t i = 0; names[i]"): ("", "only known levels are forced"),
+    ("cpu/direct_plan.h", "a level that there is"): ("any", "only known levels are forced"),
+    ("cpu/direct_plan.h", "static auto* const plans"): ("", "a static's guard: made with the GIL"),
+    ("cpu/direct_plan.h", "plans->size() > 4096"): ("", "more sizes than one process tests"),
     ("cpu/simd.h", "switch (dtype)"): ("", "the module has checked the dtype"),
 }
 
