@@ -2,6 +2,7 @@
 
 from . import nn
 from .backends import use_backend
+from .backends.native.memory import kept_memory, release_memory
 from .backends.scratch import scratch_bytes
 from .ops import (
     MttkrpSweep,
@@ -23,9 +24,11 @@ __all__ = [
     "__version__",
     "bilinear",
     "contract",
+    "kept_memory",
     "mttkrp",
     "mttkrp_all",
     "nn",
+    "release_memory",
     "rotated_synthesis",
     "rotation",
     "scratch_bytes",

@@ -34,6 +34,7 @@ from ntensor.ops.checks import DTYPES
 ENVIRONMENT = (
     "NTENSOR_SIMD",
     "NTENSOR_HUGE_PAGES",
+    "NTENSOR_KEPT_MEMORY",
     "OMP_NUM_THREADS",
     "THP_MEM_ALLOC_ENABLE",
     "TRITON_INTERPRET",
@@ -48,7 +49,8 @@ def collect() -> dict[str, Any]:
 
     Returns:
         dict: `versions`; `compiled_core` (how `ntensor._cpu` was built and what it runs at, or the
-        `error` that kept it from loading); `threads`; `environment` (the variables that are set);
+        `error` that kept it from loading); `threads`; `kept_memory` (of `ntensor.kept_memory`);
+        `environment` (the variables that are set);
         `automatic_choice`: device -> the order in which backends are asked, and its evidence;
         `operations`: device -> operation -> backend -> "ready", or the reason why not.
 
@@ -61,6 +63,7 @@ def collect() -> dict[str, Any]:
         "versions": _versions(),
         "compiled_core": _compiled_core(),
         "threads": torch.get_num_threads(),
+        "kept_memory": _kept_memory(),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         "automatic_choice": {str(device): _order(device) for device in _devices()},
         "operations": {
@@ -170,6 +173,15 @@ def _openmp_runtimes() -> list[str]:
     return sorted(file for file in files if Path(file).name.startswith(names))
 
 
+def _kept_memory() -> str:
+    try:
+        used, free, most = ntensor.kept_memory()
+    except ValueError as error:
+        return str(error)
+    bound = "as much as was in use" if most is None else f"{most} bytes"
+    return f"{used} bytes in use, {free} free, at most {bound}"
+
+
 def _devices() -> list[torch.device]:
     gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     return [torch.device("cpu"), *(torch.device("cuda", index) for index in gpus)]
@@ -209,7 +221,7 @@ def _text(facts: dict[str, Any]) -> str:
         if "warning" in core:
             shown["warning"] = core["warning"]
         lines += _listed(shown)
-    lines += ["", f"threads: {facts['threads']}"]
+    lines += ["", f"threads: {facts['threads']}", f"kept memory: {facts['kept_memory']}"]
     lines += ["", "environment", *(_listed(facts["environment"]) or ["  nothing set"])]
     lines += ["", "automatic choice", *_listed(facts["automatic_choice"])]
     for device, operations in facts["operations"].items():

@@ -20,10 +20,6 @@ CPU = torch.device("cpu")
 MULTIPLY_ADDS_A_THREAD = 1 << 18
 ELEMENTS_A_THREAD = 1 << 15
 
-# A fresh result this large is backed by huge pages where the system grants them: faulting in 531 MB
-# by pages of 4 KB costs more time than calculating it.
-HUGE_PAGES_FROM_BYTES = 32 << 20
-
 NO_MATRIX = (0, 0, 0)
 
 # Factors as the kernels take them, their extents, and the product of these.
@@ -166,20 +162,6 @@ def split_grads(
     widths = [extent if need else 0 for extent, need in zip(extents, needs, strict=True)]
     parts = joined.split_with_sizes(widths, 1)
     return [part if need else None for part, need in zip(parts, needs, strict=True)]
-
-
-def large_empty(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-    """`like.new_empty(shape)`; on a CPU on huge pages where it is large, unless
-    `NTENSOR_HUGE_PAGES=0`."""
-    out = torch.empty(*shape, dtype=like.dtype, device=like.device)  # faster than with a tuple
-    if (
-        not out.is_cuda
-        and out.numel() * out.element_size() >= HUGE_PAGES_FROM_BYTES
-        and not torch.are_deterministic_algorithms_enabled()
-        and os.environ.get("NTENSOR_HUGE_PAGES", "1") != "0"
-    ):
-        cpu_module().advise_huge_pages(out.data_ptr(), out.nbytes)
-    return out
 
 
 _ROOFS = {"read": 0, "write": 1, "copy": 2, "fma32": 3, "fma64": 4, "bf16dot": 5}

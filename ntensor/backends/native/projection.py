@@ -18,11 +18,11 @@ from ntensor.backends.native.library import (
     describe_grads,
     describe_matrix,
     describe_optional,
-    large_empty,
     needed_width,
     split_grads,
     write_core_grad_of_one,
 )
+from ntensor.backends.native.memory import large_empty
 from ntensor.backends.native.synthesis import synthesis
 
 

@@ -1,0 +1,155 @@
+"""Memory of large results on a CPU, which is kept when they are released and handed out again.
+
+Fresh memory of hundreds of megabytes costs a page fault for each of its pages, which can take
+longer than the computation that fills it, and many times as long where the system has to collect
+huge pages first. Training needs the same memory again at each step. So it stays here: a block is
+free again when nothing but this list refers to its storage, whatever referred to it: tensors,
+views, NumPy arrays, saved tensors.
+
+Never more is held than was in use at one time, nor than `NTENSOR_KEPT_MEMORY` bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+from typing import NamedTuple
+
+import torch
+from torch import UntypedStorage
+
+from ntensor.backends.native.library import CPU, cpu_module
+
+# Smaller memory is kept by the C library.
+LARGE_BYTES = 32 << 20
+# Of a block that is handed out again, at least this part is used.
+LEAST_SHARE = 0.75
+
+
+class KeptMemory(NamedTuple):
+    """Bytes of large results: `used` by tensors that are alive, `free` to be handed out again, and
+    `most`, which both together do not pass; None: as much as was in use at one time."""
+
+    used: int
+    free: int
+    most: int | None
+
+
+class _Block:
+    def __init__(self, storage: UntypedStorage) -> None:
+        self.storage = storage
+        self.bytes = storage.nbytes()
+
+    def is_free(self) -> bool:
+        """Whether nothing else refers to the storage, in Python or in C++."""
+        return self.references() == _ALONE and torch._C._storage_Use_Count(self.storage._cdata) == 1
+
+    def references(self) -> int:
+        """In Python, with those of the count itself."""
+        return sys.getrefcount(self.storage)
+
+    def is_whole(self) -> bool:
+        """Whether it is still what was made: not resized, nor shared with other processes."""
+        return self.storage.nbytes() == self.bytes and not self.storage.is_shared()
+
+
+_ALONE = _Block(torch.empty(1, device=CPU).untyped_storage()).references()
+_lock = threading.RLock()
+_blocks: list[_Block] = []  # the least recently handed out first
+_peak = 0  # bytes that were in use at one time
+
+
+def large_empty(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    """`like.new_empty(shape)`; on a CPU in kept memory where it is large."""
+    size = math.prod(shape) * like.element_size()
+    if size < LARGE_BYTES or like.is_cuda or torch.are_deterministic_algorithms_enabled():
+        return torch.empty(*shape, dtype=like.dtype, device=like.device)  # faster than by a tuple
+    out = torch.empty(0, dtype=like.dtype, device=CPU)
+    with _lock:
+        return out.set_(_take(size), 0, shape)  # type: ignore[call-overload,no-any-return]
+
+
+def kept_memory() -> KeptMemory:
+    """What large results take at the moment."""
+    with _lock:
+        free = sum(block.bytes for block in _blocks if block.is_free())
+        return KeptMemory(sum(block.bytes for block in _blocks) - free, free, _most())
+
+
+def release_memory() -> int:
+    """Gives the memory of large results that no tensor uses back to the system.
+
+    Returns:
+        int: how many bytes.
+
+    Example:
+        >>> import ntensor
+        >>> ntensor.release_memory()
+        0
+    """
+    global _peak
+    with _lock:
+        before = sum(block.bytes for block in _blocks)
+        _blocks[:] = [block for block in _blocks if not block.is_free()]
+        _peak = sum(block.bytes for block in _blocks)
+        return before - _peak
+
+
+def _take(size: int) -> UntypedStorage:
+    """A storage of at least `size` bytes that nobody uses; its content is undefined."""
+    global _peak
+    _blocks[:] = [block for block in _blocks if block.is_whole() or not block.is_free()]
+    free = [block for block in _blocks if block.is_free()]
+    fitting = [block for block in free if LEAST_SHARE * block.bytes <= size <= block.bytes]
+    if fitting:
+        block = min(fitting, key=lambda block: block.bytes)
+        free.remove(block)
+        _blocks.remove(block)
+    else:
+        block = None
+    used = sum(other.bytes for other in _blocks) - sum(other.bytes for other in free)
+    used += size if block is None else block.bytes
+    _peak = max(_peak, used)
+    most = _most()
+    limit = _peak if most is None else min(_peak, most)
+    _drop(free, used + sum(other.bytes for other in free) - limit)
+    if block is None:
+        block = _Block(_fresh(size, free))
+    if most is None or used <= most:
+        _blocks.append(block)
+    return block.storage
+
+
+def _drop(free: list[_Block], size: int) -> None:
+    """Gives back blocks of `free`, the oldest first, until it is at least `size` bytes."""
+    while free and size > 0:
+        block = free.pop(0)
+        _blocks.remove(block)
+        size -= block.bytes
+
+
+def _fresh(size: int, free: list[_Block]) -> UntypedStorage:
+    """New memory, on huge pages where the system grants them."""
+    try:
+        memory = torch.empty(size, dtype=torch.uint8, device=CPU)
+    except RuntimeError:  # there is not enough
+        _drop(free, sys.maxsize)
+        memory = torch.empty(size, dtype=torch.uint8, device=CPU)
+    if os.environ.get("NTENSOR_HUGE_PAGES", "1") != "0":
+        cpu_module().advise_huge_pages(memory.data_ptr(), size)
+    return memory.untyped_storage()
+
+
+def _most() -> int | None:
+    """`NTENSOR_KEPT_MEMORY`, bytes; None: not set."""
+    text = os.environ.get("NTENSOR_KEPT_MEMORY", "")
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit():
+        raise ValueError(
+            "NTENSOR_KEPT_MEMORY: wanted a number of bytes, 0 to keep no memory, or nothing, "
+            f"got {text!r}"
+        )
+    return int(text)
