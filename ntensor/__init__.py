@@ -5,9 +5,12 @@ from .backends import use_backend
 from .backends.native.memory import kept_memory, release_memory
 from .backends.scratch import scratch_bytes
 from .ops import (
+    EinsumPath,
     MttkrpSweep,
     bilinear,
     contract,
+    einsum,
+    einsum_path,
     mttkrp,
     mttkrp_all,
     rotated_synthesis,
@@ -20,10 +23,13 @@ from .ops import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "EinsumPath",
     "MttkrpSweep",
     "__version__",
     "bilinear",
     "contract",
+    "einsum",
+    "einsum_path",
     "kept_memory",
     "mttkrp",
     "mttkrp_all",

@@ -3,6 +3,7 @@
 from .autograd import OPERATIONS
 from .bilinear import bilinear
 from .contract import contract
+from .einsum import EinsumPath, einsum, einsum_path
 from .mttkrp import mttkrp
 from .mttkrp_all import MttkrpSweep, mttkrp_all
 from .projection import synthesis_projection, synthesis_projection_with_mean
@@ -11,9 +12,12 @@ from .sharding import shard_when_imported
 from .synthesis import synthesis
 
 __all__ = [
+    "EinsumPath",
     "MttkrpSweep",
     "bilinear",
     "contract",
+    "einsum",
+    "einsum_path",
     "mttkrp",
     "mttkrp_all",
     "rotated_synthesis",

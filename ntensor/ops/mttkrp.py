@@ -77,7 +77,7 @@ def mttkrp(
             if weights is None:
                 weights = tensor.new_ones(1 if ignored is None else ignored.shape[1])
             tensor, others, weights = tensor.unsqueeze(-1), [weights[None]], None
-        rows = _rows(tensor, [factor.T for factor in others], place, backend)
+        rows = rows_of_mode(tensor, [factor.T for factor in others], place, backend)
         result = rows.T.contiguous()
     return result if weights is None else result * weights
 
@@ -119,8 +119,8 @@ def _at_once(tensor: Tensor, others: list[Tensor], mode: int, backend: str | Non
     return None if serve is None else serve(tensor, others, mode)
 
 
-def _rows(tensor: Tensor, others: list[Tensor], mode: int, backend: str | None) -> Tensor:
-    """`(R, I_mode)`, without weights."""
+def rows_of_mode(tensor: Tensor, others: list[Tensor], mode: int, backend: str | None) -> Tensor:
+    """`(R, I_mode)`, for matrices `(R, I_m)` of the other modes."""
     if mode == 0:
         result: Tensor = SYNTHESIS_PROJECTION((tensor, *others), backend)
         return result

@@ -1,0 +1,379 @@
+"""`torch.einsum` for forms that are linear in each of a tensor and some matrices, per sample."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import checks
+from .mttkrp import mttkrp, rows_of_mode
+from .projection import PROJECTION_CORE_GRAD, synthesis_projection
+from .synthesis import synthesis
+
+# A label: a letter, or the place of a dimension of the ellipsis, counted from its last one.
+Labels = tuple[Any, ...]
+
+
+class EinsumPath(NamedTuple):
+    """How `einsum` computes an equation.
+
+    Attributes:
+        kernel (str): `"synthesis_projection"`, `"mttkrp"`, `"projection_core_grad"`, `"synthesis"`
+            or `"torch.einsum"`.
+        reason (str): why `torch.einsum` serves; empty where a kernel does.
+        saved_bytes (int): of the product of all matrices of all samples, which a chain of matrix
+            products forms, and the kernel does not.
+    """
+
+    kernel: str
+    reason: str
+    saved_bytes: int
+
+
+class _Form(NamedTuple):
+    """A recognised equation.
+
+    Attributes:
+        batch: labels of the samples, which every matrix has.
+        core: place of the tensor among the operands; None: there is none.
+        labels: of the tensor; without one, of the matrices in the order of the output.
+        matrices: for each of `labels` the place of its matrix; None: it is in the output.
+        scales: places of operands that have the labels of the samples alone.
+        summed: whether the samples are summed over.
+        terms, output: the labels of each operand and of the output.
+    """
+
+    batch: Labels
+    core: int | None
+    labels: Labels
+    matrices: tuple[int | None, ...]
+    scales: tuple[int, ...]
+    summed: bool
+    terms: tuple[Labels, ...]
+    output: Labels
+
+
+def einsum(*arguments: Any) -> Tensor:
+    r"""Sums products of elements of the operands over the labels that the output lacks.
+
+    The syntax is that of `torch.einsum`: `einsum(equation, *operands)`, with spaces, an ellipsis
+    and an implicit output, or `einsum(operand, labels, ..., output_labels)`. These forms run on the
+    kernels, in any order of operands and labels, with any number of matrices from two on; `b` and
+    `r` stand for one or several labels, the ellipsis among them, and each takes a factor with these
+    labels alone besides:
+
+    | equation | kernel |
+    |---|---|
+    | `"bi,bj,oij->bo"`, `"bi,bj,ijo->bo"`, `"bi,bj,ij->b"`, `"ijk,jr,kr->ir"` | `synthesis_projection`, `mttkrp` |
+    | `"ir,jr,kr->ijk"`: a CP reconstruction, the gradient of a core | `projection_core_grad` |
+    | `"bi,bj->bij"` | `synthesis` |
+
+    Everything else goes to `torch.einsum` as it is; `einsum_path` says why. A core that is dense is
+    read as it lies, permuted or not; another one, a slice or an expanded tensor, is copied once.
+
+    Args:
+        arguments: an equation and tensors, or tensors and lists of labels in turn.
+
+    Returns:
+        Tensor: that of `torch.einsum`, up to its strides. Differentiable in every operand, any
+        number of times.
+
+    Raises:
+        RuntimeError, TypeError, ValueError: as `torch.einsum`.
+
+    Example:
+        >>> import torch, ntensor
+        >>> weight = torch.ones(2, 3, 4)
+        >>> ntensor.einsum("bi,bj,ijo->bo", torch.ones(5, 2), torch.ones(5, 3), weight).shape
+        torch.Size([5, 4])
+    """  # noqa: E501
+    equation, operands = _in_words(arguments)
+    form = _recognise(equation, operands)
+    if isinstance(form, str):
+        return torch.einsum(*arguments)
+    return _Call(form, operands).compute()
+
+
+def einsum_path(*arguments: Any) -> EinsumPath:
+    """Which kernel computes an equation, or why none does.
+
+    Args:
+        arguments: as of `einsum`.
+
+    Returns:
+        EinsumPath
+
+    Example:
+        >>> import torch, ntensor
+        >>> operands = torch.ones(5, 2), torch.ones(5, 3), torch.ones(4, 2, 3)
+        >>> ntensor.einsum_path("bi,bj,oij->bo", *operands)
+        EinsumPath(kernel='synthesis_projection', reason='', saved_bytes=120)
+    """
+    equation, operands = _in_words(arguments)
+    form = _recognise(equation, operands)
+    if isinstance(form, str):
+        return EinsumPath("torch.einsum", form, 0)
+    return _Call(form, operands).path()
+
+
+class _Call:
+    """A recognised equation and its operands."""
+
+    def __init__(self, form: _Form, operands: Sequence[Tensor]) -> None:
+        self.form, self.terms, self.output = form, form.terms, form.output
+        self.operands = checks.autocast(operands)
+        self.sizes = {
+            label: size
+            for term, operand in zip(form.terms, operands, strict=True)
+            for label, size in zip(term, operand.shape, strict=True)
+        }
+        self.n = math.prod([self.sizes[label] for label in form.batch])
+
+    def compute(self) -> Tensor:
+        if self.form.core is None:
+            if self.form.summed:
+                first, *others = self.matrices(self.form.labels)
+                result: Tensor = PROJECTION_CORE_GRAD((first, None, *others), None)
+                return self.in_order(result, self.form.labels)
+            y = synthesis(*self.matrices(self.form.labels))
+            return self.in_order(y, (*self.form.batch, *self.form.labels))
+        core, order, mode = self.core()
+        rest = self.rest(order)
+        others = self.matrices([label for label in order if label not in rest])
+        if mode == 0:
+            x = synthesis_projection(core, *others)
+        elif self.output == (*rest, *self.form.batch):
+            factors: list[Tensor | None] = [factor.T for factor in others]
+            factors.insert(mode, None)
+            return self.in_order(mttkrp(core, factors, mode), self.output)
+        else:
+            x = rows_of_mode(core, others, mode, None)
+        return self.in_order(x, (*self.form.batch, *rest))
+
+    def path(self) -> EinsumPath:
+        own = [
+            self.sizes[label]
+            for label, place in zip(self.form.labels, self.form.matrices, strict=True)
+            if place is not None
+        ]
+        formed = self.n * math.prod(own) * self.operands[0].element_size()
+        if self.form.core is None:
+            kernel = "projection_core_grad" if self.form.summed else "synthesis"
+            return EinsumPath(kernel, "", formed if self.form.summed else 0)
+        _, _, mode = self.core()
+        return EinsumPath("mttkrp" if mode else "synthesis_projection", "", formed)
+
+    def matrices(self, labels: Sequence[Any]) -> list[Tensor]:
+        """Those of some labels, each `(n, k)`."""
+        places = dict(zip(self.form.labels, self.form.matrices, strict=True))
+        found = [self.rows(places[label], (*self.form.batch, label)) for label in labels]
+        for place in self.form.scales:
+            extents = [matrix.shape[1] for matrix in found]
+            smallest = extents.index(min(extents))
+            found[smallest] = found[smallest] * self.rows(place, self.form.batch)
+        return found
+
+    def rows(self, place: int | None, labels: Labels) -> Tensor:
+        """An operand as `(n, ...)`, `labels` its own in that order."""
+        assert place is not None
+        operand = _permuted(self.operands[place], self.terms[place], labels)
+        of_matrix = len(labels) > len(self.form.batch)
+        return operand.reshape(self.n, self.sizes[labels[-1]] if of_matrix else 1)
+
+    def rest(self, labels: Sequence[Any]) -> Labels:
+        """Those of the tensor's labels that the output has."""
+        places = dict(zip(self.form.labels, self.form.matrices, strict=True))
+        return tuple(label for label in labels if places[label] is None)
+
+    def core(self) -> tuple[Tensor, Labels, int]:
+        """The tensor, contiguous, those modes side by side that the output has merged into one;
+        its labels before that; and the place of that mode."""
+        assert self.form.core is not None
+        core, labels = self.operands[self.form.core], self.terms[self.form.core]
+        if not core.is_contiguous():
+            places = sorted(range(core.dim()), key=core.stride, reverse=True)
+            turned = core.permute(places)
+            if turned.is_contiguous():
+                core, labels = turned, tuple(labels[place] for place in places)
+            else:
+                core = core.contiguous()
+        rest = self.rest(labels)
+        mode = labels.index(rest[0]) if rest else 0
+        if labels[mode : mode + len(rest)] != rest:
+            order = (*rest, *(label for label in labels if label not in rest))
+            core, labels, mode = _permuted(core, labels, order).contiguous(), order, 0
+        shape = list(core.shape)
+        shape[mode : mode + len(rest)] = [math.prod([self.sizes[label] for label in rest])]
+        return core.reshape(shape), labels, mode
+
+    def in_order(self, result: Tensor, labels: Labels) -> Tensor:
+        """The result, whose dimensions these labels have when they are taken apart."""
+        whole = result.reshape([self.sizes[label] for label in labels])
+        return _permuted(whole, labels, self.output)
+
+
+def _permuted(tensor: Tensor, labels: Labels, wanted: Labels) -> Tensor:
+    if labels == wanted:
+        return tensor
+    return tensor.permute([labels.index(label) for label in wanted])
+
+
+def _in_words(arguments: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+    """Equation and operands; an empty equation where the arguments are none of `torch.einsum`."""
+    if arguments and isinstance(arguments[0], str):
+        operands = arguments[1:]
+        if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+            operands = tuple(operands[0])
+        return arguments[0], operands
+    lists = [*arguments[1::2], *arguments[-1:]] if len(arguments) % 2 else arguments[1::2]
+    words = [_word(labels) for labels in lists]
+    if not words or "" in words:
+        return "", ()
+    operands = arguments[0 : len(arguments) - len(arguments) % 2 : 2]
+    terms = ",".join(words[: len(operands)])
+    return (f"{terms}->{words[-1]}" if len(arguments) % 2 else terms), operands
+
+
+def _word(labels: Any) -> str:
+    """Numbers from 0 to 51 as letters, in `torch.einsum`'s order; empty where they are others."""
+    letters = []
+    for label in labels if isinstance(labels, (list, tuple)) else ():
+        if label is Ellipsis:
+            letters.append("...")
+        elif isinstance(label, int) and 0 <= label < 52:
+            letters.append(chr(ord("A") + label if label < 26 else ord("a") + label - 26))
+        else:
+            return ""
+    return "".join(letters)
+
+
+def _recognise(equation: str, operands: Sequence[Any]) -> _Form | str:
+    """The form, or why there is none."""
+    if not all(isinstance(operand, Tensor) for operand in operands) or len(operands) < 2:
+        return "a kernel takes two tensors or more"
+    if not torch.compiler.is_compiling() and torch.overrides.has_torch_function(tuple(operands)):
+        return "an operand has a `__torch_function__` of its own"
+    classify = _classify.__wrapped__ if torch.compiler.is_compiling() else _classify
+    form = classify(equation, tuple(operand.dim() for operand in operands))
+    if isinstance(form, str):
+        return form
+    cast = checks.autocast(operands)
+    dtypes = {operand.dtype for operand in cast}
+    if len(dtypes) > 1 or not dtypes <= checks.DTYPES:
+        return "operands must have one dtype, float32, float64, bfloat16 or float16"
+    if any(operand.device != operands[0].device for operand in operands):
+        return "operands lie on several devices"
+    sizes: dict[Any, int] = {}
+    for term, operand in zip(form.terms, operands, strict=True):
+        for label, size in zip(term, operand.shape, strict=True):
+            if sizes.setdefault(label, size) != size:
+                return f"the label {label} has several sizes"
+    return form
+
+
+def _parse(equation: str, dims: tuple[int, ...]) -> tuple[tuple[Labels, ...], Labels]:
+    """The labels of each operand and of the output.
+
+    Raises:
+        ValueError: it is no equation of operands of so many dimensions.
+    """
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    words = left.split(",")
+    if len(words) != len(dims):
+        raise ValueError(f"wanted {len(dims)} terms, got {len(words)}")
+    terms = tuple([_labels(word, dim) for word, dim in zip(words, dims, strict=True)])
+    dots = max([len([label for label in term if isinstance(label, int)]) for term in terms])
+    if arrow:
+        letters = len(right.replace("...", ""))
+        return terms, _labels(right, letters + dots if "..." in right else letters)
+    counts = Counter(label for term in terms for label in term)
+    letters_once = sorted(k for k, count in counts.items() if count == 1 and isinstance(k, str))
+    return terms, (*range(dots - 1, -1, -1), *letters_once)
+
+
+def _labels(word: str, dim: int) -> Labels:
+    before, dots, after = word.partition("...")
+    if not (before + after).isascii() or (before + after and not (before + after).isalpha()):
+        raise ValueError(f"wanted letters and at most one ellipsis, got {word!r}")
+    middle = dim - len(before) - len(after)
+    if middle < 0 or (middle and not dots):
+        raise ValueError(f"wanted {dim} labels, got {word!r}")
+    return (*before, *range(middle - 1, -1, -1), *after)
+
+
+@functools.lru_cache(maxsize=1024)
+def _classify(equation: str, dims: tuple[int, ...]) -> _Form | str:
+    """The form of an equation by its labels alone, or why it has none."""
+    try:
+        terms, output = _parse(equation, dims)
+    except ValueError as error:
+        return str(error)
+    for term in (*terms, output):
+        if len(set(term)) < len(term):
+            return "a label stands twice in one term"
+    if not set(output) <= {label for term in terms for label in term}:
+        return "the output has a label that no operand has"
+    for core in sorted(range(len(terms)), key=lambda place: -len(terms[place])):
+        form = _with_core(terms, output, core)
+        if form is not None:
+            return form
+    return _without_core(terms, output) or "it is no form of one tensor and matrices"
+
+
+def _with_core(terms: tuple[Labels, ...], output: Labels, core: int) -> _Form | None:
+    found = _matrices(terms, [place for place in range(len(terms)) if place != core], terms[core])
+    if found is None:
+        return None
+    batch, own, scales = found
+    rest = set(terms[core]) - set(own)
+    if set(output) != rest | set(batch) or len(own) > checks.MOST_FACTORS:
+        return None
+    matrices = tuple(own.get(label) for label in terms[core])
+    return _Form(batch, core, terms[core], matrices, scales, False, terms, output)
+
+
+def _without_core(terms: tuple[Labels, ...], output: Labels) -> _Form | None:
+    """A synthesis, or its sum over the samples."""
+    shared = set(terms[0]).intersection(*terms[1:])
+    summed = not shared & set(output)
+    labels = tuple(label for label in output if label not in shared)
+    found = _matrices(terms, range(len(terms)), labels)
+    if found is None or len(found[1]) != len(labels) or len(labels) > checks.MOST_FACTORS:
+        return None
+    batch, own, scales = found
+    if not summed and not set(batch) <= set(output):
+        return None
+    if summed and len(own) < 3:
+        return None  # one matrix product
+    matrices = tuple(own[label] for label in labels)
+    return _Form(batch, None, labels, matrices, scales, summed, terms, output)
+
+
+def _matrices(
+    terms: Sequence[Labels], places: Sequence[int], labels: Labels
+) -> tuple[Labels, dict[Any, int], tuple[int, ...]] | None:
+    """Labels of the samples, the matrix of each label, and the scales, at least two matrices; None
+    where the operands at `places` are others."""
+    batch: Labels | None = None
+    own: dict[Any, int] = {}
+    scales = []
+    for place in places:
+        mine = [label for label in terms[place] if label in labels]
+        samples = tuple(label for label in terms[place] if label not in labels)
+        if batch is None:
+            batch = samples
+        if not samples or set(samples) != set(batch) or len(mine) > 1:
+            return None
+        if not mine:
+            scales.append(place)
+        elif own.setdefault(mine[0], place) != place:
+            return None
+    if batch is None or len(own) < 2:
+        return None
+    return batch, own, tuple(scales)
