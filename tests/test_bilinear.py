@@ -13,6 +13,7 @@ import strategies
 from backends import each_backend, each_backend_often, each_kernel
 from comparison import assert_matches_definition
 from layouts import LAYOUTS, make
+from tolerances import DTYPES
 
 LEADING = [
     ((), "no leading dimension: one sample"),
@@ -64,3 +65,69 @@ def test_equals_torch(backend, biased):
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     grads = [torch.autograd.grad(x, inputs, cotangent) for x in (ours, theirs)]
     torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-5)
+
+
+WEIGHTS = {
+    "transposed": lambda w: w.mT.contiguous().mT,
+    "output last": lambda w: w.permute(1, 2, 0).contiguous().permute(2, 0, 1),
+    "reversed": lambda w: w.permute(2, 1, 0).contiguous().permute(2, 1, 0),
+    "sliced": lambda w: torch.cat([w, w], 2)[..., : w.shape[2]],
+    "rows of a larger one": lambda w: torch.cat([w, w])[: w.shape[0]],
+    "stepped": lambda w: torch.stack([w, w], -1)[..., 0],
+    "expanded": lambda w: w[:1].expand_as(w),
+    "a Fortran inverse": lambda w: torch.linalg.inv(w[:, :5, :5] + 9 * torch.eye(5).to(w)),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_of_any_strides(name, dtype, generator):
+    """Values and all gradients, against float64."""
+    if name == "a Fortran inverse" and dtype not in (torch.float32, torch.float64):
+        pytest.skip("torch has no inverse in half types")
+    base = make("contiguous", (6, 5, 33), dtype, generator)
+    weight = WEIGHTS[name](base).detach()
+    inputs = [make("contiguous", (2, 4, k), dtype, generator) for k in weight.shape[1:]]
+    given = [each.requires_grad_() for each in (*inputs, weight)]
+    wide = [each.detach().double().requires_grad_() for each in given]
+    result, wanted = ntensor.bilinear(*given), F.bilinear(*wide)
+    cotangent = make("contiguous", tuple(wanted.shape), dtype, generator)
+    found = [result, *torch.autograd.grad(result, given, cotangent)]
+    exact = [wanted, *torch.autograd.grad(wanted, wide, cotangent.double())]
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-12}.get(dtype, 4e-2)
+    for one, other in zip(found, exact, strict=True):
+        scale = other.abs().max()
+        assert one.dtype is dtype
+        torch.testing.assert_close(one.double() / scale, other / scale, rtol=0, atol=tolerance)
+
+
+def test_names_are_torchs():
+    inputs = torch.randn(4, 2), torch.randn(4, 3), torch.randn(5, 2, 3), torch.randn(5)
+    names = dict(zip(("input1", "input2", "weight", "bias"), inputs, strict=True))
+    torch.testing.assert_close(ntensor.bilinear(**names), F.bilinear(**names))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.complex64, torch.complex128])
+def test_other_dtypes_are_torchs(dtype):
+    inputs = [torch.ones(shape, dtype=dtype) for shape in ((4, 2), (4, 3), (5, 2, 3), (5,))]
+    try:
+        wanted = F.bilinear(*inputs)
+    except RuntimeError as error:
+        with pytest.raises(RuntimeError) as found:
+            ntensor.bilinear(*inputs)
+        assert str(found.value) == str(error)
+    else:
+        assert torch.equal(ntensor.bilinear(*inputs), wanted)
+
+
+class _Overrides(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, function, types, arguments=(), keywords=None):
+        return function if function is F.bilinear else NotImplemented
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_type_that_overrides_torchs_function(place):
+    inputs = [torch.randn(4, 2), torch.randn(4, 3), torch.randn(5, 2, 3), torch.randn(5)]
+    inputs[place] = inputs[place].as_subclass(_Overrides)
+    assert ntensor.bilinear(*inputs) is F.bilinear

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TypeVar
 
 import torch
@@ -34,9 +33,6 @@ def convert(model: Model) -> Model:
     Returns:
         Module: the same model.
 
-    Raises:
-        ValueError: a weight that is not contiguous; nothing is converted then.
-
     Example:
         >>> import torch, ntensor
         >>> model = torch.nn.ModuleDict({"score": torch.nn.Bilinear(2, 3, 5)})
@@ -46,20 +42,9 @@ def convert(model: Model) -> Model:
         >>> type(ntensor.nn.revert(model)["score"]).__module__
         'torch.nn.modules.linear'
     """
-    found = [
-        (name, module)
-        for name, module in _layers(model, torch.nn.Bilinear)
-        if all(parameter.dtype in checks.DTYPES for parameter in module.parameters())
-    ]
-    for name, module in found:
-        weight = module._parameters.get("weight")
-        if weight is not None and not weight.is_contiguous():
-            raise ValueError(
-                f"convert: the weight of {name or 'the model'} must be contiguous, got strides "
-                f"{tuple(weight.stride())} for shape {tuple(weight.shape)}"
-            )
-    for _, module in found:
-        _change_class(module, Bilinear)
+    for module in _layers(model, torch.nn.Bilinear):
+        if all(parameter.dtype in checks.DTYPES for parameter in module.parameters()):
+            _change_class(module, Bilinear)
     return model
 
 
@@ -75,16 +60,18 @@ def revert(model: Model) -> Model:
     Returns:
         Module: the same model.
     """
-    for _, module in list(_layers(model, Bilinear)):
+    for module in _layers(model, Bilinear):
         _change_class(module, torch.nn.Bilinear)
     return model
 
 
-def _layers(model: Module, layer: type[Module]) -> Iterator[tuple[str, Module]]:
+def _layers(model: Module, layer: type[Module]) -> list[Module]:
     """The modules of exactly this class, each once; parametrized ones, whose class is their own."""
-    for name, module in model.named_modules():
-        if parametrize.type_before_parametrizations(module) is layer:
-            yield name, module
+    return [
+        module
+        for module in model.modules()
+        if parametrize.type_before_parametrizations(module) is layer
+    ]
 
 
 def _change_class(module: Module, layer: type[Module]) -> None:

@@ -154,8 +154,7 @@ class Bilinear(torch.nn.Bilinear):
             the dtype is float32, float64, bfloat16 or float16.
 
     Attributes:
-        weight (Parameter[out_features, in1_features, in2_features]): contiguous, or forward raises
-            a `ValueError`; the result of a parametrization may have any strides.
+        weight (Parameter[out_features, in1_features, in2_features]): any strides.
         bias (Parameter[out_features] or None)
 
     Example:
@@ -166,7 +165,4 @@ class Bilinear(torch.nn.Bilinear):
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
         """`input1` (Tensor[..., k_1]), `input2` (Tensor[..., k_2]) to Tensor[..., out_features]."""
-        weight = self.weight
-        if "weight" not in self._parameters:
-            weight = weight.contiguous()  # the result of a parametrization
-        return ops.bilinear(input1, input2, weight, self.bias)
+        return ops.bilinear(input1, input2, self.weight, self.bias)

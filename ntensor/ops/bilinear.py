@@ -11,12 +11,12 @@ from torch.nn import Parameter
 from ntensor import backends
 
 from . import checks, direct
-from .projection import SYNTHESIS_PROJECTION
+from .mttkrp import in_memory_order, rows_of_mode
 
 
 def bilinear(
-    x1: Tensor,
-    x2: Tensor,
+    input1: Tensor,
+    input2: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     *,
@@ -26,13 +26,15 @@ def bilinear(
 
     .. math:: y_o = x_1^T W_o\, x_2 + b_o
 
-    It is `ntensor.synthesis_projection(weight, x1, x2) + bias` on the flattened leading dimensions,
-    the 2-way case of equation 4 of the paper.
+    It is `ntensor.synthesis_projection(weight, input1, input2) + bias` on the flattened leading
+    dimensions, the 2-way case of equation 4 of the paper.
 
     Args:
-        x1 (Tensor[..., k_1]): float32, float64, bfloat16 or float16.
-        x2 (Tensor[..., k_2]): the leading dimensions of `x1`.
-        weight (Tensor[k_x, k_1, k_2]): contiguous.
+        input1 (Tensor[..., k_1]): float32, float64, bfloat16 or float16; other dtypes, and tensor
+            types with a `__torch_function__` of their own, are left to torch's function.
+        input2 (Tensor[..., k_2]): the leading dimensions of `input1`.
+        weight (Tensor[k_x, k_1, k_2]): any strides. A dense one is read as it lies; another one, a
+            slice or an expanded tensor, is copied.
         bias (Tensor[k_x] or None): added where given.
         backend (str or None): `"native"`, `"triton"`, `"reference"`; None: as in
             `ntensor.use_backend`, or automatic.
@@ -43,52 +45,64 @@ def bilinear(
 
     Raises:
         TypeError: no tensor, or a dtype that is unsupported or differs between operands.
-        ValueError: a wrong rank or extent, different leading dimensions, two devices, a weight that
-            is not contiguous.
+        ValueError: a wrong rank or extent, different leading dimensions, two devices.
         RuntimeError: the backend that was asked for cannot serve, with the reason.
 
     Example:
         >>> import torch, ntensor
-        >>> x1, x2 = torch.ones(4, 5, 2), torch.ones(4, 5, 3)
-        >>> ntensor.bilinear(x1, x2, torch.ones(7, 2, 3), torch.zeros(7)).shape
+        >>> input1, input2 = torch.ones(4, 5, 2), torch.ones(4, 5, 3)
+        >>> ntensor.bilinear(input1, input2, torch.ones(7, 2, 3), torch.zeros(7)).shape
         torch.Size([4, 5, 7])
     """
     if backend is None and not torch.compiler.is_compiling():
-        found: Tensor | None = direct.project((weight, x1, x2), False)
+        found: Tensor | None = direct.project((weight, input1, input2), False)
         if found is not None and bias is None:
             return found
-        if found is not None and isinstance(bias, (Tensor, Parameter)):
-            checks.alike("bilinear", _NAMES, (x1, x2, weight, bias))
+        if found is not None and type(bias) in (Tensor, Parameter):
+            checks.alike("bilinear", _NAMES, (input1, input2, weight, bias))
             _check_bias(bias, weight.shape[0])
             return found + bias
-    given = (x1, x2, weight) if bias is None else (x1, x2, weight, bias)
+    given = (input1, input2, weight) if bias is None else (input1, input2, weight, bias)
+    if checks.overridden(given):
+        return torch.nn.functional.bilinear(input1, input2, weight, bias)
     checks.tensors("bilinear", _NAMES, given)
+    if _is_torchs(given):
+        return torch.nn.functional.bilinear(input1, input2, weight, bias)
     cast = checks.autocast(given)
     checks.alike("bilinear", _NAMES, cast)
-    x1, x2, weight = cast[:3]
+    input1, input2, weight = cast[:3]
     if weight.dim() != 3:
         checks.shape("bilinear", "weight", "3 dimensions, (k_x, k_1, k_2)", weight)
     k_x, *extents = weight.shape
-    for name, x, extent in zip(_NAMES[:2], (x1, x2), extents, strict=True):
+    for name, x, extent in zip(_NAMES[:2], (input1, input2), extents, strict=True):
         if x.dim() < 1 or x.shape[-1] != extent:
             checks.shape("bilinear", name, f"a last dimension of {extent}, as weight", x)
-    leading = x1.shape[:-1]
-    if x2.shape[:-1] != leading:
-        checks.shape("bilinear", "x2", f"the leading dimensions of x1, {tuple(leading)}", x2)
-    checks.contiguous("bilinear", "weight", weight)
+    leading = input1.shape[:-1]
+    if input2.shape[:-1] != leading:
+        checks.shape(
+            "bilinear", "input2", f"the leading dimensions of input1, {tuple(leading)}", input2
+        )
     if bias is not None:
         bias = cast[3]
         _check_bias(bias, k_x)
 
     backend = backends.requested(backend)
-    result: Tensor
-    if len(leading) == 1:
-        result = SYNTHESIS_PROJECTION((weight, x1, x2), backend)
-    else:
-        samples = math.prod(leading)  # Size.numel would fix the size of an exported graph
-        x1, x2 = (x.reshape(samples, extent) for x, extent in zip((x1, x2), extents, strict=True))
-        result = SYNTHESIS_PROJECTION((weight, x1, x2), backend).reshape(*leading, k_x)
+    samples = math.prod(leading)  # Size.numel would fix the size of an exported graph
+    flat = [input1, input2]
+    if len(leading) != 1:
+        flat = [x.reshape(samples, extent) for x, extent in zip(flat, extents, strict=True)]
+    weight, places = in_memory_order(weight)
+    others = [flat[place - 1] for place in places if place]
+    result = rows_of_mode(weight, others, places.index(0), backend)
+    if len(leading) != 1:
+        result = result.reshape(*leading, k_x)
     return result if bias is None else result + bias
+
+
+def _is_torchs(given: tuple[Tensor, ...]) -> bool:
+    """Whether the operands have one dtype, which the kernels do not have."""
+    dtype = given[0].dtype
+    return dtype not in checks.DTYPES and all(value.dtype is dtype for value in given)
 
 
 def _check_bias(bias: Tensor, k_x: int) -> None:
@@ -96,4 +110,4 @@ def _check_bias(bias: Tensor, k_x: int) -> None:
         checks.shape("bilinear", "bias", f"shape ({k_x},), (k_x,)", bias)
 
 
-_NAMES = ("x1", "x2", "weight", "bias")
+_NAMES = ("input1", "input2", "weight", "bias")

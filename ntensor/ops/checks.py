@@ -30,6 +30,18 @@ def tensors(operation: str, names: Sequence[str], values: Sequence[Any]) -> None
             )
 
 
+def overridden(values: Sequence[Any]) -> bool:
+    """Whether a tensor type has a `__torch_function__` of its own, which torch's functions ask."""
+    if torch.compiler.is_compiling() or not torch.overrides.has_torch_function(tuple(values)):
+        return False
+    usual = getattr(Tensor.__torch_function__, "__func__", None)
+    return any(
+        isinstance(value, Tensor)
+        and getattr(type(value).__torch_function__, "__func__", None) is not usual
+        for value in values
+    )
+
+
 def autocast(values: Sequence[Tensor]) -> Sequence[Tensor]:
     """The tensors in autocast's dtype where autocast is on; as for torch's own, float64 stays."""
     if not torch._C._is_any_autocast_enabled():

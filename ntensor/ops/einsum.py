@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .mttkrp import mttkrp, rows_of_mode
+from .mttkrp import in_memory_order, mttkrp, rows_of_mode
 from .projection import PROJECTION_CORE_GRAD, synthesis_projection
 from .synthesis import synthesis
 
@@ -196,13 +196,8 @@ class _Call:
         its labels before that; and the place of that mode."""
         assert self.form.core is not None
         core, labels = self.operands[self.form.core], self.terms[self.form.core]
-        if not core.is_contiguous():
-            places = sorted(range(core.dim()), key=core.stride, reverse=True)
-            turned = core.permute(places)
-            if turned.is_contiguous():
-                core, labels = turned, tuple(labels[place] for place in places)
-            else:
-                core = core.contiguous()
+        core, places = in_memory_order(core)
+        labels = tuple([labels[place] for place in places])
         rest = self.rest(labels)
         mode = labels.index(rest[0]) if rest else 0
         if labels[mode : mode + len(rest)] != rest:
@@ -257,7 +252,7 @@ def _recognise(equation: str, operands: Sequence[Any]) -> _Form | str:
     """The form, or why there is none."""
     if not all(isinstance(operand, Tensor) for operand in operands) or len(operands) < 2:
         return "a kernel takes two tensors or more"
-    if not torch.compiler.is_compiling() and torch.overrides.has_torch_function(tuple(operands)):
+    if checks.overridden(operands):
         return "an operand has a `__torch_function__` of its own"
     classify = _classify.__wrapped__ if torch.compiler.is_compiling() else _classify
     form = classify(equation, tuple(operand.dim() for operand in operands))

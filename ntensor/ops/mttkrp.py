@@ -133,6 +133,18 @@ def rows_of_mode(tensor: Tensor, others: list[Tensor], mode: int, backend: str |
     return joined
 
 
+def in_memory_order(tensor: Tensor) -> tuple[Tensor, list[int]]:
+    """The tensor, contiguous, and which of its modes its own are: a dense one with its modes in
+    the order of memory; another one copied."""
+    places = list(range(tensor.dim()))
+    if tensor.is_contiguous():
+        return tensor, places
+    strides = tensor.stride()
+    turned = sorted(places, key=lambda place: -strides[place])
+    permuted = tensor.permute(turned)
+    return (permuted, turned) if permuted.is_contiguous() else (tensor.contiguous(), places)
+
+
 def checked(
     operation: str,
     tensor: Tensor,
