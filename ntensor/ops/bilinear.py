@@ -58,7 +58,7 @@ def bilinear(
         found: Tensor | None = direct.project((weight, input1, input2), False)
         if found is not None and bias is None:
             return found
-        if found is not None and type(bias) in (Tensor, Parameter):
+        if found is not None and isinstance(bias, Tensor) and type(bias) in _PLAIN:
             checks.alike("bilinear", _NAMES, (input1, input2, weight, bias))
             _check_bias(bias, weight.shape[0])
             return found + bias
@@ -110,4 +110,5 @@ def _check_bias(bias: Tensor, k_x: int) -> None:
         checks.shape("bilinear", "bias", f"shape ({k_x},), (k_x,)", bias)
 
 
+_PLAIN = (Tensor, Parameter)
 _NAMES = ("input1", "input2", "weight", "bias")
