@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,15 @@ def write_text(path: Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a process left that died while it wrote; for who holds the folder's lock."""
+    for path in folder.glob(f"{UNFINISHED}*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def flush(path: Path) -> None:
     """Waits until a file or a folder is on the disk."""
     if os.name == "nt" and path.is_dir():
@@ -93,7 +103,7 @@ def locked(path: Path, lock: Path) -> Iterator[None]:
 
     Args:
         path: what the block writes, for the message.
-        lock: the lock's file, which stays. It names the process that holds or held the lock.
+        lock: the lock's file, there while it is held, with the process that holds it.
 
     Raises:
         OutputError: another process holds the lock, or there are no locks, or nothing can be
@@ -115,4 +125,10 @@ def locked(path: Path, lock: Path) -> Iterator[None]:
         lock.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
         yield
     finally:
-        held.release()
+        try:
+            # While it is held: whoever has opened the old file finds it gone, and tries again.
+            # Windows removes no open file.
+            if os.name != "nt":
+                lock.unlink(missing_ok=True)
+        finally:
+            held.release()

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntensor.faces.errors import ConfigurationError, OutputError
-from ntensor.faces.files import LOCK, locked, replacing, write_text
+from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.files import LOCK, locked, remove_unfinished, replacing, write_text
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.rendering import harmonics
 
@@ -128,8 +128,8 @@ def _check_meta(path: Path, meta: Meta) -> None:
 
 
 def _replace_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    with replacing(path) as unfinished:
-        np.savez_compressed(unfinished, **arrays)
+    with replacing(path) as unfinished, unfinished.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
 
 
 class ShardWriter:
@@ -146,8 +146,8 @@ class ShardWriter:
         split, source (str), extra (dict): for `meta.json`.
 
     Raises:
-        ConfigurationError: a wrong argument.
-        OutputError: another process writes the folder, or it holds another set.
+        ConfigurationError: a wrong argument, or the folder holds another set.
+        OutputError: another process writes the folder, or it cannot be written.
         DamagedData: its `meta.json` is damaged.
 
     Example:
@@ -181,6 +181,7 @@ class ShardWriter:
         with contextlib.ExitStack() as held:
             held.enter_context(locked(self.folder, self.folder / LOCK))
             self.meta = self._standing()
+            remove_unfinished(self.folder)
             self._held = held.pop_all()
 
     @property
@@ -194,7 +195,7 @@ class ShardWriter:
             # A process that dies leaves one shard at most that `meta.json` does not name.
             shards = sorted(self.folder.glob("shard_*.npz"))
             if len(shards) > 1:
-                raise OutputError(
+                raise ConfigurationError(
                     f"{self.folder}: holds {len(shards)} shards without the {META} that tells what "
                     "they are; choose another --out"
                 )
@@ -207,7 +208,7 @@ class ShardWriter:
             if found.get(name) != wanted.get(name)
         ]
         if wrong:
-            raise OutputError(
+            raise ConfigurationError(
                 f"{self.folder}: another data set stands there: {'; '.join(wrong)}; choose another "
                 "--out, or continue it with its own values"
             )

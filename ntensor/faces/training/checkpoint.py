@@ -69,7 +69,7 @@ def save(
         return target
     unfinished = target.with_name(f"{UNFINISHED}{target.name}")
     try:
-        remove_unfinished(run)
+        files.remove_unfinished(target.parent)
         unfinished.mkdir(parents=True)
         for stem, named in tensors.items():
             path = unfinished / f"{stem}.safetensors"
@@ -132,15 +132,6 @@ def prune(run: Path, keep: int) -> None:
             gone = old.with_name(f"{UNFINISHED}{old.name}")
             os.replace(old, gone)
             shutil.rmtree(gone)
-
-
-def remove_unfinished(run: Path) -> None:
-    """Removes what a process left that died while it wrote."""
-    for path in (run / "checkpoints").glob(f"{UNFINISHED}*"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def check_writable(run: Path, wanted_bytes: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -51,6 +52,23 @@ def check(configuration: Configuration, world: int) -> None:
         raise ConfigurationError(
             f"processes * accumulation ({world} * {settings.accumulation}) must divide "
             f"batch_size ({settings.batch_size})"
+        )
+
+
+def check_name(run: Path) -> None:
+    """Refuses a folder that TensorBoard, which takes names for UTF-8, would not find.
+
+    Raises:
+        ConfigurationError: the name is not UTF-8, or Python does not read it as such.
+    """
+    try:
+        found = str(run).encode() == os.fsencode(run)
+    except UnicodeEncodeError:
+        found = False
+    if not found:
+        raise ConfigurationError(
+            f"{run}: TensorBoard needs a folder whose name is UTF-8; where it is, and Python does "
+            "not read it so, the environment variable PYTHONUTF8=1 helps"
         )
 
 

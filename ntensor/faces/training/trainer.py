@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 import ntensor
 from ntensor.faces.configuration import Configuration, to_json
 from ntensor.faces.errors import NonFiniteError
-from ntensor.faces.files import LOCK, locked, write_text
+from ntensor.faces.files import LOCK, locked, remove_unfinished, write_text
 from ntensor.faces.media import pictures
 from ntensor.faces.networks.model import build
 
@@ -25,7 +25,7 @@ from . import checkpoint
 from .independence import separation_of
 from .log import Log
 from .objective import TrainingStep, adversary_of, terms, total
-from .preparation import accumulates, check, check_standing, load_weights, place
+from .preparation import accumulates, check, check_name, check_standing, load_weights, place
 from .processes import Processes
 from .samples import Samples
 from .sampling import Updates
@@ -109,6 +109,7 @@ class Trainer:
         processes = self.processes
         with contextlib.ExitStack() as held:
             if processes.leads:
+                check_name(self.run)
                 held.enter_context(locked(self.run, self.run / LOCK))
                 check_standing(self.run, self.configuration)
             processes.wait()
@@ -116,6 +117,7 @@ class Trainer:
             if processes.leads:
                 size = sum(p.numel() * p.element_size() for p in self.model.parameters())
                 checkpoint.check_writable(self.run, wanted_bytes=4 * size)
+                remove_unfinished(self.run)
                 write_text(self.run / checkpoint.CONFIGURATION, to_json(self.configuration))
             yield
 
