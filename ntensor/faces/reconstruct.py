@@ -61,7 +61,7 @@ def reconstruct(
     made = Reconstruction(found, given)
     for number in range(len(given)):
         made.write(out / f"{number:03d}", number, format)
-    pictures.save_grid(out / "figure.png", made.columns(), 1)
+    pictures.save_grid(found.output(out / "figure.png"), made.columns(), 1)
     known = made.errors()
     if known:
         write_text(out / "errors.json", json.dumps(known, indent=1) + "\n")
@@ -145,7 +145,7 @@ class Reconstruction:
                 colours = meshes.colours_of(vertices[rows], picture[rows])[0]
             meshes.write(folder / f"{name}.{format}", vertices[number], face.triangles, colours)
         for name, maps in self.maps.items():
-            save_image(folder / f"{name}.png", as_colours(name, maps)[number])
+            save_image(self.found.output(folder / f"{name}.png"), as_colours(name, maps)[number])
 
     def errors(self) -> dict[str, Any]:
         """Errors of each face, rms over the vertices of the network's shape, beside the mean

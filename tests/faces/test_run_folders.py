@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from ntensor.faces import data, evaluate, sweep, train, verification
+from ntensor.faces import data, edit, evaluate, reconstruct, sweep, train, verification
 from ntensor.faces.configuration import FREE, Configuration, differences
 from ntensor.faces.datasets.storage import ShardWriter
 from ntensor.faces.errors import CheckpointError, ConfigurationError, OutputError
 from ntensor.faces.evaluation.run import load_run
 from ntensor.faces.files import LOCK, UNFINISHED, locked, replacing, write_text
 from ntensor.faces.training import checkpoint
-from small_runs import TRAINING, write_run
+from small_runs import HAPPY, TRAINING, write_run
 from test_training import assert_same_state, trainer
 
 
@@ -181,6 +181,20 @@ def test_a_report_does_not_replace_a_runs_own_measures(tmp_path):
     (run / "evaluation.json").write_text("{}")
     assert "is a run's own folder" in refused(evaluate.main, run, "--out", run)
     assert (run / "evaluation.json").read_text() == "{}"
+
+
+def test_edits_do_not_replace_the_pictures_that_they_read(tmp_path):
+    run, out = write_run(tmp_path / "run"), tmp_path / "out"
+    edit.main(["video", str(run), "--template", HAPPY, "--drive", "generated:test:4", "--most", "2",
+               "--out", str(out)])  # fmt: skip
+    before = contents(out)
+    words = ["video", run, "--template", HAPPY, "--out", out, "--drive"]
+    assert "00000.png: is one of the faces' own files" in refused(edit.main, *words, out / "frames")
+    assert contents(out) == before
+    (tmp_path / "link").symlink_to(out)
+    words = [run, out / "figure.png", "--out", tmp_path / "link"]
+    assert "choose another --out" in refused(reconstruct.main, *words)
+    assert contents(out)["figure.png"] == before["figure.png"]
 
 
 def test_two_processes_in_one_folder(finished):
