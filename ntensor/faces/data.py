@@ -125,6 +125,7 @@ def sheet_command(
         maps: one row a sample, with image, mask, albedo, shading, normals and frontal maps.
         face_model: as for render.
     """
+    sheet.check_ending(out)
     count = rows if maps else rows * columns
     if data is not None:
         faces: Any = StoredFaces(data)

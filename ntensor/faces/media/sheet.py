@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ntensor.faces import extras
+from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.files import replacing
 
 SHOWN = ("image", "mask", "albedo", "shading", "normal", "frontal_image", "frontal_normal")
@@ -50,6 +51,19 @@ def maps_of(batch: Mapping[str, Tensor], names: Sequence[str] = SHOWN) -> Tensor
     """Every map of every sample, sample by sample (n len(names), 3, S, S)."""
     stacked = torch.stack([as_colours(name, batch[name]) for name in names], dim=1)
     return stacked.flatten(0, 1)
+
+
+def check_ending(path: Path) -> None:
+    """Refuses a file whose ending names no format that Pillow writes.
+
+    Raises:
+        ConfigurationError: with the ending.
+    """
+    image = extras.load("PIL.Image")
+    if image.registered_extensions().get(path.suffix.lower()) not in image.SAVE:
+        raise ConfigurationError(
+            f"{path}: wanted the ending of a picture, as .png, got {path.suffix or 'none'}"
+        )
 
 
 def save(path: Path, picture: Tensor) -> None:
