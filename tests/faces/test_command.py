@@ -230,7 +230,7 @@ def without_reader(monkeypatch, name):
     """Lets a standard stream be a pipe that nobody reads."""
     reading, writing = os.pipe()
     os.close(reading)
-    stream = os.fdopen(writing, "w")
+    stream = os.fdopen(writing, "w", buffering=1)
     monkeypatch.setattr(sys, name, stream)
     return stream
 
