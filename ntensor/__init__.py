@@ -1,5 +1,6 @@
 """Multilinear layers for PyTorch: synthesis, projection by a core, feature rotation."""
 
+from . import _start as _start  # before all that takes long to import
 from . import nn
 from .backends import use_backend
 from .backends.native.memory import kept_memory, release_memory

@@ -11,7 +11,6 @@ Example: python -m ntensor.faces.edit expression runs/faces --target photo.jpg
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,8 @@ from ntensor.faces.media.run_inputs import Options, RunInputs, paired
 from ntensor.faces.media.sheet import as_colours, tile
 
 from . import editing
-from .errors import ConfigurationError, FacesError
+from .command import command
+from .errors import ConfigurationError
 from .media import pictures, videos
 
 Run = Annotated[Path, tyro.conf.Positional]
@@ -200,9 +200,9 @@ def interpolate(
     shown = {"first": pictures_of(starts)}
     shown |= {f"{k / (steps - 1):.2g}": images for k, images in enumerate(stacked)}
     shown["second"] = pictures_of(ends)
-    pictures.save_grid(out / "figure.png", shown, options.scale)
+    pictures.save_grid(found.output(out / "figure.png"), shown, options.scale)
     animated = [tile(step, len(rows)) for step in [*stacked, *stacked.flip(0)[1:-1]]]
-    videos.write(out / "interpolation.gif", animated, options.scale, rate=8)
+    videos.write(found.output(out / "interpolation.gif"), animated, options.scale, rate=8)
     print(f"{out}: figure.png, interpolation.gif; {edit}, {len(rows)} pairs, {steps} steps")
 
 
@@ -235,7 +235,7 @@ def grid(
         made = transferred(found, edit, given[row], taken, Way())
         cells += [face.image[None], found.shown(made["image"])]
     picture = tile(torch.cat(cells), len(sources) + 1).float().permute(2, 0, 1) / 255
-    save_image(out / "grid.png", enlarged(picture, options.scale))
+    save_image(found.output(out / "grid.png"), enlarged(picture, options.scale))
     print(f"{out}: grid.png; {edit} of {len(sources)} sources on {len(targets)} targets")
 
 
@@ -290,16 +290,21 @@ def video(
     own = videos.landmarks_of(found, [face], fixed)[0]
     warped = torch.stack([videos.warped(face.image, own, p) for p in points])
     for number, image in enumerate(edited):
-        save_image(out / "frames" / f"{number:05d}.png", image)
+        save_image(found.output(out / "frames" / f"{number:05d}.png"), image)
     still = face.image.expand_as(edited)
     columns = {"driving": pictures_of(frames), "expression": edited, "warped": warped}
     columns["template"] = still
     beside = [tile(torch.stack(row), 4) for row in zip(*columns.values(), strict=True)]
-    videos.write(out / f"video.{format}", [tile(i[None], 1) for i in edited], options.scale, rate)
-    videos.write(out / f"side_by_side.{format}", beside, options.scale, rate)
+    videos.write(
+        found.output(out / f"video.{format}"),
+        [tile(i[None], 1) for i in edited],
+        options.scale,
+        rate,
+    )
+    videos.write(found.output(out / f"side_by_side.{format}"), beside, options.scale, rate)
     chosen = torch.linspace(0, len(frames) - 1, min(8, len(frames))).round().long()
     strip = {title: images[chosen] for title, images in columns.items()}
-    pictures.save_grid(out / "figure.png", strip, options.scale)
+    pictures.save_grid(found.output(out / "figure.png"), strip, options.scale)
     origin = "given" if frames[0].landmarks is not None else "of the network"
     print(
         f"{out}: {len(frames)} frames/*.png, video.{format}, side_by_side.{format}, figure.png; "
@@ -376,9 +381,9 @@ def _transfer(
 ) -> None:
     targets, sources = paired(found.read(target), found.read(source), "target", "source")
     columns, truths = columns_of_transfer(found, edit, targets, sources, way)
-    pictures.save_grid(out / "figure.png", columns, found.options.scale)
+    pictures.save_grid(found.output(out / "figure.png"), columns, found.options.scale)
     for number, image in enumerate(columns[edit]):
-        save_image(out / f"{edit}_{number:03d}.png", image)
+        save_image(found.output(out / f"{edit}_{number:03d}.png"), image)
     print(f"{out}: figure.png, {len(targets)} pictures {edit}_*.png")
     if truths:
         inside = torch.cat([face.truth["mask"] for face in truths])
@@ -403,17 +408,13 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    try:
-        tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="python -m ntensor.faces.edit", description=__doc__, args=arguments
-        )
-    except FacesError as error:
-        raise SystemExit(f"error: {error}") from error
-    except (OSError, ModuleNotFoundError) as error:
-        raise SystemExit(f"error: {type(error).__name__}: {error}") from error
+    tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, prog="python -m ntensor.faces.edit", description=__doc__, args=arguments
+    )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -15,7 +15,6 @@ Example: python -m ntensor.faces.reconstruct runs/faces photo.jpg --landmarks ph
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,7 +31,9 @@ from ntensor.faces.media.sheet import as_colours
 from ntensor.faces.morphable.face_model import FaceModel
 
 from . import editing
-from .errors import ConfigurationError, FacesError
+from .command import command
+from .errors import ConfigurationError
+from .files import write_text
 from .media import meshes, pictures
 
 _DEFAULT = Options()
@@ -60,10 +61,10 @@ def reconstruct(
     made = Reconstruction(found, given)
     for number in range(len(given)):
         made.write(out / f"{number:03d}", number, format)
-    pictures.save_grid(out / "figure.png", made.columns(), 1)
+    pictures.save_grid(found.output(out / "figure.png"), made.columns(), 1)
     known = made.errors()
     if known:
-        (out / "errors.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        write_text(out / "errors.json", json.dumps(known, indent=1) + "\n")
         print(report(known))
     names = ", ".join(f"{name}.{format}" for name in made.shapes)
     print(
@@ -144,7 +145,7 @@ class Reconstruction:
                 colours = meshes.colours_of(vertices[rows], picture[rows])[0]
             meshes.write(folder / f"{name}.{format}", vertices[number], face.triangles, colours)
         for name, maps in self.maps.items():
-            save_image(folder / f"{name}.png", as_colours(name, maps)[number])
+            save_image(self.found.output(folder / f"{name}.png"), as_colours(name, maps)[number])
 
     def errors(self) -> dict[str, Any]:
         """Errors of each face, rms over the vertices of the network's shape, beside the mean
@@ -202,20 +203,13 @@ def report(known: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    try:
-        tyro.cli(
-            reconstruct,
-            prog="python -m ntensor.faces.reconstruct",
-            description=__doc__,
-            args=arguments,
-        )
-    except FacesError as error:
-        raise SystemExit(f"error: {error}") from error
-    except (OSError, ModuleNotFoundError) as error:
-        raise SystemExit(f"error: {type(error).__name__}: {error}") from error
+    tyro.cli(
+        reconstruct, prog="python -m ntensor.faces.reconstruct", description=__doc__, args=arguments
+    )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -70,6 +70,9 @@ class Inputs:
         landmarks (Path or None): of pictures, see `images.read_landmarks`.
         box (sequence or None): left, top, right, bottom of the face in every picture, pixels.
 
+    Attributes:
+        files (set of Path): pictures and films that were read.
+
     Raises:
         ConfigurationError: landmarks and a box at once.
     """
@@ -88,6 +91,7 @@ class Inputs:
         self._face: FaceModel | None = None
         self._faces: Faces | None = None
         self._single: str | None = None
+        self.files: set[Path] = set()
 
     @property
     def face_model(self) -> FaceModel:
@@ -141,6 +145,7 @@ class Inputs:
         Raises:
             ImageError: there are no landmarks of this picture, or one text file for several.
         """
+        self.files.add(path.resolve())
         if self.landmarks is None:
             return Face(str(path), images.crop(image, self.size, self.box)[0])
         name = path.name if frame is None else f"{path.name}:{frame}"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ntensor.faces import editing
 from ntensor.faces.editing import Encoded
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.errors import ConfigurationError, OutputError
 from ntensor.faces.evaluation.run import load_run
 from ntensor.faces.training.processes import device_of
 from ntensor.faces.training.samples import sources
@@ -86,6 +86,16 @@ class RunInputs:
     def encode(self, faces: Sequence[Face]) -> Encoded:
         """Their codes."""
         return editing.encode(self.model, pictures_of(faces).to(self.device))
+
+    def output(self, path: Path) -> Path:
+        """The path of a file to write.
+
+        Raises:
+            OutputError: a picture or film that was read is there.
+        """
+        if path.resolve() in self.inputs.files:
+            raise OutputError(f"{path}: is one of the faces' own files; choose another --out")
+        return path
 
     @property
     def separated(self) -> bool:

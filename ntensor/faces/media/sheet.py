@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from ntensor.faces import extras
+from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.files import replacing
 
 SHOWN = ("image", "mask", "albedo", "shading", "normal", "frontal_image", "frontal_normal")
 
@@ -51,7 +53,21 @@ def maps_of(batch: Mapping[str, Tensor], names: Sequence[str] = SHOWN) -> Tensor
     return stacked.flatten(0, 1)
 
 
-def save(path: str | Path, picture: Tensor) -> None:
+def check_ending(path: Path) -> None:
+    """Refuses a file whose ending names no format that Pillow writes.
+
+    Raises:
+        ConfigurationError: with the ending.
+    """
+    image = extras.load("PIL.Image")
+    if image.registered_extensions().get(path.suffix.lower()) not in image.SAVE:
+        raise ConfigurationError(
+            f"{path}: wanted the ending of a picture, as .png, got {path.suffix or 'none'}"
+        )
+
+
+def save(path: Path, picture: Tensor) -> None:
     """Writes a picture (height, width, 3), uint8, as PNG (or what the name ends in)."""
     image = extras.load("PIL.Image")
-    image.fromarray(picture.cpu().numpy()).save(path)
+    with replacing(path) as unfinished:
+        image.fromarray(picture.cpu().numpy()).save(unfinished)
