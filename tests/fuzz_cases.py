@@ -25,6 +25,8 @@ OPERATIONS = (
     "rotation",
     *("rotated",) * 2,
     "contract",
+    *("einsum",) * 2,
+    "reconstruction",
 )
 # What is compared: the result; the gradients too; theirs; the derivative in forward mode; the
 # core's gradient added to one that exists.
@@ -94,9 +96,10 @@ def draw(random, levels, threads, products=MOST_PRODUCTS):
         "mttkrp": (1, 5),
         "mttkrp_all": (2, 5),
         "sweep": (2, 5),
+        "reconstruction": (1, 5),
     }.get(operation, (1, 6))
     sizes = [extent(random, 700) for _ in range(random.randint(least, most))]
-    has_core = operation in ("projection", "with_mean", "bilinear", "contract")
+    has_core = operation in ("projection", "with_mean", "bilinear", "contract", "einsum")
     case = Case(
         operation=operation,
         n=extent(random, 1500),

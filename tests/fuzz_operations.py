@@ -28,12 +28,19 @@ def shapes(case):
     if case.operation == "bilinear":
         leading = _leading(case)
         inputs = [*((*leading, k) for k in sizes), (k_x, *sizes), *([(k_x,)] * (case.option % 2))]
-        return inputs, [(*leading, k_x)], (2,)
+        return inputs, [(*leading, k_x)], ()
     if case.operation == "contract":
         place = case.option % len(sizes)
         rest = sizes[:place] + sizes[place + 1 :]
         return [(k_x, *sizes), (sizes[place],)], [(k_x, *rest)], (0,)
+    if case.operation == "einsum":
+        terms, output = _terms(case)
+        extents = {"n": n, "x": k_x, **dict(zip("abcdef", sizes, strict=False))}
+        *inputs, result = ([extents[k] for k in term] for term in (*terms, output))
+        return [tuple(shape) for shape in inputs], [tuple(result)], ()
     matrices = [(k, n) for k in sizes]
+    if case.operation == "reconstruction":
+        return matrices, [sizes], ()
     weights = [(n,)] * (case.option % 2)
     if case.operation == "mttkrp":
         return [sizes, *matrices, *weights], [(sizes[_mode(case)], n)], (0,)
@@ -49,6 +56,15 @@ def _leading(case):
 
 def _mode(case):
     return case.option // 2 % len(case.sizes)
+
+
+def _terms(case):
+    """Of an einsum: core, factors, output; the core's labels in any cyclic order."""
+    labels = "x" + "abcdef"[: len(case.sizes)]
+    first = case.option % len(labels)
+    sides = case.option // len(labels)
+    factors = [k + "n" if sides >> place & 1 else "n" + k for place, k in enumerate(labels[1:])]
+    return [labels[first:] + labels[:first], *factors], "xn" if case.option % 2 else "nx"
 
 
 def _layout(case):
@@ -73,6 +89,14 @@ def ours(case, accumulate=False):
 
     def bilinear(x1, x2, weight, bias=None):
         return [ntensor.bilinear(x1, x2, weight, bias, backend=backend)]
+
+    def einsum(*operands):
+        terms, output = _terms(case)
+        return [ntensor.einsum(f"{','.join(terms)}->{output}", *operands)]
+
+    def reconstruction(*z):
+        labels = "abcdef"[: len(z)]
+        return [ntensor.einsum(f"{','.join(k + 'n' for k in labels)}->{labels}", *z)]
 
     def contract(core, z):
         return [ntensor.contract(core, z, 1 + case.option % len(case.sizes))]
@@ -155,6 +179,21 @@ def exact(case, squared=False):
         product = torch.einsum("...a,...b->...ab", x1, x2)
         result = torch.einsum("...ab,xab->...x", product, weight)
         return [result if bias is None else result + bias]
+
+    def einsum(core, *z):
+        terms, output = _terms(case)
+        # Back to outputs first and samples first, by hand.
+        core = core.permute([terms[0].index(k) for k in sorted(terms[0], key="xabcdef".index)])
+        rows = [each.T if term[1] == "n" else each for term, each in zip(terms[1:], z, strict=True)]
+        (x,) = projection(core, *rows)
+        return [x.T if output == "xn" else x]
+
+    def reconstruction(first, *rest):
+        if not rest:
+            return [first.sum(1)]
+        y = khatri_rao(*(each.T for each in rest))
+        whole = torch.einsum("an,nk->ak", first, y)
+        return [whole.reshape(case.sizes)]
 
     def contract(core, z):
         place = case.option % len(case.sizes)
