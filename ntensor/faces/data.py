@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+from .launch import launch
+
+if __name__ == "__main__":
+    launch("ntensor.faces.data")
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -159,7 +163,3 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"ntensor.faces.data: {error}") from error
     except (OSError, ValueError) as error:
         raise SystemExit(f"ntensor.faces.data: {type(error).__name__}: {error}") from error
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

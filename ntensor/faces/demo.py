@@ -10,6 +10,11 @@ The page is served to this machine alone, and asks nothing of any other.
 
 from __future__ import annotations
 
+from .launch import launch
+
+if __name__ == "__main__":
+    launch("ntensor.faces.demo", "demo")
+
 import os
 import signal
 import socket
@@ -281,7 +286,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except (FacesError, ModuleNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
-
-
-if __name__ == "__main__":
-    main()

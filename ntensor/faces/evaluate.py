@@ -15,6 +15,11 @@ spread, runs of different configurations beside each other.
 
 from __future__ import annotations
 
+from .launch import launch
+
+if __name__ == "__main__":
+    launch("ntensor.faces.evaluate")
+
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,7 +144,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except (FacesError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
-
-
-if __name__ == "__main__":
-    main()

@@ -14,8 +14,12 @@ Example: python -m ntensor.faces.reconstruct runs/faces photo.jpg --landmarks ph
 
 from __future__ import annotations
 
+from .launch import launch
+
+if __name__ == "__main__":
+    launch("ntensor.faces.reconstruct")
+
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -215,7 +219,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"error: {error}") from error
     except (OSError, ModuleNotFoundError) as error:
         raise SystemExit(f"error: {type(error).__name__}: {error}") from error
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

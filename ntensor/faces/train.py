@@ -6,6 +6,11 @@ A run that stands in RUN is continued. SIGINT and SIGTERM save and leave. Severa
 
 from __future__ import annotations
 
+from .launch import launch
+
+if __name__ == "__main__":
+    launch("ntensor.faces.train")
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +70,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"error: {error}") from error
     if outcome != "finished":
         print(f"{outcome}: saved; the same command continues", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    main()

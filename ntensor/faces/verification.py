@@ -7,6 +7,11 @@ cosine as a score for "same person".
 
 from __future__ import annotations
 
+from .launch import launch
+
+if __name__ == "__main__":
+    launch("ntensor.faces.verification")
+
 import json
 import os
 import sys
@@ -174,7 +179,3 @@ def main() -> None:
         raise SystemExit(f"error: {error}") from error
     print(f"{settings.out}: {right:.1%} of training faces named rightly; area under the curve of")
     print(f"same-person pairs of unseen identities: {area:.3f}")
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,11 @@ Example: python -m ntensor.faces.figures runs/faces --out figures --poc-expressi
 
 from __future__ import annotations
 
-import sys
+from ntensor.faces.launch import launch
+
+if __name__ == "__main__":
+    launch("ntensor.faces.figures.__main__")
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -115,7 +119,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"error: {error}") from error
     except (OSError, ModuleNotFoundError) as error:
         raise SystemExit(f"error: {type(error).__name__}: {error}") from error
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
