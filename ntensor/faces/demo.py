@@ -20,16 +20,13 @@ import signal
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from . import extras
 from .demo_parts import Demo
 from .errors import ConfigurationError, FacesError
 from .page.folder import Folder
-from .page.guard import Guard, Hosts
-from .page.visitors import Visitors
-
-MOST_CONNECTIONS = 64
+from .page.guard import Hosts
 
 
 def serve(
@@ -57,31 +54,16 @@ def serve(
             signal.signal(ending, signal.default_int_handler)
         try:
             with Folder() as folder:
+                configure_gradio(folder)
+                for package in extras.PACKAGES["demo"]:
+                    extras.load(package, "demo")
+                from .page.server import server_of
+
                 server = server_of(demo, folder, Hosts(port, network))
                 print(f"http://127.0.0.1:{port} shows {run}; Ctrl-C ends it", flush=True)
                 server.run([listener])
         except KeyboardInterrupt:
             print("ended")
-
-
-def server_of(demo: Demo, folder: Folder, hosts: Hosts) -> Any:
-    """The page's server (uvicorn.Server)."""
-    configure_gradio(folder)
-    _, uvicorn = (extras.load(name, "demo") for name in ("gradio", "uvicorn"))
-    from .page.layout import application, build_page, calls_of
-
-    page = build_page(Visitors(demo, folder))
-    folder.keep()
-    settings = uvicorn.Config(
-        Guard(application(page), hosts, calls_of(page, folder), folder),
-        log_level="error",
-        ws="none",
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=MOST_CONNECTIONS,
-        timeout_graceful_shutdown=1,
-    )
-    return uvicorn.Server(settings)
 
 
 def configure_gradio(folder: Folder) -> None:

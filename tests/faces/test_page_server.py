@@ -244,8 +244,18 @@ def test_many_clients_at_once(page, functions):
     assert len(found) == 20 and set(found) <= {200, 500} and found.count(200) >= 1
 
 
+def test_open_pages_do_not_hold_up_the_end(demo_run, tmp_path):
+    found = Page(demo_run, tmp_path)
+    with socket.create_connection(("127.0.0.1", found.port), timeout=120) as raw:
+        path = "/gradio_api/heartbeat/open"
+        raw.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{found.port}\r\n\r\n".encode())
+        assert b"200" in raw.recv(100)
+        assert found.end(signal.SIGINT) == (0, "ended\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGKILL])
 def test_nothing_is_left_after_any_end(demo_run, tmp_path, how):
     found = Page(demo_run, tmp_path)
     assert found.upload(b"x" * 1000)[0] == 200

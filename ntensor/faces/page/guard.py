@@ -88,6 +88,11 @@ class Guard:
         self.seconds = seconds
         self._receiving = 0
         self._storing = asyncio.Lock()
+        self._closing = asyncio.Event()
+
+    def close(self) -> None:
+        """Ends the answers that last as long as their client stays."""
+        self._closing.set()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -112,7 +117,7 @@ class Guard:
             async with self._storing if uploading else contextlib.nullcontext():
                 if uploading:
                     self.folder.make_room(len(body))
-                await self.application(scope, _replayed(body, receive), send)
+                await self.application(scope, self._replayed(body, receive), send)
 
     def _check_source(self, scope: Message) -> None:
         host = _header(scope, b"host") or ""
@@ -167,6 +172,23 @@ class Guard:
         except asyncio.TimeoutError as error:
             raise _Refusal(408, f"the request did not arrive in {self.seconds} seconds") from error
 
+    def _replayed(self, body: bytes, receive: Receive) -> Receive:
+        """The body, and then that the client has gone, once it has or this server closes."""
+        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def again() -> Message:
+            if messages:
+                return messages.pop()
+            ends = [asyncio.ensure_future(receive()), asyncio.ensure_future(self._closing.wait())]
+            try:
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for end in ends:
+                    end.cancel()
+            return {"type": "http.disconnect"}
+
+        return again
+
 
 class Hosts:
     """The values of `Host` under which a page may be asked for.
@@ -217,15 +239,6 @@ async def _read(receive: Receive, limit: int) -> bytes | None:
         if not message.get("more_body", False):
             return bytes(body)
     return None
-
-
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def again() -> Message:
-        return messages.pop() if messages else await receive()
-
-    return again
 
 
 def _with_headers(scope: Message, send: Send) -> Send:
