@@ -112,5 +112,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
             description=__doc__,
             args=arguments,
         )
-    except FacesError as error:
+    except (FacesError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -190,10 +190,17 @@ def large_empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     if (
         out.numel() * out.element_size() >= HUGE_PAGES_FROM_BYTES
         and not torch.are_deterministic_algorithms_enabled()
-        and os.environ.get("NTENSOR_HUGE_PAGES", "1") != "0"
+        and _huge_pages()
     ):
         cpu_module().advise_huge_pages(out.data_ptr(), out.nbytes)
     return out
+
+
+def _huge_pages() -> bool:
+    wanted = os.environ.get("NTENSOR_HUGE_PAGES") or "1"
+    if wanted not in ("0", "1"):
+        raise RuntimeError(f"NTENSOR_HUGE_PAGES: wanted 0 or 1, got {wanted!r}")
+    return wanted == "1"
 
 
 _ROOFS = {"read": 0, "write": 1, "copy": 2, "fma32": 3, "fma64": 4, "bf16dot": 5}
