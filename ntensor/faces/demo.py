@@ -55,8 +55,7 @@ def serve(
         try:
             with Folder() as folder:
                 configure_gradio(folder)
-                for package in extras.PACKAGES["demo"]:
-                    extras.load(package, "demo")
+                extras.load("gradio", "demo")
                 from .page.server import server_of
 
                 server = server_of(demo, folder, Hosts(port, network))
