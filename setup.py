@@ -7,7 +7,7 @@ Build variables, all optional, read from the environment:
 | `CXX` | command | the C++20 compiler (GCC or clang); default: the first found by CMake |
 | `CXXFLAGS` | flags | added to every compilation |
 | `CMAKE_ARGS` | arguments | added to the call of CMake |
-| `MAX_JOBS` | number | compilations at the same time; default: one a core |
+| `MAX_JOBS` | number from 1 | compilations at the same time; default: one a core |
 | `NTENSOR_BUILD_TYPE` | `Release`, `RelWithDebInfo`, `Debug` | default: `Release` |
 | `NTENSOR_OPENMP` | `auto`, `on`, `off` | OpenMP, or `std::thread` without it; default: `auto` |
 | `NTENSOR_SANITIZE` | e.g. `address,undefined` | compile with sanitizers; default: none |
@@ -25,6 +25,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -37,6 +38,10 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 COMPILERS = ("c++", "g++", "clang++")
+BUILD_TYPES = ("Release", "RelWithDebInfo", "Debug")
+SWITCH = ("auto", "on", "off")
+SANITIZERS = ("address", "leak", "memory", "thread", "undefined")
+SIMD_LEVELS = ("all", "portable", "avx2", "avx512", "avx512bf16", "emulated")
 
 
 def stop(sentence: str) -> SystemExit:
@@ -73,9 +78,66 @@ def check_build_requirements() -> None:
         )
 
 
+def one_of(name: str, values: tuple[str, ...]) -> str:
+    """The value of the variable `name`; the first of `values` where it is not set."""
+    value = os.environ.get(name) or values[0]
+    if value not in values:
+        raise stop(f"{name} must be one of {', '.join(values)}, got {value!r}.")
+    return value
+
+
+def some_of(name: str, values: tuple[str, ...], between: str) -> None:
+    """Checks a variable that names several of `values`."""
+    for part in filter(None, os.environ.get(name, "").split(between)):
+        if part not in values:
+            raise stop(
+                f"{name} must be of {', '.join(values)}, divided by {between!r}, got {part!r}."
+            )
+
+
+def words(name: str) -> list[str]:
+    """The variable `name`, divided as a shell does."""
+    try:
+        return shlex.split(os.environ.get(name, ""))
+    except ValueError as error:
+        raise stop(f"{name} cannot be divided into words ({error}).") from error
+
+
+def jobs() -> str:
+    """How many compilations run at the same time."""
+    value = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
+    if re.fullmatch(r"[0-9]+", value) is None or int(value) == 0:
+        raise stop(f"MAX_JOBS must be a whole number of at least 1, got {value!r}.")
+    return value
+
+
+def check_variables() -> None:
+    """Stops with one sentence where a build variable has a value that means nothing."""
+    one_of("NTENSOR_BUILD_TYPE", BUILD_TYPES)
+    one_of("NTENSOR_OPENMP", SWITCH)
+    some_of("NTENSOR_SANITIZE", SANITIZERS, ",")
+    some_of("NTENSOR_SIMD_LEVELS", SIMD_LEVELS, ";")
+    jobs()
+    for name in ("CMAKE_ARGS", "CXXFLAGS"):
+        words(name)
+    wanted = os.environ.get("NTENSOR_CUDA_ARCHITECTURES", "")
+    for part in filter(None, wanted.split(";")):
+        if re.fullmatch(r"[0-9]+[af]?(-real|-virtual)?", part) is None:
+            raise stop(
+                "NTENSOR_CUDA_ARCHITECTURES must be like 90a-real;120, divided by ';', "
+                f"got {part!r}."
+            )
+    nvcc = os.environ.get("CUDACXX", "")
+    if one_of("NTENSOR_CUDA", SWITCH) != "off" and nvcc and shutil.which(nvcc) is None:
+        raise stop(
+            f"nvcc named by CUDACXX, {nvcc!r}, does not exist; set CUDACXX to nvcc of CUDA 12.4 or "
+            "later, or unset it."
+        )
+
+
 def check_compiler() -> None:
     """Stops with one sentence where CMake would print forty lines."""
-    named = shlex.split(os.environ.get("CXX", ""))
+    named = words("CXX")
     if named and shutil.which(named[0]) is None:
         raise stop(
             f"the C++ compiler named by CXX, {named[0]!r}, does not exist; "
@@ -108,10 +170,11 @@ class BuildWithCMake(build_ext):
     """
 
     def build_extensions(self) -> None:
+        check_variables()
         check_compiler()
         cmake = find_tool("cmake", "CMAKE_BIN_DIR")
         folder = self.cmake_folder()
-        wish = os.environ.get("NTENSOR_CUDA", "auto")
+        wish = one_of("NTENSOR_CUDA", SWITCH)
         self.configure(cmake, folder, [f"-DNTENSOR_CUDA={wish}"])
         if "_cuda" in self.modules(folder):
             status = self.compile(cmake, folder, "_cuda")
@@ -138,13 +201,12 @@ class BuildWithCMake(build_ext):
         return (folder / "ntensor-modules.txt").read_text().split()
 
     def compile(self, cmake: str, folder: Path, target: str) -> int:
-        jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
-        command = [cmake, "--build", str(folder), "--target", target, "-j", jobs]
+        command = [cmake, "--build", str(folder), "--target", target, "-j", jobs()]
         print("ntensor:", shlex.join(command), flush=True)
         return subprocess.call(command)
 
     def cmake_folder(self) -> Path:
-        build_type = os.environ.get("NTENSOR_BUILD_TYPE", "Release")
+        build_type = one_of("NTENSOR_BUILD_TYPE", BUILD_TYPES)
         parts = [sys.implementation.cache_tag, build_type, os.environ.get("NTENSOR_SANITIZE", "")]
         return ROOT / "build" / "-".join(filter(None, parts)).lower().replace(",", "-")
 
@@ -156,13 +218,13 @@ class BuildWithCMake(build_ext):
         what = [
             "-S", str(ROOT / "csrc"),
             "-G", "Ninja",
-            f"-DCMAKE_BUILD_TYPE={os.environ.get('NTENSOR_BUILD_TYPE', 'Release')}",
+            f"-DCMAKE_BUILD_TYPE={one_of('NTENSOR_BUILD_TYPE', BUILD_TYPES)}",
             f"-DNTENSOR_VERSION={self.distribution.get_version()}",
         ]  # fmt: skip
         for name in ("OPENMP", "SANITIZE", "SIMD_LEVELS", "CUDA_ARCHITECTURES"):
             if value := os.environ.get(f"NTENSOR_{name}"):
                 what.append(f"-DNTENSOR_{name}={value}")
-        what += shlex.split(os.environ.get("CMAKE_ARGS", ""))
+        what += words("CMAKE_ARGS")
         tools = [
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja', 'BIN_DIR')}",
@@ -187,10 +249,14 @@ class BuildWithCMake(build_ext):
             raise stop("cmake failed; its messages stand above.")
 
 
-if sys.platform == "win32":
-    raise stop("Windows is not supported natively; use the Windows Subsystem for Linux (WSL).")
-check_build_requirements()
-setuptools.setup(
-    ext_modules=[CMakeExtension("ntensor._cpu"), CMakeExtension("ntensor._cuda", optional=True)],
-    cmdclass={"build_ext": BuildWithCMake},
-)
+if __name__ == "__main__":
+    if sys.platform == "win32":
+        raise stop("Windows is not supported natively; use the Windows Subsystem for Linux (WSL).")
+    check_build_requirements()
+    setuptools.setup(
+        ext_modules=[
+            CMakeExtension("ntensor._cpu"),
+            CMakeExtension("ntensor._cuda", optional=True),
+        ],
+        cmdclass={"build_ext": BuildWithCMake},
+    )

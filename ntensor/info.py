@@ -176,7 +176,7 @@ def _openmp_runtimes() -> list[str]:
 def _kept_memory() -> str:
     try:
         used, free, most = ntensor.kept_memory()
-    except ValueError as error:
+    except RuntimeError as error:
         return str(error)
     bound = "as much as was in use" if most is None else f"{most} bytes"
     return f"{used} bytes in use, {free} free, at most {bound}"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from .launch import launch
+
+if __name__ == "__main__":
+    launch("ntensor.faces.data")
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -155,7 +160,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tyro.extras.subcommand_cli_from_dict(
         commands, prog="python -m ntensor.faces.data", description=__doc__, args=arguments
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -34,6 +34,8 @@ YAWS = (0, 30, -15, -40, 15)
 MOST_PIXELS = 40_000_000
 
 SIDES = ("first", "second")
+# 0 is the first face, 1 the second.
+LARGEST_WEIGHT = 1.5
 SLIDERS = ("identity", "expression", "pose", "light")
 MAPS = {
     "image": "reconstruction",

@@ -11,6 +11,11 @@ Example: python -m ntensor.faces.edit expression runs/faces --target photo.jpg
 
 from __future__ import annotations
 
+from .launch import launch
+
+if __name__ == "__main__":
+    launch("ntensor.faces.edit")
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +31,7 @@ from ntensor.faces.media.inputs import Face, pictures_of
 from ntensor.faces.media.run_inputs import Options, RunInputs, paired
 from ntensor.faces.media.sheet import as_colours, tile
 
-from . import editing
+from . import editing, extras
 from .command import command
 from .errors import ConfigurationError
 from .media import pictures, videos
@@ -271,6 +276,8 @@ def video(
         most: frames that are read.
         warp: as for expression.
     """
+    if format == "mp4":
+        extras.check("video")
     found = RunInputs(run, options, "expression")
     face = found.read([template])[0]
     frames = videos.driving(found.inputs, drive, most)
@@ -414,7 +421,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tyro.extras.subcommand_cli_from_dict(
         COMMANDS, prog="python -m ntensor.faces.edit", description=__doc__, args=arguments
     )
-
-
-if __name__ == "__main__":
-    main()

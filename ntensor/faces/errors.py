@@ -27,3 +27,11 @@ class OutputError(FacesError, OSError):
 
 class NonFiniteError(FacesError):
     """A loss that is NaN or infinite."""
+
+
+class MissingPackage(FacesError, ModuleNotFoundError):
+    """A package of an extra that is not installed."""
+
+
+class PageError(FacesError, ValueError):
+    """What the page was asked for and does not give."""

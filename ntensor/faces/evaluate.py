@@ -15,6 +15,11 @@ spread, runs of different configurations beside each other.
 
 from __future__ import annotations
 
+from .launch import launch
+
+if __name__ == "__main__":
+    launch("ntensor.faces.evaluate")
+
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -152,7 +157,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tyro.cli(
         evaluate_runs, prog="python -m ntensor.faces.evaluate", args=arguments, description=__doc__
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -14,6 +14,11 @@ Example: python -m ntensor.faces.reconstruct runs/faces photo.jpg --landmarks ph
 
 from __future__ import annotations
 
+from .launch import launch
+
+if __name__ == "__main__":
+    launch("ntensor.faces.reconstruct")
+
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -209,7 +214,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tyro.cli(
         reconstruct, prog="python -m ntensor.faces.reconstruct", description=__doc__, args=arguments
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -26,6 +26,11 @@ run; the ablation's own come after them.
 
 from __future__ import annotations
 
+from .launch import launch
+
+if __name__ == "__main__":
+    launch("ntensor.faces.sweep")
+
 import shlex
 import subprocess
 import sys
@@ -187,7 +192,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{sweep.out}: {len(finished)} finished runs")
     if finished:
         print(f"evaluate them by: python -m ntensor.faces.evaluate {named} --out REPORT")
-
-
-if __name__ == "__main__":
-    main()

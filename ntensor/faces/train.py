@@ -7,6 +7,11 @@ SIGTERM save and leave, with the status 130 and 143. Several processes:
 
 from __future__ import annotations
 
+from .launch import launch
+
+if __name__ == "__main__":
+    launch("ntensor.faces.train")
+
 import signal
 import sys
 from collections.abc import Sequence
@@ -65,7 +70,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if outcome != "finished":
         print(f"{outcome}: saved; the same command continues", file=sys.stderr)
         raise SystemExit(128 + signal.Signals.__members__.get(outcome, signal.SIGTERM))
-
-
-if __name__ == "__main__":
-    main()

@@ -7,6 +7,11 @@ cosine as a score for "same person".
 
 from __future__ import annotations
 
+from .launch import launch
+
+if __name__ == "__main__":
+    launch("ntensor.faces.verification")
+
 import json
 import sys
 from collections.abc import Sequence
@@ -179,7 +184,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         area = area_under_curve(network, validation, device)
     print(f"{out}: {right:.1%} of training faces named rightly; area under the curve of")
     print(f"same-person pairs of unseen identities: {area:.3f}")
-
-
-if __name__ == "__main__":
-    main()

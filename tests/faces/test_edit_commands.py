@@ -171,8 +171,10 @@ def test_video_files(run, tmp_path, monkeypatch):
     film.write_bytes(b"no film" * 100)
     with monkeypatch.context() as without:
         without.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
-        message = sentence(edit.main, *words)
-        assert "pip install 'ntensor[video]'" in message
+        for more in ([], ["--drive", "generated:test:1", "--format", "mp4"]):
+            message = sentence(edit.main, *words, *more)
+            assert "pip install 'ntensor[faces,video]'" in message
+            assert not out.exists()
     pytest.importorskip("imageio_ffmpeg")
     assert "not a picture or film that can be read" in sentence(edit.main, *words)
     frames = [torch.full((32, 32, 3), 40 * k, dtype=torch.uint8) for k in range(4)]

@@ -137,9 +137,16 @@ def _fresh(size: int, free: list[_Block]) -> UntypedStorage:
     except RuntimeError:  # there is not enough
         _drop(free, sys.maxsize)
         memory = torch.empty(size, dtype=torch.uint8, device=CPU)
-    if os.environ.get("NTENSOR_HUGE_PAGES", "1") != "0":
+    if _huge_pages():
         cpu_module().advise_huge_pages(memory.data_ptr(), size)
     return memory.untyped_storage()
+
+
+def _huge_pages() -> bool:
+    wanted = os.environ.get("NTENSOR_HUGE_PAGES") or "1"
+    if wanted not in ("0", "1"):
+        raise RuntimeError(f"NTENSOR_HUGE_PAGES: wanted 0 or 1, got {wanted!r}")
+    return wanted == "1"
 
 
 def _most() -> int | None:
@@ -148,7 +155,7 @@ def _most() -> int | None:
     if not text:
         return None
     if not text.isascii() or not text.isdigit():
-        raise ValueError(
+        raise RuntimeError(
             "NTENSOR_KEPT_MEMORY: wanted a number of bytes, 0 to keep no memory, or nothing, "
             f"got {text!r}"
         )

@@ -10,6 +10,11 @@ Example: python -m ntensor.faces.figures runs/faces --out figures --poc-expressi
 
 from __future__ import annotations
 
+from ntensor.faces.launch import launch
+
+if __name__ == "__main__":
+    launch("ntensor.faces.figures.__main__")
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -109,7 +114,3 @@ def save(figure: Figure, path: Path, scale: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     tyro.cli(figures, prog="python -m ntensor.faces.figures", description=__doc__, args=arguments)
-
-
-if __name__ == "__main__":
-    main()

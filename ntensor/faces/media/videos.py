@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -154,7 +153,7 @@ def write(path: Path, frames: Sequence[Tensor], scale: int, rate: float) -> None
 
     Raises:
         ImageError: there is no frame, or the rate is not positive.
-        ModuleNotFoundError: a package is missing.
+        MissingPackage: imageio is not installed.
     """
     if not frames or rate <= 0:
         raise ImageError(f"{path}: wanted frames and a rate above 0, got {len(frames)} and {rate}")
@@ -199,11 +198,5 @@ def _film(path: Path, most: int) -> Iterator[Tensor]:
 
 
 def _imageio() -> ModuleType:
-    try:
-        importlib.import_module("imageio_ffmpeg")
-        return importlib.import_module("imageio.v3")
-    except ModuleNotFoundError as error:
-        raise ImageError(
-            f"films need the package {error.name}: run pip install 'ntensor[video]'; "
-            "folders of frames and .gif files do not"
-        ) from error
+    extras.load("imageio_ffmpeg", "video")
+    return extras.load("imageio.v3", "video")

@@ -8,6 +8,11 @@ expressions of "ICT Face Model Light" with weights for painting; a checkout of I
 
 from __future__ import annotations
 
+from ntensor.faces.launch import launch
+
+if __name__ == "__main__":
+    launch("ntensor.faces.morphable.ict_face")
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -154,7 +159,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     tyro = extras.load("tyro")
     tyro.cli(make, prog="python -m ntensor.faces.morphable.ict_face", args=arguments)
-
-
-if __name__ == "__main__":
-    main()

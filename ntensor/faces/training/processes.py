@@ -28,8 +28,16 @@ def device_of(name: str) -> torch.device:
         if not torch.cuda.is_available():
             raise ConfigurationError(f"device {name}: torch finds no GPU")
         if ":" not in name:
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            device = torch.device("cuda", _number("LOCAL_RANK", 0))
     return device
+
+
+def _number(name: str, default: int) -> int:
+    """A number that `torchrun` puts into the environment."""
+    value = os.environ.get(name) or str(default)
+    if not value.isdecimal():
+        raise ConfigurationError(f"{name} in the environment must be a number, got {value!r}")
+    return int(value)
 
 
 class Processes:
@@ -48,8 +56,8 @@ class Processes:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.world = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0")) if self.world > 1 else 0
+        self.world = _number("WORLD_SIZE", 1)
+        self.rank = _number("RANK", 0) if self.world > 1 else 0
         self.owner = False
 
     def __enter__(self) -> Processes:

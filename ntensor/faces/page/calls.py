@@ -1,0 +1,88 @@
+"""The calls of the page's functions: checked, and rebuilt from what was understood."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import pydantic
+
+from ntensor.faces.demo_parts import LARGEST_WEIGHT, OFFERED
+from ntensor.faces.errors import PageError
+
+from .folder import Folder
+
+_Strict = pydantic.ConfigDict(strict=True)
+_WEIGHT = pydantic.TypeAdapter(
+    Annotated[float, pydantic.Field(strict=True, ge=0, le=LARGEST_WEIGHT, allow_inf_nan=False)]
+)
+
+
+class _Selected(pydantic.BaseModel):
+    model_config = _Strict
+    index: Annotated[int, pydantic.Field(ge=0, lt=OFFERED)]
+
+
+class _Uploaded(pydantic.BaseModel):
+    model_config = _Strict
+    path: str
+
+
+class _Call(pydantic.BaseModel):
+    model_config = _Strict
+    fn_index: int
+    session_hash: Annotated[str, pydantic.Field(pattern=r"^[0-9a-z]{1,64}$")]
+    data: list[Any]
+    event_data: Any = None
+    trigger_id: int | None = None
+
+
+class Calls:
+    """What may be asked of a page.
+
+    Args:
+        functions (mapping): index of each function -> the kind of each input, `"weight"` or
+            `"upload"`.
+        selecting (collection): of these functions, the ones that take which face was selected.
+        folder (Folder): in which uploads lie.
+    """
+
+    def __init__(
+        self, functions: Mapping[int, list[str]], selecting: set[int], folder: Folder
+    ) -> None:
+        self.functions, self.selecting, self.folder = functions, selecting, folder
+
+    def checked(self, body: bytes) -> bytes:
+        """The JSON of a call, with nothing in it that the page does not use.
+
+        Raises:
+            PageError: an unknown function, or a wrong number, kind or size of its inputs.
+        """
+        try:
+            call = _Call.model_validate_json(body)
+            if call.fn_index not in self.functions:
+                raise PageError(f"the page has no function {call.fn_index}")
+            kinds = self.functions[call.fn_index]
+            if len(kinds) != len(call.data):
+                raise PageError(
+                    f"function {call.fn_index} takes {len(kinds)} inputs, got {len(call.data)}"
+                )
+            call.data = [
+                self._upload(value) if kind == "upload" else _WEIGHT.validate_python(value)
+                for kind, value in zip(kinds, call.data, strict=True)
+            ]
+            selected = None
+            if call.fn_index in self.selecting:
+                index = _Selected.model_validate(call.event_data).index
+                selected = {"index": index, "value": None}
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            place = "".join(f"{part}: " for part in first["loc"])
+            raise PageError(f"a call that the page does not know: {place}{first['msg']}") from error
+        return call.model_copy(update={"event_data": selected}).model_dump_json().encode()
+
+    def _upload(self, value: Any) -> dict[str, Any]:
+        path = _Uploaded.model_validate(value).path
+        if not self.folder.holds(path):
+            raise PageError("no such upload; upload the picture again")
+        return {"path": path, "meta": {"_type": "gradio.FileData"}}

@@ -1,0 +1,116 @@
+"""The page's files: only this user reads them, their size has a limit, none is left at the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+from filelock import FileLock, Timeout
+
+PREFIX = "ntensor-page-"
+MOST_BYTES = 64_000_000
+
+
+class Folder:
+    """A temporary folder (mode 0700) for uploads, and for pictures and meshes that are shown.
+
+    A page that was killed leaves its folder behind, without a lock on it; the next page of the
+    same user removes it.
+
+    Args:
+        most (int): bytes in all.
+
+    Attributes:
+        files (Path): where the files lie.
+
+    Example:
+        >>> from ntensor.faces.page.folder import Folder
+        >>> with Folder() as folder:
+        ...     folder.files.is_dir()
+        True
+    """
+
+    def __init__(self, most: int = MOST_BYTES) -> None:
+        self.most = most
+        self._kept: set[Path] = set()
+
+    def __enter__(self) -> Folder:
+        place = Path(tempfile.gettempdir()).resolve()
+        for left in place.glob(f"{PREFIX}*"):
+            _remove_left_over(left)
+        # Another page must not see the folder before it is locked.
+        new = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=place))
+        self._lock = FileLock(new / "lock")
+        self._lock.acquire(timeout=0)
+        self.path = new.rename(place / new.name[1:])
+        self.files = self.path / "files"
+        self.files.mkdir()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        shutil.rmtree(self.path)
+        self._lock.release()
+
+    def holds(self, path: str) -> bool:
+        """Whether `path` is a file in here; a link that leads out is not."""
+        try:
+            found = Path(path).resolve(strict=True)
+        except (OSError, RuntimeError, ValueError):
+            return False
+        return found.is_relative_to(self.files) and found.is_file()
+
+    def keep(self) -> None:
+        """Files that lie here now are not removed to make room."""
+        self._kept = {path for path, _ in self._by_age()}
+
+    def make_room(self, wanted: int = 0) -> None:
+        """Removes the oldest files until `wanted` more bytes fit."""
+        files = self._by_age()
+        size = wanted + sum(status.st_size for _, status in files)
+        for path, status in files:
+            if size <= self.most:
+                return
+            if path not in self._kept:
+                path.unlink(missing_ok=True)
+                size -= status.st_size
+
+    def write(self, content: bytes, suffix: str) -> Path:
+        """A new file."""
+        self.make_room(len(content))
+        number, path = tempfile.mkstemp(suffix, dir=self.files)
+        with os.fdopen(number, "wb") as stream:
+            stream.write(content)
+        return Path(path)
+
+    def _by_age(self) -> list[tuple[Path, os.stat_result]]:
+        found = []
+        for path in self.files.rglob("*"):
+            try:
+                status = path.lstat()
+            except FileNotFoundError:
+                continue  # removed meanwhile
+            if not path.is_dir():
+                found.append((path, status))
+        return sorted(found, key=lambda file: file[1].st_mtime_ns)
+
+
+def _remove_left_over(folder: Path) -> None:
+    try:
+        status = folder.lstat()
+    except FileNotFoundError:
+        return  # another page removed it
+    if folder.is_symlink() or not folder.is_dir() or status.st_uid != os.getuid():
+        return
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            shutil.rmtree(folder)
+    except Timeout:
+        return  # a page that runs

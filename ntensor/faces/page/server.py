@@ -1,0 +1,45 @@
+"""The page's server: uvicorn before the guard before Gradio."""
+
+from __future__ import annotations
+
+import socket
+
+import uvicorn
+
+from ntensor.faces.demo_parts import Demo
+
+from .folder import Folder
+from .guard import Guard, Hosts
+from .layout import application, build_page, calls_of
+from .visitors import Visitors
+
+MOST_CONNECTIONS = 64
+
+
+class Server(uvicorn.Server):
+    """Serves what a guard passes on, on sockets that are given to `run`."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+        settings = uvicorn.Config(
+            guard,
+            log_level="error",
+            ws="none",
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_graceful_shutdown=5,
+        )
+        super().__init__(settings)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends what a page in a browser holds open, then all the rest."""
+        self.guard.close()
+        await super().shutdown(sockets)
+
+
+def server_of(demo: Demo, folder: Folder, hosts: Hosts) -> Server:
+    """The server of a demo's page."""
+    page = build_page(Visitors(demo, folder))
+    folder.keep()
+    return Server(Guard(application(page), hosts, calls_of(page, folder), folder))

@@ -1,0 +1,158 @@
+"""What the page does for each of its sessions, one after the other."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ntensor.faces.demo_parts import OFFERED, SIDES, SLIDERS, Demo
+from ntensor.faces.editing.session import Session
+from ntensor.faces.errors import PageError
+
+from .folder import Folder
+
+MOST_VISITORS = 16
+PATIENCE = 30.0
+
+
+@dataclass
+class Visitor:
+    """What is kept of one open page.
+
+    Attributes:
+        session: its two faces.
+        solid: whether the 3D shape is shown.
+        offered: which faces each side chooses from.
+        mesh: the file of the shape that was shown last.
+    """
+
+    session: Session
+    solid: bool = False
+    offered: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SIDES, 0))
+    mesh: Path | None = None
+
+    def close(self) -> None:
+        """Removes its file."""
+        if self.mesh is not None:
+            self.mesh.unlink(missing_ok=True)
+
+
+class Visitors:
+    """The open pages, of which the one unused for longest makes room for a new one.
+
+    One request is computed at a time; the others wait.
+
+    Args:
+        demo (Demo)
+        folder (Folder): for meshes.
+        most (int): open pages.
+        patience (float): seconds that a request waits for its turn.
+    """
+
+    def __init__(
+        self, demo: Demo, folder: Folder, most: int = MOST_VISITORS, patience: float = PATIENCE
+    ) -> None:
+        self.demo, self.folder = demo, folder
+        self.most, self.patience = most, patience
+        self._open: OrderedDict[str, Visitor] = OrderedDict()
+        self._turn = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def start(self, name: str) -> list[str]:
+        """Opens a page: both sides and the edited face as HTML."""
+        with self._waiting():
+            session, sides = self.demo.start()
+            self._close(name)
+            self._open[name] = Visitor(session)
+            while len(self._open) > self.most:
+                self._close(next(iter(self._open)))
+            return [*sides["first"], *sides["second"], *self.demo.edited(session, {})]
+
+    def forget(self, name: str) -> None:
+        """Drops what is kept of a page that was closed."""
+        with self._waiting():
+            self._close(name)
+
+    def edit(self, name: str, values: Sequence[float]) -> list[str]:
+        """HTML of the edited face."""
+        with self._visit(name) as visitor:
+            return self.demo.edited(visitor.session, _weights(values))
+
+    def choose(self, name: str, side: str, index: int, values: Sequence[float]) -> list[str]:
+        """Takes one of the faces that a side offers; HTML of the side and of the edited face."""
+        with self._visit(name) as visitor:
+            number = visitor.offered[side] * OFFERED + index
+            return self._replace(visitor, side, self.demo.face(number).image, values)
+
+    def upload(self, name: str, side: str, path: Path, values: Sequence[float]) -> list[str]:
+        """As `choose`, with an uploaded picture, whose file is removed."""
+        try:
+            with self._visit(name) as visitor:
+                return self._replace(visitor, side, self.demo.uploaded(path), values)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def offer_others(self, name: str, side: str) -> list[Any]:
+        """Pictures of the next faces that a side offers."""
+        with self._visit(name) as visitor:
+            visitor.offered[side] += 1
+            self.folder.make_room()
+            return self.demo.offered(visitor.offered[side])
+
+    def show(self, name: str, solid: bool) -> None:
+        """Chooses between picture and 3D shape."""
+        with self._visit(name) as visitor:
+            visitor.solid = solid
+
+    def shape(self, name: str, values: Sequence[float]) -> Path | None:
+        """A GLB file of the edited shape; None where the picture is shown."""
+        with self._visit(name) as visitor:
+            if not visitor.solid:
+                return None
+            mesh = self.demo.mesh(visitor.session, _weights(values))
+            visitor.close()
+            visitor.mesh = self.folder.write(mesh, ".glb")
+            return visitor.mesh
+
+    def _close(self, name: str) -> None:
+        if (visitor := self._open.pop(name, None)) is not None:
+            visitor.close()
+
+    def _replace(
+        self, visitor: Visitor, side: str, image: Tensor, values: Sequence[float]
+    ) -> list[str]:
+        session = visitor.session.replaced(side, self.demo.fixed(image))
+        shown = self.demo.side(side, session, image)
+        edited = self.demo.edited(session, _weights(values))
+        visitor.session = session
+        return [*shown, *edited]
+
+    @contextmanager
+    def _visit(self, name: str) -> Iterator[Visitor]:
+        with self._waiting():
+            if name not in self._open:
+                raise PageError("this page's session has ended; reload the page")
+            self._open.move_to_end(name)
+            yield self._open[name]
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        if not self._turn.acquire(timeout=self.patience):
+            raise PageError("the page is busy with other edits; try again later")
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+
+def _weights(values: Sequence[float]) -> dict[str, float]:
+    return dict(zip(SLIDERS, values, strict=True))
