@@ -107,6 +107,7 @@ def test_a_build_stops_before_anything_else(tmp_path):
 
 def test_huge_pages(monkeypatch):
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: False)
+    monkeypatch.setenv("NTENSOR_KEPT_MEMORY", "0")
     shape = (memory.LARGE_BYTES // 4,)
     for value in ("", "0", "1"):
         monkeypatch.setenv("NTENSOR_HUGE_PAGES", value)
