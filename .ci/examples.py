@@ -17,11 +17,11 @@ def run(page: Path) -> int:
     """The number of examples that ran."""
     text = page.read_text(encoding="utf-8")
     namespace = {"__name__": "__main__"}
-    count = 0
-    for count, match in enumerate(BLOCK.finditer(text), 1):
+    examples = list(BLOCK.finditer(text))
+    for match in examples:
         above = text.count("\n", 0, match.start(1))
         exec(compile("\n" * above + match[1], str(page), "exec"), namespace)
-    return count
+    return len(examples)
 
 
 def main() -> None:
