@@ -31,21 +31,21 @@ def bilinear(
 
     Args:
         x1 (Tensor[..., k_1]): float32, float64, bfloat16 or float16.
-        x2 (Tensor[..., k_2]): the leading dimensions of `x1`.
+        x2 (Tensor[..., k_2]): with the leading dimensions of `x1`.
         weight (Tensor[k_x, k_1, k_2]): contiguous.
-        bias (Tensor[k_x] or None): added where given.
+        bias (Tensor[k_x] or None): added if given.
         backend (str or None): `"native"`, `"triton"`, `"reference"`; None: as in
             `ntensor.use_backend`, or automatic.
 
     Returns:
         Tensor[..., k_x]: in the operands' dtype (autocast's, where autocast is on). Differentiable
-        in all operands, any number of times.
+        in all operands any number of times.
 
     Raises:
         TypeError: no tensor, or a dtype that is unsupported or differs between operands.
         ValueError: a wrong rank or extent, different leading dimensions, two devices, a weight that
             is not contiguous.
-        RuntimeError: the backend that was asked for cannot serve, with the reason.
+        RuntimeError: the requested backend cannot serve; the message gives the reason.
 
     Example:
         >>> import torch, ntensor
