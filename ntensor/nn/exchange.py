@@ -16,16 +16,16 @@ Model = TypeVar("Model", bound=Module)
 
 
 def convert(model: Model) -> Model:
-    """Makes an `ntensor.nn.Bilinear` of every `torch.nn.Bilinear` in a model, in place.
+    """Turns every `torch.nn.Bilinear` in a model into an `ntensor.nn.Bilinear`, in place.
 
     Each layer stays the same object and changes its class, so everything that refers to it or
-    belongs to it stays as it is: parameters (an optimizer's too), their gradients, buffers, hooks,
-    parametrizations, the training flag, layers that are used twice, the state dict's names. The
-    model itself may be such a layer.
+    belongs to it is preserved: parameters (an optimizer's too), their gradients, buffers, hooks,
+    parametrizations, the training flag, layers that are used twice, the names in the state dict.
+    The model itself may be such a layer.
 
-    Layers of a subclass are left alone, since its methods may rely on its base; among them are
-    those of a model after `fully_shard`, which is called after `convert`. So are scripted layers,
-    and the layers of dtypes that the library does not support.
+    Layers of a subclass are left alone, since its methods may rely on its base. Those of a model
+    after `fully_shard` are among them, so call `fully_shard` after `convert`. Scripted layers, and
+    layers of dtypes that the library does not support, are left alone too.
 
     Args:
         model (Module): any model.
@@ -49,7 +49,7 @@ def convert(model: Model) -> Model:
 
 
 def revert(model: Model) -> Model:
-    """Makes a `torch.nn.Bilinear` of every `ntensor.nn.Bilinear` in a model: undoes `convert`.
+    """Turns every `ntensor.nn.Bilinear` in a model into a `torch.nn.Bilinear`: undoes `convert`.
 
     Layers that were built as `ntensor.nn.Bilinear` change as well; everything else is as in
     `convert`.

@@ -15,22 +15,22 @@ from ntensor.ops.accumulate import ensure_grad
 
 
 class MultilinearProjection(torch.nn.Module):
-    r"""A core tensor that projects the synthesis of `M` factors: a linear layer in each of them.
+    r"""Projects the synthesis of `M` factors by a core tensor; linear in each of them.
 
     .. math:: x = \mathcal{C}_{(1)} (z_1 \otimes \dots \otimes z_M)
 
     Equations 2, 4 and 15 of the paper; see `ntensor.synthesis_projection`.
 
     The core is drawn from the uniform distribution of variance `1/K`, `K = k_1 ... k_M`, bounds
-    `+-sqrt(3/K)`: an output is a sum of `K` products of a core's element and a product of factors'
-    elements, so where those have second moment 1, the output has variance 1.
+    `+-sqrt(3/K)`. An output is a sum of `K` terms, each an element of the core times a product of
+    factor elements; if these products have second moment 1, the output has variance 1.
 
     Args:
         factor_sizes (sequence of int): `k_1, ..., k_M`, at least one.
         out_features (int): `k_x`.
         accumulate_core_grad (bool): backward adds into `core.grad`, as in
             `ntensor.synthesis_projection`. Forward creates `core.grad` where it is None, so with
-            `zero_grad(set_to_none=False)` its memory is used again in every step. Call `zero_grad`
+            `zero_grad(set_to_none=False)` its memory is reused in every step. Call `zero_grad`
             before forward, not between forward and backward.
         device, dtype: of the core.
 
@@ -66,7 +66,7 @@ class MultilinearProjection(torch.nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the core anew."""
+        """Draws a new core."""
         fan_in = math.prod(self.factor_sizes)
         if fan_in > 0:
             bound = math.sqrt(3 / fan_in)
@@ -117,7 +117,7 @@ class MultilinearProjection(torch.nn.Module):
 
 
 class FeatureRotation(torch.nn.Module):
-    """`ntensor.rotation` as a module: a feature as a `3 x K/3` matrix, rotated.
+    """`ntensor.rotation` as a module: rotates a feature seen as a `3 x K/3` matrix.
 
     Section 3.4 of the paper.
 
@@ -145,9 +145,9 @@ class FeatureRotation(torch.nn.Module):
 
 
 class Bilinear(torch.nn.Bilinear):
-    """`torch.nn.Bilinear` on `ntensor.bilinear`: its signature, initialisation and state dict.
+    """`torch.nn.Bilinear` over `ntensor.bilinear`: same signature, initialisation and state dict.
 
-    `ntensor.nn.convert` makes one of a `torch.nn.Bilinear` in place.
+    `ntensor.nn.convert` turns a `torch.nn.Bilinear` into one, in place.
 
     Args:
         in1_features, in2_features, out_features, bias, device, dtype: as in `torch.nn.Bilinear`;

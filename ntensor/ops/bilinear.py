@@ -32,21 +32,21 @@ def bilinear(
     Args:
         input1 (Tensor[..., k_1]): float32, float64, bfloat16 or float16; other dtypes, and tensor
             types with a `__torch_function__` of their own, are left to torch's function.
-        input2 (Tensor[..., k_2]): the leading dimensions of `input1`.
+        input2 (Tensor[..., k_2]): with the leading dimensions of `input1`.
         weight (Tensor[k_x, k_1, k_2]): any strides. A dense one is read as it lies; another one, a
             slice or an expanded tensor, is copied.
-        bias (Tensor[k_x] or None): added where given.
+        bias (Tensor[k_x] or None): added if given.
         backend (str or None): `"native"`, `"triton"`, `"reference"`; None: as in
             `ntensor.use_backend`, or automatic.
 
     Returns:
         Tensor[..., k_x]: in the operands' dtype (autocast's, where autocast is on). Differentiable
-        in all operands, any number of times.
+        in all operands any number of times.
 
     Raises:
         TypeError: no tensor, or a dtype that is unsupported or differs between operands.
         ValueError: a wrong rank or extent, different leading dimensions, two devices.
-        RuntimeError: the backend that was asked for cannot serve, with the reason.
+        RuntimeError: the requested backend cannot serve; the message gives the reason.
 
     Example:
         >>> import torch, ntensor

@@ -11,7 +11,7 @@ from . import checks
 
 
 def contract(core: Tensor, z: Tensor, mode: int) -> Tensor:
-    r"""Contracts a core with one factor's vector, which gives a core of one factor less.
+    r"""Contracts a core with the vector of one factor, which gives a core with one factor fewer.
 
     .. math:: \mathcal{C} \times_{mode + 1} z^T, \qquad
               C'[x, i_1, \dots, i_M] = \sum_{i_{mode}} z[i_{mode}]\, C[x, i_1, \dots, i_M]
@@ -22,21 +22,21 @@ def contract(core: Tensor, z: Tensor, mode: int) -> Tensor:
         synthesis_projection(core, z_1, ..., z_m.expand(n, -1), ..., z_M)
             == synthesis_projection(contract(core, z_m, m), z_1, ..., z_M)   # without z_m
 
-    so that, with one code fixed, the core is read once and every edit of the others costs the small
-    rest (equations 17 to 20 of the paper change one code and keep the others). The formula is a
-    matrix product on a view of the core, in one pass and without a copy of it, which torch serves.
+    so with one code fixed the core is read once, and every edit of the others costs only the small
+    remainder (equations 17 to 20 of the paper change one code and keep the others). The contraction
+    is a matrix product on a view of the core, by torch, in one pass and without a copy.
 
     Args:
         core (Tensor[k_x, k_1, ..., k_M]): contiguous, M at least 1; float32, float64, bfloat16 or
             float16.
-        z (Tensor[k_mode]): any stride, of the core's dtype; one vector, not a batch, since each
-            sample would get a core of its own. Under autocast both are cast to its dtype.
-        mode (int): the factor's number, 1 to M, which is its dimension of the core; or from -M
-            (`z_1`) to -1 (`z_M`). Dimension 0 is `k_x`, the outputs, and no factor.
+        z (Tensor[k_mode]): any stride, of the core's dtype; one vector and not a batch, since each
+            sample would then have its own core. Under autocast both are cast to its dtype.
+        mode (int): the factor's number, 1 to M, which is its dimension in the core; or from -M
+            (`z_1`) to -1 (`z_M`). Dimension 0 is that of the outputs, `k_x`, and not a factor.
 
     Returns:
         Tensor[k_x, ...]: the core without dimension `mode`, contiguous, in its dtype; `(k_x,)` for
-        M = 1. Differentiable in both, any number of times.
+        M = 1. Differentiable in both any number of times.
 
     Raises:
         TypeError: no tensor or mode, or a dtype that is unsupported or differs between operands.

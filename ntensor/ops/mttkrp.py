@@ -44,13 +44,13 @@ def mttkrp(
 
     Returns:
         Tensor[I_mode, R]: contiguous, in the tensor's dtype. Differentiable in the tensor, the
-        other factors and the weights, any number of times.
+        other factors and the weights any number of times.
 
     Raises:
         TypeError: no tensor or mode, or a dtype that is unsupported or differs between operands.
         ValueError: a wrong number of factors, a mode out of range, a wrong rank or extent, two
             devices, a tensor that is not contiguous.
-        RuntimeError: the backend that was asked for cannot serve, with the reason.
+        RuntimeError: the requested backend cannot serve; the message gives the reason.
 
     Example:
         >>> import torch, ntensor

@@ -54,19 +54,19 @@ def mttkrp_all(
 
     It is the gradient of :math:`\langle X, \sum_r w_r A_0[:, r] \circ \dots \circ
     A_{N-1}[:, r] \rangle` in all factors at once. Modes share partial products where these are at
-    most an eighth of the tensor's size, so fewer passes over the tensor are needed than it has
-    modes. For alternating least squares, where a factor changes before the next mode is taken, see
+    most an eighth of the tensor's size, so the tensor is read fewer times than it has modes.
+    For alternating least squares, where a factor changes before the next mode is taken, see
     `ntensor.MttkrpSweep`.
 
     Args:
         tensor (Tensor[I_0, ..., I_(N-1)]): as in `ntensor.mttkrp`.
-        factors (sequence of Tensor[I_m, R]): N of them, none missing, any strides.
+        factors (sequence of Tensor[I_m, R]): N factors, none missing, any strides.
         weights, backend: as in `ntensor.mttkrp`.
 
     Returns:
-        list of Tensor[I_m, R]: one a mode, contiguous, in the tensor's dtype. Differentiable, any
-        number of times. Equal to `ntensor.mttkrp` but for rounding: the shared products are
-        rounded to the tensor's dtype.
+        list of Tensor[I_m, R]: one per mode, contiguous, in the tensor's dtype. Differentiable any
+        number of times. Equal to `ntensor.mttkrp` up to rounding: the shared products are rounded
+        to the tensor's dtype.
 
     Raises:
         As `ntensor.mttkrp`.
@@ -97,39 +97,39 @@ def mttkrp_all(
 
 
 class MttkrpSweep:
-    r"""`ntensor.mttkrp` that keeps partial products of one tensor for the calls that follow.
+    r"""`ntensor.mttkrp` with the partial products of one tensor kept for the calls that follow.
 
-    For alternating least squares: called for mode 0, 1, ... while each factor is replaced in
-    between, a sweep needs fewer passes over the tensor than it has modes.
+    For alternating least squares: called for mode 0, 1, ..., with each factor replaced in between,
+    a sweep reads the tensor fewer times than it has modes.
 
     **Factors** are compared by value, bit for bit, with private copies of those that a partial
-    product was made from. Whatever wrote to a factor, a result is that of its present values.
+    product was made from. Whatever wrote to a factor, the result is that of its current values.
     On a GPU the comparison waits for the device.
 
     **The tensor** is too large to compare, so its constancy has to be stated:
-    `MttkrpSweep(tensor)` says that between calls nothing writes to the tensor's values uncounted,
-    that is past its version counter. Uncounted are writes through `.data` or the storage, by an
-    optimizer with `fused=True`, by another process, and by any other holder of the memory, as one
-    that got it by DLPack or by its address. A partial product is made anew wherever torch shows a
-    change: in the version counter (so after writes in place, also through views), the storage and
-    the place in it (`.data =`, `set_`), shape, strides or dtype. `torch.utils.swap_tensors` raises
-    for a stated tensor, which is referred to weakly.
+    `MttkrpSweep(tensor)` states that between calls nothing writes to the tensor's values without
+    its version counter being raised. Not counted are writes through `.data` or the storage, by an
+    optimizer with `fused=True`, by another process, and by any other holder of the memory, such as
+    one that got it through DLPack or by its address. A partial product is recomputed wherever torch
+    shows a change: of the version counter (so after writes in place, also through views), of the
+    storage and the place in it (`.data =`, `set_`), of shape, strides or dtype.
+    `torch.utils.swap_tensors` raises for a stated tensor, since the reference to it is weak.
 
-    A call is `ntensor.mttkrp` and keeps nothing where nothing was stated, by `MttkrpSweep()`, or
-    for another tensor object than the stated one. So it is for a tensor that requires gradients, as
-    an optimizer may write to it, that was made in inference mode, or whose memory torch does not
-    own alone: shared with numpy or another process, or handed in from outside. And so it is where
-    anything is differentiated, traced, transformed or captured in a CUDA graph.
+    A call is plain `ntensor.mttkrp` and keeps nothing where nothing was stated (`MttkrpSweep()`) or
+    the tensor is another object than the stated one. The same holds for a tensor that requires
+    gradients, since an optimizer may write to it; that was made in inference mode; or whose memory
+    torch does not own alone: shared with numpy or another process, or passed in from outside. And
+    it holds where anything is differentiated, traced, transformed or captured in a CUDA graph.
 
-    What is kept belongs to one backend, stream and precision of matrix products. It is at most
-    about a seventh of the tensor's size and goes with the tensor, or by `clear()`. Threads may
-    share an object; calls at the same time share no partial products.
+    What is kept belongs to one backend, stream and precision of matrix products. It takes at most
+    about a seventh of the tensor's size, and is freed with the tensor or by `clear()`. Threads may
+    share an object; simultaneous calls share no partial products.
 
     Args:
         tensor (Tensor or None): the tensor that is stated to be constant.
 
     Raises:
-        TypeError: `tensor` is neither.
+        TypeError: `tensor` is neither a tensor nor None.
 
     Example:
         >>> import torch, ntensor
@@ -154,7 +154,7 @@ class MttkrpSweep:
             self._tensor = weakref.ref(tensor, lambda _: kept.clear())
 
     def clear(self) -> None:
-        """Forgets everything that is kept; the tensor stays the stated one."""
+        """Frees everything that is kept; the stated tensor stays the same."""
         self._kept.clear()
 
     def __call__(
@@ -167,7 +167,7 @@ class MttkrpSweep:
         backend: str | None = None,
     ) -> Tensor:
         """`ntensor.mttkrp(tensor, factors, mode, weights)`: the same arguments, errors and result,
-        but that every factor is given, also the one at `mode`, which is not read."""
+        except that every factor is given, even the one at `mode`, which is not read."""
         stated = self._tensor is not None and self._tensor() is tensor
         if not (stated and _keepable(tensor, factors, mode, weights)):
             return mttkrp(tensor, factors, mode, weights, backend=backend)

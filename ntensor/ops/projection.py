@@ -25,10 +25,10 @@ def synthesis_projection(
     accumulate_core_grad: bool = False,
     backend: str | None = None,
 ) -> Tensor:
-    r"""Projects the synthesis of the factors by a core.
+    r"""Projects the synthesis of the factors by a core tensor.
 
-    The synthesis of the batch is not formed, unless it is small beside the result (`K` at most half
-    of `k_x`) and plain products of torch are faster: `ntensor.scratch_bytes` counts it.
+    The synthesis of the batch is formed only where it is small compared with the result (`K` at
+    most half of `k_x`) and plain products of torch are faster; `ntensor.scratch_bytes` counts it.
 
     .. math:: x = \mathcal{C}_{(1)} (z_1 \otimes \dots \otimes z_M)
                 = \mathcal{C} \times_2 z_1 \times_3 \dots \times_{M+1} z_M
@@ -41,23 +41,23 @@ def synthesis_projection(
         factors (Tensor[n, k_m]): one or more, any strides, of the core's dtype. `n` and any extent
             may be 0. Under autocast all operands are cast to its dtype.
         accumulate_core_grad (bool): if true, backward adds the core's gradient into `core.grad`,
-            with no tensor of the core's size in between. The core is then a leaf, and `core.grad`
-            exists, contiguous and of its dtype. Autograd does not see the core: its hooks do not
-            fire, and `torch.autograd.grad` or `backward(inputs=...)` for the core alone does not
-            find it. Backward passes of several threads add one after the other. Without effect
-            where the core needs no gradient.
+            without an intermediate tensor of the core's size. The core must then be a leaf whose
+            `core.grad` exists, contiguous and of the core's dtype. Autograd does not see the core:
+            its hooks do not fire, and `torch.autograd.grad` or `backward(inputs=...)` for the core
+            alone does not find it. Backward passes of several threads add one after the other.
+            Without effect where the core does not require a gradient.
         backend (str or None): `"native"`, `"triton"`, `"reference"`; None: as in
             `ntensor.use_backend`, or automatic.
 
     Returns:
         Tensor[n, k_x]: in the core's dtype; sums are accumulated in float32 (float64 for float64).
-        Differentiable in all operands, any number of times.
+        Differentiable in all operands any number of times.
 
     Raises:
         TypeError: no tensor, or a dtype that is unsupported or differs between operands.
         ValueError: no factor, a wrong rank or extent, two devices, a core that is not contiguous.
-        RuntimeError: the backend that was asked for cannot serve, with the reason; with
-            `accumulate_core_grad`: a core that is no leaf or has no fitting `.grad`,
+        RuntimeError: the requested backend cannot serve; the message gives the reason. With
+            `accumulate_core_grad` also: a core that is not a leaf or has no suitable `.grad`,
             `create_graph`, `torch.autograd.grad` for the core, `torch.func`, forward mode,
             `torch.compile`, DDP, FSDP.
 
@@ -88,7 +88,7 @@ def synthesis_projection_with_mean(
     accumulate_core_grad: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""The projection, and the same with the leading factor replaced by the constant `1/k_1`.
+    r"""The projection, and the projection with the leading factor replaced by `1/k_1`.
 
     .. math:: x = \mathcal{C}_{(1)} (z_1 \otimes z_2 \otimes \dots \otimes z_M), \qquad
               x_{mean} = \mathcal{C}_{(1)} (\tfrac{1}{k_1} 1 \otimes z_2 \otimes \dots \otimes z_M)
@@ -101,8 +101,8 @@ def synthesis_projection_with_mean(
 
     Returns:
         (Tensor[n, k_x], Tensor[n, k_x]): `x` and `x_mean`, in the core's dtype. Both are
-        differentiable in all operands (`x_mean` does not depend on the leading factor), any number
-        of times.
+        differentiable in all operands any number of times; `x_mean` does not depend on the leading
+        factor.
 
     Raises:
         As `ntensor.synthesis_projection`.

@@ -24,22 +24,22 @@ def rotation(y: Tensor, R: Tensor, layout: str = "column", *, backend: str | Non
 
     This is the feature rotation of section 3.4 of the paper, which does not say how the vector
     becomes a matrix; its appendix stacks columns, hence the default. The two layouts are different
-    models. `R` may be any `3 x 3` matrix, and nothing checks that it is orthogonal.
+    models. `R` may be any `3 x 3` matrix; whether it is orthogonal is not checked.
 
     Args:
         y (Tensor[n, K]): 3 divides `K`; any strides; float32, float64, bfloat16 or float16.
-        R (Tensor[n, 3, 3]): one matrix a sample, any strides, of the dtype of `y`.
+        R (Tensor[n, 3, 3]): one matrix per sample, any strides, of the dtype of `y`.
         layout (str): `"column"` or `"row"`.
         backend (str or None): `"native"`, `"triton"`, `"reference"`; None: as in
             `ntensor.use_backend`, or automatic.
 
     Returns:
-        Tensor[n, K]: in the dtype of `y`. Differentiable in `y` and `R`, any number of times.
+        Tensor[n, K]: in the dtype of `y`. Differentiable in `y` and `R` any number of times.
 
     Raises:
         TypeError: no tensor, or a dtype that is unsupported or differs between `y` and `R`.
         ValueError: a wrong rank or extent, `K` not divisible by 3, an unknown layout, two devices.
-        RuntimeError: the backend that was asked for cannot serve, with the reason.
+        RuntimeError: the requested backend cannot serve; the message gives the reason.
 
     Example:
         >>> import torch, ntensor
@@ -69,19 +69,19 @@ def rotated_synthesis(
     Args:
         z_exp (Tensor[n, k_exp]): any strides; float32, float64, bfloat16 or float16.
         z_id (Tensor[n, k_id]): any strides, of the dtype of `z_exp`; 3 divides `k_exp k_id`.
-        R (Tensor[n, 3, 3]): one matrix a sample, any strides, of the dtype of `z_exp`.
+        R (Tensor[n, 3, 3]): one matrix per sample, any strides, of the dtype of `z_exp`.
         layout (str): `"column"` or `"row"`.
         backend (str or None): `"native"`, `"triton"`, `"reference"`; None: as in
             `ntensor.use_backend`, or automatic.
 
     Returns:
-        Tensor[n, K]: with `K = k_exp k_id`, in the dtype of `z_exp`. Differentiable in all three,
+        Tensor[n, K]: with `K = k_exp k_id`, in the dtype of `z_exp`. Differentiable in all three
         any number of times.
 
     Raises:
         TypeError: no tensor, or a dtype that is unsupported or differs between operands.
         ValueError: a wrong rank or extent, `K` not divisible by 3, an unknown layout, two devices.
-        RuntimeError: the backend that was asked for cannot serve, with the reason.
+        RuntimeError: the requested backend cannot serve; the message gives the reason.
 
     Example:
         >>> import torch, ntensor

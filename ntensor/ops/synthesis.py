@@ -17,29 +17,29 @@ from .forms import Form, Slots, split_columns
 
 
 def synthesis(*factors: Tensor, backend: str | None = None) -> Tensor:
-    r"""The Khatri-Rao product of the factors: for each sample the Kronecker product of its rows.
+    r"""The Khatri-Rao product of the factors: per sample, the Kronecker product of their rows.
 
     .. math:: y = z_1 \otimes z_2 \otimes \dots \otimes z_M, \qquad
               y_{(\dots (i_1 k_2 + i_2) \dots) k_M + i_M} = z_1[i_1]\, z_2[i_2] \cdots z_M[i_M]
 
     The last factor varies fastest. These are the paper's 2-way and 3-way synthesis of section 3.5,
-    batch first. One factor gives a copy of it. Products are calculated in float32 (float64 for
+    batch first. One factor gives a copy of it. Products are computed in float32 (float64 for
     float64) and rounded once.
 
     Args:
         factors (Tensor[n, k_m]): one or more, any strides; float32, float64, bfloat16 or float16,
-            all alike. `n` and any `k_m` may be 0. Under autocast they are cast to its dtype.
+            the same for all. `n` and any `k_m` may be 0. Under autocast they are cast to its dtype.
         backend (str or None): `"native"`, `"triton"`, `"reference"`; None: as in
             `ntensor.use_backend`, or automatic.
 
     Returns:
-        Tensor[n, K]: with `K = k_1 ... k_M`, in the factors' dtype. Differentiable, any number of
+        Tensor[n, K]: with `K = k_1 ... k_M`, in the factors' dtype. Differentiable any number of
             times.
 
     Raises:
         TypeError: no tensor, or a dtype that is unsupported or differs between factors.
         ValueError: no factor, a wrong rank, a different `n` or device.
-        RuntimeError: the backend that was asked for cannot serve, with the reason.
+        RuntimeError: the requested backend cannot serve; the message gives the reason.
 
     Example:
         >>> import torch, ntensor
