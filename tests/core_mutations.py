@@ -33,7 +33,7 @@ class Fault(NamedTuple):
 PROJECTION, FEW = "cpu/projection.cpp", "cpu/projection_few.h"
 CORE_GRAD, FACTOR_GRADS = "cpu/projection_core_grad.cpp", "cpu/projection_factor_grads.cpp"
 PLAN, SAMPLE, SIMD = "cpu/projection_plan.h", "cpu/sample.h", "cpu/simd.h"
-COLUMNS, JOINED = "cpu/columns.h", "cpu/joined_grad.h"
+COLUMNS, JOINED, VECTORS = "cpu/columns.h", "cpu/joined_grad.h", "cpu/vectors.h"
 SYNTHESIS, INDEX = "cpu/synthesis.cpp", "math/synthesis.h"
 FAULTS = (
     Fault("carry", INDEX, "++prefix[m] == extents[m]", "++prefix[m] > extents[m]"),
@@ -69,7 +69,7 @@ FAULTS = (
     ),
     Fault(
         "half of the lanes",
-        SIMD,
+        VECTORS,
         "interleave<false>(v[i], v[i + half]) + interleave<true>(v[i], v[i + half])",
         "interleave<false>(v[i], v[i + half]) + interleave<false>(v[i], v[i + half])",
     ),

@@ -8,17 +8,18 @@ through a direct call of a raw operation, nor does `torch.func.grad`.
 
 from __future__ import annotations
 
-import inspect
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
+from .batching import batched, legacy_batched
 from .dispatch import LIBRARY, define, plain
 from .forms import Form, Slots, as_columns, directional, split_columns
+from .functions import functions_of
 from .saved import save, unpack
 
 # Every operation by its name.
@@ -82,7 +83,7 @@ class Operation:
             schema, stem, check, fake, flops, operand=len(given) if listed else 0
         )
         self.arity = len(self.raw._schema.arguments) - 1
-        self.full, self.light = _functions(self)
+        self.full, self.light = functions_of(self)
         self._register()
         OPERATIONS[self.name] = self
 
@@ -121,7 +122,7 @@ class Operation:
             return (*tensors[:heads], list(tensors[heads:]))
         return tensors
 
-    def _checked(self, tensors: Sequence[Tensor | None], *statics: Any) -> Any:
+    def checked(self, tensors: Sequence[Tensor | None], *statics: Any) -> Any:
         """The operation on what a raw call may hold, under vmap."""
         self.check(self.name, *self._arguments(tensors), *statics[:-1])
         return self(tensors, *statics)
@@ -201,70 +202,6 @@ class Operation:
             )
         ]
 
-    def batched(
-        self,
-        size: int,
-        dims: Sequence[int | None],
-        tensors: Sequence[Tensor | None],
-        statics: tuple[Any, ...],
-    ) -> tuple[Any, Any]:
-        """The rule of vmap: the mapped dimension joins the batch.
-
-        Where an operand or the result has no batch dimension to join (the core, its gradient), the
-        rule is a loop.
-        """
-        if size == 0:
-            return self._batched_empty(dims, tensors, statics)
-        shared = [place in self.shared for place in range(len(tensors))]
-        if self.shared_output or any(
-            alone and dim is not None for alone, dim in zip(shared, dims, strict=True)
-        ):
-            results = []
-            for index in range(size):
-                picked: Slots = []
-                for tensor, dim, alone in zip(tensors, dims, shared, strict=True):
-                    if tensor is not None and dim is not None:
-                        tensor = tensor.select(dim, index)
-                        tensor = tensor.contiguous() if alone else tensor
-                    picked.append(tensor)
-                results.append(self._checked(picked, *statics))
-            if len(self.returns) > 1:
-                return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(self.returns)
-            return torch.stack(results), 0
-
-        folded: Slots = []
-        samples = 0
-        for tensor, dim, alone in zip(tensors, dims, shared, strict=True):
-            if tensor is None or alone:
-                folded.append(tensor)
-                continue
-            whole = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-            samples = whole.shape[1]
-            folded.append(whole.reshape(size * samples, *whole.shape[2:]))
-        result = self._checked(folded, *statics)
-        if len(self.returns) > 1:
-            parts = tuple(part.reshape(size, samples, *part.shape[1:]) for part in result)
-            return parts, (0,) * len(parts)
-        return result.reshape(size, samples, *result.shape[1:]), 0
-
-    def _batched_empty(
-        self,
-        dims: Sequence[int | None],
-        tensors: Sequence[Tensor | None],
-        statics: tuple[Any, ...],
-    ) -> tuple[Any, Any]:
-        """The rule of vmap over a dimension of extent 0: shapes are those of one zero element."""
-        one = [
-            tensor
-            if tensor is None or dim is None
-            else tensor.new_zeros((*tensor.shape[:dim], 1, *tensor.shape[dim + 1 :]))
-            for tensor, dim in zip(tensors, dims, strict=True)
-        ]
-        result, out_dims = self.batched(1, dims, one, statics)
-        if isinstance(result, tuple):
-            return tuple(part[:0] for part in result), out_dims
-        return result[:0], out_dims
-
     def argument(self, place: int) -> str:
         """The name of a tensor among the operation's."""
         heads = len(self.given)
@@ -325,96 +262,10 @@ class Operation:
             if self.listed:
                 factors = arguments[len(self.given)]
                 dims += in_dims[len(self.given)] or [None] * len(factors)
-            return self.batched(info.batch_size, dims, tensors, statics)
-
-        def legacy_vmap(*arguments: Any) -> Any:
-            tensors, statics = self.flat(arguments)
-            level = torch._C._vmapmode_increment_nesting() - 1
-            torch._C._vmapmode_decrement_nesting()
-            mapped = [tensor is not None and is_legacy_batchedtensor(tensor) for tensor in tensors]
-            physical = [
-                torch._remove_batch_dim(tensor, level, 1, 0) if each else tensor
-                for tensor, each in zip(tensors, mapped, strict=True)
-            ]
-            size = next(
-                tensor.shape[0] for tensor, each in zip(physical, mapped, strict=True) if each
-            )
-            dims = [0 if each else None for each in mapped]
-            result, _ = self.batched(size, dims, physical, statics)
-            if isinstance(result, tuple):
-                return tuple(torch._add_batch_dim(part, 0, level) for part in result)
-            return torch._add_batch_dim(result, 0, level)
+            return batched(self, info.batch_size, dims, tensors, statics)
 
         torch.library.register_autograd(name, backward, setup_context=setup_context, lib=LIBRARY)
         torch.library.register_vmap(name, vmap, lib=LIBRARY)
         # torch.autograd.grad(is_grads_batched=True) still runs under the older vmap, whose fallback
         # takes no lists of tensors.
-        LIBRARY.impl(self.name, legacy_vmap, "Batched")
-
-
-def _functions(operation: Operation) -> tuple[Any, Any]:
-    """Two `autograd.Function`s of one operation: with all transforms, and the cheaper to call."""
-
-    class Full(torch.autograd.Function):
-        @staticmethod
-        def forward(statics: tuple[Any, ...], *tensors: Tensor | None) -> Any:
-            return operation.call_raw(tensors, statics, False)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            ctx.statics = inputs[0]
-            save(ctx, inputs[1:])
-            ctx.save_for_forward(*inputs[1:])
-            outputs = output if isinstance(output, tuple) else (output,)
-            ctx.output_shapes = [each.shape for each in outputs]
-
-        @staticmethod
-        def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-            needs = ctx.needs_input_grad[1:]
-            gradients = operation.backward(unpack(operation, ctx), ctx.statics, needs, cotangents)
-            return (None, *gradients)
-
-        @staticmethod
-        def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Any:
-            tensors = ctx.saved_tensors
-            found = operation.jvp(tensors, ctx.statics, tangents)
-            found = [
-                tensors[-1].new_zeros(shape) if part is None else part
-                for part, shape in zip(found, ctx.output_shapes, strict=True)
-            ]
-            return tuple(found) if len(found) > 1 else found[0]
-
-        @staticmethod
-        def vmap(info: Any, in_dims: tuple[Any, ...], statics: Any, *tensors: Any) -> Any:
-            return operation.batched(info.batch_size, in_dims[1:], tensors, statics)
-
-    class Light(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, statics: tuple[Any, ...], *tensors: Tensor | None) -> Any:
-            ctx.statics = statics
-            save(ctx, tensors)
-            if operation.direct is not None and statics[-1] is None:
-                found = operation.direct(tensors)
-                if found is not None:
-                    return found
-            if plain(tensors):
-                return operation.call_raw(tensors, statics, True)
-            with torch._C._AutoDispatchBelowAutograd():
-                return operation.call_raw(tensors, statics, False)
-
-        @staticmethod
-        def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-            if operation.joined is None and not torch.is_grad_enabled():
-                needs = ctx.needs_input_grad[1:]
-                tensors = unpack(operation, ctx)
-                gradients = operation.first_order(tensors, ctx.statics, needs, cotangents)
-                return (None, *gradients)
-            result: tuple[Any, ...] = Full.backward(ctx, *cotangents)
-            return result
-
-    name = "".join(word.capitalize() for word in operation.name.split("_"))
-    for function in (Full, Light):
-        function.__name__ = function.__qualname__ = name
-    # apply binds its arguments to this signature, and would otherwise rebuild it on every call.
-    Full.forward.__signature__ = inspect.signature(Full.forward)  # type: ignore[attr-defined]
-    return Full, Light
+        LIBRARY.impl(self.name, functools.partial(legacy_batched, self), "Batched")
