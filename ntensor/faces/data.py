@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,14 +13,17 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ntensor.faces.datasets.generated import POC_EXPRESSION, POC_POSE, GeneratedFaces, Variation
-from ntensor.faces.datasets.records import DamagedData
 from ntensor.faces.datasets.storage import ShardWriter, write_statistics
 from ntensor.faces.datasets.stored import StoredFaces, check
 from ntensor.faces.morphable.face_models import load_face_model
 
 from . import extras
+from .entries import Positive, Seed, Within, Workers, check_arguments
+from .errors import FacesError
 from .media import sheet
 
+Side = Annotated[int, Within(8, 2048)]
+Tiles = Annotated[int, Within(1, 1000)]
 VARIATIONS = {"all": Variation(), "poc-expression": POC_EXPRESSION, "poc-pose": POC_POSE}
 
 
@@ -40,16 +43,16 @@ class _Ranges(Dataset[dict[str, Tensor]]):
 
 def render(
     out: Path,
-    count: int,
+    count: Positive,
     *,
     split: Literal["train", "validation", "test", "poc-train", "poc-test"] = "train",
-    size: int = 64,
-    seed: int = 0,
+    size: Side = 64,
+    seed: Seed = 0,
     variation: Literal["all", "poc-expression", "poc-pose"] = "all",
     face_model: str | None = None,
-    batch_size: int = 64,
-    shard_size: int = 512,
-    workers: int = 0,
+    batch_size: Positive = 64,
+    shard_size: Positive = 512,
+    workers: Workers = 0,
 ) -> None:
     """Renders a data set. A folder that was begun with the same arguments is continued.
 
@@ -66,6 +69,7 @@ def render(
         shard_size: samples a file.
         workers: processes that render; 0: this one.
     """
+    check_arguments(render, locals())
     face = load_face_model(face_model)
     faces = GeneratedFaces(face, split, size, seed, batch_size, VARIATIONS[variation])
     extra = {"seed": seed, "variation": variation, "size": size}
@@ -88,6 +92,7 @@ def check_command(folder: Path, *, limit: int = 20) -> None:
         folder: of the data set.
         limit: how many damages are printed.
     """
+    check_arguments(check_command, locals())
     meta, damages, figures = check(folder)
     for damage in damages[:limit]:
         print(damage)
@@ -106,10 +111,10 @@ def sheet_command(
     *,
     data: Path | None = None,
     split: Literal["train", "validation", "test", "poc-train", "poc-test"] = "train",
-    rows: int = 8,
-    columns: int = 8,
-    size: int = 64,
-    seed: int = 0,
+    rows: Tiles = 8,
+    columns: Tiles = 8,
+    size: Side = 64,
+    seed: Seed = 0,
     maps: bool = False,
     face_model: str | None = None,
 ) -> None:
@@ -126,6 +131,7 @@ def sheet_command(
         maps: one row a sample, with image, mask, albedo, shading, normals and frontal maps.
         face_model: as for render.
     """
+    check_arguments(sheet_command, locals())
     count = rows if maps else rows * columns
     if data is not None:
         faces: Any = StoredFaces(data)
@@ -155,7 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
         tyro.extras.subcommand_cli_from_dict(
             commands, prog="python -m ntensor.faces.data", description=__doc__, args=arguments
         )
-    except (DamagedData, ModuleNotFoundError, FileNotFoundError) as error:
+    except (FacesError, ModuleNotFoundError, FileNotFoundError) as error:
         raise SystemExit(f"ntensor.faces.data: {error}") from error
     except (OSError, ValueError) as error:
         raise SystemExit(f"ntensor.faces.data: {type(error).__name__}: {error}") from error

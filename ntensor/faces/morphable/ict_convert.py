@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ntensor.faces.reading import parsing, read_text
+
 from .analytic_surface import scalp_weight, smoothstep
 
 # Vertices of the source's topology that are kept: name, first, one past the last. Irises, tear
@@ -51,6 +53,7 @@ BASIC: dict[str, dict[str, float]] = {
     "fear": {"browInnerUp": 1.0, "eyeWide": 1.0, "mouthStretch": 0.8, "jawOpen": 0.25},
 }
 _MILLIMETRES = 10.0  # the source's unit is taken as one centimetre
+_MOST_OBJ = 64_000_000
 _STEP = 0.005  # of the quantised modes, millimetres
 _KEPT_BULGE = 0.35  # part of the cornea's height that stays, so that lids close over it
 
@@ -59,18 +62,20 @@ def read_obj(path: Path, faces: bool = False) -> tuple[Any, list[list[int]]]:
     """Vertices (V, 3) of a Wavefront OBJ file and, if wanted, its polygons (counted from 0).
 
     Raises:
-        ValueError: the file is not such text.
+        DamagedData: the file is not such text.
     """
-    try:
-        lines = path.read_text().splitlines()
+    lines = read_text(path, _MOST_OBJ).splitlines()
+    with parsing(path):
         numbers = [line[2:].split()[:3] for line in lines if line.startswith("v ")]
         vertices = np.array(numbers, dtype=np.float64).reshape(-1, 3)
         polygons = []
         if faces:
             rows = (line[2:].split() for line in lines if line.startswith("f "))
             polygons = [[int(corner.split("/")[0]) - 1 for corner in row] for row in rows]
-    except (OSError, ValueError) as error:
-        raise ValueError(f"read_obj: {path} cannot be read: {error}") from error
+        if not np.isfinite(vertices).all():
+            raise ValueError("vertices must be finite")
+        if any(not 0 <= corner < len(vertices) for polygon in polygons for corner in polygon):
+            raise ValueError(f"polygons must be of the vertices 1 to {len(vertices)}")
     return vertices, polygons
 
 
