@@ -233,8 +233,8 @@ FILES = {
     truncate: "cannot be read",
     flip: "cannot be read",
     array_gone: "no array pose",
-    array_short: r"light: must be float32 of shape \(8, 3, 9\), got float32 of shape \(8, 2, 9\)",
-    other_type: "image: must be uint8 .* got float32",
+    array_short: r"light must be float32 of shape \(8, 3, 9\), got float32 of shape \(8, 2, 9\)",
+    other_type: "image must be uint8 .* got float32",
     lambda path: path.unlink(): "the file is not there",
 }
 

@@ -111,8 +111,11 @@ def read_arrays(
                 if name in members:
                     try:
                         found[name] = _read(archive, members[name], name, expected, known, size)
+                    except ValueError as error:
+                        raise DamagedData(path, None, f"{name} {error}") from error
                     except Exception as error:
-                        raise ValueError(f"{name}: {error or type(error).__name__}") from error
+                        reason = f"{name}: {str(error) or type(error).__name__}"
+                        raise ValueError(reason) from error
     for name, array in found.items():
         reason = out_of_range(array, wanted[name], known)
         if reason:

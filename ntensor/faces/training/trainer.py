@@ -101,11 +101,12 @@ class Trainer:
         if processes.leads:
             size = sum(p.numel() * p.element_size() for p in self.model.parameters())
             checkpoint.check_writable(self.run, wanted_bytes=4 * size)
+        self.resume()
+        if processes.leads:
             self.run.joinpath("configuration.json").write_text(
                 to_json(self.configuration), encoding="utf-8"
             )
         processes.wait()
-        self.resume()
         log = Log(self.run, settings.steps, self.step, settings.batch_size, processes.leads)
         step = self.step_module()
         with log, self.signals(), ntensor.use_backend(settings.backend):
