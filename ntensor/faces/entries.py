@@ -42,12 +42,16 @@ class Within:
     def __str__(self) -> str:
         words = []
         if self.least > -math.inf:
-            words.append(f"{'above' if self.above else 'at least'} {self.least:g}")
+            words.append(f"{'above' if self.above else 'at least'} {_number(self.least)}")
         if self.most < math.inf:
-            words.append(f"at most {self.most:g}")
+            words.append(f"at most {_number(self.most)}")
         if self.multiple:
             words.append(f"a multiple of {self.multiple}")
         return ", ".join(words)
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:g}"
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,6 @@ def _words(hint: Any) -> str:
         return f"one of {', '.join(map(repr, arguments))}"
     if _is(hint, tuple):
         few = "several" if arguments[-1] is Ellipsis else str(len(arguments))
-        return f"{few} of {_words(arguments[0])}"
+        return f"{few} values, each {_words(arguments[0])}"
     names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}
     return names.get(hint, "none" if hint is type(None) else hint.__name__)

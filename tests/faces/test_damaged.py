@@ -20,7 +20,7 @@ import pytest
 
 from damage import damage
 from ntensor.faces import configuration as configurations
-from ntensor.faces import data, edit, reconstruct, train, verification
+from ntensor.faces import data, edit, evaluate, reconstruct, sweep, train, verification
 from ntensor.faces.datasets.generated import GeneratedFaces
 from ntensor.faces.datasets.storage import ShardWriter, write_statistics
 from ntensor.faces.datasets.stored import StoredFaces, check

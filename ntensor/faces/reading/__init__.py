@@ -16,11 +16,10 @@ not hold is a `DamagedData`, for pictures and landmarks an `ImageError` too, whi
 from .arrays import Expected, floats, integers, read_arrays, texts
 from .documents import document, read_json, read_yaml, reasons
 from .files import parsing, read_text
-from .pictures import MOST_PIXELS, imageio, read_frames, read_picture
+from .pictures import imageio, read_frames, read_picture
 from .tensors import check_tensors, read_tensors
 
 __all__ = [
-    "MOST_PIXELS",
     "Expected",
     "check_tensors",
     "document",

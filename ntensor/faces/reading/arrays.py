@@ -117,9 +117,9 @@ def read_arrays(
                         reason = f"{name}: {str(error) or type(error).__name__}"
                         raise ValueError(reason) from error
     for name, array in found.items():
-        reason = out_of_range(array, wanted[name], known)
-        if reason:
-            raise DamagedData(path, None, f"{name} {reason}")
+        wrong = out_of_range(array, wanted[name], known)
+        if wrong:
+            raise DamagedData(path, None, f"{name} {wrong}")
     return found
 
 

@@ -320,6 +320,8 @@ class Trainer:
 
     def resume(self) -> None:
         """Continues from the newest checkpoint of the folder, if there is one."""
+        # Read by every `save`; what is wrong with it is told before anything is computed.
+        checkpoint.best(self.run)
         steps = checkpoint.saved_steps(self.run)
         if not steps:
             return
