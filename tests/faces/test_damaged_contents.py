@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ntensor.faces import data, verification
+from ntensor.faces import data, train, verification
 from ntensor.faces.datasets.generated import GeneratedFaces
 from ntensor.faces.datasets.storage import META, ShardWriter, write_statistics
 from ntensor.faces.datasets.stored import StoredFaces, check
@@ -129,6 +129,20 @@ def test_check_finds_all_of_them(folder):
         "statistics.npz",
         "shard_000.npz",
     }
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_training_names_the_record(folder, tmp_path, workers):
+    put("shard_000.npz", "light", filled(np.nan))(folder)
+    words = ["--preset", "tiny", "--model.image-size", "16", "--model.channels", "4", "4", "4"]
+    words += ["--data.source", str(folder), "--data.validation-source", str(folder)]
+    words += ["--data.vertices", "0", "--data.workers", workers, "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as ended:
+        train.main([*words, "--training.batch-size", "2", "--training.steps", "1"])
+    path = folder / "shard_000.npz"
+    assert ended.value.code in [
+        f"error: {path}, record {k}: light has NaN or infinite numbers" for k in range(4)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from ntensor.faces.datasets.generated import (
 )
 from ntensor.faces.datasets.records import VALID
 from ntensor.faces.datasets.stored import StoredFaces
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.errors import ConfigurationError, FacesError
 from ntensor.faces.morphable.analytic_face import analytic_face
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.morphable.face_models import load_face_model
@@ -135,6 +135,24 @@ def stored(folder: str, skip_damaged: bool) -> StoredSamples:
         DamagedData: it is none, or damaged.
     """
     return StoredSamples(StoredFaces(folder, on_damage="skip" if skip_damaged else "refuse"))
+
+
+class Told:
+    """Samples that give an error as a batch: raised in a `DataLoader`'s worker, its sentence would
+    come back as the text of a traceback.
+
+    Args:
+        samples (Samples)
+    """
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor] | FacesError:
+        try:
+            return self.samples[indices]
+        except FacesError as error:
+            return error
 
 
 class Cached:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 import ntensor
 from ntensor.faces.configuration import Configuration, to_json
-from ntensor.faces.errors import CheckpointError, NonFiniteError
+from ntensor.faces.errors import CheckpointError, FacesError, NonFiniteError
 from ntensor.faces.media import pictures
 from ntensor.faces.networks.model import build
 from ntensor.faces.reading import check_tensors
@@ -28,7 +28,7 @@ from .log import Log
 from .objective import TrainingStep, adversary_of, terms, total
 from .preparation import accumulates, check, load_weights, place
 from .processes import Processes
-from .samples import Samples
+from .samples import Samples, Told
 from .sampling import Updates
 from .schedule import optimizer, rate
 
@@ -155,8 +155,8 @@ class Trainer:
             processes.world,
             self.training.blocks,
         )
-        loader: DataLoader[dict[str, Tensor]] = DataLoader(
-            self.training,  # type: ignore[arg-type]
+        loader: DataLoader[dict[str, Tensor] | FacesError] = DataLoader(
+            Told(self.training),  # type: ignore[arg-type]
             sampler=sampler,
             batch_size=None,
             num_workers=self.configuration.data.workers,
@@ -165,6 +165,8 @@ class Trainer:
         )
         parts = []
         for batch in loader:
+            if isinstance(batch, FacesError):
+                raise batch
             parts.append(self.on_device(batch))
             if len(parts) == settings.accumulation:
                 yield parts
