@@ -281,6 +281,7 @@ def test_reading_goes_on_while_training_removes_old_checkpoints(tmp_path, monkey
         asked.append(folder)
         if len(asked) == 1:
             os.replace(folder, checkpoint.folder_of(run, 7))
+            (checkpoint.folder_of(run, 7) / "state.json").write_text('{"step": 7}')
             checkpoint.mark_best(run, 7, 0.5)
         return load(folder, *stems)
 

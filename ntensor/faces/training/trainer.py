@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,10 +17,11 @@ from torch.utils.data import DataLoader
 
 import ntensor
 from ntensor.faces.configuration import Configuration, to_json
-from ntensor.faces.errors import NonFiniteError
+from ntensor.faces.errors import CheckpointError, FacesError, NonFiniteError
 from ntensor.faces.files import LOCK, locked, remove_unfinished, write_text
 from ntensor.faces.media import pictures
 from ntensor.faces.networks.model import build
+from ntensor.faces.reading import check_tensors
 
 from . import checkpoint
 from .independence import separation_of
@@ -27,7 +29,7 @@ from .log import Log
 from .objective import TrainingStep, adversary_of, terms, total
 from .preparation import accumulates, check, check_name, check_standing, load_weights, place
 from .processes import Processes
-from .samples import Samples
+from .samples import Samples, Told
 from .sampling import Updates
 from .schedule import optimizer, rate
 
@@ -58,7 +60,7 @@ class Trainer:
         processes: Processes,
         verification: nn.Module | None = None,
     ) -> None:
-        check(configuration, processes.world)
+        check(configuration, processes.world, processes.device)
         self.configuration, self.run, self.processes = configuration, run, processes
         self.training, self.validation = training, validation
         settings = configuration.training
@@ -172,8 +174,8 @@ class Trainer:
             processes.world,
             self.training.blocks,
         )
-        loader: DataLoader[dict[str, Tensor]] = DataLoader(
-            self.training,  # type: ignore[arg-type]
+        loader: DataLoader[dict[str, Tensor] | FacesError] = DataLoader(
+            Told(self.training),  # type: ignore[arg-type]
             sampler=sampler,
             batch_size=None,
             num_workers=self.configuration.data.workers,
@@ -182,6 +184,8 @@ class Trainer:
         )
         parts = []
         for batch in loader:
+            if isinstance(batch, FacesError):
+                raise batch
             parts.append(self.on_device(batch))
             if len(parts) == settings.accumulation:
                 yield parts
@@ -237,7 +241,7 @@ class Trainer:
         adversary.requires_grad_(True)
         rival.zero_grad(set_to_none=True)
         seed = (self.configuration.training.seed << 40) + self.step * 1024 + self.processes.rank
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed % 2**63)
         found: dict[str, Tensor] = {}
         for number, (batch, output) in enumerate(zip(parts, outputs, strict=True)):
             with self.synchronised(self.rival_network, number == len(parts) - 1):
@@ -329,17 +333,21 @@ class Trainer:
             }
             checkpoint.save(self.run, self.step, tensors, values)
             marked = checkpoint.best(self.run)
-            if value is not None and (marked is None or value < marked[1]):
+            better = value is not None and (marked is None or value < marked[1])
+            if value is not None and better and math.isfinite(value):
                 checkpoint.mark_best(self.run, self.step, value)
             checkpoint.prune(self.run, self.configuration.training.keep)
         self.processes.wait()
 
     def resume(self) -> None:
         """Continues from the newest checkpoint of the folder, if there is one."""
+        # Read by every `save`; what is wrong with it is told before anything is computed.
+        checkpoint.best(self.run)
         steps = checkpoint.saved_steps(self.run)
         if not steps:
             return
-        tensors, values = checkpoint.load(checkpoint.folder_of(self.run, steps[-1]), STEMS)
+        folder = checkpoint.folder_of(self.run, steps[-1])
+        tensors, values = checkpoint.load(folder, STEMS)
         training = tensors["training"]
         load_weights(self.model, tensors["model"], "model")
         checkpoint.unpack_optimizer("optimizer", self.optimizer, training)
@@ -348,7 +356,13 @@ class Trainer:
         for name, module in self.companions().items():
             mine = {key: t for key, t in training.items() if key.startswith(f"{name}.")}
             load_weights(module, {k.removeprefix(f"{name}."): t for k, t in mine.items()}, name)
-        torch.set_rng_state(training["random_state"])
+        random_state = {"random_state": torch.get_rng_state()}
+        found = {key: t for key, t in training.items() if key in random_state}
+        try:
+            check_tensors(found, random_state)
+            torch.set_rng_state(found["random_state"])
+        except (ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{folder}: {error}") from error
         self.step = int(values["step"])
 
     def companions(self) -> dict[str, nn.Module]:
