@@ -1,6 +1,9 @@
 """Multilinear layers for PyTorch: synthesis, projection by a core, feature rotation."""
 
-from . import nn
+from . import (
+    _start,  # noqa: F401  (before all that takes long to import)
+    nn,
+)
 from .backends import use_backend
 from .backends.scratch import scratch_bytes
 from .ops import (

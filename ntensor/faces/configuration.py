@@ -271,6 +271,39 @@ def misfits(configuration: Configuration, sizes: Mapping[str, int]) -> list[str]
     return found
 
 
+# Entries that do not decide what a run learns, but how that is computed, told and kept.
+FREE = frozenset(
+    {
+        *("model.accumulate_core_grad", "data.workers", "data.device", "data.skip_damaged"),
+        *("training.channels_last", "training.compile", "training.backend", "training.device"),
+        *("training.log_every", "training.picture_every", "training.validate_every"),
+        *("training.checkpoint_every", "training.keep"),
+    }
+)
+
+
+def differences(kept: Configuration, wanted: Configuration) -> list[str]:
+    """Entries by which `wanted` learns something else than a run of `kept`, a phrase each.
+
+    Args:
+        kept (Configuration): of the run, with the data's extents.
+        wanted (Configuration): its extents of 0, and those that its network does not use, may be
+            anything.
+    """
+    old, new = asdict(kept), asdict(wanted)
+    extents = {"k_3d", "exp_3dmm", "id_3dmm"}
+    used = set(wanted.model.targets.values())
+    found = []
+    for section, entries in new.items():
+        for name, value in entries.items():
+            loose = section == "model" and name in extents and (name not in used or value == 0)
+            kept_value = old[section][name]
+            if value == kept_value or loose or f"{section}.{name}" in FREE:
+                continue
+            found.append(f"{section}.{name} is {kept_value!r} there, wanted {value!r}")
+    return found
+
+
 def to_json(configuration: Configuration) -> str:
     """The configuration as indented JSON, which `from_file` reads."""
     return json.dumps(asdict(configuration), indent=2) + "\n"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +12,12 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ntensor.faces.datasets.generated import POC_EXPRESSION, POC_POSE, GeneratedFaces, Variation
-from ntensor.faces.datasets.records import DamagedData
 from ntensor.faces.datasets.storage import ShardWriter, write_statistics
 from ntensor.faces.datasets.stored import StoredFaces, check
 from ntensor.faces.morphable.face_models import load_face_model
 
 from . import extras
+from .command import command
 from .media import sheet
 
 VARIATIONS = {"all": Variation(), "poc-expression": POC_EXPRESSION, "poc-pose": POC_POSE}
@@ -142,24 +141,20 @@ def sheet_command(
     print(f"{out}: {count} samples")
 
 
-def main(arguments: list[str] | None = None) -> None:
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    try:
-        tyro = extras.load("tyro")
-        positional = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)
-        commands: dict[str, Callable[..., None]] = {
-            "check": positional(check_command),
-            "render": render,
-            "sheet": sheet_command,
-        }
-        tyro.extras.subcommand_cli_from_dict(
-            commands, prog="python -m ntensor.faces.data", description=__doc__, args=arguments
-        )
-    except (DamagedData, ModuleNotFoundError, FileNotFoundError) as error:
-        raise SystemExit(f"ntensor.faces.data: {error}") from error
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"ntensor.faces.data: {type(error).__name__}: {error}") from error
+    tyro = extras.load("tyro")
+    positional = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)
+    commands: dict[str, Callable[..., None]] = {
+        "check": positional(check_command),
+        "render": render,
+        "sheet": sheet_command,
+    }
+    tyro.extras.subcommand_cli_from_dict(
+        commands, prog="python -m ntensor.faces.data", description=__doc__, args=arguments
+    )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

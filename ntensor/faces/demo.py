@@ -11,7 +11,6 @@ The page is served to this machine alone, and asks nothing of any other.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import tempfile
 import threading
@@ -24,6 +23,7 @@ from torch import Tensor
 from ntensor.faces.editing.session import Session
 
 from . import extras
+from .command import command
 from .demo_parts import OFFERED, SIDES, SLIDERS, Demo
 from .errors import ConfigurationError, FacesError
 
@@ -241,8 +241,6 @@ def serve(
             ssr_mode=False,
         )
         print(f"http://127.0.0.1:{port} shows {run}; Ctrl-C ends it", flush=True)
-        # An ended program leaves no uploaded picture behind.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
@@ -269,18 +267,16 @@ def check_port(address: str, port: int) -> None:
             ) from error
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    try:
-        tyro = extras.load("tyro")
-        tyro.cli(
-            tyro.conf.configure(tyro.conf.PositionalRequiredArgs)(serve),
-            prog="python -m ntensor.faces.demo",
-            description=__doc__,
-            args=arguments,
-        )
-    except (FacesError, ModuleNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from error
+    tyro = extras.load("tyro")
+    tyro.cli(
+        tyro.conf.configure(tyro.conf.PositionalRequiredArgs)(serve),
+        prog="python -m ntensor.faces.demo",
+        description=__doc__,
+        args=arguments,
+    )
 
 
 if __name__ == "__main__":

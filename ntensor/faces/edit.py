@@ -11,7 +11,6 @@ Example: python -m ntensor.faces.edit expression runs/faces --target photo.jpg
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,8 @@ from ntensor.faces.media.run_inputs import Options, RunInputs, paired
 from ntensor.faces.media.sheet import as_colours, tile
 
 from . import editing
-from .errors import ConfigurationError, FacesError
+from .command import command
+from .errors import ConfigurationError
 from .media import pictures, videos
 
 Run = Annotated[Path, tyro.conf.Positional]
@@ -403,17 +403,13 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    try:
-        tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="python -m ntensor.faces.edit", description=__doc__, args=arguments
-        )
-    except FacesError as error:
-        raise SystemExit(f"error: {error}") from error
-    except (OSError, ModuleNotFoundError) as error:
-        raise SystemExit(f"error: {type(error).__name__}: {error}") from error
+    tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, prog="python -m ntensor.faces.edit", description=__doc__, args=arguments
+    )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -25,10 +25,12 @@ import tyro
 from ntensor.faces.evaluation.report import Report
 from ntensor.faces.evaluation.run import Evaluation, Shared, evaluate, evaluate_pictures, report
 
-from .errors import FacesError
+from .command import command
+from .errors import ConfigurationError, FacesError
+from .files import check_writable, write_text
 
 
-def command(
+def evaluate_runs(
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
     settings: Annotated[Evaluation, tyro.conf.arg(name="")],
     out: Path | None = None,
@@ -73,17 +75,19 @@ def evaluate_all(
         raise FacesError("wanted the folder of at least one run, got none")
     if labels is not None and images is None:
         raise FacesError("labels are of photographs: wanted --images beside --labels, got none")
+    out = runs[0] / "report" if out is None else out
     check(runs, plain, intrinsic, settings)
+    baselines = [run for run in (plain, intrinsic) if run is not None]
+    check_folders([*runs, *baselines], out)
     own = own_pictures(runs[0], settings, images, labels, data)
     shared = Shared(settings)
-    target = Report(runs[0] / "report" if out is None else out, settings)
+    target = Report(out, settings)
     written = []
-    baselines = [run for run in (plain, intrinsic) if run is not None]
     for run in [*runs, *baselines]:
         measures, shown = evaluate(run, settings, shared)
         target.add(measures, shown, run in baselines)
         path = run / "evaluation.json"
-        path.write_text(json.dumps(measures, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(measures, indent=1) + "\n")
         written.append(path)
         print(report(measures), end="\n\n", flush=True)
     for found, columns, name in own:
@@ -111,6 +115,17 @@ def check(
                 )
 
 
+def check_folders(runs: Sequence[Path], out: Path) -> None:
+    """Refuses folders that the measures cannot be written into, before they are computed."""
+    if out.resolve() in [run.resolve() for run in runs]:
+        raise ConfigurationError(
+            f"--out {out} is a run's own folder, where evaluation.json is of that run; choose "
+            "another, or a folder in it"
+        )
+    for folder in (*runs, out):
+        check_writable(folder)
+
+
 def own_pictures(
     run: Path, settings: Evaluation, images: Path | None, labels: Path | None, data: Path | None
 ) -> list[tuple[dict[str, Any], dict[str, Any], str]]:
@@ -131,14 +146,12 @@ def own_pictures(
     return found
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    try:
-        tyro.cli(
-            command, prog="python -m ntensor.faces.evaluate", args=arguments, description=__doc__
-        )
-    except (FacesError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+    tyro.cli(
+        evaluate_runs, prog="python -m ntensor.faces.evaluate", args=arguments, description=__doc__
+    )
 
 
 if __name__ == "__main__":

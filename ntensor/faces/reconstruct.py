@@ -15,7 +15,6 @@ Example: python -m ntensor.faces.reconstruct runs/faces photo.jpg --landmarks ph
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,7 +31,9 @@ from ntensor.faces.media.sheet import as_colours
 from ntensor.faces.morphable.face_model import FaceModel
 
 from . import editing
-from .errors import ConfigurationError, FacesError
+from .command import command
+from .errors import ConfigurationError
+from .files import write_text
 from .media import meshes, pictures
 
 _DEFAULT = Options()
@@ -63,7 +64,7 @@ def reconstruct(
     pictures.save_grid(out / "figure.png", made.columns(), 1)
     known = made.errors()
     if known:
-        (out / "errors.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        write_text(out / "errors.json", json.dumps(known, indent=1) + "\n")
         print(report(known))
     names = ", ".join(f"{name}.{format}" for name in made.shapes)
     print(
@@ -202,20 +203,13 @@ def report(known: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    try:
-        tyro.cli(
-            reconstruct,
-            prog="python -m ntensor.faces.reconstruct",
-            description=__doc__,
-            args=arguments,
-        )
-    except FacesError as error:
-        raise SystemExit(f"error: {error}") from error
-    except (OSError, ModuleNotFoundError) as error:
-        raise SystemExit(f"error: {type(error).__name__}: {error}") from error
+    tyro.cli(
+        reconstruct, prog="python -m ntensor.faces.reconstruct", description=__doc__, args=arguments
+    )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

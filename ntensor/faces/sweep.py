@@ -19,8 +19,9 @@ Names:
 
 Every run is a folder `OUT/NAME-sSEED`. It is trained by `python -m ntensor.faces.train`, whose
 command is printed; a run that stands is continued, a finished one is left as it is, so that the
-same command resumes. An ablation of a term that the preset does not have is left out. Options that
-this command does not know go to every run; the ablation's own come after them.
+same command resumes. Where a run of other settings stands, nothing is trained. An ablation of a
+term that the preset does not have is left out. Options that this command does not know go to every
+run; the ablation's own come after them.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .command import command
 from .command_line import from_command_line
 from .configuration import Configuration
 from .errors import ConfigurationError, FacesError
 from .training import checkpoint
+from .training.preparation import check_standing
 
 ABLATIONS: dict[str, tuple[str, ...]] = {
     "full": (),
@@ -123,16 +126,29 @@ def plan(sweep: Sweep, options: Sequence[str] = ()) -> tuple[list[Planned], list
     return found, left_out
 
 
+def run_to_its_end(command: Sequence[str]) -> int:
+    """The status of a command, which a signal meanwhile leaves the time to save."""
+    with subprocess.Popen(command) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+            raise
+
+
 def train_all(sweep: Sweep, options: Sequence[str] = ()) -> list[Path]:
     """Trains what is planned and not finished; folders of the finished runs.
 
     Raises:
-        FacesError: a run fails.
+        FacesError: a run fails, or one of another configuration stands in its folder.
     """
     begin = time.monotonic()
     planned, left_out = plan(sweep, options)
     for name in left_out:
         print(f"{name}: left out, since it is the same as full")
+    for run in planned:
+        check_standing(run.folder, run.configuration)
     for run in planned:
         if run.finished:
             print(f"{run.folder}: finished")
@@ -144,7 +160,7 @@ def train_all(sweep: Sweep, options: Sequence[str] = ()) -> list[Path]:
         if sweep.seconds and time.monotonic() - begin > sweep.seconds:
             print(f"the {sweep.seconds:g} seconds are over; the same command goes on")
             break
-        status = subprocess.run(command, check=False).returncode
+        status = run_to_its_end(command)
         if status or not run.finished:
             raise FacesError(
                 f"{run.folder}: training ended with status {status} before its last update; the "
@@ -153,6 +169,7 @@ def train_all(sweep: Sweep, options: Sequence[str] = ()) -> list[Path]:
     return [run.folder for run in planned if run.finished]
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     import tyro
@@ -165,10 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return_unknown_args=True,
         description=__doc__,
     )
-    try:
-        finished = train_all(sweep, options)
-    except FacesError as error:
-        raise SystemExit(f"error: {error}") from error
+    finished = train_all(sweep, options)
     named = " ".join(str(folder) for folder in finished)
     print(f"{sweep.out}: {len(finished)} finished runs")
     if finished:

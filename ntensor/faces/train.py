@@ -1,11 +1,13 @@
 """Trains a face model: `python -m ntensor.faces.train --preset tiny --out RUN`.
 
-A run that stands in RUN is continued. SIGINT and SIGTERM save and leave. Several processes:
+A run that stands in RUN is continued, by the configuration that it was begun with. SIGINT and
+SIGTERM save and leave, with the status 130 and 143. Several processes:
 `torchrun --nproc-per-node 2 -m ntensor.faces.train ...`.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +16,11 @@ from ntensor.faces.training.processes import Processes, device_of
 from ntensor.faces.training.samples import sizes_of, sources
 
 from . import verification
+from .command import command
 from .command_line import from_command_line
 from .configuration import Configuration, fitted, misfits, to_json
-from .errors import ConfigurationError, FacesError
-from .training import Trainer, checkpoint
+from .errors import ConfigurationError
+from .training import Trainer
 
 
 def train(configuration: Configuration, run: Path) -> str:
@@ -34,8 +37,6 @@ def train(configuration: Configuration, run: Path) -> str:
     device = device_of(settings.device)
     weights = settings.verification_weights
     with Processes(device) as processes:
-        if processes.leads:
-            checkpoint.check_writable(run, wanted_bytes=1_000_000)
         training, validation = sources(configuration.data, configuration.model.image_size)
         wrong = misfits(configuration, sizes_of(training))
         if configuration.losses.verification and weights is None:
@@ -56,15 +57,14 @@ def train(configuration: Configuration, run: Path) -> str:
         return trainer.train()
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    try:
-        configuration, run = from_command_line(arguments)
-        outcome = train(configuration, run)
-    except FacesError as error:
-        raise SystemExit(f"error: {error}") from error
+    configuration, run = from_command_line(arguments)
+    outcome = train(configuration, run)
     if outcome != "finished":
         print(f"{outcome}: saved; the same command continues", file=sys.stderr)
+        raise SystemExit(128 + signal.Signals.__members__.get(outcome, signal.SIGTERM))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ cosine as a score for "same person".
 from __future__ import annotations
 
 import json
-import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from ntensor.faces.networks.light_cnn import LightCNN
 from ntensor.faces.training.samples import Samples, sources
 from ntensor.faces.training.sampling import Updates
 
+from .command import command
 from .configuration import DataConfiguration
-from .errors import CheckpointError, FacesError
+from .errors import CheckpointError, FacesError, OutputError
+from .files import LOCK, check_writable, locked, replacing
 
 
 @dataclass(frozen=True)
@@ -118,21 +120,20 @@ def area_under_curve(network: torch.nn.Module, samples: Samples, device: torch.d
 
 
 def save(network: LightCNN, path: Path) -> None:
-    """Writes the embedding's weights and sizes, whole or not at all."""
-    from safetensors.torch import save_file
+    """Writes the embedding's weights and sizes, whole or not at all.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    from safetensors.torch import save as serialised
 
     kept: dict[str, Tensor] = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in network.state_dict().items()
         if not name.startswith("classes.")
     }
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(kept, unfinished, metadata={"settings": json.dumps(network.settings)})
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error})") from error
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(serialised(kept, {"settings": json.dumps(network.settings)}))
 
 
 def load(path: str | Path) -> LightCNN:
@@ -153,7 +154,8 @@ def load(path: str | Path) -> LightCNN:
     return network.eval().requires_grad_(False)
 
 
-def main() -> None:
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     import tyro
 
@@ -163,16 +165,19 @@ def main() -> None:
         VerificationConfiguration,
         prog="python -m ntensor.faces.verification",
         description=__doc__,
+        args=arguments,
     )
-    try:
-        device = device_of(settings.device)
-        training, validation = sources(settings.data, settings.image_size)
+    out = settings.out
+    device = device_of(settings.device)
+    training, validation = sources(settings.data, settings.image_size)
+    with locked(out, out.with_name(f".{out.name}{LOCK}")):
+        if out.exists():
+            raise OutputError(f"{out}: is there already; remove it, or choose another --out")
+        check_writable(out.parent)
         network, right = fit(settings, training, device)
-        save(network, settings.out)
+        save(network, out)
         area = area_under_curve(network, validation, device)
-    except FacesError as error:
-        raise SystemExit(f"error: {error}") from error
-    print(f"{settings.out}: {right:.1%} of training faces named rightly; area under the curve of")
+    print(f"{out}: {right:.1%} of training faces named rightly; area under the curve of")
     print(f"same-person pairs of unseen identities: {area:.3f}")
 
 

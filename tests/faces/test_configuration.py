@@ -10,6 +10,7 @@ from ntensor.faces import presets
 from ntensor.faces.command_line import from_command_line
 from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.train import main
+from small_runs import TRAINING
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
@@ -107,16 +108,8 @@ def test_sizes_of_the_data():
         c.fitted(presets.paper(), sizes)
 
 
-COMMAND = [
-    *("--preset", "tiny", "--model.image-size", "16", "--model.channels", "4", "4", "4"),
-    *("--training.steps", "2", "--training.batch-size", "2", "--data.cache", "4"),
-    *("--data.validation", "2", "--data.vertices", "1000"),
-    *("--model.k-id", "4", "--model.k-exp", "3"),
-]
-
-
 def test_training_command(tmp_path, capsys):
-    main([*COMMAND, "--out", str(tmp_path)])
+    main([*TRAINING, "--out", str(tmp_path)])
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "configuration.json").read_text())
     assert printed["model"]["k_3d"] == 3000

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.rendering.renderer import Camera
 
@@ -102,7 +103,9 @@ class GeneratedFaces(Faces, IterableDataset[Batch]):
                 f"GeneratedFaces: split must be one of {', '.join(SPLITS)}, got {split!r}"
             )
         if batch_size < 1:
-            raise ValueError(f"GeneratedFaces: batch_size must be positive, got {batch_size}")
+            raise ConfigurationError(
+                f"GeneratedFaces: batch_size must be positive, got {batch_size}"
+            )
         super().__init__(face_model, size, camera, device)
         self.split = split
         self.persons = SPLITS[split]

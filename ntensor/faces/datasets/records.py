@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ntensor.faces.errors import FacesError
 from ntensor.faces.rendering import harmonics
 
 from . import scenes
@@ -32,7 +33,7 @@ _NORMAL_TOLERANCE = 0.05
 _LARGEST = {"light": 1e3, "id_3dmm": 1e4, "exp_3dmm": 1e4, "shape": 1e7, "pose": 2.0}
 
 
-class DamagedData(ValueError):
+class DamagedData(FacesError, ValueError):
     """A file or record of a data set that cannot be used.
 
     Attributes:

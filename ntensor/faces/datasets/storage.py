@@ -13,9 +13,9 @@ float32. Every file appears whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.files import LOCK, locked, remove_unfinished, replacing, write_text
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.rendering import harmonics
 
@@ -77,7 +79,7 @@ class Meta:
             "harmonics": harmonics.ORDER,
             **dataclasses.asdict(self),
         }
-        _replace(folder / META, json.dumps(content, indent=1).encode())
+        write_text(folder / META, json.dumps(content, indent=1))
 
 
 def read_meta(folder: str | Path) -> Meta:
@@ -125,35 +127,28 @@ def _check_meta(path: Path, meta: Meta) -> None:
             raise DamagedData(path, None, f"a shard must be [file, count], got {shard!r}")
 
 
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-
-
 def _replace_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as stream:
+    with replacing(path) as unfinished, unfinished.open("wb") as stream:
         np.savez_compressed(stream, **arrays)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
 
 
 class ShardWriter:
     """Writes a data set, shard by shard; a folder that has some is continued.
 
     `meta.json` is replaced after each shard, so that the folder is a whole, smaller set at any
-    moment, whenever the process ends.
+    moment, whenever the process ends. From its making until `close`, the writer keeps others out of
+    the folder.
 
     Args:
         folder: made where it is not there.
         face_model (FaceModel): then shapes are kept as its basis, not in the shards.
         shard_size (int): records a shard.
         split, source (str), extra (dict): for `meta.json`.
+
+    Raises:
+        ConfigurationError: a wrong argument, or the folder holds another set.
+        OutputError: another process writes the folder, or it cannot be written.
+        DamagedData: its `meta.json` is damaged.
 
     Example:
         >>> import tempfile
@@ -177,28 +172,51 @@ class ShardWriter:
         extra: dict[str, Any] | None = None,
     ) -> None:
         if shard_size < 1:
-            raise ValueError(f"ShardWriter: shard_size must be positive, got {shard_size}")
+            raise ConfigurationError(f"ShardWriter: shard_size must be positive, got {shard_size}")
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.face_model = face_model
         self.shard_size = shard_size
         self.split, self.source, self.extra = split, source, extra or {}
-        self.meta = read_meta(self.folder) if (self.folder / META).exists() else None
-        if self.meta is not None and self._notes() != self._notes(self.meta):
-            raise ValueError(
-                f"ShardWriter: {self.folder} holds another set: wanted {self._notes()}, found "
-                f"{self._notes(self.meta)}"
-            )
         self._waiting: list[Arrays] = []
+        with contextlib.ExitStack() as held:
+            held.enter_context(locked(self.folder, self.folder / LOCK))
+            self.meta = self._standing()
+            remove_unfinished(self.folder)
+            self._held = held.pop_all()
 
     @property
     def count(self) -> int:
         """Records on the disk."""
         return self.meta.count if self.meta else 0
 
+    def _standing(self) -> Meta | None:
+        """The set that stands in the folder, which must be the beginning of this one."""
+        if not (self.folder / META).exists():
+            # A process that dies leaves one shard at most that `meta.json` does not name.
+            shards = sorted(self.folder.glob("shard_*.npz"))
+            if len(shards) > 1:
+                raise ConfigurationError(
+                    f"{self.folder}: holds {len(shards)} shards without the {META} that tells what "
+                    "they are; choose another --out"
+                )
+            return None
+        meta = read_meta(self.folder)
+        found, wanted = self._notes(meta), self._notes()
+        wrong = [
+            f"{name} is {found.get(name)!r} there, wanted {wanted.get(name)!r}"
+            for name in dict.fromkeys([*wanted, *found])
+            if found.get(name) != wanted.get(name)
+        ]
+        if wrong:
+            raise ConfigurationError(
+                f"{self.folder}: another data set stands there: {'; '.join(wrong)}; choose another "
+                "--out, or continue it with its own values"
+            )
+        return meta
+
     def _notes(self, meta: Meta | None = None) -> dict[str, Any]:
         origin = meta or self
-        return {"split": origin.split, "source": origin.source, "extra": origin.extra}
+        return {"split": origin.split, "source": origin.source, **origin.extra}
 
     def add(self, batch: Mapping[str, Tensor]) -> None:
         """Takes the samples of a batch (see `Faces.batch`); `image` is the only key it must have.
@@ -243,7 +261,9 @@ class ShardWriter:
             face.shape_size // 3 if face is not None else vertices,
             sorted(arrays),
             [],
-            **self._notes(),
+            self.split,
+            self.source,
+            self.extra,
         )
         if face is not None:
             _replace_arrays(self.folder / "basis.npz", basis_of(face))
@@ -262,9 +282,10 @@ class ShardWriter:
         self._waiting = [rest] if len(rest["image"]) else []
 
     def close(self) -> None:
-        """Writes what waits for its shard to fill."""
-        if self._waiting:
-            self._write(sum(len(part["image"]) for part in self._waiting))
+        """Writes what waits for its shard to fill, and lets other processes into the folder."""
+        with self._held:
+            if self._waiting:
+                self._write(sum(len(part["image"]) for part in self._waiting))
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -275,8 +296,9 @@ class ShardWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.close()
+        with self._held:
+            if kind is None:
+                self.close()
 
 
 def write_statistics(folder: Path, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:

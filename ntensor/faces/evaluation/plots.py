@@ -39,7 +39,7 @@ def heat_map(path: Path, title: str, table: Mapping[str, Mapping[str, Any]]) -> 
     axis.set_title(title, fontsize=9)
     axis.set_xlabel(f"accuracy, random folds; chance: {chance}", fontsize=7)
     axis.tick_params(labelsize=8)
-    figure.savefig(path, dpi=_DOTS)
+    grids.save_figure(path, figure, _DOTS)
 
 
 def embeddings(
@@ -70,7 +70,7 @@ def embeddings(
         axis.set_xticks([])
         axis.set_yticks([])
         axis.legend(fontsize=6, loc="best", markerscale=1.5)
-    figure.savefig(path, dpi=_DOTS)
+    grids.save_figure(path, figure, _DOTS)
 
 
 def sheet(path: Path, columns: Mapping[str, Tensor], rows: int = 6) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ntensor.faces.files import write_text
+
 from . import markdown, plots, shapes
 from .groups import Group, grouped
 from .materials import Materials
@@ -37,7 +39,6 @@ class Report:
         self.extra: list[dict[str, Any]] = []
         self.shown: dict[str, Shown] = {}
         self.others: list[dict[str, Any]] = []
-        out.mkdir(parents=True, exist_ok=True)
 
     def add(self, measures: dict[str, Any], shown: Shown, baseline: bool = False) -> None:
         """Takes a run's measures; a baseline is a row beside the others."""
@@ -222,7 +223,7 @@ class Report:
         return self.out / name
 
     def _text(self, name: str, content: str) -> None:
-        self._path(name).write_text(content, encoding="utf-8")
+        write_text(self._path(name), content)
 
 
 def _file(name: str) -> str:

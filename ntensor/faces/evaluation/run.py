@@ -59,13 +59,20 @@ def load_run(run: Path, which: str = "best") -> tuple[Model, Configuration, int]
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    steps = checkpoint.saved_steps(run)
-    if not steps:
-        raise CheckpointError(f"{run}: wanted the folder of a run, got no checkpoint in it")
-    marked = checkpoint.best(run)
-    step = marked[0] if which == "best" and marked is not None else steps[-1]
-    configuration = from_file(run / "configuration.json")
-    tensors, _ = checkpoint.load(checkpoint.folder_of(run, step))
+    while True:
+        steps = checkpoint.saved_steps(run)
+        if not steps:
+            raise CheckpointError(f"{run}: wanted the folder of a run, got no checkpoint in it")
+        marked = checkpoint.best(run)
+        step = marked[0] if which == "best" and marked is not None else steps[-1]
+        try:
+            tensors, _ = checkpoint.load(checkpoint.folder_of(run, step))
+            break
+        except CheckpointError:
+            # Training removes old checkpoints, and names another one the best before.
+            if step not in steps or checkpoint.folder_of(run, step).exists():
+                raise
+    configuration = from_file(run / checkpoint.CONFIGURATION)
     model = build(configuration.model)
     try:
         model.load_state_dict(tensors["model"])

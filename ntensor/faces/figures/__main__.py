@@ -10,14 +10,15 @@ Example: python -m ntensor.faces.figures runs/faces --out figures --poc-expressi
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from ntensor.faces.errors import ConfigurationError, FacesError
+from ntensor.faces.command import command
+from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.files import check_writable, write_text
 from ntensor.faces.media import pictures
 from ntensor.faces.media.run_inputs import Options
 
@@ -72,6 +73,7 @@ def figures(
     if unknown:
         known = ", ".join(map(str, FIGURES))
         raise ConfigurationError(f"figures are {known}, got {', '.join(map(str, unknown))}")
+    check_writable(out)
     material = Material(run, runs, options, rows, fitted)
     source = material.main.inputs.face_model.source
     lines = [f"# Figures of {run}, update {material.main.step}", "", f"Faces: {source}.", ""]
@@ -89,33 +91,25 @@ def figures(
         print(f"figure {number}: {name}, {figure.title}{notes}")
         lines.append(f"- [Figure {number}]({name}): {figure.title}{notes}.")
         made += 1
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "figures.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(out / "figures.md", "\n".join(lines) + "\n")
     print(f"{out}: {made} figures, figures.md")
 
 
 def save(figure: Figure, path: Path, scale: int) -> None:
     """Writes one figure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     if figure.plot is not None:
-        figure.plot.savefig(path, dpi=110)
+        pictures.save_figure(path, figure.plot, 110)
     if figure.columns is not None:
         shown = {title: maps.clamp(0, 1) for title, maps in figure.columns.items()}
         size = next(iter(shown.values())).shape[-1]
         pictures.save_grid(path, shown, 1 if size > 64 else scale)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    try:
-        tyro.cli(
-            figures, prog="python -m ntensor.faces.figures", description=__doc__, args=arguments
-        )
-    except FacesError as error:
-        raise SystemExit(f"error: {error}") from error
-    except (OSError, ModuleNotFoundError) as error:
-        raise SystemExit(f"error: {type(error).__name__}: {error}") from error
+    tyro.cli(figures, prog="python -m ntensor.faces.figures", description=__doc__, args=arguments)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -19,6 +19,7 @@ from ntensor.faces import extras
 from ntensor.faces.baselines.landmark_fit import to_pixels
 from ntensor.faces.datasets import scenes
 from ntensor.faces.errors import ImageError
+from ntensor.faces.files import replacing
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.rendering.renderer import Camera
 
@@ -317,6 +318,6 @@ def _resample(image: Tensor, matrix: Tensor, offset: Tensor, size: int) -> Tenso
 
 def save_image(path: Path, image: Tensor) -> None:
     """Writes colours (3, h, w), 0 to 1, in the format of the path's ending."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     pixels = (image.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
-    extras.load("PIL.Image").fromarray(pixels.cpu().numpy()).save(path)
+    with replacing(path) as unfinished:
+        extras.load("PIL.Image").fromarray(pixels.cpu().numpy()).save(unfinished)

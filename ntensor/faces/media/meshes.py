@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ntensor.faces import extras
 from ntensor.faces.datasets import scenes
 from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.files import replacing
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.rendering import harmonics
 from ntensor.faces.rendering.rasteriser import rasterise
@@ -45,8 +46,8 @@ def write(path: Path, vertices: Tensor, triangles: Tensor, colours: Tensor | Non
     mesh = extras.load("trimesh").Trimesh(
         vertices.cpu().numpy(), triangles.cpu().numpy(), vertex_colors=painted, process=False
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mesh.export(path)
+    with replacing(path) as unfinished:
+        mesh.export(unfinished)
 
 
 def shape_model(face: FaceModel) -> FaceModel:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ntensor.faces.files import replacing
+
 MARGIN = 2
 HEADER = 14
 
@@ -85,8 +87,14 @@ def save_grid(path: Path, shown: Mapping[str, Tensor], scale: int = 1) -> None:
     for column, title in enumerate(shown):
         text, font = fitting(title, width - MARGIN)
         draw.text((column * width + 1, 1), text, fill=(0, 0, 0), font=font)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    with replacing(path) as unfinished:
+        picture.save(unfinished)
+
+
+def save_figure(path: Path, figure: Any, dots: int) -> None:
+    """Writes a figure of matplotlib, `dots` an inch."""
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=dots)
 
 
 def fitting(title: str, width: int) -> tuple[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ntensor.faces import extras
+from ntensor.faces.files import replacing
 
 SHOWN = ("image", "mask", "albedo", "shading", "normal", "frontal_image", "frontal_normal")
 
@@ -51,7 +52,8 @@ def maps_of(batch: Mapping[str, Tensor], names: Sequence[str] = SHOWN) -> Tensor
     return stacked.flatten(0, 1)
 
 
-def save(path: str | Path, picture: Tensor) -> None:
+def save(path: Path, picture: Tensor) -> None:
     """Writes a picture (height, width, 3), uint8, as PNG (or what the name ends in)."""
     image = extras.load("PIL.Image")
-    image.fromarray(picture.cpu().numpy()).save(path)
+    with replacing(path) as unfinished:
+        image.fromarray(picture.cpu().numpy()).save(unfinished)

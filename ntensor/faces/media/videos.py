@@ -15,6 +15,7 @@ from ntensor.faces import editing, extras
 from ntensor.faces.datasets.rendered import SPLITS
 from ntensor.faces.editing import Encoded, nearest_rotation
 from ntensor.faces.errors import FacesError, ImageError
+from ntensor.faces.files import replacing
 
 from . import images
 from .inputs import Face, Inputs
@@ -157,15 +158,16 @@ def write(path: Path, frames: Sequence[Tensor], scale: int, rate: float) -> None
     """
     if not frames or rate <= 0:
         raise ImageError(f"{path}: wanted frames and a rate above 0, got {len(frames)} and {rate}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     large = [frame.repeat_interleave(scale, 0).repeat_interleave(scale, 1) for frame in frames]
     arrays = [frame.cpu().numpy() for frame in large]
-    if path.suffix == ".mp4":
-        _imageio().imwrite(path, np.stack(arrays), fps=rate, macro_block_size=2)
-        return
-    module = extras.load("PIL.Image")
-    first, *rest = [module.fromarray(array) for array in arrays]
-    first.save(path, save_all=True, append_images=rest, duration=round(1000 / rate), loop=0)
+    with replacing(path) as unfinished:
+        if path.suffix == ".mp4":
+            _imageio().imwrite(unfinished, np.stack(arrays), fps=rate, macro_block_size=2)
+            return
+        module = extras.load("PIL.Image")
+        first, *rest = [module.fromarray(array) for array in arrays]
+        pause = round(1000 / rate)
+        first.save(unfinished, save_all=True, append_images=rest, duration=pause, loop=0)
 
 
 def _frames(path: Path, most: int) -> Iterator[Tensor]:

@@ -24,7 +24,7 @@ def load_face_model(path: str | Path | None = None) -> FaceModel:
 
     Raises:
         FileNotFoundError: the named file is not there.
-        ValueError: the file is not a face model.
+        FaceModelError: the file is not a face model.
 
     Example:
         >>> from ntensor.faces.morphable.face_models import load_face_model

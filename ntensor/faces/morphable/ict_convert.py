@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ntensor.faces.errors import FaceModelError
+
 from .analytic_surface import scalp_weight, smoothstep
 
 # Vertices of the source's topology that are kept: name, first, one past the last. Irises, tear
@@ -59,7 +61,7 @@ def read_obj(path: Path, faces: bool = False) -> tuple[Any, list[list[int]]]:
     """Vertices (V, 3) of a Wavefront OBJ file and, if wanted, its polygons (counted from 0).
 
     Raises:
-        ValueError: the file is not such text.
+        FaceModelError: the file is not such text.
     """
     try:
         lines = path.read_text().splitlines()
@@ -70,7 +72,7 @@ def read_obj(path: Path, faces: bool = False) -> tuple[Any, list[list[int]]]:
             rows = (line[2:].split() for line in lines if line.startswith("f "))
             polygons = [[int(corner.split("/")[0]) - 1 for corner in row] for row in rows]
     except (OSError, ValueError) as error:
-        raise ValueError(f"read_obj: {path} cannot be read: {error}") from error
+        raise FaceModelError(f"read_obj: {path} cannot be read: {error}") from error
     return vertices, polygons
 
 
@@ -101,7 +103,7 @@ def convert(checkout: str | Path) -> dict[str, Any]:
         dict of arrays, as `load_ict_face` reads them.
 
     Raises:
-        ValueError: a file is missing, unreadable, or of another topology.
+        FaceModelError: a file is missing, unreadable, or of another topology.
     """
     root = Path(checkout)
     root = root / "FaceXModel" if (root / "FaceXModel").is_dir() else root
@@ -116,7 +118,7 @@ def convert(checkout: str | Path) -> dict[str, Any]:
     mean = _MILLIMETRES * neutral[kept] - shift
     identities = sorted(root.glob("identity[0-9][0-9][0-9].obj"))
     if not identities:
-        raise ValueError(f"convert: {root} has no identity000.obj")
+        raise FaceModelError(f"convert: {root} has no identity000.obj")
     modes = [_MILLIMETRES * (_read(path)[0] - neutral)[kept] for path in identities]
     expressions = [_MILLIMETRES * _expression(root, name, neutral)[kept] for name in EXPRESSIONS]
     id_q, id_step = _quantise(np.stack(modes))
@@ -151,7 +153,7 @@ def convert(checkout: str | Path) -> dict[str, Any]:
 def _read(path: Path, faces: bool = False) -> tuple[Any, list[list[int]]]:
     vertices, polygons = read_obj(path, faces)
     if len(vertices) != SOURCE_VERTICES:
-        raise ValueError(
+        raise FaceModelError(
             f"convert: {path} must have {SOURCE_VERTICES} vertices, got {len(vertices)}"
         )
     return vertices, polygons

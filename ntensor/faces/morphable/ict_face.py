@@ -8,6 +8,7 @@ expressions of "ICT Face Model Light" with weights for painting; a checkout of I
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ import torch
 from torch import Tensor
 
 from ntensor.faces import extras
+from ntensor.faces.command import command
+from ntensor.faces.errors import FaceModelError
+from ntensor.faces.files import replacing
 
 from .analytic_face import beard_weight, blush_weight
 from .face_model import MATERIALS, FaceModel
@@ -39,19 +43,19 @@ def load_ict_face(
         FaceModel
 
     Raises:
-        ValueError: not such a file, or a wrong argument.
+        FaceModelError: not such a file, or a wrong argument.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, KeyError, EOFError) as error:
-        raise ValueError(f"load_ict_face: {path} cannot be read: {error}") from error
+        raise FaceModelError(f"load_ict_face: {path} cannot be read: {error}") from error
     missing = sorted({"mean", "id_q", "expr_q", "triangles", "paint_lips"} - arrays.keys())
     if missing:
-        raise ValueError(f"load_ict_face: {path} has no array {', '.join(missing)}")
+        raise FaceModelError(f"load_ict_face: {path} has no array {', '.join(missing)}")
     available = arrays["id_q"].shape[0]
     if not 1 <= identity_modes <= available:
-        raise ValueError(
+        raise FaceModelError(
             f"load_ict_face: identity_modes must be 1..{available}, got {identity_modes}"
         )
     names = tuple(str(name) for name in arrays["part_names"])
@@ -128,14 +132,15 @@ def _shape_vertices(arrays: dict[str, Any], shape: str) -> Tensor:
         return _index(arrays["shape9375"])
     if shape not in counts:
         wanted = ", ".join(["shape9375", *counts])
-        raise ValueError(f"load_ict_face: shape must be one of {wanted}, got {shape!r}")
+        raise FaceModelError(f"load_ict_face: shape must be one of {wanted}, got {shape!r}")
     return torch.arange(counts[shape])
 
 
-def main(arguments: list[str] | None = None) -> None:
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command: makes the face model file from a checkout of ICT-FaceKit."""
 
-    def command(checkout: Path, /, *, out: Path) -> None:
+    def make(checkout: Path, /, *, out: Path) -> None:
         """Makes a face model file; keep ICT-FaceKit's licence beside it.
 
         Args:
@@ -143,17 +148,12 @@ def main(arguments: list[str] | None = None) -> None:
             out: the .npz to write.
         """
         arrays = convert(checkout)
-        temporary = out.with_name(f".{out.name}.tmp")
-        with temporary.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)
-        temporary.replace(out)
+        with replacing(out) as unfinished:
+            np.savez_compressed(unfinished, **arrays)
         print(f"{out}: {load_ict_face(out, len(arrays['id_q'])).source}")
 
-    try:
-        tyro = extras.load("tyro")
-        tyro.cli(command, prog="python -m ntensor.faces.morphable.ict_face", args=arguments)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        raise SystemExit(f"ntensor.faces.morphable.ict_face: {error}") from error
+    tyro = extras.load("tyro")
+    tyro.cli(make, prog="python -m ntensor.faces.morphable.ict_face", args=arguments)
 
 
 if __name__ == "__main__":

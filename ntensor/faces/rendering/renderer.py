@@ -16,6 +16,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.morphable.face_model import FaceModel
 
 from . import harmonics
@@ -82,7 +83,9 @@ class Renderer:
         self, face: FaceModel, size: int = 64, camera: Camera | None = None, samples: int = 2
     ) -> None:
         if size < 1 or samples < 1:
-            raise ValueError(f"Renderer: size and samples must be positive, got {size}, {samples}")
+            raise ConfigurationError(
+                f"Renderer: size and samples must be positive, got {size}, {samples}"
+            )
         self.face = face
         self.size = size
         self.camera = camera or Camera()

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ntensor.faces import files
 from ntensor.faces.errors import CheckpointError
+from ntensor.faces.files import UNFINISHED, flush
 
 PREFIX = "step-"
-UNFINISHED = ".unfinished-"
+CONFIGURATION = "configuration.json"
 BEST = "best.json"
 
 
@@ -67,16 +69,18 @@ def save(
         return target
     unfinished = target.with_name(f"{UNFINISHED}{target.name}")
     try:
-        remove_unfinished(run)
+        files.remove_unfinished(target.parent)
         unfinished.mkdir(parents=True)
         for stem, named in tensors.items():
             path = unfinished / f"{stem}.safetensors"
             save_file({name: plain(tensor) for name, tensor in named.items()}, path)
-            _flush(path)
-        _write(unfinished / "state.json", json.dumps(dict(values), indent=2) + "\n")
-        _flush(unfinished)
+            flush(path)
+        state = unfinished / "state.json"
+        state.write_text(json.dumps(dict(values), indent=2) + "\n", encoding="utf-8")
+        flush(state)
+        flush(unfinished)
         os.replace(unfinished, target)
-        _flush(target.parent)
+        flush(target.parent)
     except Exception as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         if not isinstance(error, OSError) and "SafetensorError" not in type(error).__name__:
@@ -112,15 +116,10 @@ def mark_best(run: Path, step: int, value: float) -> None:
     """Names the checkpoint of `step` the best.
 
     Raises:
-        CheckpointError: the disk refuses.
+        OutputError: the disk refuses.
     """
-    path = run / "checkpoints" / BEST
-    unfinished = path.with_name(f"{UNFINISHED}{BEST}")
-    try:
-        _write(unfinished, json.dumps({"step": step, "value": value}) + "\n")
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error})") from error
+    text = json.dumps({"step": step, "value": value}) + "\n"
+    files.write_text(run / "checkpoints" / BEST, text)
 
 
 def prune(run: Path, keep: int) -> None:
@@ -135,31 +134,16 @@ def prune(run: Path, keep: int) -> None:
             shutil.rmtree(gone)
 
 
-def remove_unfinished(run: Path) -> None:
-    """Removes what a process left that died while it wrote."""
-    for path in (run / "checkpoints").glob(f"{UNFINISHED}*"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
 def check_writable(run: Path, wanted_bytes: int) -> None:
     """Refuses a folder that cannot hold a run, before anything is computed.
 
     Raises:
-        CheckpointError: no folder can be made there, it cannot be written, or the disk has less
-            than `wanted_bytes` left.
+        OutputError: no folder can be made there, or it cannot be written.
+        CheckpointError: the disk has less than `wanted_bytes` left.
     """
     folder = run / "checkpoints"
-    probe = folder / f"{UNFINISHED}probe"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(probe, "probe")
-        probe.unlink()
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise CheckpointError(f"{run}: cannot be written ({error})") from error
+    files.check_writable(folder)
+    free = shutil.disk_usage(folder).free
     if free < wanted_bytes:
         raise CheckpointError(
             f"{run}: checkpoints need {wanted_bytes / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB"
@@ -207,21 +191,3 @@ def unpack_optimizer(
     whole = optimizer.state_dict()
     whole["state"] = state
     optimizer.load_state_dict(whole)
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file or a folder is on the disk."""
-    if os.name == "nt" and path.is_dir():
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
-from ntensor.faces.configuration import Configuration
+from ntensor.faces.configuration import Configuration, differences, from_file
 from ntensor.faces.errors import CheckpointError, ConfigurationError
+
+from . import checkpoint
 
 
 def place(module: nn.Module, device: torch.device, layout: torch.memory_format) -> None:
@@ -47,6 +52,47 @@ def check(configuration: Configuration, world: int) -> None:
         raise ConfigurationError(
             f"processes * accumulation ({world} * {settings.accumulation}) must divide "
             f"batch_size ({settings.batch_size})"
+        )
+
+
+def check_name(run: Path) -> None:
+    """Refuses a folder that TensorBoard, which takes names for UTF-8, would not find.
+
+    Raises:
+        ConfigurationError: the name is not UTF-8, or Python does not read it as such.
+    """
+    try:
+        found = str(run).encode() == os.fsencode(run)
+    except UnicodeEncodeError:
+        found = False
+    if not found:
+        raise ConfigurationError(
+            f"{run}: TensorBoard needs a folder whose name is UTF-8; where it is, and Python does "
+            "not read it so, the environment variable PYTHONUTF8=1 helps"
+        )
+
+
+def check_standing(run: Path, configuration: Configuration) -> None:
+    """Refuses to continue a run that learns something else than the configuration says.
+
+    Raises:
+        ConfigurationError: with every entry that differs; or the run's own cannot be read.
+    """
+    path = run / checkpoint.CONFIGURATION
+    steps = checkpoint.saved_steps(run)
+    if not path.exists():
+        if steps:
+            raise ConfigurationError(
+                f"{run}: holds checkpoints without the {path.name} that tells what they learnt; "
+                "choose another --out"
+            )
+        return
+    wrong = differences(from_file(path), configuration)
+    if steps and wrong:
+        raise ConfigurationError(
+            f"{run}: a run of another configuration stands there, at update {steps[-1]}: "
+            f"{'; '.join(wrong)}; choose another --out, or continue it with its own values by "
+            f"--config {path}"
         )
 
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 import ntensor
 from ntensor.faces.configuration import Configuration, to_json
 from ntensor.faces.errors import NonFiniteError
+from ntensor.faces.files import LOCK, locked, remove_unfinished, write_text
 from ntensor.faces.media import pictures
 from ntensor.faces.networks.model import build
 
@@ -24,7 +25,7 @@ from . import checkpoint
 from .independence import separation_of
 from .log import Log
 from .objective import TrainingStep, adversary_of, terms, total
-from .preparation import accumulates, check, load_weights, place
+from .preparation import accumulates, check, check_name, check_standing, load_weights, place
 from .processes import Processes
 from .samples import Samples
 from .sampling import Updates
@@ -46,7 +47,6 @@ class Trainer:
 
     Raises:
         ConfigurationError: settings that do not go together.
-        CheckpointError: the folder cannot be written, or its newest checkpoint cannot be read.
     """
 
     def __init__(
@@ -92,18 +92,38 @@ class Trainer:
         """Runs to the last update, or to a signal; `"finished"`, or the signal's name.
 
         Raises:
+            ConfigurationError: a run of another configuration stands in the folder.
+            OutputError: another process writes in the folder, or it cannot be written.
+            CheckpointError: a checkpoint could not be read or written.
             NonFiniteError: a term is NaN or infinite; its name and the last good checkpoint.
-            CheckpointError: a checkpoint could not be written.
         """
+        with self.begun():
+            return self.all_updates()
+
+    @contextlib.contextmanager
+    def begun(self) -> Iterator[None]:
+        """Takes the folder, and continues the run that stands there.
+
+        Nothing in the folder is replaced before all of it was found to fit.
+        """
+        processes = self.processes
+        with contextlib.ExitStack() as held:
+            if processes.leads:
+                check_name(self.run)
+                held.enter_context(locked(self.run, self.run / LOCK))
+                check_standing(self.run, self.configuration)
+            processes.wait()
+            self.resume()
+            if processes.leads:
+                size = sum(p.numel() * p.element_size() for p in self.model.parameters())
+                checkpoint.check_writable(self.run, wanted_bytes=4 * size)
+                remove_unfinished(self.run)
+                write_text(self.run / checkpoint.CONFIGURATION, to_json(self.configuration))
+            yield
+
+    def all_updates(self) -> str:
+        """The updates that are left; as `train`."""
         settings, processes = self.configuration.training, self.processes
-        if processes.leads:
-            size = sum(p.numel() * p.element_size() for p in self.model.parameters())
-            checkpoint.check_writable(self.run, wanted_bytes=4 * size)
-            self.run.joinpath("configuration.json").write_text(
-                to_json(self.configuration), encoding="utf-8"
-            )
-        processes.wait()
-        self.resume()
         log = Log(self.run, settings.steps, self.step, settings.batch_size, processes.leads)
         step = self.step_module()
         with log, self.signals(), ntensor.use_backend(settings.backend):

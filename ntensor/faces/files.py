@@ -1,0 +1,134 @@
+"""Files that commands write: each appears whole or not at all, and one process writes at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+
+from .errors import OutputError
+
+# What begins so is being written, or was when a process died; no reader looks at it.
+UNFINISHED = ".unfinished-"
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path`, of the same ending, that takes its place when the block ends well.
+
+    The folder is made where it is not there. Whatever ends the block otherwise leaves `path` as it
+    was.
+
+    Raises:
+        OutputError: it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ntensor.faces.files import replacing
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with replacing(Path(folder) / "sub" / "a.txt") as unfinished:
+        ...         _ = unfinished.write_text("whole")
+        ...     (Path(folder) / "sub" / "a.txt").read_text()
+        'whole'
+    """
+    unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield unfinished
+            flush(unfinished)
+            os.replace(unfinished, path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error})") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text, whole or not at all; names of files in it keep the bytes that they have.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a process left that died while it wrote; for who holds the folder's lock."""
+    for path in folder.glob(f"{UNFINISHED}*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def flush(path: Path) -> None:
+    """Waits until a file or a folder is on the disk."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the folder where it is not there.
+
+    Raises:
+        OutputError: it cannot be made, or nothing can be written in it.
+    """
+    probe = folder / f"{UNFINISHED}{os.getpid()}-probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("probe", encoding="utf-8")
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error})") from error
+
+
+@contextlib.contextmanager
+def locked(path: Path, lock: Path) -> Iterator[None]:
+    """Keeps other processes out of the same block; the lock ends with the process, however it ends.
+
+    Args:
+        path: what the block writes, for the message.
+        lock: the lock's file, there while it is held, with the process that holds it.
+
+    Raises:
+        OutputError: another process holds the lock, or there are no locks, or nothing can be
+            written.
+    """
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(lock, timeout=0, fallback_to_soft=False)
+        held.acquire()
+    except filelock.Timeout as error:
+        holder = lock.read_text(encoding="utf-8", errors="replace").strip() or "one not known"
+        raise OutputError(
+            f"{path}: another process writes there ({holder}); wait for its end, or choose another "
+            "--out"
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        raise OutputError(f"{path}: cannot be locked and written ({error})") from error
+    try:
+        lock.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        yield
+    finally:
+        try:
+            # While it is held: whoever has opened the old file finds it gone, and tries again.
+            # Windows removes no open file.
+            if os.name != "nt":
+                lock.unlink(missing_ok=True)
+        finally:
+            held.release()
