@@ -260,14 +260,14 @@ def test_a_folder_without_locks(tmp_path, monkeypatch, number):
 def test_reading_goes_on_while_training_removes_old_checkpoints(tmp_path, monkeypatch, which):
     run = write_run(tmp_path)
     shutil.copytree(checkpoint.folder_of(run, 3), checkpoint.folder_of(run, 5))
-    checkpoint.mark_best(run, 3, 1.0)
+    state = checkpoint.folder_of(run, 3) / "state.json"
+    state.write_text('{"step": 3, "validation": 1.0}')
     load, asked = checkpoint.load, []
 
     def pruned(folder, *stems):
         asked.append(folder)
         if len(asked) == 1:
             os.replace(folder, checkpoint.folder_of(run, 7))
-            checkpoint.mark_best(run, 7, 0.5)
         return load(folder, *stems)
 
     monkeypatch.setattr(checkpoint, "load", pruned)

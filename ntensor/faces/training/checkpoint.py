@@ -7,6 +7,7 @@ that dies meanwhile leaves that folder, which no reader looks at and the next wr
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -22,7 +23,6 @@ from ntensor.faces.files import UNFINISHED, flush
 
 PREFIX = "step-"
 CONFIGURATION = "configuration.json"
-BEST = "best.json"
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -37,15 +37,27 @@ def saved_steps(run: Path) -> list[int]:
 
 
 def best(run: Path) -> tuple[int, float] | None:
-    """Step and validation value of the best checkpoint; None where there is none."""
-    path = run / "checkpoints" / BEST
-    if not path.exists():
-        return None
-    try:
-        marked = json.loads(path.read_text(encoding="utf-8"))
-        return int(marked["step"]), float(marked["value"])
-    except (ValueError, KeyError, OSError) as error:
-        raise CheckpointError(f"{path}: not the mark of a best checkpoint ({error})") from error
+    """Step and validation value of the best whole checkpoint, of equal ones the first.
+
+    None where none has a finite value. What the checkpoints say is all that tells it, so that a
+    process that dies at any moment leaves nothing that contradicts them.
+
+    Raises:
+        CheckpointError: one is damaged.
+    """
+    found = []
+    for step in saved_steps(run):
+        folder = folder_of(run, step)
+        try:
+            value = values_of(folder).get("validation")
+        except CheckpointError:
+            # Training removes old checkpoints while others read.
+            if folder.exists():
+                raise
+            continue
+        if isinstance(value, float) and math.isfinite(value):
+            found.append((value, step))
+    return min(found)[::-1] if found else None
 
 
 def save(
@@ -103,27 +115,34 @@ def load(
     from safetensors.torch import load_file
 
     try:
-        values = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         tensors = {stem: load_file(folder / f"{stem}.safetensors") for stem in stems}
     except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder}: not a whole checkpoint ({error}); remove it to go back to the one before"
-        ) from error
-    return tensors, values
+        raise _damaged(folder, error) from error
+    return tensors, values_of(folder)
 
 
-def mark_best(run: Path, step: int, value: float) -> None:
-    """Names the checkpoint of `step` the best.
+def values_of(folder: Path) -> dict[str, Any]:
+    """The values of `save`.
 
     Raises:
-        OutputError: the disk refuses.
+        CheckpointError: the file is missing or damaged.
     """
-    text = json.dumps({"step": step, "value": value}) + "\n"
-    files.write_text(run / "checkpoints" / BEST, text)
+    try:
+        values = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        return dict(values)
+    except (OSError, ValueError, TypeError) as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: not a whole checkpoint ({error}); remove it to go back to the one before"
+    )
 
 
 def prune(run: Path, keep: int) -> None:
     """Removes all checkpoints but the newest `keep` and the best."""
+    files.remove_unfinished(run / "checkpoints")
     marked = best(run)
     for step in saved_steps(run)[:-keep]:
         if marked is None or step != marked[0]:
