@@ -1,34 +1,41 @@
-"""Commands that are killed at random moments and started again until they end.
+"""Commands that are disturbed at random moments and started again until they end.
 
     python kills.py --kills 50 --seed 0 train render sweep evaluate
 
 A process that has imported everything forks one child for each start, so that a start takes no
-seconds; on one thread, since threads of OpenMP do not survive a fork. A child dies by SIGKILL, or is
-sent SIGTERM, before its k-th event: opening a file for writing, flushing, renaming, making and
-removing files and folders (half of what it flushes is then missing), or an update of training. What
-it leaves at last must be what a run that nobody disturbed leaves, bit for bit.
+seconds; on one thread, since threads of OpenMP do not survive a fork. A child is sent SIGKILL or
+SIGTERM, or finds the disk full, before its k-th event: opening a file for writing, flushing,
+renaming, making and removing files and folders, or an update of training. Half of what it was to
+flush is then missing. Or its files are limited, or it is killed after some time. What it leaves at
+last must be what a run that nobody disturbed leaves, bit for bit; an error is one sentence; and
+what was reached stays.
 """
 
 import argparse
+import errno
 import io
 import os
 import random
+import re
+import resource
 import shutil
 import signal
 import sys
 import tempfile
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tqdm import tqdm
 
-from ntensor.faces import data, evaluate, sweep, train
+from ntensor.faces import data, edit, evaluate, sweep, train, verification
+from ntensor.faces.datasets.storage import META, read_meta
 from ntensor.faces.files import UNFINISHED
 from ntensor.faces.training import checkpoint
 from ntensor.faces.training.trainer import Trainer
-from small_runs import write_run
+from small_runs import HAPPY, SAD, write_run
 
 TINY = [
     *("--preset", "tiny", "--model.image-size", "16", "--model.channels", "4", "4", "4"),
@@ -41,6 +48,9 @@ CACHED = ("--data.cache", "7")
 CHANGING = ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate")
 # What a stopped command may end with.
 GENTLE = {0, 128 + signal.SIGTERM}
+# A full disk, and a folder that turned read-only.
+FULL = (errno.ENOSPC, errno.EROFS)
+ERROR = re.compile(r"^error: \S.*$", re.MULTILINE)
 
 
 class Case:
@@ -60,8 +70,18 @@ class Case:
         raise NotImplementedError
 
     def left(self):
-        """What must not depend on when the command was killed: values by name."""
-        return files_of(self.folder)
+        """What must not depend on when the command was disturbed: values by name."""
+        # A folder without a lock keeps what a killed process was writing; no reader looks at it.
+        found = files_of(self.folder)
+        return {name: content for name, content in found.items() if UNFINISHED not in name}
+
+    def reached(self):
+        """A number that no disturbance may make smaller."""
+        return 0
+
+    def ended(self, status, said):
+        """Whether there is nothing left to do."""
+        return status == 0
 
 
 def files_of(folder):
@@ -98,6 +118,9 @@ class Train(Case):
     def left(self):
         return run_of(self.folder)
 
+    def reached(self):
+        return max(checkpoint.saved_steps(self.folder), default=0)
+
 
 def run_of(run):
     files = files_of(run)
@@ -115,6 +138,9 @@ class TrainEndless(Train):
 class Render(Case):
     """A data set of four files."""
 
+    def left(self):
+        return files_of(self.folder)
+
     def command(self):
         data.main(
             [
@@ -122,6 +148,9 @@ class Render(Case):
                 *("--batch-size", "2", "--size", "8", "--face-model", "analytic"),
             ]
         )
+
+    def reached(self):
+        return read_meta(self.folder).count if (self.folder / META).exists() else 0
 
 
 class Sweep(Case):
@@ -144,6 +173,38 @@ class Sweep(Case):
             kept = {"best": checkpoint.best(run), **files_of(last), **scalars_of(run)}
             found |= {(run.name, name): value for name, value in kept.items()}
         return found
+
+
+class Verification(Case):
+    """Weights of a verification network."""
+
+    def command(self):
+        verification.main(
+            [
+                *("--out", str(self.folder / "weights.safetensors"), "--steps", "3"),
+                *("--data.cache", "6", "--data.vertices", "1000", "--data.validation", "4"),
+                *("--image-size", "16", "--width", "0.125", "--embedding", "4"),
+                *("--input-size", "32", "--batch-size", "3"),
+            ]
+        )
+
+    def ended(self, status, said):
+        return status == 0 or "is there already" in said
+
+
+class Edit(Case):
+    """An edit of a generated face."""
+
+    def prepare(self):
+        write_run(self.folder / "run")
+
+    def command(self):
+        edit.main(
+            [
+                *("light", str(self.folder / "run"), "--target", HAPPY, "--source", SAD),
+                *("--out", str(self.folder / "edited")),
+            ]
+        )
 
 
 class Evaluate(Case):
@@ -169,11 +230,16 @@ CASES = {
     "render": Render,
     "sweep": Sweep,
     "evaluate": Evaluate,
+    "verification": Verification,
+    "edit": Edit,
 }
 
 
 class Events:
-    """Counts what a process does to files of a folder; at the k-th it is sent a signal."""
+    """Counts what a process does to files of a folder; at the k-th it is disturbed.
+
+    `sent`: a signal, or the number of the error that everything which needs room raises from then.
+    """
 
     def __init__(self, folder, number=None, sent=signal.SIGKILL):
         self.folder, self.number, self.sent, self.count = str(folder), number, sent, 0
@@ -197,13 +263,19 @@ class Events:
         if event not in CHANGING or not str(arguments[0]).startswith(self.folder):
             return
         if event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR):
-            self.tell()
+            self.tell(needs_room=event in ("open", "os.mkdir"))
 
-    def tell(self, descriptor=None):
+    def tell(self, descriptor=None, needs_room=False):
         if os.getpid() != self.process:
             return
         self.count += 1
-        if self.count != self.number:
+        if self.number is None or self.count < self.number:
+            return
+        if not isinstance(self.sent, signal.Signals):
+            if needs_room or descriptor is not None:
+                raise OSError(self.sent, os.strerror(self.sent))
+            return
+        if self.count > self.number:
             return
         if descriptor is not None and self.sent == signal.SIGKILL:
             halve(descriptor)
@@ -217,14 +289,23 @@ def halve(descriptor):
         os.truncate(path, path.stat().st_size // 2)
 
 
-def start(case, number=None, sent=signal.SIGKILL, after=None):
-    """Runs the command in a child: its status, the events that it counted, and what it said."""
+def start(case, number=None, sent=signal.SIGKILL, after=None, largest=None):
+    """Runs the command in a child: its status, the events that it counted, and what it said.
+
+    Args:
+        case (Case)
+        number (int or None), sent: as for `Events`.
+        after (float or None): seconds until it is killed.
+        largest (int or None): bytes of a file.
+    """
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as counted:
         child = os.fork()
         if child == 0:
             os.setpgid(0, 0)
             os.dup2(said.fileno(), 1)
             os.dup2(said.fileno(), 2)
+            if largest is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
             run_child(case, Events(case.folder, number, sent), counted)
         if after is not None:
             time.sleep(after)
@@ -252,6 +333,9 @@ def run_child(case, events, counted):
 
         traceback.print_exc()
     finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
         counted.write(str(events.count).encode())
         counted.flush()
         os._exit(status)
@@ -277,7 +361,8 @@ class Suite:
         self.name, self.folder = name, folder
         self.random = random.Random(f"{name} {seed}")
         self.wanted, self.events, self.seconds = self.undisturbed()
-        self.kills = self.stops = self.ends = 0
+        self.largest = max(len(v) for v in self.wanted.values() if isinstance(v, bytes))
+        self.kills = self.stops = self.refusals = self.ends = 0
 
     def case(self):
         case = CASES[self.name](self.folder / "work")
@@ -287,6 +372,10 @@ class Suite:
         return case
 
     def undisturbed(self):
+        # Here once: what a command imports late is then there for every child.
+        tqdm.monitor_interval = 0
+        with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+            self.case().command()
         case = self.case()
         begin = time.monotonic()
         status, events, said = start(case)
@@ -300,23 +389,26 @@ class Suite:
 
     def disturbed(self, kills):
         """One command from its first start to its end."""
-        case, moments = self.case(), []
+        case, moments, reached = self.case(), [], 0
         while True:
             arguments = self.moment() if self.kills < kills else {}
             moments.append(arguments)
             status, _, said = start(case, **arguments)
-            where = f"{self.name}: after {moments}: "
-            gentle = arguments.get("sent") == signal.SIGTERM
+            where = f"{self.name}: after {moments}: status {status}\n{said}\n"
+            assert "Traceback" not in said, where
+            assert case.reached() >= reached, where
+            reached = case.reached()
             if status == -signal.SIGKILL:
                 self.kills += 1
-            elif gentle and status in GENTLE:
+            elif arguments.get("sent") == signal.SIGTERM and status in GENTLE:
+                # A stopped training ends well too; the next start tells whether it was the end.
                 self.stops += 1
-            else:
-                assert status == 0, f"{where}status {status}\n{said}"
-            assert "Traceback" not in said, where + said
-            # A stopped training ends well too; the next start tells whether it was the end.
-            if status == 0 and not gentle:
+            elif case.ended(status, said):
                 break
+            else:
+                refused = "largest" in arguments or arguments.get("sent") in FULL
+                assert refused and status == 1 and len(ERROR.findall(said)) == 1, where
+                self.refusals += 1
         different = differences(case.left(), self.wanted)
         assert not different, f"{where}differs: {different}"
         self.ends += 1
@@ -326,8 +418,13 @@ class Suite:
         kind = self.random.random()
         if kind < 0.2:
             return {"after": self.random.uniform(0, self.seconds)}
+        if kind < 0.3:
+            return {"largest": self.random.randint(0, self.largest)}
         number = self.random.randint(1, self.events)
-        return {"number": number, "sent": signal.SIGTERM if kind > 0.85 else signal.SIGKILL}
+        sent = signal.SIGKILL
+        if kind > 0.8:
+            sent = self.random.choice([signal.SIGTERM, *FULL])
+        return {"number": number, "sent": sent}
 
 
 def main():
@@ -342,7 +439,8 @@ def main():
             suite = Suite(name, Path(folder) / name, options.seed)
             suite.until(options.kills)
             print(
-                f"{name}: {suite.kills} kills, {suite.stops} stops, {suite.ends} whole ends, "
+                f"{name}: {suite.kills} kills, {suite.stops} stops, {suite.refusals} refusals, "
+                f"{suite.ends} whole ends, "
                 f"{suite.events} events, {suite.seconds:.1f} s undisturbed",
                 flush=True,
             )
