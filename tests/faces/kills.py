@@ -60,6 +60,8 @@ class Case:
         folder (Path): where it works.
     """
 
+    threads = 1
+
     def __init__(self, folder):
         self.folder = folder
 
@@ -133,6 +135,12 @@ class TrainEndless(Train):
     """Training on new samples, drawn by a process of its own."""
 
     options = ("--data.workers", "1")
+
+
+class TrainThreads(Train):
+    """Training on two threads."""
+
+    threads = 2
 
 
 class Render(Case):
@@ -227,6 +235,7 @@ class Evaluate(Case):
 CASES = {
     "train": Train,
     "endless": TrainEndless,
+    "threads": TrainThreads,
     "render": Render,
     "sweep": Sweep,
     "evaluate": Evaluate,
@@ -321,6 +330,8 @@ def run_child(case, events, counted):
     try:
         sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), write_through=True)
         sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb", closefd=False), write_through=True)
+        # Here first: the parent has no threads, which a fork would lose.
+        torch.set_num_threads(case.threads)
         events.begin()
         case.command()
         status = 0

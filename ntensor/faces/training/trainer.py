@@ -117,7 +117,8 @@ class Trainer:
             if processes.leads:
                 size = sum(p.numel() * p.element_size() for p in self.model.parameters())
                 checkpoint.check_writable(self.run, wanted_bytes=4 * size)
-                remove_unfinished(self.run)
+                for folder in (self.run, self.run / "pictures"):
+                    remove_unfinished(folder)
                 checkpoint.prune(self.run, self.configuration.training.keep)
                 write_text(self.run / checkpoint.CONFIGURATION, to_json(self.configuration))
             yield
