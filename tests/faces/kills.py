@@ -430,7 +430,9 @@ class Suite:
         if kind < 0.2:
             return {"after": self.random.uniform(0, self.seconds)}
         if kind < 0.3:
-            return {"largest": self.random.randint(0, self.largest)}
+            # What it says goes to files as well, and has room there.
+            least = 2**13
+            return {"largest": self.random.randint(least, max(least, self.largest))}
         number = self.random.randint(1, self.events)
         sent = signal.SIGKILL
         if kind > 0.8:
