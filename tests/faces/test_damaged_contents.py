@@ -197,10 +197,6 @@ def state(text):
     return lambda run: (checkpoint.folder_of(run, 3) / "state.json").write_text(text)
 
 
-def best(text):
-    return lambda run: (run / "checkpoints" / "best.json").write_text(text)
-
-
 def weights(change):
     def apply(run):
         path = checkpoint.folder_of(run, 3) / "model.safetensors"
@@ -228,9 +224,8 @@ RUNS = {
     "step text": (state('{"step": "3"}'), "step must be the folder's, got '3'"),
     "step other": (state('{"step": 4}'), "step must be the folder's, got 4"),
     "state deep": (state("[" * 9999), "recursion"),
-    "best []": (best("[]"), "best.json: not the mark"),
-    "best {}": (best("{}"), "no entry step"),
-    "best NaN": (best('{"step": 3, "value": NaN}'), "finite value"),
+    "value text": (state('{"step": 3, "validation": "1"}'), "a number or null, got '1'"),
+    "value other": (state('{"step": 3, "validation": true}'), "a number or null, got True"),
     "int32": (weights(lambda t: t.int()), "wanted float32 of shape .* got int32"),
     "NaN": (weights(lambda t: t * torch.nan), "encoder.bottleneck.weight has NaN"),
     "shape": (weights(lambda t: t[:1]), "encoder.bottleneck.weight: wanted"),

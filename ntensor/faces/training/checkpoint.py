@@ -6,7 +6,6 @@ that dies meanwhile leaves that folder, which no reader looks at and the next wr
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -26,7 +25,6 @@ from ntensor.faces.reading import check_tensors, read_json, read_tensors
 
 PREFIX = "step-"
 CONFIGURATION = "configuration.json"
-BEST = "best.json"
 
 # What the optimizers keep for each parameter.
 _ENTRIES: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
@@ -34,18 +32,6 @@ _ENTRIES: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     torch.optim.RMSprop: ("step", "square_avg"),
 }
 _NOT_NEGATIVE = ("step", "exp_avg_sq", "square_avg")
-
-
-@dataclasses.dataclass
-class Mark:
-    """What `best.json` says."""
-
-    step: int
-    value: float
-
-    def __post_init__(self) -> None:
-        if self.step < 0 or not math.isfinite(self.value):
-            raise ValueError(f"wanted a step and a finite value, got {self.step} and {self.value}")
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -63,17 +49,27 @@ def saved_steps(run: Path) -> list[int]:
 
 
 def best(run: Path) -> tuple[int, float] | None:
-    """Step and validation value of the best checkpoint; None where there is none."""
-    path = run / "checkpoints" / BEST
-    if not path.exists():
-        return None
-    try:
-        marked = read_json(path, Mark)
-    except DamagedData as error:
-        raise CheckpointError(
-            f"{path}: not the mark of a best checkpoint ({error.reason}); remove it to go on"
-        ) from error
-    return marked.step, marked.value
+    """Step and validation value of the best whole checkpoint, of equal ones the first.
+
+    None where none has a finite value. What the checkpoints say is all that tells it, so that a
+    process that dies at any moment leaves nothing that contradicts them.
+
+    Raises:
+        CheckpointError: one is damaged.
+    """
+    found = []
+    for step in saved_steps(run):
+        folder = folder_of(run, step)
+        try:
+            value: float | None = values_of(folder).get("validation")
+        except CheckpointError:
+            # Training removes old checkpoints while others read.
+            if folder.exists():
+                raise
+            continue
+        if value is not None and math.isfinite(value):
+            found.append((value, step))
+    return min(found)[::-1] if found else None
 
 
 def save(
@@ -128,32 +124,41 @@ def load(
         CheckpointError: a file is missing, cut short or damaged.
     """
     try:
-        values = read_json(folder / "state.json", dict[str, Any])
-        step = values.get("step")
-        if type(step) is not int or folder.name != f"{PREFIX}{step:08d}":
-            raise DamagedData(
-                folder / "state.json", None, f"step must be the folder's, got {step!r}"
-            )
+        values = values_of(folder)
         tensors = {stem: read_tensors(folder / f"{stem}.safetensors")[0] for stem in stems}
     except DamagedData as error:
-        raise CheckpointError(
-            f"{folder}: not a whole checkpoint ({error}); remove it to go back to the one before"
-        ) from error
+        raise _damaged(folder, error) from error
     return tensors, values
 
 
-def mark_best(run: Path, step: int, value: float) -> None:
-    """Names the checkpoint of `step` the best.
+def values_of(folder: Path) -> dict[str, Any]:
+    """The values of `save`.
 
     Raises:
-        OutputError: the disk refuses.
+        CheckpointError: the file is missing or damaged.
     """
-    text = json.dumps({"step": step, "value": value}) + "\n"
-    files.write_text(run / "checkpoints" / BEST, text)
+    path = folder / "state.json"
+    try:
+        values = read_json(path, dict[str, Any])
+        step, value = values.get("step"), values.get("validation")
+        if type(step) is not int or folder.name != f"{PREFIX}{step:08d}":
+            raise DamagedData(path, None, f"step must be the folder's, got {step!r}")
+        if not isinstance(value, float | None):
+            raise DamagedData(path, None, f"validation must be a number or null, got {value!r}")
+    except DamagedData as error:
+        raise _damaged(folder, error) from error
+    return values
+
+
+def _damaged(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: not a whole checkpoint ({error}); remove it to go back to the one before"
+    )
 
 
 def prune(run: Path, keep: int) -> None:
     """Removes all checkpoints but the newest `keep` and the best."""
+    files.remove_unfinished(run / "checkpoints")
     marked = best(run)
     for step in saved_steps(run)[:-keep]:
         if marked is None or step != marked[0]:

@@ -63,7 +63,10 @@ class Samples(Protocol):
     def statistics(self) -> Mapping[str, tuple[Tensor, Tensor]]: ...
 
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The batch of these samples; a function of `indices` alone."""
+        """The batch of these samples, each of them, bit for bit, a function of its own index alone.
+
+        Where samples are drawn on a GPU, a function of `indices` alone.
+        """
 
 
 class GeneratedSamples:
@@ -158,7 +161,8 @@ class Told:
 class Cached:
     """Keeps every sample that was asked for once, its maps rounded to eight bits.
 
-    About 65 KB a sample of 64 x 64 and the shape. A sample is the same whether it was kept or not.
+    About 65 KB a sample of 64 x 64 and the shape. A sample is asked for alone, so that it is the
+    same, bit for bit, whenever and beside whichever others it is read first.
 
     Args:
         samples (Samples): finite.
@@ -172,11 +176,10 @@ class Cached:
         self._kept: dict[int, dict[str, Tensor]] = {}
 
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        missing = [index for index in indices if index not in self._kept]
-        if missing:
-            batch = pack(self.samples[missing])
-            for row, index in enumerate(missing):
-                self._kept[index] = {name: value[row].clone() for name, value in batch.items()}
+        for index in indices:
+            if index not in self._kept:
+                batch = pack(self.samples[[index]])
+                self._kept[index] = {name: value[0] for name, value in batch.items()}
         rows = [self._kept[index] for index in indices]
         return unpack({name: torch.stack([row[name] for row in rows]) for name in rows[0]})
 

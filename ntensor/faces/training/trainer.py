@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -119,7 +118,9 @@ class Trainer:
             if processes.leads:
                 size = sum(p.numel() * p.element_size() for p in self.model.parameters())
                 checkpoint.check_writable(self.run, wanted_bytes=4 * size)
-                remove_unfinished(self.run)
+                for folder in (self.run, self.run / "pictures"):
+                    remove_unfinished(folder)
+                checkpoint.prune(self.run, self.configuration.training.keep)
                 write_text(self.run / checkpoint.CONFIGURATION, to_json(self.configuration))
             yield
 
@@ -141,7 +142,7 @@ class Trainer:
                 if last or self.step % settings.validate_every == 0:
                     value = self.validate(log)
                 if last or stopped or self.step % settings.checkpoint_every == 0:
-                    self.save(value)
+                    self.save(value, log)
                 if stopped and not last:
                     return self.stopping or "stopped by another process"
         return "finished"
@@ -315,8 +316,13 @@ class Trainer:
             output = self.model(batch["image"])
         log.pictures(self.step, pictures.columns(batch, output))
 
-    def save(self, value: float | None) -> None:
-        """Writes a checkpoint; `value` of the validation decides whether it is the best."""
+    def save(self, value: float | None, log: Log) -> None:
+        """Writes a checkpoint; `value` of the validation decides whether it is the best.
+
+        What was logged until then is on the disk before it, since a run that continues from it logs
+        nothing of that again.
+        """
+        log.flush()
         if self.processes.leads:
             training = checkpoint.pack_optimizer("optimizer", self.optimizer)
             training["random_state"] = torch.get_rng_state()
@@ -332,16 +338,12 @@ class Trainer:
                 "torch": torch.__version__,
             }
             checkpoint.save(self.run, self.step, tensors, values)
-            marked = checkpoint.best(self.run)
-            better = value is not None and (marked is None or value < marked[1])
-            if value is not None and better and math.isfinite(value):
-                checkpoint.mark_best(self.run, self.step, value)
             checkpoint.prune(self.run, self.configuration.training.keep)
         self.processes.wait()
 
     def resume(self) -> None:
         """Continues from the newest checkpoint of the folder, if there is one."""
-        # Read by every `save`; what is wrong with it is told before anything is computed.
+        # Every `save` asks for it; what is wrong with one is told before anything is computed.
         checkpoint.best(self.run)
         steps = checkpoint.saved_steps(self.run)
         if not steps:
