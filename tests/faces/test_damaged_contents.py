@@ -272,6 +272,9 @@ def test_optimizer_state():
         tensors = {n: t for n, t in {**good, **changed}.items() if t is not None}
         with pytest.raises(CheckpointError, match=reason):
             checkpoint.unpack_optimizer("a", optimizer, tensors)
+    fresh = torch.optim.Adam(layer.parameters())
+    checkpoint.unpack_optimizer("a", fresh, checkpoint.pack_optimizer("a", fresh), stepped=False)
+    assert not fresh.state
 
 
 def test_weights_of_a_verification_network(tmp_path):

@@ -200,9 +200,16 @@ def pack_optimizer(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Ten
 
 
 def unpack_optimizer(
-    name: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+    name: str,
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
+    stepped: bool = True,
 ) -> None:
     """Puts the state of `pack_optimizer` back; hyper-parameters stay the optimizer's own.
+
+    Args:
+        name, optimizer, tensors: as for and of `pack_optimizer`.
+        stepped: it has made a step, before which it has no state.
 
     Raises:
         CheckpointError: an entry is missing, unknown, or not of its parameter's type and shape.
@@ -228,9 +235,8 @@ def unpack_optimizer(
         check_tensors(mine, wanted)
     except ValueError as error:
         raise CheckpointError(f"optimizer state: {error}") from error
-    if not mine or any(
-        float(value.min()) < 0 for key, value in mine.items() if key.endswith(_NOT_NEGATIVE)
-    ):
+    squares = [value for key, value in mine.items() if key.endswith(_NOT_NEGATIVE)]
+    if (stepped and not mine) or any(float(value.min()) < 0 for value in squares):
         raise CheckpointError(f"{name}: wanted its state, without negative squares, got another")
     whole = optimizer.state_dict()
     whole["state"] = state

@@ -204,7 +204,7 @@ class Trainer:
     def update(self, step: nn.Module, parts: list[dict[str, Tensor]], log: Log) -> None:
         """One update of the network, then one of the adversary."""
         settings = self.configuration.training
-        codes_only = self.step < settings.code_steps and hasattr(self.model, "regress")
+        codes_only = self.codes_only(self.step)
         self.set_rates()
         self.optimizer.zero_grad(set_to_none=not self.accumulates)
         if self.adversary is not None:
@@ -232,6 +232,11 @@ class Trainer:
         if self.step % settings.log_every == 0 or self.step == settings.steps:
             values = {name: float(term) for name, term in found.items()}
             log.losses(self.step, float(weighted), values | told)
+
+    def codes_only(self, number: int) -> bool:
+        """Whether the update after `number` others teaches the codes alone."""
+        settings = self.configuration.training
+        return number < settings.code_steps and hasattr(self.model, "regress")
 
     def update_adversary(
         self, parts: list[dict[str, Tensor]], outputs: list[dict[str, Tensor]]
@@ -354,7 +359,8 @@ class Trainer:
         load_weights(self.model, tensors["model"], "model")
         checkpoint.unpack_optimizer("optimizer", self.optimizer, training)
         if self.rival is not None:
-            checkpoint.unpack_optimizer("rival", self.rival, training)
+            fought = not self.codes_only(values["step"] - 1)
+            checkpoint.unpack_optimizer("rival", self.rival, training, fought)
         for name, module in self.companions().items():
             mine = {key: t for key, t in training.items() if key.startswith(f"{name}.")}
             load_weights(module, {k.removeprefix(f"{name}."): t for k, t in mine.items()}, name)
