@@ -6,9 +6,25 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from .errors import ConfigurationError
+from .entries import (
+    Count,
+    DataExtent,
+    Device,
+    Extent,
+    ImageSize,
+    Positive,
+    Rate,
+    Seed,
+    Share,
+    Weight,
+    Within,
+    Workers,
+    check_entries,
+)
+from .errors import ConfigurationError, DamagedData
+from .reading import read_yaml, reasons
 
 Network = Literal["neuro-tensorial", "intrinsic", "plain", "proof-of-concept"]
 
@@ -48,19 +64,19 @@ class ModelConfiguration:
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     network: Network = "neuro-tensorial"
-    image_size: int = 64
-    channels: tuple[int, int, int] = (96, 48, 24)
-    kernel_size: int = 5
-    k_i: int = 128
-    k_b: int = 128
-    k_m: int = 128
-    k_l: int = 9
-    k_exp: int = 15
-    k_id: int = 80
-    k_intrinsic: int = 128
-    k_3d: int = 3 * 9375
-    exp_3dmm: int = 28
-    id_3dmm: int = 157
+    image_size: ImageSize = 64
+    channels: Annotated[tuple[int, int, int], Within(1, 4096)] = (96, 48, 24)
+    kernel_size: Annotated[int, Within(1, 31)] = 5
+    k_i: Extent = 128
+    k_b: Extent = 128
+    k_m: Extent = 128
+    k_l: Extent = 9
+    k_exp: Extent = 15
+    k_id: Extent = 80
+    k_intrinsic: Extent = 128
+    k_3d: DataExtent = 3 * 9375
+    exp_3dmm: DataExtent = 28
+    id_3dmm: DataExtent = 157
     rotation: Literal["column", "row", "off"] = "column"
     unpooling: bool = True
     subpixel: bool = False
@@ -79,10 +95,7 @@ class ModelConfiguration:
         return found if self.network == "proof-of-concept" else {}
 
     def __post_init__(self) -> None:
-        if self.image_size < 8 or self.image_size % 8:
-            raise ConfigurationError(
-                f"image_size must be a positive multiple of 8, got {self.image_size}"
-            )
+        check_entries(self)
         if self.kernel_size % 2 == 0:
             raise ConfigurationError(f"kernel_size must be odd, got {self.kernel_size}")
         if self.k_exp * self.k_id % 3 and self.rotation != "off":
@@ -106,31 +119,34 @@ class LossConfiguration:
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
-    reconstruction: float = 30.0
-    colour: float = 0.0
-    thumbnail: float = 0.0
-    adversarial: float = 1.0
-    verification: float = 1.0
-    pose: float = 1.0
-    expression: float = 0.5
-    identity: float = 0.5
-    independence: float = 0.0
-    shape: float = 1.0
-    frontal_image: float = 10.0
-    frontal_normal: float = 5.0
-    normal: float = 8.0
-    normal_unit: float = 0.2
-    normal_smoothness: float = 0.02
-    albedo_smoothness: float = 0.2
-    white_shading: float = 1.0
-    light: float = 3.0
-    mask: float = 4.0
-    mask_smoothness: float = 0.0
-    background: float = 5.0
-    texture: float = 30.0
-    prior: float = 0.1
-    gamma: float = 0.7
-    k_rate: float = 0.001
+    reconstruction: Weight = 30.0
+    colour: Weight = 0.0
+    thumbnail: Weight = 0.0
+    adversarial: Weight = 1.0
+    verification: Weight = 1.0
+    pose: Weight = 1.0
+    expression: Weight = 0.5
+    identity: Weight = 0.5
+    independence: Weight = 0.0
+    shape: Weight = 1.0
+    frontal_image: Weight = 10.0
+    frontal_normal: Weight = 5.0
+    normal: Weight = 8.0
+    normal_unit: Weight = 0.2
+    normal_smoothness: Weight = 0.02
+    albedo_smoothness: Weight = 0.2
+    white_shading: Weight = 1.0
+    light: Weight = 3.0
+    mask: Weight = 4.0
+    mask_smoothness: Weight = 0.0
+    background: Weight = 5.0
+    texture: Weight = 30.0
+    prior: Weight = 0.1
+    gamma: Share = 0.7
+    k_rate: Share = 0.001
+
+    def __post_init__(self) -> None:
+        check_entries(self)
 
 
 @dataclass(frozen=True)
@@ -160,14 +176,17 @@ class DataConfiguration:
     source: str = "generated"
     validation_source: str | None = None
     face_model: str | None = None
-    vertices: int = 0
+    vertices: Annotated[int, Within(0, 1_000_000)] = 0
     variation: Literal["all", "expression", "pose"] = "all"
-    cache: int = 0
-    validation: int = 256
-    seed: int = 0
-    workers: int = 0
-    device: str = "cpu"
+    cache: Count = 0
+    validation: Positive = 256
+    seed: Seed = 0
+    workers: Workers = 0
+    device: Device = "cpu"
     skip_damaged: bool = False
+
+    def __post_init__(self) -> None:
+        check_entries(self)
 
 
 @dataclass(frozen=True)
@@ -194,33 +213,31 @@ class TrainingConfiguration:
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
-    steps: int = 60_000
-    code_steps: int = 0
-    batch_size: int = 64
-    accumulation: int = 1
+    steps: Positive = 60_000
+    code_steps: Count = 0
+    batch_size: Positive = 64
+    accumulation: Positive = 1
     optimizer: Literal["rmsprop", "adam"] = "adam"
-    learning_rate: float = 2e-4
-    discriminator_rate: float = 1e-4
-    warmup: int = 200
-    final_rate: float = 0.02
-    clip: float = 0.0
+    learning_rate: Rate = 2e-4
+    discriminator_rate: Rate = 1e-4
+    warmup: Count = 200
+    final_rate: Share = 0.02
+    clip: Weight = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = True
     compile: bool = False
     backend: Literal["native", "triton", "reference"] | None = None
-    device: str = "auto"
-    seed: int = 0
-    log_every: int = 20
-    picture_every: int = 1000
-    validate_every: int = 1000
-    checkpoint_every: int = 1000
-    keep: int = 2
+    device: Device = "auto"
+    seed: Seed = 0
+    log_every: Positive = 20
+    picture_every: Positive = 1000
+    validate_every: Positive = 1000
+    checkpoint_every: Positive = 1000
+    keep: Positive = 2
     verification_weights: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation", "keep"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_entries(self)
         if self.batch_size % self.accumulation:
             raise ConfigurationError(
                 f"accumulation ({self.accumulation}) must divide batch_size ({self.batch_size})"
@@ -237,6 +254,9 @@ class Configuration:
     losses: LossConfiguration = field(default_factory=LossConfiguration)
     data: DataConfiguration = field(default_factory=DataConfiguration)
     training: TrainingConfiguration = field(default_factory=TrainingConfiguration)
+
+    def __post_init__(self) -> None:
+        check_entries(self)
 
 
 def fitted(configuration: Configuration, sizes: Mapping[str, int]) -> Configuration:
@@ -320,24 +340,19 @@ def from_mapping(values: Any, source: str) -> Configuration:
     try:
         return pydantic.TypeAdapter(Configuration).validate_python(values)
     except pydantic.ValidationError as error:
-        found = "; ".join(
-            f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors()
-        )
-        raise ConfigurationError(f"{source}: {found}") from error
+        raise ConfigurationError(f"{source}: {reasons(error)}") from error
 
 
 def from_file(path: str | Path, base: Configuration | None = None) -> Configuration:
     """Reads a YAML or JSON file; what it leaves out is as in `base`.
 
     Raises:
-        ConfigurationError: no such file, no mapping, an unknown key or a wrong type.
+        ConfigurationError: no such file, no mapping, an unknown key, or a wrong type or value.
     """
-    import yaml
-
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path}: {error}") from error
+        values = read_yaml(path)
+    except DamagedData as error:
+        raise ConfigurationError(str(error)) from error
     if not isinstance(values, dict):
         raise ConfigurationError(
             f"{path}: wanted a mapping of sections, got {type(values).__name__}"

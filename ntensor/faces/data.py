@@ -9,7 +9,7 @@ if __name__ == "__main__":
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,8 +23,11 @@ from ntensor.faces.morphable.face_models import load_face_model
 
 from . import extras
 from .command import command
+from .entries import Positive, Seed, Within, Workers, check_arguments
 from .media import sheet
 
+Side = Annotated[int, Within(8, 2048)]
+Tiles = Annotated[int, Within(1, 1000)]
 VARIATIONS = {"all": Variation(), "poc-expression": POC_EXPRESSION, "poc-pose": POC_POSE}
 
 
@@ -44,16 +47,16 @@ class _Ranges(Dataset[dict[str, Tensor]]):
 
 def render(
     out: Path,
-    count: int,
+    count: Positive,
     *,
     split: Literal["train", "validation", "test", "poc-train", "poc-test"] = "train",
-    size: int = 64,
-    seed: int = 0,
+    size: Side = 64,
+    seed: Seed = 0,
     variation: Literal["all", "poc-expression", "poc-pose"] = "all",
     face_model: str | None = None,
-    batch_size: int = 64,
-    shard_size: int = 512,
-    workers: int = 0,
+    batch_size: Positive = 64,
+    shard_size: Positive = 512,
+    workers: Workers = 0,
 ) -> None:
     """Renders a data set. A folder that was begun with the same arguments is continued.
 
@@ -70,6 +73,7 @@ def render(
         shard_size: samples a file.
         workers: processes that render; 0: this one.
     """
+    check_arguments(render, locals())
     face = load_face_model(face_model)
     faces = GeneratedFaces(face, split, size, seed, batch_size, VARIATIONS[variation])
     extra = {"seed": seed, "variation": variation, "size": size}
@@ -92,6 +96,7 @@ def check_command(folder: Path, *, limit: int = 20) -> None:
         folder: of the data set.
         limit: how many damages are printed.
     """
+    check_arguments(check_command, locals())
     meta, damages, figures = check(folder)
     for damage in damages[:limit]:
         print(damage)
@@ -110,10 +115,10 @@ def sheet_command(
     *,
     data: Path | None = None,
     split: Literal["train", "validation", "test", "poc-train", "poc-test"] = "train",
-    rows: int = 8,
-    columns: int = 8,
-    size: int = 64,
-    seed: int = 0,
+    rows: Tiles = 8,
+    columns: Tiles = 8,
+    size: Side = 64,
+    seed: Seed = 0,
     maps: bool = False,
     face_model: str | None = None,
 ) -> None:
@@ -130,6 +135,7 @@ def sheet_command(
         maps: one row a sample, with image, mask, albedo, shading, normals and frontal maps.
         face_model: as for render.
     """
+    check_arguments(sheet_command, locals())
     sheet.check_ending(out)
     count = rows if maps else rows * columns
     if data is not None:

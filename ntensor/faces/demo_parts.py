@@ -19,6 +19,7 @@ from ntensor.faces.media.inputs import Face
 from ntensor.faces.media.run_inputs import Options, RunInputs
 from ntensor.faces.media.sheet import as_colours
 from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.reading import read_picture
 
 from . import editing, extras
 from .datasets import scenes
@@ -131,10 +132,10 @@ class Demo:
         """The middle square of a picture's file, for the network.
 
         Raises:
-            ImageError: see `images.read_image`; the message names the file without its folder.
+            ImageError: see `read_picture`; the message names the file without its folder.
         """
         try:
-            return self.run.inputs.cropped(images.read_image(path, MOST_PIXELS), path).image
+            return self.run.inputs.cropped(read_picture(path, MOST_PIXELS), path).image
         except ImageError as error:
             raise ImageError(str(error).replace(str(path), path.name)) from error
 

@@ -17,40 +17,27 @@ if __name__ == "__main__":
     launch("ntensor.faces.edit")
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 import tyro
-from torch import Tensor
 
 from ntensor.faces.editing.codes import Mask
 from ntensor.faces.media.images import save_image
-from ntensor.faces.media.inputs import Face, pictures_of
+from ntensor.faces.media.inputs import pictures_of
 from ntensor.faces.media.run_inputs import Options, RunInputs, paired
-from ntensor.faces.media.sheet import as_colours, tile
+from ntensor.faces.media.sheet import tile
 
 from . import editing, extras
 from .command import command
 from .errors import ConfigurationError
-from .media import pictures, videos
+from .media import pictures, transfers, videos
 
 Run = Annotated[Path, tyro.conf.Positional]
 Settings = Annotated[Options, tyro.conf.arg(name="")]
 Edit = Literal["expression", "pose", "light", "identity"]
 _DEFAULT = Options()
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a transfer is done: arguments of the commands; `leak` is that of `follow`."""
-
-    project: bool = False
-    mask: Mask = "normals"
-    leak: Tensor | None = None
-    detail: bool = False
-    warp: bool = False
 
 
 def expression(
@@ -80,7 +67,9 @@ def expression(
     if detail and warp:
         raise ConfigurationError("detail and warp are two ways to do it; got both")
     found = RunInputs(run, options, "expression")
-    _transfer(found, "expression", target, source, out, Way(detail=detail, warp=warp))
+    transfers.write(
+        found, "expression", target, source, out, transfers.Way(detail=detail, warp=warp)
+    )
 
 
 def pose(
@@ -111,7 +100,7 @@ def pose(
     """
     found = RunInputs(run, options, "pose")
     leak = found.leak if follow else None
-    _transfer(found, "pose", target, source, out, Way(project, mask, leak))
+    transfers.write(found, "pose", target, source, out, transfers.Way(project, mask, leak))
 
 
 def identity(
@@ -138,7 +127,7 @@ def identity(
     """
     found = RunInputs(run, options, "identity")
     leak = found.leak if follow else None
-    _transfer(found, "identity", target, source, out, Way(mask=mask, leak=leak))
+    transfers.write(found, "identity", target, source, out, transfers.Way(mask=mask, leak=leak))
 
 
 def light(
@@ -162,7 +151,7 @@ def light(
         detail: as for expression.
     """
     found = RunInputs(run, options, "light")
-    _transfer(found, "light", target, source, out, Way(detail=detail))
+    transfers.write(found, "light", target, source, out, transfers.Way(detail=detail))
 
 
 def interpolate(
@@ -237,10 +226,10 @@ def grid(
     blank = torch.ones(1, *targets[0].image.shape)
     cells = [blank, pictures_of(sources)]
     for row, face in enumerate(targets):
-        made = transferred(found, edit, given[row], taken, Way())
+        made = transfers.transferred(found, edit, given[row], taken, transfers.Way())
         cells += [face.image[None], found.shown(made["image"])]
     picture = tile(torch.cat(cells), len(sources) + 1).float().permute(2, 0, 1) / 255
-    save_image(found.output(out / "grid.png"), enlarged(picture, options.scale))
+    save_image(found.output(out / "grid.png"), transfers.enlarged(picture, options.scale))
     print(f"{out}: grid.png; {edit} of {len(sources)} sources on {len(targets)} targets")
 
 
@@ -317,91 +306,6 @@ def video(
         f"{out}: {len(frames)} frames/*.png, video.{format}, side_by_side.{format}, figure.png; "
         f"landmarks of the warp: {origin}"
     )
-
-
-def transferred(
-    found: RunInputs,
-    edit: str,
-    target: editing.Encoded,
-    source: editing.Encoded,
-    way: Way,
-) -> dict[str, Tensor]:
-    """The decoder's outputs of one edit, a key of `editing.CODES`."""
-    if edit == "expression":
-        return editing.expression(found.model, target, source)
-    if edit == "light":
-        return editing.light(found.model, target, source)
-    if edit == "pose":
-        return editing.pose(found.model, target, source, way.project, way.mask, leak=way.leak)
-    return editing.identity(found.model, target, source, way.mask, leak=way.leak)
-
-
-def enlarged(picture: Tensor, scale: int) -> Tensor:
-    """Every pixel of (..., h, w) `scale` times in both directions."""
-    return picture.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
-
-
-def columns_of_transfer(
-    found: RunInputs,
-    edit: str,
-    targets: Sequence[Face],
-    sources: Sequence[Face],
-    way: Way,
-) -> tuple[dict[str, Tensor], list[Face]]:
-    """A transfer's figure, by titles, and the truths where all faces are generated."""
-    given, taken = found.encode(targets), found.encode(sources)
-    made = transferred(found, edit, given, taken, way)
-    plain = editing.decode(found.model, given, streams=True)
-    columns = {"target": pictures_of(targets), "source": pictures_of(sources)}
-    columns["reconstr."] = plain["image"]
-    if edit == "light":
-        columns |= {
-            "source sh.": as_colours("shading", made["shading_source"]),
-            "target sh.": as_colours("shading", made["shading_target"]),
-            "new shading": as_colours("shading", made["shading"]),
-        }
-    columns[edit] = made["image"]
-    if way.detail:
-        parts = (columns["target"], plain["image"].cpu(), made["image"].cpu())
-        columns[edit] = editing.with_detail(*parts)
-    if way.warp:
-        face, image = found.inputs.face_model, columns["target"]
-        columns[edit], _, _ = editing.warped(found.model, face, image, given, taken)
-    if edit in ("expression", "identity") and "frontal_image" in made:
-        columns |= {"frontal": plain["frontal_image"], f"fr. {edit[:6]}.": made["frontal_image"]}
-    truths = [found.inputs.edited(t, s, edit) for t, s in zip(targets, sources, strict=True)]
-    known = [truth for truth in truths if truth is not None]
-    if len(known) == len(truths):
-        columns["truth"] = pictures_of(known)
-    else:
-        known = []
-    return {title: found.shown(images) for title, images in columns.items()}, known
-
-
-def _transfer(
-    found: RunInputs,
-    edit: str,
-    target: Sequence[str],
-    source: Sequence[str],
-    out: Path,
-    way: Way,
-) -> None:
-    targets, sources = paired(found.read(target), found.read(source), "target", "source")
-    columns, truths = columns_of_transfer(found, edit, targets, sources, way)
-    pictures.save_grid(found.output(out / "figure.png"), columns, found.options.scale)
-    for number, image in enumerate(columns[edit]):
-        save_image(found.output(out / f"{edit}_{number:03d}.png"), image)
-    print(f"{out}: figure.png, {len(targets)} pictures {edit}_*.png")
-    if truths:
-        inside = torch.cat([face.truth["mask"] for face in truths])
-        errors = {
-            name: float(((images - columns["truth"]).square() * inside).sum() / (3 * inside.sum()))
-            for name, images in (("edited", columns[edit]), ("unedited", columns["target"]))
-        }
-        print(
-            f"mean squared error in the face against the rendered truth: {errors['edited']:.5f}; "
-            f"of the unedited target: {errors['unedited']:.5f}"
-        )
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

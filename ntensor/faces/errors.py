@@ -1,5 +1,7 @@
 """Errors of the face models that a command shows without a traceback."""
 
+from pathlib import Path
+
 
 class FacesError(Exception):
     """A problem that its message explains in full."""
@@ -9,12 +11,28 @@ class ConfigurationError(FacesError, ValueError):
     """A configuration that cannot be."""
 
 
-class FaceModelError(FacesError, ValueError):
-    """A file that is no face model, or that none can be made of."""
+class DamagedData(FacesError, ValueError):
+    """A file, or a record of one, that cannot be used.
+
+    Attributes:
+        file (Path), index (int or None: the whole file), reason (str)
+    """
+
+    def __init__(self, file: Path, index: int | None, reason: str) -> None:
+        self.file, self.index, self.reason = file, index, reason
+        super().__init__(f"{file}" + ("" if index is None else f", record {index}") + f": {reason}")
+
+    def __reduce__(self) -> tuple[type, tuple[Path, int | None, str]]:
+        """A worker process of a `DataLoader` hands it over by these arguments."""
+        return type(self), (self.file, self.index, self.reason)
 
 
 class ImageError(FacesError, ValueError):
     """A picture, landmarks or a video that cannot be read or aligned."""
+
+
+class DamagedPicture(DamagedData, ImageError):
+    """A file of a picture, of landmarks or of a film that cannot be used."""
 
 
 class CheckpointError(FacesError):

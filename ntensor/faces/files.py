@@ -11,7 +11,8 @@ from pathlib import Path
 
 import filelock
 
-from .errors import OutputError
+from .errors import DamagedData, OutputError
+from .reading import read_text
 
 # What begins so is being written, or was when a process died; no reader looks at it.
 UNFINISHED = ".unfinished-"
@@ -97,6 +98,14 @@ def check_writable(folder: Path) -> None:
         raise OutputError(f"{folder}: cannot be written ({error})") from error
 
 
+def _holder(lock: Path) -> str:
+    unknown = "one not known"
+    try:
+        return read_text(lock, 1000).strip() or unknown
+    except DamagedData:
+        return unknown  # it has ended meanwhile
+
+
 @contextlib.contextmanager
 def locked(path: Path, lock: Path) -> Iterator[None]:
     """Keeps other processes out of the same block; the lock ends with the process, however it ends.
@@ -114,10 +123,9 @@ def locked(path: Path, lock: Path) -> Iterator[None]:
         held = filelock.FileLock(lock, timeout=0, fallback_to_soft=False)
         held.acquire()
     except filelock.Timeout as error:
-        holder = lock.read_text(encoding="utf-8", errors="replace").strip() or "one not known"
         raise OutputError(
-            f"{path}: another process writes there ({holder}); wait for its end, or choose another "
-            "--out"
+            f"{path}: another process writes there ({_holder(lock)}); wait for its end, or "
+            "choose another --out"
         ) from error
     except (OSError, NotImplementedError) as error:
         raise OutputError(f"{path}: cannot be locked and written ({error})") from error

@@ -38,10 +38,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from .command import command
 from .command_line import from_command_line
 from .configuration import Configuration
+from .entries import MOST_SEED, Count, Within, check_entries
 from .errors import ConfigurationError, FacesError
 from .training import checkpoint
 from .training.preparation import check_standing
@@ -76,11 +78,14 @@ class Sweep:
 
     preset: str = "tiny"
     names: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (0,)
-    steps: int = 0
-    seconds: float = 0.0
+    seeds: Annotated[tuple[int, ...], Within(0, MOST_SEED)] = (0,)
+    steps: Count = 0
+    seconds: Annotated[float, Within(0)] = 0.0
     out: Path = Path("runs/sweep")
     dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        check_entries(self)
 
 
 @dataclass(frozen=True)

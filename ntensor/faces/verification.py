@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -29,8 +29,13 @@ from ntensor.faces.training.sampling import Updates
 
 from .command import command
 from .configuration import DataConfiguration
-from .errors import CheckpointError, FacesError, OutputError
+from .entries import Device, Extent, ImageSize, Positive, Rate, Seed, Within, check_entries
+from .errors import CheckpointError, DamagedData, FacesError, OutputError
 from .files import LOCK, check_writable, locked, replacing
+from .reading import check_tensors, document, read_tensors
+
+Width = Annotated[float, Within(0, 16, above=True)]
+InputSize = Annotated[int, Within(16, 2048, multiple=16)]
 
 
 @dataclass(frozen=True)
@@ -48,15 +53,30 @@ class VerificationConfiguration:
 
     out: Path = Path("runs/verification.safetensors")
     data: DataConfiguration = field(default_factory=lambda: DataConfiguration(cache=4000))
-    width: float = 0.5
-    embedding: int = 256
-    input_size: int = 128
-    steps: int = 4000
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    image_size: int = 64
-    device: str = "auto"
-    seed: int = 0
+    width: Width = 0.5
+    embedding: Extent = 256
+    input_size: InputSize = 128
+    steps: Positive = 4000
+    batch_size: Positive = 32
+    learning_rate: Rate = 1e-3
+    image_size: ImageSize = 64
+    device: Device = "auto"
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        check_entries(self)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `LightCNN` is built by, as its file has it."""
+
+    width: Width
+    embedding: Extent
+    input_size: InputSize
+
+    def __post_init__(self) -> None:
+        check_entries(self)
 
 
 def fit(
@@ -147,15 +167,19 @@ def load(path: str | Path) -> LightCNN:
     Raises:
         CheckpointError: no such file, damaged, or of another kind.
     """
-    from safetensors import SafetensorError, safe_open
-
+    path = Path(path)
     try:
-        with safe_open(path, "pt") as file:
-            settings: dict[str, Any] = json.loads((file.metadata() or {})["settings"])
-            network = LightCNN(**settings)
-            network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        tensors, notes = read_tensors(path)
+        if "settings" not in notes:
+            raise DamagedData(path, None, "no entry settings")
+        settings = document(notes["settings"], Settings, path)
+        # Without memory, which damaged sizes could ask too much of.
+        with torch.device("meta"):
+            network = LightCNN(settings.width, settings.embedding, settings.input_size)
+        check_tensors(tensors, network.state_dict())
+    except ValueError as error:
         raise CheckpointError(f"{path}: not the weights of a LightCNN ({error})") from error
+    network.load_state_dict(tensors, assign=True)
     return network.eval().requires_grad_(False)
 
 

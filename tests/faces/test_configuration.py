@@ -43,7 +43,7 @@ def test_a_file_replaces_what_it_names(tmp_path):
         ("training: {stepz: 7}", r"training\.stepz: .*"),
         ("training: {steps: many}", r"training\.steps: .*integer"),
         ("trainings: {steps: 7}", r"trainings: .*"),
-        ("training: {steps: 0}", "steps must be at least 1, got 0"),
+        ("training: {steps: 0}", "training: steps must be a whole number, at least 1, .*, got 0"),
         ("- 1", "wanted a mapping of sections, got list"),
         ("a: [", r"a\.yaml"),
     ],

@@ -168,7 +168,7 @@ def test_video_of_a_generated_film_and_of_frames(run, tmp_path, capsys):
 def test_video_files(run, tmp_path, monkeypatch):
     out, film = tmp_path / "out", tmp_path / "film.mp4"
     words = ["video", str(run), "--template", HAPPY, "--drive", str(film), "--out", str(out)]
-    film.write_bytes(b"no film" * 100)
+    film.write_bytes(b"\0\0\0\x18ftypmp42" + b"no film" * 100)
     with monkeypatch.context() as without:
         without.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
         for more in ([], ["--drive", "generated:test:1", "--format", "mp4"]):
@@ -176,7 +176,9 @@ def test_video_files(run, tmp_path, monkeypatch):
             assert "pip install 'ntensor[faces,video]'" in message
             assert not out.exists()
     pytest.importorskip("imageio_ffmpeg")
-    assert "not a picture or film that can be read" in sentence(edit.main, *words)
+    assert "film.mp4: cannot be read" in sentence(edit.main, *words)
+    film.write_bytes(b"no film" * 100)
+    assert "not a picture that is read" in sentence(edit.main, *words)
     frames = [torch.full((32, 32, 3), 40 * k, dtype=torch.uint8) for k in range(4)]
     videos.write(film, frames, 2, 8)
     edit.main(words)
@@ -237,7 +239,7 @@ def test_records_of_a_data_set(run, tmp_path, capsys):
 
 
 WRONG_FACES = {
-    "absent.jpg": "there is no such file",
+    "absent.jpg": "the file is not there",
     "generated:test:54": "PERSON must be 0 to 53, got '54'",
     "generated:nobody:0": "SPLIT of train, validation, test",
     "generated:test:0:glad": "EXPRESSION must be of neutral, happy",
@@ -296,7 +298,7 @@ def test_sentences_of_every_command(run, others, photo, tmp_path, monkeypatch):
                      "--out", tmp_path)  # fmt: skip
     assert "wanted as many target as source, or one of either, got 2 and 3" in wrong
     wrong = sentence(edit.main, "pose", run, *pair, "--scale", 0)
-    assert "scale must be at least 1, got 0" in wrong
+    assert "scale must be a whole number, at least 1, at most 64, got 0" in wrong
     blocked = tmp_path / "blocked"
     blocked.write_text("")
     wrong = sentence(edit.main, "pose", run, *pair[:-1], blocked)

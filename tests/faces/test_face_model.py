@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.morphable.analytic_face import analytic_face
 from ntensor.faces.morphable.face_model import MATERIALS
 from ntensor.faces.morphable.face_models import VARIABLE, load_face_model
@@ -123,13 +124,13 @@ def test_choice_of_the_source(monkeypatch, tmp_path):
     assert load_face_model().source == "analytic face, 6000 vertices"
     monkeypatch.setenv(VARIABLE, str(tmp_path / "absent.npz"))
     assert load_face_model("analytic").source == "analytic face, 6000 vertices"
-    with pytest.raises(FileNotFoundError, match=f"{VARIABLE} names .*absent.npz"):
+    with pytest.raises(ConfigurationError, match=f"{VARIABLE} names .*absent.npz"):
         load_face_model()
-    with pytest.raises(FileNotFoundError, match=r"the argument names .*other.npz"):
+    with pytest.raises(ConfigurationError, match=r"the argument names .*other.npz"):
         load_face_model(tmp_path / "other.npz")
     broken = tmp_path / "broken.npz"
     broken.write_bytes(b"no archive")
-    with pytest.raises(ValueError, match=r"broken.npz cannot be read"):
+    with pytest.raises(ValueError, match=r"broken.npz: cannot be read"):
         load_face_model(broken)
 
 

@@ -111,11 +111,11 @@ def test_distance_to_a_polygon():
 
 
 def test_errors(checkout, tmp_path):
-    with pytest.raises(SystemExit, match=r"generic_neutral_mesh.obj cannot be read"):
+    with pytest.raises(SystemExit, match=r"generic_neutral_mesh.obj: the file is not there"):
         main([str(tmp_path), "--out", str(tmp_path / "face.npz")])
     write(tmp_path / "generic_neutral_mesh.obj", np.zeros((5, 3)))
     with pytest.raises(ValueError, match="must have 26719 vertices, got 5"):
         ict_convert.convert(tmp_path)
     np.savez(tmp_path / "other.npz", mean=np.zeros(3))
-    with pytest.raises(ValueError, match="has no array expr_q, id_q"):
+    with pytest.raises(ValueError, match=r"other.npz: no array triangles, part, "):
         load_ict_face(tmp_path / "other.npz")

@@ -13,6 +13,7 @@ from ntensor.faces.datasets import scenes
 from ntensor.faces.errors import ImageError
 from ntensor.faces.media import images, videos
 from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.reading import read_picture
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_modes_become_colours(tmp_path, mode):
             image.convert("RGB").convert(mode))  # fmt: skip
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     image.save(path)
-    found = images.read_image(path)
+    found = read_picture(path)
     assert found.shape == (3, 10, 12) and found.dtype == torch.float32
     wanted = torch.from_numpy(grey).expand(3, -1, -1)
     difference = (shown(found).int() - wanted.int()).abs().max()
@@ -57,7 +58,7 @@ def test_transparent_places_are_white(tmp_path):
     pixels = np.zeros((10, 10, 4), np.uint8)
     pixels[:, 5:, 3] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    found = images.read_image(tmp_path / "a.png")
+    found = read_picture(tmp_path / "a.png")
     assert (found[:, :, :5] == 1).all() and (found[:, :, 5:] == 0).all()
 
 
@@ -65,7 +66,7 @@ def test_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
     Image.fromarray(gradient()).save(tmp_path / "a.png", exif=exif)
-    found = images.read_image(tmp_path / "a.png")
+    found = read_picture(tmp_path / "a.png")
     assert found.shape == (3, 12, 10)
     assert found[0, 0, 0] < found[0, -1, 0]
 
@@ -79,16 +80,16 @@ def test_what_is_refused(tmp_path):
     Image.fromarray(gradient().astype(np.float32)).save(tmp_path / "a.tif")
     Image.fromarray(gradient(4, 4)).save(tmp_path / "small.png")
     reasons = {
-        text: "not a picture that Pillow knows",
+        text: "not a picture that is read",
         cut: "cannot be read",
         tmp_path / "a.tif": "got mode 'F', whose range is unknown",
         tmp_path / "small.png": r"wanted at least 8 x 8 pixels, got \(4, 4\)",
-        tmp_path / "absent.png": "there is no such file",
+        tmp_path / "absent.png": "the file is not there",
         tmp_path: "got a folder",
     }
     for path, reason in reasons.items():
         with pytest.raises(ImageError, match=reason):
-            images.read_image(path)
+            read_picture(path)
 
 
 def test_folders(tmp_path):
@@ -119,10 +120,10 @@ def test_landmark_files(tmp_path):
     (tmp_path / "f.txt").write_text("1 x\n" * 5)
     (tmp_path / "g.txt").write_text("1 nan\n" * 5)
     reasons = {
-        ("e.txt", None): r"wanted 5 or 68 landmarks of two numbers, got shape \(2, 2\)",
-        ("f.txt", None): "landmarks cannot be read",
-        ("g.txt", None): "must be finite",
-        ("absent.txt", None): "landmarks cannot be read",
+        ("e.txt", None): "wanted 5 or 68 landmarks of two numbers, got 2",
+        ("f.txt", None): "f.txt: cannot be read .*'x'",
+        ("g.txt", None): "landmarks must be numbers from",
+        ("absent.txt", None): "the file is not there",
         ("d.json", "z.png"): "has no landmarks of z.png",
     }
     for (name, image), reason in reasons.items():

@@ -273,15 +273,21 @@ def test_a_folder_without_locks(tmp_path, monkeypatch, number):
 @pytest.mark.parametrize("which", ["best", "last"])
 def test_reading_goes_on_while_training_removes_old_checkpoints(tmp_path, monkeypatch, which):
     run = write_run(tmp_path)
+
+    def told(step):
+        state = checkpoint.folder_of(run, step) / "state.json"
+        state.write_text(json.dumps({"step": step, "validation": 1.0 if step == 3 else None}))
+
     shutil.copytree(checkpoint.folder_of(run, 3), checkpoint.folder_of(run, 5))
-    checkpoint.mark_best(run, 3, 1.0)
+    told(3)
+    told(5)
     load, asked = checkpoint.load, []
 
     def pruned(folder, *stems):
         asked.append(folder)
         if len(asked) == 1:
             os.replace(folder, checkpoint.folder_of(run, 7))
-            checkpoint.mark_best(run, 7, 0.5)
+            told(7)
         return load(folder, *stems)
 
     monkeypatch.setattr(checkpoint, "load", pruned)

@@ -44,6 +44,28 @@ def test_kept_samples_are_the_same_again():
         assert (exact[name] - first[name]).abs().max() <= 0.5 / 127 + 1e-6
 
 
+@pytest.mark.parametrize("variation", ["all", "expression"])
+def test_a_kept_sample_depends_on_its_index_alone(variation):
+    configuration = DataConfiguration(vertices=1000, cache=8, variation=variation)
+    first, second = (sources(configuration, 32)[0] for _ in range(2))
+    together = first[list(range(8))]
+    for indices in ([5], [7, 0, 5], [1, 2, 3, 4, 6]):
+        assert_batches_equal({k: v[indices] for k, v in together.items()}, second[indices])
+
+
+class Neighbourly:
+    """Samples that tell how many were asked for with them, as pictures of a GPU may."""
+
+    blocks, size, sizes, statistics = (), 9, {}, {}
+
+    def __getitem__(self, indices):
+        return {"pose": torch.full((len(indices), 1), 1.0 * len(indices))}
+
+
+def test_the_cache_asks_for_each_sample_alone():
+    assert Cached(Neighbourly())[[3, 1, 4]]["pose"].eq(1).all()
+
+
 def test_proof_of_concept_has_neutral_textures():
     training, _ = sources(DataConfiguration(vertices=1500, variation="expression"), 32)
     batch = training[list(range(60))]

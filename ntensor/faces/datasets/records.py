@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntensor.faces.errors import FacesError
+from ntensor.faces.reading import Expected, read_arrays
 from ntensor.faces.rendering import harmonics
 
 from . import scenes
@@ -26,34 +23,12 @@ LABELS = ("identity", "expression", "pose_bin", "light_bin")
 MAPS = ("image", "mask", "normal", "albedo", "texture")
 FRONTAL = ("frontal_image", "frontal_normal", "frontal_albedo", "frontal_mask")
 
-# What reading a broken .npz raises.
-UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError)
 _POSE_TOLERANCE = 1e-3
 _NORMAL_TOLERANCE = 0.05
-_LARGEST = {"light": 1e3, "id_3dmm": 1e4, "exp_3dmm": 1e4, "shape": 1e7, "pose": 2.0}
+LARGEST = {"light": 1e3, "id_3dmm": 1e4, "exp_3dmm": 1e4, "shape": 1e7, "pose": 2.0}
 
 
-class DamagedData(FacesError, ValueError):
-    """A file or record of a data set that cannot be used.
-
-    Attributes:
-        file (Path), index (int or None: the whole file), reason (str)
-    """
-
-    def __init__(self, file: Path, index: int | None, reason: str) -> None:
-        self.file, self.index, self.reason = file, index, reason
-        super().__init__(f"{file}" + ("" if index is None else f", record {index}") + f": {reason}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """Type and shape of one array of a shard, without the leading number of records."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def fields_of(size: int, id_3dmm: int, exp_3dmm: int, vertices: int) -> dict[str, Field]:
+def fields_of(size: int, id_3dmm: int, exp_3dmm: int, vertices: int) -> dict[str, Expected]:
     """Every array that a shard may hold.
 
     Args:
@@ -62,24 +37,25 @@ def fields_of(size: int, id_3dmm: int, exp_3dmm: int, vertices: int) -> dict[str
         vertices (int): of the shape.
 
     Returns:
-        dict: name to Field. Only `image` must be there.
+        dict: name to type and shape, without the leading number of records. Only `image` must be
+        there.
     """
     colour, single = (3, size, size), (1, size, size)
     fields = {
-        name: Field(
+        name: Expected(
             "int8" if name.endswith("normal") else "uint8", single if "mask" in name else colour
         )
         for name in (*MAPS, *FRONTAL)
     }
     fields |= {
-        "pose": Field("float32", (3, 3)),
-        "light": Field("float32", (3, 9)),
-        "id_3dmm": Field("float32", (id_3dmm,)),
-        "exp_3dmm": Field("float32", (exp_3dmm,)),
-        "shape": Field("float32", (vertices, 3)),
-        "valid": Field("uint16", ()),
+        "pose": Expected("float32", (3, 3)),
+        "light": Expected("float32", (3, 9)),
+        "id_3dmm": Expected("float32", (id_3dmm,)),
+        "exp_3dmm": Expected("float32", (exp_3dmm,)),
+        "shape": Expected("float32", (vertices, 3)),
+        "valid": Expected("uint16", ()),
     }
-    return fields | {name: Field("int32", ()) for name in LABELS}
+    return fields | {name: Expected("int32", ()) for name in LABELS}
 
 
 def encode(batch: Mapping[str, Tensor]) -> Arrays:
@@ -103,35 +79,14 @@ def encode(batch: Mapping[str, Tensor]) -> Arrays:
     return arrays
 
 
-def read_shard(path: Path, fields: Mapping[str, Field], names: list[str], count: int) -> Arrays:
+def read_shard(path: Path, fields: Mapping[str, Expected], names: list[str], count: int) -> Arrays:
     """The arrays of one file, with the types and shapes that the data set's `meta.json` says.
 
     Raises:
         DamagedData: the file cannot be read, or an array is missing or of another type or shape.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in names if name not in archive.files]
-            if missing:
-                raise DamagedData(path, None, f"no array {', '.join(missing)}")
-            arrays = {name: archive[name] for name in names}
-    except FileNotFoundError as error:
-        raise DamagedData(path, None, "the file is not there") from error
-    except DamagedData:
-        raise
-    except UNREADABLE as error:
-        raise DamagedData(path, None, f"cannot be read ({error})") from error
-    for name, array in arrays.items():
-        field = fields[name]
-        wanted = (count, *field.shape)
-        if array.shape != wanted or array.dtype != field.dtype:
-            raise DamagedData(
-                path,
-                None,
-                f"{name} must be {field.dtype} of shape {wanted}, got {array.dtype} of shape "
-                f"{array.shape}",
-            )
-    return arrays
+    wanted = {name: Expected(fields[name].kinds, (count, *fields[name].shape)) for name in names}
+    return read_arrays(path, wanted)
 
 
 def faults(arrays: Arrays) -> dict[int, str]:
@@ -153,7 +108,7 @@ def faults(arrays: Arrays) -> dict[int, str]:
         for record in np.nonzero(bad & valid[:, column])[0]:
             found.setdefault(int(record), f"{name} {reason}")
 
-    for name, largest in _LARGEST.items():
+    for name, largest in LARGEST.items():
         if name in arrays:
             flat = arrays[name].reshape(count, -1)
             note(~np.isfinite(flat).all(1), name, "has NaN or infinite numbers")
@@ -186,7 +141,7 @@ def valid_of(arrays: Arrays) -> Any:
     return bits.astype(bool) & present
 
 
-def decode(arrays: Arrays, fields: Mapping[str, Field]) -> dict[str, Tensor]:
+def decode(arrays: Arrays, fields: Mapping[str, Expected]) -> dict[str, Tensor]:
     """The batch of these records, with the keys of `Faces.batch`.
 
     What the file lacks is zero (a pose: the identity, a label: -1) and `valid` says so. Shading is
@@ -201,7 +156,7 @@ def decode(arrays: Arrays, fields: Mapping[str, Field]) -> dict[str, Tensor]:
             continue
         array = arrays.get(name)
         if array is None:
-            array = np.zeros((count, *field.shape), field.dtype)
+            array = np.zeros((count, *field.shape), field.kinds)
         batch[name] = _to_tensor(name, torch.from_numpy(np.ascontiguousarray(array)))
     for name in LABELS:
         if name not in arrays:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -237,19 +238,20 @@ def project_lamps(lamps: Sequence[Lamps]) -> Tensor:
         for field in dataclasses.fields(Lamps)
     }
     direction = harmonics.direction_of(columns["azimuth"], columns["elevation"])  # (n, 2, 3)
+    both = harmonics.directional(direction.flatten(0, 1), columns["colour"].flatten(0, 1))
     light = columns["extra"] + harmonics.ambient(columns["ambient"])
-    for k in range(2):
-        light = light + harmonics.directional(direction[:, k], columns["colour"][:, k])
-    normals = _front_normals().expand(len(lamps), -1, -1)
-    found = harmonics.shading(normals, light).mean((1, 2)).clamp_min(1e-6)
+    light = light + both.unflatten(0, (-1, 2)).sum(1)
+    found = (light @ _front_basis()).relu().mean((1, 2)).clamp_min(1e-6)
     return (light * (columns["mean"] / found)[:, None, None]).float()
 
 
-def _front_normals() -> Tensor:
+@functools.cache
+def _front_basis() -> Tensor:
+    """The harmonics at normals of the front (9, 64)."""
     turns = torch.arange(64, dtype=torch.double) * math.pi * (3 - math.sqrt(5))
     z = 0.15 + 0.85 * (torch.arange(64, dtype=torch.double) + 0.5) / 64
     r = (1 - z * z).sqrt()
-    return torch.stack([r * turns.cos(), r * turns.sin(), z])[None]
+    return harmonics.basis(torch.stack([r * turns.cos(), r * turns.sin(), z])[None])[0]
 
 
 def draw_background(rng: np.random.Generator) -> Any:

@@ -5,7 +5,7 @@
 | `meta.json` | version, axes, order of the harmonics, sizes, arrays, shards and their counts, split, source |
 | `shard_000.npz`, ... | arrays of up to `shard_size` records each, see `records.fields_of` |
 | `basis.npz` (optional) | `mean` (V,3), `id` (k_a,V,3), `exp` (k_b,V,3), `triangles`, `landmarks68`: shapes are rebuilt as mean + id and exp coefficients times modes, so that no shard holds them |
-| `statistics.npz` (optional) | `NAME_mean`, `NAME_std` of `id_3dmm`, `exp_3dmm`, `shape` |
+| `statistics.npz` (optional) | `NAME_mean`, `NAME_std` (at least 1e-4) of `id_3dmm`, `exp_3dmm`, `shape` |
 
 Colours are 8 bit, normals signed 8 bit (127 is 1; x right, y up, z to the camera), the rest
 float32. Every file appears whole or not at all.
@@ -25,17 +25,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.errors import ConfigurationError, DamagedData
 from ntensor.faces.files import LOCK, locked, remove_unfinished, replacing, write_text
 from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.reading import Expected, floats, integers, read_arrays, read_json
 from ntensor.faces.rendering import harmonics
 
-from .records import UNREADABLE, Arrays, DamagedData, Field, encode, faults, fields_of
+from .records import LARGEST, Arrays, encode, faults, fields_of
 
 FORMAT, VERSION = "ntensor faces", 1
 AXES = "x right, y up, z to the camera"
+WRITTEN = {"format": FORMAT, "version": VERSION, "axes": AXES, "harmonics": harmonics.ORDER}
 META = "meta.json"
 STATISTICS = ("id_3dmm", "exp_3dmm", "shape")
+# The largest numbers of `meta.json`.
+MOST = {"size": 2048, "id_3dmm": 100_000, "exp_3dmm": 100_000, "vertices": 10_000_000}
+MOST_RECORDS = 50_000_000
+# A smaller standard deviation would blow up what it standardises.
+SMALLEST_DEVIATION = 1e-4
 
 
 @dataclasses.dataclass
@@ -48,6 +55,9 @@ class Meta:
         shards (list of [file, count])
         split, source (str): in words, for reports.
         extra (dict): whatever else the writer notes.
+
+    Raises:
+        ValueError: a size, array or shard that cannot be.
     """
 
     size: int
@@ -55,10 +65,27 @@ class Meta:
     exp_3dmm: int
     vertices: int
     arrays: list[str]
-    shards: list[tuple[str, int]] = dataclasses.field(default_factory=list)
-    split: str = ""
-    source: str = ""
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    shards: list[tuple[str, int]]
+    split: str
+    source: str
+    extra: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for name, most in MOST.items():
+            least = 1 if name == "size" else 0
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(
+                    f"{name} must be a whole number from {least} to {most}, got "
+                    f"{getattr(self, name)}"
+                )
+        unknown = set(self.arrays) - set(self.fields)
+        if unknown or "image" not in self.arrays or len(set(self.arrays)) < len(self.arrays):
+            raise ValueError(f"arrays must be of {', '.join(self.fields)} with image")
+        for file, count in self.shards:
+            if Path(file).name != file or count < 1:
+                raise ValueError(f"a shard must be [file, count], got {[file, count]!r}")
+        if self.count > MOST_RECORDS:
+            raise ValueError(f"shards must have at most {MOST_RECORDS} records, got {self.count}")
 
     @property
     def count(self) -> int:
@@ -66,20 +93,13 @@ class Meta:
         return sum(count for _, count in self.shards)
 
     @property
-    def fields(self) -> dict[str, Field]:
+    def fields(self) -> dict[str, Expected]:
         """Types and shapes of all arrays that there may be."""
         return fields_of(self.size, self.id_3dmm, self.exp_3dmm, self.vertices)
 
     def write(self, folder: Path) -> None:
         """Replaces the folder's `meta.json`."""
-        content = {
-            "format": FORMAT,
-            "version": VERSION,
-            "axes": AXES,
-            "harmonics": harmonics.ORDER,
-            **dataclasses.asdict(self),
-        }
-        write_text(folder / META, json.dumps(content, indent=1))
+        write_text(folder / META, json.dumps(WRITTEN | dataclasses.asdict(self), indent=1))
 
 
 def read_meta(folder: str | Path) -> Meta:
@@ -90,41 +110,14 @@ def read_meta(folder: str | Path) -> Meta:
             other axes or another order of the harmonics.
     """
     path = Path(folder) / META
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise DamagedData(path, None, "the file is not there; no shard was finished") from error
-    except (OSError, ValueError) as error:
-        raise DamagedData(path, None, f"cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise DamagedData(path, None, f"must hold an object, got {type(content).__name__}")
-    wanted = {"format": FORMAT, "version": VERSION, "axes": AXES, "harmonics": harmonics.ORDER}
-    for name, value in wanted.items():
+    content = read_json(path, dict[str, Any])
+    for name, value in WRITTEN.items():
         if content.get(name) != value:
             raise DamagedData(path, None, f"{name} must be {value!r}, got {content.get(name)!r}")
-    known = [field.name for field in dataclasses.fields(Meta)]
-    missing = [name for name in known if name not in content]
-    if missing:
-        raise DamagedData(path, None, f"no entry {', '.join(missing)}")
-    meta = Meta(**{name: content[name] for name in known})
-    _check_meta(path, meta)
-    meta.shards = [(str(file), int(count)) for file, count in meta.shards]
+    meta = read_json(path, Meta)
+    if not meta.shards:
+        raise DamagedData(path, None, "shards must be at least one, got none")
     return meta
-
-
-def _check_meta(path: Path, meta: Meta) -> None:
-    for name in ("size", "id_3dmm", "exp_3dmm", "vertices"):
-        value = getattr(meta, name)
-        if type(value) is not int or value < (1 if name == "size" else 0):
-            raise DamagedData(path, None, f"{name} must be a whole number, got {value!r}")
-    unknown = [name for name in meta.arrays if name not in meta.fields]
-    if unknown or "image" not in meta.arrays:
-        raise DamagedData(path, None, f"arrays must be of {', '.join(meta.fields)} with image")
-    shards: list[Any] = list(meta.shards)
-    for shard in shards:
-        whole = isinstance(shard, list) and len(shard) == 2 and type(shard[1]) is int
-        if not whole or Path(str(shard[0])).name != shard[0] or shard[1] < 1:
-            raise DamagedData(path, None, f"a shard must be [file, count], got {shard!r}")
 
 
 def _replace_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -332,17 +325,17 @@ def read_basis(folder: Path, meta: Meta) -> FaceModel | None:
     path = folder / "basis.npz"
     if not path.exists():
         return None
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except UNREADABLE as error:
-        raise DamagedData(path, None, f"cannot be read ({error})") from error
     v = meta.vertices
-    wanted = {"mean": (v, 3), "id": (meta.id_3dmm, v, 3), "exp": (meta.exp_3dmm, v, 3)}
-    for name, shape in wanted.items():
-        got = arrays[name].shape if name in arrays else None
-        if got != shape or not np.isfinite(arrays[name]).all():
-            raise DamagedData(path, None, f"{name} must be finite of shape {shape}, got {got}")
+    arrays = read_arrays(
+        path,
+        {
+            "mean": floats(v, 3),
+            "id": floats(meta.id_3dmm, v, 3),
+            "exp": floats(meta.exp_3dmm, v, 3),
+            "triangles": integers("T", 3, most=v - 1, optional=True),
+            "landmarks68": integers(68, least=-1, most=v - 1, optional=True),
+        },
+    )
     triangles = arrays.get("triangles", np.zeros((0, 3), np.int32))
     landmarks = arrays.get("landmarks68", np.full(68, -1, np.int32))
     return FaceModel(
@@ -361,3 +354,27 @@ def read_basis(folder: Path, meta: Meta) -> FaceModel | None:
         eye_direction=torch.zeros(v, 3),
         shape_vertices=torch.arange(v),
     )
+
+
+def read_statistics(folder: Path, meta: Meta) -> dict[str, tuple[Tensor, Tensor]] | None:
+    """Means and standard deviations of `statistics.npz`, by name. None without the file.
+
+    Raises:
+        DamagedData: the file cannot be read or does not fit `meta.json`.
+    """
+    path = folder / "statistics.npz"
+    if not path.exists():
+        return None
+    sizes = {"id_3dmm": meta.id_3dmm, "exp_3dmm": meta.exp_3dmm, "shape": 3 * meta.vertices}
+    wanted = {}
+    for name, size in sizes.items():
+        wanted[f"{name}_mean"] = floats(size, largest=LARGEST[name])
+        # A hair less, since 1e-4 is rounded when it is kept.
+        least = 0.999 * SMALLEST_DEVIATION
+        wanted[f"{name}_std"] = Expected("f", (size,), least, LARGEST[name])
+    arrays = read_arrays(path, wanted)
+
+    def tensor(name: str) -> Tensor:
+        return torch.from_numpy(arrays[name]).float()
+
+    return {name: (tensor(f"{name}_mean"), tensor(f"{name}_std")) for name in STATISTICS}

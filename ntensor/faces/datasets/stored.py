@@ -14,12 +14,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ntensor.faces.errors import DamagedData
 from ntensor.faces.morphable.face_model import FaceModel
 
-from .records import UNREADABLE, VALID, Arrays, DamagedData, decode, faults, read_shard
-from .storage import STATISTICS, Meta, read_basis, read_meta
+from .records import VALID, Arrays, decode, faults, read_shard
+from .storage import (
+    SMALLEST_DEVIATION,
+    STATISTICS,
+    Meta,
+    read_basis,
+    read_meta,
+    read_statistics,
+)
 
 OnDamage = Literal["refuse", "skip"]
+# That `check` decodes at once.
+_PIXELS = 4_000_000
 
 
 class StoredFaces(IterableDataset[dict[str, Tensor]]):
@@ -103,20 +113,8 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
 
         Of `statistics.npz`, else from one pass over the set.
         """
-        path = self.folder / "statistics.npz"
-        if not path.exists():
-            return self._measure()
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                return {
-                    name: (
-                        torch.from_numpy(archive[f"{name}_mean"]).float(),
-                        torch.from_numpy(archive[f"{name}_std"]).float(),
-                    )
-                    for name in STATISTICS
-                }
-        except UNREADABLE as error:
-            raise DamagedData(path, None, f"cannot be read ({error})") from error
+        found = read_statistics(self.folder, self.meta)
+        return self._measure() if found is None else found
 
     def _measure(self) -> dict[str, tuple[Tensor, Tensor]]:
         total: dict[str, Tensor] = {}
@@ -131,7 +129,7 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
         found = {}
         for name, sums in total.items():
             mean, square = sums / max(count[name], 1)
-            deviation = (square - mean.square()).clamp_min(0).sqrt().clamp_min(1e-4)
+            deviation = (square - mean.square()).clamp_min(0).sqrt().clamp_min(SMALLEST_DEVIATION)
             found[name] = (mean.float(), deviation.float())
         return found
 
@@ -271,34 +269,41 @@ def check(folder: str | Path) -> tuple[Meta, list[DamagedData], dict[str, float]
         `render error` (mean over masks of |image - clamp(albedo shading)|, where both are there).
 
     Raises:
-        DamagedData: `meta.json` or `basis.npz` is damaged, so that nothing else can be read.
+        DamagedData: `meta.json` is damaged, so that nothing else can be read.
     """
-    faces = StoredFaces(folder, on_damage="skip")
+    meta = read_meta(folder)
     damages: list[DamagedData] = []
-    error, weight, near, records = 0.0, 0.0, 0, 0
-    for file, count in faces.meta.shards:
-        path = faces.folder / file
+    for read in (read_basis, read_statistics):
         try:
-            arrays = read_shard(path, faces.meta.fields, faces.meta.arrays, count)
+            read(Path(folder), meta)
+        except DamagedData as damage:
+            damages.append(damage)
+    error, weight, near, records = 0.0, 0.0, 0, 0
+    for file, count in meta.shards:
+        path = Path(folder) / file
+        try:
+            arrays = read_shard(path, meta.fields, meta.arrays, count)
         except DamagedData as damage:
             damages.append(damage)
             continue
         found = faults(arrays)
         damages += [DamagedData(path, record, found[record]) for record in sorted(found)]
         good = [record for record in range(count) if record not in found]
-        if not good:
-            continue
-        batch = faces._decode({name: array[good] for name, array in arrays.items()})
-        records += len(good)
-        near += int(batch["near_frontal"].sum())
-        columns = [VALID.index(name) for name in ("mask", "normal", "light", "albedo")]
-        complete = batch["valid"][:, columns].all(1)
-        if complete.any():
-            face = (batch["albedo"] * batch["shading"]).clamp(0, 1)
-            solid = (batch["mask"] > 0.999)[complete].float()
-            error += float(((batch["image"] - face)[complete].abs() * solid).mean(1).sum())
-            weight += float(solid.sum())
+        # Decoded maps take many times the memory of those in the file.
+        at_once = max(1, _PIXELS // meta.size**2)
+        for first in range(0, len(good), at_once):
+            rows = good[first : first + at_once]
+            batch = decode({name: array[rows] for name, array in arrays.items()}, meta.fields)
+            records += len(rows)
+            near += int(batch["near_frontal"].sum())
+            columns = [VALID.index(name) for name in ("mask", "normal", "light", "albedo")]
+            complete = batch["valid"][:, columns].all(1)
+            if complete.any():
+                face = (batch["albedo"] * batch["shading"]).clamp(0, 1)
+                solid = (batch["mask"] > 0.999)[complete].float()
+                error += float(((batch["image"] - face)[complete].abs() * solid).mean(1).sum())
+                weight += float(solid.sum())
     figures = {"records": float(records), "near frontal": near / max(records, 1)}
     if weight:
         figures["render error"] = error / weight
-    return faces.meta, damages, figures
+    return meta, damages, figures

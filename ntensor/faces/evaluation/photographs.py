@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from ntensor.faces.errors import FacesError, ImageError
 from ntensor.faces.media import images
+from ntensor.faces.reading import read_picture, read_text
 
 from .pictures import FACTORS, Pictures
 
@@ -34,7 +36,7 @@ def read_labels(path: Path) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     factors = list(FACTORS.values())
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with io.StringIO(read_text(path), newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip().lower() for name in next(reader, [])]
             unknown = [name for name in header if name not in ("file", *factors)]
@@ -57,7 +59,7 @@ def read_labels(path: Path) -> dict[str, dict[str, str]]:
                     reason = f"names {name} again" if name else "names no file"
                     raise FacesError(f"{path}, line {reader.line_num}: {reason}")
                 found[name] = {k: v for k, v in entry.items() if v not in _UNKNOWN}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise FacesError(f"{path}: not a readable CSV file ({error})") from error
     if not found:
         raise FacesError(f"{path}: the file labels no picture")
@@ -88,7 +90,7 @@ def photographs(folder: Path, labels: Path | None, size: int) -> tuple[Pictures,
     numbers: dict[str, dict[str, int]] = {factor: {} for factor in FACTORS.values()}
     batches = []
     for path in tqdm(paths, "photographs", unit="picture"):
-        image, _ = images.crop(images.read_image(path), size)
+        image, _ = images.crop(read_picture(path), size)
         batch = {"image": image.unsqueeze(0)}
         for key, factor in FACTORS.items():
             label = known.get(path.name, {}).get(factor)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ntensor.faces.configuration import Configuration
 from ntensor.faces.datasets.generated import SPLITS, GeneratedFaces, grid
-from ntensor.faces.datasets.records import VALID, DamagedData
+from ntensor.faces.datasets.records import VALID
 from ntensor.faces.datasets.stored import StoredFaces
 from ntensor.faces.errors import ConfigurationError, FacesError
 from ntensor.faces.morphable.face_model import FaceModel
@@ -138,22 +138,17 @@ def stored(folder: str, batch_size: int, image_size: int) -> Pictures:
     Raises:
         FacesError: it is none, is damaged, has other sizes, or lacks normals or masks.
     """
-    try:
-        faces = StoredFaces(folder)
-        if faces.meta.size != image_size:
-            raise ConfigurationError(
-                f"{folder}: has pictures of {faces.meta.size} pixels a side, the network wants "
-                f"{image_size}"
-            )
-        batches = []
-        for first in tqdm(range(0, faces.count, batch_size), "data set", unit="batch"):
-            batch = faces.batch(range(first, min(first + batch_size, faces.count)))
-            columns = [VALID.index(name) for name in ("mask", "normal")]
-            batches.append(
-                {name: v[batch["valid"][:, columns].all(1)] for name, v in batch.items()}
-            )
-    except DamagedData as error:
-        raise FacesError(str(error)) from error
+    faces = StoredFaces(folder)
+    if faces.meta.size != image_size:
+        raise ConfigurationError(
+            f"{folder}: has pictures of {faces.meta.size} pixels a side, the network wants "
+            f"{image_size}"
+        )
+    batches = []
+    for first in tqdm(range(0, faces.count, batch_size), "data set", unit="batch"):
+        batch = faces.batch(range(first, min(first + batch_size, faces.count)))
+        columns = [VALID.index(name) for name in ("mask", "normal")]
+        batches.append({name: v[batch["valid"][:, columns].all(1)] for name, v in batch.items()})
     found = Pictures(f"{folder} ({faces.meta.source})", batches, None)
     if not len(found):
         raise FacesError(f"{folder}: no record has both a mask and normals")

@@ -15,6 +15,7 @@ from ntensor.faces.configuration import Configuration, from_file
 from ntensor.faces.editing import pose_leak
 from ntensor.faces.errors import CheckpointError
 from ntensor.faces.networks.model import Model, build
+from ntensor.faces.reading import check_tensors
 from ntensor.faces.training import checkpoint
 from ntensor.faces.training.processes import device_of
 
@@ -73,11 +74,14 @@ def load_run(run: Path, which: str = "best") -> tuple[Model, Configuration, int]
             if step not in steps or checkpoint.folder_of(run, step).exists():
                 raise
     configuration = from_file(run / checkpoint.CONFIGURATION)
-    model = build(configuration.model)
+    # Without memory, which sizes in a damaged configuration could ask too much of.
+    with torch.device("meta"):
+        model = build(configuration.model)
     try:
-        model.load_state_dict(tensors["model"])
-    except RuntimeError as error:
+        check_tensors(tensors["model"], model.state_dict())
+    except ValueError as error:
         raise CheckpointError(f"{run}: weights and configuration.json differ: {error}") from error
+    model.load_state_dict(tensors["model"], assign=True)
     return model.eval(), configuration, step
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from ntensor.faces.datasets.scenes import FIXED_LIGHTS
+from ntensor.faces.entries import Count, Device, Positive, Within, check_entries
 from ntensor.faces.errors import ConfigurationError
+
+Lights = Annotated[tuple[int, ...], Within(0, FIXED_LIGHTS - 1)]
 
 
 @dataclass(frozen=True)
@@ -30,30 +33,21 @@ class Evaluation:
         checkpoint: of the runs.
     """
 
-    identities: int = 54
-    lights: tuple[int, ...] = (0, 15)
-    frontal_lights: tuple[int, ...] = tuple(range(16))
-    fitted: int = 1500
-    als: tuple[int, int, int] = (6, 6, 12)
-    folds: int = 10
-    transfers: int = 240
-    shapes: int = 400
-    embedded: int = 800
-    batch_size: int = 64
-    device: str = "auto"
+    identities: Annotated[int, Within(2)] = 54
+    lights: Lights = (0, 15)
+    frontal_lights: Lights = tuple(range(16))
+    fitted: Annotated[int, Within(2)] = 1500
+    als: Annotated[tuple[int, int, int], Within(1)] = (6, 6, 12)
+    folds: Annotated[int, Within(2)] = 10
+    transfers: Positive = 240
+    shapes: Positive = 400
+    embedded: Count = 800
+    batch_size: Positive = 64
+    device: Device = "auto"
     checkpoint: Literal["best", "last"] = "best"
 
     def __post_init__(self) -> None:
-        least = {"identities": 2, "fitted": 2, "folds": 2, "transfers": 1, "shapes": 1}
-        least |= {"embedded": 0, "batch_size": 1}
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise ConfigurationError(
-                    f"{name} must be at least {smallest}, got {getattr(self, name)}"
-                )
+        check_entries(self)
         for name in ("lights", "frontal_lights"):
-            chosen = getattr(self, name)
-            if not chosen or not set(chosen) <= set(range(FIXED_LIGHTS)):
-                raise ConfigurationError(
-                    f"{name} must be of 0 to {FIXED_LIGHTS - 1}, got {chosen or 'none'}"
-                )
+            if not getattr(self, name):
+                raise ConfigurationError(f"{name} must be of 0 to {FIXED_LIGHTS - 1}, got none")

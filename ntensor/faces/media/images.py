@@ -5,12 +5,9 @@ Pixel coordinates are `(x, y)`: x to the right, y down, `(0, 0)` the middle of t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,9 +15,10 @@ from torch.nn import functional as F
 from ntensor.faces import extras
 from ntensor.faces.baselines.landmark_fit import to_pixels
 from ntensor.faces.datasets import scenes
-from ntensor.faces.errors import ImageError
+from ntensor.faces.errors import DamagedPicture, ImageError
 from ntensor.faces.files import replacing
 from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.reading import parsing, read_json, read_text
 from ntensor.faces.rendering.renderer import Camera
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -28,75 +26,8 @@ COUNTS = (5, 68)
 # The 68 points that each of the five stands for: the eyes' rims, the nose's tip, the mouth's
 # corners; "right" and "left" are the image's left and right.
 FIVE = (range(36, 42), range(42, 48), (30,), (48,), (54,))
-_SMALLEST = 8
-
-
-def read_image(path: str | Path, most_pixels: int | None = None) -> Tensor:
-    """A picture as colours.
-
-    Grey pictures get three equal channels, palettes their colours, 16 bits their full range,
-    transparent places white; the orientation that a camera noted is applied. Of several frames the
-    first is read.
-
-    Args:
-        path: of a file that Pillow reads.
-        most_pixels: that are read; None: as many as Pillow allows.
-
-    Returns:
-        Tensor[3, height, width]: red, green, blue, 0 to 1.
-
-    Raises:
-        ImageError: it is not there, no picture, damaged, smaller than 8 pixels, larger than
-            `most_pixels`, or of a kind whose range is unknown (floating point, 32 bits).
-    """
-    image_module = extras.load("PIL.Image")
-    try:
-        with image_module.open(path) as image:
-            if most_pixels is not None and image.width * image.height > most_pixels:
-                raise ImageError(
-                    f"{path}: wanted at most {most_pixels / 1e6:.3g} million pixels, "
-                    f"got {image.width} x {image.height}"
-                )
-            image.load()
-            return from_pillow(image, str(path))
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: wanted a picture, there is no such file") from error
-    except IsADirectoryError as error:
-        raise ImageError(f"{path}: wanted a picture, got a folder") from error
-    except image_module.UnidentifiedImageError as error:
-        raise ImageError(f"{path}: not a picture that Pillow knows") from error
-    except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"{path}: the picture cannot be read ({error})") from error
-
-
-def from_pillow(image: Any, name: str) -> Tensor:
-    """`read_image` for a picture that Pillow has loaded; `name` stands in messages."""
-    image = extras.load("PIL.ImageOps").exif_transpose(image)
-    if min(image.size) < _SMALLEST:
-        raise ImageError(
-            f"{name}: wanted at least {_SMALLEST} x {_SMALLEST} pixels, got {image.size}"
-        )
-    if image.mode == "I" and image.format in ("PNG", "PPM"):  # 16-bit grey of older Pillow
-        image = image.convert("I;16")
-    if image.mode.startswith("I;16"):
-        grey = torch.from_numpy(np.asarray(image).astype(np.float32) / 65535)
-        return grey.expand(3, -1, -1).contiguous()
-    if image.mode in ("I", "F"):
-        raise ImageError(
-            f"{name}: wanted colours or grey of 8 or 16 bits, got mode {image.mode!r}, whose "
-            "range is unknown"
-        )
-    if image.mode == "1":
-        image = image.convert("L")
-    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA", "La", "RGBa"):
-        image = image.convert("RGBA")
-        white = extras.load("PIL.Image").new("RGBA", image.size, (255, 255, 255, 255))
-        white.alpha_composite(image)
-        image = white
-    colours = torch.from_numpy(np.array(image.convert("RGB"))).float() / 255
-    return colours.permute(2, 0, 1).contiguous()
+# Landmarks and boxes lie within so many pixels of the picture's corner.
+FARTHEST = 1e6
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -140,28 +71,23 @@ def read_landmarks(path: Path, image: str | None = None) -> Tensor:
             if (path / f"{stem}{suffix}").is_file():
                 return read_landmarks(path / f"{stem}{suffix}")
         raise ImageError(f"{path}: has no landmarks {stem}.txt or {stem}.pts")
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
-            known = json.loads(text)
-            if not isinstance(known, dict) or image not in known:
-                raise ImageError(f"{path}: has no landmarks of {image}")
-            points = torch.tensor(known[image], dtype=torch.float32)
-        else:
-            lines = [line.replace(",", " ").split() for line in text.splitlines()]
-            numbers = [line for line in lines if len(line) == 2 and not line[0].endswith(":")]
-            points = torch.tensor([[float(x) for x in line] for line in numbers])
-            points = points - (1.0 if path.suffix == ".pts" else 0.0)
-    except ImageError:
-        raise
-    except (OSError, ValueError, TypeError) as error:
-        raise ImageError(f"{path}: landmarks cannot be read ({error})") from error
-    if points.dim() != 2 or points.shape[1] != 2 or len(points) not in COUNTS:
-        raise ImageError(
-            f"{path}: wanted 5 or 68 landmarks of two numbers, got shape {tuple(points.shape)}"
-        )
-    if not bool(points.isfinite().all()):
-        raise ImageError(f"{path}: landmarks must be finite numbers")
+    if path.suffix == ".json":
+        known = read_json(path, dict[str, list[tuple[float, float]]], DamagedPicture)
+        if image not in known:
+            raise ImageError(f"{path}: has no landmarks of {image}")
+        numbers = known[image]
+    else:
+        text = read_text(path, kind=DamagedPicture)
+        lines = [line.replace(",", " ").split() for line in text.splitlines()]
+        pairs = [line for line in lines if len(line) == 2 and not line[0].endswith(":")]
+        shift = 1 if path.suffix == ".pts" else 0
+        with parsing(path, DamagedPicture):
+            numbers = [(float(x) - shift, float(y) - shift) for x, y in pairs]
+    if len(numbers) not in COUNTS:
+        raise ImageError(f"{path}: wanted 5 or 68 landmarks of two numbers, got {len(numbers)}")
+    points = torch.tensor(numbers)
+    if not bool((points.abs() <= FARTHEST).all()):
+        raise ImageError(f"{path}: landmarks must be numbers from {-FARTHEST:g} to {FARTHEST:g}")
     return points
 
 

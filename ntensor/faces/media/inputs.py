@@ -28,6 +28,7 @@ from ntensor.faces.datasets.rendered import SPLITS, Batch, Faces, stack
 from ntensor.faces.datasets.stored import StoredFaces
 from ntensor.faces.errors import ConfigurationError, FacesError, ImageError
 from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.reading import read_picture
 from ntensor.faces.training.samples import face_model_of
 
 from . import images
@@ -135,7 +136,7 @@ class Inputs:
 
     def picture(self, path: Path) -> Face:
         """The face in a picture."""
-        return self.cropped(images.read_image(path), path)
+        return self.cropped(read_picture(path), path)
 
     def cropped(self, image: Tensor, path: Path, frame: int | None = None) -> Face:
         """The face in a picture that was read from `path`, or in one frame of the film there.

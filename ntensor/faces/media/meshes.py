@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ntensor.faces import extras
 from ntensor.faces.datasets import scenes
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.errors import ConfigurationError, FacesError
 from ntensor.faces.files import replacing
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.rendering import harmonics
@@ -24,6 +24,8 @@ FORMATS = ("ply", "obj")
 # Angles (yaw, pitch, roll) that a shape is drawn from.
 VIEWS = ((0.0, 0.0, 0.0), (40.0, 0.0, 0.0))
 _CLAY = 0.85
+# Millimetres.
+_FARTHEST = 1000.0
 
 
 def write(path: Path, vertices: Tensor, triangles: Tensor, colours: Tensor | None = None) -> None:
@@ -87,7 +89,15 @@ def draw(
 
     Returns:
         Tensor[n, 3, size, size]: 0 to 1.
+
+    Raises:
+        FacesError: a shape is no face's, as damaged weights give; drawing it could take all memory.
     """
+    if not bool((vertices.abs() <= _FARTHEST).all()):
+        raise FacesError(
+            f"a face's shape reaches at most {_FARTHEST:g} mm, the network's reaches "
+            f"{float(vertices.abs().max()):g} mm; are its weights trained and whole?"
+        )
     samples, n = 2 * size, len(vertices)
     rotation = scenes.rotation_of(torch.tensor([angles])).to(vertices)[0]
     posed = vertices @ rotation.T

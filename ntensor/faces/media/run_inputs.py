@@ -6,18 +6,20 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from ntensor.faces import editing
 from ntensor.faces.editing import Encoded
+from ntensor.faces.entries import Device, Within, check_entries
 from ntensor.faces.errors import ConfigurationError, OutputError
 from ntensor.faces.evaluation.run import load_run
 from ntensor.faces.training.processes import device_of
 from ntensor.faces.training.samples import sources
 
+from .images import FARTHEST
 from .inputs import Face, Inputs, pictures_of
 
 # Training pictures that `leak` looks at; its regression has ten unknowns a coordinate.
@@ -41,11 +43,14 @@ class Options:
     """
 
     landmarks: Path | None = None
-    box: tuple[float, float, float, float] | None = None
+    box: Annotated[tuple[float, float, float, float] | None, Within(-FARTHEST, FARTHEST)] = None
     checkpoint: Literal["best", "last"] = "best"
-    device: str = "auto"
+    device: Device = "auto"
     face_model: str | None = None
-    scale: int = 2
+    scale: Annotated[int, Within(1, 64)] = 2
+
+    def __post_init__(self) -> None:
+        check_entries(self)
 
 
 class RunInputs:
@@ -64,8 +69,6 @@ class RunInputs:
     """
 
     def __init__(self, run: Path, options: Options, *edits: str) -> None:
-        if options.scale < 1:
-            raise ConfigurationError(f"scale must be at least 1, got {options.scale}")
         device = device_of(options.device)
         self.model, configuration, self.step = load_run(run, options.checkpoint)
         if options.face_model is not None:

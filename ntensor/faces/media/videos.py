@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from ntensor.faces.datasets.rendered import SPLITS
 from ntensor.faces.editing import Encoded, nearest_rotation
 from ntensor.faces.errors import FacesError, ImageError
 from ntensor.faces.files import replacing
+from ntensor.faces.reading import imageio, read_frames
 
 from . import images
 from .inputs import Face, Inputs
@@ -43,7 +43,7 @@ def driving(inputs: Inputs, drive: str, most: int) -> list[Face]:
         return generated_film(inputs, drive)[:most]
     path = Path(drive)
     if path.is_file():
-        found = [inputs.cropped(f, path, k) for k, f in enumerate(_frames(path, most))]
+        found = [inputs.cropped(f, path, k) for k, f in enumerate(read_frames(path, most))]
         if not found:
             raise ImageError(f"{path}: the film has no frames")
         return found
@@ -161,42 +161,9 @@ def write(path: Path, frames: Sequence[Tensor], scale: int, rate: float) -> None
     arrays = [frame.cpu().numpy() for frame in large]
     with replacing(path) as unfinished:
         if path.suffix == ".mp4":
-            _imageio().imwrite(unfinished, np.stack(arrays), fps=rate, macro_block_size=2)
+            imageio().imwrite(unfinished, np.stack(arrays), fps=rate, macro_block_size=2)
             return
         module = extras.load("PIL.Image")
         first, *rest = [module.fromarray(array) for array in arrays]
         pause = round(1000 / rate)
         first.save(unfinished, save_all=True, append_images=rest, duration=pause, loop=0)
-
-
-def _frames(path: Path, most: int) -> Iterator[Tensor]:
-    """The frames (3, h, w) of an animation that Pillow reads, or of a film, one at a time."""
-    image_module = extras.load("PIL.Image")
-    try:
-        with image_module.open(path) as film:
-            for number in range(min(most, getattr(film, "n_frames", 1))):
-                film.seek(number)
-                yield images.from_pillow(film.convert("RGB"), f"{path}, frame {number}")
-    except image_module.UnidentifiedImageError:
-        yield from _film(path, most)
-    except (OSError, SyntaxError) as error:
-        raise ImageError(f"{path}: the film cannot be read ({error})") from error
-
-
-def _film(path: Path, most: int) -> Iterator[Tensor]:
-    module = _imageio()
-    try:
-        for number, frame in enumerate(module.imiter(path)):
-            if number == most:
-                return
-            yield torch.from_numpy(np.array(frame)).float().permute(2, 0, 1) / 255
-    except (OSError, ValueError, RuntimeError, IndexError) as error:
-        reason = str(error).strip().splitlines()[-1:]
-        raise ImageError(
-            f"{path}: not a picture or film that can be read ({''.join(reason)})"
-        ) from error
-
-
-def _imageio() -> ModuleType:
-    extras.load("imageio_ffmpeg", "video")
-    return extras.load("imageio.v3", "video")

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ntensor.faces.errors import ConfigurationError
+
 from .analytic_mesh import SkinMesh, eyeball, teeth_and_tongue
 from .analytic_modes import BASIC_EXPRESSIONS, EXPRESSION_FIELDS, IDENTITY_FIELDS, LID_EXPRESSIONS
 from .analytic_surface import (
@@ -62,7 +64,7 @@ def analytic_face(vertices: int = DEFAULT_VERTICES) -> FaceModel:
         is returned for the same count.
 
     Raises:
-        ValueError: too few vertices.
+        ConfigurationError: too few vertices.
 
     Example:
         >>> from ntensor.faces.morphable.analytic_face import analytic_face
@@ -71,7 +73,7 @@ def analytic_face(vertices: int = DEFAULT_VERTICES) -> FaceModel:
         (torch.Size([9375, 3]), 28125)
     """
     if vertices < MINIMUM_VERTICES:
-        raise ValueError(
+        raise ConfigurationError(
             f"analytic_face: vertices must be at least {MINIMUM_VERTICES}, got {vertices}"
         )
     scale = math.sqrt(vertices / DEFAULT_VERTICES)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ntensor.faces.errors import ConfigurationError
+
 from .analytic_face import analytic_face
 from .face_model import FaceModel
 from .ict_face import load_ict_face
@@ -23,8 +25,8 @@ def load_face_model(path: str | Path | None = None) -> FaceModel:
         FaceModel: its `source` says which one it is.
 
     Raises:
-        FileNotFoundError: the named file is not there.
-        FaceModelError: the file is not a face model.
+        ConfigurationError: the named file is not there.
+        DamagedData: the file is not a face model.
 
     Example:
         >>> from ntensor.faces.morphable.face_models import load_face_model
@@ -36,5 +38,5 @@ def load_face_model(path: str | Path | None = None) -> FaceModel:
         return analytic_face()
     if not Path(chosen).is_file():
         origin = "the argument" if path is not None else VARIABLE
-        raise FileNotFoundError(f"load_face_model: {origin} names {chosen}, which is not a file")
+        raise ConfigurationError(f"load_face_model: {origin} names {chosen}, which is not a file")
     return load_ict_face(chosen)

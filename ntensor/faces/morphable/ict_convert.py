@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ntensor.faces.errors import FaceModelError
+from ntensor.faces.errors import DamagedData
+from ntensor.faces.reading import parsing, read_text
 
 from .analytic_surface import scalp_weight, smoothstep
 
@@ -53,6 +54,7 @@ BASIC: dict[str, dict[str, float]] = {
     "fear": {"browInnerUp": 1.0, "eyeWide": 1.0, "mouthStretch": 0.8, "jawOpen": 0.25},
 }
 _MILLIMETRES = 10.0  # the source's unit is taken as one centimetre
+_MOST_OBJ = 64_000_000
 _STEP = 0.005  # of the quantised modes, millimetres
 _KEPT_BULGE = 0.35  # part of the cornea's height that stays, so that lids close over it
 
@@ -61,18 +63,20 @@ def read_obj(path: Path, faces: bool = False) -> tuple[Any, list[list[int]]]:
     """Vertices (V, 3) of a Wavefront OBJ file and, if wanted, its polygons (counted from 0).
 
     Raises:
-        FaceModelError: the file is not such text.
+        DamagedData: the file is not such text.
     """
-    try:
-        lines = path.read_text().splitlines()
+    lines = read_text(path, _MOST_OBJ).splitlines()
+    with parsing(path):
         numbers = [line[2:].split()[:3] for line in lines if line.startswith("v ")]
         vertices = np.array(numbers, dtype=np.float64).reshape(-1, 3)
         polygons = []
         if faces:
             rows = (line[2:].split() for line in lines if line.startswith("f "))
             polygons = [[int(corner.split("/")[0]) - 1 for corner in row] for row in rows]
-    except (OSError, ValueError) as error:
-        raise FaceModelError(f"read_obj: {path} cannot be read: {error}") from error
+        if not np.isfinite(vertices).all():
+            raise ValueError("vertices must be finite")
+        if any(not 0 <= corner < len(vertices) for polygon in polygons for corner in polygon):
+            raise ValueError(f"polygons must be of the vertices 1 to {len(vertices)}")
     return vertices, polygons
 
 
@@ -103,7 +107,7 @@ def convert(checkout: str | Path) -> dict[str, Any]:
         dict of arrays, as `load_ict_face` reads them.
 
     Raises:
-        FaceModelError: a file is missing, unreadable, or of another topology.
+        DamagedData: a file is missing, unreadable, or of another topology.
     """
     root = Path(checkout)
     root = root / "FaceXModel" if (root / "FaceXModel").is_dir() else root
@@ -118,7 +122,7 @@ def convert(checkout: str | Path) -> dict[str, Any]:
     mean = _MILLIMETRES * neutral[kept] - shift
     identities = sorted(root.glob("identity[0-9][0-9][0-9].obj"))
     if not identities:
-        raise FaceModelError(f"convert: {root} has no identity000.obj")
+        raise DamagedData(root, None, "no file identity000.obj")
     modes = [_MILLIMETRES * (_read(path)[0] - neutral)[kept] for path in identities]
     expressions = [_MILLIMETRES * _expression(root, name, neutral)[kept] for name in EXPRESSIONS]
     id_q, id_step = _quantise(np.stack(modes))
@@ -153,9 +157,7 @@ def convert(checkout: str | Path) -> dict[str, Any]:
 def _read(path: Path, faces: bool = False) -> tuple[Any, list[list[int]]]:
     vertices, polygons = read_obj(path, faces)
     if len(vertices) != SOURCE_VERTICES:
-        raise FaceModelError(
-            f"convert: {path} must have {SOURCE_VERTICES} vertices, got {len(vertices)}"
-        )
+        raise DamagedData(path, None, f"must have {SOURCE_VERTICES} vertices, got {len(vertices)}")
     return vertices, polygons
 
 

@@ -13,6 +13,8 @@ from ntensor.faces.launch import launch
 if __name__ == "__main__":
     launch("ntensor.faces.morphable.ict_face")
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,14 +25,39 @@ from torch import Tensor
 
 from ntensor.faces import extras
 from ntensor.faces.command import command
-from ntensor.faces.errors import FaceModelError
+from ntensor.faces.errors import ConfigurationError, DamagedData
 from ntensor.faces.files import replacing
+from ntensor.faces.reading import Expected, floats, integers, read_arrays, texts
 
 from .analytic_face import beard_weight, blush_weight
 from .face_model import MATERIALS, FaceModel
-from .ict_convert import convert
+from .ict_convert import BASIC, PARTS, convert
 
 IDENTITY_MODES = 80
+
+# Millimetres.
+_FARTHEST = 1e6
+_PAINT = Expected("uint8", ("V",))
+_ARRAYS = {
+    "mean": floats("V", 3),
+    "triangles": integers("T", 3, most="V"),
+    "part": integers("V", most="P"),
+    "part_names": texts("P"),
+    "landmarks68": integers(68, most="V"),
+    "id_q": integers("K", 3, "V", least=-math.inf),
+    "id_step": floats(),
+    "expr_q": integers("E", 3, "V", least=-math.inf),
+    "expr_step": floats(),
+    "expr_names": texts("E"),
+    "basic_names": texts("B"),
+    "basic_weights": floats("B", "E", largest=2),
+    "face_count": integers(least=1),
+    "narrow_face_count": integers(least=1),
+    "shape9375": integers("S", most="V"),
+    "eye_dir": floats("V", 3),
+    "eye_gaze_front": floats(2, 3),
+    **dict.fromkeys(("paint_lips", "paint_brows", "paint_lash", "paint_scalp", "ao"), _PAINT),
+}
 
 
 def load_ict_face(
@@ -48,25 +75,27 @@ def load_ict_face(
         FaceModel
 
     Raises:
-        FaceModelError: not such a file, or a wrong argument.
+        DamagedData: not such a file.
+        ConfigurationError: a wrong argument.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, KeyError, EOFError) as error:
-        raise FaceModelError(f"load_ict_face: {path} cannot be read: {error}") from error
-    missing = sorted({"mean", "id_q", "expr_q", "triangles", "paint_lips"} - arrays.keys())
-    if missing:
-        raise FaceModelError(f"load_ict_face: {path} has no array {', '.join(missing)}")
+    path = Path(path)
+    arrays = read_arrays(path, _ARRAYS)
     available = arrays["id_q"].shape[0]
     if not 1 <= identity_modes <= available:
-        raise FaceModelError(
+        raise ConfigurationError(
             f"load_ict_face: identity_modes must be 1..{available}, got {identity_modes}"
         )
     names = tuple(str(name) for name in arrays["part_names"])
+    basic = tuple(str(name) for name in arrays["basic_names"])
+    for array, got, wanted in (
+        ("part_names", names, tuple(name for name, _, _ in PARTS)),
+        ("basic_names", basic, tuple(BASIC)),
+    ):
+        if got != wanted:
+            raise DamagedData(path, None, f"{array} must be {', '.join(wanted)}")
     identity = arrays["id_q"][:identity_modes].transpose(0, 2, 1) * arrays["id_step"]
     expression = arrays["expr_q"].transpose(0, 2, 1) * arrays["expr_step"]
-    return FaceModel(
+    face = FaceModel(
         source=f"ICT face model, {arrays['mean'].shape[0]} vertices, {identity_modes} modes",
         mean=_float(arrays["mean"]),
         identity_modes=_float(identity),
@@ -76,12 +105,17 @@ def load_ict_face(
         parts=_index(arrays["part"]),
         part_names=names,
         landmarks68=_index(arrays["landmarks68"]),
-        basic_names=tuple(str(name) for name in arrays["basic_names"]),
+        basic_names=basic,
         basic_weights=_float(arrays["basic_weights"]),
         materials=_materials(arrays, names),
         eye_direction=_eye_direction(arrays, names),
-        shape_vertices=_shape_vertices(arrays, shape),
+        shape_vertices=_shape_vertices(path, arrays, shape),
     )
+    for field in dataclasses.fields(face):
+        value = getattr(face, field.name)
+        if isinstance(value, Tensor) and not bool((value.abs() <= _FARTHEST).all()):
+            raise DamagedData(path, None, f"{field.name} comes to numbers beyond {_FARTHEST:g}")
+    return face
 
 
 def _float(array: Any) -> Tensor:
@@ -121,13 +155,15 @@ def _eye_direction(arrays: dict[str, Any], names: tuple[str, ...]) -> Tensor:
 
 def _gaze_axes(gaze: Any) -> Any:
     """The rotation (3, 3) that takes `gaze` to +z and keeps x horizontal."""
-    z = gaze / np.linalg.norm(gaze)
-    x = np.cross([0.0, 1.0, 0.0], z)
-    x /= np.linalg.norm(x)
+    # A gaze of length 0, or straight up, gives NaN.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        z = gaze / np.linalg.norm(gaze)
+        x = np.cross([0.0, 1.0, 0.0], z)
+        x /= np.linalg.norm(x)
     return np.stack([x, np.cross(z, x), z])
 
 
-def _shape_vertices(arrays: dict[str, Any], shape: str) -> Tensor:
+def _shape_vertices(path: Path, arrays: dict[str, Any], shape: str) -> Tensor:
     counts = {
         "face": int(arrays["face_count"]),
         "narrow": int(arrays["narrow_face_count"]),
@@ -137,7 +173,9 @@ def _shape_vertices(arrays: dict[str, Any], shape: str) -> Tensor:
         return _index(arrays["shape9375"])
     if shape not in counts:
         wanted = ", ".join(["shape9375", *counts])
-        raise FaceModelError(f"load_ict_face: shape must be one of {wanted}, got {shape!r}")
+        raise ConfigurationError(f"load_ict_face: shape must be one of {wanted}, got {shape!r}")
+    if counts[shape] > counts["all"]:
+        raise DamagedData(path, None, f"{shape} has {counts[shape]} of {counts['all']} vertices")
     return torch.arange(counts[shape])
 
 

@@ -114,8 +114,7 @@ class Renderer:
         edges = [(v - a).unflatten(1, (n, 3)) for v in (b, c)]
         faces = torch.linalg.cross(edges[0], edges[1], dim=2).flatten(1)
         total = torch.nn.functional.embedding_bag(self._by_vertex, faces, self._offsets, mode="sum")
-        normals = torch.nn.functional.normalize(total.unflatten(1, (n, 3)), dim=2)
-        return normals.transpose(0, 1)
+        return _unit(total.unflatten(1, (n, 3)), 2).transpose(0, 1)
 
     def views(self, vertices: Tensor, poses: list[Tensor], skin: Skin, light: Tensor) -> list[Maps]:
         """Every face seen in each of several poses, under the same light.
@@ -148,7 +147,7 @@ class Renderer:
         screen = (posed - middle) * scale + count / 2
         fragments = rasterise(screen, self.face.triangles, count)
         values = fragments.interpolate(torch.cat([normals, colour], 2), self.face.triangles)
-        values[:, :3] = torch.nn.functional.normalize(values[:, :3], dim=1)
+        values[:, :3] = _unit(values[:, :3], 1)
         self._paint_eyes(values, fragments, skin, n)
         pixels = self._to_pixels(values, fragments.position, n * views)
         maps = self._finish(pixels, light.repeat(views, 1, 1))
@@ -178,8 +177,18 @@ class Renderer:
         covered = pixels[:, :1]
         inside = covered > 0
         mask = covered / self.samples**2
-        normal = torch.nn.functional.normalize(pixels[:, 1:4], dim=1) * inside
+        normal = _unit(pixels[:, 1:4], 1) * inside
         albedo = pixels[:, 4:] / covered.clamp_min(1)
         shading = harmonics.shading(normal, light) * inside
         face = (albedo * shading).clamp(0, 1) * mask
         return mask, normal, albedo, shading, face
+
+
+def _unit(vectors: Tensor, dim: int) -> Tensor:
+    """The vectors along `dim`, of extent 3, at unit length; 0 stays 0.
+
+    `normalize` takes five times as long at this extent.
+    """
+    x, y, z = vectors.unbind(dim)
+    length = (x * x + y * y + z * z).sqrt_().clamp_min_(1e-12)
+    return vectors / length.unsqueeze(dim)

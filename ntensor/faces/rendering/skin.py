@@ -140,7 +140,9 @@ def vertex_albedo(face: FaceModel, skin: Skin) -> Tensor:
     """
     weight = {name: face.materials[None, :, k, None] for k, name in enumerate(MATERIALS)}
     frequency, phase, amplitude = skin.waves.split([3, 1, 1], dim=2)
-    wave = torch.baddbmm(phase, frequency, face.mean.T.expand(frequency.shape[0], -1, -1))
+    # By components: a matrix product rounds as the number of threads tells it to.
+    x, y, z = frequency.split(1, dim=2)
+    wave = phase + x * face.mean[:, 0] + y * face.mean[:, 1] + z * face.mean[:, 2]
     mottle = (amplitude * wave.cos()).sum(1)[..., None]
     colour = skin.skin[:, None] * (1 + mottle)
     flushed = colour * colour.new_tensor([1.04, 0.78, 0.78])

@@ -7,7 +7,9 @@ that dies meanwhile leaves that folder, which no reader looks at and the next wr
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +19,19 @@ import torch
 from torch import Tensor
 
 from ntensor.faces import files
-from ntensor.faces.errors import CheckpointError
+from ntensor.faces.errors import CheckpointError, DamagedData
 from ntensor.faces.files import UNFINISHED, flush
+from ntensor.faces.reading import check_tensors, read_json, read_tensors
 
 PREFIX = "step-"
 CONFIGURATION = "configuration.json"
-BEST = "best.json"
+
+# What the optimizers keep for each parameter.
+_ENTRIES: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.Adam: ("step", "exp_avg", "exp_avg_sq"),
+    torch.optim.RMSprop: ("step", "square_avg"),
+}
+_NOT_NEGATIVE = ("step", "exp_avg_sq", "square_avg")
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -32,20 +41,35 @@ def folder_of(run: Path, step: int) -> Path:
 
 def saved_steps(run: Path) -> list[int]:
     """Steps of the whole checkpoints in a run's folder, oldest first."""
-    names = [path.name for path in (run / "checkpoints").glob(f"{PREFIX}*")]
-    return sorted(int(name.removeprefix(PREFIX)) for name in names)
+    folders = [path for path in (run / "checkpoints").glob(f"{PREFIX}*") if path.is_dir()]
+    numbers = [path.name.removeprefix(PREFIX) for path in folders]
+    # Other folders that somebody put there are none of ours.
+    steps = {int(number): number for number in numbers if re.fullmatch("[0-9]{8,18}", number)}
+    return sorted(step for step, number in steps.items() if number == f"{step:08d}")
 
 
 def best(run: Path) -> tuple[int, float] | None:
-    """Step and validation value of the best checkpoint; None where there is none."""
-    path = run / "checkpoints" / BEST
-    if not path.exists():
-        return None
-    try:
-        marked = json.loads(path.read_text(encoding="utf-8"))
-        return int(marked["step"]), float(marked["value"])
-    except (ValueError, KeyError, OSError) as error:
-        raise CheckpointError(f"{path}: not the mark of a best checkpoint ({error})") from error
+    """Step and validation value of the best whole checkpoint, of equal ones the first.
+
+    None where none has a finite value. What the checkpoints say is all that tells it, so that a
+    process that dies at any moment leaves nothing that contradicts them.
+
+    Raises:
+        CheckpointError: one is damaged.
+    """
+    found = []
+    for step in saved_steps(run):
+        folder = folder_of(run, step)
+        try:
+            value: float | None = values_of(folder).get("validation")
+        except CheckpointError:
+            # Training removes old checkpoints while others read.
+            if folder.exists():
+                raise
+            continue
+        if value is not None and math.isfinite(value):
+            found.append((value, step))
+    return min(found)[::-1] if found else None
 
 
 def save(
@@ -99,31 +123,42 @@ def load(
     Raises:
         CheckpointError: a file is missing, cut short or damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
-        values = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        tensors = {stem: load_file(folder / f"{stem}.safetensors") for stem in stems}
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder}: not a whole checkpoint ({error}); remove it to go back to the one before"
-        ) from error
+        values = values_of(folder)
+        tensors = {stem: read_tensors(folder / f"{stem}.safetensors")[0] for stem in stems}
+    except DamagedData as error:
+        raise _damaged(folder, error) from error
     return tensors, values
 
 
-def mark_best(run: Path, step: int, value: float) -> None:
-    """Names the checkpoint of `step` the best.
+def values_of(folder: Path) -> dict[str, Any]:
+    """The values of `save`.
 
     Raises:
-        OutputError: the disk refuses.
+        CheckpointError: the file is missing or damaged.
     """
-    text = json.dumps({"step": step, "value": value}) + "\n"
-    files.write_text(run / "checkpoints" / BEST, text)
+    path = folder / "state.json"
+    try:
+        values = read_json(path, dict[str, Any])
+        step, value = values.get("step"), values.get("validation")
+        if type(step) is not int or folder.name != f"{PREFIX}{step:08d}":
+            raise DamagedData(path, None, f"step must be the folder's, got {step!r}")
+        if not isinstance(value, float | None):
+            raise DamagedData(path, None, f"validation must be a number or null, got {value!r}")
+    except DamagedData as error:
+        raise _damaged(folder, error) from error
+    return values
+
+
+def _damaged(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: not a whole checkpoint ({error}); remove it to go back to the one before"
+    )
 
 
 def prune(run: Path, keep: int) -> None:
     """Removes all checkpoints but the newest `keep` and the best."""
+    files.remove_unfinished(run / "checkpoints")
     marked = best(run)
     for step in saved_steps(run)[:-keep]:
         if marked is None or step != marked[0]:
@@ -165,29 +200,44 @@ def pack_optimizer(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Ten
 
 
 def unpack_optimizer(
-    name: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+    name: str,
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
+    stepped: bool = True,
 ) -> None:
     """Puts the state of `pack_optimizer` back; hyper-parameters stay the optimizer's own.
 
+    Args:
+        name, optimizer, tensors: as for and of `pack_optimizer`.
+        stepped: it has made a step, before which it has no state.
+
     Raises:
-        CheckpointError: an entry's shape is not its parameter's.
+        CheckpointError: an entry is missing, unknown, or not of its parameter's type and shape.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    mine = {key: value for key, value in tensors.items() if key.startswith(f"{name}.")}
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if not key.startswith(f"{name}."):
-            continue
-        index, entry = key.removeprefix(f"{name}.").split(".", 1)
-        parameter = parameters[int(index)]
+    wanted: dict[str, Tensor] = {}
+    for key, value in mine.items():
+        _, number, entry = (*key.split("."), "", "")[:3]
+        if not number.isdecimal() or int(number) >= len(parameters):
+            raise CheckpointError(f"{key}: wanted one of {len(parameters)} parameters")
+        parameter = parameters[int(number)]
+        for other in _ENTRIES[type(optimizer)]:
+            wanted[f"{name}.{int(number)}.{other}"] = (
+                torch.zeros((), device="meta") if other == "step" else parameter
+            )
         kept = value
-        if value.dim():
-            if value.shape != parameter.shape:
-                raise CheckpointError(
-                    f"optimizer state {key}: wanted shape {tuple(parameter.shape)}, "
-                    f"got {tuple(value.shape)}"
-                )
+        if value.dim() and value.shape == parameter.shape:
             kept = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-        state.setdefault(int(index), {})[entry] = kept
+        state.setdefault(int(number), {})[entry] = kept
+    try:
+        check_tensors(mine, wanted)
+    except ValueError as error:
+        raise CheckpointError(f"optimizer state: {error}") from error
+    squares = [value for key, value in mine.items() if key.endswith(_NOT_NEGATIVE)]
+    if (stepped and not mine) or any(float(value.min()) < 0 for value in squares):
+        raise CheckpointError(f"{name}: wanted its state, without negative squares, got another")
     whole = optimizer.state_dict()
     whole["state"] = state
     optimizer.load_state_dict(whole)

@@ -81,6 +81,11 @@ class Log:
             for name, value in values.items():
                 self.writer.add_scalar(f"{section}/{name}", value, step)
 
+    def flush(self) -> None:
+        """Waits until all scalars and pictures are written."""
+        if self.leads:
+            self.writer.flush()
+
     def say(self, text: str) -> None:
         """A line above the progress bar."""
         if self.leads:

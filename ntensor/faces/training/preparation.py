@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+import ntensor
 from ntensor.faces.configuration import Configuration, differences, from_file
 from ntensor.faces.errors import CheckpointError, ConfigurationError
+from ntensor.faces.reading import check_tensors
 
 from . import checkpoint
 
@@ -33,14 +35,15 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], what: str) -> No
         CheckpointError: they are of another network.
     """
     try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
+        check_tensors(tensors, module.state_dict())
+    except ValueError as error:
         raise CheckpointError(
             f"the {what} of the checkpoint is not of this configuration: {error}"
         ) from error
+    module.load_state_dict(tensors)
 
 
-def check(configuration: Configuration, world: int) -> None:
+def check(configuration: Configuration, world: int, device: torch.device) -> None:
     """Refuses settings that do not go together.
 
     Raises:
@@ -53,6 +56,11 @@ def check(configuration: Configuration, world: int) -> None:
             f"processes * accumulation ({world} * {settings.accumulation}) must divide "
             f"batch_size ({settings.batch_size})"
         )
+    try:
+        factor = torch.ones(1, 1, device=device)
+        ntensor.synthesis(factor, factor, backend=settings.backend)
+    except RuntimeError as error:
+        raise ConfigurationError(f"training.backend: {error}") from error
 
 
 def check_name(run: Path) -> None:

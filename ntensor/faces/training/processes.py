@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from ntensor.faces.entries import Device, check_entry
 from ntensor.faces.errors import ConfigurationError
 
 
@@ -18,15 +19,15 @@ def device_of(name: str) -> torch.device:
     Raises:
         ConfigurationError: the device does not exist here.
     """
+    check_entry("device", name, Device)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigurationError(f"device: {error}") from error
+    device = torch.device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ConfigurationError(f"device {name}: torch finds no GPU")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ConfigurationError(f"device {name}: torch finds {torch.cuda.device_count()} GPUs")
         if ":" not in name:
             device = torch.device("cuda", _number("LOCAL_RANK", 0))
     return device

@@ -18,12 +18,14 @@ from ntensor.faces.datasets.generated import (
     GeneratedFaces,
     Variation,
 )
-from ntensor.faces.datasets.records import VALID, DamagedData
+from ntensor.faces.datasets.records import VALID
 from ntensor.faces.datasets.stored import StoredFaces
 from ntensor.faces.errors import ConfigurationError, FacesError
 from ntensor.faces.morphable.analytic_face import analytic_face
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.morphable.face_models import load_face_model
+
+from .processes import device_of
 
 VARIATIONS = {"all": Variation(), "expression": POC_EXPRESSION, "pose": POC_POSE}
 
@@ -61,7 +63,10 @@ class Samples(Protocol):
     def statistics(self) -> Mapping[str, tuple[Tensor, Tensor]]: ...
 
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The batch of these samples; a function of `indices` alone."""
+        """The batch of these samples, each of them, bit for bit, a function of its own index alone.
+
+        Where samples are drawn on a GPU, a function of `indices` alone.
+        """
 
 
 class GeneratedSamples:
@@ -115,12 +120,9 @@ class StoredSamples:
         """The batch, with `valid_NAME` (n,) for targets that some samples lack.
 
         Raises:
-            FacesError: a damaged file or record, unless they are skipped.
+            DamagedData: a damaged file or record, unless they are skipped.
         """
-        try:
-            batch = self.faces.batch(indices)
-        except DamagedData as error:
-            raise FacesError(str(error)) from error
+        batch = self.faces.batch(indices)
         found = {name: batch[name] for name in KEPT if name in batch}
         found["near_frontal"] = batch["near_frontal"] & batch["valid"][:, VALID.index("frontal")]
         for name, has in zip(VALID, batch["valid"].t(), strict=True):
@@ -133,18 +135,34 @@ def stored(folder: str, skip_damaged: bool) -> StoredSamples:
     """The data set of a folder.
 
     Raises:
-        FacesError: it is none, or damaged.
+        DamagedData: it is none, or damaged.
     """
-    try:
-        return StoredSamples(StoredFaces(folder, on_damage="skip" if skip_damaged else "refuse"))
-    except DamagedData as error:
-        raise FacesError(str(error)) from error
+    return StoredSamples(StoredFaces(folder, on_damage="skip" if skip_damaged else "refuse"))
+
+
+class Told:
+    """Samples that give an error as a batch: raised in a `DataLoader`'s worker, its sentence would
+    come back as the text of a traceback.
+
+    Args:
+        samples (Samples)
+    """
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor] | FacesError:
+        try:
+            return self.samples[indices]
+        except FacesError as error:
+            return error
 
 
 class Cached:
     """Keeps every sample that was asked for once, its maps rounded to eight bits.
 
-    About 65 KB a sample of 64 x 64 and the shape. A sample is the same whether it was kept or not.
+    About 65 KB a sample of 64 x 64 and the shape. A sample is asked for alone, so that it is the
+    same, bit for bit, whenever and beside whichever others it is read first.
 
     Args:
         samples (Samples): finite.
@@ -158,11 +176,10 @@ class Cached:
         self._kept: dict[int, dict[str, Tensor]] = {}
 
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        missing = [index for index in indices if index not in self._kept]
-        if missing:
-            batch = pack(self.samples[missing])
-            for row, index in enumerate(missing):
-                self._kept[index] = {name: value[row].clone() for name, value in batch.items()}
+        for index in indices:
+            if index not in self._kept:
+                batch = pack(self.samples[[index]])
+                self._kept[index] = {name: value[0] for name, value in batch.items()}
         rows = [self._kept[index] for index in indices]
         return unpack({name: torch.stack([row[name] for row in rows]) for name in rows[0]})
 
@@ -191,14 +208,11 @@ def face_model_of(configuration: DataConfiguration) -> FaceModel:
     """The face model that the configuration names.
 
     Raises:
-        ConfigurationError: there is none.
+        FacesError: there is none.
     """
-    try:
-        if configuration.face_model is None and configuration.vertices:
-            return analytic_face(configuration.vertices)
-        return load_face_model(configuration.face_model)
-    except (FileNotFoundError, ValueError) as error:
-        raise ConfigurationError(str(error)) from error
+    if configuration.face_model is None and configuration.vertices:
+        return analytic_face(configuration.vertices)
+    return load_face_model(configuration.face_model)
 
 
 def generated(configuration: DataConfiguration, split: str, image_size: int) -> GeneratedFaces:
@@ -211,7 +225,7 @@ def generated(configuration: DataConfiguration, split: str, image_size: int) -> 
         image_size,
         configuration.seed,
         variation=VARIATIONS[configuration.variation],
-        device=configuration.device,
+        device=str(device_of(configuration.device)),
     )
 
 

@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader
 
 import ntensor
 from ntensor.faces.configuration import Configuration, to_json
-from ntensor.faces.errors import NonFiniteError
+from ntensor.faces.errors import CheckpointError, FacesError, NonFiniteError
 from ntensor.faces.files import LOCK, locked, remove_unfinished, write_text
 from ntensor.faces.media import pictures
 from ntensor.faces.networks.model import build
+from ntensor.faces.reading import check_tensors
 
 from . import checkpoint
 from .independence import separation_of
@@ -27,7 +28,7 @@ from .log import Log
 from .objective import TrainingStep, adversary_of, terms, total
 from .preparation import accumulates, check, check_name, check_standing, load_weights, place
 from .processes import Processes
-from .samples import Samples
+from .samples import Samples, Told
 from .sampling import Updates
 from .schedule import optimizer, rate
 
@@ -58,7 +59,7 @@ class Trainer:
         processes: Processes,
         verification: nn.Module | None = None,
     ) -> None:
-        check(configuration, processes.world)
+        check(configuration, processes.world, processes.device)
         self.configuration, self.run, self.processes = configuration, run, processes
         self.training, self.validation = training, validation
         settings = configuration.training
@@ -117,7 +118,9 @@ class Trainer:
             if processes.leads:
                 size = sum(p.numel() * p.element_size() for p in self.model.parameters())
                 checkpoint.check_writable(self.run, wanted_bytes=4 * size)
-                remove_unfinished(self.run)
+                for folder in (self.run, self.run / "pictures"):
+                    remove_unfinished(folder)
+                checkpoint.prune(self.run, self.configuration.training.keep)
                 write_text(self.run / checkpoint.CONFIGURATION, to_json(self.configuration))
             yield
 
@@ -139,7 +142,7 @@ class Trainer:
                 if last or self.step % settings.validate_every == 0:
                     value = self.validate(log)
                 if last or stopped or self.step % settings.checkpoint_every == 0:
-                    self.save(value)
+                    self.save(value, log)
                 if stopped and not last:
                     return self.stopping or "stopped by another process"
         return "finished"
@@ -172,8 +175,8 @@ class Trainer:
             processes.world,
             self.training.blocks,
         )
-        loader: DataLoader[dict[str, Tensor]] = DataLoader(
-            self.training,  # type: ignore[arg-type]
+        loader: DataLoader[dict[str, Tensor] | FacesError] = DataLoader(
+            Told(self.training),  # type: ignore[arg-type]
             sampler=sampler,
             batch_size=None,
             num_workers=self.configuration.data.workers,
@@ -182,6 +185,8 @@ class Trainer:
         )
         parts = []
         for batch in loader:
+            if isinstance(batch, FacesError):
+                raise batch
             parts.append(self.on_device(batch))
             if len(parts) == settings.accumulation:
                 yield parts
@@ -199,7 +204,7 @@ class Trainer:
     def update(self, step: nn.Module, parts: list[dict[str, Tensor]], log: Log) -> None:
         """One update of the network, then one of the adversary."""
         settings = self.configuration.training
-        codes_only = self.step < settings.code_steps and hasattr(self.model, "regress")
+        codes_only = self.codes_only(self.step)
         self.set_rates()
         self.optimizer.zero_grad(set_to_none=not self.accumulates)
         if self.adversary is not None:
@@ -228,6 +233,11 @@ class Trainer:
             values = {name: float(term) for name, term in found.items()}
             log.losses(self.step, float(weighted), values | told)
 
+    def codes_only(self, number: int) -> bool:
+        """Whether the update after `number` others teaches the codes alone."""
+        settings = self.configuration.training
+        return number < settings.code_steps and hasattr(self.model, "regress")
+
     def update_adversary(
         self, parts: list[dict[str, Tensor]], outputs: list[dict[str, Tensor]]
     ) -> dict[str, float]:
@@ -237,7 +247,7 @@ class Trainer:
         adversary.requires_grad_(True)
         rival.zero_grad(set_to_none=True)
         seed = (self.configuration.training.seed << 40) + self.step * 1024 + self.processes.rank
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed % 2**63)
         found: dict[str, Tensor] = {}
         for number, (batch, output) in enumerate(zip(parts, outputs, strict=True)):
             with self.synchronised(self.rival_network, number == len(parts) - 1):
@@ -311,8 +321,13 @@ class Trainer:
             output = self.model(batch["image"])
         log.pictures(self.step, pictures.columns(batch, output))
 
-    def save(self, value: float | None) -> None:
-        """Writes a checkpoint; `value` of the validation decides whether it is the best."""
+    def save(self, value: float | None, log: Log) -> None:
+        """Writes a checkpoint; `value` of the validation decides whether it is the best.
+
+        What was logged until then is on the disk before it, since a run that continues from it logs
+        nothing of that again.
+        """
+        log.flush()
         if self.processes.leads:
             training = checkpoint.pack_optimizer("optimizer", self.optimizer)
             training["random_state"] = torch.get_rng_state()
@@ -328,27 +343,34 @@ class Trainer:
                 "torch": torch.__version__,
             }
             checkpoint.save(self.run, self.step, tensors, values)
-            marked = checkpoint.best(self.run)
-            if value is not None and (marked is None or value < marked[1]):
-                checkpoint.mark_best(self.run, self.step, value)
             checkpoint.prune(self.run, self.configuration.training.keep)
         self.processes.wait()
 
     def resume(self) -> None:
         """Continues from the newest checkpoint of the folder, if there is one."""
+        # Every `save` asks for it; what is wrong with one is told before anything is computed.
+        checkpoint.best(self.run)
         steps = checkpoint.saved_steps(self.run)
         if not steps:
             return
-        tensors, values = checkpoint.load(checkpoint.folder_of(self.run, steps[-1]), STEMS)
+        folder = checkpoint.folder_of(self.run, steps[-1])
+        tensors, values = checkpoint.load(folder, STEMS)
         training = tensors["training"]
         load_weights(self.model, tensors["model"], "model")
         checkpoint.unpack_optimizer("optimizer", self.optimizer, training)
         if self.rival is not None:
-            checkpoint.unpack_optimizer("rival", self.rival, training)
+            fought = not self.codes_only(values["step"] - 1)
+            checkpoint.unpack_optimizer("rival", self.rival, training, fought)
         for name, module in self.companions().items():
             mine = {key: t for key, t in training.items() if key.startswith(f"{name}.")}
             load_weights(module, {k.removeprefix(f"{name}."): t for k, t in mine.items()}, name)
-        torch.set_rng_state(training["random_state"])
+        random_state = {"random_state": torch.get_rng_state()}
+        found = {key: t for key, t in training.items() if key in random_state}
+        try:
+            check_tensors(found, random_state)
+            torch.set_rng_state(found["random_state"])
+        except (ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{folder}: {error}") from error
         self.step = int(values["step"])
 
     def companions(self) -> dict[str, nn.Module]:

@@ -1,0 +1,39 @@
+"""The one reader of files that others may have written: no other module of the faces opens one.
+
+Nothing that a file says is believed before it is checked: sizes before memory is taken, names,
+types and shapes before numbers, numbers before they are used. Nothing in a file is run. What does
+not hold is a `DamagedData`, for pictures and landmarks an `ImageError` too, which names the file.
+
+| module | reads |
+|---|---|
+| `files` | bytes and text up to a size |
+| `documents` | JSON and YAML up to a size and depth, as the type that is wanted |
+| `arrays` | `.npz` by a table of the arrays that are wanted |
+| `tensors` | safetensors |
+| `pictures` | pictures and films up to a number of pixels |
+"""
+
+from .arrays import Expected, floats, integers, read_arrays, texts
+from .documents import document, read_json, read_yaml, reasons
+from .files import parsing, read_text
+from .pictures import imageio, read_frames, read_picture
+from .tensors import check_tensors, read_tensors
+
+__all__ = [
+    "Expected",
+    "check_tensors",
+    "document",
+    "floats",
+    "imageio",
+    "integers",
+    "parsing",
+    "read_arrays",
+    "read_frames",
+    "read_json",
+    "read_picture",
+    "read_tensors",
+    "read_text",
+    "read_yaml",
+    "reasons",
+    "texts",
+]

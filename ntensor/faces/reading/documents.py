@@ -1,0 +1,88 @@
+"""JSON and YAML: limited in size and depth, and of the type that is wanted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ntensor.faces import extras
+from ntensor.faces.errors import DamagedData
+
+from .files import parsing, read_bytes, read_text
+
+T = TypeVar("T")
+
+# Of YAML, whose parser takes about 20 microseconds a byte.
+MOST_YAML = 200_000
+DEEPEST = 20
+
+
+def read_json(path: str | Path, wanted: type[T], kind: type[DamagedData] = DamagedData) -> T:
+    """The content of a JSON file.
+
+    Args:
+        path: of the file.
+        wanted: a type as pydantic takes it, most often a dataclass; nothing is converted to it.
+        kind: of the error.
+
+    Raises:
+        DamagedData: it cannot be read, is no JSON, is nested too deeply, or is of another type.
+    """
+    return document(read_bytes(path, kind=kind), wanted, path, kind)
+
+
+def document(
+    content: bytes | str, wanted: type[T], path: str | Path, kind: type[DamagedData] = DamagedData
+) -> T:
+    """`read_json` of a text that stands in the file `path`."""
+    pydantic = extras.load("pydantic")
+    with parsing(Path(path), kind):
+        try:
+            found: T = pydantic.TypeAdapter(wanted).validate_json(content, strict=True)
+        except pydantic.ValidationError as error:
+            raise kind(Path(path), None, reasons(error)) from error
+    return found
+
+
+def reasons(error: Any) -> str:
+    """What a `pydantic.ValidationError` says, in one line: entry, what was wanted, what came."""
+    found = []
+    for entry in error.errors(include_url=False, include_context=False)[:5]:
+        place = ".".join(map(str, entry["loc"]))
+        got = repr(entry["input"])
+        got = got if len(got) < 60 else f"{got[:60]}..."
+        if entry["type"] == "json_invalid":
+            found.append(f"cannot be read ({entry['msg']})")
+        elif entry["type"] == "value_error":
+            # An error of our own, which says by itself what came.
+            message = entry["msg"].removeprefix("Value error, ")
+            found.append(message if not place else f"{place}: {message}")
+        elif entry["type"] == "missing":
+            found.append(f"no entry {place}")
+        else:
+            found.append(f"{place}: {entry['msg']}, got {got}".removeprefix(": "))
+    return "; ".join(found)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The content of a YAML file (a JSON file is one, too): mappings, lists, text, numbers.
+
+    Anchors and tags are refused: with them a short file can stand for a huge or a cyclic one.
+
+    Raises:
+        DamagedData: it cannot be read, is no YAML, or is nested too deeply.
+    """
+    yaml = extras.load("yaml")
+    path = Path(path)
+    text = read_text(path, MOST_YAML)
+    with parsing(path):
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise DamagedData(path, None, f"wanted at most {DEEPEST} levels, got more")
+            if getattr(event, "anchor", None) or getattr(event, "tag", None):
+                line = event.start_mark.line + 1
+                raise DamagedData(path, None, f"line {line}: anchors and tags are not read")
+        return yaml.safe_load(text)

@@ -1,0 +1,148 @@
+"""Pictures and films, up to a number of pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ntensor.faces import extras
+from ntensor.faces.errors import DamagedPicture, ImageError
+
+from .files import opened, parsing
+
+# Of one picture or frame; the largest are those of telephones. Reading takes 25 bytes a pixel.
+MOST_PIXELS = 64_000_000
+# Of one file.
+MOST_PICTURE_BYTES = 500_000_000
+# What Pillow decodes by itself; others of its readers run programs.
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_SMALLEST = 8
+# Where a film of a format that names no other files begins.
+_FILMS = (
+    (4, b"ftyp"),
+    (4, b"moov"),
+    (4, b"mdat"),
+    (4, b"wide"),
+    (0, b"\x1a\x45\xdf\xa3"),
+    (8, b"AVI "),
+)
+
+
+def read_picture(path: str | Path, most_pixels: int = MOST_PIXELS) -> Tensor:
+    """The first frame of a picture as colours.
+
+    Grey pictures get three equal channels, palettes their colours, 16 bits their full range,
+    transparent places white; the orientation that a camera noted is applied.
+
+    Args:
+        path: of a file of one of the `FORMATS`.
+        most_pixels: that are read.
+
+    Returns:
+        Tensor[3, height, width]: red, green, blue, 0 to 1.
+
+    Raises:
+        ImageError: it is not there, no picture, damaged, smaller than 8 pixels, larger than
+            `most_pixels`, or of a kind whose range is unknown (floating point, 32 bits).
+    """
+    return next(_frames(Path(path), 1, most_pixels))
+
+
+def read_frames(path: str | Path, most: int, most_pixels: int = MOST_PIXELS) -> Iterator[Tensor]:
+    """The first `most` frames (3, h, w) of an animation or a film, one at a time.
+
+    Raises:
+        ImageError: as `read_picture`.
+    """
+    path = Path(path)
+    with opened(path, DamagedPicture) as file:
+        start = file.read(16)
+    if any(start[at:].startswith(mark) for at, mark in _FILMS):
+        return _film(path, most, most_pixels)
+    return _frames(path, most, most_pixels)
+
+
+def _frames(path: Path, most: int, most_pixels: int) -> Iterator[Tensor]:
+    pillow = extras.load("PIL.Image")
+    with opened(path, DamagedPicture) as file, parsing(path, DamagedPicture):
+        if file.seek(0, 2) > MOST_PICTURE_BYTES:
+            raise DamagedPicture(path, None, f"wanted at most {MOST_PICTURE_BYTES} bytes, got more")
+        file.seek(0)
+        pillow.init()
+        try:
+            film = pillow.open(file, formats=[name for name in FORMATS if name in pillow.OPEN])
+        except pillow.UnidentifiedImageError as error:
+            wanted = ", ".join(FORMATS)
+            raise DamagedPicture(path, None, f"not a picture that is read ({wanted})") from error
+        with film:
+            frames = min(most, getattr(film, "n_frames", 1)) if most > 1 else 1
+            for number in range(frames):
+                if number:
+                    film.seek(number)
+                _check_size(path, film.size, most_pixels)
+                film.load()
+                yield _colours(film if frames == 1 else film.convert("RGB"), str(path))
+
+
+def _check_size(path: Path, size: tuple[int, int], most_pixels: int) -> None:
+    width, height = size
+    if width * height > most_pixels:
+        raise DamagedPicture(
+            path,
+            None,
+            f"wanted at most {most_pixels / 1e6:.3g} million pixels, got {width} x {height}",
+        )
+
+
+def _colours(image: Any, name: str) -> Tensor:
+    """Colours (3, h, w) of a picture that Pillow has loaded; `name` stands in messages."""
+    image = extras.load("PIL.ImageOps").exif_transpose(image)
+    if min(image.size) < _SMALLEST:
+        raise ImageError(
+            f"{name}: wanted at least {_SMALLEST} x {_SMALLEST} pixels, got {image.size}"
+        )
+    if image.mode == "I" and image.format in ("PNG", "PPM"):  # 16-bit grey of older Pillow
+        image = image.convert("I;16")
+    if image.mode.startswith("I;16"):
+        grey = torch.from_numpy(np.asarray(image).astype(np.float32) / 65535)
+        return grey.expand(3, -1, -1).contiguous()
+    if image.mode in ("I", "F"):
+        raise ImageError(
+            f"{name}: wanted colours or grey of 8 or 16 bits, got mode {image.mode!r}, whose "
+            "range is unknown"
+        )
+    if image.mode == "1":
+        image = image.convert("L")
+    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA", "La", "RGBa"):
+        image = image.convert("RGBA")
+        white = extras.load("PIL.Image").new("RGBA", image.size, (255, 255, 255, 255))
+        white.alpha_composite(image)
+        image = white
+    colours = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return colours.contiguous().float().div_(255)
+
+
+def _film(path: Path, most: int, most_pixels: int) -> Iterator[Tensor]:
+    module = imageio()
+    with parsing(path, DamagedPicture), module.imopen(path, "r", plugin="FFMPEG") as film:
+        _check_size(path, film.metadata()["size"], most_pixels)
+        for number, frame in enumerate(film.iter()):
+            if number == most:
+                return
+            yield torch.from_numpy(np.array(frame)).permute(2, 0, 1).contiguous().float().div_(255)
+
+
+def imageio() -> ModuleType:
+    """The package that reads and writes films.
+
+    Raises:
+        MissingPackage: it is not installed; the message says how to install it.
+    """
+    extras.load("imageio_ffmpeg", "video")
+    return extras.load("imageio.v3", "video")

@@ -1,0 +1,57 @@
+"""Tensors of safetensors files, and whether they are those that are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from ntensor.faces import extras
+from ntensor.faces.errors import DamagedData
+
+from .files import opened, parsing
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The named tensors of a safetensors file, and its notes.
+
+    The format's own reader checks that types and shapes go with the bytes that stand in the file.
+
+    Raises:
+        DamagedData: it cannot be read, or a floating-point tensor is not finite.
+    """
+    path = Path(path)
+    with opened(path), parsing(path):
+        safe_open = extras.load("safetensors").safe_open
+        with safe_open(path, "pt") as file:
+            notes = dict(file.metadata() or {})
+            # Copies, which stay as they are when the file is written anew.
+            found = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        for name, tensor in found.items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise DamagedData(path, None, f"{name} has NaN or infinite numbers")
+    return found, notes
+
+
+def check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuses tensors of other names, types or shapes than those of `wanted`, which may be on the
+    device `meta`.
+
+    Raises:
+        ValueError: naming the first tensors that differ.
+    """
+    reasons = []
+    for name in sorted(found.keys() | wanted.keys()):
+        got, want = (_kind(tensors.get(name)) for tensors in (found, wanted))
+        if got != want:
+            reasons.append(f"{name}: wanted {want}, got {got}")
+    if reasons:
+        more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        raise ValueError("; ".join(reasons[:3]) + more)
+
+
+def _kind(tensor: Tensor | None) -> str:
+    if tensor is None:
+        return "none"
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
