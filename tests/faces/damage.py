@@ -13,13 +13,8 @@ import torch
 import yaml
 
 VALUES = (
-    None,
-    True,
-    False,
-    0,
-    1,
-    -1,
-    3,
+    *(None, True, False),
+    *(0, 1, -1, 3),
     2**31,
     2**63,
     -(10**30),

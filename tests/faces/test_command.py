@@ -301,11 +301,13 @@ def test_help_without_a_reader():
 @POSIX
 def test_names_in_a_locale_without_them(run, tmp_path):
     script = (
-        '"$PYTHON" -m ntensor.faces.edit grid "$1" --target "$2" --source "$2" --out "$3" && '
-        '! "$PYTHON" -m ntensor.faces.train --data.vertices 1000 --out "$3-run"'
+        "run=$1 face=$2 out=$3; shift 3; "
+        '"$PYTHON" -m ntensor.faces.edit grid "$run" --target "$face" --source "$face" '
+        '--out "$out" && ! "$PYTHON" -m ntensor.faces.train "$@" --out "$out-run"'
     )
     names = {"LC_ALL": "C", "PYTHONUTF8": "0"}
-    done = program(script, run, HAPPY, tmp_path / "caf\u00e9", environment=names)
+    words = (run, HAPPY, tmp_path / "caf\u00e9", *TRAINING)
+    done = program(script, *words, environment=names)
     assert done.returncode == 0, done.stderr
     assert f"{tmp_path}/caf\u00e9: grid.png".encode() in done.stdout
     assert b"error: " in done.stderr and b"PYTHONUTF8=1 helps" in done.stderr

@@ -1,6 +1,9 @@
 """Commands that are killed and stopped at random moments, and go on as if nothing had happened.
 
-`NTENSOR_FACE_KILLS`: how many kills in all; `NTENSOR_FACE_SEED`."""
+    NTENSOR_FACE_KILLS=500 pytest -m "slow or not slow" tests/faces/test_kills.py
+
+`NTENSOR_FACE_KILLS`: how many kills in all; `NTENSOR_FACE_SEED`.
+"""
 
 import os
 import subprocess
@@ -10,7 +13,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = Path(__file__).with_name("kills.py")
-# In all 50.
+# Shares of the kills.
 KILLS = {
     "train": 12,
     "endless": 5,
@@ -21,13 +24,16 @@ KILLS = {
     "verification": 4,
     "edit": 3,
 }
+SLOW = ("endless", "threads", "sweep", "evaluate")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("case", KILLS)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in KILLS]
+)
 def test_killed_commands_go_on_bit_for_bit(case):
-    total = int(os.environ.get("NTENSOR_FACE_KILLS", "50"))
+    total = int(os.environ.get("NTENSOR_FACE_KILLS", "10"))
     kills = -(-KILLS[case] * total // sum(KILLS.values()))
     seed = os.environ.get("NTENSOR_FACE_SEED", "0")
     # Threads that wait for each other in a loop take long where other processes run.
