@@ -24,7 +24,7 @@ KILLS = {
     "verification": 4,
     "edit": 3,
 }
-SLOW = ("endless", "threads", "sweep", "evaluate")
+SLOW = ("endless", "threads", "sweep", "evaluate", "verification", "edit")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
