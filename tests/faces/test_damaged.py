@@ -36,7 +36,7 @@ from ntensor.faces.presets import tiny
 from ntensor.faces.reading import read_frames, read_picture
 from small_files import write_ict, write_mesh, write_pictures
 
-CASES = int(os.environ.get("NTENSOR_DAMAGES", "300"))
+CASES = int(os.environ.get("NTENSOR_DAMAGES", "150"))
 SEED = int(os.environ.get("NTENSOR_DAMAGE_SEED", "0"))
 ONLY = os.environ.get("NTENSOR_DAMAGE_CASE", "")
 # Bytes that a damaged file may ask for beyond what the process has.

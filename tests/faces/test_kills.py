@@ -24,7 +24,7 @@ KILLS = {
     "verification": 4,
     "edit": 3,
 }
-SLOW = ("endless", "threads", "sweep", "evaluate")
+SLOW = ("endless", "threads", "sweep", "evaluate", "verification", "edit")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
@@ -33,7 +33,7 @@ SLOW = ("endless", "threads", "sweep", "evaluate")
     "case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in KILLS]
 )
 def test_killed_commands_go_on_bit_for_bit(case):
-    total = int(os.environ.get("NTENSOR_FACE_KILLS", "10"))
+    total = int(os.environ.get("NTENSOR_FACE_KILLS", "5"))
     kills = -(-KILLS[case] * total // sum(KILLS.values()))
     seed = os.environ.get("NTENSOR_FACE_SEED", "0")
     # Threads that wait for each other in a loop take long where other processes run.
