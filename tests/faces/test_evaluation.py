@@ -7,10 +7,17 @@ import torch
 from batches import RandomSamples, batch_of, small_configuration
 from ntensor.faces import verification
 from ntensor.faces.configuration import DataConfiguration
-from ntensor.faces.errors import CheckpointError, FacesError
-from ntensor.faces.evaluation import AngularError, SquaredError, accuracy, angular_degrees
+from ntensor.faces.errors import CheckpointError, ConfigurationError, FacesError
+from ntensor.faces.evaluation import (
+    AngularError,
+    SquaredError,
+    accuracy,
+    angular_degrees,
+    transfer,
+)
 from ntensor.faces.evaluation.svm import cross_validated, fit_machines
 from ntensor.faces.media import pictures
+from ntensor.faces.morphable.analytic_face import analytic_face
 from ntensor.faces.networks.model import build
 
 
@@ -168,3 +175,11 @@ def test_columns_of_a_network():
     assert "true tex." not in shown
     assert all(value.shape == (2, 3, 16, 16) for value in shown.values())
     assert all(value.min() >= 0 and value.max() <= 1 for value in shown.values())
+
+
+def test_landmarks_of_another_face_are_refused():
+    face = analytic_face(1000)
+    shape = face.mean[face.shape_vertices][None]
+    assert transfer.landmarks_of(face, shape).shape == (1, 68, 3)
+    with pytest.raises(ConfigurationError, match="wanted shapes of its .* got 10: the run"):
+        transfer.landmarks_of(face, shape[:, :10])

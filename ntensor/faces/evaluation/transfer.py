@@ -281,7 +281,16 @@ def _kept(model: Model, face: FaceModel, output: Mapping[str, Tensor], z_p: Any)
 
 
 def landmarks_of(face: FaceModel, shape: Tensor) -> Tensor:
-    """The landmarks (n, 68, 3) of shapes (n, V_s, 3); NaN for those that are not in them."""
+    """The landmarks (n, 68, 3) of shapes (n, V_s, 3); NaN for those that are not in them.
+
+    Raises:
+        ConfigurationError: the shapes are of another face.
+    """
+    if shape.shape[1] != len(face.shape_vertices):
+        raise ConfigurationError(
+            f"{face.source}: wanted shapes of its {len(face.shape_vertices)} vertices, got "
+            f"{shape.shape[1]}: the run is of another face"
+        )
     position = torch.full((len(face.mean),), -1)
     position[face.shape_vertices] = torch.arange(len(face.shape_vertices))
     places = position[face.landmarks68]
