@@ -131,3 +131,21 @@ def test_a_type_that_overrides_torchs_function(place):
     inputs = [torch.randn(4, 2), torch.randn(4, 3), torch.randn(5, 2, 3), torch.randn(5)]
     inputs[place] = inputs[place].as_subclass(_Overrides)
     assert ntensor.bilinear(*inputs) is F.bilinear
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("name", ["transposed", "output last", "stepped"])
+def test_weights_of_any_strides_compiled_and_mapped(name):
+    """Sizes that the compiler does not know; `vmap` over weights; a weight put into a layer."""
+    weight = WEIGHTS[name](torch.randn(6, 5, 33))
+    layer = ntensor.nn.convert(torch.nn.Bilinear(5, 33, 6, bias=False))
+    compiled = torch.compile(ntensor.bilinear, fullgraph=True, dynamic=True, backend="aot_eager")
+    close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
+    for n in (7, 4):
+        a, b = torch.randn(n, 5), torch.randn(n, 33)
+        wanted = F.bilinear(a, b, weight)
+        close(compiled(a, b, weight), wanted)
+        close(torch.func.functional_call(layer, {"weight": weight}, (a, b)), wanted)
+        stacked = torch.stack([weight, 2 * weight], -1)
+        mapped = torch.func.vmap(ntensor.bilinear, (None, None, -1))(a, b, stacked)
+        close(mapped, torch.stack([wanted, 2 * wanted]))

@@ -140,7 +140,12 @@ def in_memory_order(tensor: Tensor) -> tuple[Tensor, list[int]]:
     if tensor.is_contiguous():
         return tensor, places
     strides = tensor.stride()
-    turned = sorted(places, key=lambda place: -strides[place])
+    turned: list[int] = []
+    for place in places:  # sorted by hand: torch.compile sorts no strides that it does not know
+        behind = len(turned)
+        while behind and strides[turned[behind - 1]] < strides[place]:
+            behind -= 1
+        turned.insert(behind, place)
     permuted = tensor.permute(turned)
     return (permuted, turned) if permuted.is_contiguous() else (tensor.contiguous(), places)
 
