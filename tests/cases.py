@@ -168,6 +168,27 @@ REGISTERED = [
         "projection_core_grad_",
         _grads(lambda new, n, g, m: (new.core(4, 2, 1, 3).detach(), g, m, _factors(new, n))),
     ),
+    Registered(
+        "grouped_projection",
+        (lambda new, n: (new.core(8, 2, 1, 3), _factors(new, 2 * n), 2),),
+    ),
+    Registered(
+        "grouped_projection_factor_grads",
+        tuple(
+            lambda new, n, needs=needs: (
+                new.core(8, 2, 1, 3),
+                new(2 * n, 4),
+                _factors(new, 2 * n),
+                2,
+                needs,
+            )
+            for needs in (ALL, SOME)
+        ),
+    ),
+    Registered(
+        "grouped_projection_core_grad",
+        (lambda new, n: (new(2 * n, 4), _factors(new, 2 * n), 2),),
+    ),
     *(
         Registered(name, samples)
         for name, samples in {

@@ -77,6 +77,9 @@ class Operation:
         self.check = check
         self.at_once = at_once
         self.direct = direct
+        # A rule of vmap of its own: from the arguments of `batched` after the first, None where
+        # the general one holds.
+        self.batching: Callable[..., tuple[Tensor, int] | None] | None = None
         self.shared = [place for place, slot in enumerate(given) if slot in form.shared]
         self.shared_output = any(slot in form.shared for slot in returns)
         self.raw, self.run = define(

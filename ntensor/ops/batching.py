@@ -24,11 +24,15 @@ def batched(
 ) -> tuple[Any, Any]:
     """The rule of vmap: the mapped dimension joins the batch.
 
-    Where an operand or the result has no batch dimension to join (the core, its gradient), the
-    rule is a loop.
+    Where an operand or the result has no batch dimension to join (the core, its gradient), they
+    become groups (`groups.py`), or the rule is a loop.
     """
     if size == 0:
         return _batched_empty(operation, dims, tensors, statics)
+    if operation.batching is not None:
+        found = operation.batching(size, dims, tensors, statics)
+        if found is not None:
+            return found
     shared = [place in operation.shared for place in range(len(tensors))]
     if operation.shared_output or any(
         alone and dim is not None for alone, dim in zip(shared, dims, strict=True)

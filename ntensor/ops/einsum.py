@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import checks
+from .groups import GROUPED_PROJECTION
 from .mttkrp import in_memory_order, mttkrp, rows_of_mode
 from .projection import PROJECTION_CORE_GRAD, synthesis_projection
 from .synthesis import synthesis
@@ -24,8 +25,8 @@ class EinsumPath(NamedTuple):
     """How `einsum` computes an equation.
 
     Attributes:
-        kernel (str): `"synthesis_projection"`, `"mttkrp"`, `"projection_core_grad"`, `"synthesis"`
-            or `"torch.einsum"`.
+        kernel (str): `"synthesis_projection"`, `"mttkrp"`, `"projection_core_grad"`, `"synthesis"`,
+            `"grouped_projection"` or `"torch.einsum"`.
         reason (str): why `torch.einsum` serves; empty where a kernel does.
         saved_bytes (int): of the product of all matrices of all samples, which a chain of matrix
             products forms, and the kernel does not.
@@ -46,6 +47,7 @@ class _Form(NamedTuple):
         matrices: for each of `labels` the place of its matrix; None: it is in the output.
         scales: places of operands that have the labels of the samples alone.
         summed: whether the samples are summed over.
+        groups: labels that every term and the output has; the tensor is a core for each of them.
         terms, output: the labels of each operand and of the output.
     """
 
@@ -55,6 +57,7 @@ class _Form(NamedTuple):
     matrices: tuple[int | None, ...]
     scales: tuple[int, ...]
     summed: bool
+    groups: Labels
     terms: tuple[Labels, ...]
     output: Labels
 
@@ -73,6 +76,7 @@ def einsum(*arguments: Any) -> Tensor:
     | `"bi,bj,oij->bo"`, `"bi,bj,ijo->bo"`, `"bi,bj,ij->b"`, `"ijk,jr,kr->ir"` | `synthesis_projection`, `mttkrp` |
     | `"ir,jr,kr->ijk"`: a CP reconstruction, the gradient of a core | `projection_core_grad` |
     | `"bi,bj->bij"` | `synthesis` |
+    | `"big,bjg,oijg->bog"`: a core for each `g` | `grouped_projection` |
 
     Everything else goes to `torch.einsum` as it is; `einsum_path` says why. A core that is dense is
     read as it lies, permuted or not; another one, a slice or an expanded tensor, is copied once.
@@ -134,6 +138,7 @@ class _Call:
             for label, size in zip(term, operand.shape, strict=True)
         }
         self.n = math.prod([self.sizes[label] for label in form.batch])
+        self.groups = math.prod([self.sizes[label] for label in form.groups])
 
     def compute(self) -> Tensor:
         if self.form.core is None:
@@ -143,6 +148,8 @@ class _Call:
                 return self.in_order(result, self.form.labels)
             y = synthesis(*self.matrices(self.form.labels))
             return self.in_order(y, (*self.form.batch, *self.form.labels))
+        if self.form.groups:
+            return self.compute_groups()
         core, order, mode = self.core()
         rest = self.rest(order)
         others = self.matrices([label for label in order if label not in rest])
@@ -156,6 +163,22 @@ class _Call:
             x = rows_of_mode(core, others, mode, None)
         return self.in_order(x, (*self.form.batch, *rest))
 
+    def compute_groups(self) -> Tensor:
+        """Each group by its own core. These lie behind one another, so the tensor is copied where
+        its first labels in memory are not those of the groups and then of the output."""
+        assert self.form.core is not None
+        groups, rest = self.form.groups, self.rest(self.form.labels)
+        own = [label for label in self.form.labels if label not in rest]
+        labels = (*groups, *rest, *own)
+        core = _permuted(self.operands[self.form.core], self.terms[self.form.core], labels)
+        k_x = math.prod([self.sizes[label] for label in rest])
+        shape = (self.groups * k_x, *(self.sizes[label] for label in own))
+        core = core.reshape(shape).contiguous()
+        labels = (*groups, *self.form.batch, *rest)
+        # No groups are one group of no samples and no outputs.
+        x = GROUPED_PROJECTION((core, *self.matrices(own)), max(1, self.groups), None)
+        return self.in_order(x, labels)
+
     def path(self) -> EinsumPath:
         own = [
             self.sizes[label]
@@ -166,25 +189,29 @@ class _Call:
         if self.form.core is None:
             kernel = "projection_core_grad" if self.form.summed else "synthesis"
             return EinsumPath(kernel, "", formed if self.form.summed else 0)
+        if self.form.groups:
+            return EinsumPath("grouped_projection", "", self.groups * formed)
         _, _, mode = self.core()
         return EinsumPath("mttkrp" if mode else "synthesis_projection", "", formed)
 
     def matrices(self, labels: Sequence[Any]) -> list[Tensor]:
         """Those of some labels, each `(n, k)`."""
         places = dict(zip(self.form.labels, self.form.matrices, strict=True))
-        found = [self.rows(places[label], (*self.form.batch, label)) for label in labels]
+        samples = (*self.form.groups, *self.form.batch)
+        found = [self.rows(places[label], (*samples, label)) for label in labels]
         for place in self.form.scales:
             extents = [matrix.shape[1] for matrix in found]
             smallest = extents.index(min(extents))
-            found[smallest] = found[smallest] * self.rows(place, self.form.batch)
+            found[smallest] = found[smallest] * self.rows(place, samples)
         return found
 
     def rows(self, place: int | None, labels: Labels) -> Tensor:
         """An operand as `(n, ...)`, `labels` its own in that order."""
         assert place is not None
         operand = _permuted(self.operands[place], self.terms[place], labels)
-        of_matrix = len(labels) > len(self.form.batch)
-        return operand.reshape(self.n, self.sizes[labels[-1]] if of_matrix else 1)
+        of_matrix = len(labels) > len(self.form.groups) + len(self.form.batch)
+        samples = self.groups * self.n
+        return operand.reshape(samples, self.sizes[labels[-1]] if of_matrix else 1)
 
     def rest(self, labels: Sequence[Any]) -> Labels:
         """Those of the tensor's labels that the output has."""
@@ -318,7 +345,11 @@ def _classify(equation: str, dims: tuple[int, ...]) -> _Form | str:
         form = _with_core(terms, output, core)
         if form is not None:
             return form
-    return _without_core(terms, output) or "it is no form of one tensor and matrices"
+    return (
+        _without_core(terms, output)
+        or _with_groups(terms, output)
+        or "it is no form of one tensor and matrices"
+    )
 
 
 def _with_core(terms: tuple[Labels, ...], output: Labels, core: int) -> _Form | None:
@@ -330,7 +361,19 @@ def _with_core(terms: tuple[Labels, ...], output: Labels, core: int) -> _Form | 
     if set(output) != rest | set(batch) or len(own) > checks.MOST_FACTORS:
         return None
     matrices = tuple(own.get(label) for label in terms[core])
-    return _Form(batch, core, terms[core], matrices, scales, False, terms, output)
+    return _Form(batch, core, terms[core], matrices, scales, False, (), terms, output)
+
+
+def _with_groups(terms: tuple[Labels, ...], output: Labels) -> _Form | None:
+    """A core for each value of the labels that stand everywhere."""
+    everywhere = set(output).intersection(*terms)
+    groups = tuple(label for label in output if label in everywhere)
+    inner = [tuple(label for label in term if label not in groups) for term in (*terms, output)]
+    for core in range(len(terms)) if groups else ():
+        form = _with_core(tuple(inner[:-1]), inner[-1], core)
+        if form is not None:
+            return form._replace(groups=groups, terms=terms, output=output)
+    return None
 
 
 def _without_core(terms: tuple[Labels, ...], output: Labels) -> _Form | None:
@@ -347,7 +390,7 @@ def _without_core(terms: tuple[Labels, ...], output: Labels) -> _Form | None:
     if summed and len(own) < 3:
         return None  # one matrix product
     matrices = tuple(own[label] for label in labels)
-    return _Form(batch, None, labels, matrices, scales, summed, terms, output)
+    return _Form(batch, None, labels, matrices, scales, summed, (), terms, output)
 
 
 def _matrices(

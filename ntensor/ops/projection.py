@@ -36,6 +36,9 @@ def synthesis_projection(
     Equations 2, 4 and 15 of the paper; its gradients are equations 16 and 25. With `M = 1` it is
     `torch.nn.functional.linear`, with `M = 2` the unbiased `torch.nn.functional.bilinear`.
 
+    With a leading group index, core `(g, k_x, k_1, ..., k_M)` and factors `(g, n, k_m)`, each group
+    of samples is projected by its own core, in one call of the kernel; the result is `(g, n, k_x)`.
+
     Args:
         core (Tensor[k_x, k_1, ..., k_M]): contiguous; float32, float64, bfloat16 or float16.
         factors (Tensor[n, k_m]): one or more, any strides, of the core's dtype. `n` and any extent
@@ -72,6 +75,12 @@ def synthesis_projection(
         found: Tensor | None = direct.project((core, *factors), False)
         if found is not None:
             return found
+    if _grouped(core, factors):
+        from .groups import grouped_projection  # it is made of the operations of this module
+
+        if accumulate_core_grad:
+            raise ValueError(f"{operation}: accumulate_core_grad: wanted one core, got groups")
+        return grouped_projection(operation, core, factors, backend)
     values = _checked(operation, core, factors)
     backend = backends.requested(backend)
     result: Tensor
@@ -128,6 +137,13 @@ def synthesis_projection_with_mean(
     else:
         result = SYNTHESIS_PROJECTION_WITH_MEAN(values, backend)
     return result
+
+
+def _grouped(core: Any, factors: tuple[Any, ...]) -> bool:
+    """Whether each factor has a group index, and the core too."""
+    if not factors or not isinstance(core, Tensor) or core.dim() != len(factors) + 2:
+        return False
+    return all(isinstance(factor, Tensor) and factor.dim() == 3 for factor in factors)
 
 
 def _checked(operation: str, core: Tensor, factors: tuple[Tensor, ...]) -> Any:
