@@ -116,7 +116,7 @@ def check_split(split, mesh, chosen):
 
 def check_every_operation(mesh):
     names = {split.operation for split in SPLITS}
-    assert names == set(ntensor.ops.autograd.OPERATIONS)
+    assert names == set(ntensor.ops.operation.OPERATIONS)
     pairs = [("n", "x"), ("n", "l"), ("x", "e"), ("i", "i")]
     for split in SPLITS:
         if 0 in split.absent and torch.__version__ < "2.12":
