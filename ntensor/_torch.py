@@ -13,9 +13,14 @@ from typing import Any
 import torch
 import torch._C._autograd
 import torch._C._functorch
-import torch.utils._python_dispatch
 from torch import Tensor
 from torch.autograd import forward_ad as forward_ad
+
+# The base of a dispatch mode, the modes that look at a call, and the tensors of a nested result.
+# They are used by many and documented; their modules alone are private.
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch.utils._pytree import tree_leaves as tree_leaves
 
 # What looks at a call beside autograd. A plain call, one that nothing looks at, goes straight to
 # its backend; each question costs some 30 ns in every eager call. Without one of them: take it that
@@ -100,7 +105,7 @@ def flop_counters() -> Iterator[Any]:
     made when it was. Without it only those that are made after the first such call count."""
     counting = sys.modules.get("torch.utils.flop_counter")
     if counting is not None:
-        for mode in torch.utils._python_dispatch._get_current_dispatch_mode_stack():
+        for mode in _get_current_dispatch_mode_stack():
             counter = getattr(mode, "counter", None)
             if isinstance(counter, counting.FlopCounterMode):
                 yield counter

@@ -144,10 +144,11 @@ def _devices() -> list[torch.device]:
 
 def _status(backend: str, operation: str, device: torch.device) -> str:
     """ "ready", one reason, or for each dtype that is not served its own."""
-    reasons = {
-        str(dtype).removeprefix("torch."): backends.why_not(backend, operation, device, dtype)
-        for dtype in sorted(DTYPES, key=str)
-    }
+    stem = OPERATIONS[operation].stem
+    reasons = {}
+    for name, dtype in sorted(_NAMES.items()):
+        answer = backends.ask(backend, stem, operation, device, dtype)
+        reasons[name] = answer if isinstance(answer, str) else None
     distinct = set(reasons.values())
     if len(distinct) == 1:
         return distinct.pop() or "ready"

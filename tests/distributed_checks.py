@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import ntensor
 from cases import PUBLIC
+from comparison import in_tuple
 
 EXTENTS = {"n": 8, "x": 12, "l": 4, "e": 8, "i": 4, "f": 32, "k": 24, "a": 3, "b": 3}
 
@@ -88,10 +89,6 @@ def axis(labels, label):
         if other == label or (other, label) == ("f", "l"):
             return Shard(place)
     return None
-
-
-def in_tuple(outputs):
-    return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def check_split(split, mesh, chosen):

@@ -8,7 +8,7 @@ name and arguments.
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 import sys
 from collections.abc import Callable
 from types import TracebackType
@@ -94,6 +94,19 @@ def order(device: torch.device) -> tuple[str, ...]:
     return _ORDER.get(device.type, ("reference",))
 
 
+def ask(
+    backend: str, stem: str, operation: str, device: torch.device, dtype: torch.dtype
+) -> Callable[..., Any] | str:
+    """The function of `operation` in the module `stem` of a backend, or why it cannot serve."""
+    reason = why_not(backend, operation, device, dtype)
+    if reason is not None:
+        return reason
+    name = f"{__name__}.{backend}.{stem}"
+    module = importlib.import_module(name) if importlib.util.find_spec(name) else None
+    found: Callable[..., Any] | None = getattr(module, operation, None)
+    return "it does not have this operation" if found is None else found
+
+
 @functools.cache
 def implementation(
     stem: str, operation: str, device: torch.device, dtype: torch.dtype, backend: str | None
@@ -105,12 +118,10 @@ def implementation(
     """
     reasons = []
     for name in order(device) if backend is None else (backend,):
-        reason = why_not(name, operation, device, dtype)
-        if reason is None:
-            module = importlib.import_module(f"{__name__}.{name}.{stem}")
-            function: Callable[..., Any] = getattr(module, operation)
-            return function
-        reasons.append(f"{name}: {reason}")
+        answer = ask(name, stem, operation, device, dtype)
+        if not isinstance(answer, str):
+            return answer
+        reasons.append(f"{name}: {answer}")
     failed = "no backend can serve" if backend is None else "the forced backend cannot serve"
     raise RuntimeError(f"ntensor.{operation}: {failed} {dtype} on {device} ({'; '.join(reasons)})")
 
