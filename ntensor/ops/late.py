@@ -3,6 +3,9 @@
 Importing them takes longer than importing the library, so the library does not. It is a dispatch
 mode or a type of tensor that asks what they know, and a call that one of these looks at is not
 plain: such a call tells them what they do not know yet.
+
+One call cannot: that of `torch.ops.ntensor` itself in inference mode, which the kernel for autograd
+does not see. DTensor refuses it unless another call came before.
 """
 
 from __future__ import annotations

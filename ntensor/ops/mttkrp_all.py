@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from ntensor import backends
-from ntensor._torch import in_forward_mode, version_of
+from ntensor._torch import version_of
 
 from . import checks
-from .dispatch import plain
+from .dispatch import eager
 from .mttkrp import checked, mttkrp
 from .projection import synthesis_projection
 from .synthesis import synthesis
@@ -201,9 +201,7 @@ def _keepable(tensor: object, factors: object, mode: object, weights: object) ->
         return False
     return (
         -len(factors) <= mode < len(factors)
-        and plain(values)
-        and not in_forward_mode()
-        and not (torch.is_grad_enabled() and any(value.requires_grad for value in values))
+        and eager(values)
         and _vouched_for(values[0])
         and not (values[0].is_cuda and torch.cuda.is_current_stream_capturing())
     )

@@ -62,11 +62,14 @@ class Signature:
 
     def slots(self, tensors: Sequence[Any]) -> tuple[Slot, ...]:
         """The slot of each of the tensors."""
-        return (*self.heads, *range(len(tensors) - len(self.heads)))
+        factors = len(tensors) - len(self.heads)
+        return (*self.heads, *range(factors)) if factors else self.heads
 
     def values(self, tensors: Sequence[Any]) -> dict[Slot, Any]:
         """What is given for each slot of the form; None for a head that is no argument."""
-        return dict.fromkeys(self.form.heads) | dict(zip(self.slots(tensors), tensors, strict=True))
+        values: dict[Slot, Any] = dict.fromkeys(self.form.heads)
+        values.update(zip(self.slots(tensors), tensors, strict=True))
+        return values
 
     def outputs(self, statics: tuple[Any, ...]) -> tuple[Slot, ...]:
         """The slots whose partial derivatives are returned."""
