@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import ntensor
 from cases import PUBLIC
+from comparison import in_tuple
 
 EXTENTS = {"n": 8, "x": 12, "l": 4, "e": 8, "i": 4, "f": 32, "k": 24, "a": 3, "b": 3}
 
@@ -94,10 +95,6 @@ def axis(labels, label):
     return None
 
 
-def in_tuple(outputs):
-    return outputs if isinstance(outputs, tuple) else (outputs,)
-
-
 def check_split(split, mesh, chosen):
     """The operation with one label a dimension of the mesh: results, and no communication."""
     tensors = [torch.randn(shape(t, split)) for t in split.tensors.split()]
@@ -120,7 +117,7 @@ def check_split(split, mesh, chosen):
 
 def check_every_operation(mesh):
     names = {split.operation for split in SPLITS}
-    assert names == set(ntensor.ops.autograd.OPERATIONS)
+    assert names == set(ntensor.ops.operation.OPERATIONS)
     pairs = [("n", "x"), ("n", "l"), ("x", "e"), ("i", "i")]
     for split in SPLITS:
         if 0 in split.absent and torch.__version__ < "2.12":

@@ -7,14 +7,11 @@ import torch
 
 from backends import each_backend
 from cases import PUBLIC
+from comparison import in_tuple
 
 HALVES = [torch.bfloat16, torch.float16]
 each_case = pytest.mark.parametrize("case", PUBLIC, ids=str)
 each_half = pytest.mark.parametrize("half", HALVES, ids=str)
-
-
-def in_tuple(outputs):
-    return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def run(function, inputs):

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 
 from ntensor import backends
-from ntensor.backends import choice
-from ntensor.backends.native.library import DTYPES
 from ntensor.ops import checks
 
 _PROJECTIONS = ("synthesis_projection", "synthesis_projection_with_mean")
@@ -57,8 +55,9 @@ def scratch_bytes(
         >>> ntensor.scratch_bytes("synthesis_projection", 64, (9, 15, 80), 12288) < 2**20 * 4
         True
     """
-    if dtype not in DTYPES:
-        raise TypeError(f"scratch_bytes: dtype: wanted one of {list(DTYPES)}, got {dtype}")
+    if dtype not in backends.DTYPES:
+        wanted = ", ".join(map(str, backends.DTYPES))
+        raise TypeError(f"scratch_bytes: dtype: wanted one of {wanted}, got {dtype}")
     if operation not in _OPERATIONS:
         raise ValueError(
             f"scratch_bytes: operation: wanted one of {', '.join(_OPERATIONS)}, got {operation!r}"
@@ -67,7 +66,7 @@ def scratch_bytes(
     if backend not in (None, "native", "triton"):
         raise ValueError(f"scratch_bytes: backend: wanted native or triton, got {backend!r}")
     place = torch.device(device)
-    chosen = _backend(operation, place, dtype, backend, choice.Sizes(samples, k_x))
+    chosen = _backend(operation, place, dtype, backend)
     k_x = 1 if k_x is None else k_x
     if samples * math.prod(extents) * k_x == 0:
         return 0
@@ -99,23 +98,17 @@ def _sizes(
     return samples, extents, k_x
 
 
-def _backend(
-    operation: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    backend: str | None,
-    sizes: choice.Sizes,
-) -> str:
+def _backend(operation: str, device: torch.device, dtype: torch.dtype, backend: str | None) -> str:
     """The backend whose scratch is meant: the one asked for, or the first that can serve."""
-    names: tuple[str, ...] = ("native",)
-    if backend is not None:
-        names = (backend,)
-    elif device.type == "cuda" and torch.cuda.is_available():
-        rows = choice.rows(operation, choice.family(device), dtype)
-        names = tuple(name for name in choice.order(rows, sizes)[0] if name != "reference")
-    reasons = {name: backends.why_not(name, operation, device, dtype) for name in names}
-    for name, reason in reasons.items():
+    names = backends.order(device) if backend is None else (backend,)
+    reasons = []
+    for name in names:
+        if name == "reference":
+            reasons.append("reference: what it takes is not counted")
+            continue
+        reason = backends.why_not(name, operation, device, dtype)
         if reason is None:
             return name
-    said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        reasons.append(f"{name}: {reason}")
+    said = "; ".join(reasons)
     raise RuntimeError(f"scratch_bytes: no backend serves {dtype} on {device} ({said})")

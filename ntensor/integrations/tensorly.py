@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from ntensor.backends import DTYPES
 from ntensor.ops import MttkrpSweep, mttkrp, synthesis
-from ntensor.ops.checks import DTYPES
 from ntensor.ops.mttkrp_all import shared_modes
 
 # Marks the functions of this module among those that TensorLy dispatches to.

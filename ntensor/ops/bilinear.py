@@ -102,7 +102,7 @@ def bilinear(
 def _is_torchs(given: tuple[Tensor, ...]) -> bool:
     """Whether the operands have one dtype, which the kernels do not have."""
     dtype = given[0].dtype
-    return dtype not in checks.DTYPES and all(value.dtype is dtype for value in given)
+    return dtype not in backends.DTYPES and all(value.dtype is dtype for value in given)
 
 
 def _check_bias(bias: Tensor, k_x: int) -> None:

@@ -14,7 +14,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+from ntensor._torch import is_any_autocast_enabled
+from ntensor.backends import DTYPES
+
 LAYOUTS = ("column", "row")
 MOST_ELEMENTS = 1 << 48
 MOST_MULTIPLY_ADDS = 1 << 60
@@ -44,7 +46,7 @@ def overridden(values: Sequence[Any]) -> bool:
 
 def autocast(values: Sequence[Tensor]) -> Sequence[Tensor]:
     """The tensors in autocast's dtype where autocast is on; as for torch's own, float64 stays."""
-    if not torch._C._is_any_autocast_enabled():
+    if not is_any_autocast_enabled():
         return values
     device = values[0].device.type
     if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):

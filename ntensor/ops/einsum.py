@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ntensor.backends import DTYPES
+
 from . import checks
 from .groups import GROUPED_PROJECTION
 from .mttkrp import in_memory_order, mttkrp, rows_of_mode
@@ -287,7 +289,7 @@ def _recognise(equation: str, operands: Sequence[Any]) -> _Form | str:
         return form
     cast = checks.autocast(operands)
     dtypes = {operand.dtype for operand in cast}
-    if len(dtypes) > 1 or not dtypes <= checks.DTYPES:
+    if len(dtypes) > 1 or not dtypes.issubset(DTYPES):
         return "operands must have one dtype, float32, float64, bfloat16 or float16"
     if any(operand.device != operands[0].device for operand in operands):
         return "operands lie on several devices"

@@ -7,7 +7,7 @@ for the cores, `(groups n, k_m)` for the factors. One call of a kernel serves th
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Sequence, Set
 from typing import Any
 
 import torch
@@ -16,10 +16,10 @@ from torch import Tensor
 from ntensor import backends
 
 from . import checks
-from .autograd import Operation
-from .forms import Form, Slots
+from .forms import Form, Slot, Values, split_columns
+from .operation import Operation
 from .projection import PROJECTION_CORE_GRAD, PROJECTION_FACTOR_GRADS, SYNTHESIS_PROJECTION
-from .synthesis import fake_joined, place_columns
+from .synthesis import fake_joined
 
 
 def grouped_projection(
@@ -51,36 +51,39 @@ class GroupedProjectionForm(Form):
     """`s(core, G, z_1, ..., z_M) = sum over the groups of <G, x>`."""
 
     heads = ("core", "grad")
-    shared = (0,)
+    shared = ("core",)
 
-    def axes(self, slot: int, factors: int) -> tuple[Hashable | None, ...]:
+    def axes(self, slot: Slot, factors: int) -> tuple[Hashable | None, ...]:
         # A part of the first axis would hold parts of groups.
-        if slot == 0:
+        if slot == "core":
             return (None, *range(factors))
-        return (None, None) if slot == 1 else (None, slot - 2)
+        return (None, None) if slot == "grad" else (None, slot)
 
-    def partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
+    def replace(self, values: Values, wanted: Set[Slot], term: Values) -> tuple[Values, Set[Slot]]:
+        core = term.get("core")
+        if core is not None:
+            term = {"core": core.contiguous()}
+        return super().replace(values, wanted, term)
+
+    def partials(
+        self, values: Values, wanted: Set[Slot], options: tuple[Any, ...]
+    ) -> dict[Slot, Tensor]:
         groups, backend = options
-        core, grad, *factors = values
-        found: Slots = [None] * len(values)
-        if wanted[1]:
-            found[1] = GROUPED_PROJECTION((core, *factors), groups, backend)
+        core, grad = (values[head] for head in self.heads)
+        factors = self.factors(values)
+        found: dict[Slot, Tensor] = {}
+        if "grad" in wanted:
+            found["grad"] = GROUPED_PROJECTION((core, *factors), groups, backend)
         if grad is None:
             return found
-        if wanted[0]:
-            found[0] = GROUPED_CORE_GRAD((grad, *factors), groups, backend)
-        needs = wanted[2:]
+        if "core" in wanted:
+            found["core"] = GROUPED_CORE_GRAD((grad, *factors), groups, backend)
+        needs = [mode in wanted for mode in range(len(factors))]
         if any(needs):
-            joined = GROUPED_FACTOR_GRADS(values, groups, needs, backend)
-            place_columns(found, joined, values, wanted, 2)
+            joined = GROUPED_FACTOR_GRADS((core, grad, *factors), groups, needs, backend)
+            like: Any = {mode: factors[mode] for mode, need in enumerate(needs) if need}
+            found |= split_columns(joined, like)
         return found
-
-    def replace(self, values: Slots, wanted: list[bool], term: Any) -> None:
-        super().replace(values, wanted, term)
-        if 1 in term and values[1] is not None:
-            values[1] = values[1].contiguous()
-        if values[0] is not None and 0 in term:
-            values[0] = values[0].contiguous()
 
 
 def _check_groups(operation: str, groups: int, **extents: int) -> None:
@@ -130,9 +133,7 @@ GROUPED_PROJECTION = Operation(
     _FORM,
     "grouped_projection(Tensor core, Tensor[] factors, int groups, str? backend=None) -> Tensor",
     stem="projection",
-    given=(0,),
-    returns=(1,),
-    listed=True,
+    returns=("grad",),
     check=_check_projection,
     fake=lambda core, factors, groups: core.new_empty(
         (factors[0].shape[0], core.shape[0] // groups)
@@ -145,9 +146,7 @@ GROUPED_FACTOR_GRADS = Operation(
     "grouped_projection_factor_grads(Tensor core, Tensor grad, Tensor[] factors, int groups, "
     "bool[] needs, str? backend=None) -> Tensor",
     stem="projection",
-    given=(0, 1),
-    joined=2,
-    listed=True,
+    returns=("factors",),
     check=_check_factor_grads,
     fake=lambda core, grad, factors, groups, needs: fake_joined(
         factors[0], [factor.shape[1] for factor in factors], needs
@@ -160,9 +159,7 @@ GROUPED_CORE_GRAD = Operation(
     "grouped_projection_core_grad(Tensor grad, Tensor[] factors, int groups, str? backend=None) "
     "-> Tensor",
     stem="projection",
-    given=(1,),
-    returns=(0,),
-    listed=True,
+    returns=("core",),
     check=_check_core_grad,
     fake=lambda grad, factors, groups: grad.new_empty(
         (groups * grad.shape[1], *(factor.shape[1] for factor in factors))
@@ -224,14 +221,11 @@ def _batch_cores(operation: Operation, grouped: Operation) -> Any:
     def rule(size: int, dims: Any, tensors: Any, statics: Any) -> tuple[Tensor, int] | None:
         if not operation.shared_output and dims[0] is None:
             return None
-        heads = len(operation.given)
-        kept = [
-            place
-            for place in range(len(tensors))
-            if place >= heads or operation.given[place] in (0, 1)
-        ]
-        if any(tensors[place] is None for place in kept) or any(
-            tensor is not None for place, tensor in enumerate(tensors) if place not in kept
+        heads = operation.heads
+        mean = heads.index("grad_mean") if "grad_mean" in heads else None
+        kept = [place for place in range(len(tensors)) if place != mean]
+        if any(tensors[place] is None for place in kept) or (
+            mean is not None and tensors[mean] is not None
         ):
             return None  # with the mean output
         picked = [tensors[place] for place in kept]

@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from ntensor import backends
+from ntensor._torch import version_of
 
 from . import checks
-from .dispatch import plain
+from .dispatch import eager
 from .mttkrp import checked, mttkrp
 from .projection import synthesis_projection
 from .synthesis import synthesis
@@ -201,9 +201,7 @@ def _keepable(tensor: object, factors: object, mode: object, weights: object) ->
         return False
     return (
         -len(factors) <= mode < len(factors)
-        and plain(values)
-        and forward_ad._current_level < 0
-        and not (torch.is_grad_enabled() and any(value.requires_grad for value in values))
+        and eager(values)
         and _vouched_for(values[0])
         and not (values[0].is_cuda and torch.cuda.is_current_stream_capturing())
     )
@@ -232,7 +230,7 @@ def _state(tensor: Tensor, backend: str | None) -> tuple[Any, ...]:
     return (
         weakref.ref(tensor.untyped_storage()),
         tensor.data_ptr(),
-        tensor._version,
+        version_of(tensor),
         tensor.dtype,
         tensor.shape,
         tensor.stride(),

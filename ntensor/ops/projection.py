@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence, Set
 from typing import Any
 
 import torch
@@ -13,10 +13,10 @@ from ntensor import backends
 
 from . import checks, direct
 from .accumulate import accumulating_projection, check_accumulation, core_grad_flops
-from .autograd import Operation
 from .dispatch import plain
-from .forms import Form, Slots
-from .synthesis import fake_joined, place_columns
+from .forms import Form, Slot, Values, split_columns
+from .operation import Operation
+from .synthesis import fake_joined
 
 
 def synthesis_projection(
@@ -163,47 +163,53 @@ class ProjectionForm(Form):
     """
 
     heads = ("core", "grad", "grad_mean")
-    shared = (0,)
-    joint = (1, 2)
+    shared = ("core",)
+    joint = ("grad", "grad_mean")
     uneven = ("n", "x")
 
-    def axes(self, slot: int, factors: int) -> tuple[Hashable | None, ...]:
-        if slot == 0:
+    def axes(self, slot: Slot, factors: int) -> tuple[Hashable | None, ...]:
+        if slot == "core":
             return ("x", *range(factors))
-        return ("n", "x") if slot < 3 else ("n", slot - 3)
+        return ("n", "x") if slot in self.joint else ("n", slot)
 
-    def divides(self, label: Hashable, slots: set[int]) -> bool:
+    def divides(self, label: Hashable, slots: Set[Slot]) -> bool:
         # The mean of a part of the leading mode is not a part of the mean.
-        return label != 0 or 2 not in slots
+        return label != 0 or "grad_mean" not in slots
 
-    def replace(self, values: Slots, wanted: list[bool], term: Mapping[int, Tensor | None]) -> None:
-        if 1 in term or 2 in term:
-            values[1] = values[2] = None
-        if 3 in term:
-            values[2] = None
-            wanted[2] = False
-        super().replace(values, wanted, term)
-        if values[0] is not None and 0 in term:
-            values[0] = values[0].contiguous()
+    def replace(self, values: Values, wanted: Set[Slot], term: Values) -> tuple[Values, Set[Slot]]:
+        core = term.get("core")
+        if core is not None:
+            term = {"core": core.contiguous()}
+        elif 0 in term:
+            term = {**term, "grad_mean": None}
+        elif "grad" in term or "grad_mean" in term:
+            term = {"grad": None, "grad_mean": None, **term}
+        return super().replace(values, wanted, term)
 
-    def partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
-        core, grad, grad_mean, *factors = values
-        found: Slots = [None] * len(values)
-        if wanted[2]:
-            x, found[2] = SYNTHESIS_PROJECTION_WITH_MEAN((core, *factors), *options)
-            found[1] = x if wanted[1] else None
-        elif wanted[1]:
-            found[1] = SYNTHESIS_PROJECTION((core, *factors), *options)
+    def partials(
+        self, values: Values, wanted: Set[Slot], options: tuple[Any, ...]
+    ) -> dict[Slot, Tensor]:
+        core, grad, grad_mean = (values[head] for head in self.heads)
+        factors = self.factors(values)
+        found: dict[Slot, Tensor] = {}
+        if "grad_mean" in wanted:
+            x, found["grad_mean"] = SYNTHESIS_PROJECTION_WITH_MEAN((core, *factors), *options)
+            if "grad" in wanted:
+                found["grad"] = x
+        elif "grad" in wanted:
+            found["grad"] = SYNTHESIS_PROJECTION((core, *factors), *options)
         if grad is None and grad_mean is None:
             return found
-        if wanted[0]:
-            found[0] = PROJECTION_CORE_GRAD(values[1:], *options)
+        if "core" in wanted:
+            found["core"] = PROJECTION_CORE_GRAD((grad, grad_mean, *factors), *options)
+        needs = [mode in wanted for mode in range(len(factors))]
         if grad is None:
-            wanted[3] = False
-        needs = wanted[3:]
+            needs[0] = False
         if any(needs):
-            joined = PROJECTION_FACTOR_GRADS(values, needs, *options)
-            place_columns(found, joined, values, wanted, 3)
+            tensors = (core, grad, grad_mean, *factors)
+            joined = PROJECTION_FACTOR_GRADS(tensors, needs, *options)
+            like: Any = {mode: factors[mode] for mode, need in enumerate(needs) if need}
+            found |= split_columns(joined, like)
         return found
 
 
@@ -302,9 +308,7 @@ SYNTHESIS_PROJECTION = Operation(
     _PROJECTION_FORM,
     "synthesis_projection(Tensor core, Tensor[] factors, str? backend=None) -> Tensor",
     stem="projection",
-    given=(0,),
-    returns=(1,),
-    listed=True,
+    returns=("grad",),
     check=_check_projection,
     fake=_fake_projection,
     at_once=_gradients_at_once,
@@ -317,9 +321,7 @@ SYNTHESIS_PROJECTION_WITH_MEAN = Operation(
     "synthesis_projection_with_mean(Tensor core, Tensor[] factors, str? backend=None) "
     "-> (Tensor, Tensor)",
     stem="projection",
-    given=(0,),
-    returns=(1, 2),
-    listed=True,
+    returns=("grad", "grad_mean"),
     check=_check_projection,
     fake=lambda core, factors: (_fake_projection(core, factors), _fake_projection(core, factors)),
     at_once=_gradients_at_once,
@@ -332,9 +334,7 @@ PROJECTION_FACTOR_GRADS = Operation(
     "projection_factor_grads(Tensor core, Tensor? grad, Tensor? grad_mean, Tensor[] factors, "
     "bool[] needs, str? backend=None) -> Tensor",
     stem="projection",
-    given=(0, 1, 2),
-    joined=3,
-    listed=True,
+    returns=("factors",),
     check=_check_factor_grads,
     fake=_fake_factor_grads,
     flops=lambda core, grad, grad_mean, factors, needs: _flops(core, factors) * any(needs),
@@ -345,9 +345,7 @@ PROJECTION_CORE_GRAD = Operation(
     "projection_core_grad(Tensor? grad, Tensor? grad_mean, Tensor[] factors, "
     "str? backend=None) -> Tensor",
     stem="projection",
-    given=(1, 2),
-    returns=(0,),
-    listed=True,
+    returns=("core",),
     check=_check_core_grad,
     fake=_fake_core_grad,
     flops=core_grad_flops,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Sequence, Set
 from typing import Any
 
 from torch import Tensor
@@ -11,9 +11,9 @@ from torch import Tensor
 from ntensor import backends
 
 from . import checks
-from .autograd import Operation
-from .forms import Form, Slots
-from .synthesis import SYNTHESIS, fake_joined, place_columns
+from .forms import Form, Slot, Values, split_columns
+from .operation import Operation
+from .synthesis import SYNTHESIS, fake_joined
 
 
 def rotation(y: Tensor, R: Tensor, layout: str = "column", *, backend: str | None = None) -> Tensor:
@@ -127,16 +127,22 @@ class RotationForm(Form):
 
     heads = ("grad", "y", "R")
 
-    def axes(self, slot: int, factors: int) -> tuple[Hashable | None, ...]:
-        return ("n", None, None) if slot == 2 else ("n", None)
+    def axes(self, slot: Slot, factors: int) -> tuple[Hashable | None, ...]:
+        return ("n", None, None) if slot == "R" else ("n", None)
 
-    def partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
-        grad, y, R = values
-        return [
-            ROTATION((y, R), *options) if wanted[0] else None,
-            ROTATION((grad, transposed(R)), *options) if wanted[1] else None,
-            ROTATION_MATRIX_GRAD((grad, y), *options) if wanted[2] else None,
-        ]
+    def partials(
+        self, values: Values, wanted: Set[Slot], options: tuple[Any, ...]
+    ) -> dict[Slot, Tensor]:
+        grad, y, R = (values[head] for head in self.heads)
+        found: dict[Slot, Tensor] = {}
+        if "grad" in wanted:
+            found["grad"] = ROTATION((y, R), *options)
+        if "y" in wanted:
+            assert R is not None
+            found["y"] = ROTATION((grad, R.transpose(1, 2)), *options)
+        if "R" in wanted:
+            found["R"] = ROTATION_MATRIX_GRAD((grad, y), *options)
+        return found
 
 
 class RotatedSynthesisForm(Form):
@@ -144,23 +150,23 @@ class RotatedSynthesisForm(Form):
 
     heads = ("grad", "z_exp", "z_id", "R")
 
-    def axes(self, slot: int, factors: int) -> tuple[Hashable | None, ...]:
-        return ("n", None, None) if slot == 3 else ("n", None)
+    def axes(self, slot: Slot, factors: int) -> tuple[Hashable | None, ...]:
+        return ("n", None, None) if slot == "R" else ("n", None)
 
-    def partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
-        found: Slots = [None] * 4
+    def partials(
+        self, values: Values, wanted: Set[Slot], options: tuple[Any, ...]
+    ) -> dict[Slot, Tensor]:
+        grad, *operands = (values[head] for head in self.heads)
         layout, backend = options
-        needs = wanted[1:]
-        if wanted[0]:
-            found[0] = ROTATED_SYNTHESIS(values[1:], layout, backend)
+        found: dict[Slot, Tensor] = {}
+        if "grad" in wanted:
+            found["grad"] = ROTATED_SYNTHESIS(operands, layout, backend)
+        needs = [head in wanted for head in self.heads[1:]]
         if any(needs):
-            joined = ROTATED_SYNTHESIS_GRADS(values, layout, needs, backend)
-            place_columns(found, joined, values, wanted, 1)
+            joined = ROTATED_SYNTHESIS_GRADS((grad, *operands), layout, needs, backend)
+            like: Any = {head: values[head] for head in self.heads[1:] if head in wanted}
+            found |= split_columns(joined, like)
         return found
-
-
-def transposed(R: Tensor | None) -> Tensor | None:
-    return None if R is None else R.transpose(1, 2)
 
 
 def _check_rotation(operation: str, y: Tensor, R: Tensor, layout: str) -> None:
@@ -213,8 +219,7 @@ ROTATION = Operation(
     _ROTATION_FORM,
     "rotation(Tensor y, Tensor R, str layout, str? backend=None) -> Tensor",
     stem="rotation",
-    given=(1, 2),
-    returns=(0,),
+    returns=("grad",),
     check=_check_rotation,
     fake=lambda y, R, layout: y.new_empty(y.shape),
     flops=lambda y, R, layout: 6 * math.prod(y),
@@ -224,8 +229,7 @@ ROTATION_MATRIX_GRAD = Operation(
     _ROTATION_FORM,
     "rotation_matrix_grad(Tensor grad, Tensor y, str layout, str? backend=None) -> Tensor",
     stem="rotation",
-    given=(0, 1),
-    returns=(2,),
+    returns=("R",),
     check=_check_matrix_grad,
     fake=lambda grad, y, layout: y.new_empty((y.shape[0], 3, 3)),
     flops=lambda grad, y, layout: 6 * math.prod(y),
@@ -236,8 +240,7 @@ ROTATED_SYNTHESIS = Operation(
     "rotated_synthesis(Tensor z_exp, Tensor z_id, Tensor R, str layout, str? backend=None) "
     "-> Tensor",
     stem="rotation",
-    given=(1, 2, 3),
-    returns=(0,),
+    returns=("grad",),
     check=_check_rotated,
     fake=lambda z_exp, z_id, R, layout: z_exp.new_empty(
         (z_exp.shape[0], z_exp.shape[1] * z_id.shape[1])
@@ -250,8 +253,7 @@ ROTATED_SYNTHESIS_GRADS = Operation(
     "rotated_synthesis_grads(Tensor grad, Tensor z_exp, Tensor z_id, Tensor R, str layout, "
     "bool[] needs, str? backend=None) -> Tensor",
     stem="rotation",
-    given=(0, 1, 2, 3),
-    joined=1,
+    returns=("z_exp", "z_id", "R"),
     check=_check_rotated_grads,
     fake=_fake_grads,
     flops=_grads_flops,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .autograd import Operation
+    from .operation import Operation
 
 
 def save(ctx: Any, tensors: Sequence[Tensor | None]) -> None:

@@ -1,7 +1,7 @@
 """Runs TensorLy's own tests, as they are installed with it, with and without `ntensor` registered.
 
-    python tests/tensorly_suite.py                  # all that concern it, both ways
-    python tests/tensorly_suite.py --only ntensor decomposition/tests/test_cp.py
+    python tools/tensorly_suite.py                  # all that concern it, both ways
+    python tools/tensorly_suite.py --only ntensor decomposition/tests/test_cp.py
 
 TensorLy's torch backend is used. The exit code is 1 if a test that is green without `ntensor` is
 not green with it, or if `ntensor` served nothing.

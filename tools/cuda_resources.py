@@ -1,6 +1,6 @@
 """What the compiler made of the CUDA kernels, read from the built module.
 
-    python tests/cuda_resources.py benchmarks/results/cuda_resources.csv
+    python tools/cuda_resources.py benchmarks/results/cuda_resources.csv
 
 writes a row a kernel, instance and architecture: registers of a thread, bytes of its stack, local
 loads and stores (what spills would be), bytes of static shared memory, instructions of tensor cores
