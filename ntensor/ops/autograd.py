@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _get_tracing_state
 from torch.autograd import forward_ad
 
 from .batching import batched, legacy_batched
@@ -79,7 +80,7 @@ class Operation:
         self.direct = direct
         self.shared = [place for place, slot in enumerate(given) if slot in form.shared]
         self.shared_output = any(slot in form.shared for slot in returns)
-        self.raw, self.run = define(
+        self.raw, self.run, self.decompose = define(
             schema, stem, check, fake, flops, operand=len(given) if listed else 0
         )
         self.arity = len(self.raw._schema.arguments) - 1
@@ -90,6 +91,8 @@ class Operation:
     def __call__(self, tensors: Sequence[Tensor | None], *statics: Any) -> Any:
         """The operation on its tensors (factors not in a list) and its other arguments."""
         if not torch.compiler.is_compiling():
+            if _get_tracing_state() is not None:
+                return self.decompose(*self._arguments(tensors), *statics)
             if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
                 return self.full.apply(statics, *tensors)
             if torch.is_grad_enabled():

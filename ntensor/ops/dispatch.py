@@ -22,7 +22,7 @@ from torch.overrides import has_torch_function
 
 from ntensor import backends
 
-from . import checks
+from . import checks, decomposition
 from .deferred import when_imported
 
 LIBRARY = torch.library.Library("ntensor", "DEF")
@@ -37,11 +37,11 @@ def define(
     *,
     operand: int,
     mutated: int | None = None,
-) -> tuple[Any, Callable[..., Any]]:
+) -> tuple[Any, Callable[..., Any], Callable[..., Any]]:
     """Defines an operation whose last argument is `str? backend`, served by the chosen backend.
 
-    Returns the operation, and the function that it calls, once its arguments are checked, for
-    tensors in memory.
+    Returns the operation; the function that it calls, once its arguments are checked, for tensors
+    in memory; and the same in operations of torch.
 
     Args:
         check: of the operation's name and its arguments without `backend`; raises where a kernel
@@ -101,6 +101,9 @@ def define(
     for key in ("CPU", "CUDA"):
         LIBRARY.impl(name, checked, key)
     torch.library.register_fake(f"ntensor::{name}", empty, lib=LIBRARY)
+    decompose = decomposition.decomposition(stem, name, arity)
+    if mutated is None:
+        decomposition.register(raw, decompose, empty)
 
     def count() -> None:
         from torch.utils.flop_counter import register_flop_formula
@@ -110,7 +113,7 @@ def define(
             return flops(*shapes[:arity])
 
     when_imported("torch.utils.flop_counter", count)
-    return raw, run
+    return raw, run, decompose
 
 
 def _keys_of_memory() -> Iterator[int]:

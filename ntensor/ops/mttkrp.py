@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from ntensor import backends
 
@@ -65,6 +67,12 @@ def mttkrp(
         found = _directly(tensor, factors, mode, weights)
         if found is not None:
             return found
+    given = operands(tensor, factors, weights)
+    if checks.overridden(given):
+        taken: Tensor = handle_torch_function(
+            mttkrp, given, tensor, factors, mode, weights, backend=backend
+        )
+        return taken
     tensor, others, weights, place = checked("mttkrp", tensor, factors, weights, mode)
     assert place is not None
     backend = backends.requested(backend)
@@ -80,6 +88,12 @@ def mttkrp(
         rows = rows_of_mode(tensor, [factor.T for factor in others], place, backend)
         result = rows.T.contiguous()
     return result if weights is None else result * weights
+
+
+def operands(tensor: Any, factors: Any, weights: Any) -> tuple[Any, ...]:
+    """All that may be tensors among the arguments."""
+    listed = factors if isinstance(factors, (list, tuple)) else ()
+    return (tensor, *listed, weights)
 
 
 def _directly(

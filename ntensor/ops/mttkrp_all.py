@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import handle_torch_function
 
 from ntensor import backends
 
 from . import checks
 from .dispatch import plain
-from .mttkrp import checked, mttkrp
+from .mttkrp import checked, mttkrp, operands
 from .projection import synthesis_projection
 from .synthesis import synthesis
 
@@ -80,6 +81,12 @@ def mttkrp_all(
                 [5.],
                 [7.]])]
     """
+    given = operands(tensor, factors, weights)
+    if checks.overridden(given):
+        taken: list[Tensor] = handle_torch_function(
+            mttkrp_all, given, tensor, factors, weights, backend=backend
+        )
+        return taken
     tensor, matrices, weights, _ = checked("mttkrp_all", tensor, factors, weights)
     shared = shared_modes(tensor.shape, matrices[0].shape[1])
     results = []
