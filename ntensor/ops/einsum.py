@@ -259,7 +259,7 @@ def _recognise(equation: str, operands: Sequence[Any]) -> _Call | str:
     if checks.overrides_torch(operands):
         return "an operand has a `__torch_function__` of its own"
     if checks.recorded():
-        return "torch.jit.trace records torch's own"
+        return "torch.jit.trace records the call"
     classify = _classify.__wrapped__ if torch.compiler.is_compiling() else _classify
     form = classify(equation, tuple(operand.dim() for operand in operands))
     if isinstance(form, str):

@@ -105,10 +105,10 @@ def _directly(
     place = mode if mode >= 0 else mode + len(factors)
     if not 0 <= place < len(factors):
         return None
-    if weights is not None and not _fit(weights, factors[place - 1]):
-        return None
     found = direct.mttkrp(tensor, [*factors[:place], *factors[place + 1 :]], place)
-    return found if found is None or weights is None else found * weights
+    if found is None or weights is None:
+        return found
+    return found * weights if _fit(weights, factors[place - 1]) else None
 
 
 def _fit(weights: Tensor, factor: Tensor | None) -> bool:
