@@ -9,10 +9,11 @@ import argparse
 import csv
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib
@@ -47,7 +48,10 @@ class Way:
     note: Callable[[Any], str] = lambda result: ""
 
 
-def parse(argv: list[str] | None, description: str) -> argparse.Namespace:
+def parse(
+    argv: list[str] | None, description: str, flags: Mapping[str, str] = MappingProxyType({})
+) -> argparse.Namespace:
+    """The options of every script, and `flags` of its own: name and help."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -58,6 +62,8 @@ def parse(argv: list[str] | None, description: str) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="time for a case's samples (default: 20)")
     parser.add_argument("--repeats", type=int, help="exactly this many rounds")
     parser.add_argument("--out", type=Path, default=_options.DEFAULT_OUT, metavar="DIR")
+    for flag, text in flags.items():
+        parser.add_argument(flag, action="store_true", help=text)
     options = parser.parse_args(argv, argparse.Namespace(device="cpu", backend=None))
     options.seconds = options.seconds or 20.0
     return options

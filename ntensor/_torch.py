@@ -14,6 +14,7 @@ import torch
 import torch._C._autograd
 import torch._C._functorch
 from torch import Tensor
+from torch._decomp import register_decomposition as _register_decomposition
 from torch.autograd import forward_ad as forward_ad
 
 # The base of a dispatch mode, the modes that look at a call, and the tensors of a nested result.
@@ -33,6 +34,9 @@ is_profiler_enabled = torch._C._autograd._profiler_enabled
 tracing_state = torch._C._get_tracing_state
 keys_of = torch._C._dispatch_keys
 
+# The `__torch_function__` of a type that has none. Without it: `Parameter.__torch_function__`.
+disabled_torch_function = torch._C._disabled_torch_function_impl
+
 # Calls an operation without its kernel for autograd, where this has recorded, or has nothing to
 # record. Without it: `OpOverload.redispatch`.
 below_autograd = torch._C._AutoDispatchBelowAutograd
@@ -47,6 +51,11 @@ will_execute = torch._C._will_engine_execute_node
 is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 add_batch_dim = torch._add_batch_dim
 remove_batch_dim = torch._remove_batch_dim
+
+
+# Torch's table of decompositions, where the exporter to ONNX looks. Without it every caller of the
+# exporter hands over a table of his own.
+register_decomposition = _register_decomposition
 
 
 def legacy_vmap_level() -> int:

@@ -48,7 +48,7 @@ def fixed(operation, **keywords):
 def mttkrp(mode, weighted=False):
     def arrange(tensor, *rest):
         factors, weights = (rest[:-1], rest[-1]) if weighted else (rest, None)
-        place = mode % tensor.ndim
+        place = mode % (len(factors) + 1)  # as torch.fx knows no rank
         return tensor, [*factors[:place], None, *factors[place:]], weights
 
     def function(*tensors, backend=None):

@@ -3,8 +3,9 @@
     python tools/tensorly_suite.py                  # all that concern it, both ways
     python tools/tensorly_suite.py --only ntensor decomposition/tests/test_cp.py
 
-TensorLy's torch backend is used. The exit code is 1 if a test that is green without `ntensor` is
-not green with it, or if `ntensor` served nothing.
+TensorLy's torch backend is used, or NumPy's with --backend numpy, where everything is served
+however small, though TensorLy's own functions would be faster. The exit code is 1 if a test that is
+green without `ntensor` is not green with it, or if `ntensor` served nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ WAYS = ("tensorly", "ntensor")
 # is told to calculate alike whatever the alignment of its operands. The options for the project's
 # own tests are not for these.
 SETTINGS = {
-    "TENSORLY_BACKEND": "pytorch",
     "MKL_CBWR": "COMPATIBLE",
     "OMP_NUM_THREADS": "1",
     "PYTEST_ADDOPTS": "",
@@ -55,8 +55,9 @@ class Recorder:
 
     def pytest_sessionstart(self) -> None:
         if self.registered:
-            from ntensor.integrations import tensorly
+            from ntensor.integrations import arrays, tensorly
 
+            arrays.FORMED = 0
             tensorly.MttkrpSweep.__call__ = self._counted(tensorly.MttkrpSweep.__call__, "mttkrp")
             tensorly.mttkrp = self._counted(tensorly.mttkrp, "mttkrp")
             tensorly.synthesis = self._counted(tensorly.synthesis, "khatri_rao")
@@ -96,14 +97,14 @@ def run_one_way(registered: bool, files: list[str], out: Path) -> None:
     out.write_text(json.dumps({"outcomes": recorder.outcomes, "served": recorder.served}))
 
 
-def run_ways(ways: tuple[str, ...], files: list[str]) -> dict[str, dict]:
+def run_ways(ways: tuple[str, ...], files: list[str], backend: str = "pytorch") -> dict[str, dict]:
     """What was recorded, one process a way."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for way in ways:
             out = Path(folder) / f"{way}.json"
             command = [sys.executable, __file__, *files, "--only", way, "--record", str(out)]
-            environment = os.environ | SETTINGS
+            environment = os.environ | SETTINGS | {"TENSORLY_BACKEND": backend}
             result = subprocess.run(command, env=environment, capture_output=True, text=True)
             if not out.exists():
                 raise RuntimeError(f"{' '.join(command)} ended early:\n{result.stderr[-2000:]}")
@@ -127,13 +128,14 @@ def main() -> int:
     )
     parser.add_argument("files", nargs="*", help="below the package tensorly; default: all")
     parser.add_argument("--only", choices=WAYS, help="one way alone")
+    parser.add_argument("--backend", choices=("pytorch", "numpy"), default="pytorch")
     parser.add_argument("--record", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     files = options.files or list(FILES)
     if options.record:
         run_one_way(options.only == "ntensor", files, options.record)
         return 0
-    found = run_ways((options.only,) if options.only else WAYS, files)
+    found = run_ways((options.only,) if options.only else WAYS, files, options.backend)
     for way, record in found.items():
         outcomes = list(record["outcomes"].values())
         counts = {kind: outcomes.count(kind) for kind in ("passed", "failed", "skipped")}

@@ -60,6 +60,8 @@ def check_accumulation(operation: str, core: Tensor, cast: Tensor) -> bool:
         raise _refusal(operation, "does not work under torch.func")
     if not core.requires_grad:
         return False
+    if checks.recorded():
+        raise _refusal(operation, "does not work under torch.jit.trace")
     if torch.compiler.is_compiling():
         raise _refusal(operation, "does not work under torch.compile or torch.export")
     if in_forward_mode():
@@ -188,7 +190,7 @@ def core_grad_flops(
     return 2 * n * k_x * math.prod(extent for _, extent in factors)
 
 
-PROJECTION_CORE_GRAD_, _ADD_CORE_GRAD = define(
+PROJECTION_CORE_GRAD_, _ADD_CORE_GRAD, _ = define(
     "projection_core_grad_(Tensor(a!) core_grad, Tensor? grad, Tensor? grad_mean, "
     "Tensor[] factors, str? backend=None) -> ()",
     "projection",

@@ -25,7 +25,7 @@ from ntensor._torch import (
     tracing_state,
 )
 
-from . import checks, late
+from . import checks, decomposition, late
 
 LIBRARY = torch.library.Library("ntensor", "DEF")
 
@@ -37,11 +37,11 @@ def define(
     fake: Callable[..., Any],
     flops: Callable[..., int],
     record: Callable[[Sequence[Any]], Any] | None = None,
-) -> tuple[Any, Callable[..., Any]]:
+) -> tuple[Any, Callable[..., Any], Callable[..., Any]]:
     """Defines an operation whose last argument is `str? backend`, served by the chosen backend.
 
-    Returns the operation, and the function that it calls, once its arguments are checked, for
-    tensors in memory.
+    Returns the operation; the function that it calls, once its arguments are checked, for tensors
+    in memory; and the same in operations of torch.
 
     Args:
         check: of the operation's name and its arguments without `backend`; raises where a kernel
@@ -119,7 +119,10 @@ def define(
         LIBRARY.impl(name, kernel, key)
     torch.library.register_fake(f"ntensor::{name}", empty, lib=LIBRARY)
     late.count(packet, lambda *shapes, **_: flops(*shapes[:arity]))
-    return raw, run
+    decompose = decomposition.decomposition(stem, name, arity)
+    if not written:
+        decomposition.register(raw, decompose, empty)
+    return raw, run, decompose
 
 
 def _any_requires_grad(arguments: Sequence[Any]) -> bool:

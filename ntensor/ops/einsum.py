@@ -10,14 +10,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
+from ntensor import backends
 from ntensor.backends import DTYPES
 
 from . import checks
 from .groups import GROUPED_PROJECTION
 from .mttkrp import in_memory_order, mttkrp, rows_of_mode
 from .projection import PROJECTION_CORE_GRAD, synthesis_projection
-from .synthesis import synthesis
+from .synthesis import SYNTHESIS
 
 # A label: a letter, or the place of a dimension of the ellipsis, counted from its last one.
 Labels = tuple[Any, ...]
@@ -100,10 +102,11 @@ def einsum(*arguments: Any) -> Tensor:
         torch.Size([5, 4])
     """  # noqa: E501
     equation, operands = _in_words(arguments)
-    form = _recognise(equation, operands)
-    if isinstance(form, str):
-        return torch.einsum(*arguments)
-    return _Call(form, operands).compute()
+    if checks.overridden(operands) and not checks.overrides_torch(operands):
+        taken: Tensor = handle_torch_function(einsum, operands, *arguments)
+        return taken
+    call = _recognise(equation, operands)
+    return torch.einsum(*arguments) if isinstance(call, str) else call.compute()
 
 
 def einsum_path(*arguments: Any) -> EinsumPath:
@@ -122,18 +125,16 @@ def einsum_path(*arguments: Any) -> EinsumPath:
         EinsumPath(kernel='synthesis_projection', reason='', saved_bytes=120)
     """
     equation, operands = _in_words(arguments)
-    form = _recognise(equation, operands)
-    if isinstance(form, str):
-        return EinsumPath("torch.einsum", form, 0)
-    return _Call(form, operands).path()
+    call = _recognise(equation, operands)
+    return EinsumPath("torch.einsum", call, 0) if isinstance(call, str) else call.path()
 
 
 class _Call:
-    """A recognised equation and its operands."""
+    """A recognised equation and its operands, cast where autocast says so."""
 
     def __init__(self, form: _Form, operands: Sequence[Tensor]) -> None:
         self.form, self.terms, self.output = form, form.terms, form.output
-        self.operands = checks.autocast(operands)
+        self.operands = operands
         self.sizes = {
             label: size
             for term, operand in zip(form.terms, operands, strict=True)
@@ -143,15 +144,17 @@ class _Call:
         self.groups = math.prod([self.sizes[label] for label in form.groups])
 
     def compute(self) -> Tensor:
+        backend = backends.requested(None)
         if self.form.core is None:
+            first, *others = self.matrices(self.form.labels)
             if self.form.summed:
-                first, *others = self.matrices(self.form.labels)
-                result: Tensor = PROJECTION_CORE_GRAD((first, None, *others), None)
+                result: Tensor = PROJECTION_CORE_GRAD((first, None, *others), backend)
                 return self.in_order(result, self.form.labels)
-            y = synthesis(*self.matrices(self.form.labels))
-            return self.in_order(y, (*self.form.batch, *self.form.labels))
+            # The public function would cast to autocast's dtype.
+            result = SYNTHESIS((first, *others), backend)
+            return self.in_order(result, (*self.form.batch, *self.form.labels))
         if self.form.groups:
-            return self.compute_groups()
+            return self.compute_groups(backend)
         core, order, mode = self.core()
         rest = self.rest(order)
         others = self.matrices([label for label in order if label not in rest])
@@ -162,10 +165,10 @@ class _Call:
             factors.insert(mode, None)
             return self.in_order(mttkrp(core, factors, mode), self.output)
         else:
-            x = rows_of_mode(core, others, mode, None)
+            x = rows_of_mode(core, others, mode, backend)
         return self.in_order(x, (*self.form.batch, *rest))
 
-    def compute_groups(self) -> Tensor:
+    def compute_groups(self, backend: str | None) -> Tensor:
         """Each group by its own core. These lie behind one another, so the tensor is copied where
         its first labels in memory are not those of the groups and then of the output."""
         assert self.form.core is not None
@@ -178,7 +181,7 @@ class _Call:
         core = core.reshape(shape).contiguous()
         labels = (*groups, *self.form.batch, *rest)
         # No groups are one group of no samples and no outputs.
-        x = GROUPED_PROJECTION((core, *self.matrices(own)), max(1, self.groups), None)
+        x = GROUPED_PROJECTION((core, *self.matrices(own)), max(1, self.groups), backend)
         return self.in_order(x, labels)
 
     def path(self) -> EinsumPath:
@@ -277,18 +280,22 @@ def _word(labels: Any) -> str:
     return "".join(letters)
 
 
-def _recognise(equation: str, operands: Sequence[Any]) -> _Form | str:
-    """The form, or why there is none."""
+def _recognise(equation: str, operands: Sequence[Any]) -> _Call | str:
+    """The call of a kernel, or why there is none."""
     if not all(isinstance(operand, Tensor) for operand in operands) or len(operands) < 2:
         return "a kernel takes two tensors or more"
-    if checks.overridden(operands):
+    if checks.overrides_torch(operands):
         return "an operand has a `__torch_function__` of its own"
+    if checks.recorded():
+        return "torch.jit.trace records the call"
     classify = _classify.__wrapped__ if torch.compiler.is_compiling() else _classify
     form = classify(equation, tuple(operand.dim() for operand in operands))
     if isinstance(form, str):
         return form
-    cast = checks.autocast(operands)
-    dtypes = {operand.dtype for operand in cast}
+    # A product without a sum is by elements, which autocast leaves in the widest dtype.
+    by_elements = form.core is None and not form.summed
+    operands = checks.autocast(operands, widest=by_elements)
+    dtypes = {operand.dtype for operand in operands}
     if len(dtypes) > 1 or not dtypes.issubset(DTYPES):
         return "operands must have one dtype, float32, float64, bfloat16 or float16"
     if any(operand.device != operands[0].device for operand in operands):
@@ -298,7 +305,7 @@ def _recognise(equation: str, operands: Sequence[Any]) -> _Form | str:
         for label, size in zip(term, operand.shape, strict=True):
             if sizes.setdefault(label, size) != size:
                 return f"the label {label} has several sizes"
-    return form
+    return _Call(form, operands)
 
 
 def _parse(equation: str, dims: tuple[int, ...]) -> tuple[tuple[Labels, ...], Labels]:

@@ -57,7 +57,7 @@ def functions_of(operation: Operation) -> tuple[Any, Any]:
         @staticmethod
         def forward(ctx: Any, statics: tuple[Any, ...], *tensors: Tensor | None) -> Any:
             ctx.statics = statics
-            save(ctx, tensors)
+            save(ctx, tensors, uncast=True)
             if operation.direct is not None and statics[-1] is None:
                 found = operation.direct(tensors)
                 if found is not None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ntensor._torch import below_autograd, in_forward_mode, is_transformed
+from ntensor._torch import below_autograd, in_forward_mode, is_transformed, tracing_state
 
 from . import late
 from .batching import batched, legacy_batched
@@ -72,7 +72,7 @@ class Operation(Signature):
         # A rule of vmap of its own: from the arguments of `batched` after the first, None where
         # the general one holds.
         self.batching: Callable[..., tuple[Tensor, int] | None] | None = None
-        self.raw, self.run = define(schema, stem, check, fake, flops, self._record)
+        self.raw, self.run, self.decompose = define(schema, stem, check, fake, flops, self._record)
         super().__init__(form, self.raw, returns)
         self.full, self.light = functions_of(self)
         torch.library.register_vmap(f"ntensor::{self.name}", self._vmap, lib=LIBRARY)
@@ -85,6 +85,8 @@ class Operation(Signature):
     def __call__(self, tensors: Sequence[Tensor | None], *statics: Any) -> Any:
         """The operation on its tensors (factors not in a list) and its other arguments."""
         if not torch.compiler.is_compiling():
+            if tracing_state() is not None:
+                return self.decompose(*self.nested(tensors), *statics)
             if is_transformed():
                 return self.full.apply(statics, *tensors)
             if torch.is_grad_enabled():

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from ntensor import backends
 
@@ -75,6 +76,17 @@ def synthesis_projection(
         found: Tensor | None = direct.project((core, *factors), False)
         if found is not None:
             return found
+    result: Tensor
+    if checks.overridden((core, *factors)):
+        result = handle_torch_function(
+            synthesis_projection,
+            (core, *factors),
+            core,
+            *factors,
+            accumulate_core_grad=accumulate_core_grad,
+            backend=backend,
+        )
+        return result
     if _grouped(core, factors):
         from .groups import grouped_projection  # it is made of the operations of this module
 
@@ -83,7 +95,6 @@ def synthesis_projection(
         return grouped_projection(operation, core, factors, backend)
     values = _checked(operation, core, factors)
     backend = backends.requested(backend)
-    result: Tensor
     if accumulate_core_grad and check_accumulation(operation, core, values[0]):
         result = accumulating_projection(SYNTHESIS_PROJECTION, core, values[1:], backend)
     else:
@@ -129,9 +140,19 @@ def synthesis_projection_with_mean(
         found: tuple[Tensor, Tensor] | None = direct.project((core, *factors), True)
         if found is not None:
             return found
+    result: tuple[Tensor, Tensor]
+    if checks.overridden((core, *factors)):
+        result = handle_torch_function(
+            synthesis_projection_with_mean,
+            (core, *factors),
+            core,
+            *factors,
+            accumulate_core_grad=accumulate_core_grad,
+            backend=backend,
+        )
+        return result
     values = _checked(operation, core, factors)
     backend = backends.requested(backend)
-    result: tuple[Tensor, Tensor]
     if accumulate_core_grad and check_accumulation(operation, core, values[0]):
         result = accumulating_projection(SYNTHESIS_PROJECTION_WITH_MEAN, core, values[1:], backend)
     else:

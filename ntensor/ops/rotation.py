@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence, Set
 from typing import Any
 
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from ntensor import backends
 
@@ -49,9 +50,13 @@ def rotation(y: Tensor, R: Tensor, layout: str = "column", *, backend: str | Non
         >>> ntensor.rotation(torch.arange(6.0).reshape(1, 6), swap, layout="row")
         tensor([[2., 3., 0., 1., 4., 5.]])
     """
+    result: Tensor
+    if checks.overridden((y, R)):
+        result = handle_torch_function(rotation, (y, R), y, R, layout, backend=backend)
+        return result
     values = _checked("rotation", ("y", "R"), (y, R), ("K",))
     checks.rotatable("rotation", values[0].shape[1], layout)
-    result: Tensor = ROTATION(values, layout, backends.requested(backend))
+    result = ROTATION(values, layout, backends.requested(backend))
     return result
 
 
@@ -89,14 +94,16 @@ def rotated_synthesis(
         >>> ntensor.rotated_synthesis(z_exp, z_id, 2 * torch.eye(3)[None])
         tensor([[ 2., 20.,  4., 40.,  6., 60.]])
     """
-    values = _checked(
-        "rotated_synthesis", ("z_exp", "z_id", "R"), (z_exp, z_id, R), ("k_exp", "k_id")
-    )
+    result: Tensor
+    given = (z_exp, z_id, R)
+    if checks.overridden(given):
+        result = handle_torch_function(rotated_synthesis, given, *given, layout, backend=backend)
+        return result
+    values = _checked("rotated_synthesis", ("z_exp", "z_id", "R"), given, ("k_exp", "k_id"))
     z_exp, z_id, R = values
     k_exp = z_exp.shape[1]
     checks.rotatable("rotated_synthesis", k_exp * z_id.shape[1], layout)
     backend = backends.requested(backend)
-    result: Tensor
     if layout == "row" and k_exp % 3 == 0:
         result = SYNTHESIS((ROTATION((z_exp, R), layout, backend), z_id), backend)
     else:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from ntensor import backends
 
@@ -50,8 +51,12 @@ def synthesis(*factors: Tensor, backend: str | None = None) -> Tensor:
         found = direct.synthesise(factors)
         if found is not None:
             return found
+    result: Tensor
+    if checks.overridden(factors):
+        result = handle_torch_function(synthesis, factors, *factors, backend=backend)
+        return result
     values = checked_factors("synthesis", factors)
-    result: Tensor = SYNTHESIS(values, backends.requested(backend))
+    result = SYNTHESIS(values, backends.requested(backend))
     return result
 
 
