@@ -9,7 +9,7 @@ import torch
 
 import cuda_shim
 import ntensor
-from allocations import allocations
+from side_by_side import allocations
 
 OPS = torch.ops.ntensor
 CPU = torch.device("cpu")
