@@ -45,10 +45,11 @@ def with_one(x: Tensor) -> Tensor:
 
 
 def example(samples: int = 4096, code: int = 32, size: int = 128) -> dict[str, Step]:
-    layer, published = GeneratedLinear(code, size, size), Published(code, size, size)
     z = torch.randn(samples, code, requires_grad=True)
     x = torch.randn(samples, size, requires_grad=True)
-    return steps(layer, published, [z, x])
+    return steps(
+        [z, x], published=Published(code, size, size), ntensor=GeneratedLinear(code, size, size)
+    )
 
 
 if __name__ == "__main__":

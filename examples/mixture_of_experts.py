@@ -47,9 +47,8 @@ def example(
     size_out: int = 128,
 ) -> dict[str, Step]:
     sizes = experts, size_in, size_out
-    layer, published = LinearExperts(*sizes), Published(*sizes)
     x = torch.randn(samples, size_in, requires_grad=True)
-    return steps(layer, published, [x])
+    return steps([x], published=Published(*sizes), ntensor=LinearExperts(*sizes))
 
 
 if __name__ == "__main__":

@@ -36,9 +36,10 @@ class Published(MultiHeadBilinear):
 
 
 def example(samples: int = 2048, heads: int = 8, size: int = 32, out: int = 32) -> dict[str, Step]:
-    layer, published = MultiHeadBilinear(heads, size, out), Published(heads, size, out)
     inputs = [torch.randn(samples, heads, size, requires_grad=True) for _ in range(2)]
-    return steps(layer, published, inputs)
+    return steps(
+        inputs, published=Published(heads, size, out), ntensor=MultiHeadBilinear(heads, size, out)
+    )
 
 
 if __name__ == "__main__":

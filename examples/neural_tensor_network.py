@@ -40,9 +40,10 @@ class Published(NeuralTensorNetwork):
 
 
 def example(pairs: int = 20_000, size: int = 100, slices: int = 4) -> dict[str, Step]:
-    layer, published = NeuralTensorNetwork(size, slices), Published(size, slices)
     entities = [torch.randn(pairs, size, requires_grad=True) for _ in range(2)]
-    return steps(layer, published, entities)
+    return steps(
+        entities, published=Published(size, slices), ntensor=NeuralTensorNetwork(size, slices)
+    )
 
 
 if __name__ == "__main__":

@@ -45,12 +45,35 @@ class Published(EdgeNetwork):
         return torch.matmul(x.unsqueeze(1), matrices).squeeze(1)
 
 
+class Regrouped(EdgeNetwork):
+    """Plain torch again: the products of a node's edges are summed up before the weight comes in.
+    Fewer operations, where nodes have many edges; nodes x size_in x hidden numbers in memory."""
+
+    def forward(self, x: Tensor, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        count = torch.bincount(target, minlength=len(x))
+        order = torch.argsort(target)
+        node = target[order]
+        place = node, torch.arange(len(node)) - (count.cumsum(0) - count)[node]
+        hidden = torch.relu(self.first(features[order]))
+        shape = len(x), int(count.max())
+        arriving = x.new_zeros(*shape, x.shape[1]).index_put(place, x[source[order]])
+        by_node = x.new_zeros(*shape, hidden.shape[1]).index_put(place, hidden)
+        products = torch.bmm(arriving.transpose(1, 2), by_node)
+        core, bias = self.last.weight.view(*self.matrix, -1), self.last.bias.view(self.matrix)
+        return torch.einsum("nih,ioh->no", products, core) + arriving.sum(1) @ bias
+
+
 def example(edges: int = 39_000, nodes: int = 2_300, size: int = 64) -> dict[str, Step]:
-    layer, published = EdgeNetwork(size, size, 5), Published(size, size, 5)
     x = torch.randn(nodes, size, requires_grad=True)
     features = torch.randn(edges, 5)
     source, target = torch.randint(nodes, (2, edges))
-    return steps(layer, published, [x, features, source, target])
+    inputs, extents = [x, features, source, target], (size, size, 5)
+    return steps(
+        inputs,
+        published=Published(*extents),
+        ntensor=EdgeNetwork(*extents),
+        regrouped=Regrouped(*extents),
+    )
 
 
 if __name__ == "__main__":

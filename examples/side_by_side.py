@@ -30,23 +30,25 @@ class Allocations(NamedTuple):
     largest: int
 
 
-def steps(layer: nn.Module, published: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Step]:
-    """A training step of each: the output, and the gradients of half its square in all parameters
-    and in those inputs that require them. `published` gets the parameters of `layer`."""
-    published.load_state_dict(layer.state_dict())
+def steps(inputs: Sequence[Tensor], **forms: nn.Module) -> dict[str, Step]:
+    """A training step of each form: the output, and the gradients of half its square in all
+    parameters and in those inputs that require them. All get the parameters of the first."""
+    first, *others = forms.values()
+    for form in others:
+        form.load_state_dict(first.state_dict())
     given = [tensor for tensor in inputs if tensor.requires_grad]
 
-    def step_of(module: nn.Module) -> Step:
-        leaves = [*module.parameters(), *given]
+    def step_of(form: nn.Module) -> Step:
+        leaves = [*form.parameters(), *given]
 
         def step() -> list[Tensor]:
-            output = module(*inputs)
+            output = form(*inputs)
             gradients = torch.autograd.grad(output, leaves, output.detach())
             return [output.detach(), *gradients]
 
         return step
 
-    return {"published": step_of(published), "ntensor": step_of(layer)}
+    return {name: step_of(form) for name, form in forms.items()}
 
 
 def allocations(function: Step) -> Allocations:

@@ -48,9 +48,10 @@ def example(
     sizes: Sequence[int] = (128, 32, 32),
     hidden: int = 128,
 ) -> dict[str, Step]:
-    layer, published = TensorFusion(sizes, hidden), Published(sizes, hidden)
     modalities = [torch.randn(samples, k, requires_grad=True) for k in sizes]
-    return steps(layer, published, modalities)
+    return steps(
+        modalities, published=Published(sizes, hidden), ntensor=TensorFusion(sizes, hidden)
+    )
 
 
 if __name__ == "__main__":

@@ -50,9 +50,9 @@ def example(
     relations: int = 237,
     sizes: tuple[int, int] = (200, 200),
 ) -> dict[str, Step]:
-    layer, published = (form(entities, relations, *sizes) for form in (TuckER, Published))
+    form = entities, relations, *sizes
     asked = [torch.randint(count, (questions,)) for count in (entities, relations)]
-    return steps(layer, published, asked)
+    return steps(asked, published=Published(*form), ntensor=TuckER(*form))
 
 
 if __name__ == "__main__":

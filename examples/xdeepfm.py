@@ -56,9 +56,10 @@ def example(
     rows: Sequence[int] = (64, 64),
     size: int = 16,
 ) -> dict[str, Step]:
-    layer, published = CompressedInteraction(fields, rows), Published(fields, rows)
     embedded = torch.randn(samples, fields, size, requires_grad=True)
-    return steps(layer, published, [embedded])
+    return steps(
+        [embedded], published=Published(fields, rows), ntensor=CompressedInteraction(fields, rows)
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Every example: both forms agree in values and gradients, and it runs as a script.
+"""Every example: its forms agree in values and gradients, and it runs as a script.
 
 For those whose product of a batch is large: it is never in memory."""
 
-import math
-import subprocess
+import csv
+import runpy
 import sys
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 
 import cp_decomposition
 import dimenet
+import gallery
 import hypernetwork
 import mixture_of_experts
 import multi_head_bilinear
@@ -55,10 +56,10 @@ def in_float64():
 @each_layer
 def test_forms_agree(module, in_float64):
     """The output, and the gradients of all parameters and inputs."""
-    forms = module.example(**SMALL[module])
-    ours, published = forms["ntensor"](), forms["published"]()
-    assert all(x.dtype is torch.float64 and x.abs().max() > 0 for x in ours)
-    torch.testing.assert_close(ours, published, rtol=1e-10, atol=1e-10)
+    published, *others = (step() for step in module.example(**SMALL[module]).values())
+    assert all(x.dtype is torch.float64 and x.abs().max() > 0 for x in published)
+    for other in others:
+        torch.testing.assert_close(other, published, rtol=1e-10, atol=1e-10)
 
 
 def test_decompositions_agree():
@@ -92,16 +93,23 @@ def test_memory_counts_torch_and_numpy():
     assert 8_004_000 <= seen.peak < 8_104_000
 
 
-@pytest.mark.parametrize("name", ["tensor_fusion", "cp_decomposition"])
-def test_script_prints_both_forms(name):
-    extent = {"tensor_fusion": "2", "cp_decomposition": "10"}[name]
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / f"{name}.py", extent],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines[2:]] == ["published", "ntensor"]
-    assert all(math.isfinite(float(cell)) for line in lines[2:] for cell in line.split()[1:])
+@pytest.mark.parametrize("name", [*(module.__name__ for module in SMALL), "cp_decomposition"])
+def test_script_prints_each_form(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "4"])
+    monkeypatch.setattr(side_by_side, "ROUNDS", 1)
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    _, _, *rows = map(str.split, capsys.readouterr().out.splitlines())
+    assert [row[0] for row in rows[:2]] == ["published", "ntensor"]
+    assert all(len(row) == 5 and all(float(cell) >= 0 for cell in row[1:]) for row in rows)
+
+
+def test_benchmark_writes_a_row_for_each_form(monkeypatch, tmp_path):
+    monkeypatch.setattr(side_by_side, "ROUNDS", 1)
+    threads = str(torch.get_num_threads())
+    gallery.main(["neural_tensor_network", "--threads", threads, "--out", str(tmp_path)])
+    rows = list(csv.DictReader((tmp_path / "gallery.csv").open()))
+    assert [(row["example"], row["form"]) for row in rows] == [
+        ("neural_tensor_network", "published"),
+        ("neural_tensor_network", "ntensor"),
+    ]
+    assert all(float(row["step_ms"]) > 0 and float(row["peak_mb"]) > 0 for row in rows)
