@@ -46,13 +46,6 @@ def test_every_example_is_tested():
     assert files - tested == {"side_by_side", "cp_decomposition"}
 
 
-@pytest.fixture
-def in_float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 @each_layer
 def test_forms_agree(module, in_float64):
     """The output, and the gradients of all parameters and inputs."""
