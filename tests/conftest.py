@@ -75,6 +75,14 @@ def settled():
 
 
 @pytest.fixture
+def in_float64():
+    """New tensors are of float64 where nothing else is said."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
 def fresh_compiler():
     """No compiled code of another test."""
     torch._dynamo.reset()

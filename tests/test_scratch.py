@@ -9,8 +9,8 @@ import torch
 
 import cuda_shim
 import ntensor
-from allocations import allocations
 from comparison import in_tuple
+from side_by_side import allocations
 
 OPS = torch.ops.ntensor
 CPU = torch.device("cpu")
