@@ -5,8 +5,16 @@ import time
 import pytest
 import torch
 
-from _timing import LONGEST_CAPTURED_CALL, WARM_UPS, DeviceClock, HostClock, Step, Timed, rank
 from fake_cuda import FakeCuda
+from harness.timing import (
+    LONGEST_CAPTURED_CALL,
+    WARM_UPS,
+    DeviceClock,
+    HostClock,
+    Step,
+    Timed,
+    rank,
+)
 
 CPU = torch.device("cpu")
 
