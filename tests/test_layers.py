@@ -1,4 +1,4 @@
-"""Two models of the literature over the library: equal to their plain forms, with all gradients."""
+"""The commands of layers: every method is right, whole layers as their papers write them."""
 
 import pytest
 import torch
@@ -6,85 +6,85 @@ import torch.nn.functional as F
 
 import bilinear
 import layers
+import ntensor
 from harness import finish, runner
-from rivals import literature
+from harness.files import read_table
+from rivals import forms
+from rivals.layers import fusion, tucker
+from rivals.layouts import read_equation
+
+QUICK = ["--quick", "--repeats", "1", "--threads", "1"]
 
 
-def tucker(dtype):
-    model = literature.TuckER(entities=11, relations=5, entity_size=6, relation_size=4).to(dtype)
-    subject, relation = torch.tensor([0, 3, 3, 10]), torch.tensor([4, 0, 2, 2])
-
-    def plain():
-        e, r = model.entities.weight, model.relations.weight
-        return torch.einsum("ors,nr,ns,eo->ne", model.core, r[relation], e[subject], e)
-
-    return model, lambda: model(subject, relation), plain
+SHAPES = list(layers.SHAPES)
+METHODS = {"ntensor", "ntensor.einsum", "einsum, left to right", "broadcast + matmul", "F.bilinear"}
+METHODS |= {"outer product by bmm", "matrix a sample", "as published", "TensorLy"}
 
 
-def fusion(dtype):
-    model = literature.TensorFusion((5, 3, 2), 7).to(dtype)
-    z = [torch.randn(4, k, dtype=dtype) for k in (5, 3, 2)]
-
-    def plain():
-        a, b, c = (torch.cat([each, torch.ones_like(each[:, :1])], 1) for each in z)
-        fused = torch.einsum("na,nb,nc->nabc", a, b, c).flatten(1)
-        return F.linear(fused, model.project.core.flatten(1), model.bias)
-
-    return model, lambda: model(*z), plain
-
-
-@pytest.mark.parametrize("build", [tucker, fusion])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_layer_equals_its_plain_form(build, dtype):
-    model, ours, plain = build(dtype)
-    results = ours(), plain()
-    torch.testing.assert_close(*results)
-    parameters = list(model.parameters())
-    gradients = [torch.autograd.grad(x.sin().sum(), parameters) for x in results]
-    torch.testing.assert_close(*gradients)
+def library(core, *factors):
+    return (ntensor.synthesis_projection(core, *factors),)
 
 
 def test_tucker_scores_one_triple_as_the_paper_writes_it():
-    model, ours, _ = tucker(torch.float64)
-    e, r = model.entities.weight, model.relations.weight
+    core, e, r = (torch.randn(size, dtype=torch.float64) for size in ((6, 4, 6), (11, 6), (5, 4)))
     by_formula = sum(
-        model.core[o, q, s] * e[3, s] * r[2, q] * e[7, o]
+        core[o, q, s] * e[3, s] * r[2, q] * e[7, o]
         for o in range(6)
         for q in range(4)
         for s in range(6)
     )
-    torch.testing.assert_close(ours()[2, 7], by_formula)
+    for project in (library, forms.broadcast):
+        scores = tucker(project, core, e, r[[0, 2]], e[[1, 3]])
+        torch.testing.assert_close(scores[1, 7], by_formula)
 
 
 def test_fusion_holds_the_lower_products_by_its_appended_ones():
     """Core elements at the appended positions weigh single modalities, as in a linear layer."""
-    model, _, _ = fusion(torch.float64)
     z = [torch.randn(4, k, dtype=torch.float64) for k in (5, 3, 2)]
-    core = torch.zeros_like(model.project.core)
+    core, bias = torch.zeros(7, 6, 4, 3, dtype=torch.float64), torch.randn(7, dtype=torch.float64)
     core[:, :5, 3, 2] = torch.randn(7, 5, dtype=torch.float64)
-    model.project.core.data = core
-    torch.testing.assert_close(model(*z), F.linear(z[0], core[:, :5, 3, 2], model.bias))
+    for project in (library, forms.broadcast, forms.outer_product, forms.hoisted):
+        torch.testing.assert_close(
+            fusion(project, core, bias, *z), F.linear(z[0], core[:, :5, 3, 2], bias)
+        )
+
+
+def test_an_equation_says_how_operands_are_stored():
+    layout, place = read_equation("ek,ei,iok->eo")
+    assert (layout.core, layout.factor, layout.output, place) == ((2, 0, 1), (), (), 2)
+    layout, place = read_equation("ijk,jr,kr->ir")
+    assert (layout.core, layout.factor, layout.output, place) == ((), (1, 0), (1, 0), 0)
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """What a run needs besides: no measured roof, and thread counts that end with the test."""
+    monkeypatch.setattr(runner, "measure_roof", lambda *_: runner.Roof(reason="a test"))
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
 
 
 @pytest.mark.parametrize("script", [bilinear, layers], ids=lambda script: script.__name__)
-def test_benchmark_is_right_in_every_method(script, tmp_path, monkeypatch):
+def test_benchmark_is_right_in_every_method(script, tmp_path, monkeypatch, environment):
     """Small sizes, once: all methods that can run are compared with float64, all are written."""
-    kept = []
-    monkeypatch.setattr(runner, "measure_roof", lambda *_: runner.Roof(reason="a test"))
-    monkeypatch.setattr(finish, "finish", lambda result, *_: kept.append(result) or 0)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        monkeypatch.setenv(name, "1")
-    options = ["--quick", "--repeats", "1", "--threads", "1", "--out", str(tmp_path)]
-    assert script.main(options) == 0
-    (result,) = kept
-    assert result.exit_code == 0
-    compiled = [row for row in result.rows if row.method.compiles]
-    assert all("does not compile" in row.status for row in compiled)
-    for row in result.rows:
-        assert row.right or row in compiled, (row.case.title, row.method.name, row.status)
-    table = finish.save(result, _options(tmp_path), script.__name__)
-    assert len(table.read_text(encoding="utf-8").splitlines()) == 1 + len(result.rows)
+    monkeypatch.setattr(finish, "write_plot", lambda *_: None)
+    assert script.main([*QUICK, "--out", str(tmp_path)]) == 0
+    rows = read_table(tmp_path / f"{script.__name__}.csv")
+    assert {row["pass"] for row in rows} == {"forward", "both"}
+    for row in rows:
+        compiles = row["method"].startswith("torch.compile")
+        wanted = "left out: --quick does not compile" if compiles else "right"
+        assert row["status"] == wanted, row
+    if script is layers:
+        assert [*dict.fromkeys(row["shape"] for row in rows)] == [f"{n}-quick" for n in SHAPES]
+        assert {row["method"] for row in rows} >= METHODS
 
 
-def _options(folder):
-    return type("Options", (), {"out": folder, "device": "cpu"})()
+def test_a_wrong_row_is_said_and_ends_the_command_with_1(tmp_path, monkeypatch, environment):
+    right = ntensor.einsum
+    monkeypatch.setattr(ntensor, "einsum", lambda *operands: right(*operands) * 1.001)
+    words = [*QUICK, "--shape", "bilinear-last", "--dtype", "float32", "--pass", "forward"]
+    assert layers.main([*words, "--methods", "ntensor", "--out", str(tmp_path)]) == 1
+    rows = read_table(tmp_path / "layers.csv")
+    status = {row["method"]: row["status"] for row in rows}
+    assert status["ntensor"] == "right" and status["ntensor.einsum"].startswith("wrong: error 1.0e")

@@ -6,6 +6,7 @@ Symbols: n samples, core `(k_x, k_1, ..., k_M)`, `K = k_1 ... k_M`.
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
@@ -17,11 +18,15 @@ ITEM_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True)
 class Shape:
-    """Extents of one problem; `out_features` (k_x) is 0 where there is no core."""
+    """Extents of one problem; `out_features` (k_x) is 0 where there is no core.
+
+    `title` says what has these extents.
+    """
 
     name: str
     out_features: int
     factor_sizes: tuple[int, ...]
+    title: str = ""
 
     @property
     def features(self) -> int:
@@ -33,8 +38,9 @@ class Case:
     """One table: every method computes the same thing.
 
     `operation` is "synthesis_projection", "synthesis", "rotation", "rotated_synthesis", or a whole
-    layer, "tucker" or "fusion"; `layout` is the rotation's; `pass_` is one of `PASSES`. `autotune`:
-    torch.compile's max-autotune, which takes minutes, is measured too.
+    layer, "tucker" or "fusion"; `layout` is the rotation's, or the equation of a layer as its users
+    write it; `pass_` is one of `PASSES`. `autotune`: torch.compile's max-autotune, which takes
+    minutes, is measured too.
     """
 
     shape: Shape
@@ -77,7 +83,10 @@ class Case:
 
     @property
     def title(self) -> str:
-        sizes = "x".join(map(str, self.shape.factor_sizes))
+        extents = self.shape.factor_sizes
+        sizes = "x".join(map(str, extents))
+        if len(extents) > 4 and len(set(extents)) == 1:
+            sizes = f"{extents[0]}^{len(extents)}"
         what = {
             "both": "forward + backward",
             "mean": "forward, mean output too",
@@ -86,11 +95,12 @@ class Case:
             "core-grad": "gradient of the core",
         }.get(self.pass_, self.pass_)
         if self.operation == "synthesis_projection":
-            way = f"{len(self.shape.factor_sizes)}-way"
-            where = f"{way}, k_x {self.shape.out_features}, {sizes}"
+            where = f"{len(extents)}-way, k_x {self.shape.out_features}, {sizes}"
         else:
             layout = f"{self.layout} layout, " if self.layout else ""
             where = f"{self.operation}, {layout}{sizes}"
+        if self.shape.title:
+            where = f"{self.shape.title}: {where}"
         return f"{where}, n = {self.n}, {self.dtype}, {what}"
 
 
@@ -119,3 +129,10 @@ def projections(
     """Every dtype, pass and number of samples, in this order; a name is one of `SHAPES`."""
     shape = SHAPES[shape] if isinstance(shape, str) else shape
     return [Case(shape, n, dtype, pass_) for dtype, pass_, n in product(dtypes, passes, sizes)]
+
+
+def plain_equation(order: int) -> str:
+    """That of a projection by `order` factors, stored as the library's."""
+    letters = (string.ascii_lowercase + string.ascii_uppercase).replace("n", "").replace("x", "")
+    modes = letters[:order]
+    return f"x{modes},{','.join('n' + mode for mode in modes)}->nx"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +37,59 @@ class Method:
     numpy: bool = False
     compiles: bool = False
     compile_seconds: float = 0.0
+
+
+def ours(
+    case: Case,
+    device: torch.device,
+    backends: Iterable[str],
+    build: Callable[[Problem, str | None, str], Step],
+    gradients: Iterable[str],
+    extra_bytes: Callable[[str], int] = lambda gradient: 0,
+) -> list[Method]:
+    """The library's rows, `build(problem, backend, gradient)`: one a backend and gradient."""
+    return [
+        Method(
+            "ntensor" if backend == "auto" else f"ntensor ({backend})",
+            "ours",
+            lambda p, b=None if backend == "auto" else backend, g=gradient: build(p, b, g),
+            gradient,
+            extra_bytes(gradient),
+            missing_backend(backend, case, device),
+        )
+        for backend in backends
+        for gradient in gradients
+    ]
+
+
+def compiled_methods(
+    case: Case,
+    device: torch.device,
+    name: str,
+    build: Callable[[Problem, bool], Step],
+    gradient: str,
+    extra_bytes: int,
+) -> list[Method]:
+    """`build(problem, autotune)` by torch.compile; on a GPU also with its own choice of kernels."""
+    missing = missing_compiler(device)
+
+    def row(title: str, tune: bool, missing: str, seconds: float) -> Method:
+        return Method(
+            title,
+            "torch",
+            lambda problem: build(problem, tune),
+            gradient,
+            extra_bytes,
+            missing,
+            compiles=True,
+            compile_seconds=seconds,
+        )
+
+    listed = [row(f"torch.compile({name})", False, missing, 20.0)]
+    if device.type != "cpu":
+        missing = missing or ("" if case.autotune else "tunes for minutes; --autotune asks for it")
+        listed.append(row(f"torch.compile({name}), max-autotune", True, missing, 120.0))
+    return listed
 
 
 def missing_module(name: str) -> str:

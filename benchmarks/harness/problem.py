@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -47,6 +47,7 @@ class Problem:
     def __post_init__(self) -> None:
         self.dtype = getattr(torch, self.case.dtype)
         self._ranked: dict[str, list[str]] = {}
+        self._stored: dict[tuple, tuple[Tensor, Tensor]] = {}
 
     def fastest(self, steps: dict[str, Step], family: str = "") -> Step:
         """The fastest of several ways of one method. A later method of the same `family` (the same
@@ -65,6 +66,15 @@ class Problem:
         values = torch.randn(*size, generator=generator, device=self.device)
         return values.mul_(scale).to(self.dtype)
 
+    def stored(self, tensor: Tensor, order: tuple[int, ...]) -> Tensor:
+        """`tensor` with its modes in this order in memory, () as they are; one copy serves all."""
+        if not order:
+            return tensor
+        key = id(tensor), order
+        if key not in self._stored:
+            self._stored[key] = tensor, tensor.permute(order).contiguous()
+        return self._stored[key][1]
+
     def empty(self, *size: int) -> Tensor:
         return torch.empty(*size, dtype=self.dtype, device=self.device)
 
@@ -72,10 +82,6 @@ class Problem:
     def factors(self) -> tuple[Tensor, ...]:
         sizes = self.case.shape.factor_sizes
         return tuple(self.random(self.case.n, k, seed=m + 1) for m, k in enumerate(sizes))
-
-    @cached_property
-    def factor_columns(self) -> tuple[Tensor, ...]:
-        return tuple(z.t().contiguous() for z in self.factors)
 
 
 class ProjectionProblem(Problem):
@@ -108,7 +114,7 @@ class ProjectionProblem(Problem):
 
     @cached_property
     def grad_columns(self) -> tuple[Tensor, ...]:
-        return tuple(g.t().contiguous() for g in self.grads)
+        return tuple(self.stored(g, (1, 0)) for g in self.grads)
 
     @cached_property
     def outputs_factors(self) -> tuple[tuple[Tensor, ...], ...]:
@@ -207,18 +213,30 @@ def _add_factor_grads(
     for start in range(0, core.shape[0], 1024):
         part = slice(start, start + 1024)
         product_grads += cotangents[:, part] @ core[part].double()
-    product_grads = product_grads.unflatten(1, case.shape.factor_sizes).split(len(samples))
-    for m in range(len(case.shape.factor_sizes)):
-        grad = sum(
-            _contract_all_but(m, product_grad, factors)
-            for i, (product_grad, factors) in enumerate(zip(product_grads, some, strict=True))
-            if not (i == 1 and m == 0)
-        )
-        reference.add(f"factor_grad_{m}", grad, lambda g: g[samples])
+    found = factor_grads(case, product_grads.split(len(samples)), some)
+    for name, grad in found.items():
+        reference.add(name, grad, lambda g: g[samples])
 
 
-def _contract_all_but(m: int, product_grad: Tensor, factors: tuple[Tensor, ...]) -> Tensor:
-    letters = "abcdefgh"[: len(factors)]
-    operands = [(f"n{letters[j]}", z) for j, z in enumerate(factors) if j != m]
-    terms = ",".join([f"n{letters}", *(term for term, _ in operands)])
-    return torch.einsum(f"{terms}->n{letters[m]}", product_grad, *(z for _, z in operands))
+def factor_grads(
+    case: Case, product_grads: Sequence[Tensor], factors: Sequence[tuple[Tensor, ...]]
+) -> dict[str, Tensor]:
+    """Those that follow from the gradients `(n, K)` of the products of each output, in float64.
+
+    The leading factor of the mean output is a constant.
+    """
+    sizes = case.shape.factor_sizes
+    labels = list(range(1, len(sizes) + 1))
+    found = {}
+    for m in range(len(sizes)):
+        parts = []
+        for i, (product_grad, given) in enumerate(zip(product_grads, factors, strict=True)):
+            if i == 1 and m == 0:
+                continue
+            operands = [product_grad.unflatten(1, sizes), [0, *labels]]
+            for j, z in enumerate(given):
+                if j != m:
+                    operands += [z.double(), [0, 1 + j]]
+            parts.append(torch.einsum(*operands, [0, 1 + m]))
+        found[f"factor_grad_{m}"] = sum(parts)
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 BOTH = "-both"  # forward + backward of all operands
@@ -11,8 +11,13 @@ KINDS = (
     *("forward", "both", "bilinear", "bilinear-both", "mean", "mean-both"),
     *("synthesis", "synthesis-both", "rotated", "rotated-both"),
     *("mttkrp", "mttkrp-weights", "mttkrp-all"),
+    *("einsum", "einsum-both", "permuted", "permuted-both"),
 )
-WITH_K_X = ("forward", "both", "bilinear", "bilinear-both", "mean", "mean-both")
+SPELLED = ("einsum", "permuted")  # whose operands are stored as the labels of an equation say
+WITH_K_X = (
+    *("forward", "both", "bilinear", "bilinear-both", "mean", "mean-both"),
+    *("einsum", "einsum-both", "permuted", "permuted-both"),
+)
 
 
 @dataclass(frozen=True)
@@ -26,13 +31,20 @@ FULL, QUICK = Limits(1 << 23, 1 << 30), Limits(1 << 16, 1 << 20)
 
 @dataclass(frozen=True)
 class Sizes:
-    """`n` is the rank of an MTTKRP; `k_x` is 1 where an operation has none."""
+    """`n` is the rank of an MTTKRP; `k_x` is 1 where an operation has none.
+
+    `layout` is the rotation's, or the equation whose labels say how the operands are stored.
+    """
 
     n: int
     extents: tuple[int, ...]
     k_x: int = 1
     mode: int = 0
     layout: str = ""
+
+    @property
+    def is_bilinear(self) -> bool:
+        return len(self.extents) == 2
 
     def within(self, limits: Limits) -> bool:
         K = math.prod(self.extents)
@@ -60,13 +72,14 @@ def draw(kind: str, source: Random, limits: Limits) -> Sizes:
     mode = source.randrange(order) if base.startswith("mttkrp") else 0
     k_x = size(4000) if kind in WITH_K_X else 1
     layout = source.choice(("row", "column")) if base == "rotated" else ""
+    spelled = base in SPELLED
     if layout:
         which = source.randrange(order)
         extents[which] = max(3, extents[which] // 3 * 3)
     while True:
         sizes = Sizes(n, tuple(extents), k_x, mode, layout)
         if sizes.within(limits):
-            return sizes
+            return replace(sizes, layout=_spelling(base, order, source)) if spelled else sizes
         place = source.randrange(order + 2)
         if place == order:
             n = max(1, n * 2 // 3)
@@ -76,3 +89,24 @@ def draw(kind: str, source: Random, limits: Limits) -> Sizes:
             extents[place] = max(3, extents[place] * 2 // 9 * 3)
         else:
             extents[place] = max(1, extents[place] * 2 // 3)
+
+
+def _spelling(base: str, order: int, source: Random) -> str:
+    """An equation of a projection in letters of `abcd`, samples `n` and rows `x`.
+
+    "permuted": the core's modes are in another order than the library's; "einsum": all labels and
+    operands are in any.
+    """
+    modes = "abcd"[:order]
+    core = plain = "x" + modes
+    while core == plain:
+        core = _shuffled(plain, source)
+    terms, output = ["n" + mode for mode in modes], "nx"
+    if base == "permuted":
+        return f"{','.join([core, *terms])}->{output}"
+    terms = source.sample([core, *(_shuffled(term, source) for term in terms)], order + 1)
+    return f"{','.join(terms)}->{_shuffled(output, source)}"
+
+
+def _shuffled(text: str, source: Random) -> str:
+    return "".join(source.sample(text, len(text)))

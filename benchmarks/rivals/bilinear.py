@@ -6,71 +6,74 @@ Each makes a fresh gradient of the weight, as a layer's backward after `zero_gra
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from harness.cases import ITEM_BYTES, Case
-from harness.methods import Method, step_of
+from harness.cases import Case, plain_equation
+from harness.methods import Method, ours
 from harness.problem import ProjectionProblem, projection_reference
 from harness.runner import Suite
 from harness.timing import Step
-from rivals import synthesis
+from rivals import forms
+from rivals.layouts import ORDERS, Layout, step_in
+from rivals.synthesis import (
+    bytes_of,
+    compiled_broadcast,
+    einsums,
+    fresh_of,
+    functions,
+    limits,
+    plain_forms,
+    tensorly,
+    torch_bilinear,
+)
 
 
 def methods(case: Case, device: torch.device, backends: Iterable[str]) -> list[Method]:
     """All methods of a case, those that cannot run here with their reason."""
-    fresh = "fresh" if case.core_grad else ""
-    listed = []
-    for method in synthesis.methods(case, device, backends):
-        if method.kind == "ours" and method.gradient == fresh:
-            backend = method.name.partition("(")[2].rstrip(")") or None
-            listed.append(replace(method, build=lambda p, b=backend: _library_step(p, b)))
-        elif method.kind == "limit" or (method.kind == "torch" and method.gradient == fresh):
-            listed.append(method)
-    matrices = ITEM_BYTES[case.dtype] * case.n * case.shape.out_features
-    matrices *= case.shape.factor_sizes[1]
-    listed.append(
-        Method(
-            "matrix a sample", "torch", _matrix_a_sample, fresh, matrices * (1 + 3 * bool(fresh))
-        )
-    )
-    return listed
+    rivals = [
+        *plain_forms(case),
+        matrix_a_sample(case),
+        *einsums(case, plain_equation(2)),
+        *compiled_broadcast(case, device),
+        tensorly(case),
+        *torch_bilinear(case),
+        *functions(case),
+    ]
+    fresh = fresh_of(case)
+    return [
+        *ours(case, device, backends, library_step, [fresh]),
+        *limits(case, device),
+        *(method for method in rivals if method.gradient == fresh),
+    ]
 
 
-def _library_step(problem: ProjectionProblem, backend: str | None) -> Step:
+def library_step(problem: ProjectionProblem, backend: str | None, gradient: str) -> Step:
     import ntensor
 
-    return _step(problem, lambda weight, *x: (ntensor.bilinear(*x, weight, backend=backend),))
-
-
-def _matrix_a_sample(problem: ProjectionProblem) -> Step:
-    """`W x_1` for each sample, by one product; then that matrix times `x_2`."""
-    return problem.fastest(
-        {
-            f"from the {word}": _step(problem, lambda *inputs, way=way: (way(*inputs),))
-            for word, way in {"first": _from_the_first, "second": _from_the_second}.items()
-        }
+    return step_in(
+        problem,
+        ORDERS["linear"],
+        lambda weight, *x: (ntensor.bilinear(*x, weight, backend=backend),),
+        gradient,
     )
 
 
-def _from_the_first(weight: Tensor, x1: Tensor, x2: Tensor) -> Tensor:
-    k_x, k_1, k_2 = weight.shape
-    matrices = torch.mm(x1, weight.transpose(0, 1).reshape(k_1, -1)).view(-1, k_x, k_2)
-    return torch.bmm(matrices, x2.unsqueeze(2)).squeeze(2)
+def matrix_a_sample(case: Case) -> Method:
+    """`W x_1`, or `W x_2`, for each sample by one product; then that matrix times the other."""
+    fresh, output = fresh_of(case), bytes_of(case)[2]
+    matrices = output * max(case.shape.factor_sizes)
 
+    def build(problem: ProjectionProblem) -> Step:
+        stored = Layout(core=(1, 0, 2))
+        return problem.fastest(
+            {
+                "from the first": step_in(problem, stored, forms.from_the_first, fresh),
+                "from the second": step_in(problem, ORDERS["linear"], forms.last_first, fresh),
+            }
+        )
 
-def _from_the_second(weight: Tensor, x1: Tensor, x2: Tensor) -> Tensor:
-    k_x, k_1, k_2 = weight.shape
-    matrices = torch.mm(x2, weight.view(-1, k_2).t()).view(-1, k_x, k_1)
-    return torch.bmm(matrices, x1.unsqueeze(2)).squeeze(2)
-
-
-def _step(problem: ProjectionProblem, forward) -> Step:
-    inputs = {"core_grad": problem.core}
-    inputs |= {f"factor_grad_{m}": z for m, z in enumerate(problem.factors)}
-    return step_of(problem, forward, inputs, problem.grads)
+    return Method("matrix a sample", "torch", build, fresh, matrices * (1 + 3 * bool(fresh)))
 
 
 SUITE = Suite(ProjectionProblem, projection_reference, methods)

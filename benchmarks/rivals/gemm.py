@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.problem import ProjectionProblem
+from harness.problem import ProjectionProblem, factor_grads
 from harness.timing import Step
 
 
@@ -97,34 +97,18 @@ def _product_grad_step(
     size = len(grads[0]), problem.case.shape.features
     outs = problem.empty(*size), problem.empty(size[1], size[0]).t()
 
-    def factor_grads(out: Tensor) -> dict[str, Tensor]:
-        return _factor_grads(problem, out)
+    def results(out: Tensor) -> dict[str, Tensor]:
+        parts = out.double().split(problem.case.n)
+        return factor_grads(problem.case, parts, problem.outputs_factors)
 
     return problem.fastest(
         {
             f"{_order(g)}{_order(out)}": Step(
-                _call(library, g, core, out), lambda _, out=out: factor_grads(out), held=(out,)
+                _call(library, g, core, out), lambda _, out=out: results(out), held=(out,)
             )
             for g, out in product(grads, outs)
         }
     )
-
-
-def _factor_grads(problem: ProjectionProblem, product_grad: Tensor) -> dict[str, Tensor]:
-    """The factor gradients that follow from `dY`, for the check only (not timed)."""
-    parts = (
-        product_grad.double().unflatten(1, problem.case.shape.factor_sizes).split(problem.case.n)
-    )
-    leaves = [z.double().requires_grad_() for z in problem.factors]
-    total = 0.0
-    for i, part in enumerate(parts):
-        leading = leaves[0] if i == 0 else torch.full_like(leaves[0], 1 / leaves[0].shape[1])
-        value = part
-        for z in reversed([leading, *leaves[1:]]):
-            value = (value * z.view(len(z), *[1] * (value.dim() - 2), -1)).sum(-1)
-        total = total + value.sum()
-    gradients = torch.autograd.grad(total, leaves)
-    return {f"factor_grad_{m}": g for m, g in enumerate(gradients)}
 
 
 def _product(

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from harness.cases import ITEM_BYTES, Case
-from harness.methods import Method, compiled, missing_backend, missing_compiler, step_of
+from harness.methods import Method, compiled, compiled_methods, ours, step_of
 from harness.problem import Problem, Reference, khatri_rao, sampled
 from harness.runner import Suite
 from harness.timing import Step
+from rivals import forms
 from rivals.functions import ColumnRotatedSynthesis, RowRotatedSynthesis, Synthesis
 
 
@@ -40,7 +41,7 @@ def rotation_reference(problem: RotationProblem) -> Reference:
     """Output and gradients in float64 on sampled samples (each depends on its own sample only)."""
     samples = sampled(problem.case.n, problem.device)
     inputs = [value[samples].double().requires_grad_() for value in problem.inputs.values()]
-    (output,) = _matmul_ways(problem.case)["matmul"](*inputs)
+    output = _ways(problem.case)["matmul"](*inputs)
     reference = Reference()
     for name in problem.case.output_names:
         reference.add(name, output.detach(), lambda x: x[samples])
@@ -55,117 +56,66 @@ def methods(case: Case, device: torch.device, backends: Iterable[str]) -> list[M
     """All methods of a case, those that cannot run here with their reason."""
     feature = ITEM_BYTES[case.dtype] * case.n * case.shape.features
     fresh = "fresh" if case.differentiates else ""
-    missing = missing_compiler(device)
     listed = [
-        Method(
-            "ntensor" if backend == "auto" else f"ntensor ({backend})",
-            "ours",
-            lambda problem, b=backend: _library_step(problem, b),
-            fresh,
-            2 * feature,
-            missing_backend(backend, case, device),
-        )
-        for backend in backends
+        *ours(case, device, backends, _library_step, [fresh], lambda _: 2 * feature),
+        Method("broadcast + matmul", "torch", _eager, fresh, 5 * feature),
+        *compiled_methods(case, device, "broadcast", _compiled, fresh, 5 * feature),
     ]
-    listed.append(Method("broadcast + matmul", "torch", _eager, fresh, 5 * feature))
-    listed.append(
-        Method(
-            "torch.compile(broadcast)",
-            "torch",
-            _compiled,
-            fresh,
-            5 * feature,
-            missing,
-            compiles=True,
-            compile_seconds=20.0,
-        )
-    )
-    if case.operation == "synthesis" and case.differentiates:
-        listed.append(
-            Method(
-                "Function over torch.bmm",
-                "torch",
-                lambda p: _function(p, Synthesis),
-                fresh,
-                3 * feature,
-            )
-        )
-    if case.operation == "rotated_synthesis":
+    name, function = "Function over torch.bmm", None
+    if case.operation == "synthesis":
+        function = Synthesis
+    elif case.operation == "rotated_synthesis":
+        function = ColumnRotatedSynthesis
         if case.layout == "row" and case.shape.factor_sizes[0] % 3 == 0:
             name, function = "rotate z_exp (Function)", RowRotatedSynthesis
             if not case.differentiates:
                 listed.append(Method("rotate z_exp", "torch", _rotate_factor, "", feature))
-        else:
-            name, function = "Function over torch.bmm", ColumnRotatedSynthesis
-        if case.differentiates:
-            listed.append(
-                Method(name, "torch", lambda p: _function(p, function), fresh, 3 * feature)
-            )
+    if function is not None and case.differentiates:
+        listed.append(Method(name, "torch", lambda p: _function(p, function), fresh, 3 * feature))
     return listed
 
 
-def _step(problem: RotationProblem, forward: Callable[..., tuple[Tensor, ...]]) -> Step:
-    return step_of(problem, forward, problem.inputs, (problem.grad,))
+def _step(problem: RotationProblem, forward: Callable[..., Tensor]) -> Step:
+    return step_of(problem, lambda *inputs: (forward(*inputs),), problem.inputs, (problem.grad,))
 
 
-def _library_step(problem: RotationProblem, backend: str) -> Step:
+def _library_step(problem: RotationProblem, backend: str | None, gradient: str) -> Step:
     import ntensor
 
     operation = getattr(ntensor, problem.case.operation)
-    options = {"backend": None if backend == "auto" else backend}
+    options = {"backend": backend}
     if problem.case.layout:
         options["layout"] = problem.case.layout
-    return _step(problem, lambda *inputs: (operation(*inputs, **options),))
+    return _step(problem, lambda *inputs: operation(*inputs, **options))
 
 
-def _matmul_ways(case: Case) -> dict[str, Callable[..., tuple[Tensor, ...]]]:
+def _ways(case: Case) -> dict[str, Callable[..., Tensor]]:
     """Broadcast to the feature (unless it is given), then rotate it, in several ways."""
-
     if case.operation == "synthesis":
-        return {"matmul": lambda *z: (khatri_rao(z),), "einsum": _einsum_synthesis}
+        return {"matmul": lambda *z: khatri_rao(z), "einsum": _einsum_synthesis}
 
-    def feature(operands: tuple[Tensor, ...]) -> Tensor:
-        y = operands[0] if case.operation == "rotation" else khatri_rao(operands)
-        return y.unflatten(1, (3, -1) if case.layout == "row" else (-1, 3))
+    def way(rotate: Callable[[Tensor, Tensor, str], Tensor]) -> Callable[..., Tensor]:
+        if case.operation == "rotation":
+            return lambda y, R: rotate(y, R, case.layout)
+        return lambda z_exp, z_id, R: rotate(khatri_rao((z_exp, z_id)), R, case.layout)
 
-    def matmul(*inputs: Tensor) -> tuple[Tensor]:
-        *operands, matrix = inputs
-        y = feature(tuple(operands))
-        rotated = matrix @ y if case.layout == "row" else y @ matrix.transpose(1, 2)
-        return (rotated.flatten(1),)
-
-    def einsum(*inputs: Tensor) -> tuple[Tensor]:
-        *operands, matrix = inputs
-        equation = "nab,nbj->naj" if case.layout == "row" else "nab,njb->nja"
-        return (torch.einsum(equation, matrix, feature(tuple(operands))).flatten(1),)
-
-    def three_products(*inputs: Tensor) -> tuple[Tensor]:
-        *operands, matrix = inputs
-        y = feature(tuple(operands))
-        if case.layout == "row":
-            terms = (matrix[:, :, b, None] * y[:, b, None, :] for b in range(3))
-        else:
-            terms = (y[:, :, b, None] * matrix[:, None, :, b] for b in range(3))
-        first, second, third = terms
-        return ((first + second + third).flatten(1),)
-
-    return {"matmul": matmul, "einsum": einsum, "three products": three_products}
+    return {name: way(rotate) for name, rotate in forms.ROTATIONS.items()}
 
 
-def _einsum_synthesis(z_exp: Tensor, z_id: Tensor) -> tuple[Tensor]:
-    return (torch.einsum("na,nb->nab", z_exp, z_id).flatten(1),)
+def _einsum_synthesis(z_exp: Tensor, z_id: Tensor) -> Tensor:
+    return torch.einsum("na,nb->nab", z_exp, z_id).flatten(1)
 
 
 def _eager(problem: RotationProblem) -> Step:
-    ways = _matmul_ways(problem.case)
+    ways = _ways(problem.case)
     return problem.fastest({name: _step(problem, way) for name, way in ways.items()})
 
 
-def _compiled(problem: RotationProblem) -> Step:
-    ways = _matmul_ways(problem.case)
+def _compiled(problem: RotationProblem, autotune: bool) -> Step:
+    ways = _ways(problem.case)
     return problem.fastest(
         {
-            name: _step(problem, compiled(ways[name], autotune=False))
+            name: _step(problem, compiled(ways[name], autotune))
             for name in ("matmul", "three products")
             if name in ways
         }
@@ -173,15 +123,11 @@ def _compiled(problem: RotationProblem) -> Step:
 
 
 def _rotate_factor(problem: RotationProblem) -> Step:
-    def forward(z_exp: Tensor, z_id: Tensor, matrix: Tensor) -> tuple[Tensor]:
-        rotated = torch.bmm(matrix, z_exp.view(len(z_exp), 3, -1)).flatten(1)
-        return (khatri_rao((rotated, z_id)),)
-
-    return _step(problem, forward)
+    return _step(problem, forms.rotate_z_exp)
 
 
 def _function(problem: RotationProblem, function: type[torch.autograd.Function]) -> Step:
-    return _step(problem, lambda *inputs: (function.apply(*inputs),))
+    return _step(problem, function.apply)
 
 
 SUITE = Suite(RotationProblem, rotation_reference, methods)

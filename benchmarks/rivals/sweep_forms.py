@@ -1,22 +1,24 @@
 """Each operation of `sweep.py` with its plain forms of torch.
 
-A form takes the operands of its operation and returns the list of its results.
+A form takes the operands of its operation and returns its results.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 import ntensor
-from harness.problem import khatri_rao, without_leading
-from harness.sizes import BOTH, Sizes
+from harness.cases import plain_equation
+from harness.problem import khatri_rao
+from harness.sizes import BOTH, SPELLED, Sizes
+from rivals import forms
+from rivals.layouts import torch_einsum
 
-Form = Callable[..., list[Tensor]]
+Form = Callable[..., Sequence[Tensor]]
 MOST_BETWEEN = 1 << 25  # elements that a form may hold between two products
 
 
@@ -39,6 +41,8 @@ def operation(kind: str, sizes: Sizes) -> Operation:
     base = kind.removesuffix(BOTH)
     if base.startswith("mttkrp"):
         return _mttkrp(base, sizes)
+    if base in SPELLED:
+        return _spelled(base, sizes)
     return {"mean": _mean, "synthesis": _synthesis, "rotated": _rotated}.get(base, _projection)(
         base, sizes
     )
@@ -51,85 +55,47 @@ def _projection(base: str, sizes: Sizes) -> Operation:
     def bilinear(core: Tensor, *factors: Tensor) -> list[Tensor]:
         return [ntensor.bilinear(*factors, core)]
 
-    def torch_bilinear(core: Tensor, *factors: Tensor) -> list[Tensor]:
-        return [torch.nn.functional.bilinear(*factors, core)]
-
-    def broadcast(core: Tensor, *factors: Tensor) -> list[Tensor]:
-        return [khatri_rao(factors) @ core.flatten(1).T]
-
-    def last_first(core: Tensor, *factors: Tensor) -> list[Tensor]:
-        return [(_all_but_leading(core, factors) @ factors[0].unsqueeze(2)).squeeze(2)]
-
-    def row_by_row(core: Tensor, *factors: Tensor) -> list[Tensor]:
-        rest = khatri_rao(factors[1:])
-        rows = [((factors[0] @ row.flatten(1)) * rest).sum(-1) for row in core.unbind(0)]
-        return [torch.stack(rows, 1)]
-
     if base == "bilinear":
         # How a user of torch's own layer fares, who calls nothing else.
-        ours, forms = bilinear, {"F.bilinear": torch_bilinear}
+        ours, plain = bilinear, {"F.bilinear": forms.torch_bilinear}
     else:
-        forms = {"broadcast": broadcast, **_where_it_fits(sizes, last_first, row_by_row)}
-    _, equation, places = _projected(sizes)
+        plain = {"broadcast": forms.broadcast, **_where_it_fits(sizes)}
+    order = len(sizes.extents)
     return Operation(
         shapes=_core_and_factors(sizes),
         outputs=[(sizes.n, sizes.k_x)],
         ours=ours,
-        forms=forms,
-        reference=broadcast,
-        squares=broadcast,
-        equations=[(equation, places)],
+        forms=plain,
+        reference=forms.broadcast,
+        squares=forms.broadcast,
+        equations=[(plain_equation(order), tuple(range(order + 1)))],
     )
 
 
 def _mean(base: str, sizes: Sizes) -> Operation:
     k_1 = sizes.extents[0]
 
-    def ours(core: Tensor, *factors: Tensor) -> list[Tensor]:
-        return list(ntensor.synthesis_projection_with_mean(core, *factors))
-
-    def two_matmuls(core: Tensor, *factors: Tensor) -> list[Tensor]:
-        weight = core.flatten(1).T
-        return [khatri_rao(factors) @ weight, khatri_rao(without_leading(factors)) @ weight]
+    def ours(core: Tensor, *factors: Tensor) -> Sequence[Tensor]:
+        return ntensor.synthesis_projection_with_mean(core, *factors)
 
     def squares(core: Tensor, *factors: Tensor) -> list[Tensor]:
-        output, mean = two_matmuls(core, *factors)
+        output, mean = forms.two_matmuls(core, *factors)
         return [output, mean / k_1]
 
-    def concatenated(core: Tensor, *factors: Tensor) -> list[Tensor]:
-        features = torch.cat([khatri_rao(factors), khatri_rao(without_leading(factors))])
-        return list((features @ core.flatten(1).T).chunk(2))
-
-    def mean_core(core: Tensor, *factors: Tensor) -> list[Tensor]:
-        rest = khatri_rao(factors[1:])
-        output = khatri_rao((factors[0], rest)) @ core.flatten(1).T
-        return [output, rest @ core.flatten(2).mean(1).T]
-
-    def last_first(core: Tensor, *factors: Tensor) -> list[Tensor]:
-        left = _all_but_leading(core, factors)
-        return [(left @ factors[0].unsqueeze(2)).squeeze(2), left.mean(2)]
-
-    def row_by_row(core: Tensor, *factors: Tensor) -> list[Tensor]:
-        rest = khatri_rao(factors[1:]).T
-        left = [row.flatten(1) @ rest for row in core.unbind(0)]
-        outputs = [(factors[0].T * each).sum(0) for each in left]
-        return [torch.stack(outputs, 1), torch.stack([each.mean(0) for each in left], 1)]
-
-    letters, equation, places = _projected(sizes)
-    others = ",".join("n" + letter for letter in letters[1:])
+    order = len(sizes.extents)
+    equation = plain_equation(order)
+    core, _leading, *others = equation.partition("->")[0].split(",")
     return Operation(
         shapes=_core_and_factors(sizes),
         outputs=[(sizes.n, sizes.k_x)] * 2,
         ours=ours,
-        forms={
-            "two matmuls": two_matmuls,
-            "one concatenated matmul": concatenated,
-            "matmul + mean core": mean_core,
-            **_where_it_fits(sizes, last_first, row_by_row),
-        },
-        reference=two_matmuls,
+        forms={**forms.MEAN_FORMS, **_where_it_fits(sizes, mean=True)},
+        reference=forms.two_matmuls,
         squares=squares,
-        equations=[(equation, places), (f"x{letters},{others}->nx", (0, *places[2:]))],
+        equations=[
+            (equation, tuple(range(order + 1))),
+            (f"{','.join([core, *others])}->nx", (0, *range(2, order + 1))),
+        ],
         finish=lambda results: [results[0], results[1] / k_1],
     )
 
@@ -138,28 +104,77 @@ def _core_and_factors(sizes: Sizes) -> list[tuple[int, ...]]:
     return [(sizes.k_x, *sizes.extents), *((sizes.n, k) for k in sizes.extents)]
 
 
-def _projected(sizes: Sizes) -> tuple[str, str, tuple[int, ...]]:
-    letters = "abcd"[: len(sizes.extents)]
-    factors = ",".join("n" + letter for letter in letters)
-    return letters, f"x{letters},{factors}->nx", tuple(range(len(letters) + 1))
-
-
-def _all_but_leading(core: Tensor, factors: Sequence[Tensor]) -> Tensor:
-    """`(n, k_x, k_1)`: the last factor by one product for all rows, then one after the other."""
-    n, (k_x, k_1) = len(factors[0]), core.shape[:2]
-    left = factors[-1] @ core.reshape(-1, core.shape[-1]).T
-    for z in factors[-2:0:-1]:
-        left = (left.view(n, -1, z.shape[1]) @ z.unsqueeze(2)).squeeze(2)
-    return left.view(n, k_x, k_1)
-
-
-def _where_it_fits(sizes: Sizes, last_first: Form, row_by_row: Form) -> dict[str, Form]:
-    forms = {}
+def _where_it_fits(sizes: Sizes, mean: bool = False) -> dict[str, Form]:
+    found: dict[str, Form] = {}
     if sizes.n * sizes.k_x * math.prod(sizes.extents[:-1]) <= MOST_BETWEEN:
-        forms["last first"] = last_first
+        found["last first"] = lambda *given: forms.last_first(*given, mean=mean)
     if sizes.k_x <= 4:
-        forms["row by row"] = row_by_row
-    return forms
+        found["row by row"] = lambda *given: forms.row_by_row(*given, mean=mean)
+    return found
+
+
+def _spelled(base: str, sizes: Sizes) -> Operation:
+    """A projection whose operands and output are stored as the labels of `sizes.layout` say.
+
+    "einsum": `ntensor.einsum` of that equation. "permuted": `bilinear`, or `einsum` of more
+    factors, of a core permuted to the library's order of modes. The plain forms get views too.
+    """
+    plain, bilinear = _projection("", sizes), _projection("bilinear", sizes)
+    rivals = {**plain.forms, **(bilinear.forms if sizes.is_bilinear else {})}
+    operands, _, output = sizes.layout.partition("->")
+    terms = operands.split(",")
+    named = plain_equation(len(sizes.extents))
+    plain_operands, _, plain_output = named.partition("->")
+    plain_terms = plain_operands.split(",")
+    places = [[set(term) for term in terms].index(set(term)) for term in plain_terms]
+
+    def form_of(form: Form) -> Form:
+        def call(*values: Tensor) -> list[Tensor]:
+            views = [
+                values[place].permute([terms[place].index(label) for label in term])
+                for place, term in zip(places, plain_terms, strict=True)
+            ]
+            (found,) = form(*views)
+            return [found.permute([plain_output.index(label) for label in output])]
+
+        return call
+
+    labels = ("n", *plain_terms[0])
+    extents = dict(zip(labels, (sizes.n, sizes.k_x, *sizes.extents), strict=True))
+    einsum = torch_einsum(optimised=False)
+    if _left_to_right(sizes.layout, extents) <= MOST_BETWEEN:
+        found = {"einsum, left to right": lambda *values: [einsum(sizes.layout, *values)]}
+    else:
+        found = {}
+
+    def by_einsum(equation: str) -> Form:
+        return lambda *values: [ntensor.einsum(equation, *values)]
+
+    if base == "einsum":
+        ours = by_einsum(sizes.layout)
+    else:
+        ours = form_of(bilinear.ours if sizes.is_bilinear else by_einsum(named))
+    return replace(
+        plain,
+        shapes=[tuple(extents[label] for label in term) for term in terms],
+        outputs=[tuple(extents[label] for label in output)],
+        ours=ours,
+        forms={**{name: form_of(form) for name, form in rivals.items()}, **found},
+        reference=form_of(plain.reference),
+        squares=form_of(plain.squares),
+        equations=[(sizes.layout, tuple(range(len(terms))))],
+    )
+
+
+def _left_to_right(equation: str, extents: dict[str, int]) -> int:
+    """Elements of the largest array between two products of `torch.einsum` by itself."""
+    operands, _, output = equation.partition("->")
+    first, *terms = operands.split(",")
+    kept, most = set(first), 0
+    for number, term in enumerate(terms, 1):
+        kept = (kept | set(term)) & (set(output) | set("".join(terms[number:])))
+        most = max(most, math.prod(extents[label] for label in kept))
+    return most
 
 
 def _synthesis(base: str, sizes: Sizes) -> Operation:
@@ -169,66 +184,43 @@ def _synthesis(base: str, sizes: Sizes) -> Operation:
     def broadcast(*factors: Tensor) -> list[Tensor]:
         return [khatri_rao(factors)]
 
-    def bmm(*factors: Tensor) -> list[Tensor]:
-        y = factors[0]
-        for z in factors[1:]:
-            y = torch.bmm(y.unsqueeze(2), z.unsqueeze(1)).flatten(1)
-        return [y]
-
-    letters = "abcd"[: len(sizes.extents)]
-    factors = ",".join("n" + letter for letter in letters)
+    order = len(sizes.extents)
+    core, _, factors = plain_equation(order).partition("->")[0].partition(",")
     return Operation(
         shapes=[(sizes.n, k) for k in sizes.extents],
         outputs=[(sizes.n, math.prod(sizes.extents))],
         ours=ours,
-        forms={"broadcast": broadcast, "bmm": bmm},
+        forms={"broadcast": broadcast, "bmm": lambda *z: [forms.synthesis_by_bmm(*z)]},
         reference=broadcast,
         squares=broadcast,
-        equations=[(f"{factors}->n{letters}", tuple(range(len(letters))))],
+        equations=[(f"{factors}->n{core[1:]}", tuple(range(order)))],
         finish=lambda results: [results[0].flatten(1)],
     )
 
 
 def _rotated(base: str, sizes: Sizes) -> Operation:
-    row = sizes.layout == "row"
+    k_exp, k_id = sizes.extents
+    layout = sizes.layout
 
     def ours(z_exp: Tensor, z_id: Tensor, R: Tensor) -> list[Tensor]:
-        return [ntensor.rotated_synthesis(z_exp, z_id, R, sizes.layout)]
+        return [ntensor.rotated_synthesis(z_exp, z_id, R, layout)]
 
-    def rotate(y: Tensor, R: Tensor) -> Tensor:
-        y = y.unflatten(1, (3, -1) if row else (-1, 3))
-        return (torch.bmm(R, y) if row else torch.bmm(y, R.mT)).flatten(1)
+    def rotated(name: str) -> Form:
+        rotate = forms.ROTATIONS[name]
+        return lambda z_exp, z_id, R: [rotate(khatri_rao((z_exp, z_id)), R, layout)]
 
-    def matmul(z_exp: Tensor, z_id: Tensor, R: Tensor) -> list[Tensor]:
-        return [rotate(khatri_rao((z_exp, z_id)), R)]
-
-    def three_products(z_exp: Tensor, z_id: Tensor, R: Tensor) -> list[Tensor]:
-        y = khatri_rao((z_exp, z_id)).unflatten(1, (3, -1) if row else (-1, 3))
-        if row:
-            terms = [R[:, :, b, None] * y[:, b, None, :] for b in range(3)]
-        else:
-            terms = [y[:, :, b, None] * R[:, None, :, b] for b in range(3)]
-        return [(terms[0] + terms[1] + terms[2]).flatten(1)]
-
-    def rotate_z_exp(z_exp: Tensor, z_id: Tensor, R: Tensor) -> list[Tensor]:
-        return [khatri_rao((rotate(z_exp, R), z_id))]
-
-    def rotate_z_id(z_exp: Tensor, z_id: Tensor, R: Tensor) -> list[Tensor]:
-        return [khatri_rao((z_exp, rotate(z_id, R)))]
-
-    k_exp, k_id = sizes.extents
-    forms = {"matmul": matmul, "three products": three_products}
-    if row and k_exp % 3 == 0:
-        forms["rotate z_exp"] = rotate_z_exp
-    if not row and k_id % 3 == 0:
-        forms["rotate z_id"] = rotate_z_id
+    plain = {name: rotated(name) for name in ("matmul", "three products")}
+    if layout == "row" and k_exp % 3 == 0:
+        plain["rotate z_exp"] = lambda *given: [forms.rotate_z_exp(*given)]
+    if layout == "column" and k_id % 3 == 0:
+        plain["rotate z_id"] = lambda *given: [forms.rotate_z_id(*given)]
     return Operation(
         shapes=[(sizes.n, k_exp), (sizes.n, k_id), (sizes.n, 3, 3)],
         outputs=[(sizes.n, k_exp * k_id)],
         ours=ours,
-        forms=forms,
-        reference=matmul,
-        squares=matmul,
+        forms=plain,
+        reference=plain["matmul"],
+        squares=plain["matmul"],
     )
 
 
@@ -254,11 +246,11 @@ def _mttkrp(base: str, sizes: Sizes) -> Operation:
         product = khatri_rao((*factors[:mode], *factors[mode + 1 :]), columns=True)
         return tensor.movedim(mode, 0).reshape(tensor.shape[mode], -1) @ product
 
-    forms = {"unfolding": each_mode(unfolding)}
+    plain = {"unfolding": each_mode(unfolding)}
     if sizes.n * math.prod(sizes.extents) // min(sizes.extents[0], sizes.extents[-1]) <= (
         MOST_BETWEEN
     ):
-        forms["last first"] = each_mode(_last_mode_first)
+        plain["last first"] = each_mode(_last_mode_first)
     letters = "abcd"[:order]
     equations = []
     for mode in modes:
@@ -276,7 +268,7 @@ def _mttkrp(base: str, sizes: Sizes) -> Operation:
         ],
         outputs=[(sizes.extents[mode], sizes.n) for mode in modes],
         ours=ours,
-        forms=forms,
+        forms=plain,
         reference=each_mode(unfolding),
         squares=each_mode(unfolding),
         equations=equations,

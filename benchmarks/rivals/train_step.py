@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import ntensor
 from harness.machine import ForeignLoad, PeakMemory
@@ -22,6 +21,7 @@ from ntensor.faces.networks.light_cnn import LightCNN
 from ntensor.faces.networks.model import build
 from ntensor.faces.presets import paper, tiny
 from ntensor.faces.training.objective import ImageAdversary, TrainingStep
+from rivals import forms
 from rivals.functions import HoistedMatmul, ProductMatmul
 
 
@@ -43,26 +43,21 @@ class PlainProjection(nn.Module):
 
     def _apply_product(self, factors: tuple[Tensor, ...]) -> Tensor:
         order = self.way.split()[-1]
-        given = factors if order in ("linear", "rows") else tuple(z.t() for z in factors)
+        given = tuple(z.t() for z in factors) if order == "columns" else factors
         if self.mode == "autograd":
-            product = khatri_rao(given, order == "columns")
-            if order == "linear":
-                return F.linear(product, self.core.flatten(1))
-            core = self.core.flatten(1)
-            return torch.mm(core, product if order == "columns" else product.t()).t()
-        found = ProductMatmul.apply(order, self.mode, self.core.grad, self.core, *given)
+            (found,) = forms.broadcast(self.core, *given, order=order)
+        else:
+            found = ProductMatmul.apply(order, self.mode, self.core.grad, self.core, *given)
         return found if order == "linear" else found.t()
 
     def _with_mean(self, leading: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
         if self.way == "hoisted":
             columns = tuple(z.t() for z in (leading, *rest))
-            if self.mode != "autograd":
+            if self.mode == "autograd":
+                found = forms.hoisted(self.core, *columns, order="columns", mean=True)
+            else:
                 found = HoistedMatmul.apply(True, self.mode, self.core.grad, self.core, *columns)
-                return found[0].t(), found[1].t()
-            weights = khatri_rao(columns[1:], columns=True)
-            slices = torch.mm(self.core.view(-1, len(weights)), weights)
-            slices = slices.view(len(self.core), leading.shape[1], -1)
-            return (slices * columns[0]).sum(1).t(), slices.mean(1).t()
+            return found[0].t(), found[1].t()
         constant = torch.full_like(leading, 1 / leading.shape[1])
         doubled = (torch.cat([leading, constant]), *(torch.cat([z, z]) for z in rest))
         first, second = self._apply_product(doubled).chunk(2)
@@ -182,11 +177,8 @@ def plain_feature(layout: str) -> Callable[..., Tensor]:
     def feature(z_exp: Tensor, z_id: Tensor, z_p: Tensor) -> Tensor:
         R = z_p.unflatten(1, (3, 3))
         if layout == "row" and z_exp.shape[1] % 3 == 0:
-            return khatri_rao((torch.bmm(R, z_exp.unflatten(1, (3, -1))).flatten(1), z_id))
-        product = khatri_rao((z_exp, z_id))
-        if layout == "row":
-            return torch.bmm(R, product.unflatten(1, (3, -1))).flatten(1)
-        return torch.bmm(product.unflatten(1, (-1, 3)), R.transpose(1, 2)).flatten(1)
+            return forms.rotate_z_exp(z_exp, z_id, R)
+        return forms.rotate(khatri_rao((z_exp, z_id)), R, layout)
 
     return feature
 
