@@ -82,6 +82,26 @@ def test_sizes_of_a_sweep(kind):
     assert len(set(sizes)) > 90
 
 
+@pytest.mark.parametrize("kind", ["einsum", "permuted"])
+def test_equations_of_a_sweep(kind, generator):
+    limits, seen = Limits(1 << 10, 1 << 14), set()
+    for place in range(40):
+        sizes = draw(kind, random.Random(f"{kind} {place}"), limits)
+        operands, _, output = sizes.layout.partition("->")
+        terms = operands.split(",")
+        (core,) = (term for term in terms if "x" in term)
+        modes = "abcd"[: len(sizes.extents)]
+        assert core != f"x{modes}" and sorted(core) == sorted(f"x{modes}")
+        seen.add((terms.index(core) == 0, core.index("x") == 0, output))
+        extents = dict(zip(f"nx{modes}", (sizes.n, sizes.k_x, *sizes.extents), strict=True))
+        given = [torch.randn([extents[label] for label in term]) for term in terms]
+        assert ntensor.einsum_path(sizes.layout, *given).kernel != "torch.einsum"
+        case = problem(kind, sizes, "float64", generator)
+        assert case.calls["ntensor"]()[0].shape == tuple(extents[label] for label in output)
+    # A permuted core comes first; in any equation core, output mode and samples are anywhere.
+    assert len(seen) == {"einsum": 8, "permuted": 2}[kind]
+
+
 @pytest.mark.parametrize("kind", sweep.KINDS)
 def test_plain_forms_of_a_sweep(kind, generator):
     seen, limits = set(), Limits(1 << 12, 1 << 16)

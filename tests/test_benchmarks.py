@@ -1,9 +1,13 @@
 """The benchmarks where no device is needed: cases and targets, the runner, roofs, tables."""
 
+import ast
 import csv
 import os
+import subprocess
+import sys
 import time
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +28,7 @@ from rivals.rotation import SUITE as ROTATION
 from rivals.synthesis import SUITE as PROJECTION
 
 CPU = torch.device("cpu")
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 def options(**changed):
@@ -226,6 +231,28 @@ def test_a_backend_that_cannot_serve_is_no_failure_beside_one_that_did():
     result = runner.Result([measured_row(case, 1.0), absent], {"device": "x"}, Roof())
     assert result.exit_code == 0
     assert runner.Result([absent], {"device": "x"}, Roof()).exit_code == 1
+
+
+def test_folders_use_those_below_them_alone():
+    folders = {"harness": {"harness"}, "rivals": {"harness", "rivals"}, "gpu": {"harness", "gpu"}}
+    for folder, allowed in folders.items():
+        for path in (BENCHMARKS / folder).glob("*.py"):
+            names = set()
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom):
+                    names.add(node.module.partition(".")[0])
+                elif isinstance(node, ast.Import):
+                    names |= {alias.name.partition(".")[0] for alias in node.names}
+            own = {*folders, *(command.stem for command in BENCHMARKS.glob("*.py"))}
+            assert names & own <= allowed, path
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in BENCHMARKS.glob("*.py")))
+def test_a_command_starts_in_any_folder(name, tmp_path):
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--help"]
+    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "usage:" in done.stdout, done.stderr
 
 
 def test_unfinished_files_take_no_place(tmp_path):

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from harness.options import ROOT
+from harness.options import ROOT, allocator
 
 
 def describe(threads: int, device: torch.device) -> dict[str, object]:
@@ -29,6 +30,7 @@ def describe(threads: int, device: torch.device) -> dict[str, object]:
         "threads": threads,
         "simd": _simd(),
         "huge_pages": _huge_pages(),
+        "allocator": allocator() or "system",
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -60,8 +62,8 @@ class PeakMemory:
     """Peak of the memory in use during a block, above what was in use at its start, in bytes.
 
     On a CPU the resident set: the kernel's high-water mark, set back at the start, so that every
-    allocator counts. Free heap pages and MKL's cached buffers are given back first. `extra` is
-    None where the system offers no such mark.
+    allocator counts. Free heap pages, MKL's cached buffers and the memory that ntensor keeps are
+    given back first. `extra` is None where the system offers no such mark.
     """
 
     extra: int | None
@@ -116,6 +118,8 @@ def _status_bytes(name: str) -> int:
 
 
 def _give_back_free_memory() -> None:
+    if "ntensor" in sys.modules:
+        sys.modules["ntensor"].release_memory()
     torch_library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     for library, name, arguments in (
         (torch_library, "mkl_serv_free_buffers", ()),

@@ -6,6 +6,7 @@ Imports neither torch nor numpy: thread counts and huge pages are read when they
 from __future__ import annotations
 
 import argparse
+import ctypes.util
 import os
 import sys
 from dataclasses import replace
@@ -16,6 +17,7 @@ from harness.cases import DTYPES, Case, Shape
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 DEFAULT_OUT = ROOT / "build" / "benchmarks"  # git ignores it
+ALLOCATORS = {"jemalloc": ("jemalloc",), "tcmalloc": ("tcmalloc", "tcmalloc_minimal")}
 BACKENDS = ("auto", "native", "triton", "reference")
 
 
@@ -89,6 +91,11 @@ def parser_of(description: str) -> argparse.ArgumentParser:
         help="start again with THP_MEM_ALLOC_ENABLE=1: torch asks for transparent huge pages",
     )
     parser.add_argument(
+        "--allocator",
+        choices=ALLOCATORS,
+        help="start again with this allocator of memory, by LD_PRELOAD",
+    )
+    parser.add_argument(
         "--seconds", type=float, help="time for a case's samples (default: 8 to 20; on a GPU 1)"
     )
     parser.add_argument(
@@ -114,6 +121,8 @@ def path_of(given: argparse.Namespace, name: str, suffix: str) -> Path:
         name += "-gpu"
     if os.environ.get("THP_MEM_ALLOC_ENABLE") == "1":
         name += "-huge-pages"
+    if allocator():
+        name += f"-{allocator()}"
     given.out.mkdir(parents=True, exist_ok=True)
     return given.out / f"{name}.{suffix}"
 
@@ -126,14 +135,37 @@ def _positive(text: str) -> int:
 
 
 def prepare_process(options: argparse.Namespace) -> None:
-    """Set what the libraries read at their start; with `--huge-pages` replace the process once."""
+    """Set what the libraries read at their start, in a process that starts again if it has to."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     options.threads = options.threads or cores or 1
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(options.threads)
+    restarts = False
     if options.huge_pages and os.environ.get("THP_MEM_ALLOC_ENABLE") != "1":
         os.environ["THP_MEM_ALLOC_ENABLE"] = "1"
+        restarts = True
+    if options.allocator and options.allocator != allocator():
+        libraries = _library_of(options.allocator), os.environ.get("LD_PRELOAD")
+        os.environ["LD_PRELOAD"] = " ".join(filter(None, libraries))
+        restarts = True
+    if restarts:
         os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+def allocator() -> str:
+    """Which of `ALLOCATORS` is loaded before the C library's by `LD_PRELOAD`, "" for none."""
+    preloaded = os.environ.get("LD_PRELOAD", "")
+    return next((name for name in ALLOCATORS if f"lib{name}" in preloaded), "")
+
+
+def _library_of(name: str) -> str:
+    for library in ALLOCATORS[name]:
+        if found := ctypes.util.find_library(library):
+            return found
+    raise SystemExit(
+        f"error: --allocator {name}: wanted lib{ALLOCATORS[name][0]} where the system looks for "
+        "libraries, found none; LD_PRELOAD=FILE in front of the command names one elsewhere"
+    )
 
 
 def on_gpu(options: argparse.Namespace) -> bool:
