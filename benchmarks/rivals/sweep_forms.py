@@ -141,29 +141,26 @@ def _spelled(base: str, sizes: Sizes) -> Operation:
 
     labels = ("n", *plain_terms[0])
     extents = dict(zip(labels, (sizes.n, sizes.k_x, *sizes.extents), strict=True))
-    einsum = torch_einsum(optimised=False)
+    found = {name: form_of(form) for name, form in rivals.items()}
     if _left_to_right(sizes.layout, extents) <= MOST_BETWEEN:
-        found = {"einsum, left to right": lambda *values: [einsum(sizes.layout, *values)]}
-    else:
-        found = {}
-
-    def by_einsum(equation: str) -> Form:
-        return lambda *values: [ntensor.einsum(equation, *values)]
-
-    if base == "einsum":
-        ours = by_einsum(sizes.layout)
-    else:
-        ours = form_of(bilinear.ours if sizes.is_bilinear else by_einsum(named))
+        found["einsum, left to right"] = _by(torch_einsum(optimised=False), sizes.layout)
+    ours = _by(ntensor.einsum, sizes.layout)
+    if base == "permuted":
+        ours = form_of(bilinear.ours if sizes.is_bilinear else _by(ntensor.einsum, named))
     return replace(
         plain,
         shapes=[tuple(extents[label] for label in term) for term in terms],
         outputs=[tuple(extents[label] for label in output)],
         ours=ours,
-        forms={**{name: form_of(form) for name, form in rivals.items()}, **found},
+        forms=found,
         reference=form_of(plain.reference),
         squares=form_of(plain.squares),
         equations=[(sizes.layout, tuple(range(len(terms))))],
     )
+
+
+def _by(einsum: Callable[..., Tensor], equation: str) -> Form:
+    return lambda *values: [einsum(equation, *values)]
 
 
 def _left_to_right(equation: str, extents: dict[str, int]) -> int:

@@ -23,7 +23,8 @@ from rivals.gemm import gemm_step
 from rivals.layouts import ORDERS, einsum_step, step_in, torch_einsum
 
 Form = Callable[..., tuple[Tensor, ...]]
-KEPT = "NTENSOR_KEPT_MEMORY"
+# The library keeps the memory of results of so many bytes, as many as the variable says.
+LARGE_BYTES, KEPT = 32 << 20, "NTENSOR_KEPT_MEMORY"
 
 
 def methods(case: Case, device: torch.device, backends: Iterable[str]) -> list[Method]:
@@ -65,44 +66,34 @@ def _ours(case: Case, device: torch.device, backends: Iterable[str]) -> list[Met
     core, _, output = bytes_of(case)
     gradients = ("fresh", "adds") if case.core_grad else ("",)
 
-    def build(problem: ProjectionProblem, backend: str | None, gradient: str) -> Step:
-        return _library_step(problem, backend, gradient)
+    def extra(gradient: str) -> int:
+        return output + core * (gradient == "fresh")
 
-    listed = ours(
-        case, device, backends, build, gradients, lambda g: output + core * (g == "fresh")
-    )
-    return listed + [unkept(method) for method in listed if _is_kept(case, device, method)]
-
-
-def _is_kept(case: Case, device: torch.device, method: Method) -> bool:
-    """Whether the library keeps the memory of the core's gradient from step to step."""
-    if device.type != "cpu" or method.gradient != "fresh" or method.missing:
-        return False
-    from ntensor.backends.native.memory import LARGE_BYTES
-
-    return bytes_of(case)[0] >= LARGE_BYTES
+    listed = ours(case, device, backends, _library_step, gradients, extra)
+    if not case.core_grad or device.type != "cpu" or core < LARGE_BYTES:
+        return listed
+    native = [name for name in backends if name in ("auto", "native")]
+    return listed + [
+        replace(method, name=f"{method.name}, no kept memory")
+        for method in ours(case, device, native, _step_without_kept_memory, ["fresh"], extra)
+    ]
 
 
-def unkept(method: Method) -> Method:
-    """The same while the library keeps no memory, as after `NTENSOR_KEPT_MEMORY=0`."""
+def _step_without_kept_memory(problem: ProjectionProblem, backend: str | None, g: str) -> Step:
+    step = _library_step(problem, backend, g)
 
-    def build(problem: ProjectionProblem) -> Step:
-        step = method.build(problem)
+    def call(prepared: object) -> object:
+        before = os.environ.get(KEPT)
+        os.environ[KEPT] = "0"
+        try:
+            return step.call(prepared)
+        finally:
+            if before is None:
+                del os.environ[KEPT]
+            else:
+                os.environ[KEPT] = before
 
-        def call(prepared: object) -> object:
-            before = os.environ.get(KEPT)
-            os.environ[KEPT] = "0"
-            try:
-                return step.call(prepared)
-            finally:
-                if before is None:
-                    del os.environ[KEPT]
-                else:
-                    os.environ[KEPT] = before
-
-        return replace(step, call=call)
-
-    return replace(method, name=f"{method.name}, no kept memory", build=build)
+    return replace(step, call=call)
 
 
 def _library_step(problem: ProjectionProblem, backend: str | None, gradient: str) -> Step:
