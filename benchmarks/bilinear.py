@@ -11,42 +11,54 @@ from __future__ import annotations
 
 import sys
 
-import _cases
-import _options
+from harness import command, options
+from harness.cases import Case, Shape, by_name, projections
 
 PASSES = ("forward", "backward", "both")
+TIMED = ("forward", "both")
+SHAPES = by_name(
+    Shape("square64", 64, (64, 64)),
+    Shape("square256", 256, (256, 256)),
+    Shape("paper2", 28125, (15, 80)),
+    Shape("tiny8", 8, (8, 8)),
+    Shape("quick", 6, (5, 7)),
+)
+DEFAULT = projections(SHAPES["square64"], (32, 512), TIMED)
+FULL = [
+    case
+    for shape, sizes in (
+        ("square64", (32, 128, 512, 2048, 4096)),
+        ("square256", (128,)),
+        ("paper2", (16,)),
+        ("tiny8", (4,)),
+    )
+    for case in projections(SHAPES[shape], sizes, TIMED)
+]
 
 
-def cases_of(options) -> list[_cases.Case]:
-    if options.full:
-        return _options.selected(options, _cases.FULL_BILINEAR)
-    if not options.quick and not _options.names_cases(options):
-        return _cases.DEFAULT_BILINEAR
-    shapes = options.shape or ["quick" if options.quick else "square64"]
+def cases_of(given) -> list[Case]:
+    if given.full:
+        return options.selected(given, FULL)
+    if not given.quick and not options.names_cases(given):
+        return DEFAULT
+    sizes = given.n or ((5,) if given.quick else (32, 512))
     return [
-        _cases.Case(_cases.BILINEAR_SHAPES[shape], n, dtype, pass_)
-        for shape in shapes
-        for dtype in options.dtype or ("float32",)
-        for pass_ in options.passes or ("forward", "both")
-        for n in options.n or ((5,) if options.quick else (32, 512))
+        case
+        for shape in given.shape or ["quick" if given.quick else "square64"]
+        for case in projections(
+            SHAPES[shape], sizes, given.passes or TIMED, given.dtype or ("float32",)
+        )
     ]
 
 
-def main(argv: list[str] | None = None) -> int:
-    options = _options.parse(argv, __doc__, _cases.BILINEAR_SHAPES, PASSES)
-    _options.prepare_process(options)
-    import _finish
-    from _bilinear_rivals import methods
-    from _device import missing_device
-    from _problem import ProjectionProblem, projection_reference
-    from _runner import Suite, run
+def suite():
+    from rivals.bilinear import SUITE
 
-    if reason := missing_device(options.device):
-        print(reason)
-        return _finish.NO_DEVICE
-    suite = Suite(ProjectionProblem, projection_reference, methods)
-    result = run(cases_of(options), suite, options, lambda r: _finish.save(r, options, "bilinear"))
-    return _finish.finish(result, options, "bilinear")
+    return SUITE
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command.main(argv, "bilinear", __doc__, SHAPES, PASSES, cases_of, suite)
 
 
 if __name__ == "__main__":

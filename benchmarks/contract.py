@@ -11,19 +11,23 @@ one sample, by the whole core or by a core into which the fixed code was contrac
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-import _options
-import _ways
+from harness import options
+
+if TYPE_CHECKING:
+    from harness.ways import Way
 
 CORE, QUICK = (12288, 9, 15, 80), (64, 3, 5, 16)
 NAMES = ("", "lighting", "expression", "identity")
 
 
-def contraction(core, z, mode: int) -> list[_ways.Way]:
+def contraction(core, z, mode: int) -> list[Way]:
     """The library beside the ways of torch."""
     import torch
 
     import ntensor
+    from harness.ways import Way
 
     letters = "xabc"
     formula = f"{letters},{letters[mode]}->{letters.replace(letters[mode], '')}"
@@ -33,15 +37,16 @@ def contraction(core, z, mode: int) -> list[_ways.Way]:
 
     wrong = close_to(by_tensordot())
     return [
-        _ways.Way("ntensor.contract", "ours", lambda: ntensor.contract(core, z[mode], mode), wrong),
-        _ways.Way("torch.tensordot", "rival", by_tensordot, wrong),
-        _ways.Way("torch.einsum", "rival", lambda: torch.einsum(formula, core, z[mode]), wrong),
+        Way("ntensor.contract", "ours", lambda: ntensor.contract(core, z[mode], mode), wrong),
+        Way("torch.tensordot", "rival", by_tensordot, wrong),
+        Way("torch.einsum", "rival", lambda: torch.einsum(formula, core, z[mode]), wrong),
     ]
 
 
-def edit(core, z, mode: int) -> list[_ways.Way]:
+def edit(core, z, mode: int) -> list[Way]:
     """The projection of one sample with the code of `mode` fixed."""
     import ntensor
+    from harness.ways import Way
 
     every = [row[None] for row in z[1:]]
     others = [row for place, row in enumerate(every, 1) if place != mode]
@@ -55,14 +60,14 @@ def edit(core, z, mode: int) -> list[_ways.Way]:
 
     wrong = close_to(whole())
     return [
-        _ways.Way("the rest, by the contracted core", "ours", lambda: rest(fixed), wrong),
-        _ways.Way(
+        Way("the rest, by the contracted core", "ours", lambda: rest(fixed), wrong),
+        Way(
             "contract, then the rest",
             "ours",
             lambda: rest(ntensor.contract(core, z[mode], mode)),
             wrong,
         ),
-        _ways.Way("the whole projection", "rival", whole, wrong),
+        Way("the whole projection", "rival", whole, wrong),
     ]
 
 
@@ -75,30 +80,33 @@ def close_to(expected):
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = _ways.parse(argv, __doc__)
-    _options.prepare_process(options)
+    given = options.parse_ways(argv, __doc__)
+    options.prepare_process(given)
     import torch
 
-    torch.set_num_threads(options.threads)
-    sizes = QUICK if options.quick else CORE
+    from harness import ways
+    from harness.roof import measure_roof
+
+    torch.set_num_threads(given.threads)
+    sizes = QUICK if given.quick else CORE
     generator = torch.Generator().manual_seed(0)
     core = torch.randn(sizes, generator=generator)
     z = [torch.randn(extent, generator=generator) for extent in sizes]
-    rates = _ways.roof(options).rates
+    rates = measure_roof(given.threads, {"float32"}).rates
     shape = "x".join(map(str, sizes))
     rows: list[dict[str, object]] = []
     kinds = {f"contract {shape}, {{}}": contraction, f"one edit of {shape}, {{}} fixed": edit}
-    for kind, ways in kinds.items():
+    for kind, ways_of in kinds.items():
         for mode in range(1, len(sizes)):
             case = kind.format(f"mode {mode} ({NAMES[mode]})")
-            if options.case and not any(text in case for text in options.case):
+            if not options.is_wanted(given, case):
                 continue
             least = None
-            if ways is contraction and rates:
+            if ways_of is contraction and rates:
                 written = core.nbytes / sizes[mode] / rates["write"]
                 least = core.nbytes / rates["read"] + written
-            rows += _ways.measure(case, ways(core, z, mode), options, least)
-    return _ways.finish(rows, options, "contract", "a call")
+            rows += ways.measure(case, ways_of(core, z, mode), given, least)
+    return ways.finish(rows, given, "contract", "a call")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ network share this machine's cores. Writes `face_page.csv`, one row a slider.
 from __future__ import annotations
 
 import argparse
-import csv
 import shutil
 import socket
 import statistics
@@ -23,8 +22,9 @@ from typing import Any
 
 import torch
 
-import _machine
-from _files import replaced
+from harness.files import write_table
+from harness.machine import describe
+from harness.options import add_out
 
 SLIDERS = ("identity", "expression", "pose", "light")
 # Sends a slider's events; answers in milliseconds, once the changed picture is shown.
@@ -53,7 +53,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("run", type=Path, help="folder that training wrote")
     parser.add_argument("--moves", type=int, default=30, help="of each slider")
     parser.add_argument("--screenshot", type=Path, help="a PNG of the page as it is at the end")
-    parser.add_argument("--out", type=Path, default=_machine.ROOT / "build" / "benchmarks")
+    add_out(parser)
     return parser.parse_args()
 
 
@@ -113,7 +113,7 @@ def main() -> None:
             page.quit()
         server.terminate()
         server.wait()
-    machine = _machine.describe(torch.get_num_threads(), torch.device("cpu"))
+    machine = describe(torch.get_num_threads(), torch.device("cpu"))
     rows = []
     for slider, times in found.items():
         cuts = statistics.quantiles(times, n=10, method="inclusive")
@@ -121,13 +121,10 @@ def main() -> None:
         row |= {"p90_ms": cuts[-1], "slowest_ms": max(times)}
         row = {name: round(x, 1) if isinstance(x, float) else x for name, x in row.items()}
         print("{slider:12} median {median_ms} ms, p90 {p90_ms}, slowest {slowest_ms}".format(**row))
-        rows.append(row | {"run": options.run.name} | machine)
+        rows.append(row | {"run": options.run.name})
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "face_page.csv"
-    with replaced(path) as unfinished, unfinished.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(path, rows, machine)
     print(f"{path}: {len(rows)} rows")
 
 

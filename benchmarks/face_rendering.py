@@ -8,14 +8,14 @@ Writes `face_rendering.csv`, one row a face model and size; the best of `--repea
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import time
-from pathlib import Path
 
 import torch
 
-import _machine
+from harness.files import write_table
+from harness.machine import describe
+from harness.options import RESULTS, add_out
 from ntensor.faces.datasets.generated import GeneratedFaces
 from ntensor.faces.morphable.face_models import VARIABLE, load_face_model
 
@@ -28,7 +28,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--repeat", type=int, default=10)
-    parser.add_argument("--out", type=Path, default=_machine.ROOT / "benchmarks" / "results")
+    add_out(parser, RESULTS)
     return parser.parse_args()
 
 
@@ -47,7 +47,7 @@ def images_a_second(faces: GeneratedFaces, n: int, repeat: int) -> float:
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
-    machine = _machine.describe(options.threads, torch.device(options.device))
+    machine = describe(options.threads, torch.device(options.device))
     rows = []
     for source in filter(None, ("analytic", options.face_model)):
         face = load_face_model(source)
@@ -61,14 +61,10 @@ def main() -> None:
                     "size": size,
                     "batch_size": options.batch_size,
                     "images_a_second": round(speed, 1),
-                    **machine,
                 }
             )
     options.out.mkdir(parents=True, exist_ok=True)
-    with (options.out / "face_rendering.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(options.out / "face_rendering.csv", rows, machine)
 
 
 if __name__ == "__main__":

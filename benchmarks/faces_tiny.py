@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 
-import _machine
+from harness.machine import describe
+from harness.options import RESULTS, add_out
 
 # Rows of the printed table: title, path in an evaluation.
 SHOWN = (
@@ -43,7 +44,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", type=Path, help="folders, trained and evaluated")
-    parser.add_argument("--out", type=Path, default=_machine.ROOT / "benchmarks" / "results")
+    add_out(parser, RESULTS)
     return parser.parse_args(argv)
 
 
@@ -111,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         row = (configuration["training"]["seed"], evaluation)
         layouts.setdefault(configuration["model"]["rotation"], []).append(row)
     summary: dict[str, Any] = {
-        "machine": _machine.describe(torch.get_num_threads(), torch.device("cpu")),
+        "machine": describe(torch.get_num_threads(), torch.device("cpu")),
         "configuration": runs[0][0],
     }
     for layout, rows in layouts.items():

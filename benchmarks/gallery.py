@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-import _machine
+from harness import machine as machines
 
-EXAMPLES = _machine.ROOT / "examples"
+EXAMPLES = machines.ROOT / "examples"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     if str(EXAMPLES) not in sys.path:
         sys.path.insert(0, str(EXAMPLES))
-    machine = _machine.describe(options.threads, torch.device("cpu"))
+    machine = machines.describe(options.threads, torch.device("cpu"))
     names = options.examples or [
         path.stem for path in sorted(EXAMPLES.glob("*.py")) if path.stem != "side_by_side"
     ]
@@ -45,7 +45,7 @@ def measure(name: str) -> list[dict[str, object]]:
     import side_by_side
 
     forms = importlib.import_module(name).example()
-    with _machine.ForeignLoad() as load:
+    with machines.ForeignLoad() as load:
         times = side_by_side.medians(forms)
     rows: list[dict[str, object]] = []
     for form, step in forms.items():

@@ -21,9 +21,10 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from _cases import GPU_DTYPES
-from _files import replaced
-from _gpu_parts import PARTS, ROOT, Part, Shell
+from gpu.cases import DTYPES
+from gpu.parts import PARTS, Part, Shell
+from harness.files import replaced
+from harness.options import ROOT
 
 PART_SECONDS = 460.0
 BUILD = [sys.executable, "setup.py", "build_ext", "--inplace"]
@@ -35,7 +36,7 @@ TITLES = {"tests": "Tests", "sanitizer": "compute-sanitizer", "bench": "Benchmar
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     sys.path.insert(0, str(ROOT))
-    from _device import missing_device
+    from harness.device import missing_device
 
     if reason := missing_device("cuda"):
         print(reason)
@@ -75,9 +76,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--workers", type=int, default=1, help="processes of the tests (needs pytest-xdist)"
     )
-    parser.add_argument(
-        "--dtype", nargs="+", choices=GPU_DTYPES, help="of the benchmark, only these"
-    )
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, help="of the benchmark, only these")
     parser.add_argument(
         "--suite",
         nargs="+",
@@ -118,7 +117,7 @@ def write(out: Path, parts: dict[str, Part]) -> None:
 def machine() -> dict[str, object]:
     import torch
 
-    from _machine import describe
+    from harness.machine import describe
 
     wanted = ("date", "commit", "device", "capability", "driver", "cuda", "torch", "triton")
     described = describe(os.cpu_count() or 1, torch.device("cuda", torch.cuda.current_device()))

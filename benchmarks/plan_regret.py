@@ -16,9 +16,9 @@ import statistics
 import sys
 import time
 
-import _sweep_sizes
+from harness.sizes import Limits, Sizes, draw
 
-LIMITS = _sweep_sizes.Limits(1 << 22, 1 << 28)
+LIMITS = Limits(1 << 22, 1 << 28)
 LONGEST = 0.3  # seconds of one candidate's samples
 SAMPLES = 7
 
@@ -36,7 +36,7 @@ def seconds(call) -> float:
     return best
 
 
-def regrets(case: _sweep_sizes.Sizes, generator) -> dict[str, tuple[float, str]]:
+def regrets(case: Sizes, generator) -> dict[str, tuple[float, str]]:
     """By part: the regret, and the times of all candidates in words."""
     import torch
 
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"seed {seed}, {torch.get_num_threads()} threads, level {library.simd_level()}")
         for place in range(options.cases):
             source = random.Random(f"{seed} regret {place}")
-            case = _sweep_sizes.draw("forward", source, LIMITS)
+            case = draw("forward", source, LIMITS)
             generator = torch.Generator().manual_seed(source.randrange(1 << 30))
             for part, (regret, words) in regrets(case, generator).items():
                 rows.setdefault(part, []).append((regret, case, words))

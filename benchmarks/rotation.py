@@ -10,45 +10,42 @@ README.md in this folder explains protocol and columns.
 from __future__ import annotations
 
 import sys
+from itertools import product
 
-import _cases
-import _options
+import gpu.cases
+from harness import command, options
+from harness.cases import Case, Shape, by_name
 
 PASSES = ("forward", "backward", "both")
+SHAPES = by_name(Shape("paper", 0, (15, 80)), Shape("quick", 0, (6, 10)))
+OPERATIONS = [*product(("rotated_synthesis", "rotation"), ("row", "column"))]
+PLAIN = [("synthesis", "")]  # the feature alone: no core, no rotation
 
 
-def cases_of(options) -> list[_cases.Case]:
-    on_gpu = _options.on_gpu(options)
-    passes = tuple(options.passes or ("forward", "both"))
-    dtypes = tuple(options.dtype or (_cases.GPU_DTYPES if on_gpu else ("float32",)))
-    shapes = options.shape or ["quick" if options.quick else "paper"]
-    sizes = (5,) if options.quick else (4096, 65536) if options.full else (4096,)
+def cases_of(given) -> list[Case]:
+    on_gpu = options.on_gpu(given)
+    sizes = (5,) if given.quick else (4096, 65536) if given.full else (4096,)
     if on_gpu:
-        sizes = (70,) if options.quick else (65536, 262144) if options.full else (65536,)
-    lists = [_cases.plain_synthesis_cases] * on_gpu + [_cases.rotation_cases]
+        sizes = (70,) if given.quick else (65536, 262144) if given.full else (65536,)
     return [
-        case
-        for shape in shapes
-        for n in options.n or sizes
-        for listed in lists
-        for case in listed(_cases.ROTATION_SHAPES[shape], (n,), passes, dtypes)
+        Case(SHAPES[shape], n, dtype, pass_, operation, layout)
+        for shape in given.shape or ["quick" if given.quick else "paper"]
+        for n in given.n or sizes
+        for operations in ([PLAIN] if on_gpu else []) + [OPERATIONS]
+        for dtype in given.dtype or (gpu.cases.DTYPES if on_gpu else ("float32",))
+        for operation, layout in operations
+        for pass_ in given.passes or ("forward", "both")
     ]
 
 
-def main(argv: list[str] | None = None) -> int:
-    options = _options.parse(argv, __doc__, _cases.ROTATION_SHAPES, PASSES)
-    _options.prepare_process(options)
-    import _finish
-    from _device import missing_device
-    from _rotation_rivals import RotationProblem, methods, rotation_reference
-    from _runner import Suite, run
+def suite():
+    from rivals.rotation import SUITE
 
-    if reason := missing_device(options.device):
-        print(reason)
-        return _finish.NO_DEVICE
-    suite = Suite(RotationProblem, rotation_reference, methods)
-    result = run(cases_of(options), suite, options, lambda r: _finish.save(r, options, "rotation"))
-    return _finish.finish(result, options, "rotation")
+    return SUITE
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command.main(argv, "rotation", __doc__, SHAPES, PASSES, cases_of, suite)
 
 
 if __name__ == "__main__":

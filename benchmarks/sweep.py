@@ -12,22 +12,20 @@ float64, then timed in turns with every plain form of torch that suits the case.
 from __future__ import annotations
 
 import argparse
-import csv
 import random
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import torch
 
-import _options
-from _files import replaced
-from _machine import ForeignLoad, describe
-from _sweep_cases import PART, largest_error, problem
-from _sweep_plot import write_plot
-from _sweep_sizes import FULL, KINDS, QUICK, WITH_K_X, differentiates, draw
+from harness.files import replaced, write_table
+from harness.machine import ForeignLoad, describe
+from harness.options import add_out
+from harness.sizes import FULL, KINDS, QUICK, WITH_K_X, differentiates, draw
+from harness.sweep_plot import write_plot
+from rivals.sweep import PART, largest_error, problem
 
 # A case counts as lost where the library is slower than this part of the fastest plain form's
 # speed, and by more than so many seconds.
@@ -173,14 +171,6 @@ def summaries(rows: list[dict]) -> list[dict[str, object]]:
     return table
 
 
-def write_table(rows: list[dict], machine: dict[str, object], path: Path) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with replaced(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*names, *machine], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**row, **machine} for row in rows)
-
-
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -195,7 +185,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--einsum", action="store_true", help="torch.einsum by opt_einsum too")
     parser.add_argument("--quick", action="store_true", help="small sizes, results alone")
     parser.add_argument("--worst", type=int, default=8, help="how many to print")
-    parser.add_argument("--out", type=Path, default=_options.DEFAULT_OUT, metavar="DIR")
+    add_out(parser)
     options = parser.parse_args(argv)
     if options.einsum and not torch.backends.opt_einsum.is_available():
         parser.error("--einsum: opt_einsum is not installed")
@@ -244,7 +234,7 @@ def main(argv: list[str] | None = None) -> int:
         for row in found:
             if row["status"]:
                 print(f"WRONG: {row}", flush=True)
-        write_table(rows, machine, table)
+        write_table(table, rows, machine)
         if places.stop == options.cases:
             done = [row for row in rows if (row["kind"], row["seed"]) == (kind, seed)]
             print_summary(kind, done, options.worst)
@@ -252,7 +242,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"seeds {', '.join(map(str, options.seed))}")
         for kind in options.kinds:
             print_summary(kind, [row for row in rows if row["kind"] == kind], options.worst)
-    write_table(summaries(rows), machine, summary_table)
+    write_table(summary_table, summaries(rows), machine)
     timed = [row for row in rows if "ratio" in row]
     if timed:
         with replaced(picture) as path:

@@ -12,44 +12,55 @@ from __future__ import annotations
 
 import sys
 
-import _cases
-import _options
+import gpu.cases
+from harness import command, options
+from harness.cases import PASSES, SHAPES, Case, projections
+
+TIMED = ("forward", "both")
+DEFAULT = [*projections("paper3", (16,), TIMED), *projections("tiny", (4,), TIMED)]
+FULL = [
+    *projections("paper3", (1, 16, 64, 256), TIMED),
+    *projections("paper3", (16, 64, 256), ("mean",)),
+    *projections("paper3", (16, 64), ("mean-both",)),
+    *projections("paper2", (16, 64), TIMED),
+    *projections("small64", (4096,), TIMED),
+    *projections("paper3", (16, 64), TIMED, ("bfloat16",)),
+    *projections("tiny", (4,), TIMED),
+    *projections("tiny2", (4,), TIMED),
+]
+QUICK = [
+    *projections("quick3", (5,), PASSES[:5]),
+    *projections("quick2", (5,), TIMED),
+    *projections("quick3", (5,), TIMED, ("bfloat16",)),
+    *projections("tiny", (4,), TIMED),
+]
 
 
-def cases_of(options) -> list[_cases.Case]:
-    on_gpu = _options.on_gpu(options)
-    if options.full:
-        full = _cases.FULL_GPU_SYNTHESIS if on_gpu else _cases.FULL_SYNTHESIS
-        return _options.selected(options, full)
-    if options.quick:
-        quick = _cases.QUICK_GPU_SYNTHESIS if on_gpu else _cases.QUICK_SYNTHESIS
-        return _options.selected(options, quick)
-    if not _options.names_cases(options):
-        return _cases.DEFAULT_GPU_SYNTHESIS if on_gpu else _cases.DEFAULT_SYNTHESIS
-    return _cases.synthesis_cases(
-        options.shape or ["paper3"],
-        tuple(options.n or (16, 64)),
-        tuple(options.passes or ("forward", "both")),
-        tuple(options.dtype or ("float32",)),
-    )
+def cases_of(given) -> list[Case]:
+    on_gpu = options.on_gpu(given)
+    if given.full:
+        return options.selected(given, gpu.cases.full() if on_gpu else FULL)
+    if given.quick:
+        return options.selected(given, QUICK + gpu.cases.QUICK if on_gpu else QUICK)
+    if not options.names_cases(given):
+        return gpu.cases.DEFAULT if on_gpu else DEFAULT
+    return [
+        case
+        for shape in given.shape or ["paper3"]
+        for case in projections(
+            shape, given.n or (16, 64), given.passes or TIMED, given.dtype or ("float32",)
+        )
+    ]
+
+
+def suite():
+    from rivals.synthesis import SUITE
+
+    return SUITE
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = _options.parse(argv, __doc__, _cases.SHAPES, _cases.PASSES)
-    _options.prepare_process(options)
-    import _finish
-    from _device import missing_device
-    from _problem import ProjectionProblem, projection_reference
-    from _rivals import methods
-    from _runner import Suite, run
-
-    if reason := missing_device(options.device):
-        print(reason)
-        return _finish.NO_DEVICE
-    suite = Suite(ProjectionProblem, projection_reference, methods)
-    cases = _options.autotuned(options, cases_of(options))
-    result = run(cases, suite, options, lambda r: _finish.save(r, options, "synthesis"))
-    return _finish.finish(result, options, "synthesis")
+    return command.main(argv, "synthesis", __doc__, SHAPES, PASSES, cases_of, suite)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ error of each among them, as by TensorLy's default. First every way has to reach
 from __future__ import annotations
 
 import sys
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import _options
-import _ways
+from harness import options
+
+if TYPE_CHECKING:
+    from harness.ways import Way
 
 
 class Case(NamedTuple):
@@ -32,16 +34,14 @@ class Case(NamedTuple):
 CASES = [Case((300,) * 3, 32, 5), Case((100,) * 4, 16, 2)]
 # Shapes of every kind, a few seconds each: TensorLy on torch alone beside the library.
 MANY = [
-    *(Case(sizes, rank, 5) for sizes, rank in (((3, 300, 300), 8), ((12, 300, 300), 16))),
-    *(Case(sizes, rank, 5) for sizes, rank in (((30, 200, 200), 16), ((300, 300, 3), 8))),
-    *(Case(sizes, rank, 5) for sizes, rank in (((300, 12, 300), 16), ((50, 50, 50), 5))),
-    *(Case(sizes, rank, 5) for sizes, rank in (((100, 100, 100), 10), ((100, 100, 100), 64))),
-    *(Case(sizes, rank, 5) for sizes, rank in (((512, 256, 3, 3), 32), ((64, 32, 5, 5), 16))),
-    *(Case(sizes, rank, 5) for sizes, rank in (((20, 30, 40), 1), ((1000, 50, 20), 8))),
-    *(Case(sizes, rank, 5) for sizes, rank in (((20, 50, 1000), 8), ((8, 18, 41, 311), 33))),
-    *(Case(sizes, rank, 5) for sizes, rank in (((10, 10, 10, 10, 10), 6), ((60, 400, 90), 3))),
-    *(Case(sizes, rank, 5) for sizes, rank in (((200, 200, 2), 4), ((2, 200, 200), 4))),
-    *(Case(sizes, rank, 5) for sizes, rank in (((40, 40, 40, 40), 8), ((150, 7, 150), 20))),
+    Case(sizes, rank, 5)
+    for sizes, rank in (
+        *(((3, 300, 300), 8), ((12, 300, 300), 16), ((30, 200, 200), 16), ((300, 300, 3), 8)),
+        *(((300, 12, 300), 16), ((50, 50, 50), 5), ((100, 100, 100), 10), ((100, 100, 100), 64)),
+        *(((512, 256, 3, 3), 32), ((64, 32, 5, 5), 16), ((20, 30, 40), 1), ((1000, 50, 20), 8)),
+        *(((20, 50, 1000), 8), ((8, 18, 41, 311), 33), ((10,) * 5, 6), ((60, 400, 90), 3)),
+        *(((200, 200, 2), 4), ((2, 200, 200), 4), ((40,) * 4, 8), ((150, 7, 150), 20)),
+    )
 ]
 # TensorLy on NumPy alone beside the library; tiny and degenerate ones among them.
 NUMPY = [
@@ -64,13 +64,14 @@ NOISE = 0.1
 SAME_FIT = 1e-4
 
 
-def ways_of(case: Case, every: bool = True, numpy: bool = False) -> list[_ways.Way]:
+def ways_of(case: Case, every: bool = True, numpy: bool = False) -> list[Way]:
     """All ways, or TensorLy's own and the library's, on torch or on NumPy."""
     import tensorly
     import torch
     from tensorly.decomposition import parafac
 
-    from _problem import khatri_rao
+    from harness.problem import khatri_rao
+    from harness.ways import Way
     from ntensor.integrations import tensorly as by_ntensor
 
     generator = torch.Generator().manual_seed(0)
@@ -135,8 +136,8 @@ def ways_of(case: Case, every: bool = True, numpy: bool = False) -> list[_ways.W
     def note(_) -> str:
         return notes[-1]
 
-    def way(name, kind, call, numpy=False) -> _ways.Way:
-        return _ways.Way(name, kind, call, wrong, numpy, note)
+    def way(name, kind, call, numpy=False) -> Way:
+        return Way(name, kind, call, wrong, numpy, note)
 
     alone = way("TensorLy, torch", "rival", lambda: decompose("pytorch", "core", tensor, start))
     ours = way("ntensor registered", "ours", lambda: registered(True))
@@ -161,28 +162,28 @@ def ways_of(case: Case, every: bool = True, numpy: bool = False) -> list[_ways.W
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = _ways.parse(argv, __doc__, {"--numpy": "TensorLy on NumPy alone, its list of shapes"})
-    _options.prepare_process(options)
+    flags = {"--numpy": "TensorLy on NumPy alone, its list of shapes"}
+    given = options.parse_ways(argv, __doc__, flags)
+    options.prepare_process(given)
     import torch
 
-    torch.set_num_threads(options.threads)
+    from harness import ways
+
+    torch.set_num_threads(given.threads)
     rows: list[dict[str, object]] = []
-    cases = QUICK if options.quick else CASES
-    if options.numpy:
-        options.seconds = min(options.seconds, SECONDS_OF_MANY)
-        for case in cases if options.quick else NUMPY:
-            rows += _ways.measure(case.name, ways_of(case, numpy=True), options)
-        return _ways.finish(rows, options, "tensorly_numpy", "a decomposition")
-
-    def wanted(case: Case) -> bool:
-        return not options.case or any(text in case.name for text in options.case)
-
-    for case in filter(wanted, cases):
-        rows += _ways.measure(case.name, ways_of(case), options)
-    options.seconds = min(options.seconds, SECONDS_OF_MANY)
-    for case in filter(wanted, () if options.quick else MANY):
-        rows += _ways.measure(case.name, ways_of(case, every=False), options)
-    return _ways.finish(rows, options, "tensorly_cp", "a decomposition")
+    if given.numpy:
+        given.seconds = min(given.seconds, SECONDS_OF_MANY)
+        for case in QUICK if given.quick else NUMPY:
+            rows += ways.measure(case.name, ways_of(case, numpy=True), given)
+        return ways.finish(rows, given, "tensorly_numpy", "a decomposition")
+    for case in QUICK if given.quick else [*CASES, *MANY]:
+        if not options.is_wanted(given, case.name):
+            continue
+        many = case in MANY
+        if many:
+            given.seconds = min(given.seconds, SECONDS_OF_MANY)
+        rows += ways.measure(case.name, ways_of(case, every=not many), given)
+    return ways.finish(rows, given, "tensorly_cp", "a decomposition")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ adds the row of the running Python and torch, in the place of an older one, from
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
@@ -17,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from _files import replaced
-from _machine import describe
-from _options import DEFAULT_OUT
+from harness.files import read_table, write_table
+from harness.machine import describe
+from harness.options import add_out
 
 NAME = "torch_versions.csv"
 
@@ -48,22 +47,14 @@ def _numbers(text: str) -> list[int]:
 
 def write(table: Path, row: Mapping[str, object]) -> None:
     """Puts the row into the table, in the place of that of the same versions."""
-    rows: list[Mapping[str, object]] = []
-    if table.exists():
-        with table.open(newline="", encoding="utf-8") as file:
-            rows = [other for other in csv.DictReader(file) if version(other) != version(row)]
-    rows = sorted([*rows, row], key=version)
-    with replaced(table) as path, path.open("w", newline="", encoding="utf-8") as file:
-        columns = dict.fromkeys(column for each in (row, *rows) for column in each)
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    others = [other for other in read_table(table) if version(other) != version(row)]
+    write_table(table, sorted([*others, row], key=version))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("report", type=Path, help="written by pytest --junit-xml")
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder of the table")
+    add_out(parser)
     options = parser.parse_args()
 
     machine = describe(torch.get_num_threads(), torch.device("cpu"))

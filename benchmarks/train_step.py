@@ -13,56 +13,39 @@ written over it; clearing it and the optimizer are timed apart, being the same f
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 import sys
-from pathlib import Path
 
-import _options
+from harness import options
 
 PARTS = ("streams", "step")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options.parser_of(__doc__)
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--n", nargs="+", type=int, help="images of a step; default: 16 64")
-    parser.add_argument("--quick", action="store_true", help="small sizes, for CI")
-    parser.add_argument(
-        "--backend", choices=("auto", "native", "triton", "reference"), default="auto"
-    )
+    parser.add_argument("--backend", choices=options.BACKENDS, default="auto")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, help="default: all cores")
-    parser.add_argument("--huge-pages", action="store_true", help="with THP_MEM_ALLOC_ENABLE=1")
-    parser.add_argument("--seconds", type=float, help="time for a case's samples; default: 20")
-    parser.add_argument("--repeats", type=int, help="exactly this many rounds")
-    parser.add_argument("--out", type=Path, default=_options.DEFAULT_OUT, metavar="DIR")
-    return parser.parse_args(argv)
+    given = parser.parse_args(argv)
+    given.n = given.n or ([3, 5] if given.quick else [16, 64])
+    given.seconds = given.seconds or (0.2 if given.quick else 20.0)
+    return given
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = parse(argv)
-    options.n = options.n or ([3, 5] if options.quick else [16, 64])
-    options.seconds = options.seconds or (0.2 if options.quick else 20.0)
-    _options.prepare_process(options)
+    given = parse(argv)
+    options.prepare_process(given)
     import torch
 
-    from _machine import describe
-    from _train_step import run
+    from harness.files import write_table
+    from harness.machine import describe
+    from rivals.train_step import run
 
-    torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
-    rows = run(options, device)
-    machine = describe(options.threads, device)
-    options.out.mkdir(parents=True, exist_ok=True)
-    huge = "-huge-pages" if os.environ.get("THP_MEM_ALLOC_ENABLE") == "1" else ""
-    path = options.out / f"train_step{huge}.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*rows[0], *machine])
-        writer.writeheader()
-        writer.writerows({**row, **machine} for row in rows)
+    torch.set_num_threads(given.threads)
+    device = torch.device(given.device)
+    rows = run(given, device)
+    path = options.path_of(given, "train_step", "csv")
+    write_table(path, rows, describe(given.threads, device))
     print(f"\nwritten: {path}")
     wrong = [row for row in rows if row["status"]]
     for row in wrong:

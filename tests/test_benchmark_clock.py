@@ -6,8 +6,16 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from _timing import LONGEST_CAPTURED_CALL, WARM_UPS, DeviceClock, HostClock, Step, Timed, rank
 from fake_cuda import FakeCuda
+from harness.timing import (
+    LONGEST_CAPTURED_CALL,
+    WARM_UPS,
+    DeviceClock,
+    HostClock,
+    Step,
+    Timed,
+    rank,
+)
 
 CPU = torch.device("cpu")
 

@@ -8,10 +8,9 @@ import sys
 import pytest
 import torch
 
-import _gpu_parts
-import _gpu_small
 import gpu_check
-from _gpu_parts import Run
+from gpu import small
+from gpu.parts import Part, Run, Shell, read_sanitizer, read_tests
 
 CPU = torch.device("cpu")
 
@@ -19,7 +18,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def shell(tmp_path):
     with (tmp_path / "log.txt").open("a") as log:
-        yield _gpu_parts.Shell(log)
+        yield Shell(log)
 
 
 def test_programs_are_stopped_at_their_limit(shell):
@@ -52,22 +51,22 @@ def pytest_run(tmp_path, text, *arguments):
 
 def test_what_pytest_said(tmp_path):
     run = pytest_run(tmp_path, PYTEST_FILE)
-    part = _gpu_parts.read_tests(run)
+    part = read_tests(run)
     assert part.state == "failed"
     assert part.lines[0] == "1 failed, 1 passed, 1 skipped; 3 selected"
     assert part.lines[1:] == [
         "did not pass: `test_some.py::test_wrong[with space]`",
         "skipped, 1: no second device",
     ]
-    assert _gpu_parts.read_tests(pytest_run(tmp_path, PYTEST_FILE, "-n", "2")) == part
+    assert read_tests(pytest_run(tmp_path, PYTEST_FILE, "-n", "2")) == part
     run = pytest_run(tmp_path, PYTEST_FILE, "-k", "right or skipped")
-    assert _gpu_parts.read_tests(run).state == "passed"
+    assert read_tests(run).state == "passed"
     cut = Run(None, run.output.partition("test_skipped")[0].rpartition("\n")[0], 9.0)
-    part = _gpu_parts.read_tests(cut)
+    part = read_tests(cut)
     assert part.state == "not finished" and "not reached: 1 of 2 tests" in part.lines
     run = pytest_run(tmp_path, PYTEST_FILE, "-k", "skipped")
-    assert _gpu_parts.read_tests(run).state == "failed"
-    assert _gpu_parts.read_tests(Run(4, "usage error", 1.0)).state == "failed"
+    assert read_tests(run).state == "failed"
+    assert read_tests(Run(4, "usage error", 1.0)).state == "failed"
 
 
 FINE = "32 calls right, 0 wrong\n"
@@ -100,7 +99,7 @@ FOUND = (
     ],
 )
 def test_what_the_sanitizer_said(tool, run, state):
-    got, lines = _gpu_parts.read_sanitizer(tool, run)
+    got, lines = read_sanitizer(tool, run)
     assert got == state
     assert lines[0].startswith(f"{tool}: ")
     if "some_kernel" in run.output:
@@ -108,19 +107,19 @@ def test_what_the_sanitizer_said(tool, run, state):
 
 
 def test_small_calls():
-    assert _gpu_small.check(CPU, ("native",), (torch.float32,)) == 0
+    assert small.check(CPU, ("native",), (torch.float32,)) == 0
 
 
 def test_small_calls_can_fail(monkeypatch):
-    monkeypatch.setitem(_gpu_small.TOLERANCE, torch.float32, 0.0)
-    assert _gpu_small.check(CPU, ("native",), (torch.float32,)) > 0
+    monkeypatch.setitem(small.TOLERANCE, torch.float32, 0.0)
+    assert small.check(CPU, ("native",), (torch.float32,)) > 0
 
 
 def test_the_summary_says_what_did_not_pass(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_check, "machine", lambda: {"device": "some GPU"})
     parts = {
-        "tests": _gpu_parts.Part("failed", ["did not pass: `a`"], 3.0),
-        "bench": _gpu_parts.Part("passed", ["MISSED 0.5"], 4.0, ["", "| a |", "|---|", "| 1 |"]),
+        "tests": Part("failed", ["did not pass: `a`"], 3.0),
+        "bench": Part("passed", ["MISSED 0.5"], 4.0, ["", "| a |", "|---|", "| 1 |"]),
     }
     gpu_check.write(tmp_path, parts)
     text = (tmp_path / "summary.md").read_text()
