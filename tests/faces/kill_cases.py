@@ -190,9 +190,9 @@ class Evaluate(Case):
         evaluate.main(
             [
                 *(str(self.folder / "run"), "--out", str(self.folder / "report")),
-                *("--identities", "2", "--lights", "0", "--frontal-lights", "0", "15"),
-                *("--fitted", "24", "--als", "2", "2", "3", "--folds", "2", "--transfers", "2"),
-                *("--shapes", "3", "--embedded", "0", "--batch-size", "32"),
+                *("--identities", "2", "--lights", "0", "--frontal-lights", "0", "--folds", "2"),
+                *("--fitted", "12", "--als", "1", "1", "2", "--transfers", "2", "--shapes", "2"),
+                *("--embedded", "0"),
             ]
         )
 
