@@ -6,6 +6,7 @@ import hypothesis
 import pytest
 import torch
 
+import attack_counts
 import kernel_counts
 
 # Triton's kernels run on the CPU in its interpreter, which is chosen when they are imported.
@@ -45,10 +46,16 @@ def pytest_testnodedown(node):
 
 
 def pytest_terminal_summary(terminalreporter):
-    if lines := list(kernel_counts.table()):
-        terminalreporter.section("GPU kernels, without a GPU")
-        for line in lines:
-            terminalreporter.write_line(line)
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    sections = {
+        "GPU kernels, without a GPU": kernel_counts.table(),
+        "attacks": attack_counts.table(reports),
+    }
+    for name, lines in sections.items():
+        if lines := list(lines):
+            terminalreporter.section(name)
+            for line in lines:
+                terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,6 +24,7 @@ from ntensor.faces.morphable.face_models import load_face_model
 from . import extras
 from .command import command
 from .entries import Positive, Seed, Within, Workers, check_arguments
+from .files import check_writable
 from .media import sheet
 
 Side = Annotated[int, Within(8, 2048)]
@@ -143,6 +144,7 @@ def sheet_command(
         count = min(count, faces.count)
     else:
         faces = GeneratedFaces(load_face_model(face_model), split, size, seed)
+    check_writable(out.parent)
     chosen = torch.arange(count)
     batches = [faces.batch(part) for part in chosen.split(16)]
     if maps:

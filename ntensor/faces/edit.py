@@ -32,6 +32,7 @@ from ntensor.faces.media.sheet import tile
 from . import editing, extras
 from .command import command
 from .errors import ConfigurationError
+from .files import check_writable
 from .media import pictures, transfers, videos
 
 Run = Annotated[Path, tyro.conf.Positional]
@@ -182,6 +183,7 @@ def interpolate(
         raise ConfigurationError(f"steps must be at least 2, got {steps}")
     found = RunInputs(run, options, edit)
     starts, ends = paired(found.read(first), found.read(second), "first", "second")
+    check_writable(out)
     mask: Mask = "normals" if edit in ("pose", "identity") else "code"
     rows = []
     for start, end in zip(starts, ends, strict=True):
@@ -222,6 +224,7 @@ def grid(
     """
     found = RunInputs(run, options, edit)
     targets, sources = found.read(target), found.read(source)
+    check_writable(out)
     given, taken = found.encode(targets), found.encode(sources)
     blank = torch.ones(1, *targets[0].image.shape)
     cells = [blank, pictures_of(sources)]
@@ -270,6 +273,8 @@ def video(
     found = RunInputs(run, options, "expression")
     face = found.read([template])[0]
     frames = videos.driving(found.inputs, drive, most)
+    for folder in (out, out / "frames"):
+        check_writable(folder)
     fixed = found.encode([face])
     images, points = [], []
     for first in range(0, len(frames), 32):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
 import socket
@@ -39,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
         ...     (Path(folder) / "sub" / "a.txt").read_text()
         'whole'
     """
-    unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
+    unfinished = path.with_name(f"{_beginning()}{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -72,6 +73,33 @@ def remove_unfinished(folder: Path) -> None:
             path.unlink()
 
 
+def _beginning() -> str:
+    """Of the names that processes of this machine write under, followed by their numbers."""
+    return f"{UNFINISHED}{socket.gethostname()}-"
+
+
+def _remove_of_the_dead(folder: Path) -> None:
+    """Removes what processes of this machine left that died while they wrote; needs no lock."""
+    begin = _beginning()
+    for path in folder.glob(f"{glob.escape(begin)}*"):
+        number = path.name[len(begin) :].partition("-")[0]
+        if number.isdecimal() and not _lives(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    """Whether there is such a process, as far as can be told."""
+    if os.name == "nt":  # where this would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
 def flush(path: Path) -> None:
     """Waits until a file or a folder is on the disk."""
     if os.name == "nt" and path.is_dir():
@@ -84,16 +112,17 @@ def flush(path: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Makes the folder where it is not there.
+    """Makes the folder where it is not there; removes what dead processes were writing in it.
 
     Raises:
         OutputError: it cannot be made, or nothing can be written in it.
     """
-    probe = folder / f"{UNFINISHED}{os.getpid()}-probe"
+    probe = folder / f"{_beginning()}{os.getpid()}-probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text("probe", encoding="utf-8")
         probe.unlink()
+        _remove_of_the_dead(folder)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error})") from error
 

@@ -38,7 +38,7 @@ from ntensor.faces.morphable.face_model import FaceModel
 from . import editing
 from .command import command
 from .errors import ConfigurationError
-from .files import write_text
+from .files import check_writable, write_text
 from .media import meshes, pictures
 
 _DEFAULT = Options()
@@ -63,9 +63,12 @@ def reconstruct(
     """
     found = RunInputs(run, options)
     given = found.read(faces)
+    folders = [out / f"{number:03d}" for number in range(len(given))]
+    for folder in (out, *folders):
+        check_writable(folder)
     made = Reconstruction(found, given)
-    for number in range(len(given)):
-        made.write(out / f"{number:03d}", number, format)
+    for number, folder in enumerate(folders):
+        made.write(folder, number, format)
     pictures.save_grid(found.output(out / "figure.png"), made.columns(), 1)
     known = made.errors()
     if known:

@@ -311,6 +311,56 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
     assert not list(tmp_path.rglob(f"{UNFINISHED}*"))
 
 
+def left_behind(folder):
+    """Half-written files of a process that died, of one that lives, and of another machine."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = socket.gethostname()
+    names = [f"{host}-{dead.pid}-a.png", f"{host}-{os.getppid()}-b.png", f"x-{host}-{dead.pid}-c"]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / f"{UNFINISHED}{name}").write_text("ha")
+    return [f"{UNFINISHED}{name}" for name in names]
+
+
+EDIT = ["--target", HAPPY, "--source", HAPPY, "--out"]
+WRITERS = {
+    "expression": (lambda run, out: edit.main(["expression", run, *EDIT, out]), "."),
+    "grid": (lambda run, out: edit.main(["grid", run, *EDIT, out]), "."),
+    "interpolate": (
+        lambda run, out: edit.main(
+            ["interpolate", run, *("--first", HAPPY, "--second", HAPPY, "--out", out)]
+        ),
+        ".",
+    ),
+    "video": (
+        lambda run, out: edit.main(
+            ["video", run, *("--template", HAPPY, "--drive", "generated:test:3", "--out", out)]
+        ),
+        "frames",
+    ),
+    "reconstruct": (lambda run, out: reconstruct.main([run, HAPPY, "--out", out]), "000"),
+    "sheet": (
+        lambda run, out: data.main(
+            ["sheet", "--out", f"{out}/sheet.png", *("--rows", "1", "--columns", "1")]
+        ),
+        ".",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_a_killed_command_left_is_removed(name, tmp_path):
+    run = write_run(tmp_path / "run")
+    command, inner = WRITERS[name]
+    outer = left_behind(tmp_path / "out")
+    inside = left_behind(tmp_path / "out" / inner)
+    command(str(run), str(tmp_path / "out"))
+    for folder, (dead, *others) in ((".", outer), (inner, inside)):
+        there = {path.name for path in (tmp_path / "out" / folder).iterdir()}
+        assert dead not in there and there.issuperset(others)
+
+
 @pytest.mark.skipif(os.fsencode("ä") != "ä".encode(), reason="names are UTF-8")
 def test_names_keep_their_bytes(tmp_path):
     write_text(tmp_path / "a.md", f"# {os.fsdecode(b'caf' + bytes([0xE9]))} \u00e9\n")

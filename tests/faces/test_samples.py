@@ -121,3 +121,16 @@ def test_blocks_stay_together():
     block = [0] * 4 + [1] * 2 + [2] * 3
     changes = sum(block[a] != block[b] for a, b in itertools.pairwise(found))
     assert changes == 2
+
+
+def test_validation_draws_no_statistics(monkeypatch):
+    """Those of training are the model's; they take as long as hundreds of faces."""
+    configuration = DataConfiguration(vertices=1000, cache=4, validation=2)
+    training, validation = sources(configuration, 16)
+    asked = []
+    drawn = GeneratedFaces.statistics.func
+    monkeypatch.setattr(GeneratedFaces.statistics, "func", lambda f: asked.append(f) or drawn(f))
+    validation[[0, 1]]
+    assert not asked
+    assert torch.equal(*(s.statistics["shape"][0] for s in (training, validation)))
+    assert len(asked) == 2

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ntensor.faces import editing
 from ntensor.faces.editing.codes import Mask
+from ntensor.faces.files import check_writable
 
 from . import pictures
 from .images import save_image
@@ -107,6 +108,7 @@ def write(
         way: how it is done.
     """
     targets, sources = paired(found.read(target), found.read(source), "target", "source")
+    check_writable(out)
     shown, truths = columns(found, edit, targets, sources, way)
     pictures.save_grid(found.output(out / "figure.png"), shown, found.options.scale)
     for number, image in enumerate(shown[edit]):

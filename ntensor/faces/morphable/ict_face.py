@@ -26,7 +26,7 @@ from torch import Tensor
 from ntensor.faces import extras
 from ntensor.faces.command import command
 from ntensor.faces.errors import ConfigurationError, DamagedData
-from ntensor.faces.files import replacing
+from ntensor.faces.files import check_writable, replacing
 from ntensor.faces.reading import Expected, floats, integers, read_arrays, texts
 
 from .analytic_face import beard_weight, blush_weight
@@ -190,6 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             checkout: the folder of ICT-FaceKit.
             out: the .npz to write.
         """
+        check_writable(out.parent)
         arrays = convert(checkout)
         with replacing(out) as unfinished:
             np.savez_compressed(unfinished, **arrays)

@@ -89,7 +89,10 @@ class GeneratedSamples:
     def __init__(self, faces: Faces, size: int | None = None, texture: bool = False) -> None:
         self.faces, self.size, self.texture = faces, size, texture
         self.sizes = faces.sizes
-        self.statistics = faces.statistics
+
+    @property
+    def statistics(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        return self.faces.statistics  # drawn where they are first asked for
 
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         batch = self.faces.batch(indices)
@@ -172,8 +175,12 @@ class Cached:
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
-        self.size, self.sizes, self.statistics = samples.size, samples.sizes, samples.statistics
+        self.size, self.sizes = samples.size, samples.sizes
         self._kept: dict[int, dict[str, Tensor]] = {}
+
+    @property
+    def statistics(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        return self.samples.statistics
 
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         for index in indices:
