@@ -19,9 +19,9 @@ from _machine import ForeignLoad, PeakMemory
 from _problem import TOLERANCE, khatri_rao
 from _timing import HostClock, Step, Timed, interleave, rank
 from ntensor.faces.configuration import Configuration
+from ntensor.faces.configuration.presets import paper, tiny
 from ntensor.faces.networks.light_cnn import LightCNN
 from ntensor.faces.networks.model import build
-from ntensor.faces.presets import paper, tiny
 from ntensor.faces.training.objective import ImageAdversary, TrainingStep
 
 

@@ -4,7 +4,7 @@ from . import _start as _start  # before all that takes long to import
 from . import nn
 from .backends import use_backend
 from .backends.native.memory import kept_memory, release_memory
-from .backends.scratch import scratch_bytes
+from .ops.scratch import scratch_bytes
 from .ops import (
     EinsumPath,
     MttkrpSweep,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .launch import launch
+from .common.launch import launch
 
 if __name__ == "__main__":
     launch("ntensor.faces.data")
@@ -21,10 +21,10 @@ from ntensor.faces.datasets.storage import ShardWriter, write_statistics
 from ntensor.faces.datasets.stored import StoredFaces, check
 from ntensor.faces.morphable.face_models import load_face_model
 
-from . import extras
-from .command import command
-from .entries import Positive, Seed, Within, Workers, check_arguments
-from .media import sheet
+from .common import extras
+from .common.command import command
+from .configuration.entries import Positive, Seed, Within, Workers, check_arguments
+from .writing import sheet
 
 Side = Annotated[int, Within(8, 2048)]
 Tiles = Annotated[int, Within(1, 1000)]

@@ -10,7 +10,7 @@ The page is served to this machine alone, and asks nothing of any other.
 
 from __future__ import annotations
 
-from .launch import launch
+from .common.launch import launch
 
 if __name__ == "__main__":
     launch("ntensor.faces.demo", "demo")
@@ -22,12 +22,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from . import extras
-from .command import command
-from .demo_parts import Demo
-from .errors import ConfigurationError
+from .common import extras
+from .common.command import command
+from .common.errors import ConfigurationError
 from .page.folder import Folder
 from .page.guard import Hosts
+from .page.parts import Demo
 
 
 def serve(

@@ -11,7 +11,7 @@ Example: python -m ntensor.faces.edit expression runs/faces --target photo.jpg
 
 from __future__ import annotations
 
-from .launch import launch
+from .common.launch import launch
 
 if __name__ == "__main__":
     launch("ntensor.faces.edit")
@@ -26,13 +26,15 @@ import tyro
 from ntensor.faces.editing.codes import Mask
 from ntensor.faces.media.images import save_image
 from ntensor.faces.media.inputs import pictures_of
-from ntensor.faces.media.run_inputs import Options, RunInputs, paired
-from ntensor.faces.media.sheet import tile
 
-from . import editing, extras
-from .command import command
-from .errors import ConfigurationError
-from .media import pictures, transfers, videos
+from . import editing
+from .common import extras
+from .common.command import command
+from .common.errors import ConfigurationError
+from .media import videos
+from .runs import transfers
+from .runs.opened import Options, RunInputs, paired
+from .writing.sheet import tile
 
 Run = Annotated[Path, tyro.conf.Positional]
 Settings = Annotated[Options, tyro.conf.arg(name="")]

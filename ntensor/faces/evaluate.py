@@ -15,7 +15,7 @@ spread, runs of different configurations beside each other.
 
 from __future__ import annotations
 
-from .launch import launch
+from .common.launch import launch
 
 if __name__ == "__main__":
     launch("ntensor.faces.evaluate")
@@ -30,9 +30,9 @@ import tyro
 from ntensor.faces.evaluation.report import Report
 from ntensor.faces.evaluation.run import Evaluation, Shared, evaluate, evaluate_pictures, report
 
-from .command import command
-from .errors import ConfigurationError, FacesError
-from .files import check_writable, write_text
+from .common.command import command
+from .common.errors import ConfigurationError, FacesError
+from .writing.files import check_writable, write_text
 
 
 def evaluate_runs(

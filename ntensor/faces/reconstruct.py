@@ -14,7 +14,7 @@ Example: python -m ntensor.faces.reconstruct runs/faces photo.jpg --landmarks ph
 
 from __future__ import annotations
 
-from .launch import launch
+from .common.launch import launch
 
 if __name__ == "__main__":
     launch("ntensor.faces.reconstruct")
@@ -31,15 +31,15 @@ from torch import Tensor
 from ntensor.faces.datasets.records import VALID
 from ntensor.faces.media.images import save_image
 from ntensor.faces.media.inputs import Face, pictures_of
-from ntensor.faces.media.run_inputs import Options, RunInputs, on_cpu
-from ntensor.faces.media.sheet import as_colours
 from ntensor.faces.morphable.face_model import FaceModel
 
 from . import editing
-from .command import command
-from .errors import ConfigurationError
-from .files import write_text
-from .media import meshes, pictures
+from .common.command import command
+from .common.errors import ConfigurationError
+from .media import meshes
+from .runs.opened import Options, RunInputs, on_cpu
+from .writing.files import write_text
+from .writing.sheet import as_colours
 
 _DEFAULT = Options()
 _DRAWN = 128

@@ -26,7 +26,7 @@ run; the ablation's own come after them.
 
 from __future__ import annotations
 
-from .launch import launch
+from .common.launch import launch
 
 if __name__ == "__main__":
     launch("ntensor.faces.sweep")
@@ -40,11 +40,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from .command import command
-from .command_line import from_command_line
+from .common.command import command
+from .common.errors import ConfigurationError, FacesError
 from .configuration import Configuration
-from .entries import MOST_SEED, Count, Within, check_entries
-from .errors import ConfigurationError, FacesError
+from .configuration.command_line import from_command_line
+from .configuration.entries import MOST_SEED, Count, Within, check_entries
 from .training import checkpoint
 from .training.preparation import check_standing
 

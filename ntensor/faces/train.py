@@ -7,7 +7,7 @@ SIGTERM save and leave, with the status 130 and 143. Several processes:
 
 from __future__ import annotations
 
-from .launch import launch
+from .common.launch import launch
 
 if __name__ == "__main__":
     launch("ntensor.faces.train")
@@ -21,10 +21,10 @@ from ntensor.faces.training.processes import Processes, device_of
 from ntensor.faces.training.samples import sizes_of, sources
 
 from . import verification
-from .command import command
-from .command_line import from_command_line
+from .common.command import command
+from .common.errors import ConfigurationError
 from .configuration import Configuration, fitted, misfits, to_json
-from .errors import ConfigurationError
+from .configuration.command_line import from_command_line
 from .training import Trainer
 
 

@@ -7,7 +7,7 @@ cosine as a score for "same person".
 
 from __future__ import annotations
 
-from .launch import launch
+from .common.launch import launch
 
 if __name__ == "__main__":
     launch("ntensor.faces.verification")
@@ -27,12 +27,21 @@ from ntensor.faces.networks.light_cnn import LightCNN
 from ntensor.faces.training.samples import Samples, sources
 from ntensor.faces.training.sampling import Updates
 
-from .command import command
+from .common.command import command
+from .common.errors import CheckpointError, DamagedData, FacesError, OutputError
 from .configuration import DataConfiguration
-from .entries import Device, Extent, ImageSize, Positive, Rate, Seed, Within, check_entries
-from .errors import CheckpointError, DamagedData, FacesError, OutputError
-from .files import LOCK, check_writable, locked, replacing
+from .configuration.entries import (
+    Device,
+    Extent,
+    ImageSize,
+    Positive,
+    Rate,
+    Seed,
+    Within,
+    check_entries,
+)
 from .reading import check_tensors, document, read_tensors
+from .writing.files import LOCK, check_writable, locked, replacing
 
 Width = Annotated[float, Within(0, 16, above=True)]
 InputSize = Annotated[int, Within(16, 2048, multiple=16)]

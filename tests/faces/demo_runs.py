@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from ntensor.faces.configuration import Configuration, fitted, to_json
+from ntensor.faces.configuration.presets import tiny
 from ntensor.faces.networks.model import build
-from ntensor.faces.presets import tiny
 from ntensor.faces.training import checkpoint
 
 

@@ -4,8 +4,8 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from ntensor.faces import data, edit, evaluate, sweep, train, verification
 from ntensor.faces.datasets.storage import META, read_meta
-from ntensor.faces.files import UNFINISHED
 from ntensor.faces.training import checkpoint
+from ntensor.faces.writing.files import UNFINISHED
 from small_runs import HAPPY, SAD, write_run
 
 TINY = [

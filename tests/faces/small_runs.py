@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 
 from ntensor.faces.configuration import fitted, to_json
+from ntensor.faces.configuration.presets import tiny
 from ntensor.faces.datasets.generated import GeneratedFaces
 from ntensor.faces.morphable.analytic_face import analytic_face
 from ntensor.faces.networks.model import build
-from ntensor.faces.presets import tiny
 from ntensor.faces.training import checkpoint
 
 VERTICES = 1000

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from ntensor.faces.errors import CheckpointError
+from ntensor.faces.common.errors import CheckpointError
 from ntensor.faces.training import checkpoint
 
 

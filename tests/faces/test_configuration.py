@@ -6,9 +6,9 @@ import json
 import pytest
 
 from ntensor.faces import configuration as c
-from ntensor.faces import presets
-from ntensor.faces.command_line import from_command_line
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.configuration import presets
+from ntensor.faces.configuration.command_line import from_command_line
 from ntensor.faces.train import main
 from small_runs import TRAINING
 

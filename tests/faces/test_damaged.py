@@ -21,10 +21,11 @@ import pytest
 from damage import damage
 from ntensor.faces import configuration as configurations
 from ntensor.faces import data, edit, evaluate, reconstruct, sweep, train, verification
+from ntensor.faces.common.errors import FacesError
+from ntensor.faces.configuration.presets import tiny
 from ntensor.faces.datasets.generated import GeneratedFaces
 from ntensor.faces.datasets.storage import ShardWriter, write_statistics
 from ntensor.faces.datasets.stored import StoredFaces, check
-from ntensor.faces.errors import FacesError
 from ntensor.faces.evaluation.photographs import read_labels
 from ntensor.faces.evaluation.run import load_run
 from ntensor.faces.media import images
@@ -32,7 +33,6 @@ from ntensor.faces.morphable.analytic_face import analytic_face
 from ntensor.faces.morphable.ict_convert import read_obj
 from ntensor.faces.morphable.ict_face import load_ict_face
 from ntensor.faces.networks.light_cnn import LightCNN
-from ntensor.faces.presets import tiny
 from ntensor.faces.reading import read_frames, read_picture
 from small_files import write_ict, write_mesh, write_pictures
 

@@ -12,13 +12,13 @@ from PIL import Image
 
 from demo_runs import pictures_in, write_run
 from ntensor.faces import demo, editing
+from ntensor.faces.common.errors import ConfigurationError, ImageError
 from ntensor.faces.data import render
-from ntensor.faces.demo_parts import MAPS, SIDES, SLIDERS, START, Demo, pixels, texture_places
 from ntensor.faces.editing.session import Session
-from ntensor.faces.errors import ConfigurationError, ImageError
 from ntensor.faces.media.inputs import Face
-from ntensor.faces.media.sheet import as_colours
 from ntensor.faces.networks.model import build
+from ntensor.faces.page.parts import MAPS, SIDES, SLIDERS, START, Demo, pixels, texture_places
+from ntensor.faces.writing.sheet import as_colours
 
 MIXED = {"identity": 0.3, "expression": 1.2, "pose": 0.4, "light": 0.7}
 

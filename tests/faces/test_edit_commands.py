@@ -10,9 +10,9 @@ import trimesh
 from PIL import Image
 
 from ntensor.faces import edit, editing, reconstruct
+from ntensor.faces.common.errors import ImageError
 from ntensor.faces.data import main as data_main
 from ntensor.faces.datasets.rendered import SPLITS
-from ntensor.faces.errors import ImageError
 from ntensor.faces.evaluation.run import load_run
 from ntensor.faces.figures import __main__ as figures
 from ntensor.faces.figures import codes, material

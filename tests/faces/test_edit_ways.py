@@ -7,11 +7,11 @@ import torch
 
 from ntensor.faces import edit, editing
 from ntensor.faces.baselines import LandmarkFit, flow_warp
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.evaluation.run import load_run
 from ntensor.faces.media import videos
 from ntensor.faces.media.inputs import Inputs, pictures_of
-from ntensor.faces.media.run_inputs import Options, RunInputs
+from ntensor.faces.runs.opened import Options, RunInputs
 from small_runs import HAPPY, SAD, picture, write_run
 
 

@@ -8,9 +8,9 @@ from torch.testing import assert_close
 
 from batches import small_configuration
 from ntensor.faces import editing
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.editing import FixedFace
 from ntensor.faces.editing.session import Session
-from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.morphable.analytic_face import analytic_face
 from ntensor.faces.networks.model import build
 from ntensor.faces.rendering import harmonics

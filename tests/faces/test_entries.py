@@ -9,12 +9,12 @@ import torch
 
 from ntensor.faces import configuration as c
 from ntensor.faces import data, verification
-from ntensor.faces.command_line import from_command_line
-from ntensor.faces.entries import Within, Word
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.configuration.command_line import from_command_line
+from ntensor.faces.configuration.entries import Within, Word
+from ntensor.faces.configuration.presets import tiny
 from ntensor.faces.evaluation.settings import Evaluation
-from ntensor.faces.media.run_inputs import Options
-from ntensor.faces.presets import tiny
+from ntensor.faces.runs.opened import Options
 from ntensor.faces.sweep import Sweep
 from ntensor.faces.training import preparation
 from ntensor.faces.training.processes import device_of

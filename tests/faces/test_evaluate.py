@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from ntensor.faces.common.errors import CheckpointError, FacesError
 from ntensor.faces.data import render
-from ntensor.faces.errors import CheckpointError, FacesError
 from ntensor.faces.evaluate import main
 from ntensor.faces.evaluation.groups import Group, grouped, mean_and_deviation
 from ntensor.faces.evaluation.markdown import accuracy_table

@@ -6,17 +6,10 @@ import torch
 
 from batches import RandomSamples, batch_of, small_configuration
 from ntensor.faces import verification
+from ntensor.faces.common.errors import CheckpointError, ConfigurationError, FacesError
 from ntensor.faces.configuration import DataConfiguration
-from ntensor.faces.errors import CheckpointError, ConfigurationError, FacesError
-from ntensor.faces.evaluation import (
-    AngularError,
-    SquaredError,
-    accuracy,
-    angular_degrees,
-    transfer,
-)
+from ntensor.faces.evaluation import AngularError, SquaredError, accuracy, angular_degrees, transfer
 from ntensor.faces.evaluation.svm import cross_validated, fit_machines
-from ntensor.faces.media import pictures
 from ntensor.faces.morphable.analytic_face import analytic_face
 from ntensor.faces.networks.model import build
 

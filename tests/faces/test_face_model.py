@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.morphable.analytic_face import analytic_face
 from ntensor.faces.morphable.face_model import MATERIALS
 from ntensor.faces.morphable.face_models import VARIABLE, load_face_model

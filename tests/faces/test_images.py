@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
+from ntensor.faces.common.errors import ImageError
 from ntensor.faces.datasets import scenes
-from ntensor.faces.errors import ImageError
 from ntensor.faces.media import images, videos
 from ntensor.faces.morphable.analytic_face import analytic_face
 from ntensor.faces.reading import read_picture

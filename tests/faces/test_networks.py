@@ -7,13 +7,13 @@ import torch
 
 import ntensor
 from batches import batch_of, small_configuration
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.configuration.presets import paper, proof_of_concept, tiny
 from ntensor.faces.networks import Decoder, Discriminator, Encoder, UnpoolingDecoder
 from ntensor.faces.networks.encoder import chosen_places
 from ntensor.faces.networks.light_cnn import LightCNN
 from ntensor.faces.networks.model import build
 from ntensor.faces.networks.statistics import Statistics
-from ntensor.faces.presets import paper, proof_of_concept, tiny
 from ntensor.faces.training.objective import TrainingStep, adversary_of
 
 

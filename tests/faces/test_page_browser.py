@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from demo_runs import free_port, pictures_in
-from ntensor.faces.demo_parts import MAPS, SLIDERS, pixels
 from ntensor.faces.editing.session import Session
+from ntensor.faces.page.parts import MAPS, SLIDERS, pixels
 
 # The command in a process that prints every address outside of this machine that it asks for.
 SERVER = """

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntensor.faces.errors import PageError
+from ntensor.faces.common.errors import PageError
 from ntensor.faces.page import guard as guards
 from ntensor.faces.page.calls import Calls
 from ntensor.faces.page.folder import Folder

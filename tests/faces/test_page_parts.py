@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from demo_runs import pictures_in
-from ntensor.faces.demo_parts import OFFERED, SIDES
-from ntensor.faces.errors import ImageError, PageError
+from ntensor.faces.common.errors import ImageError, PageError
 from ntensor.faces.page import folder as folders
 from ntensor.faces.page.folder import PREFIX, Folder
+from ntensor.faces.page.parts import OFFERED, SIDES
 from ntensor.faces.page.visitors import Visitors
 
 NOTHING = (0.0, 0.0, 0.0, 0.0)

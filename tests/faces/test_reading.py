@@ -15,7 +15,7 @@ from PIL import Image
 
 import ntensor.faces
 from ntensor.faces import configuration as c
-from ntensor.faces.errors import ConfigurationError, DamagedData, ImageError
+from ntensor.faces.common.errors import ConfigurationError, DamagedData, ImageError
 from ntensor.faces.media import videos
 from ntensor.faces.media.images import read_landmarks
 from ntensor.faces.reading import (

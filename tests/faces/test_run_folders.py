@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from ntensor.faces import data, edit, evaluate, reconstruct, sweep, train, verification
+from ntensor.faces.common.errors import CheckpointError, ConfigurationError, OutputError
 from ntensor.faces.configuration import FREE, Configuration, differences
 from ntensor.faces.datasets.storage import ShardWriter
-from ntensor.faces.errors import CheckpointError, ConfigurationError, OutputError
 from ntensor.faces.evaluation.run import load_run
-from ntensor.faces.files import LOCK, UNFINISHED, locked, replacing, write_text
 from ntensor.faces.training import checkpoint
+from ntensor.faces.writing.files import LOCK, UNFINISHED, locked, replacing, write_text
 from small_runs import HAPPY, TRAINING, write_run
 from test_training import assert_same_state, trainer
 
@@ -228,7 +228,7 @@ def test_a_writer_gives_its_folder_back(tmp_path):
 # Holds a lock, forks a worker that does not end, and says the worker's process.
 HOLDER = """
 import os, pathlib, sys, time
-from ntensor.faces.files import locked
+from ntensor.faces.writing.files import locked
 folder = pathlib.Path(sys.argv[1])
 with locked(folder, folder / ".lock"):
     worker = os.fork()

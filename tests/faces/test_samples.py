@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
+from ntensor.faces.common.errors import ConfigurationError, FacesError
 from ntensor.faces.configuration import DataConfiguration
 from ntensor.faces.datasets.generated import GeneratedFaces
 from ntensor.faces.datasets.storage import ShardWriter
-from ntensor.faces.errors import ConfigurationError, FacesError
 from ntensor.faces.training.samples import Cached, sizes_of, sources, stored
 from ntensor.faces.training.sampling import order
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from ntensor.faces.common.errors import DamagedData
 from ntensor.faces.datasets.generated import GeneratedFaces
 from ntensor.faces.datasets.records import VALID
 from ntensor.faces.datasets.storage import META, ShardWriter, read_meta, write_statistics
 from ntensor.faces.datasets.stored import StoredFaces, check
-from ntensor.faces.errors import DamagedData
 from ntensor.faces.morphable.analytic_face import analytic_face
 
 COUNT, SHARD = 22, 8

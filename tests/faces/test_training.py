@@ -11,7 +11,12 @@ import pytest
 import torch
 
 from batches import RandomSamples, batch_of, small_configuration
-from ntensor.faces.errors import CheckpointError, ConfigurationError, NonFiniteError, OutputError
+from ntensor.faces.common.errors import (
+    CheckpointError,
+    ConfigurationError,
+    NonFiniteError,
+    OutputError,
+)
 from ntensor.faces.networks.model import build
 from ntensor.faces.training import Trainer, checkpoint
 from ntensor.faces.training.objective import TrainingStep

@@ -25,11 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntensor.faces.errors import ConfigurationError, DamagedData
-from ntensor.faces.files import LOCK, locked, remove_unfinished, replacing, write_text
+from ntensor.faces.common.errors import ConfigurationError, DamagedData
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.reading import Expected, floats, integers, read_arrays, read_json
 from ntensor.faces.rendering import harmonics
+from ntensor.faces.writing.files import LOCK, locked, remove_unfinished, replacing, write_text
 
 from .records import LARGEST, Arrays, encode, faults, fields_of
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ntensor.faces.errors import DamagedData
+from ntensor.faces.common.errors import DamagedData
 from ntensor.faces.morphable.face_model import FaceModel
 
 from .records import VALID, Arrays, decode, faults, read_shard

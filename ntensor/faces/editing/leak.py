@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ntensor.faces.errors import ConfigurationError
-from ntensor.faces.ridge import ridge
+from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.common.ridge import ridge
 
 from .codes import Encoded
 

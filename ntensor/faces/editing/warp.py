@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ntensor.faces.baselines import LandmarkFit, flow_warp
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.networks.model import Model
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ntensor.faces.errors import FacesError, ImageError
+from ntensor.faces.common.errors import FacesError, ImageError
 from ntensor.faces.media import images
 from ntensor.faces.reading import read_picture, read_text
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ntensor.faces.common.errors import ConfigurationError, FacesError
 from ntensor.faces.configuration import Configuration
 from ntensor.faces.datasets.generated import SPLITS, GeneratedFaces, grid
 from ntensor.faces.datasets.records import VALID
 from ntensor.faces.datasets.stored import StoredFaces
-from ntensor.faces.errors import ConfigurationError, FacesError
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.training.samples import VARIATIONS, face_model_of, pack, unpack
 

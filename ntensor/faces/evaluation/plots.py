@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntensor.faces.media import pictures as grids
-from ntensor.faces.media.sheet import as_colours
+from ntensor.faces.writing import grids
+from ntensor.faces.writing.sheet import as_colours
 
 _DOTS = 150
 

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 import ntensor
 from ntensor.faces.baselines import MultilinearModel, fit_multilinear
-from ntensor.faces.errors import ConfigurationError
-from ntensor.faces.ridge import ridge
+from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.common.ridge import ridge
 
 from .pictures import Pictures
 from .settings import Evaluation

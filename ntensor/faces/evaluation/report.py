@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ntensor.faces.files import write_text
+from ntensor.faces.writing.files import write_text
 
 from . import markdown, plots, shapes
 from .groups import Group, grouped

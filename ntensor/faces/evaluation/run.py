@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ntensor.faces.common.errors import CheckpointError
 from ntensor.faces.configuration import Configuration, from_file
 from ntensor.faces.editing import pose_leak
-from ntensor.faces.errors import CheckpointError
 from ntensor.faces.networks.model import Model, build
 from ntensor.faces.reading import check_tensors
 from ntensor.faces.training import checkpoint

@@ -13,9 +13,9 @@ from tqdm import tqdm
 from ntensor.faces import editing
 from ntensor.faces.baselines import estimate_light, fit_landmarks, flow_warp, rewarp
 from ntensor.faces.baselines.landmark_fit import project, to_pixels
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.configuration import Configuration
 from ntensor.faces.datasets.generated import GeneratedFaces
-from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.media.inputs import EDITED
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.networks.model import Model

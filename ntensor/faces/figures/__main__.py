@@ -10,7 +10,7 @@ Example: python -m ntensor.faces.figures runs/faces --out figures --poc-expressi
 
 from __future__ import annotations
 
-from ntensor.faces.launch import launch
+from ntensor.faces.common.launch import launch
 
 if __name__ == "__main__":
     launch("ntensor.faces.figures.__main__")
@@ -21,11 +21,10 @@ from typing import Annotated
 
 import tyro
 
-from ntensor.faces.command import command
-from ntensor.faces.errors import ConfigurationError
-from ntensor.faces.files import check_writable, write_text
-from ntensor.faces.media import pictures
-from ntensor.faces.media.run_inputs import Options
+from ntensor.faces.common.command import command
+from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.runs.opened import Options
+from ntensor.faces.writing.files import check_writable, write_text
 
 from . import codes, shapes, transfers
 from .material import Figure, LeftOut, Maker, Material, Runs

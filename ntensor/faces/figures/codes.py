@@ -11,7 +11,7 @@ from ntensor.faces import editing
 from ntensor.faces.datasets import scenes
 from ntensor.faces.datasets.generated import grid
 from ntensor.faces.datasets.rendered import SPLITS
-from ntensor.faces.media.run_inputs import RunInputs
+from ntensor.faces.runs.opened import RunInputs
 
 from .material import Figure, Material
 

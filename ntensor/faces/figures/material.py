@@ -14,12 +14,12 @@ from torch import Tensor
 
 from ntensor.faces.baselines import LandmarkFit, fit_landmarks
 from ntensor.faces.baselines.landmark_fit import from_pixels
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.evaluation import pictures
 from ntensor.faces.evaluation.probes import accuracy
 from ntensor.faces.evaluation.references import MODES, Multilinear
 from ntensor.faces.media.inputs import Face
-from ntensor.faces.media.run_inputs import Options, RunInputs
+from ntensor.faces.runs.opened import Options, RunInputs
 
 # Extents of the multilinear baseline's factors: light, expression, identity.
 ALS_SIZES = (4, 6, 16)

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from ntensor.faces import editing
 from ntensor.faces.media import meshes
 from ntensor.faces.media.inputs import pictures_of
-from ntensor.faces.media.run_inputs import RunInputs
-from ntensor.faces.media.sheet import as_colours
 from ntensor.faces.reconstruct import Reconstruction
+from ntensor.faces.runs.opened import RunInputs
+from ntensor.faces.writing.sheet import as_colours
 
 from .material import Figure, LeftOut, Material
 

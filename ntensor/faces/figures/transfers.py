@@ -8,8 +8,8 @@ from torch import Tensor
 from ntensor.faces import editing
 from ntensor.faces.baselines import flow_warp, rewarp
 from ntensor.faces.media.inputs import Face, pictures_of
-from ntensor.faces.media.run_inputs import RunInputs
-from ntensor.faces.media.sheet import as_colours
+from ntensor.faces.runs.opened import RunInputs
+from ntensor.faces.writing.sheet import as_colours
 
 from .material import Figure, Material
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ntensor.faces import extras
 from ntensor.faces.baselines.landmark_fit import to_pixels
+from ntensor.faces.common import extras
+from ntensor.faces.common.errors import DamagedPicture, ImageError
 from ntensor.faces.datasets import scenes
-from ntensor.faces.errors import DamagedPicture, ImageError
-from ntensor.faces.files import replacing
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.reading import parsing, read_json, read_text
 from ntensor.faces.rendering.renderer import Camera
+from ntensor.faces.writing.files import replacing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 COUNTS = (5, 68)

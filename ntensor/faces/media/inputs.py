@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ntensor.faces.common.errors import ConfigurationError, FacesError, ImageError
 from ntensor.faces.configuration import Configuration
 from ntensor.faces.datasets import scenes
 from ntensor.faces.datasets.rendered import SPLITS, Batch, Faces, stack
 from ntensor.faces.datasets.stored import StoredFaces
-from ntensor.faces.errors import ConfigurationError, FacesError, ImageError
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.reading import read_picture
 from ntensor.faces.training.samples import face_model_of

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ntensor.faces import extras
+from ntensor.faces.common import extras
+from ntensor.faces.common.errors import ConfigurationError, FacesError
 from ntensor.faces.datasets import scenes
-from ntensor.faces.errors import ConfigurationError, FacesError
-from ntensor.faces.files import replacing
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.rendering import harmonics
 from ntensor.faces.rendering.rasteriser import rasterise
 from ntensor.faces.rendering.renderer import Camera, Renderer
+from ntensor.faces.writing.files import replacing
 
 from .images import project
 

@@ -9,16 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntensor.faces import editing, extras
+from ntensor.faces import editing
+from ntensor.faces.common import extras
+from ntensor.faces.common.errors import FacesError, ImageError
 from ntensor.faces.datasets.rendered import SPLITS
 from ntensor.faces.editing import Encoded, nearest_rotation
-from ntensor.faces.errors import FacesError, ImageError
-from ntensor.faces.files import replacing
 from ntensor.faces.reading import imageio, read_frames
+from ntensor.faces.runs.opened import RunInputs
+from ntensor.faces.writing.files import replacing
 
 from . import images
 from .inputs import Face, Inputs
-from .run_inputs import RunInputs
 
 # Frames from one basic expression to the next of a generated film.
 _STEPS = 6

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
 
 from .analytic_mesh import SkinMesh, eyeball, teeth_and_tongue
 from .analytic_modes import BASIC_EXPRESSIONS, EXPRESSION_FIELDS, IDENTITY_FIELDS, LID_EXPRESSIONS

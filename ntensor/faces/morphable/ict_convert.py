@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ntensor.faces.errors import DamagedData
+from ntensor.faces.common.errors import DamagedData
 from ntensor.faces.reading import parsing, read_text
 
 from .analytic_surface import scalp_weight, smoothstep

@@ -8,7 +8,7 @@ expressions of "ICT Face Model Light" with weights for painting; a checkout of I
 
 from __future__ import annotations
 
-from ntensor.faces.launch import launch
+from ntensor.faces.common.launch import launch
 
 if __name__ == "__main__":
     launch("ntensor.faces.morphable.ict_face")
@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntensor.faces import extras
-from ntensor.faces.command import command
-from ntensor.faces.errors import ConfigurationError, DamagedData
-from ntensor.faces.files import replacing
+from ntensor.faces.common import extras
+from ntensor.faces.common.command import command
+from ntensor.faces.common.errors import ConfigurationError, DamagedData
 from ntensor.faces.reading import Expected, floats, integers, read_arrays, texts
+from ntensor.faces.writing.files import replacing
 
 from .analytic_face import beard_weight, blush_weight
 from .face_model import MATERIALS, FaceModel

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.configuration import ModelConfiguration
-from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.rendering import harmonics
 
 from .decoder import Decoder, UnpoolingDecoder
@@ -39,7 +39,7 @@ class FaceAutoencoder(nn.Module):
     Example:
         >>> import torch
         >>> from ntensor.faces.configuration import fitted
-        >>> from ntensor.faces.presets import tiny
+        >>> from ntensor.faces.configuration.presets import tiny
         >>> from ntensor.faces.networks.model import FaceAutoencoder
         >>> sizes = {"k_3d": 1500, "exp_3dmm": 16, "id_3dmm": 30}
         >>> output = FaceAutoencoder(fitted(tiny(), sizes).model)(torch.rand(2, 3, 64, 64))

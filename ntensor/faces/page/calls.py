@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import pydantic
 
-from ntensor.faces.demo_parts import LARGEST_WEIGHT, OFFERED
-from ntensor.faces.errors import PageError
+from ntensor.faces.common.errors import PageError
 
 from .folder import Folder
+from .parts import LARGEST_WEIGHT, OFFERED
 
 _Strict = pydantic.ConfigDict(strict=True)
 _WEIGHT = pydantic.TypeAdapter(

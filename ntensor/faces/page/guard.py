@@ -11,7 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from ntensor.faces.errors import PageError
+from ntensor.faces.common.errors import PageError
 
 from .calls import Calls
 from .folder import Folder

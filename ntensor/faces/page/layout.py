@@ -11,12 +11,12 @@ from typing import Any, ParamSpec, TypeVar
 import fastapi
 import gradio as gr
 
-from ntensor.faces.demo_parts import LARGEST_WEIGHT, SIDES, SLIDERS, Demo
-from ntensor.faces.errors import FacesError
+from ntensor.faces.common.errors import FacesError
 
 from .calls import Calls
 from .folder import Folder
 from .guard import MOST_UPLOADED
+from .parts import LARGEST_WEIGHT, SIDES, SLIDERS, Demo
 from .visitors import MOST_VISITORS, Visitors
 
 MOST_WAITING = 32

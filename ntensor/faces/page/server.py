@@ -6,11 +6,10 @@ import socket
 
 import uvicorn
 
-from ntensor.faces.demo_parts import Demo
-
 from .folder import Folder
 from .guard import Guard, Hosts
 from .layout import application, build_page, calls_of
+from .parts import Demo
 from .visitors import Visitors
 
 MOST_CONNECTIONS = 64

@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ntensor.faces.demo_parts import OFFERED, SIDES, SLIDERS, Demo
+from ntensor.faces.common.errors import PageError
 from ntensor.faces.editing.session import Session
-from ntensor.faces.errors import PageError
 
 from .folder import Folder
+from .parts import OFFERED, SIDES, SLIDERS, Demo
 
 MOST_VISITORS = 16
 PATIENCE = 30.0

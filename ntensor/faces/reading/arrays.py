@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ntensor.faces.errors import DamagedData
+from ntensor.faces.common.errors import DamagedData
 
 from .files import opened, parsing
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ntensor.faces import extras
-from ntensor.faces.errors import DamagedData
+from ntensor.faces.common import extras
+from ntensor.faces.common.errors import DamagedData
 
 from .files import parsing, read_bytes, read_text
 

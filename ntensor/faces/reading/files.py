@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from ntensor.faces.errors import DamagedData, FacesError
+from ntensor.faces.common.errors import DamagedData, FacesError
 
 # Bytes of a text that a person or this package writes.
 MOST_TEXT = 16_000_000

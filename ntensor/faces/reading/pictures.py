@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntensor.faces import extras
-from ntensor.faces.errors import DamagedPicture, ImageError
+from ntensor.faces.common import extras
+from ntensor.faces.common.errors import DamagedPicture, ImageError
 
 from .files import opened, parsing
 

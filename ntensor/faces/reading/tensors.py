@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ntensor.faces import extras
-from ntensor.faces.errors import DamagedData
+from ntensor.faces.common import extras
+from ntensor.faces.common.errors import DamagedData
 
 from .files import opened, parsing
 

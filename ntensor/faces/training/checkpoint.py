@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ntensor.faces import files
-from ntensor.faces.errors import CheckpointError, DamagedData
-from ntensor.faces.files import UNFINISHED, flush
+from ntensor.faces.common.errors import CheckpointError, DamagedData
 from ntensor.faces.reading import check_tensors, read_json, read_tensors
+from ntensor.faces.writing import files
+from ntensor.faces.writing.files import UNFINISHED, flush
 
 PREFIX = "step-"
 CONFIGURATION = "configuration.json"

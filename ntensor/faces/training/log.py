@@ -11,8 +11,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ntensor.faces.media import pictures
-
 
 class Log:
     """Progress on stderr, scalars to TensorBoard, grids as PNG; silent where `leads` is False.

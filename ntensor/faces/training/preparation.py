@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import ntensor
+from ntensor.faces.common.errors import CheckpointError, ConfigurationError
 from ntensor.faces.configuration import Configuration, differences, from_file
-from ntensor.faces.errors import CheckpointError, ConfigurationError
 from ntensor.faces.reading import check_tensors
 
 from . import checkpoint

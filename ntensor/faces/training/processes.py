@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from ntensor.faces.entries import Device, check_entry
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.configuration.entries import Device, check_entry
 
 
 def device_of(name: str) -> torch.device:

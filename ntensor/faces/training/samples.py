@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ntensor.faces.common.errors import ConfigurationError, FacesError
 from ntensor.faces.configuration import DataConfiguration
 from ntensor.faces.datasets.generated import (
     POC_EXPRESSION,
@@ -20,7 +21,6 @@ from ntensor.faces.datasets.generated import (
 )
 from ntensor.faces.datasets.records import VALID
 from ntensor.faces.datasets.stored import StoredFaces
-from ntensor.faces.errors import ConfigurationError, FacesError
 from ntensor.faces.morphable.analytic_face import analytic_face
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.morphable.face_models import load_face_model

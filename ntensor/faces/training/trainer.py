@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import ntensor
+from ntensor.faces.common.errors import CheckpointError, FacesError, NonFiniteError
 from ntensor.faces.configuration import Configuration, to_json
-from ntensor.faces.errors import CheckpointError, FacesError, NonFiniteError
-from ntensor.faces.files import LOCK, locked, remove_unfinished, write_text
-from ntensor.faces.media import pictures
 from ntensor.faces.networks.model import build
 from ntensor.faces.reading import check_tensors
+from ntensor.faces.writing.files import LOCK, locked, remove_unfinished, write_text
 
 from . import checkpoint
 from .independence import separation_of

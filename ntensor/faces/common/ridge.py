@@ -19,7 +19,7 @@ def ridge(features: Tensor, target: Tensor, share: float = 1e-3) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.ridge import ridge
+        >>> from ntensor.faces.common.ridge import ridge
         >>> x = torch.arange(6.0).view(6, 1)
         >>> ridge(x, 3 * x + 2, share=0).flatten().round().tolist()
         [3.0, 2.0]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union
 
-from .errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from ntensor.faces import editing
 from ntensor.faces.editing.codes import Mask
+from ntensor.faces.media.images import save_image
+from ntensor.faces.media.inputs import Face, pictures_of
+from ntensor.faces.writing.sheet import as_colours
 
-from . import pictures
-from .images import save_image
-from .inputs import Face, pictures_of
-from .run_inputs import RunInputs, paired
-from .sheet import as_colours
+from .opened import RunInputs, paired
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ntensor.faces.files import replacing
+from .files import replacing
 
 MARGIN = 2
 HEADER = 14

@@ -12,20 +12,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ntensor.faces import editing
+from ntensor.faces.common import extras
+from ntensor.faces.common.errors import ConfigurationError, ImageError
+from ntensor.faces.datasets import scenes
 from ntensor.faces.datasets.rendered import SPLITS
 from ntensor.faces.datasets.stored import StoredFaces
+from ntensor.faces.editing import FixedFace, vertices_of_stream
 from ntensor.faces.editing.session import Session
+from ntensor.faces.media import images
 from ntensor.faces.media.inputs import Face
-from ntensor.faces.media.run_inputs import Options, RunInputs
-from ntensor.faces.media.sheet import as_colours
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.reading import read_picture
-
-from . import editing, extras
-from .datasets import scenes
-from .editing import FixedFace, vertices_of_stream
-from .errors import ConfigurationError, ImageError
-from .media import images
+from ntensor.faces.runs.opened import Options, RunInputs
+from ntensor.faces.writing.sheet import as_colours
 
 # Faces to choose from at a time.
 OFFERED = 12

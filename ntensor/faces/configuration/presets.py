@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from .configuration import (
+from ntensor.faces.common.errors import ConfigurationError
+
+from . import (
     Configuration,
     DataConfiguration,
     LossConfiguration,
     ModelConfiguration,
     TrainingConfiguration,
 )
-from .errors import ConfigurationError
 
 
 def paper() -> Configuration:
@@ -135,7 +136,7 @@ def preset(name: str) -> Configuration:
         ConfigurationError: where there is none.
 
     Example:
-        >>> from ntensor.faces.presets import preset
+        >>> from ntensor.faces.configuration.presets import preset
         >>> preset("paper").model.k_id
         80
     """

@@ -11,7 +11,8 @@ import torch
 from ntensor import backends
 from ntensor.backends import choice
 from ntensor.backends.native.library import DTYPES
-from ntensor.ops import checks
+
+from . import checks
 
 _PROJECTIONS = ("synthesis_projection", "synthesis_projection_with_mean")
 _OPERATIONS = ("synthesis", *_PROJECTIONS, "rotation", "rotated_synthesis")

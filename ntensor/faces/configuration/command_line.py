@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .configuration import Configuration, from_file
+from . import Configuration, from_file
 from .presets import PRESETS, preset
 
 

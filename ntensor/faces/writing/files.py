@@ -11,8 +11,8 @@ from pathlib import Path
 
 import filelock
 
-from .errors import DamagedData, OutputError
-from .reading import read_text
+from ntensor.faces.common.errors import DamagedData, OutputError
+from ntensor.faces.reading import read_text
 
 # What begins so is being written, or was when a process died; no reader looks at it.
 UNFINISHED = ".unfinished-"
@@ -32,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from ntensor.faces.files import replacing
+        >>> from ntensor.faces.writing.files import replacing
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with replacing(Path(folder) / "sub" / "a.txt") as unfinished:
         ...         _ = unfinished.write_text("whole")

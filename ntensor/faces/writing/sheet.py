@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ntensor.faces import extras
-from ntensor.faces.errors import ConfigurationError
-from ntensor.faces.files import replacing
+from ntensor.faces.common import extras
+from ntensor.faces.common.errors import ConfigurationError
+
+from .files import replacing
 
 SHOWN = ("image", "mask", "albedo", "shading", "normal", "frontal_image", "frontal_normal")
 
@@ -36,7 +37,7 @@ def tile(pictures: Tensor, columns: int) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.media.sheet import tile
+        >>> from ntensor.faces.writing.sheet import tile
         >>> tile(torch.rand(5, 3, 8, 8), 3).shape
         torch.Size([16, 24, 3])
     """

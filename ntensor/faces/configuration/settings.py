@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from .entries import (
+from .common.errors import ConfigurationError
+from .configuration.entries import (
     Count,
     DataExtent,
     Device,
@@ -23,8 +21,6 @@ from .entries import (
     Workers,
     check_entries,
 )
-from .errors import ConfigurationError, DamagedData
-from .reading import read_yaml, reasons
 
 Network = Literal["neuro-tensorial", "intrinsic", "plain", "proof-of-concept"]
 
@@ -257,110 +253,3 @@ class Configuration:
 
     def __post_init__(self) -> None:
         check_entries(self)
-
-
-def fitted(configuration: Configuration, sizes: Mapping[str, int]) -> Configuration:
-    """The configuration with the data's extents in place of each 0.
-
-    Args:
-        configuration (Configuration)
-        sizes (mapping): of the data, by name: `k_3d`, `exp_3dmm`, `id_3dmm`, `image_size`.
-
-    Raises:
-        ConfigurationError: an extent that the network uses and that is neither 0 nor the data's.
-    """
-    wrong = misfits(configuration, sizes)
-    if wrong:
-        raise ConfigurationError("; ".join(wrong))
-    return replace(configuration, model=replace(configuration.model, **dict[str, Any](sizes)))
-
-
-def misfits(configuration: Configuration, sizes: Mapping[str, int]) -> list[str]:
-    """What keeps `configuration` from data of these sizes, a sentence each; see `fitted`."""
-    wanted = asdict(configuration.model)
-    used = ("image_size", *configuration.model.targets.values())
-    found = []
-    for name, size in sizes.items():
-        if name in used and wanted[name] not in (0, size):
-            cure = f"--model.{name.replace('_', '-')} 0 takes the data's"
-            if name == "image_size":
-                cure = "both must be the same"
-            elif name == "k_3d" and configuration.data.source == "generated":
-                cure += f", --data.vertices {wanted[name] // 3} gives the analytic face as many"
-            found.append(f"model.{name} is {wanted[name]}, the data has {size} ({cure})")
-    return found
-
-
-# Entries that do not decide what a run learns, but how that is computed, told and kept.
-FREE = frozenset(
-    {
-        *("model.accumulate_core_grad", "data.workers", "data.device", "data.skip_damaged"),
-        *("training.channels_last", "training.compile", "training.backend", "training.device"),
-        *("training.log_every", "training.picture_every", "training.validate_every"),
-        *("training.checkpoint_every", "training.keep"),
-    }
-)
-
-
-def differences(kept: Configuration, wanted: Configuration) -> list[str]:
-    """Entries by which `wanted` learns something else than a run of `kept`, a phrase each.
-
-    Args:
-        kept (Configuration): of the run, with the data's extents.
-        wanted (Configuration): its extents of 0, and those that its network does not use, may be
-            anything.
-    """
-    old, new = asdict(kept), asdict(wanted)
-    extents = {"k_3d", "exp_3dmm", "id_3dmm"}
-    used = set(wanted.model.targets.values())
-    found = []
-    for section, entries in new.items():
-        for name, value in entries.items():
-            loose = section == "model" and name in extents and (name not in used or value == 0)
-            kept_value = old[section][name]
-            if value == kept_value or loose or f"{section}.{name}" in FREE:
-                continue
-            found.append(f"{section}.{name} is {kept_value!r} there, wanted {value!r}")
-    return found
-
-
-def to_json(configuration: Configuration) -> str:
-    """The configuration as indented JSON, which `from_file` reads."""
-    return json.dumps(asdict(configuration), indent=2) + "\n"
-
-
-def from_mapping(values: Any, source: str) -> Configuration:
-    """A configuration from nested mappings; what they leave out has the default value.
-
-    Raises:
-        ConfigurationError: an unknown key or a wrong type; the message begins with `source`.
-    """
-    import pydantic
-
-    try:
-        return pydantic.TypeAdapter(Configuration).validate_python(values)
-    except pydantic.ValidationError as error:
-        raise ConfigurationError(f"{source}: {reasons(error)}") from error
-
-
-def from_file(path: str | Path, base: Configuration | None = None) -> Configuration:
-    """Reads a YAML or JSON file; what it leaves out is as in `base`.
-
-    Raises:
-        ConfigurationError: no such file, no mapping, an unknown key, or a wrong type or value.
-    """
-    try:
-        values = read_yaml(path)
-    except DamagedData as error:
-        raise ConfigurationError(str(error)) from error
-    if not isinstance(values, dict):
-        raise ConfigurationError(
-            f"{path}: wanted a mapping of sections, got {type(values).__name__}"
-        )
-    merged = asdict(base or Configuration())
-    for section, entries in values.items():
-        if isinstance(entries, dict) and section in merged:
-            merged[section].update(entries)
-        else:
-            merged[section] = entries
-    return from_mapping(merged, str(path))

@@ -1,0 +1,1 @@
+"""What every part of the faces builds on: errors, optional packages, how a command begins and ends."""
