@@ -4,7 +4,6 @@ from . import _start as _start  # before all that takes long to import
 from . import nn
 from .backends import use_backend
 from .backends.native.memory import kept_memory, release_memory
-from .ops.scratch import scratch_bytes
 from .ops import (
     EinsumPath,
     MttkrpSweep,
@@ -20,6 +19,7 @@ from .ops import (
     synthesis_projection,
     synthesis_projection_with_mean,
 )
+from .ops.scratch import scratch_bytes
 
 __version__ = "0.1.0"
 

@@ -26,6 +26,8 @@ import tyro
 from ntensor.faces.editing.codes import Mask
 from ntensor.faces.media.images import save_image
 from ntensor.faces.media.inputs import pictures_of
+from ntensor.faces.runs.landmarks import landmarks_of
+from ntensor.faces.writing import grids
 
 from . import editing
 from .common import extras
@@ -196,7 +198,7 @@ def interpolate(
     shown = {"first": pictures_of(starts)}
     shown |= {f"{k / (steps - 1):.2g}": images for k, images in enumerate(stacked)}
     shown["second"] = pictures_of(ends)
-    pictures.save_grid(found.output(out / "figure.png"), shown, options.scale)
+    grids.save_grid(found.output(out / "figure.png"), shown, options.scale)
     animated = [tile(step, len(rows)) for step in [*stacked, *stacked.flip(0)[1:-1]]]
     videos.write(found.output(out / "interpolation.gif"), animated, options.scale, rate=8)
     print(f"{out}: figure.png, interpolation.gif; {edit}, {len(rows)} pairs, {steps} steps")
@@ -283,9 +285,9 @@ def video(
         else:
             made = editing.expression(found.model, fixed, driven, False)["image"]
         images.append(found.shown(made))
-        points += videos.landmarks_of(found, part, driven)
+        points += landmarks_of(found, part, driven)
     edited = torch.cat(images)
-    own = videos.landmarks_of(found, [face], fixed)[0]
+    own = landmarks_of(found, [face], fixed)[0]
     warped = torch.stack([videos.warped(face.image, own, p) for p in points])
     for number, image in enumerate(edited):
         save_image(found.output(out / "frames" / f"{number:05d}.png"), image)
@@ -302,7 +304,7 @@ def video(
     videos.write(found.output(out / f"side_by_side.{format}"), beside, options.scale, rate)
     chosen = torch.linspace(0, len(frames) - 1, min(8, len(frames))).round().long()
     strip = {title: images[chosen] for title, images in columns.items()}
-    pictures.save_grid(found.output(out / "figure.png"), strip, options.scale)
+    grids.save_grid(found.output(out / "figure.png"), strip, options.scale)
     origin = "given" if frames[0].landmarks is not None else "of the network"
     print(
         f"{out}: {len(frames)} frames/*.png, video.{format}, side_by_side.{format}, figure.png; "

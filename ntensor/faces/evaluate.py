@@ -27,8 +27,15 @@ from typing import Annotated, Any
 
 import tyro
 
+from ntensor.faces.configuration import from_file
+from ntensor.faces.evaluation.materials import Shared
+from ntensor.faces.evaluation.photographs import photographs
+from ntensor.faces.evaluation.pictures import stored
 from ntensor.faces.evaluation.report import Report
-from ntensor.faces.evaluation.run import Evaluation, Shared, evaluate, evaluate_pictures, report
+from ntensor.faces.evaluation.run import evaluate, evaluate_pictures, report
+from ntensor.faces.evaluation.settings import Evaluation
+from ntensor.faces.training.processes import device_of
+from ntensor.faces.training.runs import load_run
 
 from .common.command import command
 from .common.errors import ConfigurationError, FacesError
@@ -105,9 +112,6 @@ def check(
     runs: Sequence[Path], plain: Path | None, intrinsic: Path | None, settings: Evaluation
 ) -> None:
     """Refuses what cannot be evaluated before anything is computed."""
-    from ntensor.faces.evaluation.run import load_run
-    from ntensor.faces.training.processes import device_of
-
     device_of(settings.device)
     for run in runs:
         load_run(run, settings.checkpoint)
@@ -135,11 +139,6 @@ def own_pictures(
     run: Path, settings: Evaluation, images: Path | None, labels: Path | None, data: Path | None
 ) -> list[tuple[dict[str, Any], dict[str, Any], str]]:
     """Measures, sheets and their names for a user's photographs and data set."""
-    from ntensor.faces.evaluation.photographs import photographs
-    from ntensor.faces.evaluation.pictures import stored
-
-    from .configuration import from_file
-
     found = []
     size = from_file(run / "configuration.json").model.image_size
     if images is not None:

@@ -19,13 +19,13 @@ from pathlib import Path
 
 from ntensor.faces.training.processes import Processes, device_of
 from ntensor.faces.training.samples import sizes_of, sources
+from ntensor.faces.training.trainer import Trainer
 
 from . import verification
 from .common.command import command
 from .common.errors import ConfigurationError
 from .configuration import Configuration, fitted, misfits, to_json
 from .configuration.command_line import from_command_line
-from .training import Trainer
 
 
 def train(configuration: Configuration, run: Path) -> str:

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ntensor.faces.networks.light_cnn import LightCNN
+from ntensor.faces.training.processes import device_of
 from ntensor.faces.training.samples import Samples, sources
 from ntensor.faces.training.sampling import Updates
 
@@ -196,8 +197,6 @@ def load(path: str | Path) -> LightCNN:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     import tyro
-
-    from ntensor.faces.training.processes import device_of
 
     settings = tyro.cli(
         VerificationConfiguration,

@@ -15,7 +15,7 @@ from ntensor.faces.baselines import (
 )
 from ntensor.faces.baselines.als import best_rank_one
 from ntensor.faces.baselines.landmark_fit import from_pixels, project, to_pixels
-from ntensor.faces.datasets.generated import grid
+from ntensor.faces.datasets.grids import grid
 from ntensor.faces.datasets.scenes import rotation_of
 from ntensor.faces.morphable.analytic_face import analytic_face
 

@@ -12,7 +12,8 @@ from ntensor.faces import data, edit, evaluate, reconstruct, sweep, train, verif
 from ntensor.faces.common.command import command
 from ntensor.faces.common.errors import FacesError
 from ntensor.faces.figures import __main__ as figures
-from ntensor.faces.training import Trainer, checkpoint
+from ntensor.faces.training import checkpoint
+from ntensor.faces.training.trainer import Trainer
 from ntensor.faces.writing import files
 from small_runs import HAPPY, SAD, TRAINING, write_run
 

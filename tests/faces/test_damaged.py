@@ -27,13 +27,13 @@ from ntensor.faces.datasets.generated import GeneratedFaces
 from ntensor.faces.datasets.storage import ShardWriter, write_statistics
 from ntensor.faces.datasets.stored import StoredFaces, check
 from ntensor.faces.evaluation.photographs import read_labels
-from ntensor.faces.evaluation.run import load_run
 from ntensor.faces.media import images
 from ntensor.faces.morphable.analytic_face import analytic_face
 from ntensor.faces.morphable.ict_convert import read_obj
 from ntensor.faces.morphable.ict_face import load_ict_face
 from ntensor.faces.networks.light_cnn import LightCNN
 from ntensor.faces.reading import read_frames, read_picture
+from ntensor.faces.training.runs import load_run
 from small_files import write_ict, write_mesh, write_pictures
 
 CASES = int(os.environ.get("NTENSOR_DAMAGES", "150"))

@@ -12,12 +12,12 @@ from ntensor.faces.common.errors import CheckpointError, DamagedData
 from ntensor.faces.datasets.generated import GeneratedFaces
 from ntensor.faces.datasets.storage import META, ShardWriter, write_statistics
 from ntensor.faces.datasets.stored import StoredFaces, check
-from ntensor.faces.evaluation.run import load_run
 from ntensor.faces.morphable.analytic_face import analytic_face
 from ntensor.faces.morphable.ict_face import load_ict_face
 from ntensor.faces.networks.light_cnn import LightCNN
 from ntensor.faces.reading import read_tensors
 from ntensor.faces.training import checkpoint
+from ntensor.faces.training.runs import load_run
 from small_files import write_ict
 from small_runs import write_run
 

@@ -13,11 +13,11 @@ from ntensor.faces import edit, editing, reconstruct
 from ntensor.faces.common.errors import ImageError
 from ntensor.faces.data import main as data_main
 from ntensor.faces.datasets.rendered import SPLITS
-from ntensor.faces.evaluation.run import load_run
 from ntensor.faces.figures import __main__ as figures
 from ntensor.faces.figures import codes, material
 from ntensor.faces.media import images, inputs, videos
 from ntensor.faces.media.inputs import Inputs
+from ntensor.faces.training.runs import load_run
 from small_runs import HAPPY, SAD, picture, write_run
 
 

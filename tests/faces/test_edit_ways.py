@@ -8,10 +8,10 @@ import torch
 from ntensor.faces import edit, editing
 from ntensor.faces.baselines import LandmarkFit, flow_warp
 from ntensor.faces.common.errors import ConfigurationError
-from ntensor.faces.evaluation.run import load_run
 from ntensor.faces.media import videos
 from ntensor.faces.media.inputs import Inputs, pictures_of
 from ntensor.faces.runs.opened import Options, RunInputs
+from ntensor.faces.training.runs import load_run
 from small_runs import HAPPY, SAD, picture, write_run
 
 

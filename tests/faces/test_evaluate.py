@@ -14,9 +14,11 @@ from ntensor.faces.data import render
 from ntensor.faces.evaluate import main
 from ntensor.faces.evaluation.groups import Group, grouped, mean_and_deviation
 from ntensor.faces.evaluation.markdown import accuracy_table
+from ntensor.faces.evaluation.materials import Shared
 from ntensor.faces.evaluation.photographs import photographs, read_labels
 from ntensor.faces.evaluation.references import _assignment
-from ntensor.faces.evaluation.run import Evaluation, Shared, evaluate, load_run, report
+from ntensor.faces.evaluation.run import evaluate, report
+from ntensor.faces.evaluation.settings import Evaluation
 from ntensor.faces.evaluation.transfer import (
     DETAIL,
     FOLLOWS,
@@ -26,6 +28,7 @@ from ntensor.faces.evaluation.transfer import (
     measured_baselines,
 )
 from ntensor.faces.training import checkpoint
+from ntensor.faces.training.runs import load_run
 from small_runs import write_run
 
 SETTINGS = Evaluation(

@@ -8,10 +8,13 @@ from batches import RandomSamples, batch_of, small_configuration
 from ntensor.faces import verification
 from ntensor.faces.common.errors import CheckpointError, ConfigurationError, FacesError
 from ntensor.faces.configuration import DataConfiguration
-from ntensor.faces.evaluation import AngularError, SquaredError, accuracy, angular_degrees, transfer
+from ntensor.faces.evaluation import transfer
+from ntensor.faces.evaluation.measures import AngularError, SquaredError, angular_degrees
+from ntensor.faces.evaluation.probes import accuracy
 from ntensor.faces.evaluation.svm import cross_validated, fit_machines
 from ntensor.faces.morphable.analytic_face import analytic_face
 from ntensor.faces.networks.model import build
+from ntensor.faces.writing import grids
 
 
 def test_angles():
@@ -145,25 +148,25 @@ def test_verification_needs_identities_and_an_end():
 def test_grid_shows_values_at_their_places(tmp_path):
     first = torch.zeros(2, 3, 4, 4)
     first[1, 0] = 1
-    picture = pictures.grid({"a": first, "b": 1 - first})
-    top = pictures.HEADER + 4 + pictures.MARGIN
-    assert picture[pictures.HEADER, 0].tolist() == [0, 0, 0]
+    picture = grids.grid({"a": first, "b": 1 - first})
+    top = grids.HEADER + 4 + grids.MARGIN
+    assert picture[grids.HEADER, 0].tolist() == [0, 0, 0]
     assert picture[top, 0].tolist() == [255, 0, 0]
-    assert picture[top, 4 + pictures.MARGIN].tolist() == [0, 255, 255]
-    pictures.save_grid(tmp_path / "a" / "grid.png", {"a": first}, scale=3)
+    assert picture[top, 4 + grids.MARGIN].tolist() == [0, 255, 255]
+    grids.save_grid(tmp_path / "a" / "grid.png", {"a": first}, scale=3)
     assert (tmp_path / "a" / "grid.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize("title", ["mask", "no-multilinear", "a title that no font makes small"])
 def test_titles_fit_their_column(title):
-    text, font = pictures.fitting(title, 64)
+    text, font = grids.fitting(title, 64)
     assert font.getlength(text) <= 64 and title.startswith(text)
     assert (text == title) == (len(title) < 20)
 
 
 def test_columns_of_a_network():
     batch = batch_of(2)
-    shown = pictures.columns(batch, build(small_configuration().model)(batch["image"]))
+    shown = grids.columns(batch, build(small_configuration().model)(batch["image"]))
     assert list(shown)[:3] == ["input", "reconstr.", "normals"]
     assert "true tex." not in shown
     assert all(value.shape == (2, 3, 16, 16) for value in shown.values())

@@ -5,7 +5,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from ntensor.faces.datasets import scenes
-from ntensor.faces.datasets.generated import POC_EXPRESSION, POC_POSE, SPLITS, GeneratedFaces, grid
+from ntensor.faces.datasets.generated import POC_EXPRESSION, POC_POSE, GeneratedFaces
+from ntensor.faces.datasets.grids import grid
+from ntensor.faces.datasets.rendered import SPLITS
 from ntensor.faces.morphable.analytic_face import analytic_face
 from ntensor.faces.rendering import harmonics
 

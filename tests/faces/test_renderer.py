@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from ntensor.faces.datasets import scenes
-from ntensor.faces.datasets.generated import GeneratedFaces, grid
+from ntensor.faces.datasets.generated import GeneratedFaces
+from ntensor.faces.datasets.grids import grid
 from ntensor.faces.morphable.analytic_face import analytic_face
 from ntensor.faces.rendering import harmonics
 from ntensor.faces.rendering.renderer import Renderer

@@ -18,8 +18,8 @@ from ntensor.faces import data, edit, evaluate, reconstruct, sweep, train, verif
 from ntensor.faces.common.errors import CheckpointError, ConfigurationError, OutputError
 from ntensor.faces.configuration import FREE, Configuration, differences
 from ntensor.faces.datasets.storage import ShardWriter
-from ntensor.faces.evaluation.run import load_run
 from ntensor.faces.training import checkpoint
+from ntensor.faces.training.runs import load_run
 from ntensor.faces.writing.files import LOCK, UNFINISHED, locked, replacing, write_text
 from small_runs import HAPPY, TRAINING, write_run
 from test_training import assert_same_state, trainer

@@ -18,11 +18,12 @@ from ntensor.faces.common.errors import (
     OutputError,
 )
 from ntensor.faces.networks.model import build
-from ntensor.faces.training import Trainer, checkpoint
+from ntensor.faces.training import checkpoint
 from ntensor.faces.training.objective import TrainingStep
 from ntensor.faces.training.processes import Processes
 from ntensor.faces.training.sampling import Updates
 from ntensor.faces.training.schedule import rate
+from ntensor.faces.training.trainer import Trainer
 
 HERE = Path(__file__).parent
 ALONE = Processes(torch.device("cpu"))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from .common.errors import ConfigurationError
-from .configuration.entries import (
+from ntensor.faces.common.errors import ConfigurationError
+
+from .entries import (
     Count,
     DataExtent,
     Device,

@@ -14,21 +14,8 @@ from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.rendering.renderer import Camera
 
 from . import scenes
-from .grids import FaceGrid, grid
 from .rendered import SPLITS, Batch, Faces, stack
 from .scenes import Scenes
-
-__all__ = [
-    "POC_EXPRESSION",
-    "POC_POSE",
-    "SPLITS",
-    "Batch",
-    "FaceGrid",
-    "Faces",
-    "GeneratedFaces",
-    "Variation",
-    "grid",
-]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -123,7 +123,7 @@ def grid(
         ValueError: an unknown name or an empty list.
 
     Example:
-        >>> from ntensor.faces.datasets.generated import grid
+        >>> from ntensor.faces.datasets.grids import grid
         >>> table_2 = grid("test")
         >>> table_2.shape, len(table_2)
         ((54, 6, 7, 4), 9072)

@@ -24,7 +24,7 @@ def angular_degrees(found: Tensor, target: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.evaluation import angular_degrees
+        >>> from ntensor.faces.evaluation.measures import angular_degrees
         >>> z, x = torch.eye(3)[2].view(1, 3, 1, 1), torch.eye(3)[0].view(1, 3, 1, 1)
         >>> round(angular_degrees(z + x, z).item(), 3)
         45.0

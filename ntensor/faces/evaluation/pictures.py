@@ -10,11 +10,14 @@ from tqdm import tqdm
 
 from ntensor.faces.common.errors import ConfigurationError, FacesError
 from ntensor.faces.configuration import Configuration
-from ntensor.faces.datasets.generated import SPLITS, GeneratedFaces, grid
+from ntensor.faces.datasets.generated import GeneratedFaces
+from ntensor.faces.datasets.grids import grid
 from ntensor.faces.datasets.records import VALID
+from ntensor.faces.datasets.rendered import SPLITS
 from ntensor.faces.datasets.stored import StoredFaces
 from ntensor.faces.morphable.face_model import FaceModel
-from ntensor.faces.training.samples import VARIATIONS, face_model_of, pack, unpack
+from ntensor.faces.morphable.face_models import face_model_of
+from ntensor.faces.training.samples import VARIATIONS, pack, unpack
 
 from .settings import Evaluation
 

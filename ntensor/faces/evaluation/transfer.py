@@ -18,9 +18,10 @@ from ntensor.faces.configuration import Configuration
 from ntensor.faces.datasets.generated import GeneratedFaces
 from ntensor.faces.media.inputs import EDITED
 from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.morphable.face_models import face_model_of
 from ntensor.faces.networks.model import Model
 from ntensor.faces.rendering import harmonics
-from ntensor.faces.training.samples import VARIATIONS, face_model_of
+from ntensor.faces.training.samples import VARIATIONS
 
 from .measures import AngularError, SquaredError
 from .references import Multilinear

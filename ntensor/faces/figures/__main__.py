@@ -11,6 +11,7 @@ Example: python -m ntensor.faces.figures runs/faces --out figures --poc-expressi
 from __future__ import annotations
 
 from ntensor.faces.common.launch import launch
+from ntensor.faces.writing import grids
 
 if __name__ == "__main__":
     launch("ntensor.faces.figures.__main__")
@@ -102,11 +103,11 @@ def figures(
 def save(figure: Figure, path: Path, scale: int) -> None:
     """Writes one figure."""
     if figure.plot is not None:
-        pictures.save_figure(path, figure.plot, 110)
+        grids.save_figure(path, figure.plot, 110)
     if figure.columns is not None:
         shown = {title: maps.clamp(0, 1) for title, maps in figure.columns.items()}
         size = next(iter(shown.values())).shape[-1]
-        pictures.save_grid(path, shown, 1 if size > 64 else scale)
+        grids.save_grid(path, shown, 1 if size > 64 else scale)
 
 
 @command

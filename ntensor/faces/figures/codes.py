@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ntensor.faces import editing
 from ntensor.faces.datasets import scenes
-from ntensor.faces.datasets.generated import grid
+from ntensor.faces.datasets.grids import grid
 from ntensor.faces.datasets.rendered import SPLITS
 from ntensor.faces.runs.opened import RunInputs
 

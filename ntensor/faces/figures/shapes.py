@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from ntensor.faces import editing
 from ntensor.faces.media import meshes
 from ntensor.faces.media.inputs import pictures_of
-from ntensor.faces.reconstruct import Reconstruction
 from ntensor.faces.runs.opened import RunInputs
+from ntensor.faces.runs.reconstruction import Reconstruction
 from ntensor.faces.writing.sheet import as_colours
 
 from .material import Figure, LeftOut, Material

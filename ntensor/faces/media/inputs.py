@@ -28,8 +28,8 @@ from ntensor.faces.datasets import scenes
 from ntensor.faces.datasets.rendered import SPLITS, Batch, Faces, stack
 from ntensor.faces.datasets.stored import StoredFaces
 from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.morphable.face_models import face_model_of
 from ntensor.faces.reading import read_picture
-from ntensor.faces.training.samples import face_model_of
 
 from . import images
 

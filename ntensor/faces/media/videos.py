@@ -9,13 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntensor.faces import editing
 from ntensor.faces.common import extras
-from ntensor.faces.common.errors import FacesError, ImageError
+from ntensor.faces.common.errors import ImageError
 from ntensor.faces.datasets.rendered import SPLITS
-from ntensor.faces.editing import Encoded, nearest_rotation
 from ntensor.faces.reading import imageio, read_frames
-from ntensor.faces.runs.opened import RunInputs
 from ntensor.faces.writing.files import replacing
 
 from . import images
@@ -70,37 +67,6 @@ def generated_film(inputs: Inputs, word: str) -> list[Face]:
             scene = inputs.scene(persons[int(parts[1])], weights, (float(yaw), 0.0, 0.0), None)
             faces.append(inputs.rendered(word, scene))
     return faces
-
-
-def landmarks_of(found: RunInputs, faces: Sequence[Face], codes: Encoded) -> list[Tensor]:
-    """The 68 landmarks (68, 2) of each face, in pixels of its picture.
-
-    Those that the face came with; else those of the network's shape (eq. 3), turned by the nearest
-    rotation of `z_p` and seen by the generated faces' camera.
-
-    Raises:
-        FacesError: a face came without, and the network has no shape or pose.
-    """
-    if all(face.landmarks is not None and len(face.landmarks) == 68 for face in faces):
-        return [face.landmarks for face in faces if face.landmarks is not None]
-    if "z_p" not in codes.codes:
-        raise FacesError(
-            "the warp needs 68 landmarks: give --landmarks, or a network with shape and pose"
-        )
-    output = editing.decode(found.model, codes)
-    model = found.inputs.face_model
-    vertices = editing.vertices_of_stream(found.model, output).cpu()
-    place = torch.full((model.mean.shape[0],), -1)
-    place[model.shape_vertices] = torch.arange(len(model.shape_vertices))
-    rows = place[model.landmarks68]
-    if vertices.shape[1] != len(model.shape_vertices) or bool((rows < 0).any()):
-        raise FacesError(
-            f"the network's shape of {vertices.shape[1]} vertices has no landmarks of the face "
-            f"model ({model.source}): give --landmarks"
-        )
-    rotation = nearest_rotation(codes.codes["z_p"]).cpu().unflatten(1, (3, 3))
-    posed = vertices[:, rows] @ rotation.transpose(1, 2)
-    return list(images.project(posed, found.inputs.size))
 
 
 def warped(image: Tensor, landmarks: Tensor, target: Tensor) -> Tensor:

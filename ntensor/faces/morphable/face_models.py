@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.configuration import DataConfiguration
 
 from .analytic_face import analytic_face
 from .face_model import FaceModel
@@ -40,3 +41,14 @@ def load_face_model(path: str | Path | None = None) -> FaceModel:
         origin = "the argument" if path is not None else VARIABLE
         raise ConfigurationError(f"load_face_model: {origin} names {chosen}, which is not a file")
     return load_ict_face(chosen)
+
+
+def face_model_of(configuration: DataConfiguration) -> FaceModel:
+    """The face model that the configuration names.
+
+    Raises:
+        FacesError: there is none.
+    """
+    if configuration.face_model is None and configuration.vertices:
+        return analytic_face(configuration.vertices)
+    return load_face_model(configuration.face_model)

@@ -15,10 +15,10 @@ from ntensor.faces import editing
 from ntensor.faces.common.errors import ConfigurationError, OutputError
 from ntensor.faces.configuration.entries import Device, Within, check_entries
 from ntensor.faces.editing import Encoded
-from ntensor.faces.evaluation.run import load_run
 from ntensor.faces.media.images import FARTHEST
 from ntensor.faces.media.inputs import Face, Inputs, pictures_of
 from ntensor.faces.training.processes import device_of
+from ntensor.faces.training.runs import load_run
 from ntensor.faces.training.samples import sources
 
 # Training pictures that `leak` looks at; its regression has ten unknowns a coordinate.

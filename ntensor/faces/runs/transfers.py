@@ -13,6 +13,7 @@ from ntensor.faces import editing
 from ntensor.faces.editing.codes import Mask
 from ntensor.faces.media.images import save_image
 from ntensor.faces.media.inputs import Face, pictures_of
+from ntensor.faces.writing import grids
 from ntensor.faces.writing.sheet import as_colours
 
 from .opened import RunInputs, paired
@@ -107,7 +108,7 @@ def write(
     """
     targets, sources = paired(found.read(target), found.read(source), "target", "source")
     shown, truths = columns(found, edit, targets, sources, way)
-    pictures.save_grid(found.output(out / "figure.png"), shown, found.options.scale)
+    grids.save_grid(found.output(out / "figure.png"), shown, found.options.scale)
     for number, image in enumerate(shown[edit]):
         save_image(found.output(out / f"{edit}_{number:03d}.png"), image)
     print(f"{out}: figure.png, {len(targets)} pictures {edit}_*.png")

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ntensor.faces.writing import grids
+
 
 class Log:
     """Progress on stderr, scalars to TensorBoard, grids as PNG; silent where `leads` is False.
@@ -92,6 +94,6 @@ class Log:
     def pictures(self, step: int, shown: Mapping[str, Tensor]) -> None:
         """A grid, as PNG and in TensorBoard."""
         if self.leads:
-            pictures.save_grid(self.run / "pictures" / f"step-{step:08d}.png", shown)
-            grid = pictures.grid(shown)
+            grids.save_grid(self.run / "pictures" / f"step-{step:08d}.png", shown)
+            grid = grids.grid(shown)
             self.writer.add_image("faces", grid, step, dataformats="HWC")

@@ -12,18 +12,11 @@ from torch import Tensor
 
 from ntensor.faces.common.errors import ConfigurationError, FacesError
 from ntensor.faces.configuration import DataConfiguration
-from ntensor.faces.datasets.generated import (
-    POC_EXPRESSION,
-    POC_POSE,
-    Faces,
-    GeneratedFaces,
-    Variation,
-)
+from ntensor.faces.datasets.generated import POC_EXPRESSION, POC_POSE, GeneratedFaces, Variation
 from ntensor.faces.datasets.records import VALID
+from ntensor.faces.datasets.rendered import Faces
 from ntensor.faces.datasets.stored import StoredFaces
-from ntensor.faces.morphable.analytic_face import analytic_face
-from ntensor.faces.morphable.face_model import FaceModel
-from ntensor.faces.morphable.face_models import load_face_model
+from ntensor.faces.morphable.face_models import face_model_of
 
 from .processes import device_of
 
@@ -202,17 +195,6 @@ def unpack(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if name in found:
                 found[name] = found[name].float() / scale
     return found
-
-
-def face_model_of(configuration: DataConfiguration) -> FaceModel:
-    """The face model that the configuration names.
-
-    Raises:
-        FacesError: there is none.
-    """
-    if configuration.face_model is None and configuration.vertices:
-        return analytic_face(configuration.vertices)
-    return load_face_model(configuration.face_model)
 
 
 def generated(configuration: DataConfiguration, split: str, image_size: int) -> GeneratedFaces:

@@ -19,6 +19,7 @@ from ntensor.faces.common.errors import CheckpointError, FacesError, NonFiniteEr
 from ntensor.faces.configuration import Configuration, to_json
 from ntensor.faces.networks.model import build
 from ntensor.faces.reading import check_tensors
+from ntensor.faces.writing import grids
 from ntensor.faces.writing.files import LOCK, locked, remove_unfinished, write_text
 
 from . import checkpoint
@@ -318,7 +319,7 @@ class Trainer:
         batch = self.on_device(self.validation[list(range(count))])
         with self.autocast():
             output = self.model(batch["image"])
-        log.pictures(self.step, pictures.columns(batch, output))
+        log.pictures(self.step, grids.columns(batch, output))
 
     def save(self, value: float | None, log: Log) -> None:
         """Writes a checkpoint; `value` of the validation decides whether it is the best.
