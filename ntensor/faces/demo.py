@@ -89,17 +89,17 @@ def listen(address: str, port: int) -> socket.socket:
     """
     if not 0 < port < 65536:
         raise ConfigurationError(f"port must be 1 to 65535, got {port}")
-    found = socket.socket()
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        found.bind((address, port))
-        found.listen()
+        listener.bind((address, port))
+        listener.listen()
     except OSError as error:
-        found.close()
+        listener.close()
         raise ConfigurationError(
             f"port {port} cannot be used ({error.strerror}); --port chooses another"
         ) from error
-    return found
+    return listener
 
 
 @command

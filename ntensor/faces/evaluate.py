@@ -102,8 +102,8 @@ def evaluate_all(
         write_text(path, json.dumps(measures, indent=1) + "\n")
         written.append(path)
         print(report(measures), end="\n\n", flush=True)
-    for found, columns, name in own:
-        target.other(found, columns, name)
+    for of_pictures, columns, name in own:
+        target.other(of_pictures, columns, name)
     target.write(shared.of_run(runs[0]))
     return written + target.files
 
@@ -139,15 +139,15 @@ def own_pictures(
     run: Path, settings: Evaluation, images: Path | None, labels: Path | None, data: Path | None
 ) -> list[tuple[dict[str, Any], dict[str, Any], str]]:
     """Measures, sheets and their names for a user's photographs and data set."""
-    found = []
+    evaluated = []
     size = from_file(run / "configuration.json").model.image_size
     if images is not None:
         pictures, _ = photographs(images, labels, size)
-        found.append((*evaluate_pictures(run, pictures, settings), "photographs.png"))
+        evaluated.append((*evaluate_pictures(run, pictures, settings), "photographs.png"))
     if data is not None:
         pictures = stored(str(data), settings.batch_size, size)
-        found.append((*evaluate_pictures(run, pictures, settings), "data.png"))
-    return found
+        evaluated.append((*evaluate_pictures(run, pictures, settings), "data.png"))
+    return evaluated
 
 
 @command

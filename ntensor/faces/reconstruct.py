@@ -30,7 +30,7 @@ from ntensor.faces.runs.reconstruction import Reconstruction
 from ntensor.faces.writing import grids
 
 from .common.command import command
-from .runs.opened import Options, RunInputs
+from .runs.opened import OpenedRun, Options
 from .writing.files import write_text
 
 _DEFAULT = Options()
@@ -53,12 +53,12 @@ def reconstruct(
         out: folder for meshes and pictures.
         format: of the meshes.
     """
-    found = RunInputs(run, options)
-    given = found.read(faces)
-    made = Reconstruction(found, given)
+    opened = OpenedRun(run, options)
+    given = opened.read(faces)
+    made = Reconstruction(opened, given)
     for number in range(len(given)):
         made.write(out / f"{number:03d}", number, format)
-    grids.save_grid(found.output(out / "figure.png"), made.columns(), 1)
+    grids.save_grid(opened.output(out / "figure.png"), made.columns(), 1)
     known = made.errors()
     if known:
         write_text(out / "errors.json", json.dumps(known, indent=1) + "\n")

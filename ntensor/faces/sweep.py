@@ -119,7 +119,7 @@ def plan(sweep: Sweep, options: Sequence[str] = ()) -> tuple[list[Planned], list
         )
     if not sweep.seeds:
         raise ConfigurationError("seeds: wanted at least one, got none")
-    found, left_out = [], []
+    planned, left_out = [], []
     for seed in sweep.seeds:
         common = ["--preset", sweep.preset, *options]
         common += ["--training.steps", str(sweep.steps)] if sweep.steps else []
@@ -132,8 +132,8 @@ def plan(sweep: Sweep, options: Sequence[str] = ()) -> tuple[list[Planned], list
             if name != "full" and configuration == full:
                 left_out += [name] if name not in left_out else []
                 continue
-            found.append(Planned(folder, configuration, words))
-    return found, left_out
+            planned.append(Planned(folder, configuration, words))
+    return planned, left_out
 
 
 def run_to_its_end(command: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from ntensor.faces.baselines import LandmarkFit, flow_warp
 from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.media import videos
 from ntensor.faces.media.inputs import Inputs, pictures_of
-from ntensor.faces.runs.opened import Options, RunInputs
+from ntensor.faces.runs.opened import OpenedRun, Options
 from ntensor.faces.training.runs import load_run
 from small_runs import HAPPY, SAD, picture, write_run
 
@@ -109,7 +109,7 @@ def test_true_coefficients_give_the_fit_s_picture(run, monkeypatch):
 def test_the_identity_follows_the_pose(run, tmp_path, command):
     edit.main([command, str(run), "--target", HAPPY, "--source", SAD, "--follow",
                "--out", str(tmp_path)])  # fmt: skip
-    found = RunInputs(run, Options())
+    found = OpenedRun(run, Options())
     images = [found.inputs.read_one(words).image[None] for words in (HAPPY, SAD)]
     target, source = (editing.encode(found.model, image) for image in images)
     assert found.leak.shape == (9, 4) and found.leak.abs().max() > 1e-3

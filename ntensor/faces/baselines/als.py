@@ -168,9 +168,9 @@ def fit_multilinear(
                 x.dtype
             )
         core = F.pad(turn, (0, 0, 0, len(basis) - columns)).to(x.device).unflatten(1, tuple(sizes))
-        found = _alternate(core, reduced, float(lost), float(scale), sweeps, tolerance)
-        if best is None or found[2][-1] < best[2][-1]:
-            best = found
+        fit = _alternate(core, reduced, float(lost), float(scale), sweeps, tolerance)
+        if best is None or fit[2][-1] < best[2][-1]:
+            best = fit
         if best[2][-1] < _EXACT:
             break
     assert best is not None
@@ -212,22 +212,22 @@ def best_rank_one(tensors: Tensor) -> tuple[Tensor, ...]:
         tuple of Tensor[n, k_m]: all of a tensor's factors have the same length.
     """
     order = tensors.dim() - 1
-    found = []
+    factors = []
     for mode in range(order):
         unfolded = tensors.movedim(mode + 1, 1).flatten(2)
         _, vectors = torch.linalg.eigh(unfolded @ unfolded.mT)
-        found.append(vectors[:, :, -1])
+        factors.append(vectors[:, :, -1])
     length = tensors.new_zeros(len(tensors))
     for _ in range(_POWER_STEPS):
         before = length
         for mode in range(order):
-            rest = _times(tensors, found, mode)
+            rest = _times(tensors, factors, mode)
             length = rest.norm(dim=1)
-            found[mode] = F.normalize(rest, dim=1)
+            factors[mode] = F.normalize(rest, dim=1)
         if bool(((length - before).abs() <= _POWER_TOLERANCE * length).all()):
             break
     root = length.pow(1 / order).unsqueeze(1)
-    return tuple(root * z for z in found)
+    return tuple(root * z for z in factors)
 
 
 def oriented(factors: tuple[Tensor, ...], directions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -236,12 +236,12 @@ def oriented(factors: tuple[Tensor, ...], directions: tuple[Tensor, ...]) -> tup
     lengths = [z.norm(dim=1, keepdim=True) for z in factors]
     root = math.prod(lengths[1:], start=lengths[0]).pow(1 / len(factors))
     sign = torch.ones_like(root)
-    found = []
+    turned = []
     for z, direction in zip(factors[1:], directions[1:], strict=True):
         own = torch.where((z @ direction).unsqueeze(1) < 0, -1.0, 1.0).to(z.dtype)
         sign = sign * own
-        found.append(own * root * F.normalize(z, dim=1))
-    return (sign * root * F.normalize(factors[0], dim=1), *found)
+        turned.append(own * root * F.normalize(z, dim=1))
+    return (sign * root * F.normalize(factors[0], dim=1), *turned)
 
 
 def _times(tensors: Tensor, factors: Sequence[Tensor], mode: int) -> Tensor:

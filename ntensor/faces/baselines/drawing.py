@@ -65,13 +65,13 @@ def flow_warp(
     )
     move = torch.where(inside > 0, drawn[:, :2], near / share.clamp_min(0.5))
     row, column = torch.meshgrid(*2 * [torch.arange(size).to(image) + 0.5], indexing="ij")
-    found = _sampled(image, torch.stack([column, row]) + move)
+    moved = _sampled(image, torch.stack([column, row]) + move)
     normals = F.normalize(drawn[:, 2:], dim=1) * inside
     if light is not None:
         own_light = estimate_light(face, image, source, camera)
         shadings = (harmonics.shading(normals, lamp) for lamp in (light, own_light))
-        found = torch.where(inside > 0, (found * _ratio(*shadings)).clamp(0, 1), found)
-    return found, inside, normals
+        moved = torch.where(inside > 0, (moved * _ratio(*shadings)).clamp(0, 1), moved)
+    return moved, inside, normals
 
 
 def rewarp(
@@ -109,19 +109,19 @@ def rewarp(
     shown = shown * (normal[..., 2:] > _GRAZING)
     mirrored = _mirror(face)
     known = torch.cat([place, shown, normal], 2)
-    found, inside = _drawn(
+    drawn, inside = _drawn(
         face,
         _rows_up(end, size, camera),
         torch.cat([known, known[:, mirrored], turned], 2),
         size,
     )
-    normals = F.normalize(found[:, 12:], dim=1) * inside
+    normals = F.normalize(drawn[:, 12:], dim=1) * inside
     colours, usable = [], []
     for first in (0, 6):
-        there = harmonics.shading(F.normalize(found[:, first + 3 : first + 6], dim=1), own_light)
+        there = harmonics.shading(F.normalize(drawn[:, first + 3 : first + 6], dim=1), own_light)
         here = harmonics.shading(normals, own_light)
-        colours.append(_sampled(image, found[:, first : first + 2]) * _ratio(here, there))
-        usable.append((found[:, first + 2 : first + 3] > 0.5) & (inside > 0))
+        colours.append(_sampled(image, drawn[:, first : first + 2]) * _ratio(here, there))
+        usable.append((drawn[:, first + 2 : first + 3] > 0.5) & (inside > 0))
     count = usable[0].sum((2, 3), keepdim=True).clamp_min(1)
     mean = ((colours[0] * usable[0]).sum((2, 3), keepdim=True) / count).expand_as(image)
     colour = torch.where(usable[0], colours[0], torch.where(usable[1], colours[1], mean))

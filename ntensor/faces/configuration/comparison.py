@@ -31,7 +31,7 @@ def misfits(configuration: Configuration, sizes: Mapping[str, int]) -> list[str]
     """What keeps `configuration` from data of these sizes, a sentence each; see `fitted`."""
     wanted = asdict(configuration.model)
     used = ("image_size", *configuration.model.targets.values())
-    found = []
+    sentences = []
     for name, size in sizes.items():
         if name in used and wanted[name] not in (0, size):
             cure = f"--model.{name.replace('_', '-')} 0 takes the data's"
@@ -39,8 +39,8 @@ def misfits(configuration: Configuration, sizes: Mapping[str, int]) -> list[str]
                 cure = "both must be the same"
             elif name == "k_3d" and configuration.data.source == "generated":
                 cure += f", --data.vertices {wanted[name] // 3} gives the analytic face as many"
-            found.append(f"model.{name} is {wanted[name]}, the data has {size} ({cure})")
-    return found
+            sentences.append(f"model.{name} is {wanted[name]}, the data has {size} ({cure})")
+    return sentences
 
 
 # Entries that do not decide what a run learns, but how that is computed, told and kept.
@@ -65,12 +65,12 @@ def differences(kept: Configuration, wanted: Configuration) -> list[str]:
     old, new = asdict(kept), asdict(wanted)
     extents = {"k_3d", "exp_3dmm", "id_3dmm"}
     used = set(wanted.model.targets.values())
-    found = []
+    phrases = []
     for section, entries in new.items():
         for name, value in entries.items():
             loose = section == "model" and name in extents and (name not in used or value == 0)
             kept_value = old[section][name]
             if value == kept_value or loose or f"{section}.{name}" in FREE:
                 continue
-            found.append(f"{section}.{name} is {kept_value!r} there, wanted {value!r}")
-    return found
+            phrases.append(f"{section}.{name} is {kept_value!r} there, wanted {value!r}")
+    return phrases

@@ -86,10 +86,10 @@ class ModelConfiguration:
     @property
     def targets(self) -> dict[str, str]:
         """The vectors of the data that the network predicts, and the entry with their extent."""
-        found = {"exp_3dmm": "exp_3dmm", "id_3dmm": "id_3dmm"}
+        predicted = {"exp_3dmm": "exp_3dmm", "id_3dmm": "id_3dmm"}
         if self.network == "neuro-tensorial":
-            return found | {"shape": "k_3d"}
-        return found if self.network == "proof-of-concept" else {}
+            return predicted | {"shape": "k_3d"}
+        return predicted if self.network == "proof-of-concept" else {}
 
     def __post_init__(self) -> None:
         check_entries(self)

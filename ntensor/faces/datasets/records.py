@@ -99,14 +99,14 @@ def faults(arrays: Arrays) -> dict[int, str]:
     Returns:
         dict: record to the reason.
     """
-    found: dict[int, str] = {}
+    reasons: dict[int, str] = {}
     count = len(arrays["image"])
     valid = valid_of(arrays)
 
     def note(bad: Any, name: str, reason: str) -> None:
         column = VALID.index("frontal" if name.startswith("frontal") else name)
         for record in np.nonzero(bad & valid[:, column])[0]:
-            found.setdefault(int(record), f"{name} {reason}")
+            reasons.setdefault(int(record), f"{name} {reason}")
 
     for name, largest in LARGEST.items():
         if name in arrays:
@@ -126,7 +126,7 @@ def faults(arrays: Arrays) -> dict[int, str]:
             length = np.linalg.norm(arrays[normal].astype(np.float32) / 127, axis=1)
             wrong = (np.abs(length - 1) > _NORMAL_TOLERANCE) & (arrays[mask][:, 0] > 0)
             note(wrong.any((1, 2)), normal, "is not of unit length everywhere in the mask")
-    return found
+    return reasons
 
 
 def valid_of(arrays: Arrays) -> Any:

@@ -81,12 +81,12 @@ class Faces:
             square += shape.square().sum(0)
         mean = total / _STATISTICS_SAMPLES
         deviation = (square / _STATISTICS_SAMPLES - mean.square()).clamp_min(0).sqrt()
-        found = {
+        moments = {
             "id_3dmm": (identity.mean(0), identity.std(0)),
             "exp_3dmm": (expression.mean(0), expression.std(0)),
             "shape": (mean.float(), deviation.float()),
         }
-        return {name: (m, s.clamp_min(1e-4)) for name, (m, s) in found.items()}
+        return {name: (m, s.clamp_min(1e-4)) for name, (m, s) in moments.items()}
 
     def draw(self, indices: Sequence[int]) -> Scenes:
         """The scenes of these samples, on the CPU."""

@@ -241,8 +241,8 @@ def project_lamps(lamps: Sequence[Lamps]) -> Tensor:
     both = harmonics.directional(direction.flatten(0, 1), columns["colour"].flatten(0, 1))
     light = columns["extra"] + harmonics.ambient(columns["ambient"])
     light = light + both.unflatten(0, (-1, 2)).sum(1)
-    found = (light @ _front_basis()).relu().mean((1, 2)).clamp_min(1e-6)
-    return (light * (columns["mean"] / found)[:, None, None]).float()
+    brightness = (light @ _front_basis()).relu().mean((1, 2)).clamp_min(1e-6)
+    return (light * (columns["mean"] / brightness)[:, None, None]).float()
 
 
 @functools.cache

@@ -194,11 +194,11 @@ class ShardWriter:
                 )
             return None
         meta = read_meta(self.folder)
-        found, wanted = self._notes(meta), self._notes()
+        standing, wanted = self._notes(meta), self._notes()
         wrong = [
-            f"{name} is {found.get(name)!r} there, wanted {wanted.get(name)!r}"
-            for name in dict.fromkeys([*wanted, *found])
-            if found.get(name) != wanted.get(name)
+            f"{name} is {standing.get(name)!r} there, wanted {wanted.get(name)!r}"
+            for name in dict.fromkeys([*wanted, *standing])
+            if standing.get(name) != wanted.get(name)
         ]
         if wrong:
             raise ConfigurationError(
@@ -224,10 +224,10 @@ class ShardWriter:
         arrays = encode(batch)
         if self.face_model is not None:
             arrays.pop("shape", None)
-        found = faults(arrays)
-        if found:
-            index = min(found)
-            raise DamagedData(self.folder / "(new batch)", index, found[index])
+        faulty = faults(arrays)
+        if faulty:
+            index = min(faulty)
+            raise DamagedData(self.folder / "(new batch)", index, faulty[index])
         if self.meta is None:
             self._begin(arrays)
         assert self.meta is not None

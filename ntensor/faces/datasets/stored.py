@@ -113,8 +113,8 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
 
         Of `statistics.npz`, else from one pass over the set.
         """
-        found = read_statistics(self.folder, self.meta)
-        return self._measure() if found is None else found
+        written = read_statistics(self.folder, self.meta)
+        return self._measure() if written is None else written
 
     def _measure(self) -> dict[str, tuple[Tensor, Tensor]]:
         total: dict[str, Tensor] = {}
@@ -126,12 +126,12 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
                 sums = torch.stack([chosen.sum(0), chosen.square().sum(0)])
                 total[name] = total[name] + sums if name in total else sums
                 count[name] += len(chosen)
-        found = {}
+        moments = {}
         for name, sums in total.items():
             mean, square = sums / max(count[name], 1)
             deviation = (square - mean.square()).clamp_min(0).sqrt().clamp_min(SMALLEST_DEVIATION)
-            found[name] = (mean.float(), deviation.float())
-        return found
+            moments[name] = (mean.float(), deviation.float())
+        return moments
 
     def batch(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """Samples by their numbers in the set: the dict of `Faces.batch`, and `valid`.
@@ -206,19 +206,19 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
             return self._cache[shard]
         file, count = self.meta.shards[shard]
         path = self.folder / file
-        found: dict[int, str] = {}
+        faulty: dict[int, str] = {}
         arrays: Arrays | None = None
         try:
             arrays = read_shard(path, self.meta.fields, self.meta.arrays, count)
-            found = faults(arrays)
+            faulty = faults(arrays)
         except DamagedData as damage:
             if self.on_damage == "refuse":
                 raise
             warnings.warn(f"skipped {damage}", stacklevel=2)
-        for record, reason in found.items():
+        for record, reason in faulty.items():
             if self.on_damage == "skip":
                 warnings.warn(f"skipped {DamagedData(path, record, reason)}", stacklevel=2)
-        self._cache[shard] = (arrays, found)
+        self._cache[shard] = (arrays, faulty)
         while len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
         return self._cache[shard]
@@ -231,12 +231,12 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
         for place, (shard, record) in enumerate(wanted):
             kept.setdefault(shard, []).append((place, record))
         for shard, records in kept.items():
-            arrays, found = self._shard(shard)
-            bad = [record for _, record in records if record in found]
+            arrays, faulty = self._shard(shard)
+            bad = [record for _, record in records if record in faulty]
             if bad and self.on_damage == "refuse":
                 path = self.folder / self.meta.shards[shard][0]
-                raise DamagedData(path, bad[0], found[bad[0]])
-            good = [(p, r) for p, r in records if arrays is not None and r not in found]
+                raise DamagedData(path, bad[0], faulty[bad[0]])
+            good = [(p, r) for p, r in records if arrays is not None and r not in faulty]
             if arrays is not None and good:
                 rows = [record for _, record in good]
                 parts.append({name: array[rows] for name, array in arrays.items()})
@@ -286,9 +286,9 @@ def check(folder: str | Path) -> tuple[Meta, list[DamagedData], dict[str, float]
         except DamagedData as damage:
             damages.append(damage)
             continue
-        found = faults(arrays)
-        damages += [DamagedData(path, record, found[record]) for record in sorted(found)]
-        good = [record for record in range(count) if record not in found]
+        faulty = faults(arrays)
+        damages += [DamagedData(path, record, faulty[record]) for record in sorted(faulty)]
+        good = [record for record in range(count) if record not in faulty]
         # Decoded maps take many times the memory of those in the file.
         at_once = max(1, _PIXELS // meta.size**2)
         for first in range(0, len(good), at_once):

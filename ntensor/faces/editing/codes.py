@@ -135,8 +135,8 @@ def decode(
     """
     if not isinstance(model, FaceAutoencoder):
         return model.decode(encoded.codes, encoded.places)
-    found = model.decode(encoded.codes, encoded.places, streams)
-    return composed(found, mask)
+    output = model.decode(encoded.codes, encoded.places, streams)
+    return composed(output, mask)
 
 
 def composed(output: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:

@@ -86,15 +86,15 @@ def frontal(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
         `frontal_normal` (eq. 5, made unit where it is longer than a half, else zero).
     """
     names = ("texture", "frontal_image", "frontal_normal")
-    found = {name: output[name] for name in names if name in output}
-    if "frontal_normal" in found:
-        normal = found["frontal_normal"]
+    known = {name: output[name] for name in names if name in output}
+    if "frontal_normal" in known:
+        normal = known["frontal_normal"]
         length = normal.norm(dim=1, keepdim=True)
-        found["frontal_normal"] = normal / length.clamp_min(1e-12) * (length > 0.5)
-    return found
+        known["frontal_normal"] = normal / length.clamp_min(1e-12) * (length > 0.5)
+    return known
 
 
-def shape_error(found: Tensor, truth: Tensor) -> Tensor:
+def shape_error(shape: Tensor, truth: Tensor) -> Tensor:
     r"""Root of the mean squared distance of corresponding vertices, in their unit.
 
     .. math:: e = \sqrt{\frac{1}{V} \sum_v \| x_v - \hat x_v \|^2}
@@ -102,7 +102,7 @@ def shape_error(found: Tensor, truth: Tensor) -> Tensor:
     No alignment is done: both are in the axes of the face model.
 
     Args:
-        found, truth (Tensor[n, V, 3])
+        shape, truth (Tensor[n, V, 3])
 
     Returns:
         Tensor[n]
@@ -113,11 +113,11 @@ def shape_error(found: Tensor, truth: Tensor) -> Tensor:
         >>> shape_error(torch.zeros(1, 2, 3), torch.tensor([[[3.0, 4.0, 0.0], [0.0, 0.0, 5.0]]]))
         tensor([5.])
     """
-    if found.shape != truth.shape:
+    if shape.shape != truth.shape:
         raise ValueError(
-            f"shape_error: wanted shapes alike, got {tuple(found.shape)} and {tuple(truth.shape)}"
+            f"shape_error: wanted shapes alike, got {tuple(shape.shape)} and {tuple(truth.shape)}"
         )
-    return (found - truth).square().sum(2).mean(1).sqrt()
+    return (shape - truth).square().sum(2).mean(1).sqrt()
 
 
 def _need(model: Model, output: Mapping[str, Tensor], name: str, purpose: str) -> None:

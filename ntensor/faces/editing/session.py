@@ -81,7 +81,7 @@ class Session:
         z = followed(z, torch.lerp(starts, ends, w["identity"]), self.leak)
         normal, albedo = self._surface_of(z, (w["identity"], w["expression"], w["pose"]))
         light = self.model.light(z.codes["z_l"])
-        found = {
+        output = {
             "normal": normal,
             "albedo": albedo,
             "light": light,
@@ -90,8 +90,8 @@ class Session:
         }
         given = z.codes["z_l"], z.codes["z_exp"]
         start, end = self.first.streams(*given), self.second.streams(*given)
-        found |= {name: torch.lerp(start[name], end[name], w["identity"]) for name in start}
-        return composed(found, "normals")
+        output |= {name: torch.lerp(start[name], end[name], w["identity"]) for name in start}
+        return composed(output, "normals")
 
     def _surface_of(self, z: Encoded, key: tuple[float, ...]) -> tuple[Tensor, Tensor]:
         """Normals and albedo; the last ones are kept."""

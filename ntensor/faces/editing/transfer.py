@@ -134,17 +134,17 @@ def light(model: Model, target: Encoded, source: Encoded) -> dict[str, Tensor]:
         )
     n = max(len(target), len(source))
     given = decode(model, source, streams=False)
-    found = decode(model, target, streams=False)
-    found = {name: value.expand(n, *value.shape[1:]) for name, value in found.items()}
+    own = decode(model, target, streams=False)
+    own = {name: value.expand(n, *value.shape[1:]) for name, value in own.items()}
     lamp = given["light"].float().expand(n, -1, -1)
-    transferred = harmonics.shading(found["normal"].float(), lamp)
-    mask = found["mask"]
+    transferred = harmonics.shading(own["normal"].float(), lamp)
+    mask = own["mask"]
     return {
-        **found,
-        "image": mask * (found["albedo"] * transferred) + (1 - mask) * found["background"],
+        **own,
+        "image": mask * (own["albedo"] * transferred) + (1 - mask) * own["background"],
         "shading": transferred,
         "light": lamp,
-        "shading_target": found["shading"],
+        "shading_target": own["shading"],
         "shading_source": given["shading"].expand_as(transferred),
     }
 

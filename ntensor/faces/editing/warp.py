@@ -30,11 +30,11 @@ def model_fit(model: Model, face: FaceModel, pictures: Encoded) -> LandmarkFit:
     require(model, "pose")
     vectors = model.regress(pictures.codes)  # type: ignore[operator]
     identity, weights = (x.float().cpu() for x in coefficients(model, vectors))
-    found = (identity.shape[1], weights.shape[1])
+    got = (identity.shape[1], weights.shape[1])
     wanted = (face.identity_size, face.expression_size)
-    if found != wanted:
+    if got != wanted:
         raise ConfigurationError(
-            f"the network has {found[0]} coefficients of identity and {found[1]} of expression, "
+            f"the network has {got[0]} coefficients of identity and {got[1]} of expression, "
             f"the {face.source} has {wanted[0]} and {wanted[1]}"
         )
     rotation = nearest_rotation(pictures.codes["z_p"].float().cpu()).unflatten(1, (3, 3))
@@ -69,5 +69,5 @@ def warped(
     n = max(len(target), len(source))
     own, other = (model_fit(model, face, given.expand(n)) for given in (target, source))
     wanted = own.with_expression(other)
-    found, _, normal = flow_warp(face, image.float().cpu().expand(n, -1, -1, -1), own, wanted)
-    return found, normal, wanted.landmarks(face) - own.landmarks(face)
+    picture, _, normal = flow_warp(face, image.float().cpu().expand(n, -1, -1, -1), own, wanted)
+    return picture, normal, wanted.landmarks(face) - own.landmarks(face)

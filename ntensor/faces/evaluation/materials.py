@@ -71,23 +71,23 @@ class Materials:
         """Entries of `run.evaluate` that do not depend on a network."""
         references = self.references
         colour, angle, pixels = self._without_network(self.pictures, frontal=False)
-        found: dict[str, Any] = {"squared_error": colour, "angular_error": angle}
+        entries: dict[str, Any] = {"squared_error": colour, "angular_error": angle}
         self._pixels = {"pictures": pixels}
         if self.frontal is not None and references.frontal is not None:
-            _, found["angular_error_frontal"], pixels = self._without_network(self.frontal, True)
+            _, entries["angular_error_frontal"], pixels = self._without_network(self.frontal, True)
             self._pixels["frontal"] = pixels
             batch = self.frontal[slice(None)]
             codes = references.frontal.codes(batch["image"], batch["mask"])
             named = {f"multilinear, {name}": z.numpy() for name, z in codes.items()}
-            found["table_3"] = leakage(
+            entries["table_3"] = leakage(
                 named, arrays(self.frontal.factors()), self.settings.folds, "multilinear codes"
             )
-        found["transfer"], self.shown = measured_baselines(self.transfers, references.unaligned)
+        entries["transfer"], self.shown = measured_baselines(self.transfers, references.unaligned)
         mean = generated(
             self.configuration.data, "train", self.configuration.model.image_size
         ).statistics["shape"][0]
-        found["shape"] = shapes.of_baselines(self.pictures, mean, self.settings.shapes)
-        return found
+        entries["shape"] = shapes.of_baselines(self.pictures, mean, self.settings.shapes)
+        return entries
 
     def pixels(self, which: str, k: int) -> dict[str, dict[str, Any]]:
         """Probes of the first `k` principal components of `pictures` or `frontal`, by factor."""
@@ -138,13 +138,13 @@ class Materials:
             pixels.append(projected.numpy())
             assert multilinear is not None
             codes = multilinear.codes(image, mask)
-            found: dict[str, Tensor] = {
+            estimates: dict[str, Tensor] = {
                 "mean face": references.normal.expand_as(normal),
                 "constant": references.constant().expand_as(normal),
                 "linear from pixels": references.regressed(projected),
                 "multilinear": multilinear.normals(codes, image.shape[-1]),
             }
-            for name, value in found.items():
+            for name, value in estimates.items():
                 angle[name].add(value, normal, mask)
         return (
             {"mean image": colour.result()},

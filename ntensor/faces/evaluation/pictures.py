@@ -69,15 +69,15 @@ class Pictures:
 
     def factors(self) -> dict[str, Tensor]:
         """The labels that vary, by the factor's name; at least 2 samples a class."""
-        found = {}
+        varying = {}
         for key, factor in FACTORS.items():
             labels = self.packed.get(key)
             if labels is None:
                 continue
             counts = labels[labels >= 0].unique(return_counts=True)[1]
             if len(counts) > 1 and int(counts.min()) > 1:
-                found[factor] = labels
-        return found
+                varying[factor] = labels
+        return varying
 
 
 def table_2(configuration: Configuration, settings: Evaluation) -> Pictures:
@@ -152,10 +152,10 @@ def stored(folder: str, batch_size: int, image_size: int) -> Pictures:
         batch = faces.batch(range(first, min(first + batch_size, faces.count)))
         columns = [VALID.index(name) for name in ("mask", "normal")]
         batches.append({name: v[batch["valid"][:, columns].all(1)] for name, v in batch.items()})
-    found = Pictures(f"{folder} ({faces.meta.source})", batches, None)
-    if not len(found):
+    pictures = Pictures(f"{folder} ({faces.meta.source})", batches, None)
+    if not len(pictures):
         raise FacesError(f"{folder}: no record has both a mask and normals")
-    return found
+    return pictures
 
 
 def _persons(settings: Evaluation) -> list[int]:

@@ -82,9 +82,9 @@ def sheet(path: Path, columns: Mapping[str, Tensor], rows: int = 6) -> None:
     grids.save_grid(path, shown, scale=max(1, 96 // size))
 
 
-def normals(found: Tensor, mask: Tensor) -> Tensor:
+def normals(normal: Tensor, mask: Tensor) -> Tensor:
     """Normals as colours, black outside the mask."""
-    unit = torch.nn.functional.normalize(found, dim=1)
+    unit = torch.nn.functional.normalize(normal, dim=1)
     return as_colours("normal", unit) * (mask > 0.5)
 
 

@@ -120,12 +120,12 @@ def leakage(
     Returns:
         dict: `[code][factor]`, each a `Probe` as a dict.
     """
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    table: dict[str, dict[str, dict[str, Any]]] = {}
     for code, features in tqdm(codes.items(), title, disable=title is None, unit="code"):
-        found[code] = {}
+        table[code] = {}
         for factor, labels in factors.items():
             groups = factors.get("expression" if factor == "identity" else "identity")
-            found[code][factor] = asdict(
+            table[code][factor] = asdict(
                 accuracy(features, labels, groups, folds, classifier=classifier)
             )
-    return found
+    return table

@@ -63,8 +63,8 @@ class Multilinear:
     def normals(self, codes: dict[str, Tensor], size: int) -> Tensor:
         """Normals (n, 3, S, S), unit."""
         features = ntensor.synthesis(*self._shape_codes([codes["expression"], codes["identity"]]))
-        found = F.pad(features, (0, 1), value=1) @ self.core
-        return F.normalize(found.unflatten(1, (3, size, size)), dim=1)
+        flat = F.pad(features, (0, 1), value=1) @ self.core
+        return F.normalize(flat.unflatten(1, (3, size, size)), dim=1)
 
     def edit(self, image: Tensor, mask: Tensor, donor: dict[str, Tensor], mode: str) -> Tensor:
         """Pictures with one factor of other pictures; the background stays.

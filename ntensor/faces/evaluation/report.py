@@ -98,9 +98,9 @@ class Report:
         batch = shapes.chosen(materials.pictures, 8)
         columns = {"input": batch["image"], "true norm.": batch["normal"]}
         for group in [*groups, *extra]:
-            found = self.shown[group.first["run"]]
-            if found.normals is not None:
-                columns[group.name[:14]] = found.normals
+            shown = self.shown[group.first["run"]]
+            if shown.normals is not None:
+                columns[group.name[:14]] = shown.normals
         multilinear = materials.references.unaligned
         codes = multilinear.codes(batch["image"], batch["mask"])
         columns["multilinear"] = multilinear.normals(codes, batch["image"].shape[-1])
@@ -197,22 +197,25 @@ class Report:
             parts.append(self._sheet(f"transfer-{edit}.png", columns, f"{edit} transfer"))
         return parts
 
-    def _other(self, found: dict[str, Any]) -> list[str]:
+    def _other(self, measures: dict[str, Any]) -> list[str]:
         """Pictures of a user's own: one section for each."""
-        parts = [f"## {found['pictures']}", f"{found['samples']} pictures, run {found['run']}."]
-        error = found["squared_error"]["network"]
+        parts = [
+            f"## {measures['pictures']}",
+            f"{measures['samples']} pictures, run {measures['run']}.",
+        ]
+        error = measures["squared_error"]["network"]
         parts.append(f"Mean squared error of the reconstruction: {1e3 * error['image']:.2f}e-3.")
-        group = Group(Path(found["run"]).name, [found])
-        if found["angular_error"]:
+        group = Group(Path(measures["run"]).name, [measures])
+        if measures["angular_error"]:
             parts.append(markdown.table_1([group], [], "angular_error", paper=False))
-        if found["accuracy"]:
+        if measures["accuracy"]:
             parts.append(markdown.leakage_table(group))
-        return [*parts, f"![reconstructions]({found['sheet']})"]
+        return [*parts, f"![reconstructions]({measures['sheet']})"]
 
-    def other(self, found: dict[str, Any], columns: dict[str, Any], name: str) -> None:
+    def other(self, measures: dict[str, Any], columns: dict[str, Any], name: str) -> None:
         """Takes measures of a user's own pictures, and a sheet of them."""
         self._sheet(name, columns, name)
-        self.others.append({**found, "sheet": name})
+        self.others.append({**measures, "sheet": name})
 
     def _sheet(self, name: str, columns: dict[str, Any], title: str) -> str:
         plots.sheet(self._path(name), columns)

@@ -73,14 +73,14 @@ def look(
         for name, value in output.items():
             if name.startswith("z_"):
                 codes.setdefault(name, []).append(value.numpy())
-    found: dict[str, Any] = {"squared_error": {"network": colour.result()}}
-    found["angular_error"] = {"network": angle.result()} if angle.images else {}
+    errors: dict[str, Any] = {"squared_error": {"network": colour.result()}}
+    errors["angular_error"] = {"network": angle.result()} if angle.images else {}
     kept = Shown({name: np.concatenate(parts) for name, parts in codes.items()})
     if shown:
         output = model(shapes.chosen(pictures, shown)["image"].to(device))
         kept.images = output["image"].float().cpu()
         kept.normals = output["normal"].float().cpu() if "normal" in output else None
-    return found, kept
+    return errors, kept
 
 
 def evaluate(
@@ -107,7 +107,7 @@ def evaluate(
     materials = (shared or Shared(settings)).of(configuration)
     baselines = materials.measured
     pictures, frontal = materials.pictures, materials.frontal
-    found, shown = look(model, pictures, device, settings.batch_size, shown=8)
+    errors, shown = look(model, pictures, device, settings.batch_size, shown=8)
     result: dict[str, Any] = {
         "run": str(run),
         "step": step,
@@ -117,15 +117,15 @@ def evaluate(
         "samples": len(pictures),
         "pictures": pictures.source,
         "configuration": asdict(configuration),
-        "squared_error": {**found["squared_error"], **baselines["squared_error"]},
+        "squared_error": {**errors["squared_error"], **baselines["squared_error"]},
     }
-    result["angular_error"] = _beside(found["angular_error"], baselines["angular_error"])
+    result["angular_error"] = _beside(errors["angular_error"], baselines["angular_error"])
     result["accuracy"] = probed(shown.codes, materials, "pictures", shown.codes)
     result["angular_error_frontal"], result["table_3"] = {}, {}
     if frontal is not None:
-        found, other = look(model, frontal, device, settings.batch_size)
+        errors, other = look(model, frontal, device, settings.batch_size)
         result["angular_error_frontal"] = _beside(
-            found["angular_error"], baselines["angular_error_frontal"]
+            errors["angular_error"], baselines["angular_error_frontal"]
         )
         wanted = {n: z for n, z in other.codes.items() if n in FRONTAL or n == "z_0"}
         result["table_3"] = probed(wanted, materials, "frontal", wanted) | baselines["table_3"]
@@ -175,7 +175,7 @@ def evaluate_pictures(
         measures["angular_error"]["constant"] = constant.result()
     factors = arrays(pictures.factors())
     accuracy = leakage(kept.codes, factors, settings.folds, "probes") if factors else {}
-    found = {
+    result = {
         "run": str(run),
         "step": step,
         "samples": len(pictures),
@@ -192,7 +192,7 @@ def evaluate_pictures(
         columns["normals"] = (kept.normals + 1) / 2
         if "normal" in batch:
             columns["true norm."] = (batch["normal"] + 1) / 2
-    return found, columns
+    return result, columns
 
 
 def probed(
@@ -215,22 +215,22 @@ def _beside(own: dict[str, Any], baselines: dict[str, Any]) -> dict[str, Any]:
     return {**own, **baselines} if own else {}
 
 
-def report(found: Mapping[str, Any]) -> str:
+def report(measures: Mapping[str, Any]) -> str:
     """The measures of one run as text for a terminal."""
     lines = [
-        f"{found['run']}, update {found['step']}: network {found['network']}, rotation "
-        f"{found['rotation']}; {found['samples']} pictures: {found['pictures']}",
+        f"{measures['run']}, update {measures['step']}: network {measures['network']}, rotation "
+        f"{measures['rotation']}; {measures['samples']} pictures: {measures['pictures']}",
         "",
         f"{'squared error':28}{'image':>10}{'face':>10}",
     ]
-    for name, error in found["squared_error"].items():
+    for name, error in measures["squared_error"].items():
         lines.append(f"{name:28}{error['image']:>10.5f}{error['face']:>10.5f}")
-    if found["angular_error"]:
+    if measures["angular_error"]:
         lines += ["", f"{'normals, degrees':28}{'mean':>8}{'std':>8}  share below 20 25 30 35 40"]
-    for name, error in found["angular_error"].items():
+    for name, error in measures["angular_error"].items():
         shares = " ".join(f"{v:.1%}" for k, v in error.items() if k.startswith("below"))
         lines.append(f"{name:28}{error['mean']:>8.2f}{error['std']:>8.2f}  {shares}")
-    table = found["accuracy"]
+    table = measures["accuracy"]
     factors = list(next(iter(table.values()))) if table else []
     lines += ["", "accuracy: random folds / whole groups held out"]
     lines.append(f"{'':28}" + "".join(f"{factor:>18}" for factor in factors))

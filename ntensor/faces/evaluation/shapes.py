@@ -42,10 +42,10 @@ def of_network(
         vertices = face.vertices(batch["id_3dmm"][rows], batch["exp_3dmm"][rows])
         truth = vertices[:, face.shape_vertices]
         mapped = editing.vertices_of_coefficients(model, output, face)[:, face.shape_vertices]
-        found = {"predicted coefficients": mapped}
+        predicted = {"predicted coefficients": mapped}
         if "shape" in output:
-            found["shape stream"] = editing.vertices_of_stream(model, output).float().cpu()
-        for name, shape in found.items():
+            predicted["shape stream"] = editing.vertices_of_stream(model, output).float().cpu()
+        for name, shape in predicted.items():
             errors.setdefault(name, []).append(editing.shape_error(shape, truth))
     return {name: summary(torch.cat(parts)) for name, parts in errors.items()}
 

@@ -99,16 +99,16 @@ class Transfers:
         truth = self.truth[edit]
         error = SquaredError()
         error.add(image, truth["image"], truth["mask"])
-        found = error.result()
+        errors = error.result()
         if normal is not None:
             angle = AngularError()
             angle.add(normal, truth["normal"], truth["mask"])
-            found["normals"] = angle.result()["mean"]
+            errors["normals"] = angle.result()["mean"]
         if landmarks is not None:
             wanted = to_pixels(self.landmarks(truth), self.size)
             distance = (to_pixels(landmarks, self.size) - wanted).norm(dim=2)
-            found["landmarks"] = float(distance.nanmean())
-        return found
+            errors["landmarks"] = float(distance.nanmean())
+        return errors
 
 
 def edited_by_network(
@@ -150,8 +150,8 @@ def edited_by_network(
                 output = {**plain, **editing.light(model, target, source)}
             kept.append(_kept(model, transfers.face, output, pose.codes.get("z_p")))
     return {
-        edit: {name: torch.cat([part[name] for part in found]) for name in found[0]}
-        for edit, found in parts.items()
+        edit: {name: torch.cat([part[name] for part in batches]) for name in batches[0]}
+        for edit, batches in parts.items()
     }
 
 
@@ -163,23 +163,23 @@ def measured_network(
     leak: Tensor | None = None,
 ) -> tuple[dict[str, Measures], dict[str, Batch]]:
     """Errors of the network's edits by edit and method, and the edited batches."""
-    found = edited_by_network(model, transfers, device, batch_size, leak)
+    edited = edited_by_network(model, transfers, device, batch_size, leak)
     measures = {}
     for edit in transfers.truth:
-        if edit not in found:
+        if edit not in edited:
             continue
-        rows = {"network": found[edit], "network, nothing transferred": found[""]}
-        if edit == "pose" and FOLLOWS in found:
-            rows[FOLLOWS] = found[FOLLOWS]
+        rows = {"network": edited[edit], "network, nothing transferred": edited[""]}
+        if edit == "pose" and FOLLOWS in edited:
+            rows[FOLLOWS] = edited[FOLLOWS]
         if edit == "expression":
             rows |= _warped(model, transfers, device)
         if edit != "pose":
-            rows[DETAIL] = _change_added(transfers, found[""], found[edit])
+            rows[DETAIL] = _change_added(transfers, edited[""], edited[edit])
         measures[edit] = {
             name: transfers.measure(edit, b["image"], b.get("normal"), b.get("landmarks"))
             for name, b in rows.items()
         }
-    return measures, found
+    return measures, edited
 
 
 def _warped(model: Model, transfers: Transfers, device: torch.device) -> dict[str, Batch]:
@@ -266,10 +266,10 @@ def _in_chunks(
 def _of_equal_mean(light: Tensor, own: Tensor, normal: Tensor, inside: Tensor) -> Tensor:
     """The light, scaled in each channel to the mean shading of `own` on these normals: a light that
     is found in a picture has its face's colour in it."""
-    found, wanted = (
+    given, wanted = (
         (harmonics.shading(normal, lamp) * inside).sum((2, 3)) for lamp in (light, own)
     )
-    return light * (wanted / found.clamp_min(1e-3)).unsqueeze(2)
+    return light * (wanted / given.clamp_min(1e-3)).unsqueeze(2)
 
 
 def _kept(model: Model, face: FaceModel, output: Mapping[str, Tensor], z_p: Any) -> Batch:
@@ -295,6 +295,6 @@ def landmarks_of(face: FaceModel, shape: Tensor) -> Tensor:
     position = torch.full((len(face.mean),), -1)
     position[face.shape_vertices] = torch.arange(len(face.shape_vertices))
     places = position[face.landmarks68]
-    found = shape[:, places.clamp_min(0)]
-    found[:, places < 0] = torch.nan
-    return found
+    points = shape[:, places.clamp_min(0)]
+    points[:, places < 0] = torch.nan
+    return points

@@ -11,7 +11,7 @@ from ntensor.faces import editing
 from ntensor.faces.datasets import scenes
 from ntensor.faces.datasets.grids import grid
 from ntensor.faces.datasets.rendered import SPLITS
-from ntensor.faces.runs.opened import RunInputs
+from ntensor.faces.runs.opened import OpenedRun
 
 from .material import Figure, Material
 
@@ -29,15 +29,15 @@ def poses(material: Material) -> Figure:
 
 
 def _plane(material: Material, code: str, label: str) -> Figure:
-    found, notes = material.main, []
-    face = found.inputs.face_model
+    opened, notes = material.main, []
+    face = opened.inputs.face_model
     faces = grid(list(SPLITS["test"])[:_PERSONS], lights=[6], face_model=face,
-                 size=found.inputs.size)  # fmt: skip
+                 size=opened.inputs.size)  # fmt: skip
     batches = list(faces.batches(64))
     images = torch.cat([batch["image"] for batch in batches])
     labels = torch.cat([batch[label] for batch in batches])
     names = face.basic_names if label == "expression" else [f"{y:g}" for y in scenes.YAW_BINS]
-    panels = {code: _encoded(found, images, code)}
+    panels = {code: _encoded(opened, images, code)}
     other = material.others["plain"]
     if other is None:
         notes.append("without z_0 of a plain adversarial auto-encoder: --plain was not given")
@@ -49,10 +49,10 @@ def _plane(material: Material, code: str, label: str) -> Figure:
     return Figure(title, plot=drawn, notes=tuple(notes))
 
 
-def _encoded(found: RunInputs, images: Tensor, code: str) -> Tensor:
+def _encoded(opened: OpenedRun, images: Tensor, code: str) -> Tensor:
     parts = images.split(64)
     return torch.cat(
-        [editing.encode(found.model, part.to(found.device)).codes[code].cpu() for part in parts]
+        [editing.encode(opened.model, part.to(opened.device)).codes[code].cpu() for part in parts]
     )
 
 

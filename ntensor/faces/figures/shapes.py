@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ntensor.faces import editing
 from ntensor.faces.media import meshes
 from ntensor.faces.media.inputs import pictures_of
-from ntensor.faces.runs.opened import RunInputs
+from ntensor.faces.runs.opened import OpenedRun
 from ntensor.faces.runs.reconstruction import Reconstruction
 from ntensor.faces.writing.sheet import as_colours
 
@@ -24,9 +24,9 @@ def _large(maps: Tensor) -> Tensor:
     return F.interpolate(maps.clamp(0, 1), size=(_SIZE, _SIZE))
 
 
-def _shapes(material: Material, found: RunInputs, first: int) -> Figure:
-    faces = material.faces(found, first, strong=True)
-    made = Reconstruction(found, faces)
+def _shapes(material: Material, opened: OpenedRun, first: int) -> Figure:
+    faces = material.faces(opened, first, strong=True)
+    made = Reconstruction(opened, faces)
     columns = {"input": _large(pictures_of(faces))}
     truth = torch.stack(list(made.truth.values()))
     columns["truth"] = meshes.draw(truth, made.part, size=_SIZE)
@@ -52,9 +52,9 @@ def shapes(material: Material) -> Figure:
 
 def textures(material: Material) -> Figure:
     """Figure 6."""
-    found = material.other("poc_expression")
-    faces = material.faces(found, 5)
-    output = editing.decode(found.model, found.encode(faces))
+    opened = material.other("poc_expression")
+    faces = material.faces(opened, 5)
+    output = editing.decode(opened.model, opened.encode(faces))
     if "texture" not in output:
         raise LeftOut("the run of --poc-expression has no stream to the texture")
     true = []
@@ -65,7 +65,7 @@ def textures(material: Material) -> Figure:
             exp_3dmm=torch.zeros_like(face.scene.exp_3dmm),
             angles=torch.zeros_like(face.scene.angles),
         )
-        true.append(found.inputs.rendered(face.name, scene).truth["albedo"])
+        true.append(opened.inputs.rendered(face.name, scene).truth["albedo"])
     columns = {
         "input": pictures_of(faces),
         "truth": torch.cat(true),
@@ -76,8 +76,8 @@ def textures(material: Material) -> Figure:
 
 def normals(material: Material) -> Figure:
     """Figure 13."""
-    found, notes = material.main, []
-    faces = material.faces(found, 18, lights=True, strong=True)
+    opened, notes = material.main, []
+    faces = material.faces(opened, 18, lights=True, strong=True)
     images = pictures_of(faces)
     mask = torch.cat([face.truth["mask"] for face in faces])
     columns = {"input": images}
@@ -85,7 +85,7 @@ def normals(material: Material) -> Figure:
     def shown(normal: Tensor) -> Tensor:
         return as_colours("normal", F.normalize(normal.float().cpu(), dim=1) * (mask > 0.5))
 
-    columns["network"] = shown(editing.decode(found.model, found.encode(faces))["normal"])
+    columns["network"] = shown(editing.decode(opened.model, opened.encode(faces))["normal"])
     other = material.others["intrinsic"]
     if other is None:
         notes.append("without the network after [30]: --intrinsic was not given")

@@ -8,7 +8,7 @@ from torch import Tensor
 from ntensor.faces import editing
 from ntensor.faces.baselines import flow_warp, rewarp
 from ntensor.faces.media.inputs import Face, pictures_of
-from ntensor.faces.runs.opened import RunInputs
+from ntensor.faces.runs.opened import OpenedRun
 from ntensor.faces.writing.sheet import as_colours
 
 from .material import Figure, Material
@@ -17,27 +17,27 @@ _FOLLOWS = "with another pose or identity, z_id follows the pose"
 _TRUE_LANDMARKS = "the face model is fitted to true landmarks"
 
 
-def truths(found: RunInputs, targets: list[Face], sources: list[Face], edit: str) -> Tensor:
+def truths(opened: OpenedRun, targets: list[Face], sources: list[Face], edit: str) -> Tensor:
     """The edited faces, rendered."""
-    made = [found.inputs.edited(t, s, edit) for t, s in zip(targets, sources, strict=True)]
+    made = [opened.inputs.edited(t, s, edit) for t, s in zip(targets, sources, strict=True)]
     return pictures_of([face for face in made if face is not None])
 
 
 def edited(
-    found: RunInputs, targets: list[Face], sources: list[Face], edit: str, follow: bool = False
+    opened: OpenedRun, targets: list[Face], sources: list[Face], edit: str, follow: bool = False
 ) -> dict[str, Tensor]:
     """The network's outputs after an edit; `follow`: `z_id` follows the pose where training did not
     separate them, see `pose_leak`."""
-    leak = found.leak if follow and not found.separated else None
-    given, taken = found.encode(targets), found.encode(sources)
+    leak = opened.leak if follow and not opened.separated else None
+    given, taken = opened.encode(targets), opened.encode(sources)
     if edit == "expression":
-        output = editing.expression(found.model, given, taken)
+        output = editing.expression(opened.model, given, taken)
     elif edit == "pose":
-        output = editing.pose(found.model, given, taken, mask="normals", leak=leak)
+        output = editing.pose(opened.model, given, taken, mask="normals", leak=leak)
     elif edit == "identity":
-        output = editing.identity(found.model, given, taken, mask="normals", leak=leak)
+        output = editing.identity(opened.model, given, taken, mask="normals", leak=leak)
     else:
-        output = editing.light(found.model, given, taken)
+        output = editing.light(opened.model, given, taken)
     return {name: value.float().cpu() for name, value in output.items()}
 
 
@@ -48,22 +48,22 @@ def shared(targets: list[Face], sources: list[Face]) -> dict[str, Tensor]:
 
 def overview(material: Material) -> Figure:
     """Figure 1."""
-    found = material.main
-    targets = material.faces(found, 0)
-    sources = material.faces(found, 20, lights=True, strong=True)
+    opened = material.main
+    targets = material.faces(opened, 0)
+    sources = material.faces(opened, 20, lights=True, strong=True)
     columns = shared(targets, sources)
-    columns["reconstr."] = editing.decode(found.model, found.encode(targets))["image"].cpu()
+    columns["reconstr."] = editing.decode(opened.model, opened.encode(targets))["image"].cpu()
     for edit in editing.CODES:
         follow = edit in ("pose", "identity")
-        columns[edit] = edited(found, targets, sources, edit, follow)["image"]
+        columns[edit] = edited(opened, targets, sources, edit, follow)["image"]
     title = "A face with the expression, pose, light or identity of another"
-    return Figure(title, columns, notes=() if found.separated else (_FOLLOWS,))
+    return Figure(title, columns, notes=() if opened.separated else (_FOLLOWS,))
 
 
 def concept_expression(material: Material) -> Figure:
     """Figure 4."""
-    found = material.other("poc_expression")
-    return _concept(material, found, "expression")
+    opened = material.other("poc_expression")
+    return _concept(material, opened, "expression")
 
 
 def concept_pose(material: Material) -> Figure:
@@ -71,14 +71,14 @@ def concept_pose(material: Material) -> Figure:
     return _concept(material, material.other("poc_pose"), "pose")
 
 
-def _concept(material: Material, found: RunInputs, edit: str) -> Figure:
-    editing.require(found.model, edit)
+def _concept(material: Material, opened: OpenedRun, edit: str) -> Figure:
+    editing.require(opened.model, edit)
     turned = edit == "pose"
-    targets = material.faces(found, 0, turned)
-    sources = material.faces(found, 11, turned, strong=True)
+    targets = material.faces(opened, 0, turned)
+    sources = material.faces(opened, 11, turned, strong=True)
     columns = shared(targets, sources)
-    columns[edit] = edited(found, targets, sources, edit)["image"]
-    columns["truth"] = truths(found, targets, sources, edit)
+    columns[edit] = edited(opened, targets, sources, edit)["image"]
+    columns["truth"] = truths(opened, targets, sources, edit)
     return Figure(f"Proof of concept: {edit} transfer beside the rendered truth", columns)
 
 
@@ -93,25 +93,25 @@ def fitted_pose(material: Material) -> Figure:
 
 
 def _fitted(material: Material, edit: str) -> Figure:
-    found = material.main
-    targets = material.faces(found, 3)
-    sources = material.faces(found, 30, strong=True, turned=edit == "pose")
+    opened = material.main
+    targets = material.faces(opened, 3)
+    sources = material.faces(opened, 30, strong=True, turned=edit == "pose")
     own, other = material.landmark_fits(targets), material.landmark_fits(sources)
-    face = found.inputs.face_model
+    face = opened.inputs.face_model
     swapped = own.with_expression(other) if edit == "expression" else own.with_pose(other)
     columns = shared(targets, sources)
-    output = edited(found, targets, sources, edit)
+    output = edited(opened, targets, sources, edit)
     columns["network"] = output["image"]
     if edit == "expression":
         columns["frontal"] = output["frontal_image"]
         columns["warp"], _, _ = editing.warped(
-            found.model, face, columns["target"], found.encode(targets), found.encode(sources)
+            opened.model, face, columns["target"], opened.encode(targets), opened.encode(sources)
         )
-    elif not found.separated:
-        columns["z_id follows"] = edited(found, targets, sources, edit, follow=True)["image"]
+    elif not opened.separated:
+        columns["z_id follows"] = edited(opened, targets, sources, edit, follow=True)["image"]
     draw = flow_warp if edit == "expression" else rewarp
     columns["3DMM swap"] = draw(face, columns["target"], own, swapped)[0]
-    columns["truth"] = truths(found, targets, sources, edit)
+    columns["truth"] = truths(opened, targets, sources, edit)
     title = f"{edit.capitalize()} transfer beside the swap of a fitted face model"
     return Figure(title, columns, notes=(_TRUE_LANDMARKS,))
 
@@ -127,18 +127,18 @@ def multilinear_more(material: Material) -> Figure:
 
 
 def _multilinear(material: Material, first: int, turned: bool) -> Figure:
-    found = material.main
-    targets = material.faces(found, first, turned)
-    sources = material.faces(found, first + 27, turned, strong=True)
+    opened = material.main
+    targets = material.faces(opened, first, turned)
+    sources = material.faces(opened, first + 27, turned, strong=True)
     columns = shared(targets, sources)
-    output = edited(found, targets, sources, "expression")
+    output = edited(opened, targets, sources, "expression")
     columns["network"] = output["image"]
     columns["frontal"] = output["frontal_image"]
     mode = material.expression_mode
     masks = [torch.cat([face.truth["mask"] for face in faces]) for faces in (targets, sources)]
     donor = {"image": columns["source"], "mask": masks[1]}
     columns["ALS"] = material.multilinear.edit(columns["target"], masks[0], donor, mode)
-    columns["truth"] = truths(found, targets, sources, "expression")
+    columns["truth"] = truths(opened, targets, sources, "expression")
     note = (
         f"our ALS after [37] of {len(material.training)} unaligned pictures, with true masks; "
         f"swapped is the factor in the place of {mode}, which tells the training expressions best"
@@ -157,11 +157,11 @@ def lights_more(material: Material) -> Figure:
 
 
 def _lights(material: Material, first: int) -> Figure:
-    found, notes = material.main, []
-    targets = material.faces(found, first)
-    sources = material.faces(found, first + 23, lights=True)
+    opened, notes = material.main, []
+    targets = material.faces(opened, first)
+    sources = material.faces(opened, first + 23, lights=True)
     columns = shared(targets, sources)
-    output = edited(found, targets, sources, "light")
+    output = edited(opened, targets, sources, "light")
     for title, name in (("s source", "source"), ("s target", "target")):
         columns[title] = as_colours("shading", output[f"shading_{name}"])
     columns["s transfer"] = as_colours("shading", output["shading"])
@@ -171,7 +171,7 @@ def _lights(material: Material, first: int) -> Figure:
         notes.append("without the network after [30]: --intrinsic was not given")
     else:
         columns["after [30]"] = edited(other, targets, sources, "light")["image"]
-    columns["truth"] = truths(found, targets, sources, "light")
+    columns["truth"] = truths(opened, targets, sources, "light")
     return Figure("Light transfer with shadings", columns, notes=tuple(notes))
 
 
@@ -186,28 +186,28 @@ def more_poses(material: Material) -> Figure:
 
 
 def _every(material: Material, edit: str, first: int) -> Figure:
-    found = material.main
-    targets = material.faces(found, first)
-    sources = material.faces(found, first - 8, strong=True)[: min(6, material.rows)]
+    opened = material.main
+    targets = material.faces(opened, first)
+    sources = material.faces(opened, first - 8, strong=True)[: min(6, material.rows)]
     white = torch.ones_like(targets[0].image)[None]
     columns = {"target": torch.cat([white, pictures_of(targets)])}
     for number, source in enumerate(sources, 1):
-        made = edited(found, targets, [source], edit, follow=edit == "pose")["image"]
+        made = edited(opened, targets, [source], edit, follow=edit == "pose")["image"]
         columns[f"source {number}"] = torch.cat([source.image[None], made])
-    notes = (_FOLLOWS,) if edit == "pose" and not found.separated else ()
+    notes = (_FOLLOWS,) if edit == "pose" and not opened.separated else ()
     title = f"{edit.capitalize()} of each source (top) on each target (left)"
     return Figure(title, columns, notes=notes)
 
 
 def interpolated(material: Material, edit: str, first: int) -> Figure:
     """Figures 18 and 19."""
-    found = material.main
-    starts = material.faces(found, first)
-    ends = material.faces(found, first + 5, strong=True, turned=False)
-    a, b = found.encode(starts), found.encode(ends)
+    opened = material.main
+    starts = material.faces(opened, first)
+    ends = material.faces(opened, first + 5, strong=True, turned=False)
+    a, b = opened.encode(starts), opened.encode(ends)
     mask: editing.codes.Mask = "normals" if edit == "identity" else "code"
     rows = [
-        editing.interpolate(found.model, a[k], b[k], edit, mask=mask)["image"].cpu()
+        editing.interpolate(opened.model, a[k], b[k], edit, mask=mask)["image"].cpu()
         for k in range(len(starts))
     ]
     columns = {"input": pictures_of(starts)}

@@ -38,10 +38,10 @@ def images_in(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ImageError(f"{folder}: wanted a folder of pictures, there is none")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not found:
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not paths:
         raise ImageError(f"{folder}: the folder has no pictures ({', '.join(SUFFIXES)})")
-    return found
+    return paths
 
 
 def read_landmarks(path: Path, image: str | None = None) -> Tensor:
@@ -238,8 +238,8 @@ def _resample(image: Tensor, matrix: Tensor, offset: Tensor, size: int) -> Tenso
     pixels = torch.stack([columns, rows], -1).float() @ matrix.float().T + offset.float()
     # grid_sample counts from edge to edge, -1 to 1, so it does not matter that it was reduced.
     grid = (2 * pixels + 1) / torch.tensor([width, height]) - 1
-    found = F.grid_sample(source, grid[None], padding_mode="border", align_corners=False)
-    return found[0].clamp(0, 1)
+    resampled = F.grid_sample(source, grid[None], padding_mode="border", align_corners=False)
+    return resampled[0].clamp(0, 1)
 
 
 def save_image(path: Path, image: Tensor) -> None:

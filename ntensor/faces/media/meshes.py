@@ -107,11 +107,11 @@ def draw(
     fragments = rasterise(screen, face.triangles, samples)
     if colours is None:
         normals = Renderer(face, size).vertex_normals(vertices) @ rotation.T
-        found = fragments.interpolate(normals, face.triangles)
+        drawn = fragments.interpolate(normals, face.triangles)
         lamp = harmonics.direction_of(torch.tensor([-25.0]), torch.tensor([25.0]))
         light = harmonics.directional(lamp, torch.full((1, 3), 0.75))
         light = light + harmonics.ambient(torch.full((1, 3), 0.25))
-        values = _CLAY * harmonics.shading(F.normalize(found, dim=1).T[None], light.to(found))[0].T
+        values = _CLAY * harmonics.shading(F.normalize(drawn, dim=1).T[None], light.to(drawn))[0].T
     else:
         values = fragments.interpolate(colours.expand(n, -1, -1), face.triangles)
     dense = values.new_ones(n * samples * samples, 3)
@@ -132,5 +132,7 @@ def colours_of(vertices: Tensor, picture: Tensor) -> Tensor:
     """
     size = picture.shape[-1]
     places = (2 * project(vertices, size) + 1) / size - 1
-    found = F.grid_sample(picture, places.unsqueeze(1), padding_mode="border", align_corners=False)
-    return found[:, :, 0].transpose(1, 2)
+    sampled = F.grid_sample(
+        picture, places.unsqueeze(1), padding_mode="border", align_corners=False
+    )
+    return sampled[:, :, 0].transpose(1, 2)

@@ -41,10 +41,10 @@ def driving(inputs: Inputs, drive: str, most: int) -> list[Face]:
         return generated_film(inputs, drive)[:most]
     path = Path(drive)
     if path.is_file():
-        found = [inputs.cropped(f, path, k) for k, f in enumerate(read_frames(path, most))]
-        if not found:
+        frames = [inputs.cropped(f, path, k) for k, f in enumerate(read_frames(path, most))]
+        if not frames:
             raise ImageError(f"{path}: the film has no frames")
-        return found
+        return frames
     return [inputs.picture(name) for name in images.images_in(path)[:most]]
 
 
@@ -94,10 +94,10 @@ def warped(image: Tensor, landmarks: Tensor, target: Tensor) -> Tensor:
         np.stack([x.ravel(), y.ravel()], 1)
     )
     grid = torch.from_numpy((2 * places + 1) / size - 1).float().view(1, size, size, 2)
-    found = torch.nn.functional.grid_sample(
+    bent = torch.nn.functional.grid_sample(
         image[None], grid, padding_mode="border", align_corners=False
     )
-    return found[0]
+    return bent[0]
 
 
 def _apart(points: Tensor) -> list[int]:

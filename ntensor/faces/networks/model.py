@@ -118,7 +118,7 @@ class FaceAutoencoder(nn.Module):
         light = vectors["light"]
         shading = harmonics.shading(normal.float(), light.float())
         mask, background = self.mask(codes["z_m"], places), self.background(codes["z_b"], places)
-        found = {
+        output = {
             "image": mask * (albedo * shading) + (1 - mask) * background,
             "normal": normal,
             "albedo": albedo,
@@ -129,13 +129,13 @@ class FaceAutoencoder(nn.Module):
         }
         if streams and self.multilinear:
             frontal_image, frontal_normal = self._frontal(seen, frontal)
-            found |= {
+            output |= {
                 "shape": self.shape_stream(codes["z_exp"], codes["z_id"]),
                 "frontal_image": frontal_image,
                 "frontal_normal": frontal_normal,
                 **vectors,
             }
-        return found
+        return output
 
     def regress(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What needs no decoder.
@@ -150,11 +150,11 @@ class FaceAutoencoder(nn.Module):
         return self._vectors(codes) | self._coarse(codes)
 
     def _vectors(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = {"light": self.light(codes["z_l"])}
+        vectors = {"light": self.light(codes["z_l"])}
         if self.multilinear:
-            found["exp_3dmm"] = self.exp_3dmm(codes["z_exp"])
-            found["id_3dmm"] = self.id_3dmm(codes["z_id"])
-        return found
+            vectors["exp_3dmm"] = self.exp_3dmm(codes["z_exp"])
+            vectors["id_3dmm"] = self.id_3dmm(codes["z_id"])
+        return vectors
 
     def _coarse(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {} if self.thumbnail is None else {"thumbnail": self.thumbnail(codes["z_i"])}

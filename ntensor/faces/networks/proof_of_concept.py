@@ -66,10 +66,10 @@ class ProofOfConcept(nn.Module):
         if self.configuration.geometric_expression:
             z_exp = z_exp.detach()
         feature = self.feature(z_exp, codes["z_id"], codes.get("z_p"))
-        found = {"image": self.decoder(feature), **self.regress(codes)}
+        output = {"image": self.decoder(feature), **self.regress(codes)}
         if self.configuration.texture:
-            found["texture"] = self.texture(codes["z_id"])
-        return found
+            output["texture"] = self.texture(codes["z_id"])
+        return output
 
     def regress(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`exp_3dmm` and `id_3dmm`, which need no decoder."""

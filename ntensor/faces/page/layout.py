@@ -178,7 +178,7 @@ def _wire(visitors: Visitors, parts: dict[str, Any], page: gr.Blocks) -> None:
         parts[f"{name} tab"].select(show, None, None).then(**shape_of)
     for name, value in (("back", 0.0), ("across", 1.0)):
         all_of = [value] * len(sliders)
-        parts[name].click(lambda found=all_of: found, None, sliders).then(**editing_of).then(
+        parts[name].click(lambda weights=all_of: weights, None, sliders).then(**editing_of).then(
             **shape_of
         )
     for side in SIDES:

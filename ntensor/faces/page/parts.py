@@ -24,7 +24,7 @@ from ntensor.faces.media import images
 from ntensor.faces.media.inputs import Face
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.reading import read_picture
-from ntensor.faces.runs.opened import Options, RunInputs
+from ntensor.faces.runs.opened import OpenedRun, Options
 from ntensor.faces.writing.sheet import as_colours
 
 # Faces to choose from at a time.
@@ -62,7 +62,7 @@ class Demo:
     """
 
     def __init__(self, run: Path, checkpoint: Literal["best", "last"] = "best") -> None:
-        self.run = RunInputs(run, Options(checkpoint=checkpoint), *SLIDERS)
+        self.run = OpenedRun(run, Options(checkpoint=checkpoint), *SLIDERS)
         self.first_offered = [self.face(number) for number in range(OFFERED)]
 
     @property
@@ -175,8 +175,8 @@ class Demo:
         mesh = trimesh.Trimesh(
             1e-3 * vertices.numpy(), triangles.numpy(), visual=visual, process=False
         )
-        found: bytes = mesh.export(file_type="glb", include_normals=True)
-        return found
+        content: bytes = mesh.export(file_type="glb", include_normals=True)
+        return content
 
 
 def texture_places(vertices: Tensor) -> Tensor:

@@ -106,21 +106,21 @@ def read_arrays(
             if missing:
                 raise DamagedData(path, None, f"no array {', '.join(missing)}")
             size = path.stat().st_size
-            found = {}
+            arrays = {}
             for name, expected in wanted.items():
                 if name in members:
                     try:
-                        found[name] = _read(archive, members[name], name, expected, known, size)
+                        arrays[name] = _read(archive, members[name], name, expected, known, size)
                     except ValueError as error:
                         raise DamagedData(path, None, f"{name} {error}") from error
                     except Exception as error:
                         reason = f"{name}: {str(error) or type(error).__name__}"
                         raise ValueError(reason) from error
-    for name, array in found.items():
+    for name, array in arrays.items():
         wrong = out_of_range(array, wanted[name], known)
         if wrong:
             raise DamagedData(path, None, f"{name} {wrong}")
-    return found
+    return arrays
 
 
 def out_of_range(array: Any, expected: Expected, extents: Mapping[str, int]) -> str | None:
@@ -157,13 +157,13 @@ def _check_directory(file: BinaryIO) -> None:
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    found: dict[str, zipfile.ZipInfo] = {}
+    members: dict[str, zipfile.ZipInfo] = {}
     for member in archive.infolist():
         name = member.filename.removesuffix(".npy")
-        if name in found:
+        if name in members:
             raise ValueError(f"{name} stands there twice")
-        found[name] = member
-    return found
+        members[name] = member
+    return members
 
 
 def _read(

@@ -13,10 +13,10 @@ from ntensor.faces.editing import Encoded, nearest_rotation
 from ntensor.faces.media import images
 from ntensor.faces.media.inputs import Face
 
-from .opened import RunInputs
+from .opened import OpenedRun
 
 
-def landmarks_of(found: RunInputs, faces: Sequence[Face], codes: Encoded) -> list[Tensor]:
+def landmarks_of(opened: OpenedRun, faces: Sequence[Face], codes: Encoded) -> list[Tensor]:
     """The 68 landmarks (68, 2) of each face, in pixels of its picture.
 
     Those that the face came with; else those of the network's shape (eq. 3), turned by the nearest
@@ -31,9 +31,9 @@ def landmarks_of(found: RunInputs, faces: Sequence[Face], codes: Encoded) -> lis
         raise FacesError(
             "the warp needs 68 landmarks: give --landmarks, or a network with shape and pose"
         )
-    output = editing.decode(found.model, codes)
-    model = found.inputs.face_model
-    vertices = editing.vertices_of_stream(found.model, output).cpu()
+    output = editing.decode(opened.model, codes)
+    model = opened.inputs.face_model
+    vertices = editing.vertices_of_stream(opened.model, output).cpu()
     place = torch.full((model.mean.shape[0],), -1)
     place[model.shape_vertices] = torch.arange(len(model.shape_vertices))
     rows = place[model.landmarks68]
@@ -44,4 +44,4 @@ def landmarks_of(found: RunInputs, faces: Sequence[Face], codes: Encoded) -> lis
         )
     rotation = nearest_rotation(codes.codes["z_p"]).cpu().unflatten(1, (3, 3))
     posed = vertices[:, rows] @ rotation.transpose(1, 2)
-    return list(images.project(posed, found.inputs.size))
+    return list(images.project(posed, opened.inputs.size))

@@ -52,7 +52,7 @@ class Options:
         check_entries(self)
 
 
-class RunInputs:
+class OpenedRun:
     """A run's network on a device, and the faces read for it.
 
     Args:
@@ -114,14 +114,14 @@ class RunInputs:
         size = self.configuration.model.image_size
         training, _ = sources(self.configuration.data, size)
         count = min(PICTURES, training.size or PICTURES)
-        found: dict[str, list[Tensor]] = {"z_p": [], "z_id": []}
+        collected: dict[str, list[Tensor]] = {"z_p": [], "z_id": []}
         editing.require(self.model, "pose", "identity")
         for first in range(0, count, 32):
             batch = training[list(range(first, min(count, first + 32)))]
             codes = editing.encode(self.model, batch["image"].to(self.device)).codes
-            for name, parts in found.items():
+            for name, parts in collected.items():
                 parts.append(codes[name])
-        return editing.pose_leak({name: torch.cat(parts) for name, parts in found.items()})
+        return editing.pose_leak({name: torch.cat(parts) for name, parts in collected.items()})
 
     def shown(self, images: Tensor) -> Tensor:
         """Pictures (n, 3, S, S) as colours 0 to 1 on the CPU."""

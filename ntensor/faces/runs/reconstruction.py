@@ -18,7 +18,7 @@ from ntensor.faces.media.inputs import Face, pictures_of
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.writing.sheet import as_colours
 
-from .opened import RunInputs, on_cpu
+from .opened import OpenedRun, on_cpu
 
 _DRAWN = 128
 
@@ -27,7 +27,7 @@ class Reconstruction:
     """Shapes and maps of some faces.
 
     Args:
-        found (RunInputs)
+        opened (OpenedRun)
         faces (sequence of Face)
 
     Attributes:
@@ -41,17 +41,17 @@ class Reconstruction:
         FacesError: there is no face model.
     """
 
-    def __init__(self, found: RunInputs, faces: Sequence[Face]) -> None:
-        model = found.model
+    def __init__(self, opened: OpenedRun, faces: Sequence[Face]) -> None:
+        model = opened.model
         if "id_3dmm" not in model.configuration.targets:
             raise ConfigurationError(
                 "a 3D face needs a network with identity and expression; the run's network is "
                 f'"{model.configuration.network}"'
             )
-        self.found, self.faces = found, list(faces)
-        self.face_model = found.inputs.face_model
+        self.opened, self.faces = opened, list(faces)
+        self.face_model = opened.inputs.face_model
         self.part = meshes.shape_model(self.face_model)
-        output = editing.decode(model, found.encode(faces))
+        output = editing.decode(model, opened.encode(faces))
         self.output = on_cpu(output)
         self.shapes: dict[str, tuple[Tensor, FaceModel]] = {}
         if "shape" in output:
@@ -72,13 +72,13 @@ class Reconstruction:
 
     def _truth(self) -> dict[int, Tensor]:
         """True shapes (V_s, 3) of the faces that have one of the network's kind, by number."""
-        found = {}
+        shapes = {}
         for number, face in enumerate(self.faces):
             if "shape" in face.truth and face.truth["valid"][0, VALID.index("shape")]:
                 shape = face.truth["shape"][0].view(-1, 3)
                 if len(shape) == len(self.part.mean):
-                    found[number] = shape
-        return found
+                    shapes[number] = shape
+        return shapes
 
     def texture(self) -> Tensor | None:
         """The frontal colours that the meshes are painted with."""
@@ -95,7 +95,7 @@ class Reconstruction:
                 colours = meshes.colours_of(vertices[rows], picture[rows])[0]
             meshes.write(folder / f"{name}.{format}", vertices[number], face.triangles, colours)
         for name, maps in self.maps.items():
-            save_image(self.found.output(folder / f"{name}.png"), as_colours(name, maps)[number])
+            save_image(self.opened.output(folder / f"{name}.png"), as_colours(name, maps)[number])
 
     def errors(self) -> dict[str, Any]:
         """Errors of each face, rms over the vertices of the network's shape, beside the mean
@@ -104,10 +104,10 @@ class Reconstruction:
             return {}
         rows, truth = list(self.truth), torch.stack(list(self.truth.values()))
         chosen = self.face_model.shape_vertices
-        found = {"mean face": self.part.mean.expand_as(truth)}
+        compared = {"mean face": self.part.mean.expand_as(truth)}
         for name, (vertices, face) in self.shapes.items():
-            found[name] = (vertices if face is self.part else vertices[:, chosen])[rows]
-        rms = {name: editing.shape_error(v, truth).tolist() for name, v in found.items()}
+            compared[name] = (vertices if face is self.part else vertices[:, chosen])[rows]
+        rms = {name: editing.shape_error(v, truth).tolist() for name, v in compared.items()}
         return {
             "unit": "mm",
             "face_model": self.face_model.source,

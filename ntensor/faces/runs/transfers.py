@@ -16,7 +16,7 @@ from ntensor.faces.media.inputs import Face, pictures_of
 from ntensor.faces.writing import grids
 from ntensor.faces.writing.sheet import as_colours
 
-from .opened import RunInputs, paired
+from .opened import OpenedRun, paired
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Way:
 
 
 def transferred(
-    found: RunInputs,
+    opened: OpenedRun,
     edit: str,
     target: editing.Encoded,
     source: editing.Encoded,
@@ -39,12 +39,12 @@ def transferred(
 ) -> dict[str, Tensor]:
     """The decoder's outputs of one edit, a key of `editing.CODES`."""
     if edit == "expression":
-        return editing.expression(found.model, target, source)
+        return editing.expression(opened.model, target, source)
     if edit == "light":
-        return editing.light(found.model, target, source)
+        return editing.light(opened.model, target, source)
     if edit == "pose":
-        return editing.pose(found.model, target, source, way.project, way.mask, leak=way.leak)
-    return editing.identity(found.model, target, source, way.mask, leak=way.leak)
+        return editing.pose(opened.model, target, source, way.project, way.mask, leak=way.leak)
+    return editing.identity(opened.model, target, source, way.mask, leak=way.leak)
 
 
 def enlarged(picture: Tensor, scale: int) -> Tensor:
@@ -53,16 +53,16 @@ def enlarged(picture: Tensor, scale: int) -> Tensor:
 
 
 def columns(
-    found: RunInputs,
+    opened: OpenedRun,
     edit: str,
     targets: Sequence[Face],
     sources: Sequence[Face],
     way: Way,
 ) -> tuple[dict[str, Tensor], list[Face]]:
     """A transfer's figure, by titles, and the truths where all faces are generated."""
-    given, taken = found.encode(targets), found.encode(sources)
-    made = transferred(found, edit, given, taken, way)
-    plain = editing.decode(found.model, given, streams=True)
+    given, taken = opened.encode(targets), opened.encode(sources)
+    made = transferred(opened, edit, given, taken, way)
+    plain = editing.decode(opened.model, given, streams=True)
     shown = {"target": pictures_of(targets), "source": pictures_of(sources)}
     shown["reconstr."] = plain["image"]
     if edit == "light":
@@ -76,21 +76,21 @@ def columns(
         parts = (shown["target"], plain["image"].cpu(), made["image"].cpu())
         shown[edit] = editing.with_detail(*parts)
     if way.warp:
-        face, image = found.inputs.face_model, shown["target"]
-        shown[edit], _, _ = editing.warped(found.model, face, image, given, taken)
+        face, image = opened.inputs.face_model, shown["target"]
+        shown[edit], _, _ = editing.warped(opened.model, face, image, given, taken)
     if edit in ("expression", "identity") and "frontal_image" in made:
         shown |= {"frontal": plain["frontal_image"], f"fr. {edit[:6]}.": made["frontal_image"]}
-    truths = [found.inputs.edited(t, s, edit) for t, s in zip(targets, sources, strict=True)]
+    truths = [opened.inputs.edited(t, s, edit) for t, s in zip(targets, sources, strict=True)]
     known = [truth for truth in truths if truth is not None]
     if len(known) == len(truths):
         shown["truth"] = pictures_of(known)
     else:
         known = []
-    return {title: found.shown(images) for title, images in shown.items()}, known
+    return {title: opened.shown(images) for title, images in shown.items()}, known
 
 
 def write(
-    found: RunInputs,
+    opened: OpenedRun,
     edit: str,
     target: Sequence[str],
     source: Sequence[str],
@@ -100,17 +100,17 @@ def write(
     """Writes an edit's figure and pictures; says what they are, and how far from known truths.
 
     Args:
-        found: the run and its options.
+        opened: the run and its options.
         edit: a key of `editing.CODES`.
         target, source: words for faces, see `inputs`.
         out: folder for the pictures.
         way: how it is done.
     """
-    targets, sources = paired(found.read(target), found.read(source), "target", "source")
-    shown, truths = columns(found, edit, targets, sources, way)
-    grids.save_grid(found.output(out / "figure.png"), shown, found.options.scale)
+    targets, sources = paired(opened.read(target), opened.read(source), "target", "source")
+    shown, truths = columns(opened, edit, targets, sources, way)
+    grids.save_grid(opened.output(out / "figure.png"), shown, opened.options.scale)
     for number, image in enumerate(shown[edit]):
-        save_image(found.output(out / f"{edit}_{number:03d}.png"), image)
+        save_image(opened.output(out / f"{edit}_{number:03d}.png"), image)
     print(f"{out}: figure.png, {len(targets)} pictures {edit}_*.png")
     if truths:
         inside = torch.cat([face.truth["mask"] for face in truths])

@@ -57,7 +57,7 @@ def best(run: Path) -> tuple[int, float] | None:
     Raises:
         CheckpointError: one is damaged.
     """
-    found = []
+    scored = []
     for step in saved_steps(run):
         folder = folder_of(run, step)
         try:
@@ -68,8 +68,8 @@ def best(run: Path) -> tuple[int, float] | None:
                 raise
             continue
         if value is not None and math.isfinite(value):
-            found.append((value, step))
-    return min(found)[::-1] if found else None
+            scored.append((value, step))
+    return min(scored)[::-1] if scored else None
 
 
 def save(

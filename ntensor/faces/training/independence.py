@@ -105,14 +105,14 @@ class Separation(nn.Module):
             output (mapping): codes.
             batch (mapping): `exp_3dmm` (Tensor[n, k]), `pose` (Tensor[n, 3, 3]), `image`, `mask`.
         """
-        found = []
+        terms = []
         # Correlations of few samples, in full precision.
         with torch.autocast(batch["pose"].device.type, enabled=False):
             given = {**batch, "colours": colours(batch["image"], batch["mask"])}
             for code, part in self.parts.items():
                 factors = [given[factor].flatten(1) for factor in SEPARATED[code]]
-                found.append(part(output[code].float(), torch.cat(factors, 1)))
-        return torch.stack(found).mean()
+                terms.append(part(output[code].float(), torch.cat(factors, 1)))
+        return torch.stack(terms).mean()
 
 
 def colours(image: Tensor, mask: Tensor) -> Tensor:

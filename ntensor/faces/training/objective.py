@@ -31,12 +31,12 @@ def terms(
     """
     out = {name: value.float() for name, value in output.items()}
     batch = completed(batch, out, statistics)
-    found: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
 
     def add(term: str, needs: str, function: Any, *arguments: str) -> None:
         given = all(name in batch for name in arguments)
         if getattr(weights, term) and needs in out and given:
-            found[term] = function(out[needs], *(batch[name] for name in arguments))
+            values[term] = function(out[needs], *(batch[name] for name in arguments))
 
     add("reconstruction", "image", losses.reconstruction, "image")
     add("colour", "image", losses.colour, "image")
@@ -49,7 +49,7 @@ def terms(
     ):
         if getattr(weights, term) and vector in out and vector in batch:
             target = statistics.standardise(vector, batch[vector])
-            found[term] = getattr(losses, term)(out[vector], target)
+            values[term] = getattr(losses, term)(out[vector], target)
     add("frontal_image", "frontal_image", losses.frontal_image, "frontal_image", "near_frontal")
     add("frontal_normal", "frontal_normal", losses.frontal_normal, "frontal_normal", "near_frontal")
     add("normal", "normal", losses.normal, "normal", "mask")
@@ -62,7 +62,7 @@ def terms(
     add("mask_smoothness", "mask", losses.mask_smoothness)
     add("background", "background", losses.background, "image", "mask")
     add("texture", "texture", losses.texture, "texture")
-    return found
+    return values
 
 
 def completed(
@@ -89,9 +89,9 @@ def completed(
     return whole
 
 
-def total(found: Mapping[str, Tensor], weights: LossConfiguration) -> Tensor:
+def total(values: Mapping[str, Tensor], weights: LossConfiguration) -> Tensor:
     """The weighted sum of terms."""
-    return torch.stack([getattr(weights, name) * term for name, term in found.items()]).sum()
+    return torch.stack([getattr(weights, name) * term for name, term in values.items()]).sum()
 
 
 class ImageAdversary(nn.Module):
@@ -228,17 +228,17 @@ class TrainingStep(nn.Module):
         else:
             output = self.model(batch["image"])
         statistics: Any = self.model.statistics
-        found = terms(output, batch, self.weights, statistics)
+        values = terms(output, batch, self.weights, statistics)
         if self.separation is not None:
             whole = completed(batch, output, statistics)
-            found["independence"] = self.separation(output, whole)
+            values["independence"] = self.separation(output, whole)
         if adversary is not None:
-            found |= adversary.generator_terms(output)
+            values |= adversary.generator_terms(output)
         if verification is not None:
             with torch.no_grad():
                 target = verification(batch["image"])
             embedding = verification(output["image"].float())
-            found["verification"] = losses.verification(embedding.float(), target.float())
-        detached = {name: term.detach() for name, term in found.items()}
+            values["verification"] = losses.verification(embedding.float(), target.float())
+        detached = {name: term.detach() for name, term in values.items()}
         kept = {name: value.detach() for name, value in output.items()}
-        return total(found, self.weights), detached, kept
+        return total(values, self.weights), detached, kept

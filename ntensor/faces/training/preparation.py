@@ -70,10 +70,10 @@ def check_name(run: Path) -> None:
         ConfigurationError: the name is not UTF-8, or Python does not read it as such.
     """
     try:
-        found = str(run).encode() == os.fsencode(run)
+        readable = str(run).encode() == os.fsencode(run)
     except UnicodeEncodeError:
-        found = False
-    if not found:
+        readable = False
+    if not readable:
         raise ConfigurationError(
             f"{run}: TensorBoard needs a folder whose name is UTF-8; where it is, and Python does "
             "not read it so, the environment variable PYTHONUTF8=1 helps"

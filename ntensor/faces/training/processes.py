@@ -95,9 +95,9 @@ class Processes:
         """Whether the flag is set in any process."""
         if self.world == 1:
             return flag
-        found = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(found, op=dist.ReduceOp.MAX)
-        return bool(found)
+        raised = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+        return bool(raised)
 
     def wait(self) -> None:
         """Until every process is here."""

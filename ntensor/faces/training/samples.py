@@ -116,12 +116,12 @@ class StoredSamples:
             DamagedData: a damaged file or record, unless they are skipped.
         """
         batch = self.faces.batch(indices)
-        found = {name: batch[name] for name in KEPT if name in batch}
-        found["near_frontal"] = batch["near_frontal"] & batch["valid"][:, VALID.index("frontal")]
+        kept = {name: batch[name] for name in KEPT if name in batch}
+        kept["near_frontal"] = batch["near_frontal"] & batch["valid"][:, VALID.index("frontal")]
         for name, has in zip(VALID, batch["valid"].t(), strict=True):
-            if name in found and not bool(has.all()):
-                found[f"valid_{name}"] = has
-        return found
+            if name in kept and not bool(has.all()):
+                kept[f"valid_{name}"] = has
+        return kept
 
 
 def stored(folder: str, skip_damaged: bool) -> StoredSamples:
@@ -189,12 +189,12 @@ def pack(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def unpack(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Maps as numbers 0 to 1 or -1 to 1."""
-    found = dict(batch)
+    maps = dict(batch)
     for names, scale in ((UNSIGNED, 255), (SIGNED, 127)):
         for name in names:
-            if name in found:
-                found[name] = found[name].float() / scale
-    return found
+            if name in maps:
+                maps[name] = maps[name].float() / scale
+    return maps
 
 
 def generated(configuration: DataConfiguration, split: str, image_size: int) -> GeneratedFaces:

@@ -209,7 +209,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=not self.accumulates)
         if self.adversary is not None:
             self.adversary.requires_grad_(False)
-        found: dict[str, Tensor] = {}
+        means: dict[str, Tensor] = {}
         outputs = []
         for number, batch in enumerate(parts):
             with self.synchronised(step, number == len(parts) - 1):
@@ -217,11 +217,11 @@ class Trainer:
                     loss, named, output = step(batch, codes_only)
                 (loss / len(parts)).backward()
             for name, term in named.items():
-                found[name] = found.get(name, 0) + term / len(parts)
+                means[name] = means.get(name, 0) + term / len(parts)
             outputs.append(output)
-        found = self.processes.mean(found)
-        weighted = total(found, self.configuration.losses)
-        self.check_finite({**found, "total": weighted})
+        means = self.processes.mean(means)
+        weighted = total(means, self.configuration.losses)
+        self.check_finite({**means, "total": weighted})
         if settings.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
         self.optimizer.step()
@@ -230,7 +230,7 @@ class Trainer:
             told = self.update_adversary(parts, outputs)
         self.step += 1
         if self.step % settings.log_every == 0 or self.step == settings.steps:
-            values = {name: float(term) for name, term in found.items()}
+            values = {name: float(term) for name, term in means.items()}
             log.losses(self.step, float(weighted), values | told)
 
     def codes_only(self, number: int) -> bool:
@@ -248,18 +248,18 @@ class Trainer:
         rival.zero_grad(set_to_none=True)
         seed = (self.configuration.training.seed << 40) + self.step * 1024 + self.processes.rank
         generator = torch.Generator().manual_seed(seed % 2**63)
-        found: dict[str, Tensor] = {}
+        means: dict[str, Tensor] = {}
         for number, (batch, output) in enumerate(zip(parts, outputs, strict=True)):
             with self.synchronised(self.rival_network, number == len(parts) - 1):
                 with self.autocast():
                     loss, named = adversary.objective(self.rival_network, output, batch, generator)
                 (loss / len(parts)).backward()
             for name, term in named.items():
-                found[name] = found.get(name, 0) + term / len(parts)
-        found = self.processes.mean(found)
-        self.check_finite(found)
+                means[name] = means.get(name, 0) + term / len(parts)
+        means = self.processes.mean(means)
+        self.check_finite(means)
         rival.step()
-        return {**{name: float(v) for name, v in found.items()}, **adversary.update(found)}
+        return {**{name: float(v) for name, v in means.items()}, **adversary.update(means)}
 
     def set_rates(self) -> None:
         factor = rate(self.configuration.training, self.step)
@@ -299,8 +299,8 @@ class Trainer:
             batch = self.on_device(self.validation[indices])
             with self.autocast():
                 output = self.model(batch["image"])
-            found = terms(output, batch, self.configuration.losses, self.model.statistics)
-            for name, term in found.items():
+            part_terms = terms(output, batch, self.configuration.losses, self.model.statistics)
+            for name, term in part_terms.items():
                 sums[name] = sums.get(name, 0) + term * (len(indices) / size)
         self.model.train()
         weighted = float(total(sums, self.configuration.losses))
@@ -365,18 +365,18 @@ class Trainer:
             mine = {key: t for key, t in training.items() if key.startswith(f"{name}.")}
             load_weights(module, {k.removeprefix(f"{name}."): t for k, t in mine.items()}, name)
         random_state = {"random_state": torch.get_rng_state()}
-        found = {key: t for key, t in training.items() if key in random_state}
+        saved = {key: t for key, t in training.items() if key in random_state}
         try:
-            check_tensors(found, random_state)
-            torch.set_rng_state(found["random_state"])
+            check_tensors(saved, random_state)
+            torch.set_rng_state(saved["random_state"])
         except (ValueError, RuntimeError) as error:
             raise CheckpointError(f"{folder}: {error}") from error
         self.step = int(values["step"])
 
     def companions(self) -> dict[str, nn.Module]:
         """What is saved beside the network, to go on training it."""
-        found = {"adversary": self.adversary, "separation": self.separation}
-        return {name: module for name, module in found.items() if module is not None}
+        modules = {"adversary": self.adversary, "separation": self.separation}
+        return {name: module for name, module in modules.items() if module is not None}
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:

@@ -40,12 +40,12 @@ def columns(batch: Mapping[str, Tensor], output: Mapping[str, Tensor]) -> dict[s
     `(n + 1) / 2`.
     """
     shown: dict[str, Tensor] = {}
-    for title, given, found, signed in COLUMNS:
+    for title, given, made, signed in COLUMNS:
         partner = {"true norm.": "normal", "true alb.": "albedo", "true fr.": "frontal_image"}
         partner |= {"true tex.": "texture"}
         if partner.get(title, "image") not in output:
             continue
-        source, key = (batch, given) if given is not None else (output, found)
+        source, key = (batch, given) if given is not None else (output, made)
         if key is None or key not in source:
             continue
         value = source[key].detach().float().cpu()
