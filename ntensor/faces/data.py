@@ -146,7 +146,7 @@ def sheet_command(
     chosen = torch.arange(count)
     batches = [faces.batch(part) for part in chosen.split(16)]
     if maps:
-        pictures, columns = torch.cat([sheet.maps_of(b) for b in batches]), len(sheet.SHOWN)
+        pictures, columns = torch.cat([sheet.stack_maps(b) for b in batches]), len(sheet.SHOWN)
     else:
         pictures = torch.cat([b["image"] for b in batches])
     sheet.save(out, sheet.tile(pictures, columns))

@@ -57,9 +57,9 @@ def serve(
             with Folder() as folder:
                 configure_gradio(folder)
                 extras.load("gradio", "demo")
-                from .page.server import server_of
+                from .page.server import make_server
 
-                server = server_of(demo, folder, Hosts(port, network))
+                server = make_server(demo, folder, Hosts(port, network))
                 print(f"http://127.0.0.1:{port} shows {run}; Ctrl-C ends it", flush=True)
                 server.run([listener])
         except KeyboardInterrupt:

@@ -25,8 +25,8 @@ import tyro
 
 from ntensor.faces.editing.codes import Mask
 from ntensor.faces.media.images import save_image
-from ntensor.faces.media.inputs import pictures_of
-from ntensor.faces.runs.landmarks import landmarks_of
+from ntensor.faces.media.inputs import stack_pictures
+from ntensor.faces.runs.landmarks import find_landmarks
 from ntensor.faces.writing import grids
 
 from . import editing
@@ -35,7 +35,7 @@ from .common.command import command
 from .common.errors import ConfigurationError
 from .media import videos
 from .runs import transfers
-from .runs.opened import OpenedRun, Options, paired
+from .runs.opened import OpenedRun, Options, pair_faces
 from .writing.sheet import tile
 
 Run = Annotated[Path, tyro.conf.Positional]
@@ -71,7 +71,7 @@ def expression(
     if detail and warp:
         raise ConfigurationError("detail and warp are two ways to do it; got both")
     opened = OpenedRun(run, options, "expression")
-    transfers.write(
+    transfers.write_transfer(
         opened, "expression", target, source, out, transfers.Way(detail=detail, warp=warp)
     )
 
@@ -104,7 +104,9 @@ def pose(
     """
     opened = OpenedRun(run, options, "pose")
     leak = opened.leak if follow else None
-    transfers.write(opened, "pose", target, source, out, transfers.Way(project, mask, leak))
+    transfers.write_transfer(
+        opened, "pose", target, source, out, transfers.Way(project, mask, leak)
+    )
 
 
 def identity(
@@ -131,7 +133,9 @@ def identity(
     """
     opened = OpenedRun(run, options, "identity")
     leak = opened.leak if follow else None
-    transfers.write(opened, "identity", target, source, out, transfers.Way(mask=mask, leak=leak))
+    transfers.write_transfer(
+        opened, "identity", target, source, out, transfers.Way(mask=mask, leak=leak)
+    )
 
 
 def light(
@@ -155,7 +159,7 @@ def light(
         detail: as for expression.
     """
     opened = OpenedRun(run, options, "light")
-    transfers.write(opened, "light", target, source, out, transfers.Way(detail=detail))
+    transfers.write_transfer(opened, "light", target, source, out, transfers.Way(detail=detail))
 
 
 def interpolate(
@@ -185,7 +189,7 @@ def interpolate(
     if steps < 2:
         raise ConfigurationError(f"steps must be at least 2, got {steps}")
     opened = OpenedRun(run, options, edit)
-    starts, ends = paired(opened.read(first), opened.read(second), "first", "second")
+    starts, ends = pair_faces(opened.read(first), opened.read(second), "first", "second")
     mask: Mask = "normals" if edit in ("pose", "identity") else "code"
     rows = []
     for start, end in zip(starts, ends, strict=True):
@@ -195,12 +199,12 @@ def interpolate(
         )
         rows.append(opened.shown(made["image"]))
     stacked = torch.stack(rows, 1)  # (steps, pairs, 3, S, S)
-    shown = {"first": pictures_of(starts)}
+    shown = {"first": stack_pictures(starts)}
     shown |= {f"{k / (steps - 1):.2g}": images for k, images in enumerate(stacked)}
-    shown["second"] = pictures_of(ends)
+    shown["second"] = stack_pictures(ends)
     grids.save_grid(opened.output(out / "figure.png"), shown, options.scale)
     animated = [tile(step, len(rows)) for step in [*stacked, *stacked.flip(0)[1:-1]]]
-    videos.write(opened.output(out / "interpolation.gif"), animated, options.scale, rate=8)
+    videos.write_film(opened.output(out / "interpolation.gif"), animated, options.scale, rate=8)
     print(f"{out}: figure.png, interpolation.gif; {edit}, {len(rows)} pairs, {steps} steps")
 
 
@@ -228,12 +232,12 @@ def grid(
     targets, sources = opened.read(target), opened.read(source)
     given, taken = opened.encode(targets), opened.encode(sources)
     blank = torch.ones(1, *targets[0].image.shape)
-    cells = [blank, pictures_of(sources)]
+    cells = [blank, stack_pictures(sources)]
     for row, face in enumerate(targets):
-        made = transfers.transferred(opened, edit, given[row], taken, transfers.Way())
+        made = transfers.transfer(opened, edit, given[row], taken, transfers.Way())
         cells += [face.image[None], opened.shown(made["image"])]
     picture = tile(torch.cat(cells), len(sources) + 1).float().permute(2, 0, 1) / 255
-    save_image(opened.output(out / "grid.png"), transfers.enlarged(picture, options.scale))
+    save_image(opened.output(out / "grid.png"), transfers.enlarge(picture, options.scale))
     print(f"{out}: grid.png; {edit} of {len(sources)} sources on {len(targets)} targets")
 
 
@@ -273,7 +277,7 @@ def video(
         extras.check("video")
     opened = OpenedRun(run, options, "expression")
     face = opened.read([template])[0]
-    frames = videos.driving(opened.inputs, drive, most)
+    frames = videos.read_driving_frames(opened.inputs, drive, most)
     fixed = opened.encode([face])
     images, points = [], []
     for first in range(0, len(frames), 32):
@@ -281,27 +285,29 @@ def video(
         driven = opened.encode(part)
         if warp:
             face_model = opened.inputs.face_model
-            made, _, _ = editing.warped(opened.model, face_model, face.image[None], fixed, driven)
+            made, _, _ = editing.warp_expression(
+                opened.model, face_model, face.image[None], fixed, driven
+            )
         else:
-            made = editing.expression(opened.model, fixed, driven, False)["image"]
+            made = editing.transfer_expression(opened.model, fixed, driven, False)["image"]
         images.append(opened.shown(made))
-        points += landmarks_of(opened, part, driven)
+        points += find_landmarks(opened, part, driven)
     edited = torch.cat(images)
-    own = landmarks_of(opened, [face], fixed)[0]
-    warped = torch.stack([videos.warped(face.image, own, p) for p in points])
+    own = find_landmarks(opened, [face], fixed)[0]
+    warped = torch.stack([videos.warp_by_landmarks(face.image, own, p) for p in points])
     for number, image in enumerate(edited):
         save_image(opened.output(out / "frames" / f"{number:05d}.png"), image)
     still = face.image.expand_as(edited)
-    columns = {"driving": pictures_of(frames), "expression": edited, "warped": warped}
+    columns = {"driving": stack_pictures(frames), "expression": edited, "warped": warped}
     columns["template"] = still
     beside = [tile(torch.stack(row), 4) for row in zip(*columns.values(), strict=True)]
-    videos.write(
+    videos.write_film(
         opened.output(out / f"video.{format}"),
         [tile(i[None], 1) for i in edited],
         options.scale,
         rate,
     )
-    videos.write(opened.output(out / f"side_by_side.{format}"), beside, options.scale, rate)
+    videos.write_film(opened.output(out / f"side_by_side.{format}"), beside, options.scale, rate)
     chosen = torch.linspace(0, len(frames) - 1, min(8, len(frames))).round().long()
     strip = {title: images[chosen] for title, images in columns.items()}
     grids.save_grid(opened.output(out / "figure.png"), strip, options.scale)

@@ -62,7 +62,7 @@ def reconstruct(
     known = made.errors()
     if known:
         write_text(out / "errors.json", json.dumps(known, indent=1) + "\n")
-        print(report(known))
+        print(format_errors(known))
     names = ", ".join(f"{name}.{format}" for name in made.shapes)
     print(
         f"{out}: figure.png{', errors.json' if known else ''}; in 000 to {len(given) - 1:03d}: "
@@ -70,7 +70,7 @@ def reconstruct(
     )
 
 
-def report(known: dict[str, Any]) -> str:
+def format_errors(known: dict[str, Any]) -> str:
     """Errors as text."""
     unit, rms = known["unit"], known["rms"]
     lines = [f"root of the mean squared distance of vertices, {unit}; {known['face_model']}"]

@@ -43,7 +43,7 @@ from typing import Annotated
 from .common.command import command
 from .common.errors import ConfigurationError, FacesError
 from .configuration import Configuration
-from .configuration.command_line import from_command_line
+from .configuration.command_line import read_command_line
 from .configuration.entries import MOST_SEED, Count, Within, check_entries
 from .training import checkpoint
 from .training.preparation import check_standing
@@ -124,11 +124,11 @@ def plan(sweep: Sweep, options: Sequence[str] = ()) -> tuple[list[Planned], list
         common = ["--preset", sweep.preset, *options]
         common += ["--training.steps", str(sweep.steps)] if sweep.steps else []
         common += ["--training.seed", str(seed), "--data.seed", str(seed)]
-        full, _ = from_command_line(common)
+        full, _ = read_command_line(common)
         for name in sweep.names or ABLATIONS:
             folder = sweep.out / f"{name}-s{seed}"
             words = (*common, *ABLATIONS[name], "--out", str(folder))
-            configuration, _ = from_command_line(words)
+            configuration, _ = read_command_line(words)
             if name != "full" and configuration == full:
                 left_out += [name] if name not in left_out else []
                 continue

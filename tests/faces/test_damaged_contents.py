@@ -12,7 +12,7 @@ from ntensor.faces.common.errors import CheckpointError, DamagedData
 from ntensor.faces.datasets.generated import GeneratedFaces
 from ntensor.faces.datasets.storage import META, ShardWriter, write_statistics
 from ntensor.faces.datasets.stored import StoredFaces, check
-from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.morphable.analytic_face import make_analytic_face
 from ntensor.faces.morphable.ict_face import load_ict_face
 from ntensor.faces.networks.light_cnn import LightCNN
 from ntensor.faces.reading import read_tensors
@@ -24,12 +24,12 @@ from small_runs import write_run
 
 @pytest.fixture(scope="module")
 def batch():
-    return GeneratedFaces(analytic_face(1000), size=16).batch(range(4))
+    return GeneratedFaces(make_analytic_face(1000), size=16).batch(range(4))
 
 
 @pytest.fixture
 def folder(tmp_path, batch):
-    faces = GeneratedFaces(analytic_face(1000), size=16)
+    faces = GeneratedFaces(make_analytic_face(1000), size=16)
     with ShardWriter(tmp_path / "set", faces.face_model) as writer:
         writer.add(batch)
     write_statistics(writer.folder, faces.statistics)

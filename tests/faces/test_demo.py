@@ -17,8 +17,16 @@ from ntensor.faces.data import render
 from ntensor.faces.editing.session import Session
 from ntensor.faces.media.inputs import Face
 from ntensor.faces.networks.model import build
-from ntensor.faces.page.parts import MAPS, SIDES, SLIDERS, START, Demo, pixels, texture_places
-from ntensor.faces.writing.sheet import as_colours
+from ntensor.faces.page.parts import (
+    MAPS,
+    SIDES,
+    SLIDERS,
+    START,
+    Demo,
+    find_texture_places,
+    to_pixels,
+)
+from ntensor.faces.writing.sheet import to_colours
 
 MIXED = {"identity": 0.3, "expression": 1.2, "pose": 0.4, "light": 0.7}
 
@@ -86,11 +94,11 @@ def test_the_identity_follows_the_pose_where_training_did_not_separate_them(show
 def test_html_holds_the_decodings(shown, session):
     large, row = shown.edited(session, MIXED)
     maps = session.decode(MIXED)
-    assert torch.equal(pictures_in(large)[0], torch.from_numpy(pixels(maps["image"][0])))
+    assert torch.equal(pictures_in(large)[0], torch.from_numpy(to_pixels(maps["image"][0])))
     found = pictures_in(row)
     assert len(found) == len(MAPS)
     for picture, (name, title) in zip(found, MAPS.items(), strict=True):
-        assert torch.equal(picture, torch.from_numpy(pixels(as_colours(name, maps[name])[0])))
+        assert torch.equal(picture, torch.from_numpy(to_pixels(to_colours(name, maps[name])[0])))
         assert f"<figcaption>{title}</figcaption>" in row
 
 
@@ -99,9 +107,9 @@ def test_first_and_second_face_are_shown(shown):
     for side, number in zip(SIDES, START, strict=True):
         picture, row = sides[side]
         image = shown.face(number).image
-        assert torch.equal(pictures_in(picture)[0], torch.from_numpy(pixels(image)))
+        assert torch.equal(pictures_in(picture)[0], torch.from_numpy(to_pixels(image)))
         own = editing.decode(session.model, shown.run.encode([Face("", image)]))
-        assert torch.equal(pictures_in(row)[0], torch.from_numpy(pixels(own["image"][0])))
+        assert torch.equal(pictures_in(row)[0], torch.from_numpy(to_pixels(own["image"][0])))
 
 
 def test_offered_faces_are_of_unseen_persons(shown):
@@ -141,20 +149,20 @@ def test_bad_uploads_are_explained(shown, tmp_path):
 def test_mesh_is_the_shape_with_the_frontal_image(shown, session):
     found = trimesh.load(io.BytesIO(shown.mesh(session, MIXED)), file_type="glb", force="mesh")
     maps = session.decode(MIXED)
-    vertices = editing.vertices_of_stream(session.model, maps)[0]
+    vertices = editing.restore_vertices(session.model, maps)[0]
     torch.testing.assert_close(
         torch.from_numpy(found.vertices).float(), 1e-3 * vertices, rtol=1e-4, atol=1e-5
     )
     assert found.faces.tolist() == shown.face_model.shape_triangles().tolist()
     texture = found.visual.material.baseColorTexture
-    assert texture.tobytes() == pixels(maps["frontal_image"][0]).tobytes()
+    assert texture.tobytes() == to_pixels(maps["frontal_image"][0]).tobytes()
 
 
 def test_places_in_the_texture(shown):
     face = shown.run.inputs.generated("test", "0")
     truth = shown.face_model
     vertices = truth.vertices(face.truth["id_3dmm"], face.truth["exp_3dmm"])[0, truth.landmarks68]
-    places = texture_places(vertices)
+    places = find_texture_places(vertices)
     seen = torch.stack([places[:, 0], 1 - places[:, 1]], 1) * 16 - 0.5
     assert (seen - face.landmarks).abs().max() < 0.05 * 8 + 1e-3
 

@@ -72,10 +72,10 @@ def test_transfers(run, tmp_path, capsys, command):
     faces = Inputs(configuration)
     target, source = (editing.encode(model, faces.read_one(w).image[None]) for w in (HAPPY, SAD))
     wanted = {
-        "expression": lambda: editing.expression(model, target, source),
-        "pose": lambda: editing.pose(model, target, source, mask="normals"),
-        "light": lambda: editing.light(model, target, source),
-        "identity": lambda: editing.identity(model, target, source, mask="normals"),
+        "expression": lambda: editing.transfer_expression(model, target, source),
+        "pose": lambda: editing.transfer_pose(model, target, source, mask="normals"),
+        "light": lambda: editing.transfer_light(model, target, source),
+        "identity": lambda: editing.transfer_identity(model, target, source, mask="normals"),
     }[command]()["image"][0]
     found = picture(tmp_path / f"{command}_000.png")
     assert (found - wanted.clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-5
@@ -180,7 +180,7 @@ def test_video_files(run, tmp_path, monkeypatch):
     film.write_bytes(b"no film" * 100)
     assert "not a picture that is read" in sentence(edit.main, *words)
     frames = [torch.full((32, 32, 3), 40 * k, dtype=torch.uint8) for k in range(4)]
-    videos.write(film, frames, 2, 8)
+    videos.write_film(film, frames, 2, 8)
     edit.main(words)
     assert len(list((out / "frames").iterdir())) == 4
 
@@ -195,10 +195,10 @@ def test_reconstruction(run, tmp_path, capsys, format):
     model, configuration, _ = load_run(run)
     faces = Inputs(configuration)
     given = faces.read([HAPPY, SAD])
-    output = editing.decode(model, editing.encode(model, inputs.pictures_of(given)))
+    output = editing.decode(model, editing.encode(model, inputs.stack_pictures(given)))
     vertices = {
-        "decoder": editing.vertices_of_stream(model, output),
-        "coefficients": editing.vertices_of_coefficients(model, output, faces.face_model),
+        "decoder": editing.restore_vertices(model, output),
+        "coefficients": editing.build_vertices(model, output, faces.face_model),
     }
     truth = torch.stack([face.truth["shape"][0].view(-1, 3) for face in given])
     for name, wanted in vertices.items():

@@ -60,14 +60,14 @@ def test_discriminator():
 )
 def test_balance(k, real, fake, wanted):
     k, real, fake = torch.tensor(k), torch.tensor(real), torch.tensor(fake)
-    found, measure = losses.balance_update(k, real, fake, gamma=0.5, rate=1.0)
+    found, measure = losses.update_balance(k, real, fake, gamma=0.5, rate=1.0)
     close(found, wanted)
     close(measure, float(real + (0.5 * real - fake).abs()))
 
 
 def test_balance_carries_no_gradient():
     real = torch.tensor(1.0, requires_grad=True)
-    k, measure = losses.balance_update(torch.tensor(0.1), real, 0.5 * real, 0.7, 0.1)
+    k, measure = losses.update_balance(torch.tensor(0.1), real, 0.5 * real, 0.7, 0.1)
     assert not k.requires_grad and not measure.requires_grad
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from ntensor.faces import data, edit, evaluate, reconstruct, sweep, train, verification
 from ntensor.faces.common.errors import CheckpointError, ConfigurationError, OutputError
-from ntensor.faces.configuration import FREE, Configuration, differences
+from ntensor.faces.configuration import FREE, Configuration, find_differences
 from ntensor.faces.datasets.storage import ShardWriter
 from ntensor.faces.training import checkpoint
 from ntensor.faces.training.runs import load_run
@@ -99,10 +99,10 @@ def test_differences():
     assert {f"{section}.{name}" for section, named in entries.items() for name in named} > FREE
     # Extents that are taken from the data, or that the network does not use.
     own = dataclasses.replace(base.model, k_3d=0, id_3dmm=3)
-    assert differences(base, Configuration(own)) == ["model.id_3dmm is 157 there, wanted 3"]
+    assert find_differences(base, Configuration(own)) == ["model.id_3dmm is 157 there, wanted 3"]
     plain = Configuration(dataclasses.replace(base.model, network="plain"))
     others = Configuration(dataclasses.replace(plain.model, id_3dmm=3))
-    assert differences(plain, others) == []
+    assert find_differences(plain, others) == []
 
 
 def test_checkpoints_without_their_configuration(finished, tmp_path):

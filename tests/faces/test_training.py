@@ -22,7 +22,7 @@ from ntensor.faces.training import checkpoint
 from ntensor.faces.training.objective import TrainingStep
 from ntensor.faces.training.processes import Processes
 from ntensor.faces.training.sampling import Updates
-from ntensor.faces.training.schedule import rate
+from ntensor.faces.training.schedule import compute_rate
 from ntensor.faces.training.trainer import Trainer
 
 HERE = Path(__file__).parent
@@ -162,15 +162,15 @@ def test_losses_fall(tmp_path):
         training={"steps": 40, "learning_rate": 5e-3, "checkpoint_every": 40},
     )
     batch = made.on_device(batch_of(4))
-    from ntensor.faces.training.objective import terms, total
+    from ntensor.faces.training.objective import add_up, compute_terms
 
     @torch.no_grad()
     def loss():
         batch = made.training[list(range(4))]
-        found = terms(
+        found = compute_terms(
             made.model(batch["image"]), batch, made.configuration.losses, made.model.statistics
         )
-        return float(total(found, made.configuration.losses))
+        return float(add_up(found, made.configuration.losses))
 
     assert batch["image"].is_contiguous(memory_format=torch.channels_last)
     before = loss()
@@ -261,10 +261,10 @@ def test_updates_deal_every_sample_once():
 
 def test_rate_rises_and_falls():
     settings = small_configuration(training={"steps": 100, "warmup": 10}).training
-    rates = [rate(settings, step) for step in range(101)]
+    rates = [compute_rate(settings, step) for step in range(101)]
     assert rates[0] == 0.1 and rates[9] == rates[10] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[100] == pytest.approx(settings.final_rate)
     phased = small_configuration(training={"steps": 130, "warmup": 10, "code_steps": 30}).training
-    assert [rate(phased, step) for step in range(30)] == [*rates[:10], *[1.0] * 20]
-    assert [rate(phased, step) for step in range(30, 131)] == rates
+    assert [compute_rate(phased, step) for step in range(30)] == [*rates[:10], *[1.0] * 20]
+    assert [compute_rate(phased, step) for step in range(30, 131)] == rates

@@ -72,8 +72,8 @@ class MultilinearModel:
         """
         _check(x, self.core.shape[0])
         coefficients = (x - self.mean) @ self.core.flatten(1)
-        factors = best_rank_one(coefficients.unflatten(1, self.core.shape[1:]))
-        return oriented(factors, self.directions)
+        factors = fit_rank_one(coefficients.unflatten(1, self.core.shape[1:]))
+        return orient(factors, self.directions)
 
     def reconstruct(self, *factors: Tensor) -> Tensor:
         """Pictures (Tensor[n, k_x]) of factors (Tensor[n, k_m]), which may be of several."""
@@ -101,7 +101,7 @@ class MultilinearModel:
             )
         core = self.core.permute(0, *(mode + 1 for mode in order)).contiguous()
         directions = tuple(self.directions[mode] for mode in order)
-        factors = oriented(tuple(self.factors[mode] for mode in order), directions)
+        factors = orient(tuple(self.factors[mode] for mode in order), directions)
         return replace(self, core=core, directions=directions, factors=factors)
 
 
@@ -157,7 +157,7 @@ def fit_multilinear(
     mean = x.mean(0) if center else torch.zeros_like(x[0])
     centred = x - mean
     scale = centred.norm().clamp_min(torch.finfo(x.dtype).tiny)
-    basis, reduced = _reduced(centred, columns)
+    basis, reduced = _reduce(centred, columns)
     lost = (scale.square() - reduced.square().sum()).clamp_min(0)
     generator = torch.Generator().manual_seed(seed)
     best: tuple[Tensor, list[Tensor], list[float]] | None = None
@@ -176,9 +176,9 @@ def fit_multilinear(
     assert best is not None
     core, factors, errors = best
     core = (basis.T @ core.flatten(1)).unflatten(1, tuple(sizes)).contiguous()
-    directions = tuple(_commonest(z) for z in factors)
+    directions = tuple(_find_commonest(z) for z in factors)
     return MultilinearModel(
-        mean, core, directions, oriented(tuple(factors), directions), tuple(errors)
+        mean, core, directions, orient(tuple(factors), directions), tuple(errors)
     )
 
 
@@ -186,12 +186,12 @@ def _alternate(
     core: Tensor, x: Tensor, lost: float, scale: float, sweeps: int, tolerance: float
 ) -> tuple[Tensor, list[Tensor], list[float]]:
     """Core, factors and errors from one start; `lost` is the squared norm outside of `x`."""
-    factors = list(best_rank_one((x @ core.flatten(1)).unflatten(1, core.shape[1:])))
+    factors = list(fit_rank_one((x @ core.flatten(1)).unflatten(1, core.shape[1:])))
     errors: list[float] = []
     for _ in range(max(1, sweeps)):
         core = _procrustes(core, factors, x)
         for mode in range(len(factors)):
-            factors[mode] = _contracted(core, x, factors, mode)
+            factors[mode] = _contract(core, x, factors, mode)
         rest = float((x - ntensor.synthesis_projection(core, *factors)).square().sum())
         errors.append(math.sqrt(rest + lost) / scale)
         if len(errors) > 1 and errors[-2] - errors[-1] < tolerance * errors[-2]:
@@ -199,7 +199,7 @@ def _alternate(
     return core, factors, errors
 
 
-def best_rank_one(tensors: Tensor) -> tuple[Tensor, ...]:
+def fit_rank_one(tensors: Tensor) -> tuple[Tensor, ...]:
     """The best approximation of each tensor by an outer product.
 
     Starts with the leading left singular vector of every unfolding, then the higher-order power
@@ -221,7 +221,7 @@ def best_rank_one(tensors: Tensor) -> tuple[Tensor, ...]:
     for _ in range(_POWER_STEPS):
         before = length
         for mode in range(order):
-            rest = _times(tensors, factors, mode)
+            rest = _multiply(tensors, factors, mode)
             length = rest.norm(dim=1)
             factors[mode] = F.normalize(rest, dim=1)
         if bool(((length - before).abs() <= _POWER_TOLERANCE * length).all()):
@@ -230,7 +230,7 @@ def best_rank_one(tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(root * z for z in factors)
 
 
-def oriented(factors: tuple[Tensor, ...], directions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def orient(factors: tuple[Tensor, ...], directions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The same products with equal lengths of a picture's factors, and all but the first on the
     side of the directions."""
     lengths = [z.norm(dim=1, keepdim=True) for z in factors]
@@ -244,7 +244,7 @@ def oriented(factors: tuple[Tensor, ...], directions: tuple[Tensor, ...]) -> tup
     return (sign * root * F.normalize(factors[0], dim=1), *turned)
 
 
-def _times(tensors: Tensor, factors: Sequence[Tensor], mode: int) -> Tensor:
+def _multiply(tensors: Tensor, factors: Sequence[Tensor], mode: int) -> Tensor:
     """Every tensor times its factors along all modes but one (n, k_mode)."""
     rest = tensors.movedim(mode + 1, 1)
     for other in reversed(range(len(factors))):
@@ -253,7 +253,7 @@ def _times(tensors: Tensor, factors: Sequence[Tensor], mode: int) -> Tensor:
     return rest
 
 
-def _contracted(core: Tensor, x: Tensor, factors: Sequence[Tensor], mode: int) -> Tensor:
+def _contract(core: Tensor, x: Tensor, factors: Sequence[Tensor], mode: int) -> Tensor:
     """The factor that is best for an orthonormal core and the other factors (n, k_mode)."""
     others: list[Tensor | None] = [x.T, *(z.T for z in factors)]
     others[mode + 1] = None
@@ -273,7 +273,7 @@ def _procrustes(core: Tensor, factors: Sequence[Tensor], x: Tensor) -> Tensor:
     return (u @ v).contiguous().view_as(core)
 
 
-def _reduced(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+def _reduce(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
     """Leading right singular vectors of `x` (r, k_x), and `x` in them (n, r); r >= columns."""
     n, extent = x.shape
     gram = (x @ x.T if n <= extent else x.T @ x).double()
@@ -284,7 +284,7 @@ def _reduced(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
     return basis, x @ basis.T
 
 
-def _commonest(z: Tensor) -> Tensor:
+def _find_commonest(z: Tensor) -> Tensor:
     """Leading eigenvector of the second moments of the rows' directions."""
     unit = F.normalize(z, dim=1)
     _, vectors = torch.linalg.eigh(unit.T @ unit)

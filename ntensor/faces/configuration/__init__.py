@@ -1,6 +1,6 @@
 """The settings of a run: dataclasses with checked entries, presets, files, the command line."""
 
-from .comparison import FREE, differences, fitted, misfits
+from .comparison import FREE, find_differences, find_misfits, fit_to_data
 from .files import from_file, from_mapping, to_json
 from .settings import (
     Configuration,
@@ -19,10 +19,10 @@ __all__ = [
     "ModelConfiguration",
     "Network",
     "TrainingConfiguration",
-    "differences",
-    "fitted",
+    "find_differences",
+    "find_misfits",
+    "fit_to_data",
     "from_file",
     "from_mapping",
-    "misfits",
     "to_json",
 ]

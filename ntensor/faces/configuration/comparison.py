@@ -11,7 +11,7 @@ from ntensor.faces.common.errors import ConfigurationError
 from .settings import Configuration
 
 
-def fitted(configuration: Configuration, sizes: Mapping[str, int]) -> Configuration:
+def fit_to_data(configuration: Configuration, sizes: Mapping[str, int]) -> Configuration:
     """The configuration with the data's extents in place of each 0.
 
     Args:
@@ -21,14 +21,14 @@ def fitted(configuration: Configuration, sizes: Mapping[str, int]) -> Configurat
     Raises:
         ConfigurationError: an extent that the network uses and that is neither 0 nor the data's.
     """
-    wrong = misfits(configuration, sizes)
+    wrong = find_misfits(configuration, sizes)
     if wrong:
         raise ConfigurationError("; ".join(wrong))
     return replace(configuration, model=replace(configuration.model, **dict[str, Any](sizes)))
 
 
-def misfits(configuration: Configuration, sizes: Mapping[str, int]) -> list[str]:
-    """What keeps `configuration` from data of these sizes, a sentence each; see `fitted`."""
+def find_misfits(configuration: Configuration, sizes: Mapping[str, int]) -> list[str]:
+    """What keeps `configuration` from data of these sizes, a sentence each; see `fit_to_data`."""
     wanted = asdict(configuration.model)
     used = ("image_size", *configuration.model.targets.values())
     sentences = []
@@ -54,7 +54,7 @@ FREE = frozenset(
 )
 
 
-def differences(kept: Configuration, wanted: Configuration) -> list[str]:
+def find_differences(kept: Configuration, wanted: Configuration) -> list[str]:
     """Entries by which `wanted` learns something else than a run of `kept`, a phrase each.
 
     Args:

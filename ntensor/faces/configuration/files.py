@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ntensor.faces.common.errors import ConfigurationError, DamagedData
-from ntensor.faces.reading import read_yaml, reasons
+from ntensor.faces.reading import explain, read_yaml
 
 from .settings import Configuration
 
@@ -29,7 +29,7 @@ def from_mapping(values: Any, source: str) -> Configuration:
     try:
         return pydantic.TypeAdapter(Configuration).validate_python(values)
     except pydantic.ValidationError as error:
-        raise ConfigurationError(f"{source}: {reasons(error)}") from error
+        raise ConfigurationError(f"{source}: {explain(error)}") from error
 
 
 def from_file(path: str | Path, base: Configuration | None = None) -> Configuration:

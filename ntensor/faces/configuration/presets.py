@@ -129,15 +129,15 @@ PRESETS: dict[str, Callable[[], Configuration]] = {
 }
 
 
-def preset(name: str) -> Configuration:
+def find_preset(name: str) -> Configuration:
     """The configuration of that name.
 
     Raises:
         ConfigurationError: where there is none.
 
     Example:
-        >>> from ntensor.faces.configuration.presets import preset
-        >>> preset("paper").model.k_id
+        >>> from ntensor.faces.configuration.presets import find_preset
+        >>> find_preset("paper").model.k_id
         80
     """
     if name not in PRESETS:

@@ -110,7 +110,7 @@ class LossConfiguration:
     were chosen on validation identities of generated faces.
 
     `independence` is of `ntensor.faces.training.independence`. `gamma` and `k_rate` belong to the
-    balance of the adversary, `balance_update`. Where the weight of the adversary is 0, no
+    balance of the adversary, `update_balance`. Where the weight of the adversary is 0, no
     discriminator is trained.
     """
 

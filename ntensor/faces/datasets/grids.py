@@ -17,7 +17,7 @@ from .scenes import Scenes
 
 
 class FaceGrid(Faces, Dataset[Batch]):
-    """Every combination of persons, expressions, poses and lights; see `grid`.
+    """Every combination of persons, expressions, poses and lights; see `make_grid`.
 
     Sample `((person * expressions + expression) * poses + pose) * lights + light`, counted within
     the lists that were given. Its labels `expression`, `pose_bin` and `light_bin` are positions in
@@ -82,10 +82,10 @@ class FaceGrid(Faces, Dataset[Batch]):
             rows.append(
                 [
                     self.identities[person],
-                    scenes.identity_coefficients(self.identities[person], face.identity_size),
+                    scenes.draw_identity(self.identities[person], face.identity_size),
                     face.basic_weights[self.expressions[expression]].cpu().numpy(),
                     np.array(self.poses[pose], np.float32),
-                    scenes.fixed_lamps(self.lights[light]),
+                    scenes.make_fixed_lamps(self.lights[light]),
                     background if self.background else np.zeros_like(background),
                     self.expressions[expression],
                     pose,
@@ -95,7 +95,7 @@ class FaceGrid(Faces, Dataset[Batch]):
         return stack(rows)
 
 
-def grid(
+def make_grid(
     identities: Sequence[int] | str = "test",
     expressions: Sequence[str] | None = None,
     poses: Sequence[float | tuple[float, float, float]] = scenes.YAW_BINS,
@@ -113,7 +113,7 @@ def grid(
         identities: numbers of persons, or the name of a split.
         expressions: names of basic expressions; default: all but neutral.
         poses: yaws in degrees, or (yaw, pitch, roll).
-        lights: numbers of fixed lights, 0..15, see `scenes.fixed_lamps`.
+        lights: numbers of fixed lights, 0..15, see `scenes.make_fixed_lamps`.
         face_model, size, background, seed, camera, device: as for `GeneratedFaces`.
 
     Returns:
@@ -123,11 +123,11 @@ def grid(
         ValueError: an unknown name or an empty list.
 
     Example:
-        >>> from ntensor.faces.datasets.grids import grid
-        >>> table_2 = grid("test")
+        >>> from ntensor.faces.datasets.grids import make_grid
+        >>> table_2 = make_grid("test")
         >>> table_2.shape, len(table_2)
         ((54, 6, 7, 4), 9072)
-        >>> len(grid("test", poses=[0.0], lights=range(16)))
+        >>> len(make_grid("test", poses=[0.0], lights=range(16)))
         5184
     """
     if isinstance(identities, str):

@@ -65,7 +65,7 @@ class Faces:
         face = self.face_model
         coefficients = []
         for k in range(_STATISTICS_SAMPLES):
-            identity = scenes.identity_coefficients(SPLITS["train"][k], face.identity_size)
+            identity = scenes.draw_identity(SPLITS["train"][k], face.identity_size)
             rng = np.random.default_rng([0, k])
             coefficients.append((identity, scenes.draw_expression(rng, face)[0]))
         identity, expression = (
@@ -122,7 +122,7 @@ class Faces:
 
     def _render(self, drawn: Scenes) -> Batch:
         face, renderer = self.face_model, self.renderer
-        pose = scenes.rotation_of(drawn.angles)
+        pose = scenes.angles_to_rotation(drawn.angles)
         front = torch.eye(3, device=self.device).expand_as(pose)
         vertices = face.vertices(drawn.id_3dmm, drawn.exp_3dmm)
         skin = self._skin(drawn.identity)

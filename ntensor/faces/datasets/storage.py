@@ -3,7 +3,7 @@
 | file | holds |
 |---|---|
 | `meta.json` | version, axes, order of the harmonics, sizes, arrays, shards and their counts, split, source |
-| `shard_000.npz`, ... | arrays of up to `shard_size` records each, see `records.fields_of` |
+| `shard_000.npz`, ... | arrays of up to `shard_size` records each, see `records.list_fields` |
 | `basis.npz` (optional) | `mean` (V,3), `id` (k_a,V,3), `exp` (k_b,V,3), `triangles`, `landmarks68`: shapes are rebuilt as mean + id and exp coefficients times modes, so that no shard holds them |
 | `statistics.npz` (optional) | `NAME_mean`, `NAME_std` (at least 1e-4) of `id_3dmm`, `exp_3dmm`, `shape` |
 
@@ -31,7 +31,7 @@ from ntensor.faces.reading import Expected, floats, integers, read_arrays, read_
 from ntensor.faces.rendering import harmonics
 from ntensor.faces.writing.files import LOCK, locked, remove_unfinished, replacing, write_text
 
-from .records import LARGEST, Arrays, encode, faults, fields_of
+from .records import LARGEST, Arrays, encode, find_faults, list_fields
 
 FORMAT, VERSION = "ntensor faces", 1
 AXES = "x right, y up, z to the camera"
@@ -50,7 +50,7 @@ class Meta:
     """What `meta.json` says.
 
     Attributes:
-        size, id_3dmm, exp_3dmm, vertices (int): sizes, see `records.fields_of`.
+        size, id_3dmm, exp_3dmm, vertices (int): sizes, see `records.list_fields`.
         arrays (list of str): what every shard holds.
         shards (list of [file, count])
         split, source (str): in words, for reports.
@@ -95,7 +95,7 @@ class Meta:
     @property
     def fields(self) -> dict[str, Expected]:
         """Types and shapes of all arrays that there may be."""
-        return fields_of(self.size, self.id_3dmm, self.exp_3dmm, self.vertices)
+        return list_fields(self.size, self.id_3dmm, self.exp_3dmm, self.vertices)
 
     def write(self, folder: Path) -> None:
         """Replaces the folder's `meta.json`."""
@@ -224,7 +224,7 @@ class ShardWriter:
         arrays = encode(batch)
         if self.face_model is not None:
             arrays.pop("shape", None)
-        faulty = faults(arrays)
+        faulty = find_faults(arrays)
         if faulty:
             index = min(faulty)
             raise DamagedData(self.folder / "(new batch)", index, faulty[index])
@@ -259,7 +259,7 @@ class ShardWriter:
             self.extra,
         )
         if face is not None:
-            _replace_arrays(self.folder / "basis.npz", basis_of(face))
+            _replace_arrays(self.folder / "basis.npz", make_basis(face))
 
     def _write(self, count: int) -> None:
         assert self.meta is not None
@@ -302,7 +302,7 @@ def write_statistics(folder: Path, statistics: Mapping[str, tuple[Tensor, Tensor
     _replace_arrays(folder / "statistics.npz", arrays)
 
 
-def basis_of(face: FaceModel) -> Arrays:
+def make_basis(face: FaceModel) -> Arrays:
     """The arrays of `basis.npz`: the face model restricted to the vertices of its shape."""
     chosen = face.shape_vertices
     position = {int(vertex): k for k, vertex in enumerate(chosen.tolist())}

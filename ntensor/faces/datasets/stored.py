@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ntensor.faces.common.errors import DamagedData
 from ntensor.faces.morphable.face_model import FaceModel
 
-from .records import VALID, Arrays, decode, faults, read_shard
+from .records import VALID, Arrays, decode, find_faults, read_shard
 from .storage import (
     SMALLEST_DEVIATION,
     STATISTICS,
@@ -40,7 +40,7 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
     so that a set larger than memory streams. Use it with `DataLoader(batch_size=None)`. At most
     `cache` shards are held by each worker.
 
-    Every shard is checked when it is read. Damage (see `records.faults`) is refused, or skipped
+    Every shard is checked when it is read. Damage (see `records.find_faults`) is refused, or skipped
     with a warning that names the file, the record and what is wrong; a batch is then smaller.
 
     Args:
@@ -210,7 +210,7 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
         arrays: Arrays | None = None
         try:
             arrays = read_shard(path, self.meta.fields, self.meta.arrays, count)
-            faulty = faults(arrays)
+            faulty = find_faults(arrays)
         except DamagedData as damage:
             if self.on_damage == "refuse":
                 raise
@@ -286,7 +286,7 @@ def check(folder: str | Path) -> tuple[Meta, list[DamagedData], dict[str, float]
         except DamagedData as damage:
             damages.append(damage)
             continue
-        faulty = faults(arrays)
+        faulty = find_faults(arrays)
         damages += [DamagedData(path, record, faulty[record]) for record in sorted(faulty)]
         good = [record for record in range(count) if record not in faulty]
         # Decoded maps take many times the memory of those in the file.

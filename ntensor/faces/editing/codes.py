@@ -69,7 +69,7 @@ class Encoded:
         return replace(self, codes={**self.codes, **codes})
 
 
-def require(model: Model, *edits: str) -> None:
+def require_codes(model: Model, *edits: str) -> None:
     """Checks that the network has the codes of these edits (keys of `CODES`).
 
     Raises:
@@ -136,10 +136,10 @@ def decode(
     if not isinstance(model, FaceAutoencoder):
         return model.decode(encoded.codes, encoded.places)
     output = model.decode(encoded.codes, encoded.places, streams)
-    return composed(output, mask)
+    return compose(output, mask)
 
 
-def composed(output: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
+def compose(output: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
     """The output with its `image` joined by another mask; see `decode`."""
     if mask == "code":
         return dict(output)
@@ -152,7 +152,7 @@ def composed(output: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
     return {**output, "mask": covered, "image": image}
 
 
-def nearest_rotation(z_p: Tensor) -> Tensor:
+def find_nearest_rotation(z_p: Tensor) -> Tensor:
     r"""The rotation nearest to `z_p` in the Frobenius norm, as a code.
 
     .. math:: R = U \, \mathrm{diag}(1, 1, \det(U V^T)) \, V^T, \qquad z_p = U S V^T
@@ -167,8 +167,8 @@ def nearest_rotation(z_p: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.editing import nearest_rotation
-        >>> nearest_rotation(2 * torch.eye(3).view(1, 9)).view(3, 3)
+        >>> from ntensor.faces.editing import find_nearest_rotation
+        >>> find_nearest_rotation(2 * torch.eye(3).view(1, 9)).view(3, 3)
         tensor([[1., 0., 0.],
                 [0., 1., 0.],
                 [0., 0., 1.]])

@@ -10,7 +10,7 @@ from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.networks.model import FaceAutoencoder, Model
 from ntensor.faces.rendering import harmonics
 
-from .codes import Encoded, Mask, composed
+from .codes import Encoded, Mask, compose
 
 
 class FixedFace:
@@ -97,7 +97,7 @@ class FixedFace:
         }
         if streams:
             output |= self.streams(z_l, z_exp)
-        return composed(output, mask)
+        return compose(output, mask)
 
     @torch.no_grad()
     def streams(self, z_l: Tensor, z_exp: Tensor) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.networks.model import Model
 
 
-def vertices_of_stream(model: Model, output: Mapping[str, Tensor]) -> Tensor:
+def restore_vertices(model: Model, output: Mapping[str, Tensor]) -> Tensor:
     r"""The shape of stream 1, `\mathcal{B} \times_2 z_{exp} \times_3 z_{id}` (eq. 3), in its unit.
 
     Args:
@@ -25,11 +25,11 @@ def vertices_of_stream(model: Model, output: Mapping[str, Tensor]) -> Tensor:
     Raises:
         ConfigurationError: the network has no shape stream.
     """
-    _need(model, output, "shape", "a shape from the decoder")
+    _require_output(model, output, "shape", "a shape from the decoder")
     return model.statistics.restore("shape", output["shape"]).unflatten(1, (-1, 3))
 
 
-def coefficients(model: Model, output: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def restore_coefficients(model: Model, output: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """The morphable model's coefficients that the codes are mapped to (sections 4.1.2 and 5.3).
 
     Args:
@@ -43,7 +43,7 @@ def coefficients(model: Model, output: Mapping[str, Tensor]) -> tuple[Tensor, Te
         ConfigurationError: the network does not map its codes to coefficients.
     """
     for name in ("id_3dmm", "exp_3dmm"):
-        _need(model, output, name, "coefficients of a face model")
+        _require_output(model, output, name, "coefficients of a face model")
     restore = model.statistics.restore
     return (
         restore("id_3dmm", output["id_3dmm"]),
@@ -51,7 +51,7 @@ def coefficients(model: Model, output: Mapping[str, Tensor]) -> tuple[Tensor, Te
     )
 
 
-def vertices_of_coefficients(model: Model, output: Mapping[str, Tensor], face: FaceModel) -> Tensor:
+def build_vertices(model: Model, output: Mapping[str, Tensor], face: FaceModel) -> Tensor:
     """The face model with the predicted coefficients in place of its own (section 5.3).
 
     Args:
@@ -65,7 +65,7 @@ def vertices_of_coefficients(model: Model, output: Mapping[str, Tensor], face: F
     Raises:
         ConfigurationError: the face model has other coefficients.
     """
-    x_id, x_exp = coefficients(model, output)
+    x_id, x_exp = restore_coefficients(model, output)
     if (x_id.shape[1], x_exp.shape[1]) != (face.identity_size, face.expression_size):
         raise ConfigurationError(
             f"the network predicts {x_id.shape[1]} identity and {x_exp.shape[1]} expression "
@@ -75,7 +75,7 @@ def vertices_of_coefficients(model: Model, output: Mapping[str, Tensor], face: F
     return face.vertices(x_id.to(face.mean), x_exp.to(face.mean))
 
 
-def frontal(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def collect_frontal_maps(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What the network knows of the unposed face: texture and normals, as far as it has them.
 
     Args:
@@ -94,7 +94,7 @@ def frontal(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return known
 
 
-def shape_error(shape: Tensor, truth: Tensor) -> Tensor:
+def measure_shape_error(shape: Tensor, truth: Tensor) -> Tensor:
     r"""Root of the mean squared distance of corresponding vertices, in their unit.
 
     .. math:: e = \sqrt{\frac{1}{V} \sum_v \| x_v - \hat x_v \|^2}
@@ -109,8 +109,8 @@ def shape_error(shape: Tensor, truth: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.editing import shape_error
-        >>> shape_error(torch.zeros(1, 2, 3), torch.tensor([[[3.0, 4.0, 0.0], [0.0, 0.0, 5.0]]]))
+        >>> from ntensor.faces.editing import measure_shape_error
+        >>> measure_shape_error(torch.zeros(1, 2, 3), torch.tensor([[[3.0, 4.0, 0.0], [0.0, 0.0, 5.0]]]))
         tensor([5.])
     """
     if shape.shape != truth.shape:
@@ -120,7 +120,7 @@ def shape_error(shape: Tensor, truth: Tensor) -> Tensor:
     return (shape - truth).square().sum(2).mean(1).sqrt()
 
 
-def _need(model: Model, output: Mapping[str, Tensor], name: str, purpose: str) -> None:
+def _require_output(model: Model, output: Mapping[str, Tensor], name: str, purpose: str) -> None:
     if name not in output:
         raise ConfigurationError(
             f'{purpose} needs a network that has one; got "{model.configuration.network}"'

@@ -10,10 +10,10 @@ from torch import Tensor
 from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.rendering import harmonics
 
-from .codes import CODES, Encoded, composed, nearest_rotation
+from .codes import CODES, Encoded, compose, find_nearest_rotation
 from .fixed import FixedFace
 from .interpolation import blend
-from .leak import followed
+from .leak import follow_pose
 
 
 class Session:
@@ -30,8 +30,8 @@ class Session:
 
     Args:
         first, second (FixedFace): of the same model.
-        leak (Tensor[9, k_id] or None): of `pose_leak`; `z_id` then follows the pose in normals and
-            albedo, as in `editing.pose`. Streams 1 and 3 know no pose.
+        leak (Tensor[9, k_id] or None): of `fit_pose_leak`; `z_id` then follows the pose in normals and
+            albedo, as in `editing.transfer_pose`. Streams 1 and 3 know no pose.
 
     Raises:
         ConfigurationError: two models.
@@ -76,9 +76,9 @@ class Session:
         w = {edit: float(weights.get(edit, 0.0)) for edit in CODES}
         z = blend(self.first.encoded, self.second.encoded, w, project=True)
         starts, ends = (
-            nearest_rotation(face.encoded.codes["z_p"]) for face in (self.first, self.second)
+            find_nearest_rotation(face.encoded.codes["z_p"]) for face in (self.first, self.second)
         )
-        z = followed(z, torch.lerp(starts, ends, w["identity"]), self.leak)
+        z = follow_pose(z, torch.lerp(starts, ends, w["identity"]), self.leak)
         normal, albedo = self._surface_of(z, (w["identity"], w["expression"], w["pose"]))
         light = self.model.light(z.codes["z_l"])
         output = {
@@ -91,7 +91,7 @@ class Session:
         given = z.codes["z_l"], z.codes["z_exp"]
         start, end = self.first.streams(*given), self.second.streams(*given)
         output |= {name: torch.lerp(start[name], end[name], w["identity"]) for name in start}
-        return composed(output, "normals")
+        return compose(output, "normals")
 
     def _surface_of(self, z: Encoded, key: tuple[float, ...]) -> tuple[Tensor, Tensor]:
         """Normals and albedo; the last ones are kept."""

@@ -57,13 +57,13 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(square / max(1, len(values) - 1))
 
 
-def grouped(measures: Sequence[dict[str, Any]]) -> list[Group]:
+def group_runs(measures: Sequence[dict[str, Any]]) -> list[Group]:
     """Groups in the order of their first runs.
 
     Example:
-        >>> from ntensor.faces.evaluation.groups import grouped
+        >>> from ntensor.faces.evaluation.groups import group_runs
         >>> runs = [{"run": f"a/full-s{k}", "configuration": {"seed": k}} for k in (0, 1)]
-        >>> [(group.name, len(group.runs)) for group in grouped(runs)]
+        >>> [(group.name, len(group.runs)) for group in group_runs(runs)]
         [('full', 2)]
     """
     keyed: list[tuple[Any, Group]] = []

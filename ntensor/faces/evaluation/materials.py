@@ -11,15 +11,15 @@ import numpy as np
 from torch import Tensor
 
 from ntensor.faces.configuration import Configuration, from_file
-from ntensor.faces.training.samples import generated
+from ntensor.faces.training.samples import make_generated
 
 from . import shapes
 from .measures import AngularError, SquaredError
-from .pictures import Pictures, table_2, table_3, training
-from .probes import leakage
+from .pictures import Pictures, draw_table_2, draw_table_3, draw_training
+from .probes import measure_leakage
 from .references import References
 from .settings import Evaluation
-from .transfer import Transfers, measured_baselines
+from .transfer import Transfers, measure_baselines
 
 
 class Materials:
@@ -39,17 +39,17 @@ class Materials:
     @functools.cached_property
     def pictures(self) -> Pictures:
         """Of table 2: all poses."""
-        return table_2(self.configuration, self.settings)
+        return draw_table_2(self.configuration, self.settings)
 
     @functools.cached_property
     def frontal(self) -> Pictures | None:
         """Of table 3: frontal, many lights."""
-        return table_3(self.configuration, self.settings)
+        return draw_table_3(self.configuration, self.settings)
 
     @functools.cached_property
     def training(self) -> Pictures:
         """Of training identities."""
-        return training(self.configuration, self.settings.fitted)
+        return draw_training(self.configuration, self.settings.fitted)
 
     @functools.cached_property
     def references(self) -> References:
@@ -57,7 +57,7 @@ class Materials:
         c, count = self.configuration.model, self.settings.fitted
         frontal = None
         if self.frontal is not None:
-            frontal = training(self.configuration, count, "frontal")
+            frontal = draw_training(self.configuration, count, "frontal")
         dimensions = max(9, c.k_exp, c.k_id, c.k_i)
         return References(self.training, frontal, self.settings, dimensions)
 
@@ -79,14 +79,14 @@ class Materials:
             batch = self.frontal[slice(None)]
             codes = references.frontal.codes(batch["image"], batch["mask"])
             named = {f"multilinear, {name}": z.numpy() for name, z in codes.items()}
-            entries["table_3"] = leakage(
-                named, arrays(self.frontal.factors()), self.settings.folds, "multilinear codes"
+            entries["table_3"] = measure_leakage(
+                named, to_arrays(self.frontal.factors()), self.settings.folds, "multilinear codes"
             )
-        entries["transfer"], self.shown = measured_baselines(self.transfers, references.unaligned)
-        mean = generated(
+        entries["transfer"], self.shown = measure_baselines(self.transfers, references.unaligned)
+        mean = make_generated(
             self.configuration.data, "train", self.configuration.model.image_size
         ).statistics["shape"][0]
-        entries["shape"] = shapes.of_baselines(self.pictures, mean, self.settings.shapes)
+        entries["shape"] = shapes.measure_baseline_shapes(self.pictures, mean, self.settings.shapes)
         return entries
 
     def pixels(self, which: str, k: int) -> dict[str, dict[str, Any]]:
@@ -96,8 +96,8 @@ class Materials:
         if key not in self._probes:
             pictures = self.pictures if which == "pictures" else self.frontal
             assert pictures is not None
-            self._probes[key] = leakage(
-                {"": self._pixels[which][:, :k]}, arrays(pictures.factors()), self.settings.folds
+            self._probes[key] = measure_leakage(
+                {"": self._pixels[which][:, :k]}, to_arrays(pictures.factors()), self.settings.folds
             )[""]
         return self._probes[key]
 
@@ -108,9 +108,9 @@ class Materials:
         if key not in self._probes:
             pictures = self.pictures if which == "pictures" else self.frontal
             assert pictures is not None
-            self._probes[key] = leakage(
+            self._probes[key] = measure_leakage(
                 {"": self._pixels[which]},
-                arrays(pictures.factors()),
+                to_arrays(pictures.factors()),
                 self.settings.folds,
                 classifier="neighbour",
             )[""]
@@ -176,6 +176,6 @@ class Shared:
         return self._kept[key]
 
 
-def arrays(labels: dict[str, Tensor]) -> dict[str, Any]:
+def to_arrays(labels: dict[str, Tensor]) -> dict[str, Any]:
     """Tensors as arrays."""
     return {name: value.numpy() for name, value in labels.items()}

@@ -66,7 +66,7 @@ def read_labels(path: Path) -> dict[str, dict[str, str]]:
     return labels
 
 
-def photographs(folder: Path, labels: Path | None, size: int) -> tuple[Pictures, list[str]]:
+def read_photographs(folder: Path, labels: Path | None, size: int) -> tuple[Pictures, list[str]]:
     """The pictures of a folder, cut to a square about their middle and resized.
 
     Grey pictures get three equal channels.
@@ -82,7 +82,7 @@ def photographs(folder: Path, labels: Path | None, size: int) -> tuple[Pictures,
     Raises:
         FacesError: no folder, no or an unreadable picture, a label of a picture that is not there.
     """
-    paths = images.images_in(folder)
+    paths = images.list_images(folder)
     known = {} if labels is None else read_labels(labels)
     absent = sorted(set(known) - {path.name for path in paths})
     if absent:

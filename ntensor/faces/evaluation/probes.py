@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .svm import cross_validated
+from .svm import cross_validate
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Probe:
     samples: int
 
 
-def accuracy(
+def measure_accuracy(
     features: Any,
     labels: Any,
     groups: Any | None = None,
@@ -65,19 +65,19 @@ def accuracy(
         raise ValueError(
             f"accuracy: wanted at least 2 classes of at least 2 samples, got counts {counts}"
         )
-    measured = _linear if classifier == "linear" else _neighbour
+    measured = _test_linear if classifier == "linear" else _test_neighbour
     shuffled = StratifiedKFold(min(folds, int(counts.min())), shuffle=True, random_state=seed)
-    random = measured(x, y, _folds(len(y), shuffled.split(x, y)))
+    random = measured(x, y, _number_folds(len(y), shuffled.split(x, y)))
     grouped = None
     if groups is not None:
         own = np.asarray(groups)[known]
         count = min(folds, len(np.unique(own)))
         if count > 1:
-            grouped = measured(x, y, _folds(len(y), GroupKFold(count).split(x, y, own)))
+            grouped = measured(x, y, _number_folds(len(y), GroupKFold(count).split(x, y, own)))
     return Probe(random, grouped, float(counts.max() / counts.sum()), len(counts), len(y))
 
 
-def _folds(count: int, splits: Iterable[tuple[Any, Any]]) -> Any:
+def _number_folds(count: int, splits: Iterable[tuple[Any, Any]]) -> Any:
     """The fold in which each sample is tested."""
     fold = np.zeros(count, dtype=np.int64)
     for number, (_, tested) in enumerate(splits):
@@ -85,12 +85,12 @@ def _folds(count: int, splits: Iterable[tuple[Any, Any]]) -> Any:
     return fold
 
 
-def _linear(x: Any, y: Any, fold: Any) -> float:
-    mean, _ = cross_validated(*(torch.from_numpy(array) for array in (x, y, fold)))
+def _test_linear(x: Any, y: Any, fold: Any) -> float:
+    mean, _ = cross_validate(*(torch.from_numpy(array) for array in (x, y, fold)))
     return mean
 
 
-def _neighbour(x: Any, y: Any, fold: Any) -> float:
+def _test_neighbour(x: Any, y: Any, fold: Any) -> float:
     points, each = torch.from_numpy(x), []
     for number in range(int(fold.max()) + 1):
         tested = fold == number
@@ -99,7 +99,7 @@ def _neighbour(x: Any, y: Any, fold: Any) -> float:
     return sum(each) / len(each)
 
 
-def leakage(
+def measure_leakage(
     codes: Mapping[str, Any],
     factors: Mapping[str, Any],
     folds: int = 10,
@@ -126,6 +126,6 @@ def leakage(
         for factor, labels in factors.items():
             groups = factors.get("expression" if factor == "identity" else "identity")
             table[code][factor] = asdict(
-                accuracy(features, labels, groups, folds, classifier=classifier)
+                measure_accuracy(features, labels, groups, folds, classifier=classifier)
             )
     return table

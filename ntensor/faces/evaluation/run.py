@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntensor.faces.editing import pose_leak
+from ntensor.faces.editing import fit_pose_leak
 from ntensor.faces.networks.model import Model
-from ntensor.faces.training.processes import device_of
+from ntensor.faces.training.processes import choose_device
 from ntensor.faces.training.runs import load_run
 
 from . import shapes
-from .materials import Materials, Shared, arrays
+from .materials import Materials, Shared, to_arrays
 from .measures import AngularError, SquaredError
 from .pictures import Pictures
-from .probes import leakage
+from .probes import measure_leakage
 from .settings import Evaluation
-from .transfer import measured_network
+from .transfer import measure_network
 
 # Codes of table 3, and what they should tell.
 FRONTAL = {"z_id": "identity", "z_exp": "expression", "z_l": "light"}
@@ -34,7 +34,7 @@ class Shown:
 
     Attributes:
         codes: arrays (n, k) of the pictures of table 2, by name.
-        edits: pictures of the network's edits, by edit; see `transfer.edited_by_network`.
+        edits: pictures of the network's edits, by edit; see `transfer.edit_by_network`.
         normals: some pictures' normals as the network finds them.
         images: its reconstructions of the same pictures.
     """
@@ -77,7 +77,7 @@ def look(
     errors["angular_error"] = {"network": angle.result()} if angle.images else {}
     kept = Shown({name: np.concatenate(parts) for name, parts in codes.items()})
     if shown:
-        output = model(shapes.chosen(pictures, shown)["image"].to(device))
+        output = model(shapes.choose(pictures, shown)["image"].to(device))
         kept.images = output["image"].float().cpu()
         kept.normals = output["normal"].float().cpu() if "normal" in output else None
     return errors, kept
@@ -101,7 +101,7 @@ def evaluate(
     Raises:
         FacesError: what its message says.
     """
-    device = device_of(settings.device)
+    device = choose_device(settings.device)
     model, configuration, step = load_run(run, settings.checkpoint)
     model.to(device)
     materials = (shared or Shared(settings)).of(configuration)
@@ -119,21 +119,21 @@ def evaluate(
         "configuration": asdict(configuration),
         "squared_error": {**errors["squared_error"], **baselines["squared_error"]},
     }
-    result["angular_error"] = _beside(errors["angular_error"], baselines["angular_error"])
-    result["accuracy"] = probed(shown.codes, materials, "pictures", shown.codes)
+    result["angular_error"] = _add_baselines(errors["angular_error"], baselines["angular_error"])
+    result["accuracy"] = probe(shown.codes, materials, "pictures", shown.codes)
     result["angular_error_frontal"], result["table_3"] = {}, {}
     if frontal is not None:
         errors, other = look(model, frontal, device, settings.batch_size)
-        result["angular_error_frontal"] = _beside(
+        result["angular_error_frontal"] = _add_baselines(
             errors["angular_error"], baselines["angular_error_frontal"]
         )
         wanted = {n: z for n, z in other.codes.items() if n in FRONTAL or n == "z_0"}
-        result["table_3"] = probed(wanted, materials, "frontal", wanted) | baselines["table_3"]
+        result["table_3"] = probe(wanted, materials, "frontal", wanted) | baselines["table_3"]
     leak = None
     if {"z_p", "z_id"} <= set(shown.codes):
         _, seen = look(model, materials.training, device, settings.batch_size)
-        leak = pose_leak({name: torch.from_numpy(seen.codes[name]) for name in ("z_p", "z_id")})
-    measures, shown.edits = measured_network(
+        leak = fit_pose_leak({name: torch.from_numpy(seen.codes[name]) for name in ("z_p", "z_id")})
+    measures, shown.edits = measure_network(
         model, materials.transfers, device, settings.batch_size, leak
     )
     result["transfer"] = {
@@ -141,7 +141,9 @@ def evaluate(
         for edit, methods in baselines["transfer"].items()
     }
     with torch.no_grad():
-        own = shapes.of_network(model, pictures, settings.shapes, device, settings.batch_size)
+        own = shapes.measure_network_shapes(
+            model, pictures, settings.shapes, device, settings.batch_size
+        )
     result["shape"] = {**own, **baselines["shape"]} if own else {}
     return result, shown
 
@@ -163,7 +165,7 @@ def evaluate_pictures(
     Raises:
         FacesError: what its message says.
     """
-    device = device_of(settings.device)
+    device = choose_device(settings.device)
     model, configuration, step = load_run(run, settings.checkpoint)
     measures, kept = look(model.to(device), pictures, device, settings.batch_size, shown=6)
     if measures["angular_error"]:
@@ -173,8 +175,8 @@ def evaluate_pictures(
             forward[:, 2] = 1
             constant.add(forward, batch["normal"], batch["mask"])
         measures["angular_error"]["constant"] = constant.result()
-    factors = arrays(pictures.factors())
-    accuracy = leakage(kept.codes, factors, settings.folds, "probes") if factors else {}
+    factors = to_arrays(pictures.factors())
+    accuracy = measure_leakage(kept.codes, factors, settings.folds, "probes") if factors else {}
     result = {
         "run": str(run),
         "step": step,
@@ -184,7 +186,7 @@ def evaluate_pictures(
         **measures,
         "accuracy": accuracy,
     }
-    batch = shapes.chosen(pictures, 6)
+    batch = shapes.choose(pictures, 6)
     columns = {"input": batch["image"]}
     if kept.images is not None:
         columns["reconstr."] = kept.images
@@ -195,27 +197,27 @@ def evaluate_pictures(
     return result, columns
 
 
-def probed(
+def probe(
     codes: Mapping[str, Any], materials: Materials, which: str, sizes: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Every code, as many principal components of pixels, and the nearest picture, against every
     factor."""
     pictures = materials.pictures if which == "pictures" else materials.frontal
     assert pictures is not None
-    factors = arrays(pictures.factors())
-    table = leakage(codes, factors, materials.settings.folds, f"probes, {which}")
+    factors = to_arrays(pictures.factors())
+    table = measure_leakage(codes, factors, materials.settings.folds, f"probes, {which}")
     for k in sorted({value.shape[1] for name, value in sizes.items() if name != "z_i"}):
         table[f"pixels, {k} components"] = materials.pixels(which, k)
     table["pixels, nearest picture"] = materials.neighbours(which)
     return table
 
 
-def _beside(own: dict[str, Any], baselines: dict[str, Any]) -> dict[str, Any]:
+def _add_baselines(own: dict[str, Any], baselines: dict[str, Any]) -> dict[str, Any]:
     """The baselines of normals, where the network has normals."""
     return {**own, **baselines} if own else {}
 
 
-def report(measures: Mapping[str, Any]) -> str:
+def format_report(measures: Mapping[str, Any]) -> str:
     """The measures of one run as text for a terminal."""
     lines = [
         f"{measures['run']}, update {measures['step']}: network {measures['network']}, rotation "
@@ -235,13 +237,15 @@ def report(measures: Mapping[str, Any]) -> str:
     lines += ["", "accuracy: random folds / whole groups held out"]
     lines.append(f"{'':28}" + "".join(f"{factor:>18}" for factor in factors))
     for code, row in table.items():
-        lines.append(f"{code:28}" + "".join(f"{_shown(row[factor]):>18}" for factor in factors))
+        lines.append(
+            f"{code:28}" + "".join(f"{_format_probe(row[factor]):>18}" for factor in factors)
+        )
     if table:
         chances = "".join(f"{row['chance']:>18.1%}" for row in next(iter(table.values())).values())
         lines.append(f"{'chance':28}{chances}")
     return "\n".join(lines)
 
 
-def _shown(probe: Mapping[str, Any]) -> str:
+def _format_probe(probe: Mapping[str, Any]) -> str:
     grouped = probe["grouped"]
     return f"{probe['random']:.1%}" + ("" if grouped is None else f" / {grouped:.1%}")

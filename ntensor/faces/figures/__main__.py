@@ -31,17 +31,17 @@ from . import codes, shapes, transfers
 from .material import Figure, LeftOut, Maker, Material, Runs
 
 FIGURES: dict[int, Maker] = {
-    1: transfers.overview,
+    1: transfers.draw_overview,
     4: transfers.concept_expression,
     5: shapes.concept_shapes,
-    6: shapes.textures,
+    6: shapes.draw_textures,
     7: transfers.concept_pose,
     8: transfers.fitted_expression,
     9: transfers.multilinear,
     10: transfers.fitted_pose,
     11: transfers.lights,
     12: shapes.shapes,
-    13: shapes.normals,
+    13: shapes.draw_normals,
     14: codes.expressions,
     15: codes.poses,
     16: transfers.more_expressions,
@@ -56,7 +56,7 @@ _NO_RUNS = Runs()
 _DEFAULT = Options()
 
 
-def figures(
+def make_figures(
     run: Annotated[Path, tyro.conf.Positional],
     out: Path,
     only: tuple[int, ...] = (),
@@ -113,4 +113,6 @@ def save(figure: Figure, path: Path, scale: int) -> None:
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    tyro.cli(figures, prog="python -m ntensor.faces.figures", description=__doc__, args=arguments)
+    tyro.cli(
+        make_figures, prog="python -m ntensor.faces.figures", description=__doc__, args=arguments
+    )

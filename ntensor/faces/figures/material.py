@@ -16,7 +16,7 @@ from ntensor.faces.baselines import LandmarkFit, fit_landmarks
 from ntensor.faces.baselines.landmark_fit import from_pixels
 from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.evaluation import pictures
-from ntensor.faces.evaluation.probes import accuracy
+from ntensor.faces.evaluation.probes import measure_accuracy
 from ntensor.faces.evaluation.references import MODES, Multilinear
 from ntensor.faces.media.inputs import Face
 from ntensor.faces.runs.opened import OpenedRun, Options
@@ -161,7 +161,7 @@ class Material:
             raise ConfigurationError(
                 f"fitted must be at least {needed}, for the multilinear baseline, got {self.fitted}"
             )
-        return pictures.training(self.main.configuration, self.fitted)
+        return pictures.draw_training(self.main.configuration, self.fitted)
 
     @functools.cached_property
     def multilinear(self) -> Multilinear:
@@ -173,7 +173,7 @@ class Material:
         """The factor of `multilinear` that tells expressions best, by the training labels."""
         labels = self.training.packed["expression"].numpy()
         right = {
-            mode: accuracy(z.numpy(), labels, folds=3).random
+            mode: measure_accuracy(z.numpy(), labels, folds=3).random
             for mode, z in zip(MODES, self.multilinear.model.factors, strict=True)
         }
         return max(right, key=right.__getitem__)

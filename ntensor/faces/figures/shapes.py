@@ -10,31 +10,31 @@ from torch.nn import functional as F
 
 from ntensor.faces import editing
 from ntensor.faces.media import meshes
-from ntensor.faces.media.inputs import pictures_of
+from ntensor.faces.media.inputs import stack_pictures
 from ntensor.faces.runs.opened import OpenedRun
 from ntensor.faces.runs.reconstruction import Reconstruction
-from ntensor.faces.writing.sheet import as_colours
+from ntensor.faces.writing.sheet import to_colours
 
 from .material import Figure, LeftOut, Material
 
 _SIZE = 128
 
 
-def _large(maps: Tensor) -> Tensor:
+def _enlarge(maps: Tensor) -> Tensor:
     return F.interpolate(maps.clamp(0, 1), size=(_SIZE, _SIZE))
 
 
-def _shapes(material: Material, opened: OpenedRun, first: int) -> Figure:
+def draw_shapes(material: Material, opened: OpenedRun, first: int) -> Figure:
     faces = material.faces(opened, first, strong=True)
     made = Reconstruction(opened, faces)
-    columns = {"input": _large(pictures_of(faces))}
+    columns = {"input": _enlarge(stack_pictures(faces))}
     truth = torch.stack(list(made.truth.values()))
-    columns["truth"] = meshes.draw(truth, made.part, size=_SIZE)
+    columns["truth"] = meshes.draw_shapes(truth, made.part, size=_SIZE)
     for name, (vertices, face) in made.shapes.items():
-        columns[name] = meshes.draw(vertices, face, size=_SIZE)
-    columns["truth, side"] = meshes.draw(truth, made.part, meshes.VIEWS[1], _SIZE)
+        columns[name] = meshes.draw_shapes(vertices, face, size=_SIZE)
+    columns["truth, side"] = meshes.draw_shapes(truth, made.part, meshes.VIEWS[1], _SIZE)
     for name, (vertices, face) in made.shapes.items():
-        columns[f"{name}, side"] = meshes.draw(vertices, face, meshes.VIEWS[1], _SIZE)
+        columns[f"{name}, side"] = meshes.draw_shapes(vertices, face, meshes.VIEWS[1], _SIZE)
     rms = made.errors()["rms"]
     means = ", ".join(f"{name} {sum(row) / len(row):.2f}" for name, row in rms.items())
     return Figure("3D shape from one picture", columns, notes=(f"rms error in mm: {means}",))
@@ -42,15 +42,15 @@ def _shapes(material: Material, opened: OpenedRun, first: int) -> Figure:
 
 def concept_shapes(material: Material) -> Figure:
     """Figure 5."""
-    return _shapes(material, material.other("poc_expression"), 0)
+    return draw_shapes(material, material.other("poc_expression"), 0)
 
 
 def shapes(material: Material) -> Figure:
     """Figure 12."""
-    return _shapes(material, material.main, 9)
+    return draw_shapes(material, material.main, 9)
 
 
-def textures(material: Material) -> Figure:
+def draw_textures(material: Material) -> Figure:
     """Figure 6."""
     opened = material.other("poc_expression")
     faces = material.faces(opened, 5)
@@ -67,23 +67,23 @@ def textures(material: Material) -> Figure:
         )
         true.append(opened.inputs.rendered(face.name, scene).truth["albedo"])
     columns = {
-        "input": pictures_of(faces),
+        "input": stack_pictures(faces),
         "truth": torch.cat(true),
         "texture": output["texture"].cpu(),
     }
     return Figure("Facial texture from one picture", columns)
 
 
-def normals(material: Material) -> Figure:
+def draw_normals(material: Material) -> Figure:
     """Figure 13."""
     opened, notes = material.main, []
     faces = material.faces(opened, 18, lights=True, strong=True)
-    images = pictures_of(faces)
+    images = stack_pictures(faces)
     mask = torch.cat([face.truth["mask"] for face in faces])
     columns = {"input": images}
 
     def shown(normal: Tensor) -> Tensor:
-        return as_colours("normal", F.normalize(normal.float().cpu(), dim=1) * (mask > 0.5))
+        return to_colours("normal", F.normalize(normal.float().cpu(), dim=1) * (mask > 0.5))
 
     columns["network"] = shown(editing.decode(opened.model, opened.encode(faces))["normal"])
     other = material.others["intrinsic"]

@@ -30,7 +30,7 @@ FIVE = (range(36, 42), range(42, 48), (30,), (48,), (54,))
 FARTHEST = 1e6
 
 
-def images_in(folder: Path) -> list[Path]:
+def list_images(folder: Path) -> list[Path]:
     """The pictures in a folder, by name.
 
     Raises:
@@ -91,7 +91,7 @@ def read_landmarks(path: Path, image: str | None = None) -> Tensor:
     return points
 
 
-def five_of(landmarks: Tensor) -> Tensor:
+def reduce_to_five(landmarks: Tensor) -> Tensor:
     """The five points (..., 5, d) of 68 (..., 68, d)."""
     return torch.stack([landmarks[..., list(rows), :].mean(-2) for rows in FIVE], -2)
 
@@ -110,10 +110,10 @@ def project(points: Tensor, size: int, camera: Camera | None = None) -> Tensor:
     return to_pixels(points[..., :2], size, camera) - 0.5
 
 
-def reference_points(face: FaceModel, count: int) -> Tensor:
+def find_reference_points(face: FaceModel, count: int) -> Tensor:
     """The mean face's 5 or 68 landmarks (count, 3), millimetres."""
     points = face.mean[face.landmarks68]
-    return points if count == 68 else five_of(points)
+    return points if count == 68 else reduce_to_five(points)
 
 
 def fit_camera(landmarks: Tensor, reference: Tensor) -> tuple[Tensor, float, Tensor]:
@@ -174,8 +174,8 @@ def align(
     Raises:
         ImageError: the landmarks cannot be a face's.
     """
-    rotation, scale, origin = fit_camera(landmarks, reference_points(face, len(landmarks)))
-    roll = torch.deg2rad(scenes.angles_of(rotation[None])[0, 2])
+    rotation, scale, origin = fit_camera(landmarks, find_reference_points(face, len(landmarks)))
+    roll = torch.deg2rad(scenes.rotation_to_angles(rotation[None])[0, 2])
     target = project(torch.zeros(3), size, camera)
     factor = size / (2 * (camera or Camera()).half_width) / scale
     # From pixels of the input to pixels of the output; y points down.

@@ -28,7 +28,7 @@ from ntensor.faces.datasets import scenes
 from ntensor.faces.datasets.rendered import SPLITS, Batch, Faces, stack
 from ntensor.faces.datasets.stored import StoredFaces
 from ntensor.faces.morphable.face_model import FaceModel
-from ntensor.faces.morphable.face_models import face_model_of
+from ntensor.faces.morphable.face_models import find_face_model
 from ntensor.faces.reading import read_picture
 
 from . import images
@@ -104,7 +104,7 @@ class Inputs:
         if self._face is None:
             data = self.configuration.data
             if data.source == "generated" or data.face_model is not None:
-                self._face = face_model_of(data)
+                self._face = find_face_model(data)
             else:
                 try:
                     self._face = StoredFaces(data.source).face_model
@@ -218,17 +218,17 @@ class Inputs:
     ) -> scenes.Scenes:
         """One person with these expression weights under a fixed light, or the frontal one."""
         background = scenes.draw_background(np.random.default_rng([person, 0xED]))
-        lamps = scenes.frontal_lamps() if light is None else scenes.fixed_lamps(light)
+        lamps = scenes.make_frontal_lamps() if light is None else scenes.make_fixed_lamps(light)
         plain = self.configuration.data.variation != "all"
         row: list[Any] = [
             person,
-            scenes.identity_coefficients(person, self.face_model.identity_size),
+            scenes.draw_identity(person, self.face_model.identity_size),
             weights.cpu().numpy(),
             np.array(angles, np.float32),
             lamps,
             np.zeros_like(background) if plain else background,
             -1,
-            scenes.pose_bin_of(angles[0]),
+            scenes.find_pose_bin(angles[0]),
             -1 if light is None else light,
         ]
         return stack([row])
@@ -261,6 +261,6 @@ class Inputs:
         )
 
 
-def pictures_of(faces: Sequence[Face]) -> Tensor:
+def stack_pictures(faces: Sequence[Face]) -> Tensor:
     """The pictures (n, 3, S, S) of some faces."""
     return torch.stack([face.image for face in faces])

@@ -28,7 +28,9 @@ _CLAY = 0.85
 _FARTHEST = 1000.0
 
 
-def write(path: Path, vertices: Tensor, triangles: Tensor, colours: Tensor | None = None) -> None:
+def write_mesh(
+    path: Path, vertices: Tensor, triangles: Tensor, colours: Tensor | None = None
+) -> None:
     """Writes a mesh as PLY or OBJ, by the path's ending; lengths stay in their unit.
 
     Args:
@@ -52,7 +54,7 @@ def write(path: Path, vertices: Tensor, triangles: Tensor, colours: Tensor | Non
         mesh.export(unfinished)
 
 
-def shape_model(face: FaceModel) -> FaceModel:
+def restrict_to_shape(face: FaceModel) -> FaceModel:
     """The part of a face model that is the network's shape, as a face model of its own."""
     chosen = face.shape_vertices
     place = torch.full((face.mean.shape[0],), -1)
@@ -71,7 +73,7 @@ def shape_model(face: FaceModel) -> FaceModel:
     )
 
 
-def draw(
+def draw_shapes(
     vertices: Tensor,
     face: FaceModel,
     angles: tuple[float, float, float] = VIEWS[0],
@@ -99,7 +101,7 @@ def draw(
             f"{float(vertices.abs().max()):g} mm; are its weights trained and whole?"
         )
     samples, n = 2 * size, len(vertices)
-    rotation = scenes.rotation_of(torch.tensor([angles])).to(vertices)[0]
+    rotation = scenes.angles_to_rotation(torch.tensor([angles])).to(vertices)[0]
     posed = vertices @ rotation.T
     camera = Camera()
     scale = samples / (2 * camera.half_width)
@@ -120,7 +122,7 @@ def draw(
     return F.avg_pool2d(picture, 2)
 
 
-def colours_of(vertices: Tensor, picture: Tensor) -> Tensor:
+def sample_colours(vertices: Tensor, picture: Tensor) -> Tensor:
     """What a frontal picture shows at the vertices of an unposed face.
 
     Args:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ntensor.faces.common import extras
 from ntensor.faces.common.errors import ImageError
 from ntensor.faces.datasets.rendered import SPLITS
-from ntensor.faces.reading import imageio, read_frames
+from ntensor.faces.reading import load_imageio, read_frames
 from ntensor.faces.writing.files import replacing
 
 from . import images
@@ -24,7 +24,7 @@ _STEPS = 6
 _NEAREST = 0.75
 
 
-def driving(inputs: Inputs, drive: str, most: int) -> list[Face]:
+def read_driving_frames(inputs: Inputs, drive: str, most: int) -> list[Face]:
     """The frames of a film, cropped.
 
     Args:
@@ -38,17 +38,17 @@ def driving(inputs: Inputs, drive: str, most: int) -> list[Face]:
     if most < 1:
         raise ImageError(f"most must be at least 1 frame, got {most}")
     if drive.startswith("generated:"):
-        return generated_film(inputs, drive)[:most]
+        return generate_film(inputs, drive)[:most]
     path = Path(drive)
     if path.is_file():
         frames = [inputs.cropped(f, path, k) for k, f in enumerate(read_frames(path, most))]
         if not frames:
             raise ImageError(f"{path}: the film has no frames")
         return frames
-    return [inputs.picture(name) for name in images.images_in(path)[:most]]
+    return [inputs.picture(name) for name in images.list_images(path)[:most]]
 
 
-def generated_film(inputs: Inputs, word: str) -> list[Face]:
+def generate_film(inputs: Inputs, word: str) -> list[Face]:
     """A person who goes through the basic expressions, nodding a little to and fro."""
     parts = word.split(":")[1:]
     if len(parts) != 2 or parts[0] not in SPLITS or not parts[1].isdecimal():
@@ -69,7 +69,7 @@ def generated_film(inputs: Inputs, word: str) -> list[Face]:
     return faces
 
 
-def warped(image: Tensor, landmarks: Tensor, target: Tensor) -> Tensor:
+def warp_by_landmarks(image: Tensor, landmarks: Tensor, target: Tensor) -> Tensor:
     """A picture bent by a thin-plate spline so that its landmarks come to others.
 
     The paper's baseline of supplementary E. Corners and middles of the borders stay.
@@ -86,7 +86,7 @@ def warped(image: Tensor, landmarks: Tensor, target: Tensor) -> Tensor:
     size = image.shape[-1]
     steps = np.linspace(0, size - 1, 3)
     border = [(x, y) for x in steps for y in steps if x in steps[::2] or y in steps[::2]]
-    keep = _apart(target)
+    keep = _choose_apart(target)
     ends = np.concatenate([target[keep].double().numpy(), border])
     starts = np.concatenate([landmarks[keep].double().numpy(), border])
     y, x = np.mgrid[:size, :size]
@@ -100,7 +100,7 @@ def warped(image: Tensor, landmarks: Tensor, target: Tensor) -> Tensor:
     return bent[0]
 
 
-def _apart(points: Tensor) -> list[int]:
+def _choose_apart(points: Tensor) -> list[int]:
     """Points that are not close to an earlier one of them."""
     kept: list[int] = []
     for row, point in enumerate(points):
@@ -109,7 +109,7 @@ def _apart(points: Tensor) -> list[int]:
     return kept
 
 
-def write(path: Path, frames: Sequence[Tensor], scale: int, rate: float) -> None:
+def write_film(path: Path, frames: Sequence[Tensor], scale: int, rate: float) -> None:
     """Writes an animation that repeats.
 
     Args:
@@ -128,7 +128,7 @@ def write(path: Path, frames: Sequence[Tensor], scale: int, rate: float) -> None
     arrays = [frame.cpu().numpy() for frame in large]
     with replacing(path) as unfinished:
         if path.suffix == ".mp4":
-            imageio().imwrite(unfinished, np.stack(arrays), fps=rate, macro_block_size=2)
+            load_imageio().imwrite(unfinished, np.stack(arrays), fps=rate, macro_block_size=2)
             return
         module = extras.load("PIL.Image")
         first, *rest = [module.fromarray(array) for array in arrays]

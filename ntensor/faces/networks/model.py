@@ -38,11 +38,11 @@ class FaceAutoencoder(nn.Module):
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.configuration import fitted
+        >>> from ntensor.faces.configuration import fit_to_data
         >>> from ntensor.faces.configuration.presets import tiny
         >>> from ntensor.faces.networks.model import FaceAutoencoder
         >>> sizes = {"k_3d": 1500, "exp_3dmm": 16, "id_3dmm": 30}
-        >>> output = FaceAutoencoder(fitted(tiny(), sizes).model)(torch.rand(2, 3, 64, 64))
+        >>> output = FaceAutoencoder(fit_to_data(tiny(), sizes).model)(torch.rand(2, 3, 64, 64))
         >>> output["image"].shape, output["shape"].shape, output["z_p"].shape
         (torch.Size([2, 3, 64, 64]), torch.Size([2, 1500]), torch.Size([2, 9]))
     """
@@ -75,7 +75,7 @@ class FaceAutoencoder(nn.Module):
             self.frontal_stream = FrontalStream(c.image_size, c.k_l, *cores)
             self.exp_3dmm = nn.Linear(c.k_exp, c.exp_3dmm)
             self.id_3dmm = nn.Linear(c.k_id, c.id_3dmm)
-        self.statistics = Statistics(extents_of_targets(c))
+        self.statistics = Statistics(list_target_extents(c))
 
     def encode(self, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
         """The codes of `image` (Tensor[n, 3, S, S], 0 to 1), and the places of the poolings."""
@@ -203,7 +203,7 @@ class PlainAutoencoder(nn.Module):
         sizes = (c.image_size, c.channels, c.kernel_size)
         self.encoder = Encoder({"z_0": c.k_i}, *sizes, c.k_i, c.bottleneck, keep_places=False)
         self.decoder = Decoder(c.k_i, 3, *sizes, start=0.5, subpixel=c.subpixel)
-        self.statistics = Statistics(extents_of_targets(c))
+        self.statistics = Statistics(list_target_extents(c))
 
     def encode(self, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
         codes, places = self.encoder(image)
@@ -218,7 +218,7 @@ class PlainAutoencoder(nn.Module):
         return {**codes, **self.decode(codes, places)}
 
 
-def extents_of_targets(configuration: ModelConfiguration) -> dict[str, int]:
+def list_target_extents(configuration: ModelConfiguration) -> dict[str, int]:
     """Extents of the vectors of the data that the network predicts, by name."""
     return {name: getattr(configuration, entry) for name, entry in configuration.targets.items()}
 
@@ -232,7 +232,7 @@ def build(configuration: ModelConfiguration) -> Model:
     Raises:
         ConfigurationError: an extent that the data decides (0 in the configuration) is not known.
     """
-    extents = extents_of_targets(configuration)
+    extents = list_target_extents(configuration)
     unknown = [name for name, size in extents.items() if size < 1]
     if unknown:
         raise ConfigurationError(

@@ -98,7 +98,7 @@ class Guard:
         if scope["type"] == "lifespan":
             await self.application(scope, receive, send)
         elif scope["type"] == "http":
-            await self._answer(scope, receive, _with_headers(scope, send))
+            await self._answer(scope, receive, _add_headers(scope, send))
         else:
             await send({"type": "websocket.close", "code": 1008})
 
@@ -120,12 +120,12 @@ class Guard:
                 await self.application(scope, self._replayed(body, receive), send)
 
     def _check_source(self, scope: Message) -> None:
-        host = _header(scope, b"host") or ""
+        host = _find_header(scope, b"host") or ""
         if host not in self.hosts:
             raise _Refusal(421, f"this page is not served under the name {host!r}")
-        if (origin := _header(scope, b"origin")) not in (None, f"http://{host}"):
+        if (origin := _find_header(scope, b"origin")) not in (None, f"http://{host}"):
             raise _Refusal(403, f"this page takes no requests of {origin!r}")
-        if (site := _header(scope, b"sec-fetch-site")) not in (None, "same-origin", "none"):
+        if (site := _find_header(scope, b"sec-fetch-site")) not in (None, "same-origin", "none"):
             raise _Refusal(403, f"this page takes no {site!r} requests; type its address instead")
 
     def _limit(self, scope: Message) -> int:
@@ -146,7 +146,7 @@ class Guard:
     async def _body(self, scope: Message, receive: Receive) -> bytes | None:
         """The body, or None where the client has gone."""
         limit = self._limit(scope)
-        length = _header(scope, b"content-length") or "0"
+        length = _find_header(scope, b"content-length") or "0"
         if not length.isdecimal():
             raise _Refusal(400, f"Content-Length must be a number, got {length!r}")
         if int(length) > limit:
@@ -222,7 +222,7 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _header(scope: Message, name: bytes) -> str | None:
+def _find_header(scope: Message, name: bytes) -> str | None:
     """The only header of this name; None where there is none."""
     values = [value for key, value in scope["headers"] if key.lower() == name]
     if len(values) > 1:
@@ -241,7 +241,7 @@ async def _read(receive: Receive, limit: int) -> bytes | None:
     return None
 
 
-def _with_headers(scope: Message, send: Send) -> Send:
+def _add_headers(scope: Message, send: Send) -> Send:
     # Pictures of people are not for the browser's disk.
     fleeting = not scope["path"].startswith(("/assets/", "/static/"))
     more = HEADERS | ({"cache-control": "no-store"} if fleeting else {})

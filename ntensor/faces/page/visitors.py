@@ -85,7 +85,7 @@ class Visitors:
     def edit(self, name: str, values: Sequence[float]) -> list[str]:
         """HTML of the edited face."""
         with self._visit(name) as visitor:
-            return self.demo.edited(visitor.session, _weights(values))
+            return self.demo.edited(visitor.session, _name_weights(values))
 
     def choose(self, name: str, side: str, index: int, values: Sequence[float]) -> list[str]:
         """Takes one of the faces that a side offers; HTML of the side and of the edited face."""
@@ -118,7 +118,7 @@ class Visitors:
         with self._visit(name) as visitor:
             if not visitor.solid:
                 return None
-            mesh = self.demo.mesh(visitor.session, _weights(values))
+            mesh = self.demo.mesh(visitor.session, _name_weights(values))
             visitor.close()
             visitor.mesh = self.folder.write(mesh, ".glb")
             return visitor.mesh
@@ -132,7 +132,7 @@ class Visitors:
     ) -> list[str]:
         session = visitor.session.replaced(side, self.demo.fixed(image))
         shown = self.demo.side(side, session, image)
-        edited = self.demo.edited(session, _weights(values))
+        edited = self.demo.edited(session, _name_weights(values))
         visitor.session = session
         return [*shown, *edited]
 
@@ -154,5 +154,5 @@ class Visitors:
             self._turn.release()
 
 
-def _weights(values: Sequence[float]) -> dict[str, float]:
+def _name_weights(values: Sequence[float]) -> dict[str, float]:
     return dict(zip(SLIDERS, values, strict=True))

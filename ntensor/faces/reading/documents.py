@@ -28,10 +28,10 @@ def read_json(path: str | Path, wanted: type[T], kind: type[DamagedData] = Damag
     Raises:
         DamagedData: it cannot be read, is no JSON, is nested too deeply, or is of another type.
     """
-    return document(read_bytes(path, kind=kind), wanted, path, kind)
+    return parse_document(read_bytes(path, kind=kind), wanted, path, kind)
 
 
-def document(
+def parse_document(
     content: bytes | str, wanted: type[T], path: str | Path, kind: type[DamagedData] = DamagedData
 ) -> T:
     """`read_json` of a text that stands in the file `path`."""
@@ -40,11 +40,11 @@ def document(
         try:
             parsed: T = pydantic.TypeAdapter(wanted).validate_json(content, strict=True)
         except pydantic.ValidationError as error:
-            raise kind(Path(path), None, reasons(error)) from error
+            raise kind(Path(path), None, explain(error)) from error
     return parsed
 
 
-def reasons(error: Any) -> str:
+def explain(error: Any) -> str:
     """What a `pydantic.ValidationError` says, in one line: entry, what was wanted, what came."""
     sentences = []
     for entry in error.errors(include_url=False, include_context=False)[:5]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ntensor.faces.common import extras
 from ntensor.faces.common.errors import DamagedData
 
-from .files import opened, parsing
+from .files import open_regular, parsing
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -22,7 +22,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         DamagedData: it cannot be read, or a floating-point tensor is not finite.
     """
     path = Path(path)
-    with opened(path), parsing(path):
+    with open_regular(path), parsing(path):
         safe_open = extras.load("safetensors").safe_open
         with safe_open(path, "pt") as file:
             notes = dict(file.metadata() or {})
@@ -43,7 +43,7 @@ def check_tensors(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
     """
     reasons = []
     for name in sorted(given.keys() | wanted.keys()):
-        got, want = (_kind(tensors.get(name)) for tensors in (given, wanted))
+        got, want = (_describe(tensors.get(name)) for tensors in (given, wanted))
         if got != want:
             reasons.append(f"{name}: wanted {want}, got {got}")
     if reasons:
@@ -51,7 +51,7 @@ def check_tensors(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
         raise ValueError("; ".join(reasons[:3]) + more)
 
 
-def _kind(tensor: Tensor | None) -> str:
+def _describe(tensor: Tensor | None) -> str:
     if tensor is None:
         return "none"
     return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"

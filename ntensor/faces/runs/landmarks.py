@@ -9,14 +9,14 @@ from torch import Tensor
 
 from ntensor.faces import editing
 from ntensor.faces.common.errors import FacesError
-from ntensor.faces.editing import Encoded, nearest_rotation
+from ntensor.faces.editing import Encoded, find_nearest_rotation
 from ntensor.faces.media import images
 from ntensor.faces.media.inputs import Face
 
 from .opened import OpenedRun
 
 
-def landmarks_of(opened: OpenedRun, faces: Sequence[Face], codes: Encoded) -> list[Tensor]:
+def find_landmarks(opened: OpenedRun, faces: Sequence[Face], codes: Encoded) -> list[Tensor]:
     """The 68 landmarks (68, 2) of each face, in pixels of its picture.
 
     Those that the face came with; else those of the network's shape (eq. 3), turned by the nearest
@@ -33,7 +33,7 @@ def landmarks_of(opened: OpenedRun, faces: Sequence[Face], codes: Encoded) -> li
         )
     output = editing.decode(opened.model, codes)
     model = opened.inputs.face_model
-    vertices = editing.vertices_of_stream(opened.model, output).cpu()
+    vertices = editing.restore_vertices(opened.model, output).cpu()
     place = torch.full((model.mean.shape[0],), -1)
     place[model.shape_vertices] = torch.arange(len(model.shape_vertices))
     rows = place[model.landmarks68]
@@ -42,6 +42,6 @@ def landmarks_of(opened: OpenedRun, faces: Sequence[Face], codes: Encoded) -> li
             f"the network's shape of {vertices.shape[1]} vertices has no landmarks of the face "
             f"model ({model.source}): give --landmarks"
         )
-    rotation = nearest_rotation(codes.codes["z_p"]).cpu().unflatten(1, (3, 3))
+    rotation = find_nearest_rotation(codes.codes["z_p"]).cpu().unflatten(1, (3, 3))
     posed = vertices[:, rows] @ rotation.transpose(1, 2)
     return list(images.project(posed, opened.inputs.size))

@@ -14,11 +14,11 @@ from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.datasets.records import VALID
 from ntensor.faces.media import meshes
 from ntensor.faces.media.images import save_image
-from ntensor.faces.media.inputs import Face, pictures_of
+from ntensor.faces.media.inputs import Face, stack_pictures
 from ntensor.faces.morphable.face_model import FaceModel
-from ntensor.faces.writing.sheet import as_colours
+from ntensor.faces.writing.sheet import to_colours
 
-from .opened import OpenedRun, on_cpu
+from .opened import OpenedRun, to_cpu
 
 _DRAWN = 128
 
@@ -50,12 +50,12 @@ class Reconstruction:
             )
         self.opened, self.faces = opened, list(faces)
         self.face_model = opened.inputs.face_model
-        self.part = meshes.shape_model(self.face_model)
+        self.part = meshes.restrict_to_shape(self.face_model)
         output = editing.decode(model, opened.encode(faces))
-        self.output = on_cpu(output)
+        self.output = to_cpu(output)
         self.shapes: dict[str, tuple[Tensor, FaceModel]] = {}
         if "shape" in output:
-            vertices = editing.vertices_of_stream(model, output).float().cpu()
+            vertices = editing.restore_vertices(model, output).float().cpu()
             wanted = len(self.part.mean)
             if vertices.shape[1] != wanted:
                 raise ConfigurationError(
@@ -63,9 +63,9 @@ class Reconstruction:
                     f"({self.face_model.source}) {wanted}"
                 )
             self.shapes["decoder"] = (vertices, self.part)
-        vertices = editing.vertices_of_coefficients(model, output, self.face_model)
+        vertices = editing.build_vertices(model, output, self.face_model)
         self.shapes["coefficients"] = (vertices, self.face_model)
-        self.maps = editing.frontal(self.output)
+        self.maps = editing.collect_frontal_maps(self.output)
         if "normal" in self.output:
             self.maps["normal"] = self.output["normal"] * (self.output["mask"] > 0.5)
         self.truth = self._truth()
@@ -92,10 +92,12 @@ class Reconstruction:
             colours = None
             if picture is not None:
                 rows = slice(number, number + 1)
-                colours = meshes.colours_of(vertices[rows], picture[rows])[0]
-            meshes.write(folder / f"{name}.{format}", vertices[number], face.triangles, colours)
+                colours = meshes.sample_colours(vertices[rows], picture[rows])[0]
+            meshes.write_mesh(
+                folder / f"{name}.{format}", vertices[number], face.triangles, colours
+            )
         for name, maps in self.maps.items():
-            save_image(self.opened.output(folder / f"{name}.png"), as_colours(name, maps)[number])
+            save_image(self.opened.output(folder / f"{name}.png"), to_colours(name, maps)[number])
 
     def errors(self) -> dict[str, Any]:
         """Errors of each face, rms over the vertices of the network's shape, beside the mean
@@ -107,7 +109,7 @@ class Reconstruction:
         compared = {"mean face": self.part.mean.expand_as(truth)}
         for name, (vertices, face) in self.shapes.items():
             compared[name] = (vertices if face is self.part else vertices[:, chosen])[rows]
-        rms = {name: editing.shape_error(v, truth).tolist() for name, v in compared.items()}
+        rms = {name: editing.measure_shape_error(v, truth).tolist() for name, v in compared.items()}
         return {
             "unit": "mm",
             "face_model": self.face_model.source,
@@ -121,7 +123,7 @@ class Reconstruction:
         def large(maps: Tensor) -> Tensor:
             return torch.nn.functional.interpolate(maps, size=(_DRAWN, _DRAWN))
 
-        columns = {"input": large(pictures_of(self.faces))}
+        columns = {"input": large(stack_pictures(self.faces))}
         columns["reconstruction"] = large(self.output["image"].clamp(0, 1))
         shapes = dict(self.shapes)
         if len(self.truth) == len(self.faces):
@@ -129,12 +131,14 @@ class Reconstruction:
         for name, (vertices, face) in shapes.items():
             for angles in meshes.VIEWS:
                 side = "" if angles == meshes.VIEWS[0] else ", side"
-                columns[f"{name}{side}"] = meshes.draw(vertices, face, angles, _DRAWN)
+                columns[f"{name}{side}"] = meshes.draw_shapes(vertices, face, angles, _DRAWN)
         picture = self.texture()
         if picture is not None:
             name, (vertices, face) = next(iter(self.shapes.items()))
-            colours = meshes.colours_of(vertices, picture)
-            columns["painted"] = meshes.draw(vertices, face, meshes.VIEWS[1], _DRAWN, colours)
+            colours = meshes.sample_colours(vertices, picture)
+            columns["painted"] = meshes.draw_shapes(
+                vertices, face, meshes.VIEWS[1], _DRAWN, colours
+            )
         for name, maps in self.maps.items():
-            columns[name] = large(as_colours(name, maps))
+            columns[name] = large(to_colours(name, maps))
         return columns

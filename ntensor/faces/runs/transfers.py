@@ -12,11 +12,11 @@ from torch import Tensor
 from ntensor.faces import editing
 from ntensor.faces.editing.codes import Mask
 from ntensor.faces.media.images import save_image
-from ntensor.faces.media.inputs import Face, pictures_of
+from ntensor.faces.media.inputs import Face, stack_pictures
 from ntensor.faces.writing import grids
-from ntensor.faces.writing.sheet import as_colours
+from ntensor.faces.writing.sheet import to_colours
 
-from .opened import OpenedRun, paired
+from .opened import OpenedRun, pair_faces
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Way:
     warp: bool = False
 
 
-def transferred(
+def transfer(
     opened: OpenedRun,
     edit: str,
     target: editing.Encoded,
@@ -39,20 +39,22 @@ def transferred(
 ) -> dict[str, Tensor]:
     """The decoder's outputs of one edit, a key of `editing.CODES`."""
     if edit == "expression":
-        return editing.expression(opened.model, target, source)
+        return editing.transfer_expression(opened.model, target, source)
     if edit == "light":
-        return editing.light(opened.model, target, source)
+        return editing.transfer_light(opened.model, target, source)
     if edit == "pose":
-        return editing.pose(opened.model, target, source, way.project, way.mask, leak=way.leak)
-    return editing.identity(opened.model, target, source, way.mask, leak=way.leak)
+        return editing.transfer_pose(
+            opened.model, target, source, way.project, way.mask, leak=way.leak
+        )
+    return editing.transfer_identity(opened.model, target, source, way.mask, leak=way.leak)
 
 
-def enlarged(picture: Tensor, scale: int) -> Tensor:
+def enlarge(picture: Tensor, scale: int) -> Tensor:
     """Every pixel of (..., h, w) `scale` times in both directions."""
     return picture.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
 
 
-def columns(
+def make_columns(
     opened: OpenedRun,
     edit: str,
     targets: Sequence[Face],
@@ -61,35 +63,35 @@ def columns(
 ) -> tuple[dict[str, Tensor], list[Face]]:
     """A transfer's figure, by titles, and the truths where all faces are generated."""
     given, taken = opened.encode(targets), opened.encode(sources)
-    made = transferred(opened, edit, given, taken, way)
+    made = transfer(opened, edit, given, taken, way)
     plain = editing.decode(opened.model, given, streams=True)
-    shown = {"target": pictures_of(targets), "source": pictures_of(sources)}
+    shown = {"target": stack_pictures(targets), "source": stack_pictures(sources)}
     shown["reconstr."] = plain["image"]
     if edit == "light":
         shown |= {
-            "source sh.": as_colours("shading", made["shading_source"]),
-            "target sh.": as_colours("shading", made["shading_target"]),
-            "new shading": as_colours("shading", made["shading"]),
+            "source sh.": to_colours("shading", made["shading_source"]),
+            "target sh.": to_colours("shading", made["shading_target"]),
+            "new shading": to_colours("shading", made["shading"]),
         }
     shown[edit] = made["image"]
     if way.detail:
         parts = (shown["target"], plain["image"].cpu(), made["image"].cpu())
-        shown[edit] = editing.with_detail(*parts)
+        shown[edit] = editing.add_detail(*parts)
     if way.warp:
         face, image = opened.inputs.face_model, shown["target"]
-        shown[edit], _, _ = editing.warped(opened.model, face, image, given, taken)
+        shown[edit], _, _ = editing.warp_expression(opened.model, face, image, given, taken)
     if edit in ("expression", "identity") and "frontal_image" in made:
         shown |= {"frontal": plain["frontal_image"], f"fr. {edit[:6]}.": made["frontal_image"]}
     truths = [opened.inputs.edited(t, s, edit) for t, s in zip(targets, sources, strict=True)]
     known = [truth for truth in truths if truth is not None]
     if len(known) == len(truths):
-        shown["truth"] = pictures_of(known)
+        shown["truth"] = stack_pictures(known)
     else:
         known = []
     return {title: opened.shown(images) for title, images in shown.items()}, known
 
 
-def write(
+def write_transfer(
     opened: OpenedRun,
     edit: str,
     target: Sequence[str],
@@ -106,8 +108,8 @@ def write(
         out: folder for the pictures.
         way: how it is done.
     """
-    targets, sources = paired(opened.read(target), opened.read(source), "target", "source")
-    shown, truths = columns(opened, edit, targets, sources, way)
+    targets, sources = pair_faces(opened.read(target), opened.read(source), "target", "source")
+    shown, truths = make_columns(opened, edit, targets, sources, way)
     grids.save_grid(opened.output(out / "figure.png"), shown, opened.options.scale)
     for number, image in enumerate(shown[edit]):
         save_image(opened.output(out / f"{edit}_{number:03d}.png"), image)

@@ -61,7 +61,7 @@ def best(run: Path) -> tuple[int, float] | None:
     for step in saved_steps(run):
         folder = folder_of(run, step)
         try:
-            value: float | None = values_of(folder).get("validation")
+            value: float | None = read_values(folder).get("validation")
         except CheckpointError:
             # Training removes old checkpoints while others read.
             if folder.exists():
@@ -97,7 +97,7 @@ def save(
         unfinished.mkdir(parents=True)
         for stem, named in tensors.items():
             path = unfinished / f"{stem}.safetensors"
-            save_file({name: plain(tensor) for name, tensor in named.items()}, path)
+            save_file({name: detach_copy(tensor) for name, tensor in named.items()}, path)
             flush(path)
         state = unfinished / "state.json"
         state.write_text(json.dumps(dict(values), indent=2) + "\n", encoding="utf-8")
@@ -124,14 +124,14 @@ def load(
         CheckpointError: a file is missing, cut short or damaged.
     """
     try:
-        values = values_of(folder)
+        values = read_values(folder)
         tensors = {stem: read_tensors(folder / f"{stem}.safetensors")[0] for stem in stems}
     except DamagedData as error:
-        raise _damaged(folder, error) from error
+        raise _explain_damage(folder, error) from error
     return tensors, values
 
 
-def values_of(folder: Path) -> dict[str, Any]:
+def read_values(folder: Path) -> dict[str, Any]:
     """The values of `save`.
 
     Raises:
@@ -146,11 +146,11 @@ def values_of(folder: Path) -> dict[str, Any]:
         if not isinstance(value, float | None):
             raise DamagedData(path, None, f"validation must be a number or null, got {value!r}")
     except DamagedData as error:
-        raise _damaged(folder, error) from error
+        raise _explain_damage(folder, error) from error
     return values
 
 
-def _damaged(folder: Path, error: Exception) -> CheckpointError:
+def _explain_damage(folder: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"{folder}: not a whole checkpoint ({error}); remove it to go back to the one before"
     )
@@ -185,7 +185,7 @@ def check_writable(run: Path, wanted_bytes: int) -> None:
         )
 
 
-def plain(tensor: Tensor) -> Tensor:
+def detach_copy(tensor: Tensor) -> Tensor:
     """On the processor, contiguous, with memory of its own."""
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 

@@ -95,5 +95,5 @@ class Log:
         """A grid, as PNG and in TensorBoard."""
         if self.leads:
             grids.save_grid(self.run / "pictures" / f"step-{step:08d}.png", shown)
-            grid = grids.grid(shown)
+            grid = grids.draw_grid(shown)
             self.writer.add_image("faces", grid, step, dataformats="HWC")

@@ -82,7 +82,7 @@ def discriminator(real: Tensor, fake: Tensor, k: Tensor) -> Tensor:
     return real - k * fake
 
 
-def balance_update(
+def update_balance(
     k: Tensor, real: Tensor, fake: Tensor, gamma: float, rate: float
 ) -> tuple[Tensor, Tensor]:
     r"""The balance between discriminator and generator of the paper's reference [2].
@@ -100,9 +100,9 @@ def balance_update(
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.training.losses import balance_update
+        >>> from ntensor.faces.training.losses import update_balance
         >>> k, real, fake = torch.tensor(0.1), torch.tensor(1.0), torch.tensor(0.2)
-        >>> balance_update(k, real, fake, gamma=0.5, rate=1.0)
+        >>> update_balance(k, real, fake, gamma=0.5, rate=1.0)
         (tensor(0.4000), tensor(1.3000))
     """
     difference = gamma * real.detach() - fake.detach()
@@ -143,7 +143,7 @@ def shape(predicted: Tensor, target: Tensor) -> Tensor:
     return (predicted - target).square().mean()
 
 
-def _selected(predicted: Tensor, target: Tensor, selected: Tensor) -> Tensor:
+def _select(predicted: Tensor, target: Tensor, selected: Tensor) -> Tensor:
     each = (predicted - target).square().flatten(1).mean(1)
     return (each * selected.to(each.dtype)).mean()
 
@@ -155,7 +155,7 @@ def frontal_image(predicted: Tensor, target: Tensor, near_frontal: Tensor) -> Te
         predicted, target (Tensor[n, 3, S, S])
         near_frontal (Tensor[n]): bool. The mean is over all `n`: other samples count as zero.
     """
-    return _selected(predicted, target, near_frontal)
+    return _select(predicted, target, near_frontal)
 
 
 def frontal_normal(predicted: Tensor, target: Tensor, near_frontal: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ def frontal_normal(predicted: Tensor, target: Tensor, near_frontal: Tensor) -> T
 
     Args: as `frontal_image`.
     """
-    return _selected(predicted, target, near_frontal)
+    return _select(predicted, target, near_frontal)
 
 
 def normal(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ def normal_unit(predicted: Tensor, mask: Tensor) -> Tensor:
     return (mask * (predicted.square().sum(1, keepdim=True) - 1).square()).mean()
 
 
-def _differences(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def _subtract_neighbours(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Differences of neighbours in a column and in a row, where both lie inside the mask."""
     down = (x[:, :, 1:] - x[:, :, :-1]) * (mask[:, :, 1:] * mask[:, :, :-1])
     right = (x[..., 1:] - x[..., :-1]) * (mask[..., 1:] * mask[..., :-1])
@@ -199,7 +199,7 @@ def normal_smoothness(predicted: Tensor, mask: Tensor) -> Tensor:
 
     Args: as `normal`.
     """
-    down, right = _differences(predicted, mask)
+    down, right = _subtract_neighbours(predicted, mask)
     return down.square().mean() + right.square().mean()
 
 
@@ -209,7 +209,7 @@ def albedo_smoothness(albedo: Tensor, mask: Tensor) -> Tensor:
     Args:
         albedo (Tensor[n, 3, S, S]), mask (Tensor[n, 1, S, S])
     """
-    down, right = _differences(albedo, mask)
+    down, right = _subtract_neighbours(albedo, mask)
     return down.abs().mean() + right.abs().mean()
 
 
@@ -248,7 +248,7 @@ def mask(predicted: Tensor, target: Tensor) -> Tensor:
 
 def mask_smoothness(predicted: Tensor) -> Tensor:
     r"""Total variation of the face mask (n, 1, S, S)."""
-    down, right = _differences(predicted, torch.ones_like(predicted))
+    down, right = _subtract_neighbours(predicted, torch.ones_like(predicted))
     return down.abs().mean() + right.abs().mean()
 
 

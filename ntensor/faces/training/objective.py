@@ -18,7 +18,7 @@ from .independence import Separation
 Batch = Mapping[str, Tensor]
 
 
-def terms(
+def compute_terms(
     output: Mapping[str, Tensor], batch: Batch, weights: LossConfiguration, statistics: Statistics
 ) -> dict[str, Tensor]:
     """Every term that has a weight, an output and a target; unweighted, by the weight's name.
@@ -30,7 +30,7 @@ def terms(
         statistics (Statistics): of the model.
     """
     out = {name: value.float() for name, value in output.items()}
-    batch = completed(batch, out, statistics)
+    batch = complete(batch, out, statistics)
     values: dict[str, Tensor] = {}
 
     def add(term: str, needs: str, function: Any, *arguments: str) -> None:
@@ -65,7 +65,7 @@ def terms(
     return values
 
 
-def completed(
+def complete(
     batch: Batch, output: Mapping[str, Tensor], statistics: Statistics
 ) -> dict[str, Tensor]:
     """The batch with the network's own output in place of each target that a sample lacks.
@@ -89,7 +89,7 @@ def completed(
     return whole
 
 
-def total(values: Mapping[str, Tensor], weights: LossConfiguration) -> Tensor:
+def add_up(values: Mapping[str, Tensor], weights: LossConfiguration) -> Tensor:
     """The weighted sum of terms."""
     return torch.stack([getattr(weights, name) * term for name, term in values.items()]).sum()
 
@@ -130,7 +130,7 @@ class ImageAdversary(nn.Module):
 
     def update(self, parts: Mapping[str, Tensor]) -> dict[str, float]:
         """Moves `k_t` by the errors of a step (means over all processes); gives what to log."""
-        k, measure = losses.balance_update(
+        k, measure = losses.update_balance(
             self.get_buffer("k"),
             parts["real"],
             parts["fake"],
@@ -170,7 +170,7 @@ class CodeAdversary(nn.Module):
 Adversary = ImageAdversary | CodeAdversary
 
 
-def adversary_of(configuration: Configuration) -> Adversary | None:
+def build_adversary(configuration: Configuration) -> Adversary | None:
     """The adversary that the configuration has a weight for."""
     if configuration.model.network == "plain":
         return CodeAdversary(configuration) if configuration.losses.prior else None
@@ -216,7 +216,7 @@ class TrainingStep(nn.Module):
         """The sum, every term, and the outputs, the latter two without gradient.
 
         Args:
-            batch (mapping): as in `terms`.
+            batch (mapping): as in `compute_terms`.
             codes_only (bool): only the terms that need no decoder; the network must have some.
         """
         adversary, verification = (None, None) if codes_only else self.others
@@ -228,9 +228,9 @@ class TrainingStep(nn.Module):
         else:
             output = self.model(batch["image"])
         statistics: Any = self.model.statistics
-        values = terms(output, batch, self.weights, statistics)
+        values = compute_terms(output, batch, self.weights, statistics)
         if self.separation is not None:
-            whole = completed(batch, output, statistics)
+            whole = complete(batch, output, statistics)
             values["independence"] = self.separation(output, whole)
         if adversary is not None:
             values |= adversary.generator_terms(output)
@@ -241,4 +241,4 @@ class TrainingStep(nn.Module):
             values["verification"] = losses.verification(embedding.float(), target.float())
         detached = {name: term.detach() for name, term in values.items()}
         kept = {name: value.detach() for name, value in output.items()}
-        return total(values, self.weights), detached, kept
+        return add_up(values, self.weights), detached, kept

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import ntensor
 from ntensor.faces.common.errors import CheckpointError, ConfigurationError
-from ntensor.faces.configuration import Configuration, differences, from_file
+from ntensor.faces.configuration import Configuration, find_differences, from_file
 from ntensor.faces.reading import check_tensors
 
 from . import checkpoint
@@ -43,7 +43,7 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], what: str) -> No
     module.load_state_dict(tensors)
 
 
-def check(configuration: Configuration, world: int, device: torch.device) -> None:
+def check_settings(configuration: Configuration, world: int, device: torch.device) -> None:
     """Refuses settings that do not go together.
 
     Raises:
@@ -95,7 +95,7 @@ def check_standing(run: Path, configuration: Configuration) -> None:
                 "choose another --out"
             )
         return
-    wrong = differences(from_file(path), configuration)
+    wrong = find_differences(from_file(path), configuration)
     if steps and wrong:
         raise ConfigurationError(
             f"{run}: a run of another configuration stands there, at update {steps[-1]}: "

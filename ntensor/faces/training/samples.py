@@ -16,9 +16,9 @@ from ntensor.faces.datasets.generated import POC_EXPRESSION, POC_POSE, Generated
 from ntensor.faces.datasets.records import VALID
 from ntensor.faces.datasets.rendered import Faces
 from ntensor.faces.datasets.stored import StoredFaces
-from ntensor.faces.morphable.face_models import face_model_of
+from ntensor.faces.morphable.face_models import find_face_model
 
-from .processes import device_of
+from .processes import choose_device
 
 VARIATIONS = {"all": Variation(), "expression": POC_EXPRESSION, "pose": POC_POSE}
 
@@ -124,7 +124,7 @@ class StoredSamples:
         return kept
 
 
-def stored(folder: str, skip_damaged: bool) -> StoredSamples:
+def open_stored(folder: str, skip_damaged: bool) -> StoredSamples:
     """The data set of a folder.
 
     Raises:
@@ -197,21 +197,21 @@ def unpack(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return maps
 
 
-def generated(configuration: DataConfiguration, split: str, image_size: int) -> GeneratedFaces:
+def make_generated(configuration: DataConfiguration, split: str, image_size: int) -> GeneratedFaces:
     """Faces of one split: `train`, `validation` or `test`."""
     if configuration.variation != "all":
         split = "poc-train" if split == "train" else "poc-test"
     return GeneratedFaces(
-        face_model_of(configuration),
+        find_face_model(configuration),
         split,
         image_size,
         configuration.seed,
         variation=VARIATIONS[configuration.variation],
-        device=str(device_of(configuration.device)),
+        device=str(choose_device(configuration.device)),
     )
 
 
-def sources(configuration: DataConfiguration, image_size: int) -> tuple[Samples, Samples]:
+def open_sources(configuration: DataConfiguration, image_size: int) -> tuple[Samples, Samples]:
     """Training and validation samples, of different identities.
 
     Raises:
@@ -228,18 +228,20 @@ def sources(configuration: DataConfiguration, image_size: int) -> tuple[Samples,
                 "data.source is a folder, which needs data.validation-source, a data set of other "
                 "identities; got none"
             )
-        return stored(c.source, c.skip_damaged), stored(c.validation_source, c.skip_damaged)
+        return open_stored(c.source, c.skip_damaged), open_stored(
+            c.validation_source, c.skip_damaged
+        )
     texture = c.variation != "all"
     training: Samples = GeneratedSamples(
-        generated(c, "train", image_size), c.cache or None, texture
+        make_generated(c, "train", image_size), c.cache or None, texture
     )
-    validation = generated(c, "validation", image_size)
+    validation = make_generated(c, "validation", image_size)
     if c.cache:
         training = Cached(training)
     return training, Cached(GeneratedSamples(validation, c.validation, texture))
 
 
-def sizes_of(samples: Samples) -> dict[str, int]:
+def read_sizes(samples: Samples) -> dict[str, int]:
     """Extents of the data under the names of `ModelConfiguration`."""
     names = {"image": "image_size", "shape": "k_3d"}
     return {names.get(name, name): size for name, size in samples.sizes.items()}

@@ -10,7 +10,7 @@ import torch
 from ntensor.faces.configuration import TrainingConfiguration
 
 
-def rate(configuration: TrainingConfiguration, step: int) -> float:
+def compute_rate(configuration: TrainingConfiguration, step: int) -> float:
     """Factor of the learning rate of update `step` (from 0).
 
     Linear from `1 / warmup` to 1, at the start and again after the `code_steps`, which end at 1;
@@ -26,7 +26,7 @@ def rate(configuration: TrainingConfiguration, step: int) -> float:
     return c.final_rate + (1 - c.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def optimizer(
+def build_optimizer(
     configuration: TrainingConfiguration,
     parameters: Iterable[torch.nn.Parameter],
     learning_rate: float,

@@ -23,14 +23,21 @@ from ntensor.faces.writing import grids
 from ntensor.faces.writing.files import LOCK, locked, remove_unfinished, write_text
 
 from . import checkpoint
-from .independence import separation_of
+from .independence import build_separation
 from .log import Log
-from .objective import TrainingStep, adversary_of, terms, total
-from .preparation import accumulates, check, check_name, check_standing, load_weights, place
+from .objective import TrainingStep, add_up, build_adversary, compute_terms
+from .preparation import (
+    accumulates,
+    check_name,
+    check_settings,
+    check_standing,
+    load_weights,
+    place,
+)
 from .processes import Processes
 from .samples import Samples, Told
 from .sampling import Updates
-from .schedule import optimizer, rate
+from .schedule import build_optimizer, compute_rate
 
 STEMS = ("model", "training")
 PICTURED = 8
@@ -59,7 +66,7 @@ class Trainer:
         processes: Processes,
         verification: nn.Module | None = None,
     ) -> None:
-        check(configuration, processes.world, processes.device)
+        check_settings(configuration, processes.world, processes.device)
         self.configuration, self.run, self.processes = configuration, run, processes
         self.training, self.validation = training, validation
         settings = configuration.training
@@ -68,22 +75,24 @@ class Trainer:
         self.accumulates = accumulates(configuration, processes.world)
         model = build(replace(configuration.model, accumulate_core_grad=self.accumulates))
         model.statistics.set(training.statistics)
-        adversary = adversary_of(configuration)
+        adversary = build_adversary(configuration)
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.layout = layout
         place(model, self.device, layout)
         self.model, self.adversary = model, adversary
         self.verification = verification
-        self.separation = separation_of(configuration)
+        self.separation = build_separation(configuration)
         if self.separation is not None:
             self.separation.to(self.device)
-        self.optimizer = optimizer(settings, model.parameters(), settings.learning_rate)
+        self.optimizer = build_optimizer(settings, model.parameters(), settings.learning_rate)
         self.rates = {"model": settings.learning_rate}
         self.rival: torch.optim.Optimizer | None = None
         if adversary is not None:
             place(adversary, self.device, layout)
             self.rates["adversary"] = settings.discriminator_rate
-            self.rival = optimizer(settings, adversary.parameters(), settings.discriminator_rate)
+            self.rival = build_optimizer(
+                settings, adversary.parameters(), settings.discriminator_rate
+            )
         if verification is not None:
             verification.to(self.device).requires_grad_(False).eval()
         self.step = 0
@@ -220,7 +229,7 @@ class Trainer:
                 means[name] = means.get(name, 0) + term / len(parts)
             outputs.append(output)
         means = self.processes.mean(means)
-        weighted = total(means, self.configuration.losses)
+        weighted = add_up(means, self.configuration.losses)
         self.check_finite({**means, "total": weighted})
         if settings.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
@@ -262,7 +271,7 @@ class Trainer:
         return {**{name: float(v) for name, v in means.items()}, **adversary.update(means)}
 
     def set_rates(self) -> None:
-        factor = rate(self.configuration.training, self.step)
+        factor = compute_rate(self.configuration.training, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = factor * self.rates["model"]
         for group in self.rival.param_groups if self.rival else []:
@@ -299,11 +308,13 @@ class Trainer:
             batch = self.on_device(self.validation[indices])
             with self.autocast():
                 output = self.model(batch["image"])
-            part_terms = terms(output, batch, self.configuration.losses, self.model.statistics)
+            part_terms = compute_terms(
+                output, batch, self.configuration.losses, self.model.statistics
+            )
             for name, term in part_terms.items():
                 sums[name] = sums.get(name, 0) + term * (len(indices) / size)
         self.model.train()
-        weighted = float(total(sums, self.configuration.losses))
+        weighted = float(add_up(sums, self.configuration.losses))
         values = {name: float(term) for name, term in sums.items()}
         log.scalars(self.step, "validation", {"total": weighted, **values})
         text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -319,7 +330,7 @@ class Trainer:
         batch = self.on_device(self.validation[list(range(count))])
         with self.autocast():
             output = self.model(batch["image"])
-        log.pictures(self.step, grids.columns(batch, output))
+        log.pictures(self.step, grids.make_columns(batch, output))
 
     def save(self, value: float | None, log: Log) -> None:
         """Writes a checkpoint; `value` of the validation decides whether it is the best.

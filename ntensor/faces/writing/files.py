@@ -98,7 +98,7 @@ def check_writable(folder: Path) -> None:
         raise OutputError(f"{folder}: cannot be written ({error})") from error
 
 
-def _holder(lock: Path) -> str:
+def _read_holder(lock: Path) -> str:
     unknown = "one not known"
     try:
         return read_text(lock, 1000).strip() or unknown
@@ -124,7 +124,7 @@ def locked(path: Path, lock: Path) -> Iterator[None]:
         held.acquire()
     except filelock.Timeout as error:
         raise OutputError(
-            f"{path}: another process writes there ({_holder(lock)}); wait for its end, or "
+            f"{path}: another process writes there ({_read_holder(lock)}); wait for its end, or "
             "choose another --out"
         ) from error
     except (OSError, NotImplementedError) as error:
