@@ -197,14 +197,16 @@ def interpolate(
         made = editing.interpolate(
             opened.model, pair[0], pair[1], edit, steps, project, mask, streams=False
         )
-        rows.append(opened.shown(made["image"]))
+        rows.append(opened.to_colours(made["image"]))
     stacked = torch.stack(rows, 1)  # (steps, pairs, 3, S, S)
     shown = {"first": stack_pictures(starts)}
     shown |= {f"{k / (steps - 1):.2g}": images for k, images in enumerate(stacked)}
     shown["second"] = stack_pictures(ends)
-    grids.save_grid(opened.output(out / "figure.png"), shown, options.scale)
+    grids.save_grid(opened.check_output(out / "figure.png"), shown, options.scale)
     animated = [tile(step, len(rows)) for step in [*stacked, *stacked.flip(0)[1:-1]]]
-    videos.write_film(opened.output(out / "interpolation.gif"), animated, options.scale, rate=8)
+    videos.write_film(
+        opened.check_output(out / "interpolation.gif"), animated, options.scale, rate=8
+    )
     print(f"{out}: figure.png, interpolation.gif; {edit}, {len(rows)} pairs, {steps} steps")
 
 
@@ -235,9 +237,9 @@ def grid(
     cells = [blank, stack_pictures(sources)]
     for row, face in enumerate(targets):
         made = transfers.transfer(opened, edit, given[row], taken, transfers.Way())
-        cells += [face.image[None], opened.shown(made["image"])]
+        cells += [face.image[None], opened.to_colours(made["image"])]
     picture = tile(torch.cat(cells), len(sources) + 1).float().permute(2, 0, 1) / 255
-    save_image(opened.output(out / "grid.png"), transfers.enlarge(picture, options.scale))
+    save_image(opened.check_output(out / "grid.png"), transfers.enlarge(picture, options.scale))
     print(f"{out}: grid.png; {edit} of {len(sources)} sources on {len(targets)} targets")
 
 
@@ -290,27 +292,29 @@ def video(
             )
         else:
             made = editing.transfer_expression(opened.model, fixed, driven, False)["image"]
-        images.append(opened.shown(made))
+        images.append(opened.to_colours(made))
         points += find_landmarks(opened, part, driven)
     edited = torch.cat(images)
     own = find_landmarks(opened, [face], fixed)[0]
     warped = torch.stack([videos.warp_by_landmarks(face.image, own, p) for p in points])
     for number, image in enumerate(edited):
-        save_image(opened.output(out / "frames" / f"{number:05d}.png"), image)
+        save_image(opened.check_output(out / "frames" / f"{number:05d}.png"), image)
     still = face.image.expand_as(edited)
     columns = {"driving": stack_pictures(frames), "expression": edited, "warped": warped}
     columns["template"] = still
     beside = [tile(torch.stack(row), 4) for row in zip(*columns.values(), strict=True)]
     videos.write_film(
-        opened.output(out / f"video.{format}"),
+        opened.check_output(out / f"video.{format}"),
         [tile(i[None], 1) for i in edited],
         options.scale,
         rate,
     )
-    videos.write_film(opened.output(out / f"side_by_side.{format}"), beside, options.scale, rate)
+    videos.write_film(
+        opened.check_output(out / f"side_by_side.{format}"), beside, options.scale, rate
+    )
     chosen = torch.linspace(0, len(frames) - 1, min(8, len(frames))).round().long()
     strip = {title: images[chosen] for title, images in columns.items()}
-    grids.save_grid(opened.output(out / "figure.png"), strip, options.scale)
+    grids.save_grid(opened.check_output(out / "figure.png"), strip, options.scale)
     origin = "given" if frames[0].landmarks is not None else "of the network"
     print(
         f"{out}: {len(frames)} frames/*.png, video.{format}, side_by_side.{format}, figure.png; "

@@ -103,7 +103,7 @@ def evaluate_all(
         written.append(path)
         print(format_report(measures), end="\n\n", flush=True)
     for of_pictures, columns, name in own:
-        target.other(of_pictures, columns, name)
+        target.add_other(of_pictures, columns, name)
     target.write(shared.of_run(runs[0]))
     return written + target.files
 

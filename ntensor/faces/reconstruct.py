@@ -58,8 +58,8 @@ def reconstruct(
     made = Reconstruction(opened, given)
     for number in range(len(given)):
         made.write(out / f"{number:03d}", number, format)
-    grids.save_grid(opened.output(out / "figure.png"), made.columns(), 1)
-    known = made.errors()
+    grids.save_grid(opened.check_output(out / "figure.png"), made.make_columns(), 1)
+    known = made.measure_errors()
     if known:
         write_text(out / "errors.json", json.dumps(known, indent=1) + "\n")
         print(format_errors(known))

@@ -80,7 +80,7 @@ def test_multilinear_edit_swaps_one_factor():
 def test_permuted_factors_are_the_same_model():
     x = torch.rand(40, 30, generator=torch.Generator().manual_seed(0))
     model = fit_multilinear(x, (2, 3, 4), sweeps=3)
-    turned = model.permuted((2, 0, 1))
+    turned = model.permute((2, 0, 1))
     assert turned.core.shape == (30, 4, 2, 3)
     light, expression, identity = (torch.rand(5, k) for k in (2, 3, 4))
     torch.testing.assert_close(
@@ -91,7 +91,7 @@ def test_permuted_factors_are_the_same_model():
         turned.reconstruct(*turned.factors), model.reconstruct(*model.factors)
     )
     with pytest.raises(ValueError, match="permutation of 3"):
-        model.permuted((0, 0, 1))
+        model.permute((0, 0, 1))
 
 
 def test_no_sweep_raises_the_error():

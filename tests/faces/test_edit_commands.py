@@ -103,12 +103,14 @@ def test_truth_is_the_edited_scene(run):
     _, configuration, _ = load_run(run)
     faces = Inputs(configuration)
     target, source = faces.read([HAPPY, SAD])
-    truth = faces.edited(target, source, "expression").truth
+    truth = faces.render_edit(target, source, "expression").truth
     assert torch.equal(truth["exp_3dmm"], source.truth["exp_3dmm"])
     assert torch.equal(truth["id_3dmm"], target.truth["id_3dmm"])
     assert torch.equal(truth["pose"], target.truth["pose"])
-    assert torch.equal(faces.edited(target, source, "pose").truth["pose"], source.truth["pose"])
-    assert torch.equal(faces.edited(target, target, "light").image, target.image)
+    assert torch.equal(
+        faces.render_edit(target, source, "pose").truth["pose"], source.truth["pose"]
+    )
+    assert torch.equal(faces.render_edit(target, target, "light").image, target.image)
     assert int(target.truth["identity"]) == SPLITS["test"][0]
     assert faces.face_model.basic_names[int(source.truth["expression"])] == "sad"
     torch.testing.assert_close(source.truth["angles"], torch.tensor([[-30.0, 5.0, 10.0]]))

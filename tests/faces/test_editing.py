@@ -71,7 +71,7 @@ def test_own_codes_give_the_reconstruction(model, images, faces, edit):
 def test_an_edit_changes_what_depends_on_its_code_and_nothing_else(model, faces, edit):
     target, source = faces[:2], faces[2:4]
     name = editing.CODES[edit]
-    swapped = target.replaced({name: source.codes[name]})
+    swapped = target.replace({name: source.codes[name]})
     found, before = editing.decode(model, swapped), editing.decode(model, target)
     changed = {key for key in found if not torch.equal(found[key], before[key]) and key in before}
     assert changed == CHANGED_BY[edit]
@@ -111,7 +111,7 @@ def test_light_is_source_light_on_target_normals_and_albedo(model, images, faces
     assert_close(found["shading_source"], other["shading"])
     wanted = own["mask"] * own["albedo"] * shading + (1 - own["mask"]) * own["background"]
     assert_close(found["image"], wanted)
-    swapped = target.replaced({"z_l": source.codes["z_l"]})
+    swapped = target.replace({"z_l": source.codes["z_l"]})
     assert_close(found["image"], editing.decode(model, swapped)["image"])
 
 
@@ -128,7 +128,7 @@ def test_light_of_the_network_after_30():
 def test_projected_pose(model, faces):
     codes = editing.find_nearest_rotation(faces.codes["z_p"])
     found = editing.transfer_pose(model, faces[0], faces[1], project=True)
-    wanted = faces[0].replaced({"z_p": codes[1:2]})
+    wanted = faces[0].replace({"z_p": codes[1:2]})
     assert_close(found["image"], editing.decode(model, wanted)["image"])
 
 
@@ -141,11 +141,11 @@ def test_identity_follows_the_pose(model, faces, leak):
     target, source = faces[0], faces[1]
     change = (source.codes["z_p"] - target.codes["z_p"]) @ leak
     z_id = target.codes["z_id"] + change
-    wanted = target.replaced({"z_p": source.codes["z_p"], "z_id": z_id})
+    wanted = target.replace({"z_p": source.codes["z_p"], "z_id": z_id})
     found = editing.transfer_pose(model, target, source, leak=leak)
     assert_close(found["image"], editing.decode(model, wanted)["image"])
     # What is left of the source's identity once its pose is taken out, in the target's pose.
-    wanted = target.replaced({"z_id": source.codes["z_id"] - change})
+    wanted = target.replace({"z_id": source.codes["z_id"] - change})
     found = editing.transfer_identity(model, target, source, leak=leak)
     assert_close(found["image"], editing.decode(model, wanted)["image"])
     both = editing.transfer_identity(model, faces[:2], source, leak=leak)
@@ -153,12 +153,12 @@ def test_identity_follows_the_pose(model, faces, leak):
 
 
 def test_a_session_follows_the_pose(model, faces, leak):
-    turned = faces.replaced({"z_p": editing.find_nearest_rotation(faces.codes["z_p"])})
+    turned = faces.replace({"z_p": editing.find_nearest_rotation(faces.codes["z_p"])})
     session = Session(FixedFace(model, turned[0]), FixedFace(model, turned[1]), leak)
     for edit in ("pose", "identity"):
         wanted = transfer(edit)(model, turned[0], turned[1], mask="normals", leak=leak)
         assert_close(session.decode({edit: 1.0})["normal"], wanted["normal"])
-    replaced = session.replaced("second", FixedFace(model, faces[2]))
+    replaced = session.replace("second", FixedFace(model, faces[2]))
     assert replaced.leak is leak
 
 
@@ -213,7 +213,7 @@ def test_interpolation_goes_from_the_face_to_its_transfer(model, faces, edit):
     assert_close(third, 0.7 * first.codes[name] + 0.3 * second.codes[name])
     assert_close(
         found["image"][3],
-        editing.decode(model, first.replaced({name: third}))["image"][0],
+        editing.decode(model, first.replace({name: third}))["image"][0],
     )
 
 
@@ -233,7 +233,7 @@ def test_fixed_identity_equals_the_whole_network(model, faces):
     fixed = editing.FixedFace(model, faces[0])
     codes = {name: faces.codes[name] for name in ("z_exp", "z_p", "z_l")}
     found = fixed.decode(**codes)
-    wanted = editing.decode(model, faces[0].expand(5).replaced(codes))
+    wanted = editing.decode(model, faces[0].expand(5).replace(codes))
     assert found.keys() == wanted.keys()
     for name in wanted:
         assert_close(found[name], wanted[name], msg=lambda text, name=name: f"{name}: {text}")
@@ -283,9 +283,9 @@ def test_encode_and_replace_check_shapes(model, faces):
     with pytest.raises(ValueError, match=r"\(n, 3, 16, 16\), got \(1, 3, 64, 64\)"):
         editing.encode(model, torch.rand(1, 3, 64, 64))
     with pytest.raises(ValueError, match=r"wanted codes of .*, got z_n"):
-        faces.replaced({"z_n": torch.zeros(5, 2)})
+        faces.replace({"z_n": torch.zeros(5, 2)})
     with pytest.raises(ValueError, match=r"z_exp must have shape \(5, 3\)"):
-        faces.replaced({"z_exp": torch.zeros(1, 3)})
+        faces.replace({"z_exp": torch.zeros(1, 3)})
 
 
 def test_reconstruction_takes_the_standardisation_back():

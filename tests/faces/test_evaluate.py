@@ -306,9 +306,9 @@ def test_groups():
         [run("a/full-s1", 1), run("b/full-s3", 3), run("c/full-s0", 0, 2.0), run("d/x", 0, 3.0)]
     )
     assert (full.name, other.name, last.name) == ("full", "full (2)", "x")
-    assert full.shown("error", "mean") == "2.00 ± 1.41"
-    assert other.shown("error", "mean", form=".0f") == "0"
-    assert full.shown("error", "median") == "-"
+    assert full.format("error", "mean") == "2.00 ± 1.41"
+    assert other.format("error", "mean", form=".0f") == "0"
+    assert full.format("error", "median") == "-"
     assert Group("none").values("error") == []
 
 

@@ -227,7 +227,7 @@ def test_projection_is_the_renderers():
     vertices = face.vertices(identity, torch.zeros(1, face.expression_size))
     R = scenes.angles_to_rotation(torch.tensor([[30.0, 10.0, 15.0]]))
     light = harmonics.ambient(torch.ones(1, 3))
-    mask = Renderer(face, 128).views(vertices, [R], draw_skin([0]), light)[0].mask[0, 0]
+    mask = Renderer(face, 128).draw(vertices, [R], draw_skin([0]), light)[0].mask[0, 0]
     places = images.project(vertices[0] @ R[0].T, 128)
     inside = ((places >= 0) & (places <= 127)).all(1)
     columns, rows = places[inside].round().long().T

@@ -122,7 +122,7 @@ def test_page_in_a_browser(page, shown, tmp_path):
     for step in range(20):
         move("light", str(step / 20))
     weights = dict.fromkeys(SLIDERS, 0.8) | {"light": 0.95}
-    first, second = (shown.fixed(shown.face(number).image) for number in (4, 5))
+    first, second = (shown.fix_face(shown.choose_face(number).image) for number in (4, 5))
     session = Session(first, second, shown.leak)
     wanted = torch.from_numpy(to_pixels(session.decode(weights)["image"][0])).int()
     eventually(

@@ -202,14 +202,14 @@ def test_one_after_the_other(visitors, monkeypatch):
     visitors.start("a")
     visitors.patience = 0.0
     begun, ended = threading.Event(), threading.Event()
-    original = visitors.demo.edited
+    original = visitors.demo.show_edited
 
     def slow(session, weights):
         begun.set()
         ended.wait(60)
         return original(session, weights)
 
-    monkeypatch.setattr(visitors.demo, "edited", slow)
+    monkeypatch.setattr(visitors.demo, "show_edited", slow)
     editing = threading.Thread(target=visitors.edit, args=("a", NOTHING))
     editing.start()
     assert begun.wait(60)

@@ -132,8 +132,8 @@ def test_holes_are_found():
 def test_no_holes(size):
     """Wide open mouths and eyes, every pose: nothing behind the head shows inside the face."""
     face = make_analytic_face()
-    every = make_grid([0, 1], face.basic_names, [(y, p, 0.0) for y in (-60, 0, 35) for p in (-20, 15)],
-                 [0], face, size)  # fmt: skip
+    poses = [(y, p, 0.0) for y in (-60, 0, 35) for p in (-20, 15)]
+    every = make_grid([0, 1], face.basic_names, poses, [0], face, size)
     indices = torch.arange(len(every))[:: 1 if size == 64 else 17]
     mask = every.batch(indices)["mask"]
     assert mask.mean() > 0.3
@@ -147,7 +147,7 @@ def test_normals_are_the_surface_of_a_ball():
     center = torch.tensor([0.0, 0, -30])
     ball = torch.nn.functional.normalize(face.mean - center, dim=1) * 80 + center
     light = harmonics.ambient(torch.ones(1, 3))
-    maps = renderer.views(ball[None], [torch.eye(3)[None]], draw_skin([0]), light)[0]
+    maps = renderer.draw(ball[None], [torch.eye(3)[None]], draw_skin([0]), light)[0]
     scale = renderer.camera.half_width / 32
     x = (torch.arange(64) + 0.5 - 32) * scale + renderer.camera.center[0]
     y = (32 - torch.arange(64) - 0.5) * scale + renderer.camera.center[1]
@@ -251,4 +251,4 @@ def test_errors():
     with pytest.raises(ValueError, match="size and samples must be positive, got 0, 2"):
         Renderer(face, 0)
     with pytest.raises(ValueError, match=r"each pose must have shape \(1, 3, 3\), got \(3, 3\)"):
-        Renderer(face).views(face.mean[None], [torch.eye(3)], draw_skin([0]), torch.zeros(1, 3, 9))
+        Renderer(face).draw(face.mean[None], [torch.eye(3)], draw_skin([0]), torch.zeros(1, 3, 9))

@@ -161,7 +161,7 @@ def test_losses_fall(tmp_path):
         RandomSamples(4),
         training={"steps": 40, "learning_rate": 5e-3, "checkpoint_every": 40},
     )
-    batch = made.on_device(batch_of(4))
+    batch = made.to_device(batch_of(4))
     from ntensor.faces.training.objective import add_up, compute_terms
 
     @torch.no_grad()

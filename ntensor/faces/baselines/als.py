@@ -89,7 +89,7 @@ class MultilinearModel:
         own[mode] = F.normalize(other, dim=1) * own[mode].norm(dim=1, keepdim=True)
         return self.reconstruct(*own)
 
-    def permuted(self, order: Sequence[int]) -> MultilinearModel:
+    def permute(self, order: Sequence[int]) -> MultilinearModel:
         """The same model with its factors in another order: new factor `m` is `order[m]`.
 
         Raises:
@@ -97,7 +97,7 @@ class MultilinearModel:
         """
         if sorted(order) != list(range(len(self.factors))):
             raise ValueError(
-                f"permuted: order must be a permutation of {len(self.factors)}, got {tuple(order)}"
+                f"permute: order must be a permutation of {len(self.factors)}, got {tuple(order)}"
             )
         core = self.core.permute(0, *(mode + 1 for mode in order)).contiguous()
         directions = tuple(self.directions[mode] for mode in order)

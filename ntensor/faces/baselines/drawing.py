@@ -55,9 +55,9 @@ def warp_by_flow(
         target's face, and its unit normals, 0 outside.
     """
     size = image.shape[-1]
-    start, end = (fit.posed(face) for fit in (source, target))
+    start, end = (fit.pose_vertices(face) for fit in (source, target))
     move = to_pixels(start[..., :2], size, camera) - to_pixels(end[..., :2], size, camera)
-    normal = Renderer(face, size, camera).vertex_normals(end)
+    normal = Renderer(face, size, camera).compute_vertex_normals(end)
     drawn, inside = _draw(
         face, _count_rows_up(end, size, camera), torch.cat([move, normal], 2), size
     )
@@ -104,8 +104,8 @@ def rewarp(
     size = image.shape[-1]
     own_light = estimate_light(face, image, source, camera)
     renderer = Renderer(face, size, camera)
-    start, end = (fit.posed(face) for fit in (source, target))
-    normal, turned = renderer.vertex_normals(start), renderer.vertex_normals(end)
+    start, end = (fit.pose_vertices(face) for fit in (source, target))
+    normal, turned = renderer.compute_vertex_normals(start), renderer.compute_vertex_normals(end)
     place = to_pixels(start[..., :2], size, camera)
     shown = _find_visible(face, _count_rows_up(start, 2 * size, camera), 2 * size)
     shown = shown * (normal[..., 2:] > _GRAZING)
@@ -147,8 +147,8 @@ def estimate_light(
         Tensor[n, 3, 9]: the light times the face's mean albedo.
     """
     size = image.shape[-1]
-    posed = fit.posed(face)
-    normal = Renderer(face, size, camera).vertex_normals(posed)
+    posed = fit.pose_vertices(face)
+    normal = Renderer(face, size, camera).compute_vertex_normals(posed)
     normals, inside = _draw(face, _count_rows_up(posed, size, camera), normal, size)
     basis = harmonics.basis(F.normalize(normals, dim=1)) * inside
     basis, colours = basis.flatten(2), (image * inside).flatten(2)  # (n, 9, P), (n, 3, P)

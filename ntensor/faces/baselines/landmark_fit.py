@@ -35,14 +35,14 @@ class LandmarkFit:
         """Unposed vertices (n, V, 3), millimetres of the face model."""
         return face.vertices(self.identity, self.expression)
 
-    def posed(self, face: FaceModel) -> Tensor:
+    def pose_vertices(self, face: FaceModel) -> Tensor:
         """Vertices (n, V, 3) in the camera's axes, scaled and moved."""
         turned = self.vertices(face) @ self.pose.mT * self.scale[:, None, None]
         return turned + F.pad(self.translation, (0, 1))[:, None]
 
     def landmarks(self, face: FaceModel) -> Tensor:
         """The 68 landmarks (n, 68, 2), millimetres in the camera."""
-        return self.posed(face)[:, face.landmarks68, :2]
+        return self.pose_vertices(face)[:, face.landmarks68, :2]
 
     def __getitem__(self, index: Any) -> LandmarkFit:
         """Some of the faces."""

@@ -43,7 +43,7 @@ class FaceGrid(Faces, Dataset[Batch]):
         if unknown:
             wanted = ", ".join(self.face_model.basic_names)
             raise ValueError(
-                f"grid: expressions must be of {wanted}, got {', '.join(sorted(unknown))}"
+                f"make_grid: expressions must be of {wanted}, got {', '.join(sorted(unknown))}"
             )
         self.expressions = [self.face_model.basic_names.index(name) for name in expressions]
         self.poses = [
@@ -56,7 +56,9 @@ class FaceGrid(Faces, Dataset[Batch]):
             len(part) for part in (self.identities, self.expressions, self.poses, self.lights)
         )
         if 0 in self.shape:
-            raise ValueError(f"grid: every list must name at least one, got lengths {self.shape}")
+            raise ValueError(
+                f"make_grid: every list must name at least one, got lengths {self.shape}"
+            )
 
     def __len__(self) -> int:
         return int(np.prod(self.shape))
@@ -64,7 +66,7 @@ class FaceGrid(Faces, Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         """One sample, without the batch dimension."""
         if not 0 <= index < len(self):
-            raise IndexError(f"grid: index must be 0..{len(self) - 1}, got {index}")
+            raise IndexError(f"FaceGrid: index must be 0..{len(self) - 1}, got {index}")
         return {name: values[0] for name, values in self.batch([index]).items()}
 
     def batches(self, batch_size: int = 64) -> Iterator[Batch]:
@@ -132,7 +134,9 @@ def make_grid(
     """
     if isinstance(identities, str):
         if identities not in SPLITS:
-            raise ValueError(f"grid: a split is one of {', '.join(SPLITS)}, got {identities!r}")
+            raise ValueError(
+                f"make_grid: a split is one of {', '.join(SPLITS)}, got {identities!r}"
+            )
         identities = SPLITS[identities]
     face = face_model if face_model is not None else load_face_model()
     names = [name for name in face.basic_names if name != "neutral"]

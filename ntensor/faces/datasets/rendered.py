@@ -125,8 +125,8 @@ class Faces:
         pose = scenes.angles_to_rotation(drawn.angles)
         front = torch.eye(3, device=self.device).expand_as(pose)
         vertices = face.vertices(drawn.id_3dmm, drawn.exp_3dmm)
-        skin = self._skin(drawn.identity)
-        view, frontal = renderer.views(vertices, [pose, front], skin, drawn.light)
+        skin = self._draw_skins(drawn.identity)
+        view, frontal = renderer.draw(vertices, [pose, front], skin, drawn.light)
         background = torch.nn.functional.interpolate(
             drawn.background, size=(renderer.size,) * 2, mode="bicubic", align_corners=True
         ).clamp(0, 1)
@@ -156,7 +156,7 @@ class Faces:
             "valid": torch.ones(len(pose), len(VALID), dtype=torch.bool, device=self.device),
         }
 
-    def _skin(self, identities: Tensor) -> Skin:
+    def _draw_skins(self, identities: Tensor) -> Skin:
         rows = []
         for identity in identities.tolist():
             if identity not in self._skins:

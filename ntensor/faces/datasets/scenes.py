@@ -71,8 +71,8 @@ def angles_to_rotation(angles: Tensor) -> Tensor:
     Example:
         >>> import torch
         >>> from ntensor.faces.datasets.scenes import angles_to_rotation
-        >>> turned = angles_to_rotation(torch.tensor([[90.0, 0.0, 0.0]])) @ torch.tensor([0.0, 0.0, 1.0])
-        >>> turned.round().abs()
+        >>> rotation = angles_to_rotation(torch.tensor([[90.0, 0.0, 0.0]]))
+        >>> (rotation @ torch.tensor([0.0, 0.0, 1.0])).round().abs()
         tensor([[1., 0., 0.]])
     """
     yaw, pitch, roll = torch.deg2rad(angles.double()).unbind(1)
@@ -89,7 +89,7 @@ def angles_to_rotation(angles: Tensor) -> Tensor:
 
 
 def rotation_to_angles(rotation: Tensor) -> Tensor:
-    """Yaw, pitch and roll of camera rotations; the inverse of `angles_to_rotation` for |pitch| < 90.
+    """Yaw, pitch and roll of camera rotations: `angles_to_rotation` inverted, for |pitch| < 90.
 
     Args:
         rotation (Tensor[n, 3, 3])
@@ -203,7 +203,7 @@ def make_fixed_lamps(index: int) -> Lamps:
         ValueError: another index.
     """
     if not 0 <= index < FIXED_LIGHTS:
-        raise ValueError(f"fixed_lamps: index must be 0..{FIXED_LIGHTS - 1}, got {index}")
+        raise ValueError(f"make_fixed_lamps: index must be 0..{FIXED_LIGHTS - 1}, got {index}")
     azimuth, elevation = (-60.0, -20.0, 20.0, 60.0)[index // 4], (-10.0, 35.0)[index // 2 % 2]
     return _make_lamps(azimuth, elevation, *((0.55, 0.45), (1.0, 0.18))[index % 2])
 

@@ -173,7 +173,7 @@ class ShardWriter:
         self._waiting: list[Arrays] = []
         with contextlib.ExitStack() as held:
             held.enter_context(locked(self.folder, self.folder / LOCK))
-            self.meta = self._standing()
+            self.meta = self._read_standing()
             remove_unfinished(self.folder)
             self._held = held.pop_all()
 
@@ -182,7 +182,7 @@ class ShardWriter:
         """Records on the disk."""
         return self.meta.count if self.meta else 0
 
-    def _standing(self) -> Meta | None:
+    def _read_standing(self) -> Meta | None:
         """The set that stands in the folder, which must be the beginning of this one."""
         if not (self.folder / META).exists():
             # A process that dies leaves one shard at most that `meta.json` does not name.

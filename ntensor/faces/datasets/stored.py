@@ -40,8 +40,8 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
     so that a set larger than memory streams. Use it with `DataLoader(batch_size=None)`. At most
     `cache` shards are held by each worker.
 
-    Every shard is checked when it is read. Damage (see `records.find_faults`) is refused, or skipped
-    with a warning that names the file, the record and what is wrong; a batch is then smaller.
+    Every shard is checked when it is read. Damage, see `records.find_faults`, is refused, or
+    skipped with a warning that names file, record and fault; a batch is then smaller.
 
     Args:
         folder: of the data set.
@@ -200,7 +200,7 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
             ]
         return plan
 
-    def _shard(self, shard: int) -> tuple[Arrays | None, dict[int, str]]:
+    def _load_shard(self, shard: int) -> tuple[Arrays | None, dict[int, str]]:
         if shard in self._cache:
             self._cache.move_to_end(shard)
             return self._cache[shard]
@@ -231,7 +231,7 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
         for place, (shard, record) in enumerate(wanted):
             kept.setdefault(shard, []).append((place, record))
         for shard, records in kept.items():
-            arrays, faulty = self._shard(shard)
+            arrays, faulty = self._load_shard(shard)
             bad = [record for _, record in records if record in faulty]
             if bad and self.on_damage == "refuse":
                 path = self.folder / self.meta.shards[shard][0]

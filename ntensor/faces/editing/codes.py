@@ -52,7 +52,7 @@ class Encoded:
         codes = {name: code.expand(n, -1) for name, code in self.codes.items()}
         return Encoded(codes, [place.expand(n, -1, -1, -1) for place in self.places])
 
-    def replaced(self, codes: Mapping[str, Tensor]) -> Encoded:
+    def replace(self, codes: Mapping[str, Tensor]) -> Encoded:
         """The same pictures with other codes in place of some.
 
         Raises:
@@ -60,10 +60,10 @@ class Encoded:
         """
         for name, code in codes.items():
             if name not in self.codes:
-                raise ValueError(f"replaced: wanted codes of {sorted(self.codes)}, got {name}")
+                raise ValueError(f"replace: wanted codes of {sorted(self.codes)}, got {name}")
             if code.shape != self.codes[name].shape:
                 raise ValueError(
-                    f"replaced: {name} must have shape {tuple(self.codes[name].shape)}, "
+                    f"replace: {name} must have shape {tuple(self.codes[name].shape)}, "
                     f"got {tuple(code.shape)}"
                 )
         return replace(self, codes={**self.codes, **codes})

@@ -61,7 +61,7 @@ def blend(
         mixed[name] = torch.lerp(start[name], end[name], w.expand(n, 1))
     if project and "z_p" in mixed:
         mixed["z_p"] = find_nearest_rotation(mixed["z_p"])
-    return first.expand(n).replaced(mixed)
+    return first.expand(n).replace(mixed)
 
 
 def interpolate(

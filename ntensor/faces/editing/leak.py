@@ -40,7 +40,7 @@ def fit_pose_leak(codes: Mapping[str, Tensor]) -> Tensor:
     """
     for name in ("z_p", "z_id"):
         if name not in codes:
-            raise ConfigurationError(f"pose_leak: wanted the codes z_p and z_id, got no {name}")
+            raise ConfigurationError(f"fit_pose_leak: wanted the codes z_p and z_id, got no {name}")
     z_p, z_id = (codes[name].double() for name in ("z_p", "z_id"))
     slope = fit_ridge(z_p - z_p.mean(0), z_id)[:-1]
     return slope.to(codes["z_id"].dtype)
@@ -57,4 +57,4 @@ def follow_pose(edited: Encoded, z_p: Tensor, leak: Tensor | None) -> Encoded:
     if leak is None:
         return edited
     change = (edited.codes["z_p"] - z_p) @ leak.to(z_p)
-    return edited.replaced({"z_id": edited.codes["z_id"] + change})
+    return edited.replace({"z_id": edited.codes["z_id"] + change})

@@ -110,12 +110,14 @@ def measure_shape_error(shape: Tensor, truth: Tensor) -> Tensor:
     Example:
         >>> import torch
         >>> from ntensor.faces.editing import measure_shape_error
-        >>> measure_shape_error(torch.zeros(1, 2, 3), torch.tensor([[[3.0, 4.0, 0.0], [0.0, 0.0, 5.0]]]))
+        >>> truth = torch.tensor([[[3.0, 4.0, 0.0], [0.0, 0.0, 5.0]]])
+        >>> measure_shape_error(torch.zeros(1, 2, 3), truth)
         tensor([5.])
     """
     if shape.shape != truth.shape:
         raise ValueError(
-            f"shape_error: wanted shapes alike, got {tuple(shape.shape)} and {tuple(truth.shape)}"
+            "measure_shape_error: wanted shapes alike, got "
+            f"{tuple(shape.shape)} and {tuple(truth.shape)}"
         )
     return (shape - truth).square().sum(2).mean(1).sqrt()
 

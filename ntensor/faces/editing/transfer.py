@@ -63,8 +63,8 @@ def transfer_pose(
         project (bool): replace `z_p` by the nearest rotation.
         mask (str): as in `decode`. The target's mask (`"code"`) has the target's outline.
         streams (bool): as in `decode`.
-        leak (Tensor[9, k_id] or None): of `fit_pose_leak`: `z_id` follows the pose. None: the paper's
-            edit, which leaves it as it is.
+        leak (Tensor[9, k_id] or None): of `fit_pose_leak`: `z_id` follows the pose. None: the
+            paper's edit, which leaves it as it is.
 
     Returns:
         dict: as `decode`.
@@ -74,7 +74,7 @@ def transfer_pose(
     """
     turned = swap_code(model, target, source, "pose")
     if project:
-        turned = turned.replaced({"z_p": find_nearest_rotation(turned.codes["z_p"])})
+        turned = turned.replace({"z_p": find_nearest_rotation(turned.codes["z_p"])})
     turned = follow_pose(turned, target.expand(len(turned)).codes["z_p"], leak)
     return decode(model, turned, streams, mask)
 
@@ -171,4 +171,4 @@ def swap_code(model: Model, target: Encoded, source: Encoded, edit: str) -> Enco
     require_codes(model, edit)
     n = max(len(target), len(source))
     name = CODES[edit]
-    return target.expand(n).replaced({name: source.expand(n).codes[name]})
+    return target.expand(n).replace({name: source.expand(n).codes[name]})

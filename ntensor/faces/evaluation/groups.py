@@ -36,7 +36,7 @@ class Group:
                 numbers.append(float(value))
         return numbers
 
-    def shown(self, *path: str, form: str = ".2f", scale: float = 1.0) -> str:
+    def format(self, *path: str, form: str = ".2f", scale: float = 1.0) -> str:
         """Mean, and standard deviation over several runs, at a path; a dash where there is none."""
         values = [scale * value for value in self.values(*path)]
         if not values:

@@ -89,7 +89,7 @@ def format_accuracy_table(
         names = [f"multilinear, {f}" for f in factors]
         cells = [_format_probe(one, key, name, f) for name, f in zip(names, factors, strict=True)]
         rows.append(["multilinear model after [37]", *cells])
-    cells = [one.shown(key, CODES[f], f, "chance", form=".1f", scale=100) + " %" for f in factors]
+    cells = [one.format(key, CODES[f], f, "chance", form=".1f", scale=100) + " %" for f in factors]
     rows.append(["chance", *cells])
     paper = PAPER_3 if als else PAPER_2
     rows.append(["paper, Multi-PIE", *(paper.get(f, "-") for f in factors)])
@@ -104,7 +104,7 @@ def format_leakage_table(group: Group, key: str = "accuracy") -> str:
     factors = list(group.first[key][codes[0]])
     rows = [[code, *(_format_probe(group, key, code, f) for f in factors)] for code in codes]
     chance = [
-        group.shown(key, codes[0], f, "chance", form=".1f", scale=100) + " %" for f in factors
+        group.format(key, codes[0], f, "chance", form=".1f", scale=100) + " %" for f in factors
     ]
     return format_table(["code", *factors], [*rows, ["chance", *chance]])
 
@@ -158,30 +158,31 @@ def format_side_by_side(groups: Sequence[Group]) -> str:
         rows.append((f"{edit} transfer, face, 1e-3", path, 1e3))
     rows.append(("shape stream, mm", ("shape", "shape stream", "mean"), 1))
     cells = [
-        [name, *(group.shown(*path, scale=scale) for group in groups)] for name, path, scale in rows
+        [name, *(group.format(*path, scale=scale) for group in groups)]
+        for name, path, scale in rows
     ]
     return format_table(["measure", *(group.name for group in groups)], cells)
 
 
 def _format_angles(group: Group, key: str, name: str) -> list[str]:
-    cells = [group.shown(key, name, "mean"), group.shown(key, name, "std")]
+    cells = [group.format(key, name, "mean"), group.format(key, name, "std")]
     for threshold in THRESHOLDS:
-        cells.append(group.shown(key, name, f"below_{threshold}", form=".1f", scale=100) + " %")
+        cells.append(group.format(key, name, f"below_{threshold}", form=".1f", scale=100) + " %")
     return cells
 
 
 def _format_probe(group: Group, key: str, code: str, factor: str) -> str:
-    random = group.shown(key, code, factor, "random", form=".1f", scale=100)
-    whole = group.shown(key, code, factor, "grouped", form=".1f", scale=100)
+    random = group.format(key, code, factor, "random", form=".1f", scale=100)
+    whole = group.format(key, code, factor, "grouped", form=".1f", scale=100)
     return "-" if random == "-" else f"{random} / {whole} %"
 
 
 def _format_transfer(group: Group, edit: str, method: str) -> list[str]:
     return [
-        group.shown("transfer", edit, method, name, scale=_SCALES.get(name, 1.0))
+        group.format("transfer", edit, method, name, scale=_SCALES.get(name, 1.0))
         for name in MEASURES
     ]
 
 
 def _format_shape(group: Group, name: str) -> list[str]:
-    return [group.shown("shape", name, part) for part in ("mean", "std")]
+    return [group.format("shape", name, part) for part in ("mean", "std")]

@@ -70,11 +70,13 @@ class Materials:
     def measured(self) -> dict[str, Any]:
         """Entries of `run.evaluate` that do not depend on a network."""
         references = self.references
-        colour, angle, pixels = self._without_network(self.pictures, frontal=False)
+        colour, angle, pixels = self._measure_without_network(self.pictures, frontal=False)
         entries: dict[str, Any] = {"squared_error": colour, "angular_error": angle}
         self._pixels = {"pictures": pixels}
         if self.frontal is not None and references.frontal is not None:
-            _, entries["angular_error_frontal"], pixels = self._without_network(self.frontal, True)
+            _, entries["angular_error_frontal"], pixels = self._measure_without_network(
+                self.frontal, True
+            )
             self._pixels["frontal"] = pixels
             batch = self.frontal[slice(None)]
             codes = references.frontal.codes(batch["image"], batch["mask"])
@@ -89,7 +91,7 @@ class Materials:
         entries["shape"] = shapes.measure_baseline_shapes(self.pictures, mean, self.settings.shapes)
         return entries
 
-    def pixels(self, which: str, k: int) -> dict[str, dict[str, Any]]:
+    def probe_pixels(self, which: str, k: int) -> dict[str, dict[str, Any]]:
         """Probes of the first `k` principal components of `pictures` or `frontal`, by factor."""
         assert self.measured
         key = (which, k)
@@ -101,7 +103,7 @@ class Materials:
             )[""]
         return self._probes[key]
 
-    def neighbours(self, which: str) -> dict[str, dict[str, Any]]:
+    def probe_neighbours(self, which: str) -> dict[str, dict[str, Any]]:
         """Probes by the nearest picture, in as many principal components as there are."""
         assert self.measured
         key = (which, 0)
@@ -120,7 +122,7 @@ class Materials:
     def _probes(self) -> dict[tuple[str, int], dict[str, dict[str, Any]]]:
         return {}
 
-    def _without_network(
+    def _measure_without_network(
         self, pictures: Pictures, frontal: bool
     ) -> tuple[dict[str, Any], dict[str, Any], Any]:
         """Squared and angular errors of what needs no network, and principal components."""
@@ -140,8 +142,8 @@ class Materials:
             codes = multilinear.codes(image, mask)
             estimates: dict[str, Tensor] = {
                 "mean face": references.normal.expand_as(normal),
-                "constant": references.constant().expand_as(normal),
-                "linear from pixels": references.regressed(projected),
+                "constant": references.make_constant().expand_as(normal),
+                "linear from pixels": references.regress_normals(projected),
                 "multilinear": multilinear.normals(codes, image.shape[-1]),
             }
             for name, value in estimates.items():

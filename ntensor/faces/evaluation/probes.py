@@ -63,7 +63,8 @@ def measure_accuracy(
     _, y, counts = np.unique(y, return_inverse=True, return_counts=True)
     if len(counts) < 2 or counts.min() < 2:
         raise ValueError(
-            f"accuracy: wanted at least 2 classes of at least 2 samples, got counts {counts}"
+            "measure_accuracy: wanted at least 2 classes of at least 2 samples, got counts "
+            f"{counts}"
         )
     measured = _test_linear if classifier == "linear" else _test_neighbour
     shuffled = StratifiedKFold(min(folds, int(counts.min())), shuffle=True, random_state=seed)
@@ -115,7 +116,7 @@ def measure_leakage(
         factors (mapping): labels (array[n]) by name, `identity` among them.
         folds (int)
         title (str or None): of a progress bar; None: no bar.
-        classifier (str): as in `accuracy`.
+        classifier (str): as in `measure_accuracy`.
 
     Returns:
         dict: `[code][factor]`, each a `Probe` as a dict.

@@ -51,7 +51,7 @@ class Multilinear:
                 f"{len(x)} pictures of {x.shape[1]} values allow, got {tuple(sizes)}"
             )
         model: MultilinearModel = fit_multilinear(x, sizes)
-        self.model = model.permuted(_assign_modes(model.factors, batch))
+        self.model = model.permute(_assign_modes(model.factors, batch))
         _, *factors = self.model.factors
         target = batch["normal"].flatten(1)
         self.core = fit_ridge(ntensor.synthesis(*self._shape_codes(factors)), target)
@@ -114,13 +114,13 @@ class References:
         """Principal components (n, dimensions) of images (n, 3, S, S)."""
         return torch.from_numpy(self.components.transform(images.flatten(1).numpy())).float()
 
-    def constant(self) -> Tensor:
+    def make_constant(self) -> Tensor:
         """The normal that looks to the camera, everywhere (1, 3, S, S)."""
         forward = torch.zeros_like(self.normal)
         forward[:, 2] = 1
         return forward
 
-    def regressed(self, projected: Tensor) -> Tensor:
+    def regress_normals(self, projected: Tensor) -> Tensor:
         """Normals (n, 3, S, S) by linear regression from principal components."""
         features = F.pad(projected[:, : self.used], (0, 1), value=1)
         return F.normalize((features @ self.linear).unflatten(1, self.normal.shape[1:]), dim=1)

@@ -225,7 +225,7 @@ class Report:
             parts.append(markdown.format_leakage_table(group))
         return [*parts, f"![reconstructions]({measures['sheet']})"]
 
-    def other(self, measures: dict[str, Any], columns: dict[str, Any], name: str) -> None:
+    def add_other(self, measures: dict[str, Any], columns: dict[str, Any], name: str) -> None:
         """Takes measures of a user's own pictures, and a sheet of them."""
         self._sheet(name, columns, name)
         self.others.append({**measures, "sheet": name})

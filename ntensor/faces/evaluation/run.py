@@ -207,8 +207,8 @@ def probe(
     factors = to_arrays(pictures.factors())
     table = measure_leakage(codes, factors, materials.settings.folds, f"probes, {which}")
     for k in sorted({value.shape[1] for name, value in sizes.items() if name != "z_i"}):
-        table[f"pixels, {k} components"] = materials.pixels(which, k)
-    table["pixels, nearest picture"] = materials.neighbours(which)
+        table[f"pixels, {k} components"] = materials.probe_pixels(which, k)
+    table["pixels, nearest picture"] = materials.probe_neighbours(which)
     return table
 
 

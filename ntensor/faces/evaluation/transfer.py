@@ -73,7 +73,7 @@ class Transfers:
             fields = {name: getattr(source, name) for name in EDITED[edit]}
             self.truth[edit] = faces.render(dataclasses.replace(target, **fields))
 
-    def landmarks(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def project_landmarks(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The true landmarks (n, 68, 2), millimetres in the camera."""
         return project(self.face, batch["id_3dmm"], batch["exp_3dmm"], batch["pose"], None)
 
@@ -105,7 +105,7 @@ class Transfers:
             angle.add(normal, truth["normal"], truth["mask"])
             errors["normals"] = angle.result()["mean"]
         if landmarks is not None:
-            wanted = to_pixels(self.landmarks(truth), self.size)
+            wanted = to_pixels(self.project_landmarks(truth), self.size)
             distance = (to_pixels(landmarks, self.size) - wanted).norm(dim=2)
             errors["landmarks"] = float(distance.nanmean())
         return errors
@@ -122,8 +122,8 @@ def edit_by_network(
 
     The key `""` is the target's reconstruction, with nothing edited. In an edited pose, face and
     background are joined where the decoded normals have a length, since the mask of `z_m` has the
-    target's outline. With `leak` (of `editing.fit_pose_leak`) there is `FOLLOWS`, the edited pose with
-    it, too.
+    target's outline. With `leak`, of `editing.fit_pose_leak`, there is `FOLLOWS` too, the edited pose
+    with it.
     """
     has = set(model.encoder.heads)
     edits = [edit for edit in transfers.truth if editing.CODES[edit] in has]
@@ -199,12 +199,12 @@ def _warp(model: Model, transfers: Transfers, device: torch.device) -> dict[str,
     except ConfigurationError:
         return {}
     image, normal, movement = (torch.cat(column) for column in zip(*parts, strict=True))
-    landmarks = transfers.landmarks(transfers.target) + movement
+    landmarks = transfers.project_landmarks(transfers.target) + movement
     return {WARP: {"image": image, "normal": normal, "landmarks": landmarks}}
 
 
 def _add_change(transfers: Transfers, plain: Batch, edited: Batch) -> Batch:
-    given = {**transfers.target, "landmarks": transfers.landmarks(transfers.target)}
+    given = {**transfers.target, "landmarks": transfers.project_landmarks(transfers.target)}
     parts = {name: (given[name], plain[name], edited[name]) for name in plain if name in given}
     return {
         name: editing.add_detail(*part) if name == "image" else part[0] + part[2] - part[1]
@@ -225,7 +225,8 @@ def measure_baselines(
     """
     face, target, source = transfers.face, transfers.target, transfers.source
     own, other = (
-        fit_landmarks(face, transfers.landmarks(batch), scale=_SCALE) for batch in (target, source)
+        fit_landmarks(face, transfers.project_landmarks(batch), scale=_SCALE)
+        for batch in (target, source)
     )
     measures: dict[str, Measures] = {}
     shown: dict[str, dict[str, Tensor]] = {}
@@ -243,7 +244,7 @@ def measure_baselines(
             image, _, normal = _draw_in_chunks(draw, face, target["image"], own, wanted, light)
         measures[edit] = {
             "copy of the input": transfers.measure(
-                edit, target["image"], target["normal"], transfers.landmarks(target)
+                edit, target["image"], target["normal"], transfers.project_landmarks(target)
             ),
             "3DMM fit": transfers.measure(edit, image, normal, wanted.landmarks(face)),
         }

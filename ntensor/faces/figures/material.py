@@ -84,7 +84,7 @@ class Material:
         if rows < 2:
             raise ConfigurationError(f"rows must be at least 2, got {rows}")
         self.main = OpenedRun(run, options)
-        self._is(self.main, "neuro-tensorial")
+        self._check_network(self.main, "neuro-tensorial")
         self.rows, self.fitted = rows, fitted
         wanted = {
             "intrinsic": "intrinsic",
@@ -97,16 +97,16 @@ class Material:
             folder = getattr(runs, name)
             self.others[name] = None if folder is None else OpenedRun(folder, options)
             if folder is not None:
-                self._is(self.others[name], network)
+                self._check_network(self.others[name], network)
 
-    def _is(self, opened: OpenedRun | None, network: str) -> None:
+    def _check_network(self, opened: OpenedRun | None, network: str) -> None:
         if opened is not None and opened.model.configuration.network != network:
             raise ConfigurationError(
                 f'{opened.run}: wanted a run of network "{network}", got '
                 f'"{opened.model.configuration.network}"'
             )
 
-    def other(self, name: str) -> OpenedRun:
+    def find_other(self, name: str) -> OpenedRun:
         """Another run.
 
         Raises:
@@ -117,7 +117,7 @@ class Material:
             raise LeftOut(f"needs --{name.replace('_', '-')}, a run that was not given")
         return opened
 
-    def faces(
+    def draw_faces(
         self,
         opened: OpenedRun,
         first: int = 0,
@@ -146,7 +146,7 @@ class Material:
             yaw = yaws[row % len(yaws)] if turned else 0.0
             light = str((3 + 5 * (row + first)) % 16) if lights else "front"
             made.append(
-                opened.inputs.generated(
+                opened.inputs.generate(
                     split, str((first + row) % count), names[row % len(names)],
                     f"{yaw:g}", light,
                 )
@@ -178,7 +178,7 @@ class Material:
         }
         return max(right, key=right.__getitem__)
 
-    def landmark_fits(self, faces: list[Face]) -> LandmarkFit:
+    def fit_landmarks(self, faces: list[Face]) -> LandmarkFit:
         """The face model fitted to the faces' true landmarks."""
         points = torch.stack([face.landmarks for face in faces if face.landmarks is not None])
         size = self.main.inputs.size

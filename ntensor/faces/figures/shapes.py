@@ -25,7 +25,7 @@ def _enlarge(maps: Tensor) -> Tensor:
 
 
 def draw_shapes(material: Material, opened: OpenedRun, first: int) -> Figure:
-    faces = material.faces(opened, first, strong=True)
+    faces = material.draw_faces(opened, first, strong=True)
     made = Reconstruction(opened, faces)
     columns = {"input": _enlarge(stack_pictures(faces))}
     truth = torch.stack(list(made.truth.values()))
@@ -35,14 +35,14 @@ def draw_shapes(material: Material, opened: OpenedRun, first: int) -> Figure:
     columns["truth, side"] = meshes.draw_shapes(truth, made.part, meshes.VIEWS[1], _SIZE)
     for name, (vertices, face) in made.shapes.items():
         columns[f"{name}, side"] = meshes.draw_shapes(vertices, face, meshes.VIEWS[1], _SIZE)
-    rms = made.errors()["rms"]
+    rms = made.measure_errors()["rms"]
     means = ", ".join(f"{name} {sum(row) / len(row):.2f}" for name, row in rms.items())
     return Figure("3D shape from one picture", columns, notes=(f"rms error in mm: {means}",))
 
 
 def concept_shapes(material: Material) -> Figure:
     """Figure 5."""
-    return draw_shapes(material, material.other("poc_expression"), 0)
+    return draw_shapes(material, material.find_other("poc_expression"), 0)
 
 
 def shapes(material: Material) -> Figure:
@@ -52,8 +52,8 @@ def shapes(material: Material) -> Figure:
 
 def draw_textures(material: Material) -> Figure:
     """Figure 6."""
-    opened = material.other("poc_expression")
-    faces = material.faces(opened, 5)
+    opened = material.find_other("poc_expression")
+    faces = material.draw_faces(opened, 5)
     output = editing.decode(opened.model, opened.encode(faces))
     if "texture" not in output:
         raise LeftOut("the run of --poc-expression has no stream to the texture")
@@ -65,7 +65,7 @@ def draw_textures(material: Material) -> Figure:
             exp_3dmm=torch.zeros_like(face.scene.exp_3dmm),
             angles=torch.zeros_like(face.scene.angles),
         )
-        true.append(opened.inputs.rendered(face.name, scene).truth["albedo"])
+        true.append(opened.inputs.render(face.name, scene).truth["albedo"])
     columns = {
         "input": stack_pictures(faces),
         "truth": torch.cat(true),
@@ -77,7 +77,7 @@ def draw_textures(material: Material) -> Figure:
 def draw_normals(material: Material) -> Figure:
     """Figure 13."""
     opened, notes = material.main, []
-    faces = material.faces(opened, 18, lights=True, strong=True)
+    faces = material.draw_faces(opened, 18, lights=True, strong=True)
     images = stack_pictures(faces)
     mask = torch.cat([face.truth["mask"] for face in faces])
     columns = {"input": images}

@@ -19,7 +19,7 @@ _TRUE_LANDMARKS = "the face model is fitted to true landmarks"
 
 def render_truths(opened: OpenedRun, targets: list[Face], sources: list[Face], edit: str) -> Tensor:
     """The edited faces, rendered."""
-    made = [opened.inputs.edited(t, s, edit) for t, s in zip(targets, sources, strict=True)]
+    made = [opened.inputs.render_edit(t, s, edit) for t, s in zip(targets, sources, strict=True)]
     return stack_pictures([face for face in made if face is not None])
 
 
@@ -49,8 +49,8 @@ def begin_columns(targets: list[Face], sources: list[Face]) -> dict[str, Tensor]
 def draw_overview(material: Material) -> Figure:
     """Figure 1."""
     opened = material.main
-    targets = material.faces(opened, 0)
-    sources = material.faces(opened, 20, lights=True, strong=True)
+    targets = material.draw_faces(opened, 0)
+    sources = material.draw_faces(opened, 20, lights=True, strong=True)
     columns = begin_columns(targets, sources)
     columns["reconstr."] = editing.decode(opened.model, opened.encode(targets))["image"].cpu()
     for edit in editing.CODES:
@@ -62,20 +62,20 @@ def draw_overview(material: Material) -> Figure:
 
 def concept_expression(material: Material) -> Figure:
     """Figure 4."""
-    opened = material.other("poc_expression")
+    opened = material.find_other("poc_expression")
     return draw_concept(material, opened, "expression")
 
 
 def concept_pose(material: Material) -> Figure:
     """Figure 7."""
-    return draw_concept(material, material.other("poc_pose"), "pose")
+    return draw_concept(material, material.find_other("poc_pose"), "pose")
 
 
 def draw_concept(material: Material, opened: OpenedRun, edit: str) -> Figure:
     editing.require_codes(opened.model, edit)
     turned = edit == "pose"
-    targets = material.faces(opened, 0, turned)
-    sources = material.faces(opened, 11, turned, strong=True)
+    targets = material.draw_faces(opened, 0, turned)
+    sources = material.draw_faces(opened, 11, turned, strong=True)
     columns = begin_columns(targets, sources)
     columns[edit] = edit_faces(opened, targets, sources, edit)["image"]
     columns["truth"] = render_truths(opened, targets, sources, edit)
@@ -94,9 +94,9 @@ def fitted_pose(material: Material) -> Figure:
 
 def draw_fitted(material: Material, edit: str) -> Figure:
     opened = material.main
-    targets = material.faces(opened, 3)
-    sources = material.faces(opened, 30, strong=True, turned=edit == "pose")
-    own, other = material.landmark_fits(targets), material.landmark_fits(sources)
+    targets = material.draw_faces(opened, 3)
+    sources = material.draw_faces(opened, 30, strong=True, turned=edit == "pose")
+    own, other = material.fit_landmarks(targets), material.fit_landmarks(sources)
     face = opened.inputs.face_model
     swapped = own.with_expression(other) if edit == "expression" else own.with_pose(other)
     columns = begin_columns(targets, sources)
@@ -128,8 +128,8 @@ def multilinear_more(material: Material) -> Figure:
 
 def draw_multilinear(material: Material, first: int, turned: bool) -> Figure:
     opened = material.main
-    targets = material.faces(opened, first, turned)
-    sources = material.faces(opened, first + 27, turned, strong=True)
+    targets = material.draw_faces(opened, first, turned)
+    sources = material.draw_faces(opened, first + 27, turned, strong=True)
     columns = begin_columns(targets, sources)
     output = edit_faces(opened, targets, sources, "expression")
     columns["network"] = output["image"]
@@ -158,8 +158,8 @@ def lights_more(material: Material) -> Figure:
 
 def draw_lights(material: Material, first: int) -> Figure:
     opened, notes = material.main, []
-    targets = material.faces(opened, first)
-    sources = material.faces(opened, first + 23, lights=True)
+    targets = material.draw_faces(opened, first)
+    sources = material.draw_faces(opened, first + 23, lights=True)
     columns = begin_columns(targets, sources)
     output = edit_faces(opened, targets, sources, "light")
     for title, name in (("s source", "source"), ("s target", "target")):
@@ -187,8 +187,8 @@ def more_poses(material: Material) -> Figure:
 
 def draw_every_pair(material: Material, edit: str, first: int) -> Figure:
     opened = material.main
-    targets = material.faces(opened, first)
-    sources = material.faces(opened, first - 8, strong=True)[: min(6, material.rows)]
+    targets = material.draw_faces(opened, first)
+    sources = material.draw_faces(opened, first - 8, strong=True)[: min(6, material.rows)]
     white = torch.ones_like(targets[0].image)[None]
     columns = {"target": torch.cat([white, stack_pictures(targets)])}
     for number, source in enumerate(sources, 1):
@@ -202,8 +202,8 @@ def draw_every_pair(material: Material, edit: str, first: int) -> Figure:
 def draw_interpolation(material: Material, edit: str, first: int) -> Figure:
     """Figures 18 and 19."""
     opened = material.main
-    starts = material.faces(opened, first)
-    ends = material.faces(opened, first + 5, strong=True, turned=False)
+    starts = material.draw_faces(opened, first)
+    ends = material.draw_faces(opened, first + 5, strong=True, turned=False)
     a, b = opened.encode(starts), opened.encode(ends)
     mask: editing.codes.Mask = "normals" if edit == "identity" else "code"
     rows = [

@@ -108,7 +108,7 @@ def draw_shapes(
     screen = (posed - posed.new_tensor([*camera.center, 0.0])) * scale + samples / 2
     fragments = rasterise(screen, face.triangles, samples)
     if colours is None:
-        normals = Renderer(face, size).vertex_normals(vertices) @ rotation.T
+        normals = Renderer(face, size).compute_vertex_normals(vertices) @ rotation.T
         drawn = fragments.interpolate(normals, face.triangles)
         lamp = harmonics.direction_of(torch.tensor([-25.0]), torch.tensor([25.0]))
         light = harmonics.directional(lamp, torch.full((1, 3), 0.75))

@@ -41,11 +41,11 @@ def read_driving_frames(inputs: Inputs, drive: str, most: int) -> list[Face]:
         return generate_film(inputs, drive)[:most]
     path = Path(drive)
     if path.is_file():
-        frames = [inputs.cropped(f, path, k) for k, f in enumerate(read_frames(path, most))]
+        frames = [inputs.crop(f, path, k) for k, f in enumerate(read_frames(path, most))]
         if not frames:
             raise ImageError(f"{path}: the film has no frames")
         return frames
-    return [inputs.picture(name) for name in images.list_images(path)[:most]]
+    return [inputs.read_picture(name) for name in images.list_images(path)[:most]]
 
 
 def generate_film(inputs: Inputs, word: str) -> list[Face]:
@@ -64,8 +64,8 @@ def generate_film(inputs: Inputs, word: str) -> list[Face]:
             t = (1 - np.cos(np.pi * step / _STEPS)) / 2
             weights = torch.lerp(stops[stop], stops[stop + 1], float(t))
             yaw = 12 * np.sin(2 * np.pi * len(faces) / (_STEPS * (len(stops) - 1)))
-            scene = inputs.scene(persons[int(parts[1])], weights, (float(yaw), 0.0, 0.0), None)
-            faces.append(inputs.rendered(word, scene))
+            scene = inputs.make_scene(persons[int(parts[1])], weights, (float(yaw), 0.0, 0.0), None)
+            faces.append(inputs.render(word, scene))
     return faces
 
 

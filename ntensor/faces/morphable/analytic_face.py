@@ -74,7 +74,7 @@ def make_analytic_face(vertices: int = DEFAULT_VERTICES) -> FaceModel:
     """
     if vertices < MINIMUM_VERTICES:
         raise ConfigurationError(
-            f"analytic_face: vertices must be at least {MINIMUM_VERTICES}, got {vertices}"
+            f"make_analytic_face: vertices must be at least {MINIMUM_VERTICES}, got {vertices}"
         )
     scale = math.sqrt(vertices / DEFAULT_VERTICES)
     ball = make_eyeball(max(5, round(9 * scale)), max(10, round(18 * scale)))

@@ -114,7 +114,7 @@ class FaceAutoencoder(nn.Module):
         else:
             normal_code, albedo_code = codes["z_n"], codes["z_a"]
         normal, albedo = self.normal(normal_code), self.albedo(albedo_code)
-        vectors = self._vectors(codes)
+        vectors = self._regress_vectors(codes)
         light = vectors["light"]
         shading = harmonics.shading(normal.float(), light.float())
         mask, background = self.mask(codes["z_m"], places), self.background(codes["z_b"], places)
@@ -128,7 +128,7 @@ class FaceAutoencoder(nn.Module):
             "background": background,
         }
         if streams and self.multilinear:
-            frontal_image, frontal_normal = self._frontal(seen, frontal)
+            frontal_image, frontal_normal = self._compute_frontal(seen, frontal)
             output |= {
                 "shape": self.shape_stream(codes["z_exp"], codes["z_id"]),
                 "frontal_image": frontal_image,
@@ -147,19 +147,19 @@ class FaceAutoencoder(nn.Module):
             dict: `light`; with streams 1 and 3 `exp_3dmm` and `id_3dmm`; `thumbnail` (n, 48) where
             the network has one.
         """
-        return self._vectors(codes) | self._coarse(codes)
+        return self._regress_vectors(codes) | self._regress_thumbnail(codes)
 
-    def _vectors(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _regress_vectors(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         vectors = {"light": self.light(codes["z_l"])}
         if self.multilinear:
             vectors["exp_3dmm"] = self.exp_3dmm(codes["z_exp"])
             vectors["id_3dmm"] = self.id_3dmm(codes["z_id"])
         return vectors
 
-    def _coarse(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _regress_thumbnail(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {} if self.thumbnail is None else {"thumbnail": self.thumbnail(codes["z_i"])}
 
-    def _frontal(
+    def _compute_frontal(
         self, codes: Mapping[str, Tensor], frontal: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         given = [codes[name] for name in ("z_l", "z_exp", "z_id")]
@@ -176,7 +176,11 @@ class FaceAutoencoder(nn.Module):
     def forward(self, image: Tensor, frontal: Tensor | None = None) -> dict[str, Tensor]:
         """The codes, `decode(encode(image))`, and the thumbnail where the network has one."""
         codes, places = self.encode(image)
-        return {**codes, **self._coarse(codes), **self.decode(codes, places, frontal=frontal)}
+        return {
+            **codes,
+            **self._regress_thumbnail(codes),
+            **self.decode(codes, places, frontal=frontal),
+        }
 
 
 class PlainAutoencoder(nn.Module):

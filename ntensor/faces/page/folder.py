@@ -69,11 +69,11 @@ class Folder:
 
     def keep(self) -> None:
         """Files that lie here now are not removed to make room."""
-        self._kept = {path for path, _ in self._by_age()}
+        self._kept = {path for path, _ in self._list_by_age()}
 
     def make_room(self, wanted: int = 0) -> None:
         """Removes the oldest files until `wanted` more bytes fit."""
-        files = self._by_age()
+        files = self._list_by_age()
         size = wanted + sum(status.st_size for _, status in files)
         for path, status in files:
             if size <= self.most:
@@ -90,7 +90,7 @@ class Folder:
             stream.write(content)
         return Path(path)
 
-    def _by_age(self) -> list[tuple[Path, os.stat_result]]:
+    def _list_by_age(self) -> list[tuple[Path, os.stat_result]]:
         files = []
         for path in self.files.rglob("*"):
             try:

@@ -108,7 +108,7 @@ def _build_side(demo: Demo, parts: dict[str, Any], side: str) -> None:
             "Upload a picture", file_types=["image"], size="sm", elem_id=f"{side}-upload"
         )
         parts[f"{side} offered"] = gr.Gallery(
-            demo.offered(0),
+            demo.show_offered(0),
             format="png",
             columns=3,
             height="auto",
@@ -159,7 +159,7 @@ def _wire(visitors: Visitors, parts: dict[str, Any], page: gr.Blocks) -> None:
 
     @_show_errors
     def show_shape(request: gr.Request, *values: float) -> Any:
-        path = visitors.shape(request.session_hash, values)
+        path = visitors.make_shape(request.session_hash, values)
         return gr.skip() if path is None else str(path)
 
     live = {"show_progress": "hidden", "trigger_mode": "always_last"}

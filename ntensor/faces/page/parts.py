@@ -63,7 +63,7 @@ class Demo:
 
     def __init__(self, run: Path, checkpoint: Literal["best", "last"] = "best") -> None:
         self.run = OpenedRun(run, Options(checkpoint=checkpoint), *SLIDERS)
-        self.first_offered = [self.face(number) for number in range(OFFERED)]
+        self.first_offered = [self.choose_face(number) for number in range(OFFERED)]
 
     @property
     def sentence(self) -> str:
@@ -91,12 +91,12 @@ class Demo:
             )
         return face
 
-    def face(self, number: int) -> Face:
+    def choose_face(self, number: int) -> Face:
         """A face to choose: of the test persons, or of the run's validation set."""
         data, inputs = self.run.configuration.data, self.run.inputs
         if data.source == "generated":
             basic = inputs.face_model.basic_names
-            return inputs.generated(
+            return inputs.generate(
                 "test",
                 str(number % len(SPLITS["test"])),
                 basic[number % len(basic)],
@@ -104,49 +104,49 @@ class Demo:
                 "front" if number % 3 == 0 else str((5 + 3 * number) % scenes.FIXED_LIGHTS),
             )
         folder = Path(data.validation_source or data.source)
-        return inputs.record(folder, number % StoredFaces(folder).count)
+        return inputs.read_record(folder, number % StoredFaces(folder).count)
 
-    def offered(self, page: int) -> list[Any]:
+    def show_offered(self, page: int) -> list[Any]:
         """Pictures (S, S, 3), uint8, of the faces to choose from on a page of `OFFERED`."""
         numbers = range(page * OFFERED, (page + 1) * OFFERED)
-        faces = [self.face(number) for number in numbers] if page else self.first_offered
+        faces = [self.choose_face(number) for number in numbers] if page else self.first_offered
         return [to_pixels(face.image) for face in faces]
 
     def start(self) -> tuple[Session, dict[str, list[str]]]:
         """The session that a page begins with, and `side` of each side."""
         faces = {s: self.first_offered[k].image for s, k in zip(SIDES, START, strict=True)}
-        first, second = (self.fixed(image) for image in faces.values())
+        first, second = (self.fix_face(image) for image in faces.values())
         session = Session(first, second, self.leak)
-        return session, {s: self.side(s, session, image) for s, image in faces.items()}
+        return session, {s: self.show_side(s, session, image) for s, image in faces.items()}
 
     @property
     def leak(self) -> Tensor | None:
         """By which `z_id` follows the pose; None where it need not."""
         return None if self.run.separated else self.run.leak
 
-    def fixed(self, image: Tensor) -> FixedFace:
+    def fix_face(self, image: Tensor) -> FixedFace:
         """A picture (3, S, S), encoded."""
         return FixedFace(self.run.model, self.run.encode([Face("", image)])[0])
 
-    def uploaded(self, path: Path) -> Tensor:
+    def read_upload(self, path: Path) -> Tensor:
         """The middle square of a picture's file, for the network.
 
         Raises:
             ImageError: see `read_picture`; the message names the file without its folder.
         """
         try:
-            return self.run.inputs.cropped(read_picture(path, MOST_PIXELS), path).image
+            return self.run.inputs.crop(read_picture(path, MOST_PIXELS), path).image
         except ImageError as error:
             raise ImageError(str(error).replace(str(path), path.name)) from error
 
-    def side(self, side: str, session: Session, image: Tensor) -> list[str]:
+    def show_side(self, side: str, session: Session, image: Tensor) -> list[str]:
         """HTML of the picture of one side, and of its decodings."""
         face = getattr(session, side)
         maps = editing.decode(self.run.model, face.encoded)
         title = f"{side.title()} face"
         return [format_picture(image, title), format_maps(title, maps)]
 
-    def edited(self, session: Session, weights: Mapping[str, float]) -> list[str]:
+    def show_edited(self, session: Session, weights: Mapping[str, float]) -> list[str]:
         """HTML of the edited face, large, as a picture and frontal; and of its decodings."""
         maps = session.decode(weights)
         large = {"image": "Edited face", "frontal_image": "Its frontal view"}
@@ -155,7 +155,7 @@ class Demo:
         )
         return [f'<div class="large">{figures}</div>', format_maps("Edited face", maps)]
 
-    def mesh(self, session: Session, weights: Mapping[str, float]) -> bytes:
+    def make_mesh(self, session: Session, weights: Mapping[str, float]) -> bytes:
         """The edited shape as a GLB file, whose texture is the frontal image.
 
         Raises:

@@ -74,7 +74,7 @@ class Renderer:
         >>> face = make_analytic_face()
         >>> vertices = face.vertices(torch.zeros(1, 30), torch.zeros(1, face.expression_size))
         >>> light = harmonics.ambient(torch.full((1, 3), 0.8))
-        >>> maps = Renderer(face).views(vertices, [torch.eye(3)[None]], draw_skin([0]), light)[0]
+        >>> maps = Renderer(face).draw(vertices, [torch.eye(3)[None]], draw_skin([0]), light)[0]
         >>> maps.face.shape, maps.normal.shape
         (torch.Size([1, 3, 64, 64]), torch.Size([1, 3, 64, 64]))
     """
@@ -99,7 +99,7 @@ class Renderer:
         sky = face.materials[:, -1:]
         self._eye_values = torch.cat([face.eye_direction, sky], 1)
 
-    def vertex_normals(self, vertices: Tensor) -> Tensor:
+    def compute_vertex_normals(self, vertices: Tensor) -> Tensor:
         """Unit normals: the mean of the adjacent triangles' normals weighted by their areas.
 
         Args:
@@ -116,7 +116,7 @@ class Renderer:
         total = torch.nn.functional.embedding_bag(self._by_vertex, faces, self._offsets, mode="sum")
         return _normalise(total.unflatten(1, (n, 3)), 2).transpose(0, 1)
 
-    def views(self, vertices: Tensor, poses: list[Tensor], skin: Skin, light: Tensor) -> list[Maps]:
+    def draw(self, vertices: Tensor, poses: list[Tensor], skin: Skin, light: Tensor) -> list[Maps]:
         """Every face seen in each of several poses, under the same light.
 
         Args:
@@ -135,11 +135,11 @@ class Renderer:
         for pose in poses:
             if pose.shape != (n, 3, 3):
                 raise ValueError(
-                    f"views: each pose must have shape ({n}, 3, 3), got {tuple(pose.shape)}"
+                    f"draw: each pose must have shape ({n}, 3, 3), got {tuple(pose.shape)}"
                 )
         rotation = torch.cat(poses).transpose(1, 2)
         posed = vertices.repeat(views, 1, 1) @ rotation
-        normals = self.vertex_normals(vertices).repeat(views, 1, 1) @ rotation
+        normals = self.compute_vertex_normals(vertices).repeat(views, 1, 1) @ rotation
         colour = vertex_albedo(self.face, skin).repeat(views, 1, 1)
         count = self.size * self.samples
         scale = count / (2 * self.camera.half_width)

@@ -89,7 +89,7 @@ class OpenedRun:
         """Their codes."""
         return editing.encode(self.model, stack_pictures(faces).to(self.device))
 
-    def output(self, path: Path) -> Path:
+    def check_output(self, path: Path) -> Path:
         """The path of a file to write.
 
         Raises:
@@ -123,7 +123,7 @@ class OpenedRun:
                 parts.append(codes[name])
         return editing.fit_pose_leak({name: torch.cat(parts) for name, parts in collected.items()})
 
-    def shown(self, images: Tensor) -> Tensor:
+    def to_colours(self, images: Tensor) -> Tensor:
         """Pictures (n, 3, S, S) as colours 0 to 1 on the CPU."""
         return images.detach().float().cpu().clamp(0, 1)
 

@@ -68,9 +68,9 @@ class Reconstruction:
         self.maps = editing.collect_frontal_maps(self.output)
         if "normal" in self.output:
             self.maps["normal"] = self.output["normal"] * (self.output["mask"] > 0.5)
-        self.truth = self._truth()
+        self.truth = self._find_truth()
 
-    def _truth(self) -> dict[int, Tensor]:
+    def _find_truth(self) -> dict[int, Tensor]:
         """True shapes (V_s, 3) of the faces that have one of the network's kind, by number."""
         shapes = {}
         for number, face in enumerate(self.faces):
@@ -80,14 +80,14 @@ class Reconstruction:
                     shapes[number] = shape
         return shapes
 
-    def texture(self) -> Tensor | None:
+    def choose_texture(self) -> Tensor | None:
         """The frontal colours that the meshes are painted with."""
         name = next((name for name in ("texture", "frontal_image") if name in self.maps), None)
         return None if name is None else self.maps[name].clamp(0, 1)
 
     def write(self, folder: Path, number: int, format: str) -> None:
         """Writes meshes and maps of one face."""
-        picture = self.texture()
+        picture = self.choose_texture()
         for name, (vertices, face) in self.shapes.items():
             colours = None
             if picture is not None:
@@ -97,9 +97,11 @@ class Reconstruction:
                 folder / f"{name}.{format}", vertices[number], face.triangles, colours
             )
         for name, maps in self.maps.items():
-            save_image(self.opened.output(folder / f"{name}.png"), to_colours(name, maps)[number])
+            save_image(
+                self.opened.check_output(folder / f"{name}.png"), to_colours(name, maps)[number]
+            )
 
-    def errors(self) -> dict[str, Any]:
+    def measure_errors(self) -> dict[str, Any]:
         """Errors of each face, rms over the vertices of the network's shape, beside the mean
         face's; empty where no truth is known."""
         if not self.truth:
@@ -117,7 +119,7 @@ class Reconstruction:
             "rms": rms,
         }
 
-    def columns(self) -> dict[str, Tensor]:
+    def make_columns(self) -> dict[str, Tensor]:
         """The figure by titles: input, reconstruction, shapes from two sides, maps."""
 
         def large(maps: Tensor) -> Tensor:
@@ -132,7 +134,7 @@ class Reconstruction:
             for angles in meshes.VIEWS:
                 side = "" if angles == meshes.VIEWS[0] else ", side"
                 columns[f"{name}{side}"] = meshes.draw_shapes(vertices, face, angles, _DRAWN)
-        picture = self.texture()
+        picture = self.choose_texture()
         if picture is not None:
             name, (vertices, face) = next(iter(self.shapes.items()))
             colours = meshes.sample_colours(vertices, picture)

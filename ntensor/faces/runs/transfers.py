@@ -82,13 +82,13 @@ def make_columns(
         shown[edit], _, _ = editing.warp_expression(opened.model, face, image, given, taken)
     if edit in ("expression", "identity") and "frontal_image" in made:
         shown |= {"frontal": plain["frontal_image"], f"fr. {edit[:6]}.": made["frontal_image"]}
-    truths = [opened.inputs.edited(t, s, edit) for t, s in zip(targets, sources, strict=True)]
+    truths = [opened.inputs.render_edit(t, s, edit) for t, s in zip(targets, sources, strict=True)]
     known = [truth for truth in truths if truth is not None]
     if len(known) == len(truths):
         shown["truth"] = stack_pictures(known)
     else:
         known = []
-    return {title: opened.shown(images) for title, images in shown.items()}, known
+    return {title: opened.to_colours(images) for title, images in shown.items()}, known
 
 
 def write_transfer(
@@ -110,9 +110,9 @@ def write_transfer(
     """
     targets, sources = pair_faces(opened.read(target), opened.read(source), "target", "source")
     shown, truths = make_columns(opened, edit, targets, sources, way)
-    grids.save_grid(opened.output(out / "figure.png"), shown, opened.options.scale)
+    grids.save_grid(opened.check_output(out / "figure.png"), shown, opened.options.scale)
     for number, image in enumerate(shown[edit]):
-        save_image(opened.output(out / f"{edit}_{number:03d}.png"), image)
+        save_image(opened.check_output(out / f"{edit}_{number:03d}.png"), image)
     print(f"{out}: figure.png, {len(targets)} pictures {edit}_*.png")
     if truths:
         inside = torch.cat([face.truth["mask"] for face in truths])

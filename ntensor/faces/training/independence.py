@@ -55,15 +55,15 @@ class Independence(nn.Module):
         running means. These are of the batches of all processes in distributed training."""
         batches = self.get_buffer("batches").add_(1)
         momentum = (1 / batches).clamp_min(self.MOMENTUM)
-        z = self._standardised("code", code, momentum)
-        f = self._standardised("factor", factors, momentum)
+        z = self._standardise("code", code, momentum)
+        f = self._standardise("factor", factors, momentum)
         batch = z.T @ f / len(z)
         covariance = self.get_buffer("covariance")
         covariance.lerp_(_average_over_processes(batch.detach()), self.MOMENTUM)
         kept = covariance.clone()
         return (2 * kept * batch - kept.square()).sum() / len(kept)
 
-    def _standardised(self, name: str, x: Tensor, momentum: Tensor) -> Tensor:
+    def _standardise(self, name: str, x: Tensor, momentum: Tensor) -> Tensor:
         mean, variance = (self.get_buffer(f"{name}_{what}") for what in ("mean", "variance"))
         given = x.detach()
         mean.lerp_(_average_over_processes(given.mean(0)), momentum)

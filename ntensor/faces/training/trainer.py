@@ -107,11 +107,11 @@ class Trainer:
             CheckpointError: a checkpoint could not be read or written.
             NonFiniteError: a term is NaN or infinite; its name and the last good checkpoint.
         """
-        with self.begun():
-            return self.all_updates()
+        with self.hold_folder():
+            return self.run_updates()
 
     @contextlib.contextmanager
-    def begun(self) -> Iterator[None]:
+    def hold_folder(self) -> Iterator[None]:
         """Takes the folder, and continues the run that stands there.
 
         Nothing in the folder is replaced before all of it was found to fit.
@@ -133,13 +133,13 @@ class Trainer:
                 write_text(self.run / checkpoint.CONFIGURATION, to_json(self.configuration))
             yield
 
-    def all_updates(self) -> str:
+    def run_updates(self) -> str:
         """The updates that are left; as `train`."""
         settings, processes = self.configuration.training, self.processes
         log = Log(self.run, settings.steps, self.step, settings.batch_size, processes.leads)
-        step = self.step_module()
-        with log, self.signals(), ntensor.use_backend(settings.backend):
-            for parts in self.updates():
+        step = self.build_step()
+        with log, self.catch_signals(), ntensor.use_backend(settings.backend):
+            for parts in self.load_updates():
                 self.update(step, parts, log)
                 log.advance()
                 last = self.step == settings.steps
@@ -156,7 +156,7 @@ class Trainer:
                     return self.stopping or "stopped by another process"
         return "finished"
 
-    def step_module(self) -> nn.Module:
+    def build_step(self) -> nn.Module:
         """Forward of an update, compiled and shared as the configuration says."""
         compiled = self.configuration.training.compile
         model = torch.compile(self.model) if compiled else self.model
@@ -170,7 +170,7 @@ class Trainer:
             self.rival_network = self.processes.share(self.adversary.network)
         return shared
 
-    def updates(self) -> Iterator[list[dict[str, Tensor]]]:
+    def load_updates(self) -> Iterator[list[dict[str, Tensor]]]:
         """The batches of each update, as its parts, on the device."""
         settings, processes = self.configuration.training, self.processes
         sampler = Updates(
@@ -196,12 +196,12 @@ class Trainer:
         for batch in loader:
             if isinstance(batch, FacesError):
                 raise batch
-            parts.append(self.on_device(batch))
+            parts.append(self.to_device(batch))
             if len(parts) == settings.accumulation:
                 yield parts
                 parts = []
 
-    def on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         moved["image"] = moved["image"].contiguous(memory_format=self.layout)
         return moved
@@ -221,7 +221,7 @@ class Trainer:
         means: dict[str, Tensor] = {}
         outputs = []
         for number, batch in enumerate(parts):
-            with self.synchronised(step, number == len(parts) - 1):
+            with self.synchronise(step, number == len(parts) - 1):
                 with self.autocast():
                     loss, named, output = step(batch, codes_only)
                 (loss / len(parts)).backward()
@@ -240,7 +240,7 @@ class Trainer:
         self.step += 1
         if self.step % settings.log_every == 0 or self.step == settings.steps:
             values = {name: float(term) for name, term in means.items()}
-            log.losses(self.step, float(weighted), values | told)
+            log.log_losses(self.step, float(weighted), values | told)
 
     def codes_only(self, number: int) -> bool:
         """Whether the update after `number` others teaches the codes alone."""
@@ -259,7 +259,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(seed % 2**63)
         means: dict[str, Tensor] = {}
         for number, (batch, output) in enumerate(zip(parts, outputs, strict=True)):
-            with self.synchronised(self.rival_network, number == len(parts) - 1):
+            with self.synchronise(self.rival_network, number == len(parts) - 1):
                 with self.autocast():
                     loss, named = adversary.objective(self.rival_network, output, batch, generator)
                 (loss / len(parts)).backward()
@@ -278,7 +278,7 @@ class Trainer:
             group["lr"] = factor * self.rates["adversary"]
 
     @staticmethod
-    def synchronised(module: nn.Module, last: bool) -> Any:
+    def synchronise(module: nn.Module, last: bool) -> Any:
         """Gradients of all but the last part of an update stay in the process."""
         if isinstance(module, nn.parallel.DistributedDataParallel) and not last:
             return module.no_sync()
@@ -305,7 +305,7 @@ class Trainer:
         part = self.configuration.training.batch_size
         for first in range(0, size, part):
             indices = list(range(first, min(size, first + part)))
-            batch = self.on_device(self.validation[indices])
+            batch = self.to_device(self.validation[indices])
             with self.autocast():
                 output = self.model(batch["image"])
             part_terms = compute_terms(
@@ -316,7 +316,7 @@ class Trainer:
         self.model.train()
         weighted = float(add_up(sums, self.configuration.losses))
         values = {name: float(term) for name, term in sums.items()}
-        log.scalars(self.step, "validation", {"total": weighted, **values})
+        log.log_scalars(self.step, "validation", {"total": weighted, **values})
         text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         log.say(f"step {self.step}: validation {weighted:.5g} ({text})")
         return weighted
@@ -327,10 +327,10 @@ class Trainer:
         if not self.processes.leads:
             return
         count = min(PICTURED, self.validation.size or 0)
-        batch = self.on_device(self.validation[list(range(count))])
+        batch = self.to_device(self.validation[list(range(count))])
         with self.autocast():
             output = self.model(batch["image"])
-        log.pictures(self.step, grids.make_columns(batch, output))
+        log.log_pictures(self.step, grids.make_columns(batch, output))
 
     def save(self, value: float | None, log: Log) -> None:
         """Writes a checkpoint; `value` of the validation decides whether it is the best.
@@ -344,7 +344,7 @@ class Trainer:
             training["random_state"] = torch.get_rng_state()
             if self.rival is not None:
                 training |= checkpoint.pack_optimizer("rival", self.rival)
-            for name, module in self.companions().items():
+            for name, module in self.list_companions().items():
                 training |= {f"{name}.{key}": t for key, t in module.state_dict().items()}
             tensors = {"model": self.model.state_dict(), "training": training}
             values = {
@@ -372,7 +372,7 @@ class Trainer:
         if self.rival is not None:
             fought = not self.codes_only(values["step"] - 1)
             checkpoint.unpack_optimizer("rival", self.rival, training, fought)
-        for name, module in self.companions().items():
+        for name, module in self.list_companions().items():
             mine = {key: t for key, t in training.items() if key.startswith(f"{name}.")}
             load_weights(module, {k.removeprefix(f"{name}."): t for k, t in mine.items()}, name)
         random_state = {"random_state": torch.get_rng_state()}
@@ -384,13 +384,13 @@ class Trainer:
             raise CheckpointError(f"{folder}: {error}") from error
         self.step = int(values["step"])
 
-    def companions(self) -> dict[str, nn.Module]:
+    def list_companions(self) -> dict[str, nn.Module]:
         """What is saved beside the network, to go on training it."""
         modules = {"adversary": self.adversary, "separation": self.separation}
         return {name: module for name, module in modules.items() if module is not None}
 
     @contextlib.contextmanager
-    def signals(self) -> Iterator[None]:
+    def catch_signals(self) -> Iterator[None]:
         """SIGINT and SIGTERM end the run after the update at hand; a second one ends it at once."""
 
         def stop(number: int, frame: FrameType | None) -> None:
