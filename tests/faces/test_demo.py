@@ -159,7 +159,7 @@ def test_mesh_is_the_shape_with_the_frontal_image(shown, session):
 
 
 def test_places_in_the_texture(shown):
-    face = shown.run.inputs.generated("test", "0")
+    face = shown.run.inputs.generate("test", "0")
     truth = shown.face_model
     vertices = truth.vertices(face.truth["id_3dmm"], face.truth["exp_3dmm"])[0, truth.landmarks68]
     places = find_texture_places(vertices)
@@ -173,7 +173,7 @@ def test_run_on_a_data_set_of_another_shape(tmp_path):
     folder = str(tmp_path / "set")
     found = Demo(write_run(tmp_path / "run", {"source": folder, "validation_source": folder}))
     assert found.sentence == f"Trained with 3 updates on the data set {folder}."
-    assert len({picture.tobytes() for picture in found.offered(0)}) == 5
+    assert len({picture.tobytes() for picture in found.show_offered(0)}) == 5
     session, _ = found.start()
     with pytest.raises(ConfigurationError, match=r"3000 coordinates, .* has 18000"):
         found.make_mesh(session, {})

@@ -27,7 +27,7 @@ def test_detail_keeps_the_picture_and_adds_the_change(run, tmp_path, command):
     model, configuration, _ = load_run(run)
     images = [Inputs(configuration).read_one(words).image[None] for words in (HAPPY, SAD)]
     target, source = (editing.encode(model, image) for image in images)
-    edited = getattr(editing, command)(model, target, source)["image"]
+    edited = getattr(editing, f"transfer_{command}")(model, target, source)["image"]
     wanted = images[0] + edited - editing.decode(model, target)["image"]
     found = picture(tmp_path / f"{command}_000.png")
     assert (found - wanted[0].clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-5
@@ -115,7 +115,7 @@ def test_the_identity_follows_the_pose(run, tmp_path, command):
     images = [found.inputs.read_one(words).image[None] for words in (HAPPY, SAD)]
     target, source = (editing.encode(found.model, image) for image in images)
     assert found.leak.shape == (9, 4) and found.leak.abs().max() > 1e-3
-    wanted = getattr(editing, command)(
+    wanted = getattr(editing, f"transfer_{command}")(
         found.model, target, source, mask="normals", leak=found.leak
     )["image"][0].clamp(0, 1)
     written = picture(tmp_path / f"{command}_000.png")

@@ -54,7 +54,7 @@ def network(name, **entries):
 
 
 def transfer(edit):
-    return getattr(editing, edit)
+    return getattr(editing, f"transfer_{edit}")
 
 
 @pytest.mark.parametrize("edit", editing.CODES)

@@ -215,12 +215,12 @@ def test_transfers_have_their_truth(shared, runs):
         for name, key in given.items():
             torch.testing.assert_close(truth[key], (source if name == edit else target)[key])
         perfect = transfers.measure(
-            edit, truth["image"], truth["normal"], transfers.landmarks(truth)
+            edit, truth["image"], truth["normal"], transfers.project_landmarks(truth)
         )
         assert perfect == {
             "image": 0, "face": 0, "landmarks": 0, "normals": pytest.approx(0, abs=0.1),
         }  # fmt: skip
-        moved = transfers.landmarks(truth) + torch.tensor([13.0, 0.0])
+        moved = transfers.project_landmarks(truth) + torch.tensor([13.0, 0.0])
         # 208 millimetres are 16 pixels.
         assert transfers.measure(edit, truth["image"], None, moved)["landmarks"] == pytest.approx(1)
 

@@ -122,8 +122,8 @@ def edit_by_network(
 
     The key `""` is the target's reconstruction, with nothing edited. In an edited pose, face and
     background are joined where the decoded normals have a length, since the mask of `z_m` has the
-    target's outline. With `leak`, of `editing.fit_pose_leak`, there is `FOLLOWS` too, the edited pose
-    with it.
+    target's outline. With `leak`, of `editing.fit_pose_leak`, there is `FOLLOWS` too, the edited
+    pose with it.
     """
     has = set(model.encoder.heads)
     edits = [edit for edit in transfers.truth if editing.CODES[edit] in has]
