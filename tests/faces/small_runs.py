@@ -34,7 +34,7 @@ def write_run(folder, network="neuro-tensorial", rotation="column", size=16, **d
     base = tiny()
     model = dataclasses.replace(
         base.model, network=network, rotation=rotation, image_size=size, channels=(4, 4, 4),
-        k_i=8, k_b=4, k_m=4, k_l=3, k_exp=3, k_id=4, k_intrinsic=6,
+        k_i=8, k_b=4, k_m=4, k_l=3, k_exp=3, k_id=4,
     )  # fmt: skip
     variation = "all"
     if network == "proof-of-concept":

@@ -55,6 +55,63 @@ def test_wrong_files(tmp_path, text, reason):
         c.from_file(path, presets.tiny())
 
 
+def written_before():
+    """The preset paper as files had it before entries became constants."""
+    fixed = {
+        "model": {"k_intrinsic": 128, "texture": True},
+        "losses": {
+            "normal_unit": 0.2,
+            "normal_smoothness": 0.02,
+            "white_shading": 1.0,
+            "mask": 4.0,
+            "mask_smoothness": 0.0,
+            "background": 5.0,
+            "texture": 30.0,
+            "prior": 0.1,
+            "gamma": 0.7,
+            "k_rate": 0.001,
+        },
+        "training": {
+            "optimizer": "adam",
+            "channels_last": True,
+            "discriminator_rate": 1e-4,
+            "final_rate": 0.02,
+        },
+    }
+    whole = dataclasses.asdict(c.Configuration())
+    return {section: entries | fixed.get(section, {}) for section, entries in whole.items()}
+
+
+def test_a_file_of_an_earlier_version_is_read(tmp_path):
+    path = tmp_path / "configuration.json"
+    path.write_text(json.dumps(written_before()))
+    assert c.from_file(path) == c.Configuration()
+    assert sum(map(len, written_before().values())) == 80
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "fixed"),
+    [
+        ("model.k_intrinsic", 64, "128"),
+        ("losses.mask_smoothness", 0.1, r"0\.0"),
+        ("losses.gamma", "much", r"0\.7"),
+        ("training.optimizer", "rmsprop", "'adam'"),
+        ("training.channels_last", False, "True"),
+    ],
+)
+def test_another_value_of_a_constant_is_refused(tmp_path, entry, value, fixed):
+    values = written_before()
+    section, name = entry.split(".")
+    values[section][name] = value
+    path = tmp_path / "configuration.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(
+        ConfigurationError,
+        match=rf"configuration\.json: {entry} must be {fixed}, which .*, got {value!r}$",
+    ):
+        c.from_file(path)
+
+
 def test_missing_file():
     with pytest.raises(ConfigurationError, match=r"nowhere\.yaml"):
         c.from_file("nowhere.yaml")

@@ -120,7 +120,6 @@ def test_smoothness_inside_the_mask():
     # Down: 0, 2, (0). Right: 1, 3, (4, 2): pairs with the last column lie outside.
     close(losses.albedo_smoothness(x, mask), 2 / 3 + 4 / 4)
     close(losses.normal_smoothness(x, mask), 4 / 3 + 10 / 4)
-    close(losses.mask_smoothness(x), 2 / 3 + (1 + 4 + 3 + 2) / 4)
 
 
 def test_white_shading_is_one_mean_for_the_batch():

@@ -6,6 +6,7 @@ import torch
 
 from batches import batch_of, small_configuration
 from ntensor.faces.configuration import LossConfiguration
+from ntensor.faces.configuration.settings import FIXED
 from ntensor.faces.networks.light_cnn import LightCNN
 from ntensor.faces.networks.model import build
 from ntensor.faces.training.objective import (
@@ -36,8 +37,8 @@ def found_with(weights, batch=None, **model):
 
 
 def test_every_term_with_a_weight():
-    weights = {name for name, weight in dataclasses.asdict(EVERY).items() if weight}
-    assert set(found_with(EVERY)) == weights - set(OTHERS)
+    weights = dataclasses.asdict(EVERY) | FIXED["losses"]
+    assert set(found_with(EVERY)) == {n for n, w in weights.items() if w} - set(OTHERS)
 
 
 def test_a_weight_of_zero_leaves_the_term_out():

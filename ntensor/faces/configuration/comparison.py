@@ -47,7 +47,7 @@ def find_misfits(configuration: Configuration, sizes: Mapping[str, int]) -> list
 FREE = frozenset(
     {
         *("model.accumulate_core_grad", "data.workers", "data.device", "data.skip_damaged"),
-        *("training.channels_last", "training.compile", "training.backend", "training.device"),
+        *("training.compile", "training.backend", "training.device"),
         *("training.log_every", "training.picture_every", "training.validate_every"),
         *("training.checkpoint_every", "training.keep"),
     }

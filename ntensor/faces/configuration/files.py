@@ -10,7 +10,7 @@ from typing import Any
 from ntensor.faces.common.errors import ConfigurationError, DamagedData
 from ntensor.faces.reading import explain, read_yaml
 
-from .settings import Configuration
+from .settings import FIXED, Configuration
 
 
 def to_json(configuration: Configuration) -> str:
@@ -22,14 +22,40 @@ def from_mapping(values: Any, source: str) -> Configuration:
     """A configuration from nested mappings; what they leave out has the default value.
 
     Raises:
-        ConfigurationError: an unknown key or a wrong type; the message begins with `source`.
+        ConfigurationError: an unknown key, a wrong type, or another value of an entry that is
+            `FIXED`; the message begins with `source`.
     """
     import pydantic
 
     try:
-        return pydantic.TypeAdapter(Configuration).validate_python(values)
+        return pydantic.TypeAdapter(Configuration).validate_python(drop_fixed(values, source))
     except pydantic.ValidationError as error:
         raise ConfigurationError(f"{source}: {explain(error)}") from error
+
+
+def drop_fixed(values: Any, source: str) -> Any:
+    """The mappings without the entries that are `FIXED`, whose values they must have.
+
+    Raises:
+        ConfigurationError: one has another value; the message begins with `source`.
+    """
+    if not isinstance(values, dict):
+        return values
+    kept = dict(values)
+    for section, fixed in FIXED.items():
+        entries = values.get(section)
+        if not isinstance(entries, dict):
+            continue
+        wrong = [
+            f"{section}.{name} must be {value!r}, which it is in every run of this version, got "
+            f"{entries[name]!r}"
+            for name, value in fixed.items()
+            if name in entries and entries[name] != value
+        ]
+        if wrong:
+            raise ConfigurationError(f"{source}: {'; '.join(wrong)}")
+        kept[section] = {name: value for name, value in entries.items() if name not in fixed}
+    return kept
 
 
 def from_file(path: str | Path, base: Configuration | None = None) -> Configuration:

@@ -71,9 +71,6 @@ def tiny() -> Configuration:
             learning_rate=2.5e-3,
             warmup=100,
             clip=2.0,
-            picture_every=1000,
-            validate_every=1000,
-            checkpoint_every=1000,
         ),
     )
 

@@ -56,12 +56,12 @@ class FaceAutoencoder(nn.Module):
         if self.multilinear:
             codes |= {"z_p": 9, "z_id": c.k_id, "z_exp": c.k_exp}
         else:
-            codes |= {"z_n": c.k_intrinsic, "z_a": c.k_intrinsic}
+            codes |= {"z_n": c.K_INTRINSIC, "z_a": c.K_INTRINSIC}
         sizes = (c.image_size, c.channels, c.kernel_size)
         self.encoder = Encoder(codes, *sizes, c.k_i, c.bottleneck, c.unpooling)
         self.light = Light(c.k_l)
         self.thumbnail = nn.Linear(c.k_i, 48) if c.thumbnail else None
-        feature = c.k_exp * c.k_id if self.multilinear else c.k_intrinsic
+        feature = c.k_exp * c.k_id if self.multilinear else c.K_INTRINSIC
         inner = functools.partial(Decoder, subpixel=c.subpixel)
         outer = UnpoolingDecoder if c.unpooling else inner
         self.normal = inner(feature, 3, *sizes, hidden=torch.tanh, output=torch.tanh)

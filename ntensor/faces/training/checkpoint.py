@@ -29,9 +29,8 @@ CONFIGURATION = "configuration.json"
 # What the optimizers keep for each parameter.
 _ENTRIES: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     torch.optim.Adam: ("step", "exp_avg", "exp_avg_sq"),
-    torch.optim.RMSprop: ("step", "square_avg"),
 }
-_NOT_NEGATIVE = ("step", "exp_avg_sq", "square_avg")
+_NOT_NEGATIVE = ("step", "exp_avg_sq")
 
 
 def folder_of(run: Path, step: int) -> Path:

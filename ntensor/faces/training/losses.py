@@ -246,12 +246,6 @@ def mask(predicted: Tensor, target: Tensor) -> Tensor:
     return (predicted - target).abs().mean()
 
 
-def mask_smoothness(predicted: Tensor) -> Tensor:
-    r"""Total variation of the face mask (n, 1, S, S)."""
-    down, right = _subtract_neighbours(predicted, torch.ones_like(predicted))
-    return down.abs().mean() + right.abs().mean()
-
-
 def background(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     r"""The image outside the mask: `|(1 - m) (B - x)|_2^2`.
 

@@ -59,7 +59,6 @@ def compute_terms(
     add("white_shading", "shading", losses.white_shading, "mask")
     add("light", "light", losses.light, "light")
     add("mask", "mask", losses.mask, "mask")
-    add("mask_smoothness", "mask", losses.mask_smoothness)
     add("background", "background", losses.background, "image", "mask")
     add("texture", "texture", losses.texture, "texture")
     return values

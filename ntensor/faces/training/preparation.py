@@ -16,8 +16,8 @@ from ntensor.faces.reading import check_tensors
 from . import checkpoint
 
 
-def place(module: nn.Module, device: torch.device, layout: torch.memory_format) -> None:
-    """Moves a network to the device, and its convolutions to the layout.
+def place(module: nn.Module, device: torch.device) -> None:
+    """Moves a network to the device, and its convolutions to the layout of channels last.
 
     `Module.to(memory_format=...)` would permute every tensor of four dimensions, a core among them,
     which must be contiguous.
@@ -25,7 +25,7 @@ def place(module: nn.Module, device: torch.device, layout: torch.memory_format) 
     module.to(device)
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
-            part.to(memory_format=layout)  # type: ignore[call-overload]
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:

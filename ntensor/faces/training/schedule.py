@@ -27,11 +27,7 @@ def compute_rate(configuration: TrainingConfiguration, step: int) -> float:
 
 
 def build_optimizer(
-    configuration: TrainingConfiguration,
-    parameters: Iterable[torch.nn.Parameter],
-    learning_rate: float,
+    parameters: Iterable[torch.nn.Parameter], learning_rate: float
 ) -> torch.optim.Optimizer:
-    """RMSprop (alpha 0.9) or Adam (betas 0.9, 0.999)."""
-    if configuration.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=learning_rate, alpha=0.9)
+    """Adam (betas 0.9, 0.999)."""
     return torch.optim.Adam(parameters, lr=learning_rate, fused=True)

@@ -76,23 +76,19 @@ class Trainer:
         model = build(replace(configuration.model, accumulate_core_grad=self.accumulates))
         model.statistics.set(training.statistics)
         adversary = build_adversary(configuration)
-        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.layout = layout
-        place(model, self.device, layout)
+        place(model, self.device)
         self.model, self.adversary = model, adversary
         self.verification = verification
         self.separation = build_separation(configuration)
         if self.separation is not None:
             self.separation.to(self.device)
-        self.optimizer = build_optimizer(settings, model.parameters(), settings.learning_rate)
+        self.optimizer = build_optimizer(model.parameters(), settings.learning_rate)
         self.rates = {"model": settings.learning_rate}
         self.rival: torch.optim.Optimizer | None = None
         if adversary is not None:
-            place(adversary, self.device, layout)
+            place(adversary, self.device)
             self.rates["adversary"] = settings.discriminator_rate
-            self.rival = build_optimizer(
-                settings, adversary.parameters(), settings.discriminator_rate
-            )
+            self.rival = build_optimizer(adversary.parameters(), settings.discriminator_rate)
         if verification is not None:
             verification.to(self.device).requires_grad_(False).eval()
         self.step = 0
@@ -203,7 +199,7 @@ class Trainer:
 
     def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-        moved["image"] = moved["image"].contiguous(memory_format=self.layout)
+        moved["image"] = moved["image"].contiguous(memory_format=torch.channels_last)
         return moved
 
     def autocast(self) -> Any:
