@@ -4,8 +4,8 @@ from . import _start as _start  # before all that takes long to import
 from . import nn, ops
 from .backends import use_backend
 from .backends.native.memory import kept_memory, release_memory
-from .backends.scratch import scratch_bytes
 from .ops import *  # noqa: F403
+from .ops.scratch import scratch_bytes
 
 __version__ = "0.1.0"
 

@@ -1,4 +1,4 @@
-"""torch's private names stand in one file, `ntensor/_torch.py`, which gives the reason for each."""
+"""torch's private names stand in one file, `ntensor/backends/_torch.py`, which gives the reason for each."""
 
 import re
 from pathlib import Path

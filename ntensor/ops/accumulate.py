@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ntensor._torch import (
+from ntensor.backends._torch import (
     are_functorch_transforms_active,
     in_forward_mode,
     is_in_ddp_forward,

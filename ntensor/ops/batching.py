@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ntensor._torch import add_batch_dim, is_legacy_batched, legacy_vmap_level, remove_batch_dim
+from ntensor.backends._torch import (
+    add_batch_dim,
+    is_legacy_batched,
+    legacy_vmap_level,
+    remove_batch_dim,
+)
 
 if TYPE_CHECKING:
     from .operation import Operation

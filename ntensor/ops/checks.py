@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function
 
-from ntensor._torch import disabled_torch_function, is_any_autocast_enabled, tracing_state
 from ntensor.backends import DTYPES
+from ntensor.backends._torch import disabled_torch_function, is_any_autocast_enabled, tracing_state
 
 from .saved import cast
 

@@ -11,8 +11,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from ntensor._torch import register_decomposition
 from ntensor.backends import reference
+from ntensor.backends._torch import register_decomposition
 
 
 def decomposition(stem: str, name: str, arity: int) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ntensor import backends
-from ntensor._torch import (
+from ntensor.backends._torch import (
     are_functorch_transforms_active,
     count_dispatch_modes,
     count_function_modes,

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from ntensor import backends
-from ntensor._torch import (
+from ntensor.backends._torch import (
     arguments_of,
     below_autograd,
     count_dispatch_modes,

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ntensor._torch import flop_counters
+from ntensor.backends._torch import flop_counters
 
 _COUNTER = "torch.utils.flop_counter"
 _SHARDING = "torch.distributed.tensor"

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function
 
 from ntensor import backends
-from ntensor._torch import version_of
+from ntensor.backends._torch import version_of
 
 from . import checks
 from .dispatch import eager

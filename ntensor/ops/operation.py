@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ntensor._torch import below_autograd, in_forward_mode, is_transformed, tracing_state
+from ntensor.backends._torch import below_autograd, in_forward_mode, is_transformed, tracing_state
 
 from . import late
 from .batching import batched, legacy_batched

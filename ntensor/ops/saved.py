@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ntensor._torch import is_any_autocast_enabled
+from ntensor.backends._torch import is_any_autocast_enabled
 
 if TYPE_CHECKING:
     from .operation import Operation

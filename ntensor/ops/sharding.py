@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ntensor._torch import depend_on_all_arguments
+from ntensor.backends._torch import depend_on_all_arguments
 
 if TYPE_CHECKING:
     from .operation import Operation

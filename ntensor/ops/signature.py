@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ntensor._torch import arguments_of
+from ntensor.backends._torch import arguments_of
 
 from .forms import Form, Slot
 

@@ -23,19 +23,19 @@ import attack_counts
 from damage import damage
 from ntensor.faces import configuration as configurations
 from ntensor.faces import data, edit, evaluate, reconstruct, sweep, train, verification
+from ntensor.faces.common.errors import FacesError
+from ntensor.faces.configuration.presets import tiny
 from ntensor.faces.datasets.generated import GeneratedFaces
 from ntensor.faces.datasets.storage import ShardWriter, write_statistics
 from ntensor.faces.datasets.stored import StoredFaces, check
-from ntensor.faces.errors import FacesError
 from ntensor.faces.evaluation.photographs import read_labels
-from ntensor.faces.evaluation.run import load_run
 from ntensor.faces.media import images
-from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.morphable.analytic_face import make_analytic_face
 from ntensor.faces.morphable.ict_convert import read_obj
 from ntensor.faces.morphable.ict_face import load_ict_face
 from ntensor.faces.networks.light_cnn import LightCNN
-from ntensor.faces.presets import tiny
 from ntensor.faces.reading import read_frames, read_picture
+from ntensor.faces.training.runs import load_run
 from small_files import write_ict, write_mesh, write_pictures
 
 CASES = int(os.environ.get("NTENSOR_DAMAGES", "500"))
@@ -67,7 +67,7 @@ def training_words(folder, steps):
 def folder(tmp_path_factory):
     """Good files of every kind: a data set, a run on it, weights, a face model, pictures, texts."""
     root = tmp_path_factory.mktemp("good")
-    faces = GeneratedFaces(analytic_face(1000), size=16)
+    faces = GeneratedFaces(make_analytic_face(1000), size=16)
     with ShardWriter(root / "set", faces.face_model, 4, "train", "test") as writer:
         writer.add(faces.batch(range(8)))
     write_statistics(root / "set", faces.statistics)
@@ -119,7 +119,7 @@ def landmarks(root, path):
     images.align(
         read_picture(root / "pictures" / "a.png"),
         images.read_landmarks(path, "a.png"),
-        analytic_face(1000),
+        make_analytic_face(1000),
         16,
     )
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from ntensor.faces import data, edit, evaluate, reconstruct, sweep, train, verification
-from ntensor.faces.configuration import FREE, Configuration, differences
+from ntensor.faces.common.errors import CheckpointError, ConfigurationError, OutputError
+from ntensor.faces.configuration import FREE, Configuration, find_differences
 from ntensor.faces.datasets.storage import ShardWriter
-from ntensor.faces.errors import CheckpointError, ConfigurationError, OutputError
-from ntensor.faces.evaluation.run import load_run
-from ntensor.faces.files import LOCK, UNFINISHED, locked, replacing, write_text
 from ntensor.faces.training import checkpoint
+from ntensor.faces.training.runs import load_run
+from ntensor.faces.writing.files import LOCK, UNFINISHED, locked, replacing, write_text
 from small_runs import HAPPY, TRAINING, write_run
 from test_training import assert_same_state, trainer
 
@@ -99,10 +99,10 @@ def test_differences():
     assert {f"{section}.{name}" for section, named in entries.items() for name in named} > FREE
     # Extents that are taken from the data, or that the network does not use.
     own = dataclasses.replace(base.model, k_3d=0, id_3dmm=3)
-    assert differences(base, Configuration(own)) == ["model.id_3dmm is 157 there, wanted 3"]
+    assert find_differences(base, Configuration(own)) == ["model.id_3dmm is 157 there, wanted 3"]
     plain = Configuration(dataclasses.replace(base.model, network="plain"))
     others = Configuration(dataclasses.replace(plain.model, id_3dmm=3))
-    assert differences(plain, others) == []
+    assert find_differences(plain, others) == []
 
 
 def test_checkpoints_without_their_configuration(finished, tmp_path):
@@ -228,7 +228,7 @@ def test_a_writer_gives_its_folder_back(tmp_path):
 # Holds a lock, forks a worker that does not end, and says the worker's process.
 HOLDER = """
 import os, pathlib, sys, time
-from ntensor.faces.files import locked
+from ntensor.faces.writing.files import locked
 folder = pathlib.Path(sys.argv[1])
 with locked(folder, folder / ".lock"):
     worker = os.fork()

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import UntypedStorage
 
-from ntensor._torch import is_known_to_storage_alone
+from ntensor.backends._torch import is_known_to_storage_alone
 from ntensor.backends.native.library import CPU, cpu_module
 
 # Smaller memory is kept by the C library.

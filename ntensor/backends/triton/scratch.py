@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from ntensor._torch import TorchDispatchMode, tree_leaves
+from ntensor.backends._torch import TorchDispatchMode, tree_leaves
 
 from . import launch, projection, rotation, synthesis
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union
 
-from .errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class Within:
     def __str__(self) -> str:
         words = []
         if self.least > -math.inf:
-            words.append(f"{'above' if self.above else 'at least'} {_number(self.least)}")
+            words.append(f"{'above' if self.above else 'at least'} {_format_number(self.least)}")
         if self.most < math.inf:
-            words.append(f"at most {_number(self.most)}")
+            words.append(f"at most {_format_number(self.most)}")
         if self.multiple:
             words.append(f"a multiple of {self.multiple}")
         return ", ".join(words)
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     return str(int(value)) if value == int(value) else f"{value:g}"
 
 
@@ -113,7 +113,7 @@ def check_entry(name: str, value: Any, hint: Any) -> None:
     kind, *notes = typing.get_args(hint) if _is(hint, Annotated) else (hint,)
     ranges = [note for note in notes if isinstance(note, Within | Word)]
     if not _fits(value, kind) or not all(note.holds(value) for note in ranges):
-        wanted = ", ".join([_words(kind), *map(str, ranges)])
+        wanted = ", ".join([_describe(kind), *map(str, ranges)])
         raise ConfigurationError(f"{name} must be {wanted}, got {value!r}")
 
 
@@ -146,16 +146,16 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def _words(hint: Any) -> str:
+def _describe(hint: Any) -> str:
     arguments = typing.get_args(hint)
     if _is(hint, Annotated):
-        return _words(arguments[0])
+        return _describe(arguments[0])
     if _is(hint, Union) or _is(hint, types.UnionType):
-        return " or ".join(map(_words, arguments))
+        return " or ".join(map(_describe, arguments))
     if _is(hint, Literal):
         return f"one of {', '.join(map(repr, arguments))}"
     if _is(hint, tuple):
         few = "several" if arguments[-1] is Ellipsis else str(len(arguments))
-        return f"{few} values, each {_words(arguments[0])}"
+        return f"{few} values, each {_describe(arguments[0])}"
     names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}
     return names.get(hint, "none" if hint is type(None) else hint.__name__)

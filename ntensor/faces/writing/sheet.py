@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ntensor.faces import extras
-from ntensor.faces.errors import ConfigurationError
-from ntensor.faces.files import replacing
+from ntensor.faces.common import extras
+from ntensor.faces.common.errors import ConfigurationError
+
+from .files import replacing
 
 SHOWN = ("image", "mask", "albedo", "shading", "normal", "frontal_image", "frontal_normal")
 
 
-def as_colours(name: str, maps: Tensor) -> Tensor:
+def to_colours(name: str, maps: Tensor) -> Tensor:
     """A map as colours (n, 3, S, S) in 0..1: normals as (n + 1)/2, shading at half its value."""
     if name.endswith("normal"):
         maps = (maps + 1) / 2 * (maps.abs().amax(1, keepdim=True) > 0)
@@ -36,7 +37,7 @@ def tile(pictures: Tensor, columns: int) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.media.sheet import tile
+        >>> from ntensor.faces.writing.sheet import tile
         >>> tile(torch.rand(5, 3, 8, 8), 3).shape
         torch.Size([16, 24, 3])
     """
@@ -47,9 +48,9 @@ def tile(pictures: Tensor, columns: int) -> Tensor:
     return (grid.reshape(rows * height, columns * width, 3) * 255).round().to(torch.uint8)
 
 
-def maps_of(batch: Mapping[str, Tensor], names: Sequence[str] = SHOWN) -> Tensor:
+def stack_maps(batch: Mapping[str, Tensor], names: Sequence[str] = SHOWN) -> Tensor:
     """Every map of every sample, sample by sample (n len(names), 3, S, S)."""
-    stacked = torch.stack([as_colours(name, batch[name]) for name in names], dim=1)
+    stacked = torch.stack([to_colours(name, batch[name]) for name in names], dim=1)
     return stacked.flatten(0, 1)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ntensor.faces.files import replacing
+from .files import replacing
 
 MARGIN = 2
 HEADER = 14
@@ -33,19 +33,19 @@ COLUMNS = (
 )
 
 
-def columns(batch: Mapping[str, Tensor], output: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def make_columns(batch: Mapping[str, Tensor], output: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The maps of batch and output, by title, as colours 0 to 1 (n, 3, S, S).
 
     Targets of parts that the network does not have are left out; normals are shown as
     `(n + 1) / 2`.
     """
     shown: dict[str, Tensor] = {}
-    for title, given, found, signed in COLUMNS:
+    for title, given, made, signed in COLUMNS:
         partner = {"true norm.": "normal", "true alb.": "albedo", "true fr.": "frontal_image"}
         partner |= {"true tex.": "texture"}
         if partner.get(title, "image") not in output:
             continue
-        source, key = (batch, given) if given is not None else (output, found)
+        source, key = (batch, given) if given is not None else (output, made)
         if key is None or key not in source:
             continue
         value = source[key].detach().float().cpu()
@@ -54,11 +54,11 @@ def columns(batch: Mapping[str, Tensor], output: Mapping[str, Tensor]) -> dict[s
     return shown
 
 
-def grid(shown: Mapping[str, Tensor], scale: int = 1) -> Tensor:
+def draw_grid(shown: Mapping[str, Tensor], scale: int = 1) -> Tensor:
     """One picture of several columns of maps.
 
     Args:
-        shown (mapping): as `columns` gives it; at least one, all with the same `n`.
+        shown (mapping): as `make_columns` gives it; at least one, all with the same `n`.
         scale (int): enlargement.
 
     Returns:
@@ -78,14 +78,14 @@ def grid(shown: Mapping[str, Tensor], scale: int = 1) -> Tensor:
 
 
 def save_grid(path: Path, shown: Mapping[str, Tensor], scale: int = 1) -> None:
-    """Writes `grid` with its titles as a PNG."""
+    """Writes `draw_grid` with its titles as a PNG."""
     from PIL import Image, ImageDraw
 
-    picture = Image.fromarray(grid(shown, scale).numpy())
+    picture = Image.fromarray(draw_grid(shown, scale).numpy())
     width = next(iter(shown.values())).shape[-1] * scale + MARGIN
     draw = ImageDraw.Draw(picture)
     for column, title in enumerate(shown):
-        text, font = fitting(title, width - MARGIN)
+        text, font = fit_title(title, width - MARGIN)
         draw.text((column * width + 1, 1), text, fill=(0, 0, 0), font=font)
     with replacing(path) as unfinished:
         picture.save(unfinished)
@@ -97,7 +97,7 @@ def save_figure(path: Path, figure: Any, dots: int) -> None:
         figure.savefig(unfinished, dpi=dots)
 
 
-def fitting(title: str, width: int) -> tuple[str, Any]:
+def fit_title(title: str, width: int) -> tuple[str, Any]:
     """The title in the largest font that it fits into `width` pixels with, cut off where none is
     small enough."""
     from PIL import ImageFont

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ntensor.faces import editing
 from ntensor.faces.editing.codes import Mask
-from ntensor.faces.files import check_writable
+from ntensor.faces.media.images import save_image
+from ntensor.faces.media.inputs import Face, stack_pictures
+from ntensor.faces.writing import grids
+from ntensor.faces.writing.files import check_writable
+from ntensor.faces.writing.sheet import to_colours
 
-from . import pictures
-from .images import save_image
-from .inputs import Face, pictures_of
-from .run_inputs import RunInputs, paired
-from .sheet import as_colours
+from .opened import OpenedRun, pair_faces
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Way:
     warp: bool = False
 
 
-def transferred(
-    found: RunInputs,
+def transfer(
+    opened: OpenedRun,
     edit: str,
     target: editing.Encoded,
     source: editing.Encoded,
@@ -40,58 +40,60 @@ def transferred(
 ) -> dict[str, Tensor]:
     """The decoder's outputs of one edit, a key of `editing.CODES`."""
     if edit == "expression":
-        return editing.expression(found.model, target, source)
+        return editing.transfer_expression(opened.model, target, source)
     if edit == "light":
-        return editing.light(found.model, target, source)
+        return editing.transfer_light(opened.model, target, source)
     if edit == "pose":
-        return editing.pose(found.model, target, source, way.project, way.mask, leak=way.leak)
-    return editing.identity(found.model, target, source, way.mask, leak=way.leak)
+        return editing.transfer_pose(
+            opened.model, target, source, way.project, way.mask, leak=way.leak
+        )
+    return editing.transfer_identity(opened.model, target, source, way.mask, leak=way.leak)
 
 
-def enlarged(picture: Tensor, scale: int) -> Tensor:
+def enlarge(picture: Tensor, scale: int) -> Tensor:
     """Every pixel of (..., h, w) `scale` times in both directions."""
     return picture.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
 
 
-def columns(
-    found: RunInputs,
+def make_columns(
+    opened: OpenedRun,
     edit: str,
     targets: Sequence[Face],
     sources: Sequence[Face],
     way: Way,
 ) -> tuple[dict[str, Tensor], list[Face]]:
     """A transfer's figure, by titles, and the truths where all faces are generated."""
-    given, taken = found.encode(targets), found.encode(sources)
-    made = transferred(found, edit, given, taken, way)
-    plain = editing.decode(found.model, given, streams=True)
-    shown = {"target": pictures_of(targets), "source": pictures_of(sources)}
+    given, taken = opened.encode(targets), opened.encode(sources)
+    made = transfer(opened, edit, given, taken, way)
+    plain = editing.decode(opened.model, given, streams=True)
+    shown = {"target": stack_pictures(targets), "source": stack_pictures(sources)}
     shown["reconstr."] = plain["image"]
     if edit == "light":
         shown |= {
-            "source sh.": as_colours("shading", made["shading_source"]),
-            "target sh.": as_colours("shading", made["shading_target"]),
-            "new shading": as_colours("shading", made["shading"]),
+            "source sh.": to_colours("shading", made["shading_source"]),
+            "target sh.": to_colours("shading", made["shading_target"]),
+            "new shading": to_colours("shading", made["shading"]),
         }
     shown[edit] = made["image"]
     if way.detail:
         parts = (shown["target"], plain["image"].cpu(), made["image"].cpu())
-        shown[edit] = editing.with_detail(*parts)
+        shown[edit] = editing.add_detail(*parts)
     if way.warp:
-        face, image = found.inputs.face_model, shown["target"]
-        shown[edit], _, _ = editing.warped(found.model, face, image, given, taken)
+        face, image = opened.inputs.face_model, shown["target"]
+        shown[edit], _, _ = editing.warp_expression(opened.model, face, image, given, taken)
     if edit in ("expression", "identity") and "frontal_image" in made:
         shown |= {"frontal": plain["frontal_image"], f"fr. {edit[:6]}.": made["frontal_image"]}
-    truths = [found.inputs.edited(t, s, edit) for t, s in zip(targets, sources, strict=True)]
+    truths = [opened.inputs.render_edit(t, s, edit) for t, s in zip(targets, sources, strict=True)]
     known = [truth for truth in truths if truth is not None]
     if len(known) == len(truths):
-        shown["truth"] = pictures_of(known)
+        shown["truth"] = stack_pictures(known)
     else:
         known = []
-    return {title: found.shown(images) for title, images in shown.items()}, known
+    return {title: opened.to_colours(images) for title, images in shown.items()}, known
 
 
-def write(
-    found: RunInputs,
+def write_transfer(
+    opened: OpenedRun,
     edit: str,
     target: Sequence[str],
     source: Sequence[str],
@@ -101,18 +103,18 @@ def write(
     """Writes an edit's figure and pictures; says what they are, and how far from known truths.
 
     Args:
-        found: the run and its options.
+        opened: the run and its options.
         edit: a key of `editing.CODES`.
         target, source: words for faces, see `inputs`.
         out: folder for the pictures.
         way: how it is done.
     """
-    targets, sources = paired(found.read(target), found.read(source), "target", "source")
+    targets, sources = pair_faces(opened.read(target), opened.read(source), "target", "source")
     check_writable(out)
-    shown, truths = columns(found, edit, targets, sources, way)
-    pictures.save_grid(found.output(out / "figure.png"), shown, found.options.scale)
+    shown, truths = make_columns(opened, edit, targets, sources, way)
+    grids.save_grid(opened.check_output(out / "figure.png"), shown, opened.options.scale)
     for number, image in enumerate(shown[edit]):
-        save_image(found.output(out / f"{edit}_{number:03d}.png"), image)
+        save_image(opened.check_output(out / f"{edit}_{number:03d}.png"), image)
     print(f"{out}: figure.png, {len(targets)} pictures {edit}_*.png")
     if truths:
         inside = torch.cat([face.truth["mask"] for face in truths])

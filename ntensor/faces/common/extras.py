@@ -28,7 +28,7 @@ def check(extra: str) -> None:
     """
     missing = [name for name in PACKAGES[extra] if importlib.util.find_spec(name) is None]
     if missing:
-        raise _missing(", ".join(missing), extra)
+        raise _explain_missing(", ".join(missing), extra)
 
 
 def load(module: str, extra: str = "faces") -> ModuleType:
@@ -47,10 +47,10 @@ def load(module: str, extra: str = "faces") -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise _missing(str(error.name), extra) from error
+        raise _explain_missing(str(error.name), extra) from error
 
 
-def _missing(names: str, extra: str) -> MissingPackage:
+def _explain_missing(names: str, extra: str) -> MissingPackage:
     extras = extra if extra == "faces" else f"faces,{extra}"
     return MissingPackage(
         f"ntensor.faces needs the package {names}: run pip install 'ntensor[{extras}]'", name=names

@@ -34,7 +34,7 @@ def command(main: Callable[Words, None]) -> Callable[Words, None]:
 
     @functools.wraps(main)
     def run(*arguments: Words.args, **options: Words.kwargs) -> None:
-        with _streams(), _signals():
+        with _open_streams(), _catch_signals():
             try:
                 main(*arguments, **options)
                 sys.stdout.flush()
@@ -43,19 +43,19 @@ def command(main: Callable[Words, None]) -> Callable[Words, None]:
                 print(f"ended by {number.name}", file=sys.stderr)
                 raise SystemExit(128 + number) from stopped
             except (FacesError, ModuleNotFoundError) as error:
-                raise SystemExit(f"error: {_sentence(error)}") from error
+                raise SystemExit(f"error: {_join_lines(error)}") from error
             except OSError as error:
-                raise SystemExit(f"error: {type(error).__name__}: {_sentence(error)}") from error
+                raise SystemExit(f"error: {type(error).__name__}: {_join_lines(error)}") from error
 
     return run
 
 
-def _sentence(error: Exception) -> str:
+def _join_lines(error: Exception) -> str:
     return " ".join(line.strip() for line in str(error).splitlines())
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[None]:
+def _catch_signals() -> Iterator[None]:
     """Raises KeyboardInterrupt with the signal; what is ignored at the start stays ignored."""
     before = {}
     if threading.current_thread() is threading.main_thread():
@@ -75,7 +75,7 @@ def _signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _streams() -> Iterator[None]:
+def _open_streams() -> Iterator[None]:
     # A closed one is opened, since the next file would take its number, and what is meant for
     # standard error would be written into that file.
     for number in (0, 1, 2):
@@ -88,13 +88,13 @@ def _streams() -> Iterator[None]:
         for number, stream in ((1, sys.stdout), (2, sys.stderr))
     )
     with (
-        contextlib.redirect_stdout(cast(TextIO, Stream(output, _no_output))),
+        contextlib.redirect_stdout(cast(TextIO, Stream(output, _end_without_output))),
         contextlib.redirect_stderr(cast(TextIO, Stream(errors, lambda error: None))),
     ):
         yield
 
 
-def _no_output(error: OSError) -> None:
+def _end_without_output(error: OSError) -> None:
     if isinstance(error, BrokenPipeError):
         raise SystemExit(_NO_READER) from error
     raise OutputError(f"standard output: cannot be written ({error})") from error

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ntensor import backends
-from ntensor.ops import checks
+
+from . import checks
 
 _PROJECTIONS = ("synthesis_projection", "synthesis_projection_with_mean")
 _OPERATIONS = ("synthesis", *_PROJECTIONS, "rotation", "rotated_synthesis")

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def ridge(features: Tensor, target: Tensor, share: float = 1e-3) -> Tensor:
+def fit_ridge(features: Tensor, target: Tensor, share: float = 1e-3) -> Tensor:
     r"""Weights of a ridge regression with an intercept, which the ridge leaves alone.
 
     Args:
@@ -19,9 +19,9 @@ def ridge(features: Tensor, target: Tensor, share: float = 1e-3) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.ridge import ridge
+        >>> from ntensor.faces.common.ridge import fit_ridge
         >>> x = torch.arange(6.0).view(6, 1)
-        >>> ridge(x, 3 * x + 2, share=0).flatten().round().tolist()
+        >>> fit_ridge(x, 3 * x + 2, share=0).flatten().round().tolist()
         [3.0, 2.0]
     """
     x = F.pad(features, (0, 1), value=1)

@@ -12,20 +12,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ntensor.faces import editing
+from ntensor.faces.common import extras
+from ntensor.faces.common.errors import ConfigurationError, ImageError
+from ntensor.faces.datasets import scenes
 from ntensor.faces.datasets.rendered import SPLITS
 from ntensor.faces.datasets.stored import StoredFaces
+from ntensor.faces.editing import FixedFace, restore_vertices
 from ntensor.faces.editing.session import Session
+from ntensor.faces.media import images
 from ntensor.faces.media.inputs import Face
-from ntensor.faces.media.run_inputs import Options, RunInputs
-from ntensor.faces.media.sheet import as_colours
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.reading import read_picture
-
-from . import editing, extras
-from .datasets import scenes
-from .editing import FixedFace, vertices_of_stream
-from .errors import ConfigurationError, ImageError
-from .media import images
+from ntensor.faces.runs.opened import OpenedRun, Options
+from ntensor.faces.writing.sheet import to_colours
 
 # Faces to choose from at a time.
 OFFERED = 12
@@ -62,8 +62,8 @@ class Demo:
     """
 
     def __init__(self, run: Path, checkpoint: Literal["best", "last"] = "best") -> None:
-        self.run = RunInputs(run, Options(checkpoint=checkpoint), *SLIDERS)
-        self.first_offered = [self.face(number) for number in range(OFFERED)]
+        self.run = OpenedRun(run, Options(checkpoint=checkpoint), *SLIDERS)
+        self.first_offered = [self.choose_face(number) for number in range(OFFERED)]
 
     @property
     def sentence(self) -> str:
@@ -91,12 +91,12 @@ class Demo:
             )
         return face
 
-    def face(self, number: int) -> Face:
+    def choose_face(self, number: int) -> Face:
         """A face to choose: of the test persons, or of the run's validation set."""
         data, inputs = self.run.configuration.data, self.run.inputs
         if data.source == "generated":
             basic = inputs.face_model.basic_names
-            return inputs.generated(
+            return inputs.generate(
                 "test",
                 str(number % len(SPLITS["test"])),
                 basic[number % len(basic)],
@@ -104,56 +104,58 @@ class Demo:
                 "front" if number % 3 == 0 else str((5 + 3 * number) % scenes.FIXED_LIGHTS),
             )
         folder = Path(data.validation_source or data.source)
-        return inputs.record(folder, number % StoredFaces(folder).count)
+        return inputs.read_record(folder, number % StoredFaces(folder).count)
 
-    def offered(self, page: int) -> list[Any]:
+    def show_offered(self, page: int) -> list[Any]:
         """Pictures (S, S, 3), uint8, of the faces to choose from on a page of `OFFERED`."""
         numbers = range(page * OFFERED, (page + 1) * OFFERED)
-        faces = [self.face(number) for number in numbers] if page else self.first_offered
-        return [pixels(face.image) for face in faces]
+        faces = [self.choose_face(number) for number in numbers] if page else self.first_offered
+        return [to_pixels(face.image) for face in faces]
 
     def start(self) -> tuple[Session, dict[str, list[str]]]:
         """The session that a page begins with, and `side` of each side."""
         faces = {s: self.first_offered[k].image for s, k in zip(SIDES, START, strict=True)}
-        first, second = (self.fixed(image) for image in faces.values())
+        first, second = (self.fix_face(image) for image in faces.values())
         session = Session(first, second, self.leak)
-        return session, {s: self.side(s, session, image) for s, image in faces.items()}
+        return session, {s: self.show_side(s, session, image) for s, image in faces.items()}
 
     @property
     def leak(self) -> Tensor | None:
         """By which `z_id` follows the pose; None where it need not."""
         return None if self.run.separated else self.run.leak
 
-    def fixed(self, image: Tensor) -> FixedFace:
+    def fix_face(self, image: Tensor) -> FixedFace:
         """A picture (3, S, S), encoded."""
         return FixedFace(self.run.model, self.run.encode([Face("", image)])[0])
 
-    def uploaded(self, path: Path) -> Tensor:
+    def read_upload(self, path: Path) -> Tensor:
         """The middle square of a picture's file, for the network.
 
         Raises:
             ImageError: see `read_picture`; the message names the file without its folder.
         """
         try:
-            return self.run.inputs.cropped(read_picture(path, MOST_PIXELS), path).image
+            return self.run.inputs.crop(read_picture(path, MOST_PIXELS), path).image
         except ImageError as error:
             raise ImageError(str(error).replace(str(path), path.name)) from error
 
-    def side(self, side: str, session: Session, image: Tensor) -> list[str]:
+    def show_side(self, side: str, session: Session, image: Tensor) -> list[str]:
         """HTML of the picture of one side, and of its decodings."""
         face = getattr(session, side)
         maps = editing.decode(self.run.model, face.encoded)
         title = f"{side.title()} face"
-        return [picture(image, title), row_of_maps(title, maps)]
+        return [format_picture(image, title), format_maps(title, maps)]
 
-    def edited(self, session: Session, weights: Mapping[str, float]) -> list[str]:
+    def show_edited(self, session: Session, weights: Mapping[str, float]) -> list[str]:
         """HTML of the edited face, large, as a picture and frontal; and of its decodings."""
         maps = session.decode(weights)
         large = {"image": "Edited face", "frontal_image": "Its frontal view"}
-        figures = "".join(figure(maps[name][0], title, title) for name, title in large.items())
-        return [f'<div class="large">{figures}</div>', row_of_maps("Edited face", maps)]
+        figures = "".join(
+            format_figure(maps[name][0], title, title) for name, title in large.items()
+        )
+        return [f'<div class="large">{figures}</div>', format_maps("Edited face", maps)]
 
-    def mesh(self, session: Session, weights: Mapping[str, float]) -> bytes:
+    def make_mesh(self, session: Session, weights: Mapping[str, float]) -> bytes:
         """The edited shape as a GLB file, whose texture is the frontal image.
 
         Raises:
@@ -162,24 +164,24 @@ class Demo:
         trimesh, image_module = extras.load("trimesh"), extras.load("PIL.Image")
         triangles = self.face_model.shape_triangles()
         maps = session.decode(weights)
-        vertices = vertices_of_stream(self.run.model, maps)[0].float().cpu()
+        vertices = restore_vertices(self.run.model, maps)[0].float().cpu()
         material = trimesh.visual.material.PBRMaterial(
-            baseColorTexture=image_module.fromarray(pixels(maps["frontal_image"][0])),
+            baseColorTexture=image_module.fromarray(to_pixels(maps["frontal_image"][0])),
             metallicFactor=0.0,
             roughnessFactor=0.8,
             doubleSided=True,
         )
         visual = trimesh.visual.TextureVisuals(
-            uv=texture_places(vertices).numpy(), material=material
+            uv=find_texture_places(vertices).numpy(), material=material
         )
         mesh = trimesh.Trimesh(
             1e-3 * vertices.numpy(), triangles.numpy(), visual=visual, process=False
         )
-        found: bytes = mesh.export(file_type="glb", include_normals=True)
-        return found
+        content: bytes = mesh.export(file_type="glb", include_normals=True)
+        return content
 
 
-def texture_places(vertices: Tensor) -> Tensor:
+def find_texture_places(vertices: Tensor) -> Tensor:
     """Where vertices (V, 3), in millimetres, lie in the frontal image.
 
     Returns:
@@ -190,28 +192,30 @@ def texture_places(vertices: Tensor) -> Tensor:
     return (0.5 + seen).clamp(0, 1)
 
 
-def pixels(image: Tensor) -> Any:
+def to_pixels(image: Tensor) -> Any:
     """An image (3, S, S), 0 to 1, as array (S, S, 3), uint8."""
     return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
 
-def picture(image: Tensor, description: str) -> str:
+def format_picture(image: Tensor, description: str) -> str:
     """An image (3, S, S), 0 to 1, as HTML that needs no other file."""
     file = io.BytesIO()
-    extras.load("PIL.Image").fromarray(pixels(image)).save(file, "PNG", compress_level=1)
+    extras.load("PIL.Image").fromarray(to_pixels(image)).save(file, "PNG", compress_level=1)
     data = base64.b64encode(file.getvalue()).decode()
     return f'<img src="data:image/png;base64,{data}" alt="{html.escape(description)}">'
 
 
-def figure(image: Tensor, description: str, caption: str) -> str:
+def format_figure(image: Tensor, description: str, caption: str) -> str:
     """`picture` with a caption."""
-    return f"<figure>{picture(image, description)}<figcaption>{caption}</figcaption></figure>"
+    return (
+        f"<figure>{format_picture(image, description)}<figcaption>{caption}</figcaption></figure>"
+    )
 
 
-def row_of_maps(title: str, maps: Mapping[str, Tensor]) -> str:
+def format_maps(title: str, maps: Mapping[str, Tensor]) -> str:
     """The decodings of one face as HTML, each with its name."""
     figures = "".join(
-        figure(as_colours(name, maps[name])[0], f"{title}: {shown}", shown)
+        format_figure(to_colours(name, maps[name])[0], f"{title}: {shown}", shown)
         for name, shown in MAPS.items()
     )
     return f'<div class="maps-title">{title}</div><div class="maps">{figures}</div>'

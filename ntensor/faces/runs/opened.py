@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from ntensor.faces import editing
+from ntensor.faces.common.errors import ConfigurationError, OutputError
+from ntensor.faces.configuration.entries import Device, Within, check_entries
 from ntensor.faces.editing import Encoded
-from ntensor.faces.entries import Device, Within, check_entries
-from ntensor.faces.errors import ConfigurationError, OutputError
-from ntensor.faces.evaluation.run import load_run
-from ntensor.faces.training.processes import device_of
-from ntensor.faces.training.samples import sources
-
-from .images import FARTHEST
-from .inputs import Face, Inputs, pictures_of
+from ntensor.faces.media.images import FARTHEST
+from ntensor.faces.media.inputs import Face, Inputs, stack_pictures
+from ntensor.faces.training.processes import choose_device
+from ntensor.faces.training.runs import load_run
+from ntensor.faces.training.samples import open_sources
 
 # Training pictures that `leak` looks at; its regression has ten unknowns a coordinate.
 PICTURES = 256
@@ -53,7 +52,7 @@ class Options:
         check_entries(self)
 
 
-class RunInputs:
+class OpenedRun:
     """A run's network on a device, and the faces read for it.
 
     Args:
@@ -69,12 +68,12 @@ class RunInputs:
     """
 
     def __init__(self, run: Path, options: Options, *edits: str) -> None:
-        device = device_of(options.device)
+        device = choose_device(options.device)
         self.model, configuration, self.step = load_run(run, options.checkpoint)
         if options.face_model is not None:
             data = dataclasses.replace(configuration.data, face_model=options.face_model)
             configuration = dataclasses.replace(configuration, data=data)
-        editing.require(self.model, *edits)
+        editing.require_codes(self.model, *edits)
         self.model.to(device)
         self.run, self.configuration, self.options = run, configuration, options
         self.device = device
@@ -88,9 +87,9 @@ class RunInputs:
 
     def encode(self, faces: Sequence[Face]) -> Encoded:
         """Their codes."""
-        return editing.encode(self.model, pictures_of(faces).to(self.device))
+        return editing.encode(self.model, stack_pictures(faces).to(self.device))
 
-    def output(self, path: Path) -> Path:
+    def check_output(self, path: Path) -> Path:
         """The path of a file to write.
 
         Raises:
@@ -107,29 +106,29 @@ class RunInputs:
 
     @functools.cached_property
     def leak(self) -> Tensor:
-        """What `z_id` tells of the pose over `PICTURES` training pictures; see `pose_leak`.
+        """What `z_id` tells of the pose over `PICTURES` training pictures; see `fit_pose_leak`.
 
         Raises:
             FacesError: the training's data set cannot be read, or there is no pose.
         """
         size = self.configuration.model.image_size
-        training, _ = sources(self.configuration.data, size)
+        training, _ = open_sources(self.configuration.data, size)
         count = min(PICTURES, training.size or PICTURES)
-        found: dict[str, list[Tensor]] = {"z_p": [], "z_id": []}
-        editing.require(self.model, "pose", "identity")
+        collected: dict[str, list[Tensor]] = {"z_p": [], "z_id": []}
+        editing.require_codes(self.model, "pose", "identity")
         for first in range(0, count, 32):
             batch = training[list(range(first, min(count, first + 32)))]
             codes = editing.encode(self.model, batch["image"].to(self.device)).codes
-            for name, parts in found.items():
+            for name, parts in collected.items():
                 parts.append(codes[name])
-        return editing.pose_leak({name: torch.cat(parts) for name, parts in found.items()})
+        return editing.fit_pose_leak({name: torch.cat(parts) for name, parts in collected.items()})
 
-    def shown(self, images: Tensor) -> Tensor:
+    def to_colours(self, images: Tensor) -> Tensor:
         """Pictures (n, 3, S, S) as colours 0 to 1 on the CPU."""
         return images.detach().float().cpu().clamp(0, 1)
 
 
-def paired(
+def pair_faces(
     first: list[Face], second: list[Face], name: str, other: str
 ) -> tuple[list[Face], list[Face]]:
     """Two lists of faces of one length; a single face is repeated.
@@ -146,6 +145,6 @@ def paired(
     return first * (n // len(first)), second * (n // len(second))
 
 
-def on_cpu(output: dict[str, Tensor]) -> dict[str, Tensor]:
+def to_cpu(output: dict[str, Tensor]) -> dict[str, Tensor]:
     """The outputs on the CPU in float32."""
     return {name: value.detach().float().cpu() for name, value in output.items()}

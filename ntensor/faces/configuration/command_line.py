@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .configuration import Configuration, from_file
-from .presets import PRESETS, preset
+from . import Configuration, from_file
+from .presets import PRESETS, find_preset
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Command:
     out: Path = Path("runs/faces")
 
 
-def from_command_line(arguments: Sequence[str] | None = None) -> tuple[Configuration, Path]:
+def read_command_line(arguments: Sequence[str] | None = None) -> tuple[Configuration, Path]:
     """The configuration and the folder that a command line names: `--preset`, `--config`, `--out`,
     then any entry, as `--training.steps 100`, `--backend reference` among them."""
     import tyro
@@ -42,7 +42,7 @@ def from_command_line(arguments: Sequence[str] | None = None) -> tuple[Configura
         return_unknown_args=True,
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    base = preset(command.preset)
+    base = find_preset(command.preset)
     if command.config is not None:
         base = from_file(command.config, base)
     shorter = {"--backend": "--training.backend", "--device": "--training.device"}

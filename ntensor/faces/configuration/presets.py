@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from .configuration import (
+from ntensor.faces.common.errors import ConfigurationError
+
+from . import (
     Configuration,
     DataConfiguration,
     LossConfiguration,
     ModelConfiguration,
     TrainingConfiguration,
 )
-from .errors import ConfigurationError
 
 
 def paper() -> Configuration:
@@ -70,9 +71,6 @@ def tiny() -> Configuration:
             learning_rate=2.5e-3,
             warmup=100,
             clip=2.0,
-            picture_every=1000,
-            validate_every=1000,
-            checkpoint_every=1000,
         ),
     )
 
@@ -128,15 +126,15 @@ PRESETS: dict[str, Callable[[], Configuration]] = {
 }
 
 
-def preset(name: str) -> Configuration:
+def find_preset(name: str) -> Configuration:
     """The configuration of that name.
 
     Raises:
         ConfigurationError: where there is none.
 
     Example:
-        >>> from ntensor.faces.presets import preset
-        >>> preset("paper").model.k_id
+        >>> from ntensor.faces.configuration.presets import find_preset
+        >>> find_preset("paper").model.k_id
         80
     """
     if name not in PRESETS:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import filelock
 
-from .errors import DamagedData, OutputError
-from .reading import read_text
+from ntensor.faces.common.errors import DamagedData, OutputError
+from ntensor.faces.reading import read_text
 
 # What begins so is being written, or was when a process died; no reader looks at it.
 UNFINISHED = ".unfinished-"
@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from ntensor.faces.files import replacing
+        >>> from ntensor.faces.writing.files import replacing
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with replacing(Path(folder) / "sub" / "a.txt") as unfinished:
         ...         _ = unfinished.write_text("whole")
@@ -127,7 +127,7 @@ def check_writable(folder: Path) -> None:
         raise OutputError(f"{folder}: cannot be written ({error})") from error
 
 
-def _holder(lock: Path) -> str:
+def _read_holder(lock: Path) -> str:
     unknown = "one not known"
     try:
         return read_text(lock, 1000).strip() or unknown
@@ -153,7 +153,7 @@ def locked(path: Path, lock: Path) -> Iterator[None]:
         held.acquire()
     except filelock.Timeout as error:
         raise OutputError(
-            f"{path}: another process writes there ({_holder(lock)}); wait for its end, or "
+            f"{path}: another process writes there ({_read_holder(lock)}); wait for its end, or "
             "choose another --out"
         ) from error
     except (OSError, NotImplementedError) as error:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
+
+from ntensor.faces.common.errors import ConfigurationError
 
 from .entries import (
     Count,
@@ -17,14 +16,11 @@ from .entries import (
     Positive,
     Rate,
     Seed,
-    Share,
     Weight,
     Within,
     Workers,
     check_entries,
 )
-from .errors import ConfigurationError, DamagedData
-from .reading import read_yaml, reasons
 
 Network = Literal["neuro-tensorial", "intrinsic", "plain", "proof-of-concept"]
 
@@ -43,7 +39,6 @@ class ModelConfiguration:
         kernel_size: of every convolution but a decoder's last one (3); odd.
         k_i: extent of the intermediate code `z_i`.
         k_b, k_m, k_l, k_exp, k_id: extents of the codes. `z_p` has 9.
-        k_intrinsic: extent of the codes of normals and albedo of the network `"intrinsic"`.
         k_3d: coordinates of the facial shape, three times the number of vertices; 0: the data's.
         exp_3dmm, id_3dmm: coefficients of the morphable model; 0: the data's.
         rotation: layout of the rotation of section 3.4; `"off"` for a proof-of-concept network
@@ -56,7 +51,6 @@ class ModelConfiguration:
             encoder learns them while its codes are learnt; see `losses.thumbnail`.
         geometric_expression: `z_exp` learns from the morphable model alone (equations 10 and 12);
             gradients of images and normals stop at it. In the paper they go on.
-        texture: the stream from identity to texture of the proof-of-concept network.
         accumulate_core_grad: as in `ntensor.nn.MultilinearProjection`; one process, float32 and no
             `compile`. None: training does so where it works.
     """
@@ -73,7 +67,6 @@ class ModelConfiguration:
     k_l: Extent = 9
     k_exp: Extent = 15
     k_id: Extent = 80
-    k_intrinsic: Extent = 128
     k_3d: DataExtent = 3 * 9375
     exp_3dmm: DataExtent = 28
     id_3dmm: DataExtent = 157
@@ -83,16 +76,18 @@ class ModelConfiguration:
     bottleneck: Literal["sigmoid", "tanh", "identity"] = "sigmoid"
     thumbnail: bool = False
     geometric_expression: bool = False
-    texture: bool = True
     accumulate_core_grad: bool | None = None
+
+    # The extent of the codes of normals and albedo of the network "intrinsic".
+    K_INTRINSIC: ClassVar[int] = 128
 
     @property
     def targets(self) -> dict[str, str]:
         """The vectors of the data that the network predicts, and the entry with their extent."""
-        found = {"exp_3dmm": "exp_3dmm", "id_3dmm": "id_3dmm"}
+        predicted = {"exp_3dmm": "exp_3dmm", "id_3dmm": "id_3dmm"}
         if self.network == "neuro-tensorial":
-            return found | {"shape": "k_3d"}
-        return found if self.network == "proof-of-concept" else {}
+            return predicted | {"shape": "k_3d"}
+        return predicted if self.network == "proof-of-concept" else {}
 
     def __post_init__(self) -> None:
         check_entries(self)
@@ -112,9 +107,9 @@ class LossConfiguration:
     weights are far above those of the standardised vectors, whose errors begin at 1. The defaults
     were chosen on validation identities of generated faces.
 
-    `independence` is of `ntensor.faces.training.independence`. `gamma` and `k_rate` belong to the
-    balance of the adversary, `balance_update`. Where the weight of the adversary is 0, no
-    discriminator is trained.
+    `independence` is of `ntensor.faces.training.independence`. Where the weight of the adversary is
+    0, no discriminator is trained. Weights that are the same in every run are constants; `gamma`
+    and `k_rate` belong to the balance of the adversary, `update_balance`.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -132,18 +127,18 @@ class LossConfiguration:
     frontal_image: Weight = 10.0
     frontal_normal: Weight = 5.0
     normal: Weight = 8.0
-    normal_unit: Weight = 0.2
-    normal_smoothness: Weight = 0.02
     albedo_smoothness: Weight = 0.2
-    white_shading: Weight = 1.0
     light: Weight = 3.0
-    mask: Weight = 4.0
-    mask_smoothness: Weight = 0.0
-    background: Weight = 5.0
-    texture: Weight = 30.0
-    prior: Weight = 0.1
-    gamma: Share = 0.7
-    k_rate: Share = 0.001
+
+    normal_unit: ClassVar[float] = 0.2
+    normal_smoothness: ClassVar[float] = 0.02
+    white_shading: ClassVar[float] = 1.0
+    mask: ClassVar[float] = 4.0
+    background: ClassVar[float] = 5.0
+    texture: ClassVar[float] = 30.0
+    prior: ClassVar[float] = 0.1
+    gamma: ClassVar[float] = 0.7
+    k_rate: ClassVar[float] = 0.001
 
     def __post_init__(self) -> None:
         check_entries(self)
@@ -201,10 +196,9 @@ class TrainingConfiguration:
             begins with whole updates.
         batch_size: samples of an update, over all processes and all `accumulation` parts.
         accumulation: parts that a batch is processed in, one after the other.
-        optimizer: RMSprop (alpha 0.9) as in [30], or Adam (betas 0.9, 0.999).
-        learning_rate, discriminator_rate: largest rates; both rise linearly for `warmup` updates,
-            once more after the `code_steps`, and then fall by a half cosine to `final_rate` times
-            themselves.
+        learning_rate: the largest; it rises linearly for `warmup` updates, once more after the
+            `code_steps`, and then falls by a half cosine to `final_rate` times itself. So does the
+            discriminator's, from `discriminator_rate`.
         clip: largest Euclidean norm of the gradient of the network; 0: as it is.
         precision: `"bfloat16"` runs convolutions and products under autocast.
         log_every, picture_every, validate_every, checkpoint_every: updates between two of them.
@@ -217,14 +211,10 @@ class TrainingConfiguration:
     code_steps: Count = 0
     batch_size: Positive = 64
     accumulation: Positive = 1
-    optimizer: Literal["rmsprop", "adam"] = "adam"
     learning_rate: Rate = 2e-4
-    discriminator_rate: Rate = 1e-4
     warmup: Count = 200
-    final_rate: Share = 0.02
     clip: Weight = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
-    channels_last: bool = True
     compile: bool = False
     backend: Literal["native", "triton", "reference"] | None = None
     device: Device = "auto"
@@ -235,6 +225,9 @@ class TrainingConfiguration:
     checkpoint_every: Positive = 1000
     keep: Positive = 2
     verification_weights: str | None = None
+
+    discriminator_rate: ClassVar[float] = 1e-4
+    final_rate: ClassVar[float] = 0.02
 
     def __post_init__(self) -> None:
         check_entries(self)
@@ -259,108 +252,23 @@ class Configuration:
         check_entries(self)
 
 
-def fitted(configuration: Configuration, sizes: Mapping[str, int]) -> Configuration:
-    """The configuration with the data's extents in place of each 0.
-
-    Args:
-        configuration (Configuration)
-        sizes (mapping): of the data, by name: `k_3d`, `exp_3dmm`, `id_3dmm`, `image_size`.
-
-    Raises:
-        ConfigurationError: an extent that the network uses and that is neither 0 nor the data's.
-    """
-    wrong = misfits(configuration, sizes)
-    if wrong:
-        raise ConfigurationError("; ".join(wrong))
-    return replace(configuration, model=replace(configuration.model, **dict[str, Any](sizes)))
-
-
-def misfits(configuration: Configuration, sizes: Mapping[str, int]) -> list[str]:
-    """What keeps `configuration` from data of these sizes, a sentence each; see `fitted`."""
-    wanted = asdict(configuration.model)
-    used = ("image_size", *configuration.model.targets.values())
-    found = []
-    for name, size in sizes.items():
-        if name in used and wanted[name] not in (0, size):
-            cure = f"--model.{name.replace('_', '-')} 0 takes the data's"
-            if name == "image_size":
-                cure = "both must be the same"
-            elif name == "k_3d" and configuration.data.source == "generated":
-                cure += f", --data.vertices {wanted[name] // 3} gives the analytic face as many"
-            found.append(f"model.{name} is {wanted[name]}, the data has {size} ({cure})")
-    return found
-
-
-# Entries that do not decide what a run learns, but how that is computed, told and kept.
-FREE = frozenset(
-    {
-        *("model.accumulate_core_grad", "data.workers", "data.device", "data.skip_damaged"),
-        *("training.channels_last", "training.compile", "training.backend", "training.device"),
-        *("training.log_every", "training.picture_every", "training.validate_every"),
-        *("training.checkpoint_every", "training.keep"),
-    }
-)
-
-
-def differences(kept: Configuration, wanted: Configuration) -> list[str]:
-    """Entries by which `wanted` learns something else than a run of `kept`, a phrase each.
-
-    Args:
-        kept (Configuration): of the run, with the data's extents.
-        wanted (Configuration): its extents of 0, and those that its network does not use, may be
-            anything.
-    """
-    old, new = asdict(kept), asdict(wanted)
-    extents = {"k_3d", "exp_3dmm", "id_3dmm"}
-    used = set(wanted.model.targets.values())
-    found = []
-    for section, entries in new.items():
-        for name, value in entries.items():
-            loose = section == "model" and name in extents and (name not in used or value == 0)
-            kept_value = old[section][name]
-            if value == kept_value or loose or f"{section}.{name}" in FREE:
-                continue
-            found.append(f"{section}.{name} is {kept_value!r} there, wanted {value!r}")
-    return found
-
-
-def to_json(configuration: Configuration) -> str:
-    """The configuration as indented JSON, which `from_file` reads."""
-    return json.dumps(asdict(configuration), indent=2) + "\n"
-
-
-def from_mapping(values: Any, source: str) -> Configuration:
-    """A configuration from nested mappings; what they leave out has the default value.
-
-    Raises:
-        ConfigurationError: an unknown key or a wrong type; the message begins with `source`.
-    """
-    import pydantic
-
-    try:
-        return pydantic.TypeAdapter(Configuration).validate_python(values)
-    except pydantic.ValidationError as error:
-        raise ConfigurationError(f"{source}: {reasons(error)}") from error
-
-
-def from_file(path: str | Path, base: Configuration | None = None) -> Configuration:
-    """Reads a YAML or JSON file; what it leaves out is as in `base`.
-
-    Raises:
-        ConfigurationError: no such file, no mapping, an unknown key, or a wrong type or value.
-    """
-    try:
-        values = read_yaml(path)
-    except DamagedData as error:
-        raise ConfigurationError(str(error)) from error
-    if not isinstance(values, dict):
-        raise ConfigurationError(
-            f"{path}: wanted a mapping of sections, got {type(values).__name__}"
-        )
-    merged = asdict(base or Configuration())
-    for section, entries in values.items():
-        if isinstance(entries, dict) and section in merged:
-            merged[section].update(entries)
-        else:
-            merged[section] = entries
-    return from_mapping(merged, str(path))
+# Entries of configurations that earlier versions wrote, which are the same in every run now.
+FIXED: dict[str, dict[str, Any]] = {
+    "model": {"k_intrinsic": ModelConfiguration.K_INTRINSIC, "texture": True},
+    "losses": {
+        "mask_smoothness": 0.0,
+        **{
+            name: getattr(LossConfiguration, name)
+            for name in (
+                *("normal_unit", "normal_smoothness", "white_shading", "mask", "background"),
+                *("texture", "prior", "gamma", "k_rate"),
+            )
+        },
+    },
+    "training": {
+        "optimizer": "adam",
+        "channels_last": True,
+        "discriminator_rate": TrainingConfiguration.discriminator_rate,
+        "final_rate": TrainingConfiguration.final_rate,
+    },
+}
