@@ -24,7 +24,6 @@ from rivals.synthesis import (
     functions,
     limits,
     plain_forms,
-    tensorly,
     torch_bilinear,
 )
 
@@ -36,7 +35,6 @@ def methods(case: Case, device: torch.device, backends: Iterable[str]) -> list[M
         matrix_a_sample(case),
         *einsums(case, plain_equation(2)),
         *compiled_broadcast(case, device),
-        tensorly(case),
         *torch_bilinear(case),
         *functions(case),
     ]
