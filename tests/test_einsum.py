@@ -5,6 +5,7 @@ import string
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import layouts
 import ntensor
@@ -288,3 +289,23 @@ def test_random_equations():
         except Exception as error:
             raise AssertionError(where) from error
     assert len(kernels) >= 4, kernels
+
+
+@pytest.mark.parametrize(
+    "equation", ["bi,bj,oij->bo", "bi,bj,ijo->bo", "ir,jr,kr->ijk", "bi,bj->bij"]
+)
+def test_a_forced_backend_serves(equation):
+    """Whatever kernel an equation takes."""
+    seen = []
+
+    class Sees(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            if function.namespace == "ntensor":
+                seen.append(arguments[-1])
+            return function(*arguments, **(keywords or {}))
+
+    terms = equation.partition("->")[0].split(",")
+    operands = [torch.randn([2] * len(term)) for term in terms]
+    with Sees(), ntensor.use_backend("reference"):
+        ntensor.einsum(equation, *operands)
+    assert seen == ["reference"]

@@ -3,7 +3,7 @@
     import tensorly
     from ntensor.integrations import tensorly as by_ntensor
 
-    tensorly.set_backend("pytorch")
+    tensorly.set_backend("pytorch")  # or "numpy"
     by_ntensor.register()
     tensorly.decomposition.parafac(tensor, rank=32)     # any CP, unchanged
     by_ntensor.unregister()
@@ -62,13 +62,15 @@ def register(*, share_partials: bool = True) -> Registration:
     """Registers `ntensor` for `unfolding_dot_khatri_rao` and `khatri_rao` of TensorLy.
 
     Served are plain torch tensors on a CPU or CUDA device, of one supported dtype and of fitting
-    shapes; the tensor in any dense layout, without a copy of an unfolding. The rest (numpy arrays,
-    masks, sparse or complex tensors, one remaining matrix, wrong arguments) goes to the function
-    that TensorLy had, so that its errors stay as they are. All of TensorLy's tenalg backends are
-    registered, for all threads. Where it is registered already, nothing changes.
+    shapes; the tensor in any dense layout, without a copy of an unfolding. So are NumPy arrays of
+    float32 and float64, in their own memory, where that is faster than TensorLy's products by
+    BLAS. The rest (masks, sparse or complex tensors, one remaining matrix, read-only arrays, other
+    backends, wrong arguments) goes to the function that TensorLy had, so that its errors stay as
+    they are. All of TensorLy's tenalg backends are registered, for all threads. Where it is
+    registered already, nothing changes.
 
-    Results are differentiable. A Khatri-Rao product `(K, R)` comes as the transpose of a contiguous
-    `(R, K)`.
+    Results of tensors are differentiable. A Khatri-Rao product `(K, R)` comes as the transpose of a
+    contiguous `(R, K)`.
 
     Args:
         share_partials (bool): calls for the modes of one contiguous tensor share partial products

@@ -32,8 +32,9 @@ def bilinear(
     dimensions, the 2-way case of equation 4 of the paper.
 
     Args:
-        input1 (Tensor[..., k_1]): float32, float64, bfloat16 or float16; other dtypes, and tensor
-            types with a `__torch_function__` of their own, are left to torch's function.
+        input1 (Tensor[..., k_1]): float32, float64, bfloat16 or float16; other dtypes, tensor
+            types with a `__torch_function__` of their own, and `torch.jit.trace` are left to
+            torch's function.
         input2 (Tensor[..., k_2]): with the leading dimensions of `input1`.
         weight (Tensor[k_x, k_1, k_2]): any strides. A dense one is read as it lies; another one, a
             slice or an expanded tensor, is copied.
@@ -42,8 +43,8 @@ def bilinear(
             `ntensor.use_backend`, or automatic.
 
     Returns:
-        Tensor[..., k_x]: in the operands' dtype (autocast's, where autocast is on). Differentiable
-        in all operands any number of times.
+        Tensor[..., k_x]: in the operands' dtype (the widest, where autocast is on, as torch's).
+        Differentiable in all operands any number of times.
 
     Raises:
         TypeError: no tensor, or a dtype that is unsupported or differs between operands.

@@ -202,12 +202,7 @@ class MttkrpSweep:
         return stated and keepable(tensor, *others) and _vouched_for(tensor)
 
     def _state(self, tensor: Tensor, backend: str | None) -> tuple[Any, ...]:
-        """All that torch tells of the tensor's values, and how partial products are computed.
-
-        The storage is compared as an object: another may lie at the address of one that is gone.
-        """
-        storage = weakref.ref(tensor.untyped_storage())
-        return (storage, version_of(tensor), *state_of(tensor, backend))
+        return _state(tensor, backend)
 
 
 def keepable(tensor: object, factors: object, mode: object, weights: object) -> bool:
@@ -236,6 +231,15 @@ def _vouched_for(tensor: Tensor) -> bool:
         and not tensor.is_inference()
         and not tensor.requires_grad
     )
+
+
+def _state(tensor: Tensor, backend: str | None) -> tuple[Any, ...]:
+    """All that torch tells of the tensor's values, and how partial products are computed.
+
+    The storage is compared as an object: another one may lie at the address of one that is gone.
+    """
+    storage = weakref.ref(tensor.untyped_storage())
+    return (storage, version_of(tensor), *state_of(tensor, backend))
 
 
 def state_of(tensor: Tensor, backend: str | None) -> tuple[Any, ...]:
