@@ -57,7 +57,7 @@ def measure(name: str) -> list[dict[str, object]]:
                 "step_ms": round(times[form] * 1e3, 2),
                 "speed": round(times["published"] / times[form], 2),
                 "peak_mb": round(seen.peak / 1e6, 1),
-                "largest_array_mb": round(seen.largest / 1e6, 1),
+                "largest_tensor_mb": round(seen.largest / 1e6, 1),
                 "share_of_other_processes": None if load.share is None else round(load.share, 2),
             }
         )

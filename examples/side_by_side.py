@@ -73,7 +73,7 @@ def run(title: str, example: Callable[..., dict[str, Step]]) -> None:
     """An example as a script: its first extents from the command line, its table printed."""
     forms = example(*map(int, sys.argv[1:]))
     print(f"{title}, {torch.get_num_threads()} threads")
-    print(f"{'':12}{'step, ms':>12}{'speed':>9}{'peak, MB':>12}{'largest array, MB':>20}")
+    print(f"{'':12}{'step, ms':>12}{'speed':>9}{'peak, MB':>12}{'largest tensor, MB':>20}")
     times = medians(forms)
     for name, step in forms.items():
         seen = memory(step)
@@ -96,10 +96,17 @@ def medians(forms: Mapping[str, Step]) -> dict[str, float]:
 
 def memory(step: Step) -> Allocations:
     """`allocations` of a step, and the peak of NumPy's memory added to that of torch's."""
+    peak_of_numpy = 0
+
+    def traced() -> Any:
+        nonlocal peak_of_numpy
+        tracemalloc.start()  # without the profiler's own objects
+        results = step()
+        peak_of_numpy = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return results
+
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler's own messages
     ntensor.release_memory()  # what earlier steps have left to be used again counts as well
-    tracemalloc.start()
-    seen = allocations(step)
-    peak = seen.peak + tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return seen._replace(peak=peak)
+    seen = allocations(traced)
+    return seen._replace(peak=seen.peak + peak_of_numpy)
