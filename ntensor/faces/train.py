@@ -1,7 +1,7 @@
 """Trains a face model: `python -m ntensor.faces.train --preset tiny --out RUN`.
 
-A run that stands in RUN is continued, by the configuration that it was begun with. SIGINT and
-SIGTERM save and leave, with the status 130 and 143. Several processes:
+A run that exists in RUN is continued with its own configuration. SIGINT and SIGTERM save a
+checkpoint and exit with status 130 and 143. Several processes:
 `torchrun --nproc-per-node 2 -m ntensor.faces.train ...`.
 """
 
@@ -29,14 +29,14 @@ from .configuration.command_line import read_command_line
 
 
 def train(configuration: Configuration, run: Path) -> str:
-    """Trains, or continues; `"finished"`, or the name of the signal that ended it.
+    """Trains or continues a run; returns `"finished"` or the name of the signal that ended it.
 
     Args:
         configuration (Configuration): extents of 0 are taken from the data.
         run (Path): folder of the run.
 
     Raises:
-        FacesError: what its message says.
+        FacesError: the data, the settings or the folder do not allow it.
     """
     settings = configuration.training
     device = choose_device(settings.device)

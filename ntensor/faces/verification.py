@@ -1,8 +1,8 @@
 """Trains the verification network on training identities: `python -m ntensor.faces.verification`.
 
-The network learns to name the identities of the training split; what it gives to `E_veri` is its
-embedding. Its worth is told by pairs of faces of other identities: the area under the curve of the
-cosine as a score for "same person".
+The network learns to classify the identities of the training split; `E_veri` uses its embedding.
+It is judged by pairs of faces of other identities: the area under the curve of the cosine as a
+score for "same person".
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class VerificationConfiguration:
 
 @dataclass(frozen=True)
 class Settings:
-    """What `LightCNN` is built by, as its file has it."""
+    """The arguments of `LightCNN`, as stored in its file."""
 
     width: Width
     embedding: Extent
@@ -92,7 +92,7 @@ class Settings:
 def fit(
     settings: VerificationConfiguration, training: Samples, device: torch.device
 ) -> tuple[LightCNN, float]:
-    """The trained network, and the share of the last batches that it named rightly.
+    """The trained network, and its accuracy over the last batches.
 
     Raises:
         FacesError: the set has no numbered identities, or no end.
@@ -134,7 +134,7 @@ def fit(
 
 @torch.no_grad()
 def area_under_curve(network: torch.nn.Module, samples: Samples, device: torch.device) -> float:
-    """Chance that a pair of one identity is nearer than a pair of two, over all pairs of the set.
+    """The probability that a pair of one identity is nearer than a pair of two, over all pairs.
 
     Args:
         network (Module): images to embeddings.
@@ -175,7 +175,7 @@ def load(path: str | Path) -> LightCNN:
     """The network of a file that `save` wrote, frozen.
 
     Raises:
-        CheckpointError: no such file, damaged, or of another kind.
+        CheckpointError: the file is missing, damaged or of another kind.
     """
     path = Path(path)
     try:
@@ -183,7 +183,7 @@ def load(path: str | Path) -> LightCNN:
         if "settings" not in notes:
             raise DamagedData(path, None, "no entry settings")
         settings = parse_document(notes["settings"], Settings, path)
-        # Without memory, which damaged sizes could ask too much of.
+        # On "meta", since damaged sizes could request too much memory.
         with torch.device("meta"):
             network = LightCNN(settings.width, settings.embedding, settings.input_size)
         check_tensors(tensors, network.state_dict())

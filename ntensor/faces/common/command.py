@@ -1,4 +1,4 @@
-"""What all commands have in common: how they end on errors and signals, and their streams."""
+"""What all commands share: how they end on errors and signals, and their standard streams."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .errors import FacesError, OutputError
 Words = ParamSpec("Words")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Of a program that writes to a pipe without a reader: 128 + SIGPIPE, which Windows does not have.
+# The status of a program that writes to a pipe without a reader: 128 + SIGPIPE.
 _NO_READER = 141
 
 
@@ -25,11 +25,11 @@ def command(main: Callable[Words, None]) -> Callable[Words, None]:
     """Makes a function the `main` of a command.
 
     - A `FacesError`, a file that cannot be read or written and a missing package end it with one
-      sentence and the status 1.
-    - SIGINT and SIGTERM end it by an exception, so that nothing half-written stays, with one line
-      and the status 128 + the signal's number.
-    - Where nobody reads the output any more, it ends without a word, with the status 141. Where
-      nobody reads the errors and the progress, or a stream was closed at the start, it goes on.
+      sentence and status 1.
+    - SIGINT and SIGTERM end it by an exception, so that no half-written file remains, with one
+      line and status 128 plus the signal's number.
+    - If standard output has no reader any more, it ends silently with status 141. If standard
+      error has none, or a stream was closed at the start, it continues.
     """
 
     @functools.wraps(main)
@@ -56,7 +56,7 @@ def _join_lines(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _catch_signals() -> Iterator[None]:
-    """Raises KeyboardInterrupt with the signal; what is ignored at the start stays ignored."""
+    """Raises KeyboardInterrupt with the signal; a signal ignored at the start stays ignored."""
     before = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -76,7 +76,7 @@ def _catch_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _open_streams() -> Iterator[None]:
-    # A closed one is opened, since the next file would take its number, and what is meant for
+    # A closed stream is replaced: otherwise the next file would get its number, and messages for
     # standard error would be written into that file.
     for number in (0, 1, 2):
         try:
@@ -103,11 +103,11 @@ def _end_without_output(error: OSError) -> None:
 class Stream:
     """A standard stream that writes nothing more after an error.
 
-    Characters that it has no code for are written as escapes.
+    Characters that it cannot encode are written as escapes.
 
     Args:
         stream (TextIO)
-        failed (callable): is told the error.
+        failed (callable): is called with the error.
     """
 
     def __init__(self, stream: TextIO, failed: Callable[[OSError], None]) -> None:
@@ -130,7 +130,7 @@ class Stream:
             self._end(error)
 
     def _end(self, error: OSError) -> None:
-        # What waits in the stream's buffer goes there when Python ends.
+        # Python flushes the stream's buffer there when it exits.
         with open(os.devnull, "wb") as nothing:
             os.dup2(nothing.fileno(), self._stream.fileno())
         self._failed(error)

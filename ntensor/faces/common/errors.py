@@ -1,18 +1,18 @@
-"""Errors of the face models that a command shows without a traceback."""
+"""Errors that a command reports without a traceback."""
 
 from pathlib import Path
 
 
 class FacesError(Exception):
-    """A problem that its message explains in full."""
+    """A problem that is fully explained by its message."""
 
 
 class ConfigurationError(FacesError, ValueError):
-    """A configuration that cannot be."""
+    """An invalid configuration."""
 
 
 class DamagedData(FacesError, ValueError):
-    """A file, or a record of one, that cannot be used.
+    """A file, or a record in it, that cannot be used.
 
     Attributes:
         file (Path), index (int or None: the whole file), reason (str)
@@ -23,7 +23,7 @@ class DamagedData(FacesError, ValueError):
         super().__init__(f"{file}" + ("" if index is None else f", record {index}") + f": {reason}")
 
     def __reduce__(self) -> tuple[type, tuple[Path, int | None, str]]:
-        """A worker process of a `DataLoader` hands it over by these arguments."""
+        """Lets a worker process of a `DataLoader` pass the error on."""
         return type(self), (self.file, self.index, self.reason)
 
 
@@ -32,7 +32,7 @@ class ImageError(FacesError, ValueError):
 
 
 class DamagedPicture(DamagedData, ImageError):
-    """A file of a picture, of landmarks or of a film that cannot be used."""
+    """A damaged file of a picture, of landmarks or of a film."""
 
 
 class CheckpointError(FacesError):
@@ -40,7 +40,7 @@ class CheckpointError(FacesError):
 
 
 class OutputError(FacesError, OSError):
-    """A file or folder that cannot be written, or must not be since something would be lost."""
+    """A file or folder that cannot be written, or whose content must not be overwritten."""
 
 
 class NonFiniteError(FacesError):
@@ -52,4 +52,4 @@ class MissingPackage(FacesError, ModuleNotFoundError):
 
 
 class PageError(FacesError, ValueError):
-    """What the page was asked for and does not give."""
+    """A request that the page refuses."""

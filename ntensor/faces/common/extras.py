@@ -1,4 +1,4 @@
-"""Packages that only the faces need."""
+"""Optional packages that only the faces need."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from types import ModuleType
 
 from .errors import MissingPackage
 
-# What `import` calls the packages that each extra of pyproject.toml installs; those of ntensor
-# itself stand with the faces'.
+# The import names of the packages of each extra in pyproject.toml. The dependencies of ntensor
+# itself are listed with those of the faces.
 PACKAGES = {
     "faces": (
         *("filelock", "matplotlib", "numpy", "PIL", "pydantic", "safetensors", "scipy", "sklearn"),
@@ -21,10 +21,10 @@ PACKAGES = {
 
 
 def check(extra: str) -> None:
-    """Looks for every package of an extra, without importing it.
+    """Checks that every package of an extra is installed, without importing any.
 
     Raises:
-        MissingPackage: some are not installed; the message names them and says how to install them.
+        MissingPackage: names those that are missing and says how to install them.
     """
     missing = [name for name in PACKAGES[extra] if importlib.util.find_spec(name) is None]
     if missing:
@@ -35,8 +35,8 @@ def load(module: str, extra: str = "faces") -> ModuleType:
     """Imports a package of an extra.
 
     Args:
-        module (str): its name for `import`.
-        extra (str): that installs it.
+        module (str): its import name.
+        extra (str): the extra that installs it.
 
     Returns:
         the module

@@ -13,11 +13,11 @@ from .command import command
 def launch(name: str, *more: str) -> NoReturn:
     """Runs the `main` of a command and ends the process.
 
-    A command is imported only after its packages were looked for, so that none turns out to be
-    missing after hours of work.
+    The packages are checked before the command is imported, so that none turns out to be missing
+    after hours of work.
 
     Args:
-        name: of the command's module.
+        name: the command's module.
         more: extras that it needs besides `faces`.
     """
     _run(name, more)

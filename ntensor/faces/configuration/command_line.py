@@ -17,9 +17,9 @@ class Command:
 
     Attributes:
         preset: the configuration to start from.
-        config: a YAML or JSON file whose entries replace those of the preset.
-        out: folder of the run; a run that stands there is continued.
-        configuration: single entries, which replace those of preset and file.
+        config: a YAML or JSON file; its entries override the preset.
+        out: folder of the run; an existing run is continued.
+        configuration: single entries, which override preset and file.
     """
 
     preset: str = "tiny"
@@ -28,8 +28,8 @@ class Command:
 
 
 def read_command_line(arguments: Sequence[str] | None = None) -> tuple[Configuration, Path]:
-    """The configuration and the folder that a command line names: `--preset`, `--config`, `--out`,
-    then any entry, as `--training.steps 100`, `--backend reference` among them."""
+    """The configuration and the folder given by `--preset`, `--config` and `--out`, and by options
+    for single entries, such as `--training.steps 100` or `--backend reference`."""
     import tyro
 
     words = list(sys.argv[1:] if arguments is None else arguments)

@@ -1,4 +1,4 @@
-"""A configuration beside the data that it is for, and beside that of a run that stands."""
+"""Compares a configuration with its data and with the configuration of an existing run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .settings import Configuration
 
 
 def fit_to_data(configuration: Configuration, sizes: Mapping[str, int]) -> Configuration:
-    """The configuration with the data's extents in place of each 0.
+    """Replaces each extent of 0 by the extent of the data.
 
     Args:
         configuration (Configuration)
         sizes (mapping): of the data, by name: `k_3d`, `exp_3dmm`, `id_3dmm`, `image_size`.
 
     Raises:
-        ConfigurationError: an extent that the network uses and that is neither 0 nor the data's.
+        ConfigurationError: the network uses an extent that is neither 0 nor the data's.
     """
     wrong = find_misfits(configuration, sizes)
     if wrong:
@@ -28,7 +28,7 @@ def fit_to_data(configuration: Configuration, sizes: Mapping[str, int]) -> Confi
 
 
 def find_misfits(configuration: Configuration, sizes: Mapping[str, int]) -> list[str]:
-    """What keeps `configuration` from data of these sizes, a sentence each; see `fit_to_data`."""
+    """One sentence for each extent that does not match data of these sizes; see `fit_to_data`."""
     wanted = asdict(configuration.model)
     used = ("image_size", *configuration.model.targets.values())
     sentences = []
@@ -43,7 +43,7 @@ def find_misfits(configuration: Configuration, sizes: Mapping[str, int]) -> list
     return sentences
 
 
-# Entries that do not decide what a run learns, but how that is computed, told and kept.
+# Entries that do not affect what a run learns, only how it is computed, logged and saved.
 FREE = frozenset(
     {
         *("model.accumulate_core_grad", "data.workers", "data.device", "data.skip_damaged"),
@@ -55,12 +55,12 @@ FREE = frozenset(
 
 
 def find_differences(kept: Configuration, wanted: Configuration) -> list[str]:
-    """Entries by which `wanted` learns something else than a run of `kept`, a phrase each.
+    """One phrase for each entry that makes `wanted` learn something different from `kept`.
 
     Args:
-        kept (Configuration): of the run, with the data's extents.
-        wanted (Configuration): its extents of 0, and those that its network does not use, may be
-            anything.
+        kept (Configuration): of the existing run, with the extents of its data.
+        wanted (Configuration): extents of 0, and those that its network does not use, are not
+            compared.
     """
     old, new = asdict(kept), asdict(wanted)
     extents = {"k_3d", "exp_3dmm", "id_3dmm"}

@@ -1,4 +1,4 @@
-"""Ranges of the entries of configurations, and their check."""
+"""The ranges of configuration entries, and the check against them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ntensor.faces.common.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Within:
-    """The range of a number, or of each number of a tuple; beside a type in `Annotated`.
+    """The range of a number, or of each number in a tuple; goes with the type in `Annotated`.
 
     Attributes:
-        least, most: that it may be.
-        above: `least` itself is too little.
-        multiple: it is a multiple of this.
+        least, most: the bounds, both allowed.
+        above: `least` itself is not allowed.
+        multiple: the number must be a multiple of this.
     """
 
     least: float = -math.inf
@@ -56,10 +56,10 @@ def _format_number(value: float) -> str:
 
 @dataclass(frozen=True)
 class Word:
-    """What a text must be; beside `str` in `Annotated`.
+    """The form of a text; goes with `str` in `Annotated`.
 
     Attributes:
-        pattern: a regular expression of all of it.
+        pattern: a regular expression that matches the whole text.
         meaning: the same in words.
     """
 
@@ -90,11 +90,10 @@ ImageSize = Annotated[int, Within(8, 2048, multiple=8)]
 
 
 def check_entries(configuration: Any) -> None:
-    """Refuses a dataclass with an entry of another type than its annotation, that is not finite,
-    or out of its range.
+    """Refuses a dataclass with an entry of the wrong type, out of range or not finite.
 
     Raises:
-        ConfigurationError: naming the entry, what was wanted and what it is.
+        ConfigurationError: names the entry, what is required and what it is.
     """
     hints = typing.get_type_hints(type(configuration), include_extras=True)
     for field in dataclasses.fields(configuration):

@@ -76,9 +76,9 @@ def tiny() -> Configuration:
 
 
 def small() -> Configuration:
-    """About two hours on a processor core, 6 GB: `tiny` with about twice the operations.
+    """About two hours on one processor core, 6 GB: `tiny` with about twice the operations.
 
-    With 16 000 pictures and half the updates, it knew those pictures better than others.
+    With 16 000 pictures and half the updates it overfitted.
     """
     base = tiny()
     return Configuration(
@@ -110,7 +110,7 @@ def proof_of_concept(pose: bool) -> Configuration:
             k_exp=15,
             k_id=80,
         ),
-        # Of so few persons the coefficients are soon learnt by heart.
+        # With so few persons the network soon memorises their coefficients.
         losses=replace(base.losses, expression=1.0, identity=0.5),
         data=replace(base.data, cache=8000, variation="pose" if pose else "expression"),
         training=replace(base.training, steps=4500, code_steps=1500, batch_size=32),

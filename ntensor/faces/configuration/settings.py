@@ -43,16 +43,16 @@ class ModelConfiguration:
         exp_3dmm, id_3dmm: coefficients of the morphable model; 0: the data's.
         rotation: layout of the rotation of section 3.4; `"off"` for a proof-of-concept network
             without pose, or to show what the paper's network is without it.
-        unpooling: mask and background decoders place values by the encoder's pooling indices;
-            otherwise they upsample.
-        subpixel: decoders that upsample end on maps of half the size, four pixels a place.
+        unpooling: the decoders of mask and background use the encoder's pooling indices instead
+            of upsampling.
+        subpixel: decoders that upsample end at half the size, with four pixels per place.
         bottleneck: activation of `z_i`.
-        thumbnail: a linear layer from `z_i` to the coarse colours of the image, by which the
-            encoder learns them while its codes are learnt; see `losses.thumbnail`.
+        thumbnail: a linear layer from `z_i` to the coarse colours of the image, so that the
+            encoder learns them together with its codes; see `losses.thumbnail`.
         geometric_expression: `z_exp` learns from the morphable model alone (equations 10 and 12);
-            gradients of images and normals stop at it. In the paper they go on.
+            gradients of images and normals stop there. In the paper they do not.
         accumulate_core_grad: as in `ntensor.nn.MultilinearProjection`; one process, float32 and no
-            `compile`. None: training does so where it works.
+            `compile`. None: used where it works.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -103,8 +103,8 @@ class ModelConfiguration:
 class LossConfiguration:
     """Weights of the terms of `ntensor.faces.training.losses`; a term of weight 0 is not computed.
 
-    The paper gives no weights. Squared errors of pixels are means, of about 0.005, so that their
-    weights are far above those of the standardised vectors, whose errors begin at 1. The defaults
+    The paper gives no weights. Squared errors of pixels are means of about 0.005, so their weights
+    are much larger than those of the standardised vectors, whose errors start at 1. The defaults
     were chosen on validation identities of generated faces.
 
     `independence` is of `ntensor.faces.training.independence`. Where the weight of the adversary is
@@ -151,19 +151,19 @@ class DataConfiguration:
     Attributes:
         source: `"generated"`, or the folder of a data set in the format of
             `ntensor.faces.datasets.storage`.
-        validation_source: the folder of another one, of other identities; with a `source`.
+        validation_source: the folder of a second data set with other identities; required with a
+            folder as `source`.
         face_model: as `--face-model` of `ntensor.faces`; None: the variable `NTENSOR_FACE_MODEL`,
             or the built-in analytic face.
         vertices: of the analytic face; 0: its default.
-        variation: what differs between generated samples: everything; expression and identity of
-            frontal faces under one light (section 4.1); these and one of seven poses (section 4.2).
-        cache: generated training samples that are kept and drawn from again; 0: every sample of
-            every batch is new.
+        variation: what varies in generated samples: everything; expression and identity of frontal
+            faces under one light (section 4.1); these and one of seven poses (section 4.2).
+        cache: how many generated training samples are kept and reused; 0: every sample is new.
         validation: validation samples, of identities that training never shows.
         seed: of the generated samples.
-        workers: processes that read or render samples; each keeps a cache of its own.
-        device: that draws generated faces.
-        skip_damaged: a damaged record is left out, with a warning, instead of stopping the run.
+        workers: processes that read or render samples; each has its own cache.
+        device: where generated faces are rendered.
+        skip_damaged: skip a damaged record with a warning instead of stopping the run.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -190,19 +190,18 @@ class TrainingConfiguration:
 
     Attributes:
         steps: updates of the network.
-        code_steps: the first so many of them train the encoder alone, by what the codes are
-            compared with (pose, coefficients, light). They need no decoder and cost a tenth, and
-            the decoders then start from codes that mean something. A network without such codes
-            begins with whole updates.
-        batch_size: samples of an update, over all processes and all `accumulation` parts.
-        accumulation: parts that a batch is processed in, one after the other.
+        code_steps: how many updates at the start train only the encoder, by the targets of its
+            codes: pose, coefficients, light. They need no decoder and cost a tenth, and the
+            decoders then start from meaningful codes. A network without such codes ignores this.
+        batch_size: samples per update, over all processes and all `accumulation` parts.
+        accumulation: the number of parts that a batch is split into, processed in turn.
         learning_rate: the largest; it rises linearly for `warmup` updates, once more after the
             `code_steps`, and then falls by a half cosine to `final_rate` times itself. So does the
             discriminator's, from `discriminator_rate`.
-        clip: largest Euclidean norm of the gradient of the network; 0: as it is.
+        clip: largest Euclidean norm of the network's gradient; 0: no limit.
         precision: `"bfloat16"` runs convolutions and products under autocast.
-        log_every, picture_every, validate_every, checkpoint_every: updates between two of them.
-        keep: checkpoints that stay, beside the best.
+        log_every, picture_every, validate_every, checkpoint_every: intervals in updates.
+        keep: how many recent checkpoints are kept besides the best one.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}

@@ -17,6 +17,7 @@ if __name__ == "__main__":
     launch("ntensor.faces.figures.__main__")
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -32,24 +33,24 @@ from .material import Figure, LeftOut, Maker, Material, Runs
 
 FIGURES: dict[int, Maker] = {
     1: transfers.draw_overview,
-    4: transfers.concept_expression,
-    5: shapes.concept_shapes,
+    4: partial(transfers.draw_concept, edit="expression"),
+    5: partial(shapes.draw_shapes, other="poc_expression", first=0),
     6: shapes.draw_textures,
-    7: transfers.concept_pose,
-    8: transfers.fitted_expression,
-    9: transfers.multilinear,
-    10: transfers.fitted_pose,
-    11: transfers.lights,
-    12: shapes.shapes,
+    7: partial(transfers.draw_concept, edit="pose"),
+    8: partial(transfers.draw_fitted, edit="expression"),
+    9: partial(transfers.draw_multilinear, first=6, turned=True),
+    10: partial(transfers.draw_fitted, edit="pose"),
+    11: partial(transfers.draw_lights, first=1),
+    12: partial(shapes.draw_shapes, other=None, first=9),
     13: shapes.draw_normals,
-    14: codes.expressions,
-    15: codes.poses,
-    16: transfers.more_expressions,
-    17: transfers.more_poses,
-    18: transfers.expressions_between,
-    19: transfers.identities_between,
-    20: transfers.lights_more,
-    21: transfers.multilinear_more,
+    14: partial(codes.draw_codes, code="z_exp", label="expression"),
+    15: partial(codes.draw_codes, code="z_p", label="pose_bin"),
+    16: partial(transfers.draw_every_pair, edit="expression", first=40),
+    17: partial(transfers.draw_every_pair, edit="pose", first=46),
+    18: partial(transfers.draw_interpolation, edit="expression", first=24),
+    19: partial(transfers.draw_interpolation, edit="identity", first=36),
+    20: partial(transfers.draw_lights, first=15),
+    21: partial(transfers.draw_multilinear, first=12, turned=False),
 }
 
 _NO_RUNS = Runs()

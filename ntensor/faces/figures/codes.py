@@ -18,17 +18,8 @@ from .material import Figure, Material
 _PERSONS = 12
 
 
-def expressions(material: Material) -> Figure:
-    """Figure 14."""
-    return draw_codes(material, "z_exp", "expression")
-
-
-def poses(material: Material) -> Figure:
-    """Figure 15."""
-    return draw_codes(material, "z_p", "pose_bin")
-
-
 def draw_codes(material: Material, code: str, label: str) -> Figure:
+    """Figures 14 and 15: a code by t-SNE, coloured by a label."""
     opened, notes = material.main, []
     face = opened.inputs.face_model
     faces = make_grid(list(SPLITS["test"])[:_PERSONS], lights=[6], face_model=face,

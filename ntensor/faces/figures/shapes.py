@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from ntensor.faces import editing
 from ntensor.faces.media import meshes
 from ntensor.faces.media.inputs import stack_pictures
-from ntensor.faces.runs.opened import OpenedRun
 from ntensor.faces.runs.reconstruction import Reconstruction
 from ntensor.faces.writing.sheet import to_colours
 
@@ -24,7 +23,9 @@ def _enlarge(maps: Tensor) -> Tensor:
     return F.interpolate(maps.clamp(0, 1), size=(_SIZE, _SIZE))
 
 
-def draw_shapes(material: Material, opened: OpenedRun, first: int) -> Figure:
+def draw_shapes(material: Material, other: str | None, first: int) -> Figure:
+    """Figures 5 and 12: of another run, or of the main one."""
+    opened = material.main if other is None else material.find_other(other)
     faces = material.draw_faces(opened, first, strong=True)
     made = Reconstruction(opened, faces)
     columns = {"input": _enlarge(stack_pictures(faces))}
@@ -38,16 +39,6 @@ def draw_shapes(material: Material, opened: OpenedRun, first: int) -> Figure:
     rms = made.measure_errors()["rms"]
     means = ", ".join(f"{name} {sum(row) / len(row):.2f}" for name, row in rms.items())
     return Figure("3D shape from one picture", columns, notes=(f"rms error in mm: {means}",))
-
-
-def concept_shapes(material: Material) -> Figure:
-    """Figure 5."""
-    return draw_shapes(material, material.find_other("poc_expression"), 0)
-
-
-def shapes(material: Material) -> Figure:
-    """Figure 12."""
-    return draw_shapes(material, material.main, 9)
 
 
 def draw_textures(material: Material) -> Figure:

@@ -60,18 +60,9 @@ def draw_overview(material: Material) -> Figure:
     return Figure(title, columns, notes=() if opened.separated else (_FOLLOWS,))
 
 
-def concept_expression(material: Material) -> Figure:
-    """Figure 4."""
-    opened = material.find_other("poc_expression")
-    return draw_concept(material, opened, "expression")
-
-
-def concept_pose(material: Material) -> Figure:
-    """Figure 7."""
-    return draw_concept(material, material.find_other("poc_pose"), "pose")
-
-
-def draw_concept(material: Material, opened: OpenedRun, edit: str) -> Figure:
+def draw_concept(material: Material, edit: str) -> Figure:
+    """Figures 4 and 7."""
+    opened = material.find_other(f"poc_{edit}")
     editing.require_codes(opened.model, edit)
     turned = edit == "pose"
     targets = material.draw_faces(opened, 0, turned)
@@ -82,17 +73,8 @@ def draw_concept(material: Material, opened: OpenedRun, edit: str) -> Figure:
     return Figure(f"Proof of concept: {edit} transfer beside the rendered truth", columns)
 
 
-def fitted_expression(material: Material) -> Figure:
-    """Figure 8."""
-    return draw_fitted(material, "expression")
-
-
-def fitted_pose(material: Material) -> Figure:
-    """Figure 10."""
-    return draw_fitted(material, "pose")
-
-
 def draw_fitted(material: Material, edit: str) -> Figure:
+    """Figures 8 and 10."""
     opened = material.main
     targets = material.draw_faces(opened, 3)
     sources = material.draw_faces(opened, 30, strong=True, turned=edit == "pose")
@@ -116,17 +98,8 @@ def draw_fitted(material: Material, edit: str) -> Figure:
     return Figure(title, columns, notes=(_TRUE_LANDMARKS,))
 
 
-def multilinear(material: Material) -> Figure:
-    """Figure 9."""
-    return draw_multilinear(material, 6, True)
-
-
-def multilinear_more(material: Material) -> Figure:
-    """Figure 21."""
-    return draw_multilinear(material, 12, False)
-
-
 def draw_multilinear(material: Material, first: int, turned: bool) -> Figure:
+    """Figures 9 and 21."""
     opened = material.main
     targets = material.draw_faces(opened, first, turned)
     sources = material.draw_faces(opened, first + 27, turned, strong=True)
@@ -146,17 +119,8 @@ def draw_multilinear(material: Material, first: int, turned: bool) -> Figure:
     return Figure("Expression transfer beside the multilinear model", columns, notes=(note,))
 
 
-def lights(material: Material) -> Figure:
-    """Figure 11."""
-    return draw_lights(material, 1)
-
-
-def lights_more(material: Material) -> Figure:
-    """Figure 20."""
-    return draw_lights(material, 15)
-
-
 def draw_lights(material: Material, first: int) -> Figure:
+    """Figures 11 and 20."""
     opened, notes = material.main, []
     targets = material.draw_faces(opened, first)
     sources = material.draw_faces(opened, first + 23, lights=True)
@@ -175,17 +139,8 @@ def draw_lights(material: Material, first: int) -> Figure:
     return Figure("Light transfer with shadings", columns, notes=tuple(notes))
 
 
-def more_expressions(material: Material) -> Figure:
-    """Figure 16."""
-    return draw_every_pair(material, "expression", 40)
-
-
-def more_poses(material: Material) -> Figure:
-    """Figure 17."""
-    return draw_every_pair(material, "pose", 46)
-
-
 def draw_every_pair(material: Material, edit: str, first: int) -> Figure:
+    """Figures 16 and 17."""
     opened = material.main
     targets = material.draw_faces(opened, first)
     sources = material.draw_faces(opened, first - 8, strong=True)[: min(6, material.rows)]
@@ -215,13 +170,3 @@ def draw_interpolation(material: Material, edit: str, first: int) -> Figure:
         columns[f"{step / 10:g}"] = images
     columns["target"] = stack_pictures(ends)
     return Figure(f"{edit.capitalize()} interpolated in steps of 0.1", columns)
-
-
-def expressions_between(material: Material) -> Figure:
-    """Figure 18."""
-    return draw_interpolation(material, "expression", 24)
-
-
-def identities_between(material: Material) -> Figure:
-    """Figure 19."""
-    return draw_interpolation(material, "identity", 36)

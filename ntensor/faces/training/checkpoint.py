@@ -1,7 +1,7 @@
 """Checkpoints: tensors as safetensors, the rest as JSON, a folder that appears whole or not at all.
 
-A checkpoint is written into a folder of another name, flushed to the disk, and renamed. A process
-that dies meanwhile leaves that folder, which no reader looks at and the next writer removes.
+A checkpoint is written into a folder of another name, flushed to disk and renamed. A process that
+dies while writing leaves that folder; no reader opens it and the next writer removes it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ntensor.faces.writing.files import UNFINISHED, flush
 PREFIX = "step-"
 CONFIGURATION = "configuration.json"
 
-# What the optimizers keep for each parameter.
+# The state of an optimizer per parameter.
 _ENTRIES: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     torch.optim.Adam: ("step", "exp_avg", "exp_avg_sq"),
 }
@@ -34,24 +34,24 @@ _NOT_NEGATIVE = ("step", "exp_avg_sq")
 
 
 def folder_of(run: Path, step: int) -> Path:
-    """Where the checkpoint of `step` stands."""
+    """The folder of the checkpoint of `step`."""
     return run / "checkpoints" / f"{PREFIX}{step:08d}"
 
 
 def saved_steps(run: Path) -> list[int]:
-    """Steps of the whole checkpoints in a run's folder, oldest first."""
+    """Steps of the complete checkpoints in a run's folder, oldest first."""
     folders = [path for path in (run / "checkpoints").glob(f"{PREFIX}*") if path.is_dir()]
     numbers = [path.name.removeprefix(PREFIX) for path in folders]
-    # Other folders that somebody put there are none of ours.
+    # Other folders are not ours.
     steps = {int(number): number for number in numbers if re.fullmatch("[0-9]{8,18}", number)}
     return sorted(step for step, number in steps.items() if number == f"{step:08d}")
 
 
 def best(run: Path) -> tuple[int, float] | None:
-    """Step and validation value of the best whole checkpoint, of equal ones the first.
+    """Step and validation value of the best complete checkpoint, the first of equal ones.
 
-    None where none has a finite value. What the checkpoints say is all that tells it, so that a
-    process that dies at any moment leaves nothing that contradicts them.
+    None if none has a finite value. It is read from the checkpoints alone, so that a process that
+    dies at any moment leaves nothing that contradicts them.
 
     Raises:
         CheckpointError: one is damaged.
@@ -83,7 +83,7 @@ def save(
         values: what `json` can write; becomes `state.json`.
 
     Raises:
-        CheckpointError: the disk refuses. Checkpoints that stand stay whole.
+        CheckpointError: it cannot be written. Existing checkpoints stay whole.
     """
     from safetensors.torch import save_file
 
@@ -185,7 +185,7 @@ def check_writable(run: Path, wanted_bytes: int) -> None:
 
 
 def detach_copy(tensor: Tensor) -> Tensor:
-    """On the processor, contiguous, with memory of its own."""
+    """A contiguous copy on the CPU."""
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
@@ -204,11 +204,12 @@ def unpack_optimizer(
     tensors: Mapping[str, Tensor],
     stepped: bool = True,
 ) -> None:
-    """Puts the state of `pack_optimizer` back; hyper-parameters stay the optimizer's own.
+    """Restores the state that `pack_optimizer` saved; the optimizer keeps its hyper-parameters.
 
     Args:
-        name, optimizer, tensors: as for and of `pack_optimizer`.
-        stepped: it has made a step, before which it has no state.
+        name, optimizer: as for `pack_optimizer`.
+        tensors: what it returned.
+        stepped: whether the optimizer had made a step; before the first it has no state.
 
     Raises:
         CheckpointError: an entry is missing, unknown, or not of its parameter's type and shape.

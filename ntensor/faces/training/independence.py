@@ -1,4 +1,4 @@
-"""What codes tell of factors that they should not tell, as a term to train by."""
+"""A loss term for what codes reveal of factors that they should not reveal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ntensor.faces.configuration import Configuration
 
 from .losses import opponent
 
-# Each code, and what it should not tell.
+# Each code, and what it should not reveal.
 SEPARATED = {"z_id": ("exp_3dmm", "pose"), "z_exp": ("pose", "colours")}
 
 
@@ -21,9 +21,9 @@ class Independence(nn.Module):
     .. math:: \frac{1}{k} \sum_{a, b} C_{ab}^2, \qquad
               C_{ab} \approx \mathrm{mean}_i \, \hat z_{ia} \hat f_{ib}
 
-    where a hat means: less the running mean, over the running standard deviation, and `C` is a
-    running mean over batches too, which is 0 at first. A batch is too small to know correlations
-    by: the value and its gradient are those of `2 C . c - C . C`, with the batch's own `c`, and
+    where a hat means: minus the running mean, divided by the running standard deviation. `C` is a
+    running mean over batches too, initially 0. A batch is too small to estimate correlations: the
+    value and its gradient are those of `2 C . c - C . C`, with the batch's own `c`, and
     with `C` and what standardises taken as given. All running means are buffers.
 
     Args:
@@ -127,6 +127,6 @@ def measure_colours(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def build_separation(configuration: Configuration) -> Separation | None:
-    """What the configuration has a weight for; None for a network without these codes."""
+    """The term if the configuration has a weight for it; None for a network without the codes."""
     has = configuration.model.network in ("neuro-tensorial", "proof-of-concept")
     return Separation(configuration) if has and configuration.losses.independence else None

@@ -1,4 +1,4 @@
-"""What a run tells: a progress line, TensorBoard, pictures."""
+"""The log of a run: a progress line, TensorBoard, pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Log:
 
     Args:
         run (Path): folder; gets `tensorboard/` and `pictures/`.
-        steps, start (int): updates in all, and those that are done.
+        steps, start (int): updates in total, and those already done.
         batch_size (int): images of an update.
         leads (bool): whether this process writes.
     """
@@ -37,7 +37,7 @@ class Log:
             from torch.utils.tensorboard import SummaryWriter
             from tqdm import tqdm
 
-            # Entries after the resumed step are of a process that did not get to save them.
+            # Entries after the resumed step are from a process that did not save that far.
             self.writer = SummaryWriter(str(self.run / "tensorboard"), purge_step=self.start + 1)
             self.bar = tqdm(
                 total=self.steps,
@@ -64,7 +64,7 @@ class Log:
             self.bar.update()
 
     def log_losses(self, step: int, total: float, values: Mapping[str, float]) -> None:
-        """Terms of an update, and the images a second since the last call."""
+        """Terms of an update, and the images per second since the last call."""
         if not self.leads:
             return
         now = time.perf_counter()

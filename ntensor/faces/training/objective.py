@@ -1,4 +1,4 @@
-"""Which terms of `losses` a network is trained by, with their weights, and its adversary."""
+"""The terms of `losses` that train a network, with their weights, and its adversary."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def compute_terms(
 def complete(
     batch: Batch, output: Mapping[str, Tensor], statistics: Statistics
 ) -> dict[str, Tensor]:
-    """The batch with the network's own output in place of each target that a sample lacks.
+    """Replaces each target that a sample lacks by the network's own output.
 
-    `valid_NAME` (n,) says which samples have the target NAME; without it all have. Such a sample
-    adds nothing to the terms of that target.
+    `valid_NAME` (n,) says which samples have the target NAME; without it all have. A sample that
+    lacks it adds nothing to the terms of that target.
     """
     whole = dict(batch)
     own = {"pose": "z_p", "mask": "mask", "normal": "normal", "light": "light"}
@@ -128,7 +128,7 @@ class ImageAdversary(nn.Module):
         return losses.discriminator(real, fake, self.get_buffer("k")), parts
 
     def update(self, parts: Mapping[str, Tensor]) -> dict[str, float]:
-        """Moves `k_t` by the errors of a step (means over all processes); gives what to log."""
+        """Updates `k_t` by the errors of a step, means over all processes; returns what to log."""
         k, measure = losses.update_balance(
             self.get_buffer("k"),
             parts["real"],
@@ -162,7 +162,7 @@ class CodeAdversary(nn.Module):
         return objective, {"prior_discriminator": objective.detach()}
 
     def update(self, parts: Mapping[str, Tensor]) -> dict[str, float]:
-        """Nothing to move; gives what to log."""
+        """Has no state to update; returns what to log."""
         return {name: float(part) for name, part in parts.items()}
 
 
@@ -170,7 +170,7 @@ Adversary = ImageAdversary | CodeAdversary
 
 
 def build_adversary(configuration: Configuration) -> Adversary | None:
-    """The adversary that the configuration has a weight for."""
+    """The adversary, if the configuration has a weight for it."""
     if configuration.model.network == "plain":
         return CodeAdversary(configuration) if configuration.losses.prior else None
     return ImageAdversary(configuration) if configuration.losses.adversarial else None
@@ -180,7 +180,7 @@ class TrainingStep(nn.Module):
     """Forward of one update: a batch to the weighted sum of the terms.
 
     Only the sum carries gradients out of `forward`, so that distributed training sees which
-    parameters take part. The adversary and the verification network take no part in
+    parameters are used. The adversary and the verification network take no part in
     `parameters()`.
 
     Args:

@@ -1,4 +1,4 @@
-"""What comes before the first update: settings that go together, networks in their place."""
+"""What happens before the first update: checks of the settings, placement of the networks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], what: str) -> No
 
 
 def check_settings(configuration: Configuration, world: int, device: torch.device) -> None:
-    """Refuses settings that do not go together.
+    """Refuses incompatible settings.
 
     Raises:
         ConfigurationError: with the reason.
@@ -64,7 +64,7 @@ def check_settings(configuration: Configuration, world: int, device: torch.devic
 
 
 def check_name(run: Path) -> None:
-    """Refuses a folder that TensorBoard, which takes names for UTF-8, would not find.
+    """Refuses a folder that TensorBoard, which expects names in UTF-8, would not find.
 
     Raises:
         ConfigurationError: the name is not UTF-8, or Python does not read it as such.
@@ -81,10 +81,10 @@ def check_name(run: Path) -> None:
 
 
 def check_standing(run: Path, configuration: Configuration) -> None:
-    """Refuses to continue a run that learns something else than the configuration says.
+    """Refuses to continue a run with a configuration that would make it learn something else.
 
     Raises:
-        ConfigurationError: with every entry that differs; or the run's own cannot be read.
+        ConfigurationError: names every entry that differs; or the run's own cannot be read.
     """
     path = run / checkpoint.CONFIGURATION
     steps = checkpoint.saved_steps(run)
@@ -108,7 +108,7 @@ def accumulates(configuration: Configuration, world: int) -> bool:
     """Whether backward adds into the cores' gradients.
 
     Raises:
-        ConfigurationError: it is asked for and does not work, with the reason.
+        ConfigurationError: it is requested but does not work, with the reason.
     """
     settings = configuration.training
     against = {

@@ -1,4 +1,4 @@
-"""The processes of a run: one, or several that `torchrun` has started."""
+"""The processes of a run: one, or several started by `torchrun`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ntensor.faces.configuration.entries import Device, check_entry
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of this process: `"auto"` is the GPU of its local rank where there is one.
+    """The device of this process: `"auto"` is the GPU of its local rank if there is one.
 
     Raises:
         ConfigurationError: the device does not exist here.
@@ -34,7 +34,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def _read_number(name: str, default: int) -> int:
-    """A number that `torchrun` puts into the environment."""
+    """A number that `torchrun` sets in the environment."""
     value = os.environ.get(name) or str(default)
     if not value.isdecimal():
         raise ConfigurationError(f"{name} in the environment must be a number, got {value!r}")
@@ -42,7 +42,7 @@ def _read_number(name: str, default: int) -> int:
 
 
 class Processes:
-    """Joins the group that `torchrun` describes in the environment; alone without one.
+    """Joins the group that `torchrun` describes in the environment, if there is one.
 
     Attributes:
         rank, world: of this process, and how many there are.
@@ -100,12 +100,12 @@ class Processes:
         return bool(raised)
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Waits until every process gets here."""
         if self.world > 1:
             dist.barrier()
 
     def share(self, model: torch.nn.Module) -> torch.nn.Module:
-        """The model with gradients averaged over the processes; itself where there is one."""
+        """The model with gradients averaged over the processes; with one process, the model."""
         if self.world == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None

@@ -34,11 +34,11 @@ def load_run(run: Path, which: str = "best") -> tuple[Model, Configuration, int]
             tensors, _ = checkpoint.load(checkpoint.folder_of(run, step))
             break
         except CheckpointError:
-            # Training removes old checkpoints, and names another one the best before.
+            # Training removes old checkpoints, after another one has become the best.
             if step not in steps or checkpoint.folder_of(run, step).exists():
                 raise
     configuration = from_file(run / checkpoint.CONFIGURATION)
-    # Without memory, which sizes in a damaged configuration could ask too much of.
+    # On "meta", since sizes in a damaged configuration could request too much memory.
     with torch.device("meta"):
         model = build(configuration.model)
     try:

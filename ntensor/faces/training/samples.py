@@ -1,4 +1,4 @@
-"""Where the batches of a run come from: faces drawn as they are asked for, or a set on the disk."""
+"""The source of a run's batches: faces rendered on demand, or a data set on disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .processes import choose_device
 
 VARIATIONS = {"all": Variation(), "expression": POC_EXPRESSION, "pose": POC_POSE}
 
-# What training and its pictures read; the rest of a batch is left where it is.
+# The entries of a batch that training and its pictures read.
 KEPT = (
     *("image", "mask", "normal", "albedo", "light", "pose", "id_3dmm", "exp_3dmm", "shape"),
     *("frontal_image", "frontal_normal", "near_frontal", "texture"),
@@ -56,9 +56,8 @@ class Samples(Protocol):
     def statistics(self) -> Mapping[str, tuple[Tensor, Tensor]]: ...
 
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The batch of these samples, each of them, bit for bit, a function of its own index alone.
-
-        Where samples are drawn on a GPU, a function of `indices` alone.
+        """The batch of these samples. Each sample is bitwise a function of its own index alone;
+        if samples are rendered on a GPU, of all `indices`.
         """
 
 
@@ -137,8 +136,8 @@ def open_stored(folder: str, skip_damaged: bool) -> StoredSamples:
 
 
 class Told:
-    """Samples that give an error as a batch: raised in a `DataLoader`'s worker, its sentence would
-    come back as the text of a traceback.
+    """Samples that return an error as a batch. Raised in a worker of a `DataLoader`, its sentence
+    would come back as the text of a traceback.
 
     Args:
         samples (Samples)
@@ -155,10 +154,10 @@ class Told:
 
 
 class Cached:
-    """Keeps every sample that was asked for once, its maps rounded to eight bits.
+    """Keeps every sample once it was requested, with its maps rounded to eight bits.
 
-    About 65 KB a sample of 64 x 64 and the shape. A sample is asked for alone, so that it is the
-    same, bit for bit, whenever and beside whichever others it is read first.
+    About 65 KB per sample of 64 x 64, and the shape. A sample is always computed alone, so that it
+    is bitwise the same whenever and with whichever others it is read first.
 
     Args:
         samples (Samples): finite.

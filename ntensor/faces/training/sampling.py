@@ -1,4 +1,4 @@
-"""Which samples an update takes: a function of its number, so that a run can continue anywhere."""
+"""The samples of an update depend only on its number, so that a run can continue anywhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.data import Sampler
 def draw_order(epoch: int, size: int, seed: int, blocks: Sequence[int] = ()) -> torch.Tensor:
     """The order in which pass `epoch` goes through `size` samples (Tensor[size], int64).
 
-    Where samples come in `blocks` (their counts, in all `size`), block follows whole block.
+    If samples come in `blocks`, given by their counts, they are visited block by block.
     """
     generator = torch.Generator().manual_seed((seed << 32) + epoch)
     counts = list(blocks) or [size]

@@ -1,4 +1,4 @@
-"""The training loop: updates, validation, checkpoints, and how a run ends and continues."""
+"""The training loop: updates, validation, checkpoints, and how a run stops and resumes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PICTURED = 8
 
 
 class Trainer:
-    """Trains a network; a folder that holds checkpoints of the run is continued.
+    """Trains a network, or continues the run whose checkpoints are in the folder.
 
     Args:
         configuration (Configuration)
@@ -54,7 +54,7 @@ class Trainer:
         verification (Module or None): images to embeddings, for `E_veri`.
 
     Raises:
-        ConfigurationError: settings that do not go together.
+        ConfigurationError: incompatible settings.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class Trainer:
         self.stopping: str | None = None
 
     def train(self) -> str:
-        """Runs to the last update, or to a signal; `"finished"`, or the signal's name.
+        """Runs until the last update or a signal; returns `"finished"` or the signal's name.
 
         Raises:
-            ConfigurationError: a run of another configuration stands in the folder.
+            ConfigurationError: the folder holds a run of another configuration.
             OutputError: another process writes in the folder, or it cannot be written.
             CheckpointError: a checkpoint could not be read or written.
             NonFiniteError: a term is NaN or infinite; its name and the last good checkpoint.
@@ -108,9 +108,9 @@ class Trainer:
 
     @contextlib.contextmanager
     def hold_folder(self) -> Iterator[None]:
-        """Takes the folder, and continues the run that stands there.
+        """Locks the folder and resumes the run in it.
 
-        Nothing in the folder is replaced before all of it was found to fit.
+        Nothing in the folder is changed before all of it has been checked.
         """
         processes = self.processes
         with contextlib.ExitStack() as held:
@@ -130,7 +130,7 @@ class Trainer:
             yield
 
     def run_updates(self) -> str:
-        """The updates that are left; as `train`."""
+        """Runs the remaining updates; as `train`."""
         settings, processes = self.configuration.training, self.processes
         log = Log(self.run, settings.steps, self.step, settings.batch_size, processes.leads)
         step = self.build_step()
@@ -141,7 +141,7 @@ class Trainer:
                 last = self.step == settings.steps
                 if last or self.step % settings.picture_every == 0:
                     self.draw(log)
-                # A stop between two updates, in the same one for all processes.
+                # All processes stop between the same two updates.
                 stopped = processes.any(self.stopping is not None)
                 value = None
                 if last or self.step % settings.validate_every == 0:
@@ -185,7 +185,7 @@ class Trainer:
             sampler=sampler,
             batch_size=None,
             num_workers=self.configuration.data.workers,
-            # Without it each start would draw from torch's own generator.
+            # Otherwise each start would draw from torch's own generator.
             generator=torch.Generator(),
         )
         parts = []
@@ -239,7 +239,7 @@ class Trainer:
             log.log_losses(self.step, float(weighted), values | told)
 
     def codes_only(self, number: int) -> bool:
-        """Whether the update after `number` others teaches the codes alone."""
+        """Whether the update after `number` others trains only the codes."""
         settings = self.configuration.training
         return number < settings.code_steps and hasattr(self.model, "regress")
 
@@ -294,7 +294,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, log: Log) -> float:
-        """The weighted sum of the terms on the validation set, which is logged term by term."""
+        """The weighted sum of the terms on the validation set; logs each term."""
         self.model.eval()
         sums: dict[str, Tensor] = {}
         size = self.validation.size or 0
@@ -331,8 +331,7 @@ class Trainer:
     def save(self, value: float | None, log: Log) -> None:
         """Writes a checkpoint; `value` of the validation decides whether it is the best.
 
-        What was logged until then is on the disk before it, since a run that continues from it logs
-        nothing of that again.
+        The log is flushed first, since a run that resumes from here does not log that part again.
         """
         log.flush()
         if self.processes.leads:
@@ -355,7 +354,7 @@ class Trainer:
 
     def resume(self) -> None:
         """Continues from the newest checkpoint of the folder, if there is one."""
-        # Every `save` asks for it; what is wrong with one is told before anything is computed.
+        # Every `save` needs it, so a damaged checkpoint is reported before anything is computed.
         checkpoint.best(self.run)
         steps = checkpoint.saved_steps(self.run)
         if not steps:
@@ -381,13 +380,13 @@ class Trainer:
         self.step = int(values["step"])
 
     def list_companions(self) -> dict[str, nn.Module]:
-        """What is saved beside the network, to go on training it."""
+        """What is saved along with the network in order to continue its training."""
         modules = {"adversary": self.adversary, "separation": self.separation}
         return {name: module for name, module in modules.items() if module is not None}
 
     @contextlib.contextmanager
     def catch_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the run after the update at hand; a second one ends it at once."""
+        """SIGINT and SIGTERM stop the run after the current update, a second one immediately."""
 
         def stop(number: int, frame: FrameType | None) -> None:
             self.stopping = signal.Signals(number).name

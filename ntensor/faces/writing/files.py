@@ -15,17 +15,16 @@ import filelock
 from ntensor.faces.common.errors import DamagedData, OutputError
 from ntensor.faces.reading import read_text
 
-# What begins so is being written, or was when a process died; no reader looks at it.
+# The prefix of files that are being written, or were when a process died; no reader opens them.
 UNFINISHED = ".unfinished-"
 LOCK = ".lock"
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path`, of the same ending, that takes its place when the block ends well.
+    """A file next to `path`, with the same suffix, that replaces it when the block succeeds.
 
-    The folder is made where it is not there. Whatever ends the block otherwise leaves `path` as it
-    was.
+    The folder is created if necessary. If the block fails, `path` is left unchanged.
 
     Raises:
         OutputError: it cannot be written.
@@ -55,7 +54,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text, whole or not at all; names of files in it keep the bytes that they have.
+    """Writes a text, whole or not at all; file names in it keep their bytes.
 
     Raises:
         OutputError: it cannot be written.
@@ -65,7 +64,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what a process left that died while it wrote; for who holds the folder's lock."""
+    """Removes what a process left that died while writing. The caller holds the folder's lock."""
     for path in folder.glob(f"{UNFINISHED}*"):
         if path.is_dir():
             shutil.rmtree(path)
@@ -112,7 +111,7 @@ def flush(path: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Makes the folder where it is not there; removes what dead processes were writing in it.
+    """Creates the folder if necessary; removes what dead processes were writing in it.
 
     Raises:
         OutputError: it cannot be made, or nothing can be written in it.
@@ -141,11 +140,11 @@ def locked(path: Path, lock: Path) -> Iterator[None]:
 
     Args:
         path: what the block writes, for the message.
-        lock: the lock's file, there while it is held, with the process that holds it.
+        lock: the lock file; it exists while it is held and names the process that holds it.
 
     Raises:
-        OutputError: another process holds the lock, or there are no locks, or nothing can be
-            written.
+        OutputError: another process holds the lock, the file system has no locks, or nothing can
+            be written.
     """
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Pictures of a network's outputs: a grid with one row a face."""
+"""Pictures of a network's outputs: a grid with one row per face."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COLUMNS = (
 def make_columns(batch: Mapping[str, Tensor], output: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The maps of batch and output, by title, as colours 0 to 1 (n, 3, S, S).
 
-    Targets of parts that the network does not have are left out; normals are shown as
+    Targets of parts that the network lacks are left out; normals are shown as
     `(n + 1) / 2`.
     """
     shown: dict[str, Tensor] = {}
@@ -92,13 +92,13 @@ def save_grid(path: Path, shown: Mapping[str, Tensor], scale: int = 1) -> None:
 
 
 def save_figure(path: Path, figure: Any, dots: int) -> None:
-    """Writes a figure of matplotlib, `dots` an inch."""
+    """Writes a matplotlib figure with `dots` per inch."""
     with replacing(path) as unfinished:
         figure.savefig(unfinished, dpi=dots)
 
 
 def fit_title(title: str, width: int) -> tuple[str, Any]:
-    """The title in the largest font that it fits into `width` pixels with, cut off where none is
+    """The title in the largest font with which it fits into `width` pixels, truncated if none is
     small enough."""
     from PIL import ImageFont
 

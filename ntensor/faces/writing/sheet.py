@@ -1,4 +1,4 @@
-"""Contact sheets: many small pictures in one, to look at."""
+"""Contact sheets: many small pictures in one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def tile(pictures: Tensor, columns: int) -> Tensor:
         columns (int)
 
     Returns:
-        Tensor[rows S, columns S, 3], uint8: row by row; what is missing is black.
+        Tensor[rows S, columns S, 3], uint8: row by row; empty places are black.
 
     Example:
         >>> import torch
@@ -68,7 +68,7 @@ def check_ending(path: Path) -> None:
 
 
 def save(path: Path, picture: Tensor) -> None:
-    """Writes a picture (height, width, 3), uint8, as PNG (or what the name ends in)."""
+    """Writes a picture (height, width, 3), uint8, in the format of the path's suffix."""
     image = extras.load("PIL.Image")
     with replacing(path) as unfinished:
         image.fromarray(picture.cpu().numpy()).save(unfinished)
