@@ -26,8 +26,7 @@ class MultiHeadBilinear(nn.Module):
         self.cores = nn.Parameter(torch.randn(heads, out, size, size) / size)
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
-        pairs = zip(left.unbind(1), right.unbind(1), self.cores.unbind(0), strict=True)
-        return torch.stack([ntensor.bilinear(*operands) for operands in pairs], 1)
+        return ntensor.einsum("bpi,bpj,poij->bpo", left, right, self.cores)
 
 
 class Published(MultiHeadBilinear):
