@@ -4,10 +4,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 work=$(mktemp -d)
 plain_path=$PATH
 current=""
+beside="" # the process group of what runs beside the steps
 begin=$SECONDS
 
 finish() {
     local status=$?
+    if [ -n "$beside" ]; then kill -TERM -- "-$beside" 2>/dev/null || true; fi
     rm -rf "$work"
     if [ "$status" -ne 0 ]; then
         printf '\n%s: FAILED in "%s" after %d s\n' "$0" "$current" $((SECONDS - begin)) >&2
@@ -23,6 +25,23 @@ step() {
     local start=$SECONDS
     "$@"
     printf -- '--- %s: %d s\n' "$current" $((SECONDS - start))
+}
+
+# start_beside COMMAND...: runs the command beside the steps that follow, one at a time; what it prints
+# is kept for the step that waits for it: step NAME join_beside.
+start_beside() {
+    set -m # a process group of its own
+    "$@" >"$work/beside" 2>&1 </dev/null &
+    set +m
+    beside=$!
+}
+
+join_beside() {
+    local status=0
+    wait "$beside" || status=$?
+    beside=""
+    cat "$work/beside"
+    return "$status"
 }
 
 # new_environment FOLDER [PYTHON]: a virtual environment that alone stands before the system's PATH.
@@ -65,7 +84,7 @@ instrumented() {
         levels='portable;avx2;emulated'
     fi
     mkdir "$work/source"
-    cp -r setup.py pyproject.toml README.md LICENSE MANIFEST.in benchmarks csrc ntensor tests "$work/source"
+    cp -r setup.py pyproject.toml README.md LICENSE MANIFEST.in benchmarks csrc examples ntensor tests "$work/source"
     rm -f "$work"/source/ntensor/_c*.so
     env NTENSOR_BUILD_TYPE=Debug NTENSOR_CUDA=off "NTENSOR_SIMD_LEVELS=$levels" "$@" \
         pip install -q --no-deps --target "$work/site" "$work/source"

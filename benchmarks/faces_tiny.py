@@ -14,6 +14,7 @@ number of the evaluations is a mean, a standard deviation (of n - 1) and the val
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -85,9 +86,13 @@ def differing(configurations: list[dict[str, Any]]) -> set[str]:
         for each in configurations
     ]
     free = ("training.seed", "model.rotation")
-    return {name for name in flat[0] for each in flat if each[name] != flat[0][name]}.difference(
-        free
-    )
+    # An entry that an earlier version wrote and a later one did not is the same in both.
+    return {
+        name
+        for first, other in itertools.combinations(flat, 2)
+        for name in first.keys() & other.keys()
+        if first[name] != other[name]
+    }.difference(free)
 
 
 def number(table: dict[str, Any], path: str) -> str:

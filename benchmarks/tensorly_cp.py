@@ -3,6 +3,7 @@
     python benchmarks/tensorly_cp.py                    # 300^3 rank 32, 100^4 rank 16, twenty more
     python benchmarks/tensorly_cp.py --quick            # small sizes, seconds; times mean nothing
     python benchmarks/tensorly_cp.py --out benchmarks/results
+    python benchmarks/tensorly_cp.py --numpy            # twenty shapes, TensorLy on NumPy
 
 A call is `tensorly.decomposition.parafac` from a given start, a fixed number of iterations, the
 error of each among them, as by TensorLy's default. First every way has to reach the same fit.
@@ -42,6 +43,19 @@ MANY = [
         *(((200, 200, 2), 4), ((2, 200, 200), 4), ((40,) * 4, 8), ((150, 7, 150), 20)),
     )
 ]
+# TensorLy on NumPy alone beside the library; tiny and degenerate ones among them.
+NUMPY = [
+    *(Case(sizes, rank, 5) for sizes, rank in (((3, 3, 3), 2), ((5, 6, 7), 3), ((30, 40), 3))),
+    *(Case(sizes, rank, 5) for sizes, rank in (((10, 10, 10), 4), ((8, 8, 8, 8), 4))),
+    *(Case(sizes, rank, 5) for sizes, rank in (((1, 200, 200), 4), ((200, 1, 200), 4))),
+    *(Case(sizes, rank, 5) for sizes, rank in (((2, 200, 200), 4), ((200, 200, 2), 4))),
+    *(Case(sizes, rank, 5) for sizes, rank in (((3, 4, 5000), 3), ((20, 30, 40), 1))),
+    *(Case(sizes, rank, 5) for sizes, rank in (((30, 30, 30), 5), ((50, 50, 50), 5))),
+    *(Case(sizes, rank, 5) for sizes, rank in (((100, 100, 100), 10), ((100, 100, 100), 64))),
+    *(Case(sizes, rank, 5) for sizes, rank in (((1000, 50, 20), 8), ((512, 256, 3, 3), 32))),
+    *(Case(sizes, rank, 5) for sizes, rank in (((10, 10, 10, 10, 10), 6), ((40, 40, 40, 40), 8))),
+    *(Case(sizes, rank, 5) for sizes, rank in (((12, 300, 300), 16),)),
+]
 SECONDS_OF_MANY = 1.5
 QUICK = [Case((12, 13, 80), 4, 3), Case((6, 7, 8, 40), 3, 3)]
 # Noise beside the planted tensor, of its norm: what no fit can reach.
@@ -50,7 +64,8 @@ NOISE = 0.1
 SAME_FIT = 1e-4
 
 
-def ways_of(case: Case, every: bool = True) -> list[Way]:
+def ways_of(case: Case, every: bool = True, numpy: bool = False) -> list[Way]:
+    """All ways, or TensorLy's own and the library's, on torch or on NumPy."""
     import tensorly
     import torch
     from tensorly.decomposition import parafac
@@ -109,6 +124,10 @@ def ways_of(case: Case, every: bool = True) -> list[Way]:
         with by_ntensor.register(share_partials=share_partials):
             return decompose("pytorch", "core", tensor, start)
 
+    def registered_numpy() -> object:
+        with by_ntensor.register():
+            return decompose("numpy", "core", array, begin)
+
     array, begin = tensor.numpy().copy(), [f.numpy().copy() for f in start]
     # The memory that numpy was shown is shared: the tensor of the library's rows is another.
     tensor = tensor.clone()
@@ -122,6 +141,11 @@ def ways_of(case: Case, every: bool = True) -> list[Way]:
 
     alone = way("TensorLy, torch", "rival", lambda: decompose("pytorch", "core", tensor, start))
     ours = way("ntensor registered", "ours", lambda: registered(True))
+    on_numpy = way(
+        "TensorLy, numpy", "rival", lambda: decompose("numpy", "core", array, begin), numpy=True
+    )
+    if numpy:
+        return [on_numpy, way("ntensor registered, numpy", "ours", registered_numpy, numpy=True)]
     if not every:
         return [alone, ours]
     return [
@@ -131,19 +155,15 @@ def ways_of(case: Case, every: bool = True) -> list[Way]:
             "rival",
             lambda: decompose("pytorch", "einsum", tensor, start),
         ),
-        way(
-            "TensorLy, numpy",
-            "rival",
-            lambda: decompose("numpy", "core", array, begin),
-            numpy=True,
-        ),
+        on_numpy,
         ours,
         way("ntensor registered, no shared partials", "ours", lambda: registered(False)),
     ]
 
 
 def main(argv: list[str] | None = None) -> int:
-    given = options.parse_ways(argv, __doc__)
+    flags = {"--numpy": "TensorLy on NumPy alone, its list of shapes"}
+    given = options.parse_ways(argv, __doc__, flags)
     options.prepare_process(given)
     import torch
 
@@ -151,6 +171,11 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(given.threads)
     rows: list[dict[str, object]] = []
+    if given.numpy:
+        given.seconds = min(given.seconds, SECONDS_OF_MANY)
+        for case in QUICK if given.quick else NUMPY:
+            rows += ways.measure(case.name, ways_of(case, numpy=True), given)
+        return ways.finish(rows, given, "tensorly_numpy", "a decomposition")
     for case in QUICK if given.quick else [*CASES, *MANY]:
         if not options.is_wanted(given, case.name):
             continue

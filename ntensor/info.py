@@ -1,7 +1,7 @@
 """What is installed and what serves each operation: `python -m ntensor.info`, or with `--json`.
 
-With `--explain OPERATION` it says which backend a call of these sizes would take on a GPU, and why;
-with `--extents` too, how the compiled core for CPUs would compute it.
+With `--explain OPERATION` it says how the compiled core for CPUs would compute a projection of the
+sizes that are given.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 import ntensor
 from ntensor import backends
-from ntensor.backends import choice
+from ntensor.backends import DTYPES
 from ntensor.backends.native import prices
 from ntensor.backends.native.library import DTYPES as DTYPE_NUMBERS
 from ntensor.backends.native.library import (
@@ -28,8 +28,7 @@ from ntensor.backends.native.library import (
     simd_level,
     threads_for,
 )
-from ntensor.ops.autograd import OPERATIONS
-from ntensor.ops.checks import DTYPES
+from ntensor.ops.operation import OPERATIONS
 
 ENVIRONMENT = (
     "NTENSOR_SIMD",
@@ -51,7 +50,7 @@ def collect() -> dict[str, Any]:
         dict: `versions`; `compiled_core` (how `ntensor._cpu` was built and what it runs at, or the
         `error` that kept it from loading); `threads`; `kept_memory` (of `ntensor.kept_memory`);
         `environment` (the variables that are set);
-        `automatic_choice`: device -> the order in which backends are asked, and its evidence;
+        `automatic_choice`: device -> the order in which backends are asked;
         `operations`: device -> operation -> backend -> "ready", or the reason why not.
 
     Example:
@@ -65,7 +64,9 @@ def collect() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "kept_memory": _kept_memory(),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
-        "automatic_choice": {str(device): _order(device) for device in _devices()},
+        "automatic_choice": {
+            str(device): ", then ".join(backends.order(device)) for device in _devices()
+        },
         "operations": {
             str(device): {
                 operation: {
@@ -76,52 +77,6 @@ def collect() -> dict[str, Any]:
             for device in _devices()
         },
     }
-
-
-def explain(
-    operation: str,
-    n: int,
-    k_x: int | None = None,
-    dtype: torch.dtype = torch.float32,
-    family: str | None = None,
-) -> str:
-    """Which backend the automatic choice takes for a call on a GPU, and from what evidence.
-
-    Args:
-        operation: the name of a registered operation, such as "synthesis_projection".
-        n: samples.
-        k_x: outputs, for a projection and its gradients.
-        dtype: of the operands.
-        family: the GPU's architecture, such as "sm_90"; None: that of the current GPU.
-
-    Returns:
-        str: the order of the backends, and the file of results that it comes from, if any.
-
-    Raises:
-        ValueError: an unknown operation; no family, and no GPU.
-
-    Example:
-        >>> import ntensor.info
-        >>> ntensor.info.explain("rotation", n=64, family="sm_90").partition(": ")[2]
-        'triton, then native, then reference; nothing was measured for these, so Triton is first'
-    """
-    if operation not in OPERATIONS:
-        known = ", ".join(OPERATIONS)
-        raise ValueError(f"explain: operation: wanted one of {known}, got {operation!r}")
-    if family is None:
-        if not torch.cuda.is_available():
-            raise ValueError('explain: family: wanted one such as "sm_90" where there is no GPU')
-        family = choice.family(torch.device("cuda", torch.cuda.current_device()))
-    return choice.explain(operation, family, dtype, choice.Sizes(n, k_x))
-
-
-def _order(device: torch.device) -> str:
-    if device.type == "cpu":
-        return ", then ".join(choice.ON_CPU)
-    family = choice.family(device)
-    results = sorted({row.results for row in choice.MEASURED if row.family == family})
-    evidence = f"but as measured in {', '.join(results)}" if results else "nothing was measured"
-    return f"{', then '.join(choice.ON_GPU)} ({family}: {evidence})"
 
 
 def _versions() -> dict[str, str]:
@@ -189,10 +144,11 @@ def _devices() -> list[torch.device]:
 
 def _status(backend: str, operation: str, device: torch.device) -> str:
     """ "ready", one reason, or for each dtype that is not served its own."""
-    reasons = {
-        str(dtype).removeprefix("torch."): backends.why_not(backend, operation, device, dtype)
-        for dtype in sorted(DTYPES, key=str)
-    }
+    stem = OPERATIONS[operation].stem
+    reasons = {}
+    for name, dtype in sorted(_NAMES.items()):
+        answer = backends.ask(backend, stem, operation, device, dtype)
+        reasons[name] = answer if isinstance(answer, str) else None
     distinct = set(reasons.values())
     if len(distinct) == 1:
         return distinct.pop() or "ready"
@@ -320,29 +276,17 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m ntensor.info", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--explain",
-        metavar="OPERATION",
-        help="the choice for one call: of the backend on a GPU, of the plan on a CPU (--extents)",
+        "--explain", metavar="OPERATION", help="how a CPU computes one projection, and why"
     )
-    parser.add_argument(
-        "--extents", type=int, nargs="+", help="k_1 ... k_M of a projection on a CPU"
-    )
-    parser.add_argument("--n", type=int, default=64, help="samples of that call")
-    parser.add_argument("--k-x", type=int, help="its outputs, for a projection")
+    parser.add_argument("--extents", type=int, nargs="+", default=(), help="k_1 ... k_M")
+    parser.add_argument("--n", type=int, default=64, help="its samples")
+    parser.add_argument("--k-x", type=int, help="its outputs")
     parser.add_argument("--dtype", choices=sorted(_NAMES), default="float32")
-    parser.add_argument("--family", help="architecture such as sm_90, by default this GPU's")
     options = parser.parse_args(argv)
     if options.explain is not None:
+        sizes = options.n, tuple(options.extents), options.k_x
         try:
-            dtype = _NAMES[options.dtype]
-            if options.extents:
-                print(
-                    explain_plans(
-                        options.explain, options.n, tuple(options.extents), options.k_x, dtype
-                    )
-                )
-                return
-            print(explain(options.explain, options.n, options.k_x, dtype, options.family))
+            print(explain_plans(options.explain, *sizes, _NAMES[options.dtype]))
         except ValueError as error:
             parser.error(str(error))
         return

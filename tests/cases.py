@@ -48,7 +48,7 @@ def fixed(operation, **keywords):
 def mttkrp(mode, weighted=False):
     def arrange(tensor, *rest):
         factors, weights = (rest[:-1], rest[-1]) if weighted else (rest, None)
-        place = mode % tensor.ndim
+        place = mode % (len(factors) + 1)  # as torch.fx knows no rank
         return tensor, [*factors[:place], None, *factors[place:]], weights
 
     def function(*tensors, backend=None):
@@ -167,6 +167,27 @@ REGISTERED = [
     Registered(
         "projection_core_grad_",
         _grads(lambda new, n, g, m: (new.core(4, 2, 1, 3).detach(), g, m, _factors(new, n))),
+    ),
+    Registered(
+        "grouped_projection",
+        (lambda new, n: (new.core(8, 2, 1, 3), _factors(new, 2 * n), 2),),
+    ),
+    Registered(
+        "grouped_projection_factor_grads",
+        tuple(
+            lambda new, n, needs=needs: (
+                new.core(8, 2, 1, 3),
+                new(2 * n, 4),
+                _factors(new, 2 * n),
+                2,
+                needs,
+            )
+            for needs in (ALL, SOME)
+        ),
+    ),
+    Registered(
+        "grouped_projection_core_grad",
+        (lambda new, n: (new(2 * n, 4), _factors(new, 2 * n), 2),),
     ),
     *(
         Registered(name, samples)

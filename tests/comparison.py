@@ -5,6 +5,10 @@ import torch
 from tolerances import assert_within_rule
 
 
+def in_tuple(outputs):
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
 def evaluate(function, inputs, needs, cotangents, convert=lambda t: t):
     """Outputs of `function`, and the gradients of those inputs that `needs` marks.
 
@@ -13,7 +17,7 @@ def evaluate(function, inputs, needs, cotangents, convert=lambda t: t):
         convert(t.detach()).requires_grad_(need) for t, need in zip(inputs, needs, strict=True)
     ]
     outputs = function(*leaves)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    outputs = in_tuple(outputs)
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     used = [
         (o, convert(g))

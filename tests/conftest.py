@@ -6,6 +6,7 @@ import hypothesis
 import pytest
 import torch
 
+import attack_counts
 import kernel_counts
 
 # Triton's kernels run on the CPU in its interpreter, which is chosen when they are imported.
@@ -45,10 +46,16 @@ def pytest_testnodedown(node):
 
 
 def pytest_terminal_summary(terminalreporter):
-    if lines := list(kernel_counts.table()):
-        terminalreporter.section("GPU kernels, without a GPU")
-        for line in lines:
-            terminalreporter.write_line(line)
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    sections = {
+        "GPU kernels, without a GPU": kernel_counts.table(),
+        "attacks": attack_counts.table(reports),
+    }
+    for name, lines in sections.items():
+        if lines := list(lines):
+            terminalreporter.section(name)
+            for line in lines:
+                terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -72,6 +79,14 @@ def settled():
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def in_float64():
+    """New tensors are of float64 where nothing else is said."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import ntensor
 from cases import PUBLIC
+from comparison import in_tuple
 
 EXTENTS = {"n": 8, "x": 12, "l": 4, "e": 8, "i": 4, "f": 32, "k": 24, "a": 3, "b": 3}
 
@@ -68,6 +69,10 @@ SPLITS = (
     Split("projection_core_grad", "nx nl ne ni", "xlei", "nxlei", 2, (), (1,)),
     Split("projection_core_grad", "nx nl ne ni", "xlei", "nxei", 2, (), (0,)),
     Split("projection_core_grad", "nx nx nl ne ni", "xlei", "nxei", 2),
+    Split("grouped_projection", "klei nl ne ni", "nx", "lei", 1, (2,)),
+    Split("grouped_projection_factor_grads", "klei nx nl ne ni", "nc", "", 2, (2, ALL)),
+    Split("grouped_projection_factor_grads", "klei nx nl ne ni", "ne", "lei", 2, (2, ONE)),
+    Split("grouped_projection_core_grad", "nx nl ne ni", "klei", "lei", 1, (2,)),
     Split("rotation", "nk nab", "nk", "n", None, ("column",)),
     Split("rotation_matrix_grad", "nk nk", "nab", "n", None, ("row",)),
     Split("rotated_synthesis", "nl nk nab", "nf", "n", None, ("column",)),
@@ -88,10 +93,6 @@ def axis(labels, label):
         if other == label or (other, label) == ("f", "l"):
             return Shard(place)
     return None
-
-
-def in_tuple(outputs):
-    return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def check_split(split, mesh, chosen):
@@ -116,7 +117,7 @@ def check_split(split, mesh, chosen):
 
 def check_every_operation(mesh):
     names = {split.operation for split in SPLITS}
-    assert names == set(ntensor.ops.autograd.OPERATIONS)
+    assert names == set(ntensor.ops.operation.OPERATIONS)
     pairs = [("n", "x"), ("n", "l"), ("x", "e"), ("i", "i")]
     for split in SPLITS:
         if 0 in split.absent and torch.__version__ < "2.12":

@@ -27,6 +27,7 @@ OPERATIONS = (
     "contract",
     *("einsum",) * 2,
     "reconstruction",
+    *("grouped",) * 2,
 )
 # What is compared: the result; the gradients too; theirs; the derivative in forward mode; the
 # core's gradient added to one that exists.
@@ -34,6 +35,7 @@ ORDERS = (*("result",) * 3, *("gradients",) * 4, "second", "forward", "accumulat
 
 MOST_ELEMENTS = 1 << 22  # of the core, and of the synthesis of the batch; twice that now and then
 MOST_PRODUCTS = 1 << 29  # n k_x K
+MOST_GROUPS = 5
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Case:
         layouts: of the inputs and then the cotangents, in turn, from the first again at the end.
         needs: which inputs need gradients, in the same way.
         outputs: which of two outputs takes part: 1, 2 or 3 for both.
-        option: the mode of an MTTKRP or a contraction; weights, a bias or the row layout if odd.
+        option: the mode of an MTTKRP or a contraction; weights, a bias or the row layout if odd;
+            the number of groups.
         backend: None: as it is chosen, by the shortest way where that is open.
         plan: the candidate that every plan of the native backend takes; None: the cheapest.
     """
@@ -99,7 +102,7 @@ def draw(random, levels, threads, products=MOST_PRODUCTS):
         "reconstruction": (1, 5),
     }.get(operation, (1, 6))
     sizes = [extent(random, 700) for _ in range(random.randint(least, most))]
-    has_core = operation in ("projection", "with_mean", "bilinear", "contract", "einsum")
+    has_core = operation in ("projection", "with_mean", "bilinear", "contract", "einsum", "grouped")
     case = Case(
         operation=operation,
         n=extent(random, 1500),
@@ -120,6 +123,8 @@ def draw(random, levels, threads, products=MOST_PRODUCTS):
     )
     budget = math.exp(random.uniform(math.log(1 << 16), math.log(products)))
     elements = MOST_ELEMENTS * (2 if random.random() < 0.1 else 1)
+    if operation == "grouped":
+        budget, elements = budget / MOST_GROUPS, elements / MOST_GROUPS
     while not fits(case, budget, elements):
         case = _smaller(case, random.choice(("n", "k_x", *range(len(sizes)))))
     if operation in ("rotation", "rotated") and math.prod(case.sizes) % 3:

@@ -8,6 +8,7 @@ import math
 import torch
 
 import ntensor
+from fuzz_cases import MOST_GROUPS
 
 WITHOUT_GRADIENTS = ("sweep",)
 
@@ -21,6 +22,12 @@ def shapes(case):
     if case.operation in ("projection", "with_mean"):
         outputs = [(n, k_x)] * (2 if case.operation == "with_mean" else 1)
         return [(k_x, *sizes), *factors], outputs, (0,)
+    if case.operation == "grouped":
+        g = _group_count(case)
+        core = (g, k_x, *sizes)
+        if case.option % 2:
+            return [(*sizes, g, k_x), *((n, g, k) for k in sizes)], [(n, k_x, g)], ()
+        return [core, *((g, n, k) for k in sizes)], [(g, n, k_x)], (0,)
     if case.operation == "rotation":
         return [(n, *sizes), (n, 3, 3)], [(n, *sizes)], ()
     if case.operation == "rotated":
@@ -52,6 +59,10 @@ def _leading(case):
     if case.n == 1 and case.option % 3 == 0:
         return ()
     return (1, case.n) if case.option % 3 == 1 else (case.n,)
+
+
+def _group_count(case):
+    return 1 + case.option // 2 % MOST_GROUPS
 
 
 def _mode(case):
@@ -93,6 +104,13 @@ def ours(case, accumulate=False):
     def einsum(*operands):
         terms, output = _terms(case)
         return [ntensor.einsum(f"{','.join(terms)}->{output}", *operands)]
+
+    def grouped(core, *z):
+        if case.option % 2 == 0:
+            return [ntensor.synthesis_projection(core, *z, backend=backend)]
+        labels = "abcdef"[: len(z)]
+        factors = ",".join("ng" + label for label in labels)
+        return [ntensor.einsum(f"{labels}gx,{factors}->nxg", core, *z)]
 
     def reconstruction(*z):
         labels = "abcdef"[: len(z)]
@@ -187,6 +205,14 @@ def exact(case, squared=False):
         rows = [each.T if term[1] == "n" else each for term, each in zip(terms[1:], z, strict=True)]
         (x,) = projection(core, *rows)
         return [x.T if output == "xn" else x]
+
+    def grouped(core, *z):
+        if case.option % 2:
+            core = core.movedim((-2, -1), (0, 1))
+            z = [each.transpose(0, 1) for each in z]
+        parts = [projection(*group)[0] for group in zip(core, *z, strict=True)]
+        x = torch.stack(parts)
+        return [x.permute(1, 2, 0) if case.option % 2 else x]
 
     def reconstruction(first, *rest):
         if not rest:

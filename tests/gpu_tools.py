@@ -7,6 +7,7 @@ import torch
 
 import definitions
 import ntensor
+from comparison import in_tuple
 from layouts import make
 from ntensor import backends
 from tolerances import DTYPES
@@ -65,6 +66,6 @@ def forward_and_backward(function, inputs, grads):
     """The outputs and the gradients of all inputs."""
     leaves = [t.detach().requires_grad_() for t in inputs]
     outputs = function(*leaves)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    outputs = in_tuple(outputs)
     found = torch.autograd.grad(outputs, leaves, grads[: len(outputs)], materialize_grads=True)
     return [output.detach() for output in outputs] + list(found)

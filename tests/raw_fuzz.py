@@ -41,6 +41,9 @@ KINDS = {
     "projection_factor_grads": ("core", "grad", "grad_mean", "factors", "needs"),
     "projection_core_grad": ("grad", "grad_mean", "factors"),
     "projection_core_grad_": ("core", "grad", "grad_mean", "factors"),
+    "grouped_projection": ("core", "factors", "groups"),
+    "grouped_projection_factor_grads": ("core", "grad", "factors", "groups", "needs"),
+    "grouped_projection_core_grad": ("grad", "factors", "groups"),
     "rotation": ("y", "R", "layout"),
     "rotation_matrix_grad": ("turned", "y", "layout"),
     "rotated_synthesis": ("z_exp", "z_id", "R", "layout"),
@@ -55,6 +58,9 @@ def draw(rng):
     sizes = [rng.choice((0, 1, 2, 2, 3, 4)) for _ in range(rng.choice((1, 1, 2, 2, 2, 3, 4)))]
     pair = rng.choice(((3, 2), (1, 3), (2, 6), (6, 5), (4, 3), (0, 2)))
     width = 3 * rng.choice((0, 1, 2, 5))
+    grouped = name.startswith("grouped")
+    groups = rng.choice((1, 2, 3)) if grouped else 1
+    n *= groups
 
     def new(*shape):
         return strided(rng, integers(rng, shape, dtype))
@@ -65,8 +71,9 @@ def draw(rng):
         "feature": lambda: new(n, math.prod(sizes)),
         "needs": lambda: [rng.random() < 0.6 for _ in sizes],
         "three": lambda: [rng.random() < 0.6 for _ in range(3)],
-        "core": lambda: integers(rng, (k_x, *sizes), dtype),
-        "grad": lambda: new(n, k_x) if grads[0] else None,
+        "core": lambda: integers(rng, (groups * k_x, *sizes), dtype),
+        "groups": lambda: groups,
+        "grad": lambda: new(n, k_x) if grads[0] or grouped else None,
         "grad_mean": lambda: new(n, k_x) if grads[1] else None,
         "y": lambda: new(n, width),
         "turned": lambda: new(n, width),
@@ -167,7 +174,7 @@ def is_right(call, devices=("cpu",)):
     """The contract, written apart from the library."""
     of = dict(zip(KINDS[call.name], call.arguments, strict=True))
     factors = of.get("factors")
-    optional = ("grad", "grad_mean") if "factors" in of else ()
+    optional = ("grad", "grad_mean") if "grad_mean" in of else ()
     if any(value is None and kind not in optional for kind, value in of.items()):
         return False
     tensors = [value for value in call.arguments if isinstance(value, torch.Tensor)]
@@ -194,22 +201,30 @@ def _fits_factors(of):
     if any(z.dim() != 2 or z.shape[0] != factors[0].shape[0] for z in factors):
         return False
     n, sizes = factors[0].shape[0], [z.shape[1] for z in factors]
-    wanted = {}
+    groups, wanted = of.get("groups", 1), {}
+    if not isinstance(groups, int) or groups < 1 or n % groups:
+        return False
     if "feature" in of:
         wanted["feature"] = (n, math.prod(sizes))
     if "grad" in of:
-        given = [of[name] for name in ("grad", "grad_mean") if of[name] is not None]
+        given = [of[name] for name in ("grad", "grad_mean") if of.get(name) is not None]
         if not given or given[0].dim() != 2:
             return False
-        k_x = of["core"].shape[0] if "core" in of and of["core"].dim() else given[0].shape[1]
+        k_x = given[0].shape[1]
+        if "core" in of and of["core"].dim():
+            k_x = of["core"].shape[0] // groups
         wanted["grad"] = wanted["grad_mean"] = (n, k_x)
     if "core" in of:
         if of["core"].dim() == 0 or not of["core"].is_contiguous():
             return False
+        if of["core"].shape[0] % groups:
+            return False
         wanted["core"] = (of["core"].shape[0], *sizes)
     if "needs" in of and len(of["needs"]) != len(factors):
         return False
-    return all(of[name] is None or tuple(of[name].shape) == shape for name, shape in wanted.items())
+    return all(
+        of.get(name) is None or tuple(of[name].shape) == shape for name, shape in wanted.items()
+    )
 
 
 def _fits_rotation(call, of):
@@ -274,6 +289,8 @@ def side_by_side(parts, n):
 def expected(call):
     """The result in float64."""
     name, wide = call.name, [_double(argument) for argument in call.arguments]
+    if name.startswith("grouped"):
+        return [torch.cat([_of_group(name, *each) for each in _groups(name, wide)])]
     if name == "synthesis":
         return [features(*wide)]
     if name == "synthesis_grads":
@@ -310,6 +327,32 @@ def expected(call):
     if needs[2]:
         parts.append(matrix_grad(grad, features(z), layout).reshape(len(grad), 9))
     return [side_by_side(parts, len(grad))]
+
+
+def _groups(name, wide):
+    """The arguments of each group, in the order core, grad, factors, needs; None for the absent."""
+    of = dict(zip(KINDS[name], wide, strict=True))
+    parts = [
+        tensor.tensor_split(of["groups"])
+        for tensor in (of.get("core"), of.get("grad"), *of["factors"])
+        if tensor is not None
+    ]
+    for group in zip(*parts, strict=True):
+        rest = list(group)
+        core = rest.pop(0) if "core" in of else None
+        grad = rest.pop(0) if "grad" in of else None
+        yield core, grad, rest, of.get("needs")
+
+
+def _of_group(name, core, grad, z, needs):
+    if core is None:
+        whole = torch.einsum("sx,sk->xk", grad, features(z))
+        return whole.reshape(grad.shape[1], *(factor.shape[1] for factor in z))
+    if grad is None:
+        return torch.einsum(
+            "sk,xk->sx", features(z), core.reshape(len(core), math.prod(core.shape[1:]))
+        )
+    return factor_grads(core, grad, None, z, needs)
 
 
 def factor_grads(core, grad, grad_mean, z, needs):

@@ -7,15 +7,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 import ntensor
 from backends import each_backend, each_kernel
-from comparison import storage_bytes
+from comparison import in_tuple, storage_bytes
 from layouts import make
 
 OPERATIONS = (ntensor.synthesis_projection, ntensor.synthesis_projection_with_mean)
 each_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda f: f.__name__)
-
-
-def in_tuple(outputs):
-    return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def leaves(dtype=torch.float32, grad="offset"):

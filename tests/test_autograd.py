@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import ntensor
 from backends import each_backend
 from cases import PUBLIC
+from comparison import in_tuple
 
 each_case = pytest.mark.parametrize("case", PUBLIC, ids=str)
 
@@ -29,10 +30,6 @@ class Recorder(TorchDispatchMode):
     @property
     def names(self):
         return [name for name, _ in self.calls]
-
-
-def in_tuple(outputs):
-    return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def projection_inputs(needs):

@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fake_cuda import FakeCuda
 from harness.timing import (
@@ -48,10 +49,15 @@ def test_replays_are_timed():
 def test_cache_is_flushed_before_the_first_event():
     cuda = FakeCuda()
     clock = DeviceClock(CPU, 64, cuda)
-    clock._written.fill_(1.0)
-    clock._sum.fill_(0.0)
-    clock.events(lambda: cuda.log.append(float(clock._written.sum() + clock._sum)))
-    assert cuda.log == ["event", 16.0, "event"]
+
+    class Noting(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            cuda.log.append((function.overloadpacket.__name__, arguments[0].nbytes))
+            return function(*arguments, **(keywords or {}))
+
+    with Noting():
+        clock.events(lambda: cuda.log.append("call"))
+    assert cuda.log == [("zero_", 64), ("sum", 64), "event", "call", "event"]
 
 
 def test_what_cannot_be_captured_is_timed_eagerly():

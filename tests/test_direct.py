@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ntensor
 from backends import each_backend
+from comparison import in_tuple
 from ntensor.ops.dispatch import plain
 
 MASKS = [tuple(bool(mask >> place & 1) for place in range(4)) for mask in range(1, 16)]
@@ -43,7 +44,7 @@ def step(function, needs, n=6, extents=(2, 3, 5)):
         for shape, need in zip(shapes, needs, strict=True)
     ]
     outputs = function(*leaves)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    outputs = in_tuple(outputs)
     grads = [torch.randn(each.shape, generator=generator) for each in outputs]
     torch.autograd.backward(outputs, grads)
     return [*outputs, *(leaf.grad for leaf in leaves)]

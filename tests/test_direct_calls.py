@@ -16,10 +16,10 @@ from ntensor import _cpu
 from ntensor.backends.native import force_simd_level
 from ntensor.backends.native.plans import force_plan
 from ntensor.ops import direct
+from tolerances import DTYPES
 
 pytestmark = pytest.mark.sanitizer
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 SIZES = ((3, (2, 3), 4), (1, (5, 4, 3), 2), (70, (6, 1, 9), 33), (5, (2,) * 8, 3))
 
 

@@ -8,8 +8,8 @@ import torch
 
 import layouts
 import ntensor
+from tolerances import DTYPES
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 SIZES = {"b": 6, "r": 5, "n": 2, "i": 3, "j": 4, "k": 2, "l": 3, "o": 7, "p": 2}
 RECOGNISED = [
     ("bi,bj,oij->bo", "synthesis_projection"),

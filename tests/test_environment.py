@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ntensor.backends.native import memory
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.training.processes import Processes
 
 ROOT = Path(__file__).parents[1]

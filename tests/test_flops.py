@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import definitions
 import ntensor
 from cases import REGISTERED, Maker
+from comparison import in_tuple
 
 N, K_X, SIZES = 6, 7, (3, 4, 5)
 
@@ -33,7 +34,7 @@ def test_projection_counts_as_its_matrix_products(operation):
     product = 2 * N * K_X * 60
     inputs = leaves()
     found = counted(
-        lambda: sum(map(torch.sum, _both(getattr(ntensor, operation), inputs))).backward()
+        lambda: sum(map(torch.sum, in_tuple(getattr(ntensor, operation)(*inputs)))).backward()
     )
     assert found == {
         operation: product,
@@ -42,11 +43,6 @@ def test_projection_counts_as_its_matrix_products(operation):
     }
     plain = counted(lambda: definitions.synthesis_projection(*inputs).sum().backward())
     assert sum(plain.values()) == 3 * product
-
-
-def _both(operation, inputs):
-    outputs = operation(*inputs)
-    return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def test_accumulated_gradient_is_counted():
@@ -96,22 +92,36 @@ def test_every_operation_has_a_formula(registered):
             assert counts[0] == 0 < counts[1] == counts[2] / 2
 
 
-def test_import_loads_neither_counter_nor_sharding():
-    """They register when torch's modules are loaded, in either order of the imports."""
-    program = """
+PROLOGUE = """
 import sys
 import torch, ntensor
 assert "torch.utils.flop_counter" not in sys.modules
 assert "torch.distributed.tensor" not in sys.modules
-import torch.utils.flop_counter as counter
-assert torch.ops.ntensor.synthesis in counter.flop_registry
-assert type(counter.__spec__.loader) is type(torch.__spec__.loader)
-import importlib, ntensor.ops.deferred as deferred
-seen = []
-deferred.when_imported("torch.utils.flop_counter", lambda: seen.append(1))
-assert seen == [1]
-from torch.distributed.tensor import DTensor
-sharded = DTensor._op_dispatcher.sharding_propagator.op_strategy_funcs
-assert torch.ops.ntensor.synthesis.default in sharded
+from torch.utils.flop_counter import FlopCounterMode
+counters = FlopCounterMode(display=False), FlopCounterMode(display=False)
+z = [torch.randn(6, 3), torch.randn(6, 4)]
 """
+CALLS = {
+    "public": "ntensor.synthesis(*z)",
+    "raw": "torch.ops.ntensor.synthesis(z)",
+    "in inference mode": "torch.inference_mode()(ntensor.synthesis)(*z)",
+    "transformed": "torch.func.jvp(ntensor.synthesis, tuple(z), tuple(z))",
+    "backward": "ntensor.synthesis(z[0].requires_grad_(), z[1]).sum().backward()",
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_counting_is_loaded_where_it_is_used(call):
+    """Importing the library loads no counter, and the first call under one is counted, as are
+    those under a counter that was made before."""
+    program = (
+        PROLOGUE
+        + f"""
+with torch.no_grad() if {"backward" not in call} else torch.enable_grad():
+    for counter in counters:
+        with counter:
+            {call}
+        assert counter.get_flop_counts()["Global"][torch.ops.ntensor.synthesis] >= 72
+"""
+    )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=250)

@@ -9,7 +9,7 @@ import torch
 import definitions
 import ntensor
 from cases import PUBLIC
-from comparison import assert_values
+from comparison import assert_values, in_tuple
 from gpu_tools import (
     PAPER,
     each_backend,
@@ -35,7 +35,7 @@ def test_every_operation(case, backend, dtype, device):
     require(backend, device, dtype)
     inputs = [moved(t, device) for t in case.inputs(dtype, requires_grad=False)]
     outputs = case.function(*inputs, backend="reference")
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    outputs = in_tuple(outputs)
     cotangents = [torch.randn_like(output) for output in outputs]
     ours = functools.partial(case.function, backend=backend)
     assert_values(ours, case.definition, inputs, cotangents)

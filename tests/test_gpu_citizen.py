@@ -9,7 +9,7 @@ import torch
 
 import ntensor
 from cases import PUBLIC, REGISTERED, Maker
-from comparison import assert_values
+from comparison import assert_values, in_tuple
 from gpu_tools import (
     each_backend,
     each_dtype,
@@ -81,7 +81,7 @@ def test_graph_capture_and_replay(case, backend, dtype, device):
     function = functools.partial(case.function, backend=backend)
     held = [moved(t, device) for t in case.inputs(dtype, requires_grad=False)]
     outputs = function(*held)
-    shapes = outputs if isinstance(outputs, tuple) else (outputs,)
+    shapes = in_tuple(outputs)
     grads = [torch.ones_like(output) for output in shapes]
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))

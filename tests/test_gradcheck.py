@@ -7,6 +7,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from backends import each_backend_often
 from cases import PUBLIC
+from comparison import in_tuple
 
 pytestmark = [each_backend_often, pytest.mark.parametrize("case", PUBLIC, ids=str)]
 
@@ -48,7 +49,7 @@ def test_third_derivative(case, backend):
 
     def gradient(*tensors):
         outputs = case.function(*tensors, backend=backend)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        outputs = in_tuple(outputs)
         total = sum((o * (1 + i)).pow(3).sum() for i, o in enumerate(outputs))
         return torch.autograd.grad(total, tensors, create_graph=True)
 

@@ -8,7 +8,8 @@ import sys
 import pytest
 import torch
 
-import ntensor
+import ntensor.info
+from ntensor import backends
 from ntensor.backends.native import simd_level
 
 OPERATIONS = [
@@ -63,6 +64,18 @@ def test_reason_of_a_backend_that_cannot_serve(report):
 
 def test_automatic_choice(report):
     assert "cpu  native, then reference" in report
+    assert backends.order(torch.device("cuda", 0)) == ("triton", "native", "reference")
+    assert backends.order(torch.device("meta")) == ("reference",)
+
+
+def test_a_plan_is_explained(capsys):
+    sizes = ["--n", "512", "--k-x", "1", "--extents", "512", "512"]
+    ntensor.info.main(["--explain", "synthesis_projection", *sizes])
+    assert "1 hoisted" in capsys.readouterr().out
+    for wrong in (["rotation", *sizes], ["synthesis_projection", "--n", "512"]):
+        with pytest.raises(SystemExit):
+            ntensor.info.main(["--explain", *wrong])
+        assert "got" in capsys.readouterr().err
 
 
 def test_import_does_no_work():

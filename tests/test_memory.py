@@ -9,7 +9,7 @@ import torch
 
 import definitions
 import ntensor
-from allocations import allocations
+from side_by_side import allocations
 
 PIECES = 4096  # bytes of small host-side tensors that a call may take beside its scratch
 

@@ -23,12 +23,23 @@ ELEMENTS = 1 << 12
 LARGE = 1 << 40  # bytes of scratch, were they there: nothing runs in a wrong call
 MATRIX = "matrix"  # stands for (address, row stride, column stride)
 JOBS = {
-    "projection": ("dtype", "n", "factors", "address", "k_x", "address", "address or 0", "split"),
+    "projection": (
+        "dtype",
+        "n",
+        "factors",
+        "address",
+        "k_x",
+        "address",
+        "address or 0",
+        "split",
+        "stack",
+    ),
     "projection_factor_grads": (
         *("dtype", "n", "factors", "grads", "stride", "address", "k_x", MATRIX, MATRIX, "split"),
+        "stack",
     ),
     "projection_core_grad": (
-        *("dtype", "n", "factors", "k_x", MATRIX, MATRIX, "address", "flag", "split"),
+        *("dtype", "n", "factors", "k_x", MATRIX, MATRIX, "address", "flag", "split", "stack"),
     ),
     "synthesis": ("dtype", "n", "factors", "address"),
     "synthesis_grads": ("dtype", "n", "factors", "grads", "stride", MATRIX),
@@ -72,6 +83,10 @@ WRONG = {
     "stride": (None, "x", 1.5),
     "address or 0": (None, 1.5),
     "flag": ("x", []),
+    "stack": (
+        *((0, 1), (1, 2), (-1, 1), (1 << 48, 1), (1 << 40, 1 << 17), (3, 0), (3, 1 << 40)),
+        *((), (1,), (1, 1, 1), (1.5, 1), (1, None), "11", 1, None),
+    ),
     "split": (
         *((-1, 0, 0, 0), (2, 0, 0, 0), (3, 0, 1, 0), (-(1 << 31), 0, 0, 0), (1 << 31, 0, 0, 0)),
         *((), (1, 0, 0), (1, 0, 0, 0, 0), (1.0, 0, 0, 0), (1, None, 0, 0), "1000", 1, None),
@@ -90,6 +105,8 @@ def legal(name, kind, buffers, sizes, source):
         return next(buffers)
     if kind == "split":
         return source.choice(SPLITS[name])
+    if kind == "stack":
+        return source.choice(((1, 1), (3, 1), (3, 2)))
     return {"dtype": 0, "n": 4, "k_x": 5, "K": 6, "layout": 0, "stride": 8, "flag": False}[kind]
 
 
@@ -143,7 +160,9 @@ def scratch_of_any_size(source):
         )
     )
     threads = source.choice((0, 1, 2, 64))
-    return name, ((level, threads), dtype, n, factors, *sizes, split, 0, -1)
+    problems = source.choice((1, 2, 1 << source.randrange(60)))
+    stack = (problems, source.choice((1, 2, 64)))
+    return name, ((level, threads), dtype, n, factors, *sizes, split, stack, 0, -1)
 
 
 def main(calls, seed):

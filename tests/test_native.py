@@ -11,7 +11,7 @@ import definitions
 import ntensor
 from backends import each_backend, each_dtype, each_kernel, each_kernel_on
 from cases import REGISTERED, Maker
-from comparison import assert_matches_definition, evaluate
+from comparison import assert_matches_definition, evaluate, in_tuple
 from layouts import make
 from ntensor.backends.native import force_simd_level, simd_level
 
@@ -186,7 +186,7 @@ def test_guard_bands(registered, dtype, guarded_allocations):
             arguments = sample(Maker(dtype, layout, False, seed=number), 5)
             results = registered.op(*arguments, "native")
             results = arguments[0] if results is None else results
-            for result in results if isinstance(results, tuple) else (results,):
+            for result in in_tuple(results):
                 assert torch.isfinite(result).all()
     if not registered.name.endswith("_"):
         guarded_allocations()

@@ -11,6 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 import ntensor
 from backends import each_backend
 from cases import PUBLIC
+from comparison import in_tuple
 
 
 def reversed_memory(tensor):
@@ -66,7 +67,7 @@ def derivatives(case, backend, unpack, order=1):
     with saved_tensors_hooks(lambda tensor: tensor, unpack):
         inputs = case.inputs()
         outputs = case.function(*inputs, backend=backend)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        outputs = in_tuple(outputs)
         loss = sum(torch.sin(torch.arange(x.numel()).view(x.shape)).mul(x).sum() for x in outputs)
         grads = torch.autograd.grad(loss, inputs, create_graph=order == 2, allow_unused=True)
         if order == 1:
@@ -114,7 +115,7 @@ def test_something_else(case, backend, unpack):
     inputs = case.inputs()
     with saved_tensors_hooks(lambda tensor: tensor, unpack):
         outputs = case.function(*inputs, backend=backend)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    outputs = in_tuple(outputs)
     names = OF_THE_LIBRARY[case.name.split("-")[0]]
     said = rf"^({names}): .* was saved .* came back"
     if case.name == "mttkrp-weights":
@@ -232,7 +233,7 @@ def test_a_strange_cotangent(case, backend, change):
     def gradients():
         inputs = case.inputs()
         outputs = case.function(*inputs, backend=backend)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        outputs = in_tuple(outputs)
         changed = [Cotangent.apply(x, change) for x in outputs]
         loss = sum(torch.sin(torch.arange(x.numel()).view(x.shape)).mul(x).sum() for x in changed)
         return torch.autograd.grad(loss, inputs, allow_unused=True)

@@ -9,7 +9,8 @@ import torch
 
 import cuda_shim
 import ntensor
-from allocations import allocations
+from comparison import in_tuple
+from side_by_side import allocations
 
 OPS = torch.ops.ntensor
 CPU = torch.device("cpu")
@@ -58,7 +59,7 @@ def calls(operation, n, sizes, k_x, dtype, backend):
 def beside_results(call):
     """The peak of what a call allocates, over the bytes that it returns."""
     results = call()
-    results = results if isinstance(results, tuple) else (results,)
+    results = in_tuple(results)
     return allocations(call).peak - sum(result.nbytes for result in results)
 
 

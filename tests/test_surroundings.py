@@ -10,6 +10,7 @@ import torch
 
 from backends import each_backend
 from cases import PUBLIC
+from comparison import in_tuple
 
 
 @contextmanager
@@ -44,7 +45,7 @@ each_surrounding = pytest.mark.parametrize(
 def step(case, backend, inputs, grads):
     """Outputs, and gradients where they are recorded."""
     outputs = case.function(*inputs, backend=backend)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    outputs = in_tuple(outputs)
     if not torch.is_grad_enabled() or not outputs[0].requires_grad:
         return outputs
     return (*outputs, *torch.autograd.grad(outputs, inputs, grads, allow_unused=True))
@@ -56,7 +57,7 @@ def step(case, backend, inputs, grads):
 def test_results_stay(case, backend, surrounding):
     inputs = case.inputs(torch.float32)
     outputs = case.function(*inputs, backend="reference")
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    outputs = in_tuple(outputs)
     grads = [torch.randn(x.shape) for x in outputs]
     expected = step(case, backend, inputs, grads)
     with surrounding():

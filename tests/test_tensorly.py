@@ -306,7 +306,7 @@ def test_each_thread_has_its_own_sweep():
 
 
 def test_own_tests_of_tensorly():
-    """A part of what `tests/tensorly_suite.py` runs; what is green alone is green with us."""
+    """A part of what `tools/tensorly_suite.py` runs; what is green alone is green with us."""
     found = tensorly_suite.run_ways(tensorly_suite.WAYS, list(SUBSET))
     assert not tensorly_suite.broken(found), found["ntensor"]["output"][-4000:]
     assert all(found["ntensor"]["served"].values())

@@ -12,14 +12,11 @@ from torch.utils.checkpoint import checkpoint
 import ntensor
 from backends import each_backend_often, each_dtype
 from cases import PUBLIC, REGISTERED, Maker
+from comparison import in_tuple
 from tolerances import DTYPES
 
 each_case = pytest.mark.parametrize("case", PUBLIC, ids=str)
 each_registered = pytest.mark.parametrize("registered", REGISTERED, ids=str)
-
-
-def in_tuple(outputs):
-    return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def loss_of(function):

@@ -17,9 +17,9 @@ from harness.machine import ForeignLoad, PeakMemory
 from harness.problem import TOLERANCE, khatri_rao
 from harness.timing import HostClock, Step, Timed, interleave, rank
 from ntensor.faces.configuration import Configuration
+from ntensor.faces.configuration.presets import paper, tiny
 from ntensor.faces.networks.light_cnn import LightCNN
 from ntensor.faces.networks.model import build
-from ntensor.faces.presets import paper, tiny
 from ntensor.faces.training.objective import ImageAdversary, TrainingStep
 from rivals import forms
 from rivals.functions import HoistedMatmul, ProductMatmul

@@ -11,6 +11,7 @@
 #include "api.h"
 #include "build_info.h"
 #include "direct.h"
+#include "parallel.h"
 
 namespace py = pybind11;
 
@@ -39,6 +40,11 @@ struct Cpu {
     template <class Job>
     static void run(const Context& context, const Job& job) {
         table(std::get<0>(context)).entry<Job>().run(job);
+    }
+    // Calls body(t) for each t in [0, workers) at the same time.
+    template <class Body>
+    static void at_once(int workers, const Body& body) {
+        parallel_for_threads(workers, body);
     }
 };
 

@@ -145,33 +145,31 @@ private:
             S* to = row + p;
             if (columns_ - p < width) {
                 T sums[Rows * width];
-                tile<T, Rows, square_tile, Prefetch::none>(
-                    in, each_vector<T>([to = sums](int i, int c, Vector<T> sum) {
-                        store(to + i * width + c, sum);
-                    }));
+                tile_in_place<T, Rows, square_tile, Prefetch::none>(
+                    in,
+                    [to = sums](int i, int c, Vector<T> sum) { store(to + i * width + c, sum); });
                 const int64_t count = columns_ - p;
                 for (int i = 0; i < Rows; ++i) finish_row(sums + i * width, to + i * K, count);
             } else if (plan_.past_caches) {
                 if constexpr (sizeof(S) == sizeof(T)) {
-                    tile<T, Rows, square_tile, Prefetch::none>(
-                        in, each_vector<T>([to, K](int i, int c, Vector<T> sum) {
+                    tile_in_place<T, Rows, square_tile, Prefetch::none>(
+                        in, [to, K](int i, int c, Vector<T> sum) {
                             store_past_caches(to + i * K + c, sum);
-                        }));
+                        });
                 }
             } else if (add_) {
                 for (int i = 0; i < Rows; ++i) {
                     for (int c = 0; c < square_tile; ++c)
                         __builtin_prefetch(to + i * K + c * lanes<T>, 1);
                 }
-                tile<T, Rows, square_tile, Prefetch::none>(
-                    in, each_vector<T>([to, K](int i, int c, Vector<T> sum) {
+                tile_in_place<T, Rows, square_tile, Prefetch::none>(
+                    in, [to, K](int i, int c, Vector<T> sum) {
                         store_narrowed(to + i * K + c, load_widened(to + i * K + c) + sum);
-                    }));
+                    });
             } else {
-                tile<T, Rows, square_tile, Prefetch::none>(
-                    in, each_vector<T>([to, K](int i, int c, Vector<T> sum) {
-                        store_narrowed(to + i * K + c, sum);
-                    }));
+                tile_in_place<T, Rows, square_tile, Prefetch::none>(
+                    in,
+                    [to, K](int i, int c, Vector<T> sum) { store_narrowed(to + i * K + c, sum); });
             }
         }
     }

@@ -84,13 +84,12 @@ __attribute__((always_inline)) inline void finish_with(const V (&acc)[Rows][Vect
     finish(sums);
 }
 
-// Never inlined: it needs every register for itself.
-template <class T, int Rows, int Vectors, Prefetch Ahead, class Finish>
-__attribute__((noinline)) void tile(TileInput<T> in, Finish finish) {
+// acc[i][c] += the products of the tile; Pinned: each sum stays in its register.
+template <class T, int Rows, int Vectors, Prefetch Ahead, bool Pinned>
+__attribute__((always_inline)) inline void add_products(const TileInput<T>& in,
+                                                        Vector<T> (&acc)[Rows][Vectors]) {
     constexpr int V = lanes<T>;
     constexpr int64_t line = 64 / sizeof(T);
-    // Aligned, since a template's argument has the vector's own alignment.
-    alignas(vector_bytes) Vector<T> acc[Rows][Vectors] = {};
     const T* a = in.a;
     const T* b = in.b;
     const T* next_b = in.next_b;
@@ -117,14 +116,35 @@ __attribute__((noinline)) void tile(TileInput<T> in, Finish finish) {
 #pragma GCC unroll 4
                 for (int c = 0; c < Vectors; ++c) {
                     acc[i][c] += scale * row[c];
-                    stay_in_register(acc[i][c]);
+                    if constexpr (Pinned) stay_in_register(acc[i][c]);
                 }
             }
             a += in.a_step;
             b += in.b_step;
         }
     }
+}
+
+// Never inlined: it needs every register for itself.
+template <class T, int Rows, int Vectors, Prefetch Ahead, class Finish>
+__attribute__((noinline)) void tile(TileInput<T> in, Finish finish) {
+    // Aligned, since a template's argument has the vector's own alignment.
+    alignas(vector_bytes) Vector<T> acc[Rows][Vectors] = {};
+    add_products<T, Rows, Vectors, Ahead, true>(in, acc);
     finish_with(acc, finish);
+}
+
+// The same in the caller's own code, for loops over many shallow tiles, where the call would count;
+// finish(i, c, sums) takes one vector at a time, c its first column.
+template <class T, int Rows, int Vectors, Prefetch Ahead, class Finish>
+__attribute__((always_inline)) inline void tile_in_place(const TileInput<T>& in, Finish finish) {
+    alignas(vector_bytes) Vector<T> acc[Rows][Vectors] = {};
+    add_products<T, Rows, Vectors, Ahead, false>(in, acc);
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+        for (int c = 0; c < Vectors; ++c) finish(i, c * lanes<T>, acc[i][c]);
+    }
 }
 
 // A `finish` that calls body(i, c, sums) for each row i and each vector, c its first column.

@@ -29,6 +29,11 @@ struct Cuda {
         cuda::Session session(call, false);
         cuda::run(job, session);
     }
+    // One problem after another, in the order of the stream.
+    template <class Body>
+    static void at_once(int workers, const Body& body) {
+        for (int t = 0; t < workers; ++t) body(t);
+    }
 
 private:
     template <class Job>

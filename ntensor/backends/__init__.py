@@ -2,13 +2,13 @@
 
 A backend is a package in this folder. Its `why_not(operation, device, dtype)` answers None where it
 can serve, else the reason in words; its modules hold one function an operation, of the operation's
-name and arguments. `choice.py` holds the order of the automatic choice.
+name and arguments.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 import sys
 from collections.abc import Callable
 from types import TracebackType
@@ -16,10 +16,16 @@ from typing import Any
 
 import torch
 
-from ntensor.backends import choice
 from ntensor.backends.override import Override, Overrides
 
 BACKENDS = ("native", "triton", "reference")
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+# The automatic choice, by the type of the device: the order in which backends are asked. Triton
+# serves CPUs in its interpreter alone, so only where it is forced. On GPUs it comes first, since no
+# measurement shows the compiled core to be faster there.
+_ORDER = {"cpu": ("native", "reference"), "cuda": ("triton", "native", "reference")}
 
 # Global, because torch.compile guards on it; it does not on a thread-local or a ContextVar.
 forced = Overrides()
@@ -77,8 +83,28 @@ def requested(backend: str | None) -> str | None:
 
 def why_not(backend: str, operation: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """The reason why `backend` cannot serve `operation` on `device` in `dtype`; None if it can."""
+    if dtype not in DTYPES:
+        return f"it serves {', '.join(map(str, DTYPES))}, not {dtype}"
     reason: str | None = _package(backend).why_not(operation, device, dtype)
     return reason
+
+
+def order(device: torch.device) -> tuple[str, ...]:
+    """The backends that serve a device without a request, in the order in which they are asked."""
+    return _ORDER.get(device.type, ("reference",))
+
+
+def ask(
+    backend: str, stem: str, operation: str, device: torch.device, dtype: torch.dtype
+) -> Callable[..., Any] | str:
+    """The function of `operation` in the module `stem` of a backend, or why it cannot serve."""
+    reason = why_not(backend, operation, device, dtype)
+    if reason is not None:
+        return reason
+    name = f"{__name__}.{backend}.{stem}"
+    module = importlib.import_module(name) if importlib.util.find_spec(name) else None
+    found: Callable[..., Any] | None = getattr(module, operation, None)
+    return "it does not have this operation" if found is None else found
 
 
 @functools.cache
@@ -90,42 +116,13 @@ def implementation(
     Raises:
         RuntimeError: naming every backend that was asked and its reason, where none can serve.
     """
-    if backend is not None:
-        return _first(stem, operation, device, dtype, (backend,), "the forced backend cannot serve")
-    failed = "no backend can serve"
-    if device.type != "cuda":
-        names = choice.ON_CPU if device.type == "cpu" else choice.ELSEWHERE
-        return _first(stem, operation, device, dtype, names, failed)
-    rows = choice.rows(operation, choice.family(device), dtype)
-
-    @functools.cache
-    def chosen(names: tuple[str, ...]) -> Callable[..., Any]:
-        return _first(stem, operation, device, dtype, names, failed)
-
-    def by_sizes(*arguments: Any) -> Any:
-        names, _ = choice.order(rows, choice.sizes_of(operation, arguments))
-        return chosen(names)(*arguments)
-
-    return by_sizes if rows else chosen(choice.ON_GPU)
-
-
-def _first(
-    stem: str,
-    operation: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    names: tuple[str, ...],
-    failed: str,
-) -> Callable[..., Any]:
-    """The function of the first backend in `names` that can serve."""
     reasons = []
-    for name in names:
-        reason = why_not(name, operation, device, dtype)
-        if reason is None:
-            module = importlib.import_module(f"{__name__}.{name}.{stem}")
-            function: Callable[..., Any] = getattr(module, operation)
-            return function
-        reasons.append(f"{name}: {reason}")
+    for name in order(device) if backend is None else (backend,):
+        answer = ask(name, stem, operation, device, dtype)
+        if not isinstance(answer, str):
+            return answer
+        reasons.append(f"{name}: {answer}")
+    failed = "no backend can serve" if backend is None else "the forced backend cannot serve"
     raise RuntimeError(f"ntensor.{operation}: {failed} {dtype} on {device} ({'; '.join(reasons)})")
 
 

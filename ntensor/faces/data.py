@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .launch import launch
+from .common.launch import launch
 
 if __name__ == "__main__":
     launch("ntensor.faces.data")
@@ -21,10 +21,11 @@ from ntensor.faces.datasets.storage import ShardWriter, write_statistics
 from ntensor.faces.datasets.stored import StoredFaces, check
 from ntensor.faces.morphable.face_models import load_face_model
 
-from . import extras
-from .command import command
-from .entries import Positive, Seed, Within, Workers, check_arguments
-from .media import sheet
+from .common import extras
+from .common.command import command
+from .configuration.entries import Positive, Seed, Within, Workers, check_arguments
+from .writing import sheet
+from .writing.files import check_writable
 
 Side = Annotated[int, Within(8, 2048)]
 Tiles = Annotated[int, Within(1, 1000)]
@@ -143,10 +144,11 @@ def sheet_command(
         count = min(count, faces.count)
     else:
         faces = GeneratedFaces(load_face_model(face_model), split, size, seed)
+    check_writable(out.parent)
     chosen = torch.arange(count)
     batches = [faces.batch(part) for part in chosen.split(16)]
     if maps:
-        pictures, columns = torch.cat([sheet.maps_of(b) for b in batches]), len(sheet.SHOWN)
+        pictures, columns = torch.cat([sheet.stack_maps(b) for b in batches]), len(sheet.SHOWN)
     else:
         pictures = torch.cat([b["image"] for b in batches])
     sheet.save(out, sheet.tile(pictures, columns))

@@ -10,7 +10,7 @@ The page is served to this machine alone, and asks nothing of any other.
 
 from __future__ import annotations
 
-from .launch import launch
+from .common.launch import launch
 
 if __name__ == "__main__":
     launch("ntensor.faces.demo", "demo")
@@ -22,12 +22,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from . import extras
-from .command import command
-from .demo_parts import Demo
-from .errors import ConfigurationError
+from .common import extras
+from .common.command import command
+from .common.errors import ConfigurationError
 from .page.folder import Folder
 from .page.guard import Hosts
+from .page.parts import Demo
 
 
 def serve(
@@ -57,9 +57,9 @@ def serve(
             with Folder() as folder:
                 configure_gradio(folder)
                 extras.load("gradio", "demo")
-                from .page.server import server_of
+                from .page.server import make_server
 
-                server = server_of(demo, folder, Hosts(port, network))
+                server = make_server(demo, folder, Hosts(port, network))
                 print(f"http://127.0.0.1:{port} shows {run}; Ctrl-C ends it", flush=True)
                 server.run([listener])
         except KeyboardInterrupt:
@@ -89,17 +89,17 @@ def listen(address: str, port: int) -> socket.socket:
     """
     if not 0 < port < 65536:
         raise ConfigurationError(f"port must be 1 to 65535, got {port}")
-    found = socket.socket()
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        found.bind((address, port))
-        found.listen()
+        listener.bind((address, port))
+        listener.listen()
     except OSError as error:
-        found.close()
+        listener.close()
         raise ConfigurationError(
             f"port {port} cannot be used ({error.strerror}); --port chooses another"
         ) from error
-    return found
+    return listener
 
 
 @command

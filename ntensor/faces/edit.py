@@ -11,7 +11,7 @@ Example: python -m ntensor.faces.edit expression runs/faces --target photo.jpg
 
 from __future__ import annotations
 
-from .launch import launch
+from .common.launch import launch
 
 if __name__ == "__main__":
     launch("ntensor.faces.edit")
@@ -25,14 +25,19 @@ import tyro
 
 from ntensor.faces.editing.codes import Mask
 from ntensor.faces.media.images import save_image
-from ntensor.faces.media.inputs import pictures_of
-from ntensor.faces.media.run_inputs import Options, RunInputs, paired
-from ntensor.faces.media.sheet import tile
+from ntensor.faces.media.inputs import stack_pictures
+from ntensor.faces.runs.landmarks import find_landmarks
+from ntensor.faces.writing import grids
 
-from . import editing, extras
-from .command import command
-from .errors import ConfigurationError
-from .media import pictures, transfers, videos
+from . import editing
+from .common import extras
+from .common.command import command
+from .common.errors import ConfigurationError
+from .media import videos
+from .runs import transfers
+from .runs.opened import OpenedRun, Options, pair_faces
+from .writing.files import check_writable
+from .writing.sheet import tile
 
 Run = Annotated[Path, tyro.conf.Positional]
 Settings = Annotated[Options, tyro.conf.arg(name="")]
@@ -66,9 +71,9 @@ def expression(
     """
     if detail and warp:
         raise ConfigurationError("detail and warp are two ways to do it; got both")
-    found = RunInputs(run, options, "expression")
-    transfers.write(
-        found, "expression", target, source, out, transfers.Way(detail=detail, warp=warp)
+    opened = OpenedRun(run, options, "expression")
+    transfers.write_transfer(
+        opened, "expression", target, source, out, transfers.Way(detail=detail, warp=warp)
     )
 
 
@@ -98,9 +103,11 @@ def pose(
         follow: the identity's code follows the pose as far as it tells of it, by a regression over
             256 training pictures; without it, the paper's edit.
     """
-    found = RunInputs(run, options, "pose")
-    leak = found.leak if follow else None
-    transfers.write(found, "pose", target, source, out, transfers.Way(project, mask, leak))
+    opened = OpenedRun(run, options, "pose")
+    leak = opened.leak if follow else None
+    transfers.write_transfer(
+        opened, "pose", target, source, out, transfers.Way(project, mask, leak)
+    )
 
 
 def identity(
@@ -125,9 +132,11 @@ def identity(
         mask: as for pose.
         follow: as for pose.
     """
-    found = RunInputs(run, options, "identity")
-    leak = found.leak if follow else None
-    transfers.write(found, "identity", target, source, out, transfers.Way(mask=mask, leak=leak))
+    opened = OpenedRun(run, options, "identity")
+    leak = opened.leak if follow else None
+    transfers.write_transfer(
+        opened, "identity", target, source, out, transfers.Way(mask=mask, leak=leak)
+    )
 
 
 def light(
@@ -150,8 +159,8 @@ def light(
         out: folder for the pictures.
         detail: as for expression.
     """
-    found = RunInputs(run, options, "light")
-    transfers.write(found, "light", target, source, out, transfers.Way(detail=detail))
+    opened = OpenedRun(run, options, "light")
+    transfers.write_transfer(opened, "light", target, source, out, transfers.Way(detail=detail))
 
 
 def interpolate(
@@ -180,23 +189,26 @@ def interpolate(
     """
     if steps < 2:
         raise ConfigurationError(f"steps must be at least 2, got {steps}")
-    found = RunInputs(run, options, edit)
-    starts, ends = paired(found.read(first), found.read(second), "first", "second")
+    opened = OpenedRun(run, options, edit)
+    starts, ends = pair_faces(opened.read(first), opened.read(second), "first", "second")
+    check_writable(out)
     mask: Mask = "normals" if edit in ("pose", "identity") else "code"
     rows = []
     for start, end in zip(starts, ends, strict=True):
-        pair = found.encode([start, end])
+        pair = opened.encode([start, end])
         made = editing.interpolate(
-            found.model, pair[0], pair[1], edit, steps, project, mask, streams=False
+            opened.model, pair[0], pair[1], edit, steps, project, mask, streams=False
         )
-        rows.append(found.shown(made["image"]))
+        rows.append(opened.to_colours(made["image"]))
     stacked = torch.stack(rows, 1)  # (steps, pairs, 3, S, S)
-    shown = {"first": pictures_of(starts)}
+    shown = {"first": stack_pictures(starts)}
     shown |= {f"{k / (steps - 1):.2g}": images for k, images in enumerate(stacked)}
-    shown["second"] = pictures_of(ends)
-    pictures.save_grid(found.output(out / "figure.png"), shown, options.scale)
+    shown["second"] = stack_pictures(ends)
+    grids.save_grid(opened.check_output(out / "figure.png"), shown, options.scale)
     animated = [tile(step, len(rows)) for step in [*stacked, *stacked.flip(0)[1:-1]]]
-    videos.write(found.output(out / "interpolation.gif"), animated, options.scale, rate=8)
+    videos.write_film(
+        opened.check_output(out / "interpolation.gif"), animated, options.scale, rate=8
+    )
     print(f"{out}: figure.png, interpolation.gif; {edit}, {len(rows)} pairs, {steps} steps")
 
 
@@ -220,16 +232,17 @@ def grid(
         out: folder for the picture.
         edit: what is transferred.
     """
-    found = RunInputs(run, options, edit)
-    targets, sources = found.read(target), found.read(source)
-    given, taken = found.encode(targets), found.encode(sources)
+    opened = OpenedRun(run, options, edit)
+    targets, sources = opened.read(target), opened.read(source)
+    check_writable(out)
+    given, taken = opened.encode(targets), opened.encode(sources)
     blank = torch.ones(1, *targets[0].image.shape)
-    cells = [blank, pictures_of(sources)]
+    cells = [blank, stack_pictures(sources)]
     for row, face in enumerate(targets):
-        made = transfers.transferred(found, edit, given[row], taken, transfers.Way())
-        cells += [face.image[None], found.shown(made["image"])]
+        made = transfers.transfer(opened, edit, given[row], taken, transfers.Way())
+        cells += [face.image[None], opened.to_colours(made["image"])]
     picture = tile(torch.cat(cells), len(sources) + 1).float().permute(2, 0, 1) / 255
-    save_image(found.output(out / "grid.png"), transfers.enlarged(picture, options.scale))
+    save_image(opened.check_output(out / "grid.png"), transfers.enlarge(picture, options.scale))
     print(f"{out}: grid.png; {edit} of {len(sources)} sources on {len(targets)} targets")
 
 
@@ -267,40 +280,46 @@ def video(
     """
     if format == "mp4":
         extras.check("video")
-    found = RunInputs(run, options, "expression")
-    face = found.read([template])[0]
-    frames = videos.driving(found.inputs, drive, most)
-    fixed = found.encode([face])
+    opened = OpenedRun(run, options, "expression")
+    face = opened.read([template])[0]
+    frames = videos.read_driving_frames(opened.inputs, drive, most)
+    for folder in (out, out / "frames"):
+        check_writable(folder)
+    fixed = opened.encode([face])
     images, points = [], []
     for first in range(0, len(frames), 32):
         part = frames[first : first + 32]
-        driven = found.encode(part)
+        driven = opened.encode(part)
         if warp:
-            face_model = found.inputs.face_model
-            made, _, _ = editing.warped(found.model, face_model, face.image[None], fixed, driven)
+            face_model = opened.inputs.face_model
+            made, _, _ = editing.warp_expression(
+                opened.model, face_model, face.image[None], fixed, driven
+            )
         else:
-            made = editing.expression(found.model, fixed, driven, False)["image"]
-        images.append(found.shown(made))
-        points += videos.landmarks_of(found, part, driven)
+            made = editing.transfer_expression(opened.model, fixed, driven, False)["image"]
+        images.append(opened.to_colours(made))
+        points += find_landmarks(opened, part, driven)
     edited = torch.cat(images)
-    own = videos.landmarks_of(found, [face], fixed)[0]
-    warped = torch.stack([videos.warped(face.image, own, p) for p in points])
+    own = find_landmarks(opened, [face], fixed)[0]
+    warped = torch.stack([videos.warp_by_landmarks(face.image, own, p) for p in points])
     for number, image in enumerate(edited):
-        save_image(found.output(out / "frames" / f"{number:05d}.png"), image)
+        save_image(opened.check_output(out / "frames" / f"{number:05d}.png"), image)
     still = face.image.expand_as(edited)
-    columns = {"driving": pictures_of(frames), "expression": edited, "warped": warped}
+    columns = {"driving": stack_pictures(frames), "expression": edited, "warped": warped}
     columns["template"] = still
     beside = [tile(torch.stack(row), 4) for row in zip(*columns.values(), strict=True)]
-    videos.write(
-        found.output(out / f"video.{format}"),
+    videos.write_film(
+        opened.check_output(out / f"video.{format}"),
         [tile(i[None], 1) for i in edited],
         options.scale,
         rate,
     )
-    videos.write(found.output(out / f"side_by_side.{format}"), beside, options.scale, rate)
+    videos.write_film(
+        opened.check_output(out / f"side_by_side.{format}"), beside, options.scale, rate
+    )
     chosen = torch.linspace(0, len(frames) - 1, min(8, len(frames))).round().long()
     strip = {title: images[chosen] for title, images in columns.items()}
-    pictures.save_grid(found.output(out / "figure.png"), strip, options.scale)
+    grids.save_grid(opened.check_output(out / "figure.png"), strip, options.scale)
     origin = "given" if frames[0].landmarks is not None else "of the network"
     print(
         f"{out}: {len(frames)} frames/*.png, video.{format}, side_by_side.{format}, figure.png; "

@@ -15,7 +15,7 @@ spread, runs of different configurations beside each other.
 
 from __future__ import annotations
 
-from .launch import launch
+from .common.launch import launch
 
 if __name__ == "__main__":
     launch("ntensor.faces.evaluate")
@@ -27,12 +27,19 @@ from typing import Annotated, Any
 
 import tyro
 
+from ntensor.faces.configuration import from_file
+from ntensor.faces.evaluation.materials import Shared
+from ntensor.faces.evaluation.photographs import read_photographs
+from ntensor.faces.evaluation.pictures import read_stored
 from ntensor.faces.evaluation.report import Report
-from ntensor.faces.evaluation.run import Evaluation, Shared, evaluate, evaluate_pictures, report
+from ntensor.faces.evaluation.run import evaluate, evaluate_pictures, format_report
+from ntensor.faces.evaluation.settings import Evaluation
+from ntensor.faces.training.processes import choose_device
+from ntensor.faces.training.runs import load_run
 
-from .command import command
-from .errors import ConfigurationError, FacesError
-from .files import check_writable, write_text
+from .common.command import command
+from .common.errors import ConfigurationError, FacesError
+from .writing.files import check_writable, write_text
 
 
 def evaluate_runs(
@@ -81,10 +88,10 @@ def evaluate_all(
     if labels is not None and images is None:
         raise FacesError("labels are of photographs: wanted --images beside --labels, got none")
     out = runs[0] / "report" if out is None else out
-    check(runs, plain, intrinsic, settings)
+    check_runs(runs, plain, intrinsic, settings)
     baselines = [run for run in (plain, intrinsic) if run is not None]
     check_folders([*runs, *baselines], out)
-    own = own_pictures(runs[0], settings, images, labels, data)
+    own = evaluate_own_pictures(runs[0], settings, images, labels, data)
     shared = Shared(settings)
     target = Report(out, settings)
     written = []
@@ -94,21 +101,18 @@ def evaluate_all(
         path = run / "evaluation.json"
         write_text(path, json.dumps(measures, indent=1) + "\n")
         written.append(path)
-        print(report(measures), end="\n\n", flush=True)
-    for found, columns, name in own:
-        target.other(found, columns, name)
+        print(format_report(measures), end="\n\n", flush=True)
+    for of_pictures, columns, name in own:
+        target.add_other(of_pictures, columns, name)
     target.write(shared.of_run(runs[0]))
     return written + target.files
 
 
-def check(
+def check_runs(
     runs: Sequence[Path], plain: Path | None, intrinsic: Path | None, settings: Evaluation
 ) -> None:
     """Refuses what cannot be evaluated before anything is computed."""
-    from ntensor.faces.evaluation.run import load_run
-    from ntensor.faces.training.processes import device_of
-
-    device_of(settings.device)
+    choose_device(settings.device)
     for run in runs:
         load_run(run, settings.checkpoint)
     for option, baseline in (("plain", plain), ("intrinsic", intrinsic)):
@@ -131,24 +135,19 @@ def check_folders(runs: Sequence[Path], out: Path) -> None:
         check_writable(folder)
 
 
-def own_pictures(
+def evaluate_own_pictures(
     run: Path, settings: Evaluation, images: Path | None, labels: Path | None, data: Path | None
 ) -> list[tuple[dict[str, Any], dict[str, Any], str]]:
     """Measures, sheets and their names for a user's photographs and data set."""
-    from ntensor.faces.evaluation.photographs import photographs
-    from ntensor.faces.evaluation.pictures import stored
-
-    from .configuration import from_file
-
-    found = []
+    evaluated = []
     size = from_file(run / "configuration.json").model.image_size
     if images is not None:
-        pictures, _ = photographs(images, labels, size)
-        found.append((*evaluate_pictures(run, pictures, settings), "photographs.png"))
+        pictures, _ = read_photographs(images, labels, size)
+        evaluated.append((*evaluate_pictures(run, pictures, settings), "photographs.png"))
     if data is not None:
-        pictures = stored(str(data), settings.batch_size, size)
-        found.append((*evaluate_pictures(run, pictures, settings), "data.png"))
-    return found
+        pictures = read_stored(str(data), settings.batch_size, size)
+        evaluated.append((*evaluate_pictures(run, pictures, settings), "data.png"))
+    return evaluated
 
 
 @command

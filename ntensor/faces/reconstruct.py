@@ -14,7 +14,7 @@ Example: python -m ntensor.faces.reconstruct runs/faces photo.jpg --landmarks ph
 
 from __future__ import annotations
 
-from .launch import launch
+from .common.launch import launch
 
 if __name__ == "__main__":
     launch("ntensor.faces.reconstruct")
@@ -24,22 +24,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
-from torch import Tensor
 
-from ntensor.faces.datasets.records import VALID
-from ntensor.faces.media.images import save_image
-from ntensor.faces.media.inputs import Face, pictures_of
-from ntensor.faces.media.run_inputs import Options, RunInputs, on_cpu
-from ntensor.faces.media.sheet import as_colours
-from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.runs.reconstruction import Reconstruction
+from ntensor.faces.writing import grids
 
-from . import editing
-from .command import command
-from .errors import ConfigurationError
-from .files import write_text
-from .media import meshes, pictures
+from .common.command import command
+from .runs.opened import OpenedRun, Options
+from .writing.files import check_writable, write_text
 
 _DEFAULT = Options()
 _DRAWN = 128
@@ -61,16 +53,19 @@ def reconstruct(
         out: folder for meshes and pictures.
         format: of the meshes.
     """
-    found = RunInputs(run, options)
-    given = found.read(faces)
-    made = Reconstruction(found, given)
-    for number in range(len(given)):
-        made.write(out / f"{number:03d}", number, format)
-    pictures.save_grid(found.output(out / "figure.png"), made.columns(), 1)
-    known = made.errors()
+    opened = OpenedRun(run, options)
+    given = opened.read(faces)
+    folders = [out / f"{number:03d}" for number in range(len(given))]
+    for folder in (out, *folders):
+        check_writable(folder)
+    made = Reconstruction(opened, given)
+    for number, folder in enumerate(folders):
+        made.write(folder, number, format)
+    grids.save_grid(opened.check_output(out / "figure.png"), made.make_columns(), 1)
+    known = made.measure_errors()
     if known:
         write_text(out / "errors.json", json.dumps(known, indent=1) + "\n")
-        print(report(known))
+        print(format_errors(known))
     names = ", ".join(f"{name}.{format}" for name in made.shapes)
     print(
         f"{out}: figure.png{', errors.json' if known else ''}; in 000 to {len(given) - 1:03d}: "
@@ -78,124 +73,7 @@ def reconstruct(
     )
 
 
-class Reconstruction:
-    """Shapes and maps of some faces.
-
-    Args:
-        found (RunInputs)
-        faces (sequence of Face)
-
-    Attributes:
-        shapes (dict): `decoder`, `coefficients` (and `truth` in figures) to vertices (n, V, 3) and
-            the face model whose triangles they have. Millimetres where the face model has them.
-        maps (dict): `texture`, `frontal_image`, `frontal_normal`, `normal` (n, 3, S, S), as far as
-            the network has them.
-
-    Raises:
-        ConfigurationError: the network has no 3D shape at all.
-        FacesError: there is no face model.
-    """
-
-    def __init__(self, found: RunInputs, faces: Sequence[Face]) -> None:
-        model = found.model
-        if "id_3dmm" not in model.configuration.targets:
-            raise ConfigurationError(
-                "a 3D face needs a network with identity and expression; the run's network is "
-                f'"{model.configuration.network}"'
-            )
-        self.found, self.faces = found, list(faces)
-        self.face_model = found.inputs.face_model
-        self.part = meshes.shape_model(self.face_model)
-        output = editing.decode(model, found.encode(faces))
-        self.output = on_cpu(output)
-        self.shapes: dict[str, tuple[Tensor, FaceModel]] = {}
-        if "shape" in output:
-            vertices = editing.vertices_of_stream(model, output).float().cpu()
-            wanted = len(self.part.mean)
-            if vertices.shape[1] != wanted:
-                raise ConfigurationError(
-                    f"the network's shape has {vertices.shape[1]} vertices, that of the face model "
-                    f"({self.face_model.source}) {wanted}"
-                )
-            self.shapes["decoder"] = (vertices, self.part)
-        vertices = editing.vertices_of_coefficients(model, output, self.face_model)
-        self.shapes["coefficients"] = (vertices, self.face_model)
-        self.maps = editing.frontal(self.output)
-        if "normal" in self.output:
-            self.maps["normal"] = self.output["normal"] * (self.output["mask"] > 0.5)
-        self.truth = self._truth()
-
-    def _truth(self) -> dict[int, Tensor]:
-        """True shapes (V_s, 3) of the faces that have one of the network's kind, by number."""
-        found = {}
-        for number, face in enumerate(self.faces):
-            if "shape" in face.truth and face.truth["valid"][0, VALID.index("shape")]:
-                shape = face.truth["shape"][0].view(-1, 3)
-                if len(shape) == len(self.part.mean):
-                    found[number] = shape
-        return found
-
-    def texture(self) -> Tensor | None:
-        """The frontal colours that the meshes are painted with."""
-        name = next((name for name in ("texture", "frontal_image") if name in self.maps), None)
-        return None if name is None else self.maps[name].clamp(0, 1)
-
-    def write(self, folder: Path, number: int, format: str) -> None:
-        """Writes meshes and maps of one face."""
-        picture = self.texture()
-        for name, (vertices, face) in self.shapes.items():
-            colours = None
-            if picture is not None:
-                rows = slice(number, number + 1)
-                colours = meshes.colours_of(vertices[rows], picture[rows])[0]
-            meshes.write(folder / f"{name}.{format}", vertices[number], face.triangles, colours)
-        for name, maps in self.maps.items():
-            save_image(self.found.output(folder / f"{name}.png"), as_colours(name, maps)[number])
-
-    def errors(self) -> dict[str, Any]:
-        """Errors of each face, rms over the vertices of the network's shape, beside the mean
-        face's; empty where no truth is known."""
-        if not self.truth:
-            return {}
-        rows, truth = list(self.truth), torch.stack(list(self.truth.values()))
-        chosen = self.face_model.shape_vertices
-        found = {"mean face": self.part.mean.expand_as(truth)}
-        for name, (vertices, face) in self.shapes.items():
-            found[name] = (vertices if face is self.part else vertices[:, chosen])[rows]
-        rms = {name: editing.shape_error(v, truth).tolist() for name, v in found.items()}
-        return {
-            "unit": "mm",
-            "face_model": self.face_model.source,
-            "faces": [self.faces[row].name for row in rows],
-            "rms": rms,
-        }
-
-    def columns(self) -> dict[str, Tensor]:
-        """The figure by titles: input, reconstruction, shapes from two sides, maps."""
-
-        def large(maps: Tensor) -> Tensor:
-            return torch.nn.functional.interpolate(maps, size=(_DRAWN, _DRAWN))
-
-        columns = {"input": large(pictures_of(self.faces))}
-        columns["reconstruction"] = large(self.output["image"].clamp(0, 1))
-        shapes = dict(self.shapes)
-        if len(self.truth) == len(self.faces):
-            shapes["truth"] = (torch.stack(list(self.truth.values())), self.part)
-        for name, (vertices, face) in shapes.items():
-            for angles in meshes.VIEWS:
-                side = "" if angles == meshes.VIEWS[0] else ", side"
-                columns[f"{name}{side}"] = meshes.draw(vertices, face, angles, _DRAWN)
-        picture = self.texture()
-        if picture is not None:
-            name, (vertices, face) = next(iter(self.shapes.items()))
-            colours = meshes.colours_of(vertices, picture)
-            columns["painted"] = meshes.draw(vertices, face, meshes.VIEWS[1], _DRAWN, colours)
-        for name, maps in self.maps.items():
-            columns[name] = large(as_colours(name, maps))
-        return columns
-
-
-def report(known: dict[str, Any]) -> str:
+def format_errors(known: dict[str, Any]) -> str:
     """Errors as text."""
     unit, rms = known["unit"], known["rms"]
     lines = [f"root of the mean squared distance of vertices, {unit}; {known['face_model']}"]

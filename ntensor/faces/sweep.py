@@ -26,7 +26,7 @@ run; the ablation's own come after them.
 
 from __future__ import annotations
 
-from .launch import launch
+from .common.launch import launch
 
 if __name__ == "__main__":
     launch("ntensor.faces.sweep")
@@ -40,11 +40,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from .command import command
-from .command_line import from_command_line
+from .common.command import command
+from .common.errors import ConfigurationError, FacesError
 from .configuration import Configuration
-from .entries import MOST_SEED, Count, Within, check_entries
-from .errors import ConfigurationError, FacesError
+from .configuration.command_line import read_command_line
+from .configuration.entries import MOST_SEED, Count, Within, check_entries
 from .training import checkpoint
 from .training.preparation import check_standing
 
@@ -119,21 +119,21 @@ def plan(sweep: Sweep, options: Sequence[str] = ()) -> tuple[list[Planned], list
         )
     if not sweep.seeds:
         raise ConfigurationError("seeds: wanted at least one, got none")
-    found, left_out = [], []
+    planned, left_out = [], []
     for seed in sweep.seeds:
         common = ["--preset", sweep.preset, *options]
         common += ["--training.steps", str(sweep.steps)] if sweep.steps else []
         common += ["--training.seed", str(seed), "--data.seed", str(seed)]
-        full, _ = from_command_line(common)
+        full, _ = read_command_line(common)
         for name in sweep.names or ABLATIONS:
             folder = sweep.out / f"{name}-s{seed}"
             words = (*common, *ABLATIONS[name], "--out", str(folder))
-            configuration, _ = from_command_line(words)
+            configuration, _ = read_command_line(words)
             if name != "full" and configuration == full:
                 left_out += [name] if name not in left_out else []
                 continue
-            found.append(Planned(folder, configuration, words))
-    return found, left_out
+            planned.append(Planned(folder, configuration, words))
+    return planned, left_out
 
 
 def run_to_its_end(command: Sequence[str]) -> int:

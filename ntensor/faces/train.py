@@ -7,7 +7,7 @@ SIGTERM save and leave, with the status 130 and 143. Several processes:
 
 from __future__ import annotations
 
-from .launch import launch
+from .common.launch import launch
 
 if __name__ == "__main__":
     launch("ntensor.faces.train")
@@ -17,15 +17,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ntensor.faces.training.processes import Processes, device_of
-from ntensor.faces.training.samples import sizes_of, sources
+from ntensor.faces.training.processes import Processes, choose_device
+from ntensor.faces.training.samples import open_sources, read_sizes
+from ntensor.faces.training.trainer import Trainer
 
 from . import verification
-from .command import command
-from .command_line import from_command_line
-from .configuration import Configuration, fitted, misfits, to_json
-from .errors import ConfigurationError
-from .training import Trainer
+from .common.command import command
+from .common.errors import ConfigurationError
+from .configuration import Configuration, find_misfits, fit_to_data, to_json
+from .configuration.command_line import read_command_line
 
 
 def train(configuration: Configuration, run: Path) -> str:
@@ -39,11 +39,11 @@ def train(configuration: Configuration, run: Path) -> str:
         FacesError: what its message says.
     """
     settings = configuration.training
-    device = device_of(settings.device)
+    device = choose_device(settings.device)
     weights = settings.verification_weights
     with Processes(device) as processes:
-        training, validation = sources(configuration.data, configuration.model.image_size)
-        wrong = misfits(configuration, sizes_of(training))
+        training, validation = open_sources(configuration.data, configuration.model.image_size)
+        wrong = find_misfits(configuration, read_sizes(training))
         if configuration.losses.verification and weights is None:
             wrong.append(
                 f"losses.verification is {configuration.losses.verification}, which needs "
@@ -55,7 +55,7 @@ def train(configuration: Configuration, run: Path) -> str:
         network = None
         if configuration.losses.verification and weights is not None:
             network = verification.load(weights)
-        configuration = fitted(configuration, sizes_of(training))
+        configuration = fit_to_data(configuration, read_sizes(training))
         if processes.leads:
             print(to_json(configuration), end="", flush=True)
         trainer = Trainer(configuration, run, training, validation, processes, network)
@@ -65,7 +65,7 @@ def train(configuration: Configuration, run: Path) -> str:
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    configuration, run = from_command_line(arguments)
+    configuration, run = read_command_line(arguments)
     outcome = train(configuration, run)
     if outcome != "finished":
         print(f"{outcome}: saved; the same command continues", file=sys.stderr)

@@ -7,7 +7,7 @@ cosine as a score for "same person".
 
 from __future__ import annotations
 
-from .launch import launch
+from .common.launch import launch
 
 if __name__ == "__main__":
     launch("ntensor.faces.verification")
@@ -24,15 +24,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ntensor.faces.networks.light_cnn import LightCNN
-from ntensor.faces.training.samples import Samples, sources
+from ntensor.faces.training.processes import choose_device
+from ntensor.faces.training.samples import Samples, open_sources
 from ntensor.faces.training.sampling import Updates
 
-from .command import command
+from .common.command import command
+from .common.errors import CheckpointError, DamagedData, FacesError, OutputError
 from .configuration import DataConfiguration
-from .entries import Device, Extent, ImageSize, Positive, Rate, Seed, Within, check_entries
-from .errors import CheckpointError, DamagedData, FacesError, OutputError
-from .files import LOCK, check_writable, locked, replacing
-from .reading import check_tensors, document, read_tensors
+from .configuration.entries import (
+    Device,
+    Extent,
+    ImageSize,
+    Positive,
+    Rate,
+    Seed,
+    Within,
+    check_entries,
+)
+from .reading import check_tensors, parse_document, read_tensors
+from .writing.files import LOCK, check_writable, locked, replacing
 
 Width = Annotated[float, Within(0, 16, above=True)]
 InputSize = Annotated[int, Within(16, 2048, multiple=16)]
@@ -172,7 +182,7 @@ def load(path: str | Path) -> LightCNN:
         tensors, notes = read_tensors(path)
         if "settings" not in notes:
             raise DamagedData(path, None, "no entry settings")
-        settings = document(notes["settings"], Settings, path)
+        settings = parse_document(notes["settings"], Settings, path)
         # Without memory, which damaged sizes could ask too much of.
         with torch.device("meta"):
             network = LightCNN(settings.width, settings.embedding, settings.input_size)
@@ -188,8 +198,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     import tyro
 
-    from ntensor.faces.training.processes import device_of
-
     settings = tyro.cli(
         VerificationConfiguration,
         prog="python -m ntensor.faces.verification",
@@ -197,8 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args=arguments,
     )
     out = settings.out
-    device = device_of(settings.device)
-    training, validation = sources(settings.data, settings.image_size)
+    device = choose_device(settings.device)
+    training, validation = open_sources(settings.data, settings.image_size)
     with locked(out, out.with_name(f".{out.name}{LOCK}")):
         if out.exists():
             raise OutputError(f"{out}: is there already; remove it, or choose another --out")

@@ -28,9 +28,12 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from ntensor.backends import DTYPES
 from ntensor.ops import MttkrpSweep, mttkrp, synthesis
-from ntensor.ops.checks import DTYPES
 from ntensor.ops.mttkrp_all import shared_modes
+
+from . import arrays
+from .arrays import ArraySweep, as_array, as_tensor, is_array
 
 # Marks the functions of this module among those that TensorLy dispatches to.
 _MARK = "_of_ntensor"
@@ -126,17 +129,23 @@ class _Sweeps(threading.local):
 
     def __init__(self) -> None:
         # The result of the last call, held by its caller alone, the mode, and what is kept.
-        self._last: tuple[weakref.ref[Tensor], int, MttkrpSweep] | None = None
+        self._last: tuple[weakref.ref[Any], int, MttkrpSweep] | None = None
 
-    def mttkrp(
-        self, tensor: Tensor, factors: Sequence[Tensor], mode: int, weights: Tensor | None
-    ) -> Tensor:
+    def mttkrp(self, given: Any, factors: Sequence[Any], mode: int, weights: Any) -> Any:
         caller = _decomposition()
-        shared = shared_modes(tensor.shape, factors[mode - 1].shape[1])
+        shared = shared_modes(given.shape, factors[mode - 1].shape[1])
         # Whether a later mode of this sweep shares a product with this one.
         more = caller is not None and mode < shared - 1
-        sweep = self._begun_by(caller, mode) or MttkrpSweep(tensor if more else None)
-        result = sweep(tensor, factors, mode, weights)
+        sweep = self._begun_by(caller, mode)
+        if isinstance(sweep, ArraySweep) and sweep.array() is not given:
+            sweep = None
+        if sweep is None and more and is_array(given):
+            sweep = ArraySweep(given)
+        elif sweep is None:
+            sweep = MttkrpSweep(given if more else None)
+        tensor, *matrices = map(as_tensor, (given, *factors))
+        result = sweep(tensor, matrices, mode, as_tensor(weights))
+        result = as_array(result) if is_array(given) else result
         self._last = (weakref.ref(result), mode, sweep) if more else None
         return result
 
@@ -174,14 +183,16 @@ def _mttkrp_of(theirs: Callable[..., Any], sweeps: _Sweeps | None) -> Callable[.
         if (
             sweeps is not None
             and not torch.compiler.is_compiling()
-            and tensor.is_contiguous()
+            and _is_contiguous(tensor)
             and _fits(tensor, factors, mode)
         ):
             return sweeps.mttkrp(tensor, factors, mode, weights)
         # The modes in the order in which they lie in memory, the slowest first.
         order = _memory_order(tensor)
-        factors = [None if place == mode else factors[place] for place in order]
-        return mttkrp(tensor.permute(order), factors, order.index(mode), weights)
+        others = [None if place == mode else as_tensor(factors[place]) for place in order]
+        permuted = as_tensor(tensor).permute(order)
+        result = mttkrp(permuted, others, order.index(mode), as_tensor(weights))
+        return as_array(result) if is_array(tensor) else result
 
     return unfolding_dot_khatri_rao
 
@@ -194,10 +205,11 @@ def _product_of(theirs: Callable[..., Any], _: _Sweeps | None) -> Callable[..., 
         left = _left(matrices, skip_matrix)
         if mask is not None or not _is_product(left, weights):
             return theirs(matrices, weights=weights, skip_matrix=skip_matrix, mask=mask)
-        factors = [matrix.T for matrix in left]
+        factors = [as_tensor(matrix).T for matrix in left]
         if weights is not None:
-            factors.insert(0, weights.unsqueeze(1))
-        return synthesis(*factors).T
+            factors.insert(0, as_tensor(weights).unsqueeze(1))
+        result = synthesis(*factors).T
+        return as_array(result) if is_array(left[0]) else result
 
     return khatri_rao
 
@@ -215,21 +227,22 @@ def _is_mttkrp(tensor: Any, weights: Any, factors: Any, mode: Any) -> bool:
     """Whether `ntensor.mttkrp` gives what TensorLy's own function would."""
     if not isinstance(factors, (list, tuple)) or type(mode) is not int:
         return False
-    if not _is_plain(tensor) or tensor.dim() < 2 or len(factors) != tensor.dim():
+    if not _is_plain(tensor) or tensor.ndim < 2 or len(factors) != tensor.ndim:
         return False
-    if not 0 <= mode < tensor.dim() or not tensor.permute(_memory_order(tensor)).is_contiguous():
+    if not 0 <= mode < tensor.ndim or not _is_dense(tensor):
         return False
-    others = [place for place in range(tensor.dim()) if place != mode]
+    others = [place for place in range(tensor.ndim) if place != mode]
     if weights is not None and len(others) == 1:
         return False  # TensorLy's own does not apply the weights to a single matrix.
     given = [tensor, *(factors[place] for place in others)]
     if not _alike(given if weights is None else [*given, weights]):
         return False
-    rank = given[1].shape[-1] if given[1].dim() else 0
-    return all(
-        factors[place].dim() == 2 and tuple(factors[place].shape) == (tensor.shape[place], rank)
-        for place in others
-    ) and (weights is None or tuple(weights.shape) == (rank,))
+    rank = given[1].shape[-1] if given[1].ndim else 0
+    if weights is not None and tuple(weights.shape) != (rank,):
+        return False
+    if is_array(tensor) and not arrays.worth_mttkrp(tensor, rank, mode):
+        return False
+    return all(tuple(factors[place].shape) == (tensor.shape[place], rank) for place in others)
 
 
 def _fits(tensor: Tensor, factors: Sequence[Any], mode: int) -> bool:
@@ -243,7 +256,9 @@ def _is_product(matrices: Sequence[Any], weights: Any) -> bool:
     """Whether `ntensor.synthesis` gives what TensorLy's own Khatri-Rao product would."""
     if len(matrices) < 2 or not _alike(matrices if weights is None else [*matrices, weights]):
         return False
-    if any(matrix.dim() != 2 for matrix in matrices):
+    if any(matrix.ndim != 2 for matrix in matrices):
+        return False
+    if is_array(matrices[0]) and not arrays.worth_product(matrices):
         return False
     rank = matrices[0].shape[1]
     return all(matrix.shape[1] == rank for matrix in matrices) and (
@@ -252,7 +267,7 @@ def _is_product(matrices: Sequence[Any], weights: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    return (
+    return arrays.is_plain(value) or (
         type(value) in (Tensor, Parameter)
         and value.layout is torch.strided
         and value.dtype in DTYPES
@@ -261,14 +276,29 @@ def _is_plain(value: Any) -> bool:
 
 
 def _alike(values: Sequence[Any]) -> bool:
-    """Plain tensors of one dtype on one device."""
+    """Plain tensors of one dtype on one device, or arrays of one dtype."""
+    if is_array(values[0]):
+        return all(arrays.is_plain(value) and value.dtype == values[0].dtype for value in values)
     return all(map(_is_plain, values)) and all(
         value.dtype is values[0].dtype and value.device == values[0].device for value in values
     )
 
 
-def _memory_order(tensor: Tensor) -> list[int]:
+def _is_contiguous(tensor: Any) -> bool:
+    return bool(tensor.flags.c_contiguous if is_array(tensor) else tensor.is_contiguous())
+
+
+def _is_dense(tensor: Any) -> bool:
+    if _is_contiguous(tensor):
+        return True
+    order = _memory_order(tensor)
+    return _is_contiguous(tensor.transpose(order) if is_array(tensor) else tensor.permute(order))
+
+
+def _memory_order(tensor: Any) -> list[int]:
     """The dimensions by falling stride; of equal ones the order stays."""
-    if tensor.is_contiguous():
-        return list(range(tensor.dim()))
-    return sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    places = range(tensor.ndim)
+    if _is_contiguous(tensor):
+        return list(places)
+    strides = tensor.strides if is_array(tensor) else tensor.stride()
+    return sorted(places, key=strides.__getitem__, reverse=True)

@@ -8,7 +8,7 @@ import torch
 from torch.nn import Module
 from torch.nn.utils import parametrize
 
-from ntensor.ops import checks
+from ntensor.backends import DTYPES
 
 from .modules import Bilinear
 
@@ -43,7 +43,7 @@ def convert(model: Model) -> Model:
         'torch.nn.modules.linear'
     """
     for module in _layers(model, torch.nn.Bilinear):
-        if all(parameter.dtype in checks.DTYPES for parameter in module.parameters()):
+        if all(parameter.dtype in DTYPES for parameter in module.parameters()):
             _change_class(module, Bilinear)
     return model
 

@@ -165,4 +165,6 @@ class Bilinear(torch.nn.Bilinear):
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
         """`input1` (Tensor[..., k_1]), `input2` (Tensor[..., k_2]) to Tensor[..., out_features]."""
-        return ops.bilinear(input1, input2, self.weight, self.bias)
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return ops.bilinear(input1, input2, self.weight, self.bias)
+        return torch.nn.functional.bilinear(input1, input2, self.weight, self.bias)

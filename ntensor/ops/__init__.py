@@ -1,6 +1,5 @@
 """The operations: contracts, checks and autograd, one module an operation."""
 
-from .autograd import OPERATIONS
 from .bilinear import bilinear
 from .contract import contract
 from .einsum import EinsumPath, einsum, einsum_path
@@ -8,7 +7,6 @@ from .mttkrp import mttkrp
 from .mttkrp_all import MttkrpSweep, mttkrp_all
 from .projection import synthesis_projection, synthesis_projection_with_mean
 from .rotation import rotated_synthesis, rotation
-from .sharding import shard_when_imported
 from .synthesis import synthesis
 
 __all__ = [
@@ -26,6 +24,3 @@ __all__ = [
     "synthesis_projection",
     "synthesis_projection_with_mean",
 ]
-
-for _operation in OPERATIONS.values():
-    shard_when_imported(_operation)

@@ -15,11 +15,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from . import checks
-from .autograd import Operation
+from ntensor.backends._torch import (
+    are_functorch_transforms_active,
+    in_forward_mode,
+    is_in_ddp_forward,
+    will_execute,
+)
+
+from . import checks, derivatives
 from .dispatch import define, plain
+from .operation import Operation
 from .saved import save, unpack
 
 # Reading, adding and writing is one step among threads: a kernel runs without the interpreter's
@@ -50,15 +56,17 @@ def check_accumulation(operation: str, core: Tensor, cast: Tensor) -> bool:
     """Whether there is a gradient to accumulate; raises where it cannot be accumulated in place."""
     if not torch.is_grad_enabled():
         return False
-    if torch._C._are_functorch_transforms_active():
+    if are_functorch_transforms_active():
         raise _refusal(operation, "does not work under torch.func")
     if not core.requires_grad:
         return False
+    if checks.recorded():
+        raise _refusal(operation, "does not work under torch.jit.trace")
     if torch.compiler.is_compiling():
         raise _refusal(operation, "does not work under torch.compile or torch.export")
-    if forward_ad._current_level >= 0:
+    if in_forward_mode():
         raise _refusal(operation, "does not work under forward-mode differentiation")
-    if torch.nn.parallel.DistributedDataParallel._get_active_ddp_module() is not None:
+    if is_in_ddp_forward():
         raise _refusal(operation, "does not work under DistributedDataParallel")
     tensor = sys.modules.get("torch.distributed.tensor")
     if tensor is not None and isinstance(core, tensor.DTensor):
@@ -125,7 +133,7 @@ class _AccumulatingProjection(torch.autograd.Function):
         ctx.core_node = torch.autograd.graph.get_gradient_edge(core).node
         tensors = (values, *factors)
         save(ctx, tensors)
-        return operation.call_raw(tensors, (backend,), plain(tensors))
+        return operation.without_autograd(tensors, (backend,))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, grad_mean: Tensor | None = None) -> Any:
@@ -142,7 +150,7 @@ class _AccumulatingProjection(torch.autograd.Function):
                 add(core_grad, grad, grad_mean, factors, backend)
         cotangents = (grad, grad_mean)[: len(operation.returns)]
         needs = (False, *ctx.needs_input_grad[3:])
-        gradients = operation.first_order(tensors, (backend,), needs, cotangents)
+        gradients = derivatives.first_order(operation, tensors, (backend,), needs, cotangents)
         return (None, None, None, *gradients[1:])
 
 
@@ -151,9 +159,8 @@ def _is_asked(operation: str, anchor: Any, core: Any) -> bool:
 
     Without chosen inputs it runs for the whole graph, with the anchor; else never for the anchor.
     """
-    asked = torch._C._will_engine_execute_node
     try:
-        return bool(asked(anchor) or asked(core))
+        return bool(will_execute(anchor) or will_execute(core))
     except RuntimeError as error:
         raise _refusal(operation, "does not work with torch.autograd.grad for the core") from error
 
@@ -183,13 +190,11 @@ def core_grad_flops(
     return 2 * n * k_x * math.prod(extent for _, extent in factors)
 
 
-PROJECTION_CORE_GRAD_, _ADD_CORE_GRAD = define(
+PROJECTION_CORE_GRAD_, _ADD_CORE_GRAD, _ = define(
     "projection_core_grad_(Tensor(a!) core_grad, Tensor? grad, Tensor? grad_mean, "
     "Tensor[] factors, str? backend=None) -> ()",
     "projection",
     _check,
     _fake,
     lambda _, *shapes: core_grad_flops(*shapes),
-    operand=0,
-    mutated=0,
 )

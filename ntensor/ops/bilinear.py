@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+from torch.nn.functional import bilinear as torch_bilinear
+from torch.overrides import handle_torch_function
 
 from ntensor import backends
 
@@ -63,12 +65,17 @@ def bilinear(
             _check_bias(bias, weight.shape[0])
             return found + bias
     given = (input1, input2, weight) if bias is None else (input1, input2, weight, bias)
+    if checks.overrides_torch(given):
+        return torch_bilinear(input1, input2, weight, bias)
     if checks.overridden(given):
-        return torch.nn.functional.bilinear(input1, input2, weight, bias)
+        taken: Tensor = handle_torch_function(
+            bilinear, given, input1, input2, weight, bias, backend=backend
+        )
+        return taken
     checks.tensors("bilinear", _NAMES, given)
     if _is_torchs(given):
-        return torch.nn.functional.bilinear(input1, input2, weight, bias)
-    cast = checks.autocast(given)
+        return torch_bilinear(input1, input2, weight, bias)
+    cast = checks.autocast(given, widest=True)
     checks.alike("bilinear", _NAMES, cast)
     input1, input2, weight = cast[:3]
     if weight.dim() != 3:
@@ -100,9 +107,12 @@ def bilinear(
 
 
 def _is_torchs(given: tuple[Tensor, ...]) -> bool:
-    """Whether the operands have one dtype, which the kernels do not have."""
+    """Whether the operands have one dtype, which the kernels do not have, or `torch.jit.trace`
+    records: what it makes then needs torch alone."""
+    if checks.recorded():
+        return True
     dtype = given[0].dtype
-    return dtype not in checks.DTYPES and all(value.dtype is dtype for value in given)
+    return dtype not in backends.DTYPES and all(value.dtype is dtype for value in given)
 
 
 def _check_bias(bias: Tensor, k_x: int) -> None:

@@ -13,8 +13,13 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function
 
-DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+from ntensor.backends import DTYPES
+from ntensor.backends._torch import disabled_torch_function, is_any_autocast_enabled, tracing_state
+
+from .saved import cast
+
 LAYOUTS = ("column", "row")
 MOST_ELEMENTS = 1 << 48
 MOST_MULTIPLY_ADDS = 1 << 60
@@ -31,31 +36,53 @@ def tensors(operation: str, names: Sequence[str], values: Sequence[Any]) -> None
 
 
 def overridden(values: Sequence[Any]) -> bool:
-    """Whether a tensor type has a `__torch_function__` of its own, which torch's functions ask."""
-    if torch.compiler.is_compiling() or not torch.overrides.has_torch_function(tuple(values)):
+    """Whether a `__torch_function__`, of a value's type or of a mode, is to take the call."""
+    return not torch.compiler.is_compiling() and has_torch_function(values)
+
+
+def overrides_torch(values: Sequence[Any]) -> bool:
+    """Whether a type among them has a `__torch_function__` of its own, and may know a function of
+    torch that ours stands in for; the tracer of torch.fx records any function."""
+    if not overridden(values):
         return False
     usual = getattr(Tensor.__torch_function__, "__func__", None)
-    return any(
-        isinstance(value, Tensor)
-        and getattr(type(value).__torch_function__, "__func__", None) is not usual
-        for value in values
-    )
+    for value in values:
+        own = getattr(type(value), "__torch_function__", disabled_torch_function)
+        if own is disabled_torch_function or isinstance(value, torch.fx.Proxy):
+            continue
+        if getattr(own, "__func__", None) is not usual:
+            return True
+    return False
 
 
-def autocast(values: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The tensors in autocast's dtype where autocast is on; as for torch's own, float64 stays."""
-    if not torch._C._is_any_autocast_enabled():
+def recorded() -> bool:
+    """Whether `torch.jit.trace` records the call."""
+    return not torch.compiler.is_compiling() and tracing_state() is not None
+
+
+def autocast(values: Sequence[Tensor], *, widest: bool = False) -> Sequence[Tensor]:
+    """The tensors in autocast's dtype where autocast is on; as for torch's own, float64 stays.
+
+    Args:
+        widest: in float32 where one of them is, else as they are: what autocast makes of torch's
+            functions that take no lower precision.
+    """
+    if not is_any_autocast_enabled():
         return values
     device = values[0].device.type
-    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        return [
-            value.to(dtype)
-            if value.is_floating_point() and value.dtype is not torch.float64
-            else value
-            for value in values
-        ]
-    return values
+    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
+        return values
+    dtype = torch.get_autocast_dtype(device)
+    if widest:
+        if all(value.dtype is not torch.float32 for value in values):
+            return values
+        dtype = torch.float32
+    return [
+        cast(value, dtype)
+        if value.is_floating_point() and value.dtype is not torch.float64
+        else value
+        for value in values
+    ]
 
 
 def alike(operation: str, names: Sequence[str], values: Sequence[Tensor]) -> None:

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from . import checks
 
@@ -51,6 +52,9 @@ def contract(core: Tensor, z: Tensor, mode: int) -> Tensor:
         tensor([[27., 81.]])
     """
     operation = "contract"
+    if checks.overridden((core, z)):
+        taken: Tensor = handle_torch_function(contract, (core, z), core, z, mode)
+        return taken
     names = ("core", "z")
     checks.tensors(operation, names, (core, z))
     if not isinstance(mode, int):

@@ -12,18 +12,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import (
-    _are_functorch_transforms_active,
-    _dispatch_keys,
-    _get_tracing_state,
-    _is_any_autocast_enabled,
-    _len_torch_dispatch_stack,
-    _len_torch_function_stack,
-)
-from torch._C._autograd import _profiler_enabled
-from torch.autograd import forward_ad
 
 from ntensor import backends
+from ntensor.backends._torch import (
+    are_functorch_transforms_active,
+    count_dispatch_modes,
+    count_function_modes,
+    forward_ad,
+    is_any_autocast_enabled,
+    is_profiler_enabled,
+    keys_of,
+    tracing_state,
+)
 from ntensor.backends.native import library, plans
 
 from .dispatch import PLAIN_KEYS
@@ -70,15 +70,15 @@ def _set_up() -> bool:
         "torch": torch,
         "tensor": Tensor,
         "parameter": torch.nn.Parameter,
-        "dispatch_keys": _dispatch_keys,
+        "dispatch_keys": keys_of,
         "plain_keys": list(PLAIN_KEYS),
         "questions": [
-            _len_torch_dispatch_stack,
-            _len_torch_function_stack,
-            _get_tracing_state,
-            _is_any_autocast_enabled,
-            _profiler_enabled,
-            _are_functorch_transforms_active,
+            count_dispatch_modes,
+            count_function_modes,
+            tracing_state,
+            is_any_autocast_enabled,
+            is_profiler_enabled,
+            are_functorch_transforms_active,
         ],
         "overrides": [backends.forced, plans.forced_plan],
         "forced_level": library.forced_level,

@@ -5,25 +5,27 @@ The dispatcher of torch leads there; a plain eager call takes the direct way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import (
-    _dispatch_keys,
-    _get_tracing_state,
-    _is_any_autocast_enabled,
-    _len_torch_dispatch_stack,
-)
-from torch._C._autograd import _profiler_enabled
-from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
 from ntensor import backends
+from ntensor.backends._torch import (
+    arguments_of,
+    below_autograd,
+    count_dispatch_modes,
+    is_any_autocast_enabled,
+    is_profiler_enabled,
+    is_transformed,
+    keys_of,
+    plain_keys,
+    tracing_state,
+)
 
-from . import checks
-from .deferred import when_imported
+from . import checks, decomposition, late
 
 LIBRARY = torch.library.Library("ntensor", "DEF")
 
@@ -34,14 +36,12 @@ def define(
     check: Callable[..., None],
     fake: Callable[..., Any],
     flops: Callable[..., int],
-    *,
-    operand: int,
-    mutated: int | None = None,
-) -> tuple[Any, Callable[..., Any]]:
+    record: Callable[[Sequence[Any]], Any] | None = None,
+) -> tuple[Any, Callable[..., Any], Callable[..., Any]]:
     """Defines an operation whose last argument is `str? backend`, served by the chosen backend.
 
-    Returns the operation, and the function that it calls, once its arguments are checked, for
-    tensors in memory.
+    Returns the operation; the function that it calls, once its arguments are checked, for tensors
+    in memory; and the same in operations of torch.
 
     Args:
         check: of the operation's name and its arguments without `backend`; raises where a kernel
@@ -49,13 +49,29 @@ def define(
         fake: from the arguments without `backend`, empty outputs of the right shape.
         flops: from the shapes of these arguments, the floating-point operations, as
             `torch.utils.flop_counter.FlopCounterMode` counts them: two a multiply-add.
-        operand: the place of an argument that is a tensor or a list of them, and never None.
-        mutated: the place of a tensor that the operation writes to.
+        record: the operation on its arguments, recorded for autograd; None: it has no derivative.
     """
     name = schema.partition("(")[0]
     LIBRARY.define(schema)
-    raw = getattr(torch.ops.ntensor, name).default
-    arity = len(raw._schema.arguments) - 1
+    packet = getattr(torch.ops.ntensor, name)
+    raw = packet.default
+    arguments_in_schema = arguments_of(raw)
+    arity = len(arguments_in_schema) - 1
+    # The dispatcher lets None through where the schema has a tensor.
+    required = [
+        place for place, each in enumerate(arguments_in_schema) if str(each.type) == "Tensor"
+    ]
+    # A tensor, or a list of them, that is always given.
+    operand = next(
+        place
+        for place, each in enumerate(arguments_in_schema)
+        if str(each.type) in ("Tensor", "List[Tensor]")
+    )
+    written = [
+        place
+        for place, each in enumerate(arguments_in_schema)
+        if each.alias_info is not None and each.alias_info.is_write
+    ]
 
     def run(*arguments: Any) -> Any:
         # The dispatcher leaves out a trailing argument that equals its default.
@@ -66,28 +82,22 @@ def define(
         tensor = arguments[operand]
         if isinstance(tensor, list):
             tensor = tensor[0]
-        if mutated is not None and not arguments[mutated].is_inference():
-            torch.autograd.graph.increment_version(arguments[mutated])
+        for place in written:
+            if not arguments[place].is_inference():
+                torch.autograd.graph.increment_version(arguments[place])
         device = tensor.device
         serve = backends.implementation(stem, name, device, tensor.dtype, backend)
-        if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(device.type):
+        if is_any_autocast_enabled() and torch.is_autocast_enabled(device.type):
             # The operands have their dtype; a backend's own matrix products must keep to it.
             with torch.autocast(device.type, enabled=False):
                 return serve(*arguments)
         return serve(*arguments)
 
-    # The dispatcher lets None through where the schema has a tensor.
-    required = [
-        (place, argument.name)
-        for place, argument in enumerate(raw._schema.arguments)
-        if str(argument.type) == "Tensor"
-    ]
-
     def net(arguments: Sequence[Any], backend: str | None) -> None:
         backends.check_name(backend)
-        for place, argument in required:
+        for place in required:
             if arguments[place] is None:
-                checks.tensors(name, (argument,), (None,))
+                checks.tensors(name, (arguments_in_schema[place].name,), (None,))
         check(name, *arguments[:arity])
 
     def checked(*arguments: Any) -> Any:
@@ -98,32 +108,33 @@ def define(
         net(arguments, arguments[arity] if len(arguments) > arity else backend)
         return fake(*arguments[:arity])
 
-    for key in ("CPU", "CUDA"):
-        LIBRARY.impl(name, checked, key)
+    def differentiable(*arguments: Any) -> Any:
+        late.tell()
+        if record is not None and torch.is_grad_enabled() and _any_requires_grad(arguments):
+            return record(arguments)
+        with below_autograd():
+            return raw(*arguments)
+
+    for key, kernel in (("CPU", checked), ("CUDA", checked), ("Autograd", differentiable)):
+        LIBRARY.impl(name, kernel, key)
     torch.library.register_fake(f"ntensor::{name}", empty, lib=LIBRARY)
-
-    def count() -> None:
-        from torch.utils.flop_counter import register_flop_formula
-
-        @register_flop_formula(getattr(torch.ops.ntensor, name))
-        def formula(*shapes: Any, **_: Any) -> int:
-            return flops(*shapes[:arity])
-
-    when_imported("torch.utils.flop_counter", count)
-    return raw, run
+    late.count(packet, lambda *shapes, **_: flops(*shapes[:arity]))
+    decompose = decomposition.decomposition(stem, name, arity)
+    if not written:
+        decomposition.register(raw, decompose, empty)
+    return raw, run, decompose
 
 
-def _keys_of_memory() -> Iterator[int]:
-    """The dispatch keys of a tensor that is nothing but memory, on each device, as one number."""
-    keys = torch._C.DispatchKey
-    for device in ("CPU", "CUDA"):
-        inference = torch._C.DispatchKeySet(getattr(keys, device))
-        inference = inference.add(getattr(keys, f"Autocast{device}"))
-        yield inference.raw_repr()
-        yield inference.add(keys.ADInplaceOrView).add(getattr(keys, f"Autograd{device}")).raw_repr()
+def _any_requires_grad(arguments: Sequence[Any]) -> bool:
+    return any(
+        _any_requires_grad(each)
+        if isinstance(each, (list, tuple))
+        else isinstance(each, Tensor) and each.requires_grad
+        for each in arguments
+    )
 
 
-PLAIN_KEYS = frozenset(_keys_of_memory())
+PLAIN_KEYS = frozenset(plain_keys())
 
 
 def plain(tensors: Sequence[Tensor | None]) -> bool:
@@ -133,22 +144,22 @@ def plain(tensors: Sequence[Tensor | None]) -> bool:
     looks on, no autocast, no tracer, no profiler. It saves a third of a small step's host time.
     """
     if (
-        _len_torch_dispatch_stack()
+        count_dispatch_modes()
         or has_torch_function(tensors)
-        or _get_tracing_state()
-        or _is_any_autocast_enabled()
-        or _profiler_enabled()
+        or tracing_state()
+        or is_any_autocast_enabled()
+        or is_profiler_enabled()
     ):
         return False
     for tensor in tensors:
-        if tensor is not None and _dispatch_keys(tensor).raw_repr() not in PLAIN_KEYS:
+        if tensor is not None and keys_of(tensor).raw_repr() not in PLAIN_KEYS:
             return False
     return True
 
 
 def eager(tensors: Sequence[Tensor]) -> bool:
     """Whether they are plain and nothing differentiates or transforms them."""
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if is_transformed():
         return False
     if torch.is_grad_enabled():
         for tensor in tensors:

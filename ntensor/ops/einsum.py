@@ -10,11 +10,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
+
+from ntensor import backends
+from ntensor.backends import DTYPES
 
 from . import checks
+from .groups import GROUPED_PROJECTION
 from .mttkrp import in_memory_order, mttkrp, rows_of_mode
 from .projection import PROJECTION_CORE_GRAD, synthesis_projection
-from .synthesis import synthesis
+from .synthesis import SYNTHESIS
 
 # A label: a letter, or the place of a dimension of the ellipsis, counted from its last one.
 Labels = tuple[Any, ...]
@@ -24,8 +29,8 @@ class EinsumPath(NamedTuple):
     """How `einsum` computes an equation.
 
     Attributes:
-        kernel (str): `"synthesis_projection"`, `"mttkrp"`, `"projection_core_grad"`, `"synthesis"`
-            or `"torch.einsum"`.
+        kernel (str): `"synthesis_projection"`, `"mttkrp"`, `"projection_core_grad"`, `"synthesis"`,
+            `"grouped_projection"` or `"torch.einsum"`.
         reason (str): why `torch.einsum` serves; empty where a kernel does.
         saved_bytes (int): of the product of all matrices of all samples, which a chain of matrix
             products forms, and the kernel does not.
@@ -46,6 +51,7 @@ class _Form(NamedTuple):
         matrices: for each of `labels` the place of its matrix; None: it is in the output.
         scales: places of operands that have the labels of the samples alone.
         summed: whether the samples are summed over.
+        groups: labels that every term and the output has; the tensor is a core for each of them.
         terms, output: the labels of each operand and of the output.
     """
 
@@ -55,6 +61,7 @@ class _Form(NamedTuple):
     matrices: tuple[int | None, ...]
     scales: tuple[int, ...]
     summed: bool
+    groups: Labels
     terms: tuple[Labels, ...]
     output: Labels
 
@@ -73,6 +80,7 @@ def einsum(*arguments: Any) -> Tensor:
     | `"bi,bj,oij->bo"`, `"bi,bj,ijo->bo"`, `"bi,bj,ij->b"`, `"ijk,jr,kr->ir"` | `synthesis_projection`, `mttkrp` |
     | `"ir,jr,kr->ijk"`: a CP reconstruction, the gradient of a core | `projection_core_grad` |
     | `"bi,bj->bij"` | `synthesis` |
+    | `"big,bjg,oijg->bog"`: a core for each `g` | `grouped_projection` |
 
     Everything else goes to `torch.einsum` as it is; `einsum_path` says why. A core that is dense is
     read as it lies, permuted or not; another one, a slice or an expanded tensor, is copied once.
@@ -94,10 +102,11 @@ def einsum(*arguments: Any) -> Tensor:
         torch.Size([5, 4])
     """  # noqa: E501
     equation, operands = _in_words(arguments)
-    form = _recognise(equation, operands)
-    if isinstance(form, str):
-        return torch.einsum(*arguments)
-    return _Call(form, operands).compute()
+    if checks.overridden(operands) and not checks.overrides_torch(operands):
+        taken: Tensor = handle_torch_function(einsum, operands, *arguments)
+        return taken
+    call = _recognise(equation, operands)
+    return torch.einsum(*arguments) if isinstance(call, str) else call.compute()
 
 
 def einsum_path(*arguments: Any) -> EinsumPath:
@@ -116,33 +125,36 @@ def einsum_path(*arguments: Any) -> EinsumPath:
         EinsumPath(kernel='synthesis_projection', reason='', saved_bytes=120)
     """
     equation, operands = _in_words(arguments)
-    form = _recognise(equation, operands)
-    if isinstance(form, str):
-        return EinsumPath("torch.einsum", form, 0)
-    return _Call(form, operands).path()
+    call = _recognise(equation, operands)
+    return EinsumPath("torch.einsum", call, 0) if isinstance(call, str) else call.path()
 
 
 class _Call:
-    """A recognised equation and its operands."""
+    """A recognised equation and its operands, cast where autocast says so."""
 
     def __init__(self, form: _Form, operands: Sequence[Tensor]) -> None:
         self.form, self.terms, self.output = form, form.terms, form.output
-        self.operands = checks.autocast(operands)
+        self.operands = operands
         self.sizes = {
             label: size
             for term, operand in zip(form.terms, operands, strict=True)
             for label, size in zip(term, operand.shape, strict=True)
         }
         self.n = math.prod([self.sizes[label] for label in form.batch])
+        self.groups = math.prod([self.sizes[label] for label in form.groups])
 
     def compute(self) -> Tensor:
+        backend = backends.requested(None)
         if self.form.core is None:
+            first, *others = self.matrices(self.form.labels)
             if self.form.summed:
-                first, *others = self.matrices(self.form.labels)
-                result: Tensor = PROJECTION_CORE_GRAD((first, None, *others), None)
+                result: Tensor = PROJECTION_CORE_GRAD((first, None, *others), backend)
                 return self.in_order(result, self.form.labels)
-            y = synthesis(*self.matrices(self.form.labels))
-            return self.in_order(y, (*self.form.batch, *self.form.labels))
+            # The public function would cast to autocast's dtype.
+            result = SYNTHESIS((first, *others), backend)
+            return self.in_order(result, (*self.form.batch, *self.form.labels))
+        if self.form.groups:
+            return self.compute_groups(backend)
         core, order, mode = self.core()
         rest = self.rest(order)
         others = self.matrices([label for label in order if label not in rest])
@@ -153,8 +165,24 @@ class _Call:
             factors.insert(mode, None)
             return self.in_order(mttkrp(core, factors, mode), self.output)
         else:
-            x = rows_of_mode(core, others, mode, None)
+            x = rows_of_mode(core, others, mode, backend)
         return self.in_order(x, (*self.form.batch, *rest))
+
+    def compute_groups(self, backend: str | None) -> Tensor:
+        """Each group by its own core. These lie behind one another, so the tensor is copied where
+        its first labels in memory are not those of the groups and then of the output."""
+        assert self.form.core is not None
+        groups, rest = self.form.groups, self.rest(self.form.labels)
+        own = [label for label in self.form.labels if label not in rest]
+        labels = (*groups, *rest, *own)
+        core = _permuted(self.operands[self.form.core], self.terms[self.form.core], labels)
+        k_x = math.prod([self.sizes[label] for label in rest])
+        shape = (self.groups * k_x, *(self.sizes[label] for label in own))
+        core = core.reshape(shape).contiguous()
+        labels = (*groups, *self.form.batch, *rest)
+        # No groups are one group of no samples and no outputs.
+        x = GROUPED_PROJECTION((core, *self.matrices(own)), max(1, self.groups), backend)
+        return self.in_order(x, labels)
 
     def path(self) -> EinsumPath:
         own = [
@@ -166,25 +194,29 @@ class _Call:
         if self.form.core is None:
             kernel = "projection_core_grad" if self.form.summed else "synthesis"
             return EinsumPath(kernel, "", formed if self.form.summed else 0)
+        if self.form.groups:
+            return EinsumPath("grouped_projection", "", self.groups * formed)
         _, _, mode = self.core()
         return EinsumPath("mttkrp" if mode else "synthesis_projection", "", formed)
 
     def matrices(self, labels: Sequence[Any]) -> list[Tensor]:
         """Those of some labels, each `(n, k)`."""
         places = dict(zip(self.form.labels, self.form.matrices, strict=True))
-        found = [self.rows(places[label], (*self.form.batch, label)) for label in labels]
+        samples = (*self.form.groups, *self.form.batch)
+        found = [self.rows(places[label], (*samples, label)) for label in labels]
         for place in self.form.scales:
             extents = [matrix.shape[1] for matrix in found]
             smallest = extents.index(min(extents))
-            found[smallest] = found[smallest] * self.rows(place, self.form.batch)
+            found[smallest] = found[smallest] * self.rows(place, samples)
         return found
 
     def rows(self, place: int | None, labels: Labels) -> Tensor:
         """An operand as `(n, ...)`, `labels` its own in that order."""
         assert place is not None
         operand = _permuted(self.operands[place], self.terms[place], labels)
-        of_matrix = len(labels) > len(self.form.batch)
-        return operand.reshape(self.n, self.sizes[labels[-1]] if of_matrix else 1)
+        of_matrix = len(labels) > len(self.form.groups) + len(self.form.batch)
+        samples = self.groups * self.n
+        return operand.reshape(samples, self.sizes[labels[-1]] if of_matrix else 1)
 
     def rest(self, labels: Sequence[Any]) -> Labels:
         """Those of the tensor's labels that the output has."""
@@ -248,19 +280,23 @@ def _word(labels: Any) -> str:
     return "".join(letters)
 
 
-def _recognise(equation: str, operands: Sequence[Any]) -> _Form | str:
-    """The form, or why there is none."""
+def _recognise(equation: str, operands: Sequence[Any]) -> _Call | str:
+    """The call of a kernel, or why there is none."""
     if not all(isinstance(operand, Tensor) for operand in operands) or len(operands) < 2:
         return "a kernel takes two tensors or more"
-    if checks.overridden(operands):
+    if checks.overrides_torch(operands):
         return "an operand has a `__torch_function__` of its own"
+    if checks.recorded():
+        return "torch.jit.trace records the call"
     classify = _classify.__wrapped__ if torch.compiler.is_compiling() else _classify
     form = classify(equation, tuple(operand.dim() for operand in operands))
     if isinstance(form, str):
         return form
-    cast = checks.autocast(operands)
-    dtypes = {operand.dtype for operand in cast}
-    if len(dtypes) > 1 or not dtypes <= checks.DTYPES:
+    # A product without a sum is by elements, which autocast leaves in the widest dtype.
+    by_elements = form.core is None and not form.summed
+    operands = checks.autocast(operands, widest=by_elements)
+    dtypes = {operand.dtype for operand in operands}
+    if len(dtypes) > 1 or not dtypes.issubset(DTYPES):
         return "operands must have one dtype, float32, float64, bfloat16 or float16"
     if any(operand.device != operands[0].device for operand in operands):
         return "operands lie on several devices"
@@ -269,7 +305,7 @@ def _recognise(equation: str, operands: Sequence[Any]) -> _Form | str:
         for label, size in zip(term, operand.shape, strict=True):
             if sizes.setdefault(label, size) != size:
                 return f"the label {label} has several sizes"
-    return form
+    return _Call(form, operands)
 
 
 def _parse(equation: str, dims: tuple[int, ...]) -> tuple[tuple[Labels, ...], Labels]:
@@ -318,7 +354,11 @@ def _classify(equation: str, dims: tuple[int, ...]) -> _Form | str:
         form = _with_core(terms, output, core)
         if form is not None:
             return form
-    return _without_core(terms, output) or "it is no form of one tensor and matrices"
+    return (
+        _without_core(terms, output)
+        or _with_groups(terms, output)
+        or "it is no form of one tensor and matrices"
+    )
 
 
 def _with_core(terms: tuple[Labels, ...], output: Labels, core: int) -> _Form | None:
@@ -330,7 +370,19 @@ def _with_core(terms: tuple[Labels, ...], output: Labels, core: int) -> _Form | 
     if set(output) != rest | set(batch) or len(own) > checks.MOST_FACTORS:
         return None
     matrices = tuple(own.get(label) for label in terms[core])
-    return _Form(batch, core, terms[core], matrices, scales, False, terms, output)
+    return _Form(batch, core, terms[core], matrices, scales, False, (), terms, output)
+
+
+def _with_groups(terms: tuple[Labels, ...], output: Labels) -> _Form | None:
+    """A core for each value of the labels that stand everywhere."""
+    everywhere = set(output).intersection(*terms)
+    groups = tuple(label for label in output if label in everywhere)
+    inner = [tuple(label for label in term if label not in groups) for term in (*terms, output)]
+    for core in range(len(terms)) if groups else ():
+        form = _with_core(tuple(inner[:-1]), inner[-1], core)
+        if form is not None:
+            return form._replace(groups=groups, terms=terms, output=output)
+    return None
 
 
 def _without_core(terms: tuple[Labels, ...], output: Labels) -> _Form | None:
@@ -347,7 +399,7 @@ def _without_core(terms: tuple[Labels, ...], output: Labels) -> _Form | None:
     if summed and len(own) < 3:
         return None  # one matrix product
     matrices = tuple(own[label] for label in labels)
-    return _Form(batch, None, labels, matrices, scales, summed, terms, output)
+    return _Form(batch, None, labels, matrices, scales, summed, (), terms, output)
 
 
 def _matrices(

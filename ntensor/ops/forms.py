@@ -14,12 +14,15 @@ themselves.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-Slots = list[Tensor | None]
+# A head by its name, a factor by its number, from 0.
+Slot = str | int
+# What is given for every slot; None: nothing, so the slot is itself wanted, or zero.
+Values = Mapping[Slot, Tensor | None]
 
 
 class Form:
@@ -27,17 +30,17 @@ class Form:
 
     Attributes:
         heads: names of the leading slots.
-        shared: slots that have no batch dimension; operations take them contiguous.
-        joint: slots that enter additively, and so are replaced together.
+        shared: heads that have no batch dimension; operations take them contiguous.
+        joint: heads that enter additively, and so are replaced together.
         uneven: labels of axes that may be split in unequal parts.
     """
 
     heads: ClassVar[tuple[str, ...]]
-    shared: ClassVar[tuple[int, ...]] = ()
-    joint: ClassVar[tuple[int, ...]] = ()
+    shared: ClassVar[tuple[str, ...]] = ()
+    joint: ClassVar[tuple[str, ...]] = ()
     uneven: ClassVar[tuple[Hashable, ...]] = ("n",)
 
-    def axes(self, slot: int, factors: int) -> tuple[Hashable | None, ...]:
+    def axes(self, slot: Slot, factors: int) -> tuple[Hashable | None, ...]:
         """A label for each axis of a slot's tensor, where there are `factors` factors.
 
         The form is a sum over all values of the labels, and along each of them it is the sum of
@@ -45,71 +48,71 @@ class Form:
         """
         raise NotImplementedError
 
-    def divides(self, label: Hashable, slots: set[int]) -> bool:
+    def divides(self, label: Hashable, slots: Set[Slot]) -> bool:
         """Whether an axis may be divided where these slots are given or wanted."""
         return True
 
-    def partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
-        """The partial derivative for each wanted slot, None for the others and for a zero.
-
-        A value is None where the slot is not given: it is then itself wanted, or zero.
-        """
+    def partials(
+        self, values: Values, wanted: Set[Slot], options: tuple[Any, ...]
+    ) -> dict[Slot, Tensor]:
+        """The partial derivative for each wanted slot where it is not zero."""
         raise NotImplementedError
 
-    def replace(self, values: Slots, wanted: list[bool], term: Mapping[int, Tensor | None]) -> None:
-        """Puts the tensors of one term in their slots, and takes out what then vanishes."""
-        for slot, tensor in term.items():
-            values[slot] = tensor
-            wanted[slot] = False
+    def replace(self, values: Values, wanted: Set[Slot], term: Values) -> tuple[Values, Set[Slot]]:
+        """Values with the tensors of one term in their slots, and what is then still wanted."""
+        return {**values, **term}, wanted - term.keys()
 
-    def terms(self, replacements: dict[int, Tensor]) -> Iterator[dict[int, Tensor]]:
-        together = {slot: replacements[slot] for slot in self.joint if slot in replacements}
+    def terms(self, replacements: Values) -> Iterator[Values]:
+        """The replacements that are made together, one after the other."""
+        together: dict[Slot, Tensor | None] = {
+            slot: replacements[slot] for slot in self.joint if slot in replacements
+        }
         if together:
             yield together
         for slot, tensor in replacements.items():
             if slot not in together:
                 yield {slot: tensor}
 
+    def factors(self, values: Values) -> list[Any]:
+        """The factors among the values, in order."""
+        return [values[mode] for mode in range(len(values) - len(self.heads))]
+
 
 def directional(
     form: Form,
-    values: Slots,
-    replacements: dict[int, Tensor],
-    wanted: list[bool],
+    values: Values,
+    replacements: Mapping[Slot, Tensor],
+    wanted: Set[Slot],
     options: tuple[Any, ...],
-) -> Slots:
-    """For each wanted slot `a`: the sum over `b != a` of `ds/da` with slot `b` replaced."""
-    totals: Slots | None = None
+) -> dict[Slot, Tensor]:
+    """For each wanted slot `a`: the sum over `b != a` of `ds/da` with slot `b` replaced.
+
+    A slot for which that is zero is left out.
+    """
+    totals: dict[Slot, Tensor] = {}
     for term in form.terms(replacements):
-        replaced, remaining = list(values), list(wanted)
-        form.replace(replaced, remaining, term)
-        if True in remaining:
-            parts = form.partials(replaced, remaining, options)
-            totals = parts if totals is None else list(map(_sum, totals, parts))
-    return [None] * len(values) if totals is None else totals
+        replaced, remaining = form.replace(values, wanted, term)
+        if remaining:
+            for slot, part in form.partials(replaced, remaining, options).items():
+                totals[slot] = totals[slot] + part if slot in totals else part
+    return totals
 
 
-def _sum(left: Tensor | None, right: Tensor | None) -> Tensor | None:
-    if left is None or right is None:
-        return right if left is None else left
-    return left + right
-
-
-def split_columns(joined: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
+def split_columns(joined: Tensor, like: Mapping[Slot, Tensor]) -> dict[Slot, Tensor]:
     """Splits `(n, sum of widths)` into tensors of the shapes of `like`."""
+    parts: Sequence[Tensor] = (joined,)
     if len(like) > 1:
-        widths = [each.shape[1] if each.dim() == 2 else each.shape[1:].numel() for each in like]
-        parts: Sequence[Tensor] = joined.split_with_sizes(widths, 1)
-    else:
-        parts = (joined,)
-    return [
-        part if each.dim() == 2 else part.reshape(each.shape)
-        for part, each in zip(parts, like, strict=True)
-    ]
+        parts = joined.split_with_sizes([_width(each) for each in like.values()], 1)
+    return {
+        slot: part if each.dim() == 2 else part.reshape(each.shape)
+        for part, (slot, each) in zip(parts, like.items(), strict=True)
+    }
 
 
 def as_columns(tensor: Tensor) -> Tensor:
     """`(n, ...)` as `(n, width)`."""
-    if tensor.dim() == 2:
-        return tensor
-    return tensor.reshape(tensor.shape[0], tensor.shape[1:].numel())
+    return tensor if tensor.dim() == 2 else tensor.reshape(tensor.shape[0], _width(tensor))
+
+
+def _width(tensor: Tensor) -> int:
+    return tensor.shape[1] if tensor.dim() == 2 else tensor.shape[1:].numel()

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from . import derivatives
 from .batching import batched
-from .dispatch import plain
 from .saved import save, unpack
 
 if TYPE_CHECKING:
-    from .autograd import Operation
+    from .operation import Operation
 
 
 def functions_of(operation: Operation) -> tuple[Any, Any]:
@@ -35,16 +35,17 @@ def functions_of(operation: Operation) -> tuple[Any, Any]:
         @staticmethod
         def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
             needs = ctx.needs_input_grad[1:]
-            gradients = operation.backward(unpack(operation, ctx), ctx.statics, needs, cotangents)
+            tensors = unpack(operation, ctx)
+            gradients = derivatives.backward(operation, tensors, ctx.statics, needs, cotangents)
             return (None, *gradients)
 
         @staticmethod
         def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Any:
             tensors = ctx.saved_tensors
-            found = operation.jvp(tensors, ctx.statics, tangents)
+            parts = derivatives.jvp(operation, tensors, ctx.statics, tangents)
             found = [
                 tensors[-1].new_zeros(shape) if part is None else part
-                for part, shape in zip(found, ctx.output_shapes, strict=True)
+                for part, shape in zip(parts, ctx.output_shapes, strict=True)
             ]
             return tuple(found) if len(found) > 1 else found[0]
 
@@ -56,22 +57,21 @@ def functions_of(operation: Operation) -> tuple[Any, Any]:
         @staticmethod
         def forward(ctx: Any, statics: tuple[Any, ...], *tensors: Tensor | None) -> Any:
             ctx.statics = statics
-            save(ctx, tensors)
+            save(ctx, tensors, uncast=True)
             if operation.direct is not None and statics[-1] is None:
                 found = operation.direct(tensors)
                 if found is not None:
                     return found
-            if plain(tensors):
-                return operation.call_raw(tensors, statics, True)
-            with torch._C._AutoDispatchBelowAutograd():
-                return operation.call_raw(tensors, statics, False)
+            return operation.without_autograd(tensors, statics)
 
         @staticmethod
         def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-            if operation.joined is None and not torch.is_grad_enabled():
+            if not operation.joined and not torch.is_grad_enabled():
                 needs = ctx.needs_input_grad[1:]
                 tensors = unpack(operation, ctx)
-                gradients = operation.first_order(tensors, ctx.statics, needs, cotangents)
+                gradients = derivatives.first_order(
+                    operation, tensors, ctx.statics, needs, cotangents
+                )
                 return (None, *gradients)
             result: tuple[Any, ...] = Full.backward(ctx, *cotangents)
             return result

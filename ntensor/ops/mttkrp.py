@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from ntensor import backends
 
@@ -65,6 +67,12 @@ def mttkrp(
         found = _directly(tensor, factors, mode, weights)
         if found is not None:
             return found
+    given = operands(tensor, factors, weights)
+    if checks.overridden(given):
+        taken: Tensor = handle_torch_function(
+            mttkrp, given, tensor, factors, mode, weights, backend=backend
+        )
+        return taken
     tensor, others, weights, place = checked("mttkrp", tensor, factors, weights, mode)
     assert place is not None
     backend = backends.requested(backend)
@@ -82,6 +90,12 @@ def mttkrp(
     return result if weights is None else result * weights
 
 
+def operands(tensor: Any, factors: Any, weights: Any) -> tuple[Any, ...]:
+    """All that may be tensors among the arguments."""
+    listed = factors if isinstance(factors, (list, tuple)) else ()
+    return (tensor, *listed, weights)
+
+
 def _directly(
     tensor: Tensor, factors: Sequence[Tensor | None], mode: int, weights: Tensor | None
 ) -> Tensor | None:
@@ -91,10 +105,10 @@ def _directly(
     place = mode if mode >= 0 else mode + len(factors)
     if not 0 <= place < len(factors):
         return None
-    if weights is not None and not _fit(weights, factors[place - 1]):
-        return None
     found = direct.mttkrp(tensor, [*factors[:place], *factors[place + 1 :]], place)
-    return found if found is None or weights is None else found * weights
+    if found is None or weights is None:
+        return found
+    return found * weights if _fit(weights, factors[place - 1]) else None
 
 
 def _fit(weights: Tensor, factor: Tensor | None) -> bool:

@@ -20,13 +20,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+from torch.overrides import handle_torch_function
 
 from ntensor import backends
+from ntensor.backends._torch import version_of
 
 from . import checks
-from .dispatch import plain
-from .mttkrp import checked, mttkrp
+from .dispatch import eager
+from .mttkrp import checked, mttkrp, operands
 from .projection import synthesis_projection
 from .synthesis import synthesis
 
@@ -80,6 +81,12 @@ def mttkrp_all(
                 [5.],
                 [7.]])]
     """
+    given = operands(tensor, factors, weights)
+    if checks.overridden(given):
+        taken: list[Tensor] = handle_torch_function(
+            mttkrp_all, given, tensor, factors, weights, backend=backend
+        )
+        return taken
     tensor, matrices, weights, _ = checked("mttkrp_all", tensor, factors, weights)
     shared = shared_modes(tensor.shape, matrices[0].shape[1])
     results = []
@@ -168,15 +175,14 @@ class MttkrpSweep:
     ) -> Tensor:
         """`ntensor.mttkrp(tensor, factors, mode, weights)`: the same arguments, errors and result,
         except that every factor is given, even the one at `mode`, which is not read."""
-        stated = self._tensor is not None and self._tensor() is tensor
-        if not (stated and _keepable(tensor, factors, mode, weights)):
+        if not self._may_keep(tensor, factors, mode, weights):
             return mttkrp(tensor, factors, mode, weights, backend=backend)
         tensor, matrices, weights, _ = checked("MttkrpSweep", tensor, factors, weights)
         shared = shared_modes(tensor.shape, matrices[0].shape[1])
         mode %= tensor.dim()
         if mode >= shared:
             return mttkrp(tensor, matrices, mode, weights, backend=backend)
-        state = _state(tensor, backend)
+        state = self._state(tensor, backend)
         partials = self._kept.pop(state, [])
         self._kept.clear()
         del partials[_unchanged(partials, matrices) :]
@@ -191,9 +197,21 @@ class MttkrpSweep:
         self._kept[state] = partials
         return result if weights is None else result * weights
 
+    def _may_keep(self, tensor: Tensor, *others: object) -> bool:
+        stated = self._tensor is not None and self._tensor() is tensor
+        return stated and keepable(tensor, *others) and _vouched_for(tensor)
 
-def _keepable(tensor: object, factors: object, mode: object, weights: object) -> bool:
-    """Whether torch counts the tensor's changes, and all are plain and none is differentiated."""
+    def _state(self, tensor: Tensor, backend: str | None) -> tuple[Any, ...]:
+        """All that torch tells of the tensor's values, and how partial products are computed.
+
+        The storage is compared as an object: another may lie at the address of one that is gone.
+        """
+        storage = weakref.ref(tensor.untyped_storage())
+        return (storage, version_of(tensor), *state_of(tensor, backend))
+
+
+def keepable(tensor: object, factors: object, mode: object, weights: object) -> bool:
+    """Whether all are plain and none is differentiated."""
     if torch.compiler.is_compiling() or not isinstance(factors, (list, tuple)):
         return False
     values = [tensor, *factors] if weights is None else [tensor, *factors, weights]
@@ -201,10 +219,7 @@ def _keepable(tensor: object, factors: object, mode: object, weights: object) ->
         return False
     return (
         -len(factors) <= mode < len(factors)
-        and plain(values)
-        and forward_ad._current_level < 0
-        and not (torch.is_grad_enabled() and any(value.requires_grad for value in values))
-        and _vouched_for(values[0])
+        and eager(values)
         and not (values[0].is_cuda and torch.cuda.is_current_stream_capturing())
     )
 
@@ -223,16 +238,11 @@ def _vouched_for(tensor: Tensor) -> bool:
     )
 
 
-def _state(tensor: Tensor, backend: str | None) -> tuple[Any, ...]:
-    """All that torch tells of the tensor's values, and how partial products are computed.
-
-    The storage is compared as an object: another one may lie at the address of one that is gone.
-    """
+def state_of(tensor: Tensor, backend: str | None) -> tuple[Any, ...]:
+    """Where the tensor's values lie, and how partial products are computed."""
     device = torch.backends.cuda if tensor.is_cuda else torch.backends.mkldnn
     return (
-        weakref.ref(tensor.untyped_storage()),
         tensor.data_ptr(),
-        tensor._version,
         tensor.dtype,
         tensor.shape,
         tensor.stride(),

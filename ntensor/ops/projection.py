@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence, Set
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from ntensor import backends
 
 from . import checks, direct
 from .accumulate import accumulating_projection, check_accumulation, core_grad_flops
-from .autograd import Operation
 from .dispatch import plain
-from .forms import Form, Slots
-from .synthesis import fake_joined, place_columns
+from .forms import Form, Slot, Values, split_columns
+from .operation import Operation
+from .synthesis import fake_joined
 
 
 def synthesis_projection(
@@ -35,6 +36,9 @@ def synthesis_projection(
 
     Equations 2, 4 and 15 of the paper; its gradients are equations 16 and 25. With `M = 1` it is
     `torch.nn.functional.linear`, with `M = 2` the unbiased `torch.nn.functional.bilinear`.
+
+    With a leading group index, core `(g, k_x, k_1, ..., k_M)` and factors `(g, n, k_m)`, each group
+    of samples is projected by its own core, in one call of the kernel; the result is `(g, n, k_x)`.
 
     Args:
         core (Tensor[k_x, k_1, ..., k_M]): contiguous; float32, float64, bfloat16 or float16.
@@ -72,9 +76,25 @@ def synthesis_projection(
         found: Tensor | None = direct.project((core, *factors), False)
         if found is not None:
             return found
+    result: Tensor
+    if checks.overridden((core, *factors)):
+        result = handle_torch_function(
+            synthesis_projection,
+            (core, *factors),
+            core,
+            *factors,
+            accumulate_core_grad=accumulate_core_grad,
+            backend=backend,
+        )
+        return result
+    if _grouped(core, factors):
+        from .groups import grouped_projection  # it is made of the operations of this module
+
+        if accumulate_core_grad:
+            raise ValueError(f"{operation}: accumulate_core_grad: wanted one core, got groups")
+        return grouped_projection(operation, core, factors, backend)
     values = _checked(operation, core, factors)
     backend = backends.requested(backend)
-    result: Tensor
     if accumulate_core_grad and check_accumulation(operation, core, values[0]):
         result = accumulating_projection(SYNTHESIS_PROJECTION, core, values[1:], backend)
     else:
@@ -120,14 +140,31 @@ def synthesis_projection_with_mean(
         found: tuple[Tensor, Tensor] | None = direct.project((core, *factors), True)
         if found is not None:
             return found
+    result: tuple[Tensor, Tensor]
+    if checks.overridden((core, *factors)):
+        result = handle_torch_function(
+            synthesis_projection_with_mean,
+            (core, *factors),
+            core,
+            *factors,
+            accumulate_core_grad=accumulate_core_grad,
+            backend=backend,
+        )
+        return result
     values = _checked(operation, core, factors)
     backend = backends.requested(backend)
-    result: tuple[Tensor, Tensor]
     if accumulate_core_grad and check_accumulation(operation, core, values[0]):
         result = accumulating_projection(SYNTHESIS_PROJECTION_WITH_MEAN, core, values[1:], backend)
     else:
         result = SYNTHESIS_PROJECTION_WITH_MEAN(values, backend)
     return result
+
+
+def _grouped(core: Any, factors: tuple[Any, ...]) -> bool:
+    """Whether each factor has a group index, and the core too."""
+    if not factors or not isinstance(core, Tensor) or core.dim() != len(factors) + 2:
+        return False
+    return all(isinstance(factor, Tensor) and factor.dim() == 3 for factor in factors)
 
 
 def _checked(operation: str, core: Tensor, factors: tuple[Tensor, ...]) -> Any:
@@ -147,47 +184,53 @@ class ProjectionForm(Form):
     """
 
     heads = ("core", "grad", "grad_mean")
-    shared = (0,)
-    joint = (1, 2)
+    shared = ("core",)
+    joint = ("grad", "grad_mean")
     uneven = ("n", "x")
 
-    def axes(self, slot: int, factors: int) -> tuple[Hashable | None, ...]:
-        if slot == 0:
+    def axes(self, slot: Slot, factors: int) -> tuple[Hashable | None, ...]:
+        if slot == "core":
             return ("x", *range(factors))
-        return ("n", "x") if slot < 3 else ("n", slot - 3)
+        return ("n", "x") if slot in self.joint else ("n", slot)
 
-    def divides(self, label: Hashable, slots: set[int]) -> bool:
+    def divides(self, label: Hashable, slots: Set[Slot]) -> bool:
         # The mean of a part of the leading mode is not a part of the mean.
-        return label != 0 or 2 not in slots
+        return label != 0 or "grad_mean" not in slots
 
-    def replace(self, values: Slots, wanted: list[bool], term: Mapping[int, Tensor | None]) -> None:
-        if 1 in term or 2 in term:
-            values[1] = values[2] = None
-        if 3 in term:
-            values[2] = None
-            wanted[2] = False
-        super().replace(values, wanted, term)
-        if values[0] is not None and 0 in term:
-            values[0] = values[0].contiguous()
+    def replace(self, values: Values, wanted: Set[Slot], term: Values) -> tuple[Values, Set[Slot]]:
+        core = term.get("core")
+        if core is not None:
+            term = {"core": core.contiguous()}
+        elif 0 in term:
+            term = {**term, "grad_mean": None}
+        elif "grad" in term or "grad_mean" in term:
+            term = {"grad": None, "grad_mean": None, **term}
+        return super().replace(values, wanted, term)
 
-    def partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
-        core, grad, grad_mean, *factors = values
-        found: Slots = [None] * len(values)
-        if wanted[2]:
-            x, found[2] = SYNTHESIS_PROJECTION_WITH_MEAN((core, *factors), *options)
-            found[1] = x if wanted[1] else None
-        elif wanted[1]:
-            found[1] = SYNTHESIS_PROJECTION((core, *factors), *options)
+    def partials(
+        self, values: Values, wanted: Set[Slot], options: tuple[Any, ...]
+    ) -> dict[Slot, Tensor]:
+        core, grad, grad_mean = (values[head] for head in self.heads)
+        factors = self.factors(values)
+        found: dict[Slot, Tensor] = {}
+        if "grad_mean" in wanted:
+            x, found["grad_mean"] = SYNTHESIS_PROJECTION_WITH_MEAN((core, *factors), *options)
+            if "grad" in wanted:
+                found["grad"] = x
+        elif "grad" in wanted:
+            found["grad"] = SYNTHESIS_PROJECTION((core, *factors), *options)
         if grad is None and grad_mean is None:
             return found
-        if wanted[0]:
-            found[0] = PROJECTION_CORE_GRAD(values[1:], *options)
+        if "core" in wanted:
+            found["core"] = PROJECTION_CORE_GRAD((grad, grad_mean, *factors), *options)
+        needs = [mode in wanted for mode in range(len(factors))]
         if grad is None:
-            wanted[3] = False
-        needs = wanted[3:]
+            needs[0] = False
         if any(needs):
-            joined = PROJECTION_FACTOR_GRADS(values, needs, *options)
-            place_columns(found, joined, values, wanted, 3)
+            tensors = (core, grad, grad_mean, *factors)
+            joined = PROJECTION_FACTOR_GRADS(tensors, needs, *options)
+            like: Any = {mode: factors[mode] for mode, need in enumerate(needs) if need}
+            found |= split_columns(joined, like)
         return found
 
 
@@ -286,9 +329,7 @@ SYNTHESIS_PROJECTION = Operation(
     _PROJECTION_FORM,
     "synthesis_projection(Tensor core, Tensor[] factors, str? backend=None) -> Tensor",
     stem="projection",
-    given=(0,),
-    returns=(1,),
-    listed=True,
+    returns=("grad",),
     check=_check_projection,
     fake=_fake_projection,
     at_once=_gradients_at_once,
@@ -301,9 +342,7 @@ SYNTHESIS_PROJECTION_WITH_MEAN = Operation(
     "synthesis_projection_with_mean(Tensor core, Tensor[] factors, str? backend=None) "
     "-> (Tensor, Tensor)",
     stem="projection",
-    given=(0,),
-    returns=(1, 2),
-    listed=True,
+    returns=("grad", "grad_mean"),
     check=_check_projection,
     fake=lambda core, factors: (_fake_projection(core, factors), _fake_projection(core, factors)),
     at_once=_gradients_at_once,
@@ -316,9 +355,7 @@ PROJECTION_FACTOR_GRADS = Operation(
     "projection_factor_grads(Tensor core, Tensor? grad, Tensor? grad_mean, Tensor[] factors, "
     "bool[] needs, str? backend=None) -> Tensor",
     stem="projection",
-    given=(0, 1, 2),
-    joined=3,
-    listed=True,
+    returns=("factors",),
     check=_check_factor_grads,
     fake=_fake_factor_grads,
     flops=lambda core, grad, grad_mean, factors, needs: _flops(core, factors) * any(needs),
@@ -329,9 +366,7 @@ PROJECTION_CORE_GRAD = Operation(
     "projection_core_grad(Tensor? grad, Tensor? grad_mean, Tensor[] factors, "
     "str? backend=None) -> Tensor",
     stem="projection",
-    given=(1, 2),
-    returns=(0,),
-    listed=True,
+    returns=("core",),
     check=_check_core_grad,
     fake=_fake_core_grad,
     flops=core_grad_flops,

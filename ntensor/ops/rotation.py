@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Sequence, Set
 from typing import Any
 
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from ntensor import backends
 
 from . import checks
-from .autograd import Operation
-from .forms import Form, Slots
-from .synthesis import SYNTHESIS, fake_joined, place_columns
+from .forms import Form, Slot, Values, split_columns
+from .operation import Operation
+from .synthesis import SYNTHESIS, fake_joined
 
 
 def rotation(y: Tensor, R: Tensor, layout: str = "column", *, backend: str | None = None) -> Tensor:
@@ -49,9 +50,13 @@ def rotation(y: Tensor, R: Tensor, layout: str = "column", *, backend: str | Non
         >>> ntensor.rotation(torch.arange(6.0).reshape(1, 6), swap, layout="row")
         tensor([[2., 3., 0., 1., 4., 5.]])
     """
+    result: Tensor
+    if checks.overridden((y, R)):
+        result = handle_torch_function(rotation, (y, R), y, R, layout, backend=backend)
+        return result
     values = _checked("rotation", ("y", "R"), (y, R), ("K",))
     checks.rotatable("rotation", values[0].shape[1], layout)
-    result: Tensor = ROTATION(values, layout, backends.requested(backend))
+    result = ROTATION(values, layout, backends.requested(backend))
     return result
 
 
@@ -89,14 +94,16 @@ def rotated_synthesis(
         >>> ntensor.rotated_synthesis(z_exp, z_id, 2 * torch.eye(3)[None])
         tensor([[ 2., 20.,  4., 40.,  6., 60.]])
     """
-    values = _checked(
-        "rotated_synthesis", ("z_exp", "z_id", "R"), (z_exp, z_id, R), ("k_exp", "k_id")
-    )
+    result: Tensor
+    given = (z_exp, z_id, R)
+    if checks.overridden(given):
+        result = handle_torch_function(rotated_synthesis, given, *given, layout, backend=backend)
+        return result
+    values = _checked("rotated_synthesis", ("z_exp", "z_id", "R"), given, ("k_exp", "k_id"))
     z_exp, z_id, R = values
     k_exp = z_exp.shape[1]
     checks.rotatable("rotated_synthesis", k_exp * z_id.shape[1], layout)
     backend = backends.requested(backend)
-    result: Tensor
     if layout == "row" and k_exp % 3 == 0:
         result = SYNTHESIS((ROTATION((z_exp, R), layout, backend), z_id), backend)
     else:
@@ -127,16 +134,22 @@ class RotationForm(Form):
 
     heads = ("grad", "y", "R")
 
-    def axes(self, slot: int, factors: int) -> tuple[Hashable | None, ...]:
-        return ("n", None, None) if slot == 2 else ("n", None)
+    def axes(self, slot: Slot, factors: int) -> tuple[Hashable | None, ...]:
+        return ("n", None, None) if slot == "R" else ("n", None)
 
-    def partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
-        grad, y, R = values
-        return [
-            ROTATION((y, R), *options) if wanted[0] else None,
-            ROTATION((grad, transposed(R)), *options) if wanted[1] else None,
-            ROTATION_MATRIX_GRAD((grad, y), *options) if wanted[2] else None,
-        ]
+    def partials(
+        self, values: Values, wanted: Set[Slot], options: tuple[Any, ...]
+    ) -> dict[Slot, Tensor]:
+        grad, y, R = (values[head] for head in self.heads)
+        found: dict[Slot, Tensor] = {}
+        if "grad" in wanted:
+            found["grad"] = ROTATION((y, R), *options)
+        if "y" in wanted:
+            assert R is not None
+            found["y"] = ROTATION((grad, R.transpose(1, 2)), *options)
+        if "R" in wanted:
+            found["R"] = ROTATION_MATRIX_GRAD((grad, y), *options)
+        return found
 
 
 class RotatedSynthesisForm(Form):
@@ -144,23 +157,23 @@ class RotatedSynthesisForm(Form):
 
     heads = ("grad", "z_exp", "z_id", "R")
 
-    def axes(self, slot: int, factors: int) -> tuple[Hashable | None, ...]:
-        return ("n", None, None) if slot == 3 else ("n", None)
+    def axes(self, slot: Slot, factors: int) -> tuple[Hashable | None, ...]:
+        return ("n", None, None) if slot == "R" else ("n", None)
 
-    def partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
-        found: Slots = [None] * 4
+    def partials(
+        self, values: Values, wanted: Set[Slot], options: tuple[Any, ...]
+    ) -> dict[Slot, Tensor]:
+        grad, *operands = (values[head] for head in self.heads)
         layout, backend = options
-        needs = wanted[1:]
-        if wanted[0]:
-            found[0] = ROTATED_SYNTHESIS(values[1:], layout, backend)
+        found: dict[Slot, Tensor] = {}
+        if "grad" in wanted:
+            found["grad"] = ROTATED_SYNTHESIS(operands, layout, backend)
+        needs = [head in wanted for head in self.heads[1:]]
         if any(needs):
-            joined = ROTATED_SYNTHESIS_GRADS(values, layout, needs, backend)
-            place_columns(found, joined, values, wanted, 1)
+            joined = ROTATED_SYNTHESIS_GRADS((grad, *operands), layout, needs, backend)
+            like: Any = {head: values[head] for head in self.heads[1:] if head in wanted}
+            found |= split_columns(joined, like)
         return found
-
-
-def transposed(R: Tensor | None) -> Tensor | None:
-    return None if R is None else R.transpose(1, 2)
 
 
 def _check_rotation(operation: str, y: Tensor, R: Tensor, layout: str) -> None:
@@ -213,8 +226,7 @@ ROTATION = Operation(
     _ROTATION_FORM,
     "rotation(Tensor y, Tensor R, str layout, str? backend=None) -> Tensor",
     stem="rotation",
-    given=(1, 2),
-    returns=(0,),
+    returns=("grad",),
     check=_check_rotation,
     fake=lambda y, R, layout: y.new_empty(y.shape),
     flops=lambda y, R, layout: 6 * math.prod(y),
@@ -224,8 +236,7 @@ ROTATION_MATRIX_GRAD = Operation(
     _ROTATION_FORM,
     "rotation_matrix_grad(Tensor grad, Tensor y, str layout, str? backend=None) -> Tensor",
     stem="rotation",
-    given=(0, 1),
-    returns=(2,),
+    returns=("R",),
     check=_check_matrix_grad,
     fake=lambda grad, y, layout: y.new_empty((y.shape[0], 3, 3)),
     flops=lambda grad, y, layout: 6 * math.prod(y),
@@ -236,8 +247,7 @@ ROTATED_SYNTHESIS = Operation(
     "rotated_synthesis(Tensor z_exp, Tensor z_id, Tensor R, str layout, str? backend=None) "
     "-> Tensor",
     stem="rotation",
-    given=(1, 2, 3),
-    returns=(0,),
+    returns=("grad",),
     check=_check_rotated,
     fake=lambda z_exp, z_id, R, layout: z_exp.new_empty(
         (z_exp.shape[0], z_exp.shape[1] * z_id.shape[1])
@@ -250,8 +260,7 @@ ROTATED_SYNTHESIS_GRADS = Operation(
     "rotated_synthesis_grads(Tensor grad, Tensor z_exp, Tensor z_id, Tensor R, str layout, "
     "bool[] needs, str? backend=None) -> Tensor",
     stem="rotation",
-    given=(0, 1, 2, 3),
-    joined=1,
+    returns=("z_exp", "z_id", "R"),
     check=_check_rotated_grads,
     fake=_fake_grads,
     flops=_grads_flops,

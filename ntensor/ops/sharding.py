@@ -13,28 +13,22 @@ import warnings
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .deferred import when_imported
+from ntensor.backends._torch import depend_on_all_arguments
 
 if TYPE_CHECKING:
-    from .autograd import Operation
+    from .operation import Operation
 
 
-def shard_when_imported(operation: Operation) -> None:
-    """Registers the sharding of an operation, once `torch.distributed.tensor` is imported."""
-    when_imported("torch.distributed.tensor", lambda: _register(operation))
-
-
-def _register(operation: Operation) -> None:
+def register_sharding(operation: Operation) -> None:
+    """Registers the sharding of an operation; imports `torch.distributed.tensor`."""
     try:
-        from torch.distributed.tensor import DTensor
-        from torch.distributed.tensor._op_schema import RuntimeSchemaInfo
-        from torch.distributed.tensor.experimental import register_sharding
+        from torch.distributed.tensor import experimental
 
-        register_sharding(operation.raw)(lambda *arguments: _acceptable(operation, arguments))
-        # By default decisions are kept per tensors alone; here they depend on the other arguments
-        # too, such as `needs`, which gradients are wanted.
-        schemas = DTensor._op_dispatcher.sharding_propagator.op_to_schema_info
-        schemas[operation.raw] = RuntimeSchemaInfo(0, needs_pytree=True)
+        experimental.register_sharding(operation.raw)(
+            lambda *arguments: _acceptable(operation, arguments)
+        )
+        # `needs` matters too, which gradients are wanted.
+        depend_on_all_arguments(operation.raw)
     except (ImportError, AttributeError, TypeError) as error:
         warnings.warn(
             f"ntensor.{operation.name}: no sharding for DTensor under this version of torch "
@@ -49,17 +43,17 @@ def _acceptable(operation: Operation, arguments: Sequence[Any]) -> list[tuple[An
 
     form = operation.form
     tensors, statics = operation.flat(arguments)
-    factors = len(tensors) - len(operation.given) if operation.listed else 0
+    slots, factors = operation.slots(tensors), len(tensors) - len(operation.heads)
     given = [
-        (spec, form.axes(operation.slot_of(place), factors))
-        for place, spec in enumerate(tensors)
+        (spec, form.axes(slot, factors))
+        for slot, spec in zip(slots, tensors, strict=True)
         if spec is not None
     ]
-    slots = {operation.slot_of(place) for place, spec in enumerate(tensors) if spec is not None}
     outputs = operation.outputs(statics)
     returned = [form.axes(slot, factors) for slot in outputs]
-    count = 1 if operation.joined is not None else len(outputs)
-    slots.update(outputs)
+    count = operation.results
+    involved = {slot for slot, spec in zip(slots, tensors, strict=True) if spec is not None}
+    involved.update(outputs)
 
     extents: dict[Hashable, int] = {}
     for spec, axes in given:
@@ -71,9 +65,9 @@ def _acceptable(operation: Operation, arguments: Sequence[Any]) -> list[tuple[An
     for label, extent in extents.items():
         devices = given[0][0].mesh.size()
         # Parts of a factor's extent are equal, so that they are parts of a synthesis as well.
-        if label not in form.uneven and (extent % devices or not form.divides(label, slots)):
+        if label not in form.uneven and (extent % devices or not form.divides(label, involved)):
             continue
-        if operation.joined is None:
+        if not operation.joined:
             places = [axes.index(label) if label in axes else None for axes in returned]
         elif len(returned) > 1 and any(label in axes[1:] for axes in returned):
             continue  # side by side, one of the gradients would be split and the others not

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Set
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from ntensor import backends
 
 from . import checks, direct
-from .autograd import Operation
-from .forms import Form, Slots, split_columns
+from .forms import Form, Slot, Values, split_columns
+from .operation import Operation
 
 
 def synthesis(*factors: Tensor, backend: str | None = None) -> Tensor:
@@ -50,8 +51,12 @@ def synthesis(*factors: Tensor, backend: str | None = None) -> Tensor:
         found = direct.synthesise(factors)
         if found is not None:
             return found
+    result: Tensor
+    if checks.overridden(factors):
+        result = handle_torch_function(synthesis, factors, *factors, backend=backend)
+        return result
     values = checked_factors("synthesis", factors)
-    result: Tensor = SYNTHESIS(values, backends.requested(backend))
+    result = SYNTHESIS(values, backends.requested(backend))
     return result
 
 
@@ -69,30 +74,23 @@ class SynthesisForm(Form):
 
     heads = ("grad",)
 
-    def axes(self, slot: int, factors: int) -> tuple[Hashable | None, ...]:
+    def axes(self, slot: Slot, factors: int) -> tuple[Hashable | None, ...]:
         # Equal parts of the K features belong to equal parts of the leading factor alone.
-        return ("n", 0 if slot < 2 else None)
+        return ("n", 0 if slot in ("grad", 0) else None)
 
-    def partials(self, values: Slots, wanted: list[bool], options: tuple[Any, ...]) -> Slots:
-        found: Slots = [None] * len(values)
-        grad, *factors = values
-        needs = wanted[1:]
-        if wanted[0]:
-            found[0] = SYNTHESIS(factors, *options)
+    def partials(
+        self, values: Values, wanted: Set[Slot], options: tuple[Any, ...]
+    ) -> dict[Slot, Tensor]:
+        factors = self.factors(values)
+        found: dict[Slot, Tensor] = {}
+        if "grad" in wanted:
+            found["grad"] = SYNTHESIS(factors, *options)
+        needs = [mode in wanted for mode in range(len(factors))]
         if any(needs):
-            joined = SYNTHESIS_GRADS([grad, *factors], needs, *options)
-            place_columns(found, joined, values, wanted, 1)
+            joined = SYNTHESIS_GRADS((values["grad"], *factors), needs, *options)
+            like: Any = {mode: factors[mode] for mode, need in enumerate(needs) if need}
+            found |= split_columns(joined, like)
         return found
-
-
-def place_columns(
-    found: Slots, joined: Tensor, values: Slots, wanted: list[bool], first: int
-) -> None:
-    """Puts the columns of `joined` into the wanted slots from `first` on."""
-    slots = [slot for slot in range(first, len(values)) if wanted[slot]]
-    like: Any = [values[slot] for slot in slots]
-    for slot, part in zip(slots, split_columns(joined, like), strict=True):
-        found[slot] = part
 
 
 def fake_joined(like: Tensor, widths: list[int], needs: list[bool]) -> Tensor:
@@ -128,9 +126,7 @@ SYNTHESIS = Operation(
     _FORM,
     "synthesis(Tensor[] factors, str? backend=None) -> Tensor",
     stem="synthesis",
-    given=(),
-    returns=(0,),
-    listed=True,
+    returns=("grad",),
     check=checks.factors,
     fake=_fake,
     direct=lambda tensors: direct.synthesise(tensors),
@@ -141,9 +137,7 @@ SYNTHESIS_GRADS = Operation(
     _FORM,
     "synthesis_grads(Tensor grad, Tensor[] factors, bool[] needs, str? backend=None) -> Tensor",
     stem="synthesis",
-    given=(0,),
-    joined=1,
-    listed=True,
+    returns=("factors",),
     check=_check_grads,
     fake=_fake_grads,
     flops=lambda grad, factors, needs: 2 * sum(needs) * _size(factors),

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 
 from ntensor.faces.configuration import Configuration
-from ntensor.faces.presets import tiny
+from ntensor.faces.configuration.presets import tiny
 
 VERTICES, IDENTITY_MODES, EXPRESSION_MODES = 20, 7, 5
 

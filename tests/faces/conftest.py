@@ -3,7 +3,7 @@
 import pytest
 
 from demo_runs import write_run
-from ntensor.faces.demo_parts import Demo
+from ntensor.faces.page.parts import Demo
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ntensor.faces.configuration import Configuration, fitted, to_json
+from ntensor.faces.configuration import Configuration, fit_to_data, to_json
+from ntensor.faces.configuration.presets import tiny
 from ntensor.faces.networks.model import build
-from ntensor.faces.presets import tiny
 from ntensor.faces.training import checkpoint
 
 
@@ -27,7 +27,7 @@ def write_run(folder, data=None, **model):
         base.training,
     )
     sizes = {"k_3d": 3000, "exp_3dmm": 16, "id_3dmm": 30, "image_size": 16}
-    configuration = fitted(configuration, sizes)
+    configuration = fit_to_data(configuration, sizes)
     torch.manual_seed(0)
     network = build(configuration.model)
     # Maps that start near a constant are made to differ from face to face.

@@ -1,6 +1,6 @@
 """Commands that are disturbed at random moments and started again until they end.
 
-    python kills.py --kills 50 --seed 0 train render sweep evaluate
+    python kills.py --seed 0 train=50 render=50
 
 A process that has imported everything forks one child for each start, so that a start takes no
 seconds; on one thread, since threads of OpenMP do not survive a fork. A child is sent SIGKILL or
@@ -37,6 +37,8 @@ CHANGING = ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.trunca
 GENTLE = {0, 128 + signal.SIGTERM}
 # A full disk, and a folder that turned read-only.
 FULL = (errno.ENOSPC, errno.EROFS)
+# Commands that this process ran: what they import late is then there for every child.
+WARM = set()
 ERROR = re.compile(r"^error: \S.*$", re.MULTILINE)
 
 
@@ -158,6 +160,7 @@ def differences(found, wanted):
 class Suite:
     """Kills of one case.
 
+
     Args:
         name (str): of `CASES`.
         folder (Path): empty.
@@ -179,10 +182,11 @@ class Suite:
         return case
 
     def undisturbed(self):
-        # Here once: what a command imports late is then there for every child.
         tqdm.monitor_interval = 0
-        with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
-            self.case().command()
+        if CASES[self.name].command not in WARM:
+            WARM.add(CASES[self.name].command)
+            with open(os.devnull, "w") as none, redirect_stdout(none), redirect_stderr(none):
+                self.case().command()
         case = self.case()
         begin = time.monotonic()
         status, events, said = start(case)
@@ -236,17 +240,24 @@ class Suite:
         return {"number": number, "sent": sent}
 
 
+def counted(text):
+    """The case and its number of kills in NAME=NUMBER."""
+    name, number = text.split("=")
+    if name not in CASES:
+        raise ValueError(name)
+    return name, int(number)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cases", nargs="*", default=list(CASES), help=", ".join(CASES))
-    parser.add_argument("--kills", type=int, default=10, help="of each case")
+    parser.add_argument("cases", nargs="+", type=counted, help="NAME=KILLS; " + ", ".join(CASES))
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for name in options.cases:
+        for name, kills in options.cases:
             suite = Suite(name, Path(folder) / name, options.seed)
-            suite.until(options.kills)
+            suite.until(kills)
             print(
                 f"{name}: {suite.kills} kills, {suite.stops} stops, {suite.refusals} refusals, "
                 f"{suite.ends} whole ends, "

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from batches import RandomSamples, small_configuration
-from ntensor.faces.training import Trainer
 from ntensor.faces.training.processes import Processes
+from ntensor.faces.training.trainer import Trainer
 
 
 class Accident(RandomSamples):

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ntensor.faces.configuration import fitted, to_json
+from ntensor.faces.configuration import fit_to_data, to_json
+from ntensor.faces.configuration.presets import tiny
 from ntensor.faces.datasets.generated import GeneratedFaces
-from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.morphable.analytic_face import make_analytic_face
 from ntensor.faces.networks.model import build
-from ntensor.faces.presets import tiny
 from ntensor.faces.training import checkpoint
 
 VERTICES = 1000
@@ -34,17 +34,17 @@ def write_run(folder, network="neuro-tensorial", rotation="column", size=16, **d
     base = tiny()
     model = dataclasses.replace(
         base.model, network=network, rotation=rotation, image_size=size, channels=(4, 4, 4),
-        k_i=8, k_b=4, k_m=4, k_l=3, k_exp=3, k_id=4, k_intrinsic=6,
+        k_i=8, k_b=4, k_m=4, k_l=3, k_exp=3, k_id=4,
     )  # fmt: skip
     variation = "all"
     if network == "proof-of-concept":
         variation = "expression" if rotation == "off" else "pose"
     data = dataclasses.replace(base.data, vertices=VERTICES, variation=variation, cache=0, **data)
     configuration = dataclasses.replace(base, model=model, data=data)
-    face = analytic_face(VERTICES)
+    face = make_analytic_face(VERTICES)
     sizes = {"k_3d": face.shape_size, "exp_3dmm": face.expression_size,
              "id_3dmm": face.identity_size, "image_size": size}  # fmt: skip
-    configuration = fitted(configuration, sizes)
+    configuration = fit_to_data(configuration, sizes)
     generator_state = torch.get_rng_state()
     torch.manual_seed(0)
     made = build(configuration.model)

@@ -10,14 +10,14 @@ from ntensor.faces.baselines import (
     estimate_light,
     fit_landmarks,
     fit_multilinear,
-    flow_warp,
     rewarp,
+    warp_by_flow,
 )
-from ntensor.faces.baselines.als import best_rank_one
+from ntensor.faces.baselines.als import fit_rank_one
 from ntensor.faces.baselines.landmark_fit import from_pixels, project, to_pixels
-from ntensor.faces.datasets.generated import grid
-from ntensor.faces.datasets.scenes import rotation_of
-from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.datasets.grids import make_grid
+from ntensor.faces.datasets.scenes import angles_to_rotation
+from ntensor.faces.morphable.analytic_face import make_analytic_face
 
 
 def planted(sizes, offset, extent=30, count=200, seed=1):
@@ -36,7 +36,7 @@ def planted(sizes, offset, extent=30, count=200, seed=1):
 
 @pytest.fixture(scope="module")
 def face():
-    return analytic_face(1000)
+    return make_analytic_face(1000)
 
 
 @pytest.mark.parametrize(("sizes", "offset"), [((2, 2), 0), ((2, 2, 2), 1)])
@@ -80,7 +80,7 @@ def test_multilinear_edit_swaps_one_factor():
 def test_permuted_factors_are_the_same_model():
     x = torch.rand(40, 30, generator=torch.Generator().manual_seed(0))
     model = fit_multilinear(x, (2, 3, 4), sweeps=3)
-    turned = model.permuted((2, 0, 1))
+    turned = model.permute((2, 0, 1))
     assert turned.core.shape == (30, 4, 2, 3)
     light, expression, identity = (torch.rand(5, k) for k in (2, 3, 4))
     torch.testing.assert_close(
@@ -91,7 +91,7 @@ def test_permuted_factors_are_the_same_model():
         turned.reconstruct(*turned.factors), model.reconstruct(*model.factors)
     )
     with pytest.raises(ValueError, match="permutation of 3"):
-        model.permuted((0, 0, 1))
+        model.permute((0, 0, 1))
 
 
 def test_no_sweep_raises_the_error():
@@ -110,12 +110,12 @@ def test_best_rank_one():
     generator = torch.Generator().manual_seed(0)
     factors = [torch.randn(5, k, generator=generator, dtype=torch.double) for k in (2, 3, 4)]
     tensors = torch.einsum("na,nb,nc->nabc", *factors)
-    found = best_rank_one(tensors)
+    found = fit_rank_one(tensors)
     torch.testing.assert_close(torch.einsum("na,nb,nc->nabc", *found), tensors)
     lengths = torch.stack([z.norm(dim=1) for z in found])
     torch.testing.assert_close(lengths, lengths[:1].expand(3, -1))
     matrices = torch.randn(4, 5, 3, generator=generator, dtype=torch.double)
-    u, v = best_rank_one(matrices)
+    u, v = fit_rank_one(matrices)
     values = torch.linalg.svdvals(matrices)[:, 0]
     torch.testing.assert_close(torch.einsum("na,nab,nb->n", u, matrices, v), values.square())
 
@@ -124,7 +124,9 @@ def test_multilinear_on_faces_with_and_without_pose(face):
     people, lights = range(2000, 2004), (0, 6, 15)
     errors = {}
     for name, poses in (("frontal", [0.0]), ("turned", [-40.0, 40.0])):
-        faces = grid(people, poses=poses, lights=lights, face_model=face, size=16, background=False)
+        faces = make_grid(
+            people, poses=poses, lights=lights, face_model=face, size=16, background=False
+        )
         x = faces.batch(range(len(faces)))["image"].flatten(1)
         model = fit_multilinear(x, (3, 3, 4), sweeps=6)
         errors[name] = model.errors[-1]
@@ -155,7 +157,7 @@ def seen(face, angles, label=1, identity=None):
     n = len(angles)
     identity = torch.zeros(n, face.identity_size) if identity is None else identity
     expression = face.basic_weights[label].expand(n, -1)
-    pose = rotation_of(torch.tensor(angles))
+    pose = angles_to_rotation(torch.tensor(angles))
     return identity, expression, pose, project(face, identity, expression, pose, None)
 
 
@@ -173,7 +175,7 @@ def test_landmark_fit_of_the_mean_face(face):
 
 
 def test_landmark_fit_beats_the_mean_shape_on_persons(face):
-    faces = grid(range(2000, 2006), poses=[-20.0, 20.0], lights=(0,), face_model=face, size=16)
+    faces = make_grid(range(2000, 2006), poses=[-20.0, 20.0], lights=(0,), face_model=face, size=16)
     batch = faces.batch(range(0, len(faces), 5))
     truth = face.vertices(batch["id_3dmm"], batch["exp_3dmm"])
     landmarks = project(face, batch["id_3dmm"], batch["exp_3dmm"], batch["pose"], None)
@@ -194,7 +196,7 @@ def test_pixels_and_millimetres():
 
 
 def test_rewarp(face):
-    faces = grid([2000], ["happy", "sad"], [-20.0, 20.0], (5,), face, 32)
+    faces = make_grid([2000], ["happy", "sad"], [-20.0, 20.0], (5,), face, 32)
     batch = faces.batch(range(4))
     landmarks = project(face, batch["id_3dmm"], batch["exp_3dmm"], batch["pose"], None)
     fit = fit_landmarks(face, landmarks, scale=1.0)
@@ -211,12 +213,12 @@ def test_rewarp(face):
 
 
 def test_flow_warp(face):
-    faces = grid([2000], ["happy", "sad"], [20.0], (5, 9), face, 48)
+    faces = make_grid([2000], ["happy", "sad"], [20.0], (5, 9), face, 48)
     batch = faces.batch(range(4))
     landmarks = project(face, batch["id_3dmm"], batch["exp_3dmm"], batch["pose"], None)
     fit = fit_landmarks(face, landmarks, scale=1.0)
     image = batch["image"]
-    itself, inside, normal = flow_warp(face, image, fit, fit)
+    itself, inside, normal = warp_by_flow(face, image, fit, fit)
     torch.testing.assert_close(itself, image)
     torch.testing.assert_close(normal.norm(dim=1, keepdim=True), inside)
 
@@ -228,13 +230,13 @@ def test_flow_warp(face):
     (happy, sad), (one, other) = sorted({key[0] for key in order}), sorted({k[1] for k in order})
     start, moved, lit = order[happy, one], order[sad, one], order[happy, other]
     own = fit[[start]]
-    found, covered, _ = flow_warp(face, image[[start]], own, own.with_expression(fit[[moved]]))
+    found, covered, _ = warp_by_flow(face, image[[start]], own, own.with_expression(fit[[moved]]))
     assert error(found, moved) < 0.5 * error(image[[start]], moved)
     away = (torch.nn.functional.max_pool2d(covered, 9, 1, 4) == 0).float()
     assert 0.05 < away.mean() < 0.9
     torch.testing.assert_close(found * away, image[[start]] * away)
     light = estimate_light(face, image[[lit]], fit[[lit]])
-    found, *_ = flow_warp(face, image[[start]], own, own, light)
+    found, *_ = warp_by_flow(face, image[[start]], own, own, light)
     assert error(found, lit) < 0.5 * error(image[[start]], lit)
 
 

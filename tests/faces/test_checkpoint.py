@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from ntensor.faces.errors import CheckpointError
+from ntensor.faces.common.errors import CheckpointError
 from ntensor.faces.training import checkpoint
 
 
@@ -66,8 +66,8 @@ def test_cut_files_are_named(tmp_path, name):
         checkpoint.load(folder)
 
 
-def stepped(kind, layer):
-    optimizer = kind(layer.parameters(), lr=0.1)
+def stepped(layer):
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
     for _ in range(3):
         optimizer.zero_grad()
         layer(torch.ones(1, 2, 4, 4)).square().sum().backward()
@@ -75,13 +75,14 @@ def stepped(kind, layer):
     return optimizer
 
 
-@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.RMSprop])
-def test_optimizer_round_trip(kind):
+def test_optimizer_round_trip():
     layer = torch.nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)
-    first = stepped(kind, layer)
+    first = stepped(layer)
     packed = checkpoint.pack_optimizer("a", first)
-    second = kind(layer.parameters(), lr=0.5)
-    checkpoint.unpack_optimizer("a", second, {n: checkpoint.plain(t) for n, t in packed.items()})
+    second = torch.optim.Adam(layer.parameters(), lr=0.5)
+    checkpoint.unpack_optimizer(
+        "a", second, {n: checkpoint.detach_copy(t) for n, t in packed.items()}
+    )
     for parameter in layer.parameters():
         assert first.state[parameter].keys() == second.state[parameter].keys()
         for name, value in first.state[parameter].items():
@@ -91,7 +92,7 @@ def test_optimizer_round_trip(kind):
 
 
 def test_optimizer_of_another_network():
-    packed = checkpoint.pack_optimizer("a", stepped(torch.optim.Adam, torch.nn.Conv2d(2, 3, 3)))
+    packed = checkpoint.pack_optimizer("a", stepped(torch.nn.Conv2d(2, 3, 3)))
     other = torch.optim.Adam(torch.nn.Conv2d(2, 4, 3).parameters())
     with pytest.raises(
         CheckpointError,

@@ -8,11 +8,13 @@ import sys
 
 import pytest
 
-from ntensor.faces import data, edit, evaluate, files, reconstruct, sweep, train, verification
-from ntensor.faces.command import command
-from ntensor.faces.errors import FacesError
+from ntensor.faces import data, edit, evaluate, reconstruct, sweep, train, verification
+from ntensor.faces.common.command import command
+from ntensor.faces.common.errors import FacesError
 from ntensor.faces.figures import __main__ as figures
-from ntensor.faces.training import Trainer, checkpoint
+from ntensor.faces.training import checkpoint
+from ntensor.faces.training.trainer import Trainer
+from ntensor.faces.writing import files
 from small_runs import HAPPY, SAD, TRAINING, write_run
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and descriptors")

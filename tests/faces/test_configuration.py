@@ -6,9 +6,9 @@ import json
 import pytest
 
 from ntensor.faces import configuration as c
-from ntensor.faces import presets
-from ntensor.faces.command_line import from_command_line
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.configuration import presets
+from ntensor.faces.configuration.command_line import read_command_line
 from ntensor.faces.train import main
 from small_runs import TRAINING
 
@@ -16,12 +16,12 @@ from small_runs import TRAINING
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_presets_survive_a_file(name, tmp_path):
     path = tmp_path / "configuration.json"
-    path.write_text(c.to_json(presets.preset(name)))
-    assert c.from_file(path) == presets.preset(name)
+    path.write_text(c.to_json(presets.find_preset(name)))
+    assert c.from_file(path) == presets.find_preset(name)
 
 
 def test_paper_preset_has_the_sizes_of_the_paper():
-    model = presets.preset("paper").model
+    model = presets.find_preset("paper").model
     sizes = (model.k_i, model.k_b, model.k_m, model.k_l, model.k_exp, model.k_id, model.k_3d)
     assert sizes == (128, 128, 128, 9, 15, 80, 28125)
     assert (model.exp_3dmm, model.id_3dmm, model.image_size) == (28, 157, 64)
@@ -55,6 +55,63 @@ def test_wrong_files(tmp_path, text, reason):
         c.from_file(path, presets.tiny())
 
 
+def written_before():
+    """The preset paper as files had it before entries became constants."""
+    fixed = {
+        "model": {"k_intrinsic": 128, "texture": True},
+        "losses": {
+            "normal_unit": 0.2,
+            "normal_smoothness": 0.02,
+            "white_shading": 1.0,
+            "mask": 4.0,
+            "mask_smoothness": 0.0,
+            "background": 5.0,
+            "texture": 30.0,
+            "prior": 0.1,
+            "gamma": 0.7,
+            "k_rate": 0.001,
+        },
+        "training": {
+            "optimizer": "adam",
+            "channels_last": True,
+            "discriminator_rate": 1e-4,
+            "final_rate": 0.02,
+        },
+    }
+    whole = dataclasses.asdict(c.Configuration())
+    return {section: entries | fixed.get(section, {}) for section, entries in whole.items()}
+
+
+def test_a_file_of_an_earlier_version_is_read(tmp_path):
+    path = tmp_path / "configuration.json"
+    path.write_text(json.dumps(written_before()))
+    assert c.from_file(path) == c.Configuration()
+    assert sum(map(len, written_before().values())) == 80
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "fixed"),
+    [
+        ("model.k_intrinsic", 64, "128"),
+        ("losses.mask_smoothness", 0.1, r"0\.0"),
+        ("losses.gamma", "much", r"0\.7"),
+        ("training.optimizer", "rmsprop", "'adam'"),
+        ("training.channels_last", False, "True"),
+    ],
+)
+def test_another_value_of_a_constant_is_refused(tmp_path, entry, value, fixed):
+    values = written_before()
+    section, name = entry.split(".")
+    values[section][name] = value
+    path = tmp_path / "configuration.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(
+        ConfigurationError,
+        match=rf"configuration\.json: {entry} must be {fixed}, which .*, got {value!r}$",
+    ):
+        c.from_file(path)
+
+
 def test_missing_file():
     with pytest.raises(ConfigurationError, match=r"nowhere\.yaml"):
         c.from_file("nowhere.yaml")
@@ -65,7 +122,7 @@ def test_command_line(tmp_path):
     path.write_text("training: {steps: 7, batch_size: 4}")
     words = ["--preset", "small", "--config", str(path), "--out", "somewhere"]
     words += ["--training.batch-size", "8", "--backend", "reference", "--model.rotation", "row"]
-    found, out = from_command_line(words)
+    found, out = read_command_line(words)
     assert str(out) == "somewhere" and found.data == presets.small().data
     assert found.training.steps == 7 and found.training.batch_size == 8
     assert found.training.backend == "reference" and found.model.rotation == "row"
@@ -73,13 +130,13 @@ def test_command_line(tmp_path):
 
 def test_command_line_refuses_an_unknown_entry(capsys):
     with pytest.raises(SystemExit):
-        from_command_line(["--training.stepz", "3"])
+        read_command_line(["--training.stepz", "3"])
     assert "stepz" in "".join(capsys.readouterr())
 
 
 def test_help_shows_every_entry(capsys):
     with pytest.raises(SystemExit):
-        from_command_line(["--preset", "tiny", "--help"])
+        read_command_line(["--preset", "tiny", "--help"])
     text = capsys.readouterr().out
     for words in ("--preset", "--training.steps", "--model.rotation", "--losses.shape"):
         assert words in text
@@ -100,12 +157,12 @@ def test_impossible_models(entries, reason):
 
 def test_sizes_of_the_data():
     sizes = {"k_3d": 12, "exp_3dmm": 3, "id_3dmm": 4, "image_size": 64}
-    model = c.fitted(presets.tiny(), sizes).model
+    model = c.fit_to_data(presets.tiny(), sizes).model
     assert (model.k_3d, model.exp_3dmm, model.id_3dmm) == (12, 3, 4)
     with pytest.raises(
         ConfigurationError, match=r"k_3d is 28125, the data has 12 \(--model.k-3d 0"
     ):
-        c.fitted(presets.paper(), sizes)
+        c.fit_to_data(presets.paper(), sizes)
 
 
 def test_training_command(tmp_path, capsys):

@@ -2,7 +2,7 @@
 
 What comes is a sentence or success: no traceback, no changed file, no memory for mere claims.
 
-    NTENSOR_DAMAGES=20000 NTENSOR_DAMAGE_SEED=7 pytest tests/faces/test_damaged.py
+    NTENSOR_DAMAGES=1000 NTENSOR_DAMAGE_SEED=7 pytest tests/faces/test_damaged.py
 
 A failure names the case; NTENSOR_DAMAGE_CASE=TARGET:NUMBER with its seed repeats it alone.
 """
@@ -13,30 +13,32 @@ import os
 import random
 import shutil
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+import attack_counts
 from damage import damage
 from ntensor.faces import configuration as configurations
 from ntensor.faces import data, edit, evaluate, reconstruct, sweep, train, verification
+from ntensor.faces.common.errors import FacesError
+from ntensor.faces.configuration.presets import tiny
 from ntensor.faces.datasets.generated import GeneratedFaces
 from ntensor.faces.datasets.storage import ShardWriter, write_statistics
 from ntensor.faces.datasets.stored import StoredFaces, check
-from ntensor.faces.errors import FacesError
 from ntensor.faces.evaluation.photographs import read_labels
-from ntensor.faces.evaluation.run import load_run
 from ntensor.faces.media import images
-from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.morphable.analytic_face import make_analytic_face
 from ntensor.faces.morphable.ict_convert import read_obj
 from ntensor.faces.morphable.ict_face import load_ict_face
 from ntensor.faces.networks.light_cnn import LightCNN
-from ntensor.faces.presets import tiny
 from ntensor.faces.reading import read_frames, read_picture
+from ntensor.faces.training.runs import load_run
 from small_files import write_ict, write_mesh, write_pictures
 
-CASES = int(os.environ.get("NTENSOR_DAMAGES", "150"))
+CASES = int(os.environ.get("NTENSOR_DAMAGES", "500"))
 SEED = int(os.environ.get("NTENSOR_DAMAGE_SEED", "0"))
 ONLY = os.environ.get("NTENSOR_DAMAGE_CASE", "")
 # Bytes that a damaged file may ask for beyond what the process has.
@@ -65,7 +67,7 @@ def training_words(folder, steps):
 def folder(tmp_path_factory):
     """Good files of every kind: a data set, a run on it, weights, a face model, pictures, texts."""
     root = tmp_path_factory.mktemp("good")
-    faces = GeneratedFaces(analytic_face(1000), size=16)
+    faces = GeneratedFaces(make_analytic_face(1000), size=16)
     with ShardWriter(root / "set", faces.face_model, 4, "train", "test") as writer:
         writer.add(faces.batch(range(8)))
     write_statistics(root / "set", faces.statistics)
@@ -117,7 +119,7 @@ def landmarks(root, path):
     images.align(
         read_picture(root / "pictures" / "a.png"),
         images.read_landmarks(path, "a.png"),
-        analytic_face(1000),
+        make_analytic_face(1000),
         16,
     )
 
@@ -192,14 +194,29 @@ TARGETS = {
 
 
 def snapshot(root):
-    return {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    """Bytes of every file, and None of every folder, by the path in `root`."""
+    return {
+        f"{path.relative_to(root)}{'' if path.is_file() else '/'}": path.read_bytes()
+        if path.is_file()
+        else None
+        for path in sorted(root.rglob("*"))
+    }
 
 
-def restore(root, good):
-    shutil.rmtree(root)
-    for name, content in good.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(content)
+def differences(found, good):
+    return {name for name in found.keys() | good.keys() if found.get(name, 0) != good.get(name, 0)}
+
+
+def restore(root, found, good):
+    """Makes the folder `good` again, of which `found` is there."""
+    for name in sorted(differences(found, good), reverse=True):  # what is in a folder first
+        if name not in good:
+            (root / name).rmdir() if name.endswith("/") else (root / name).unlink()
+    for name in sorted(differences(found, good) & good.keys()):
+        if name.endswith("/"):
+            (root / name).mkdir()
+        else:
+            (root / name).write_bytes(good[name])
 
 
 @contextlib.contextmanager
@@ -238,40 +255,56 @@ def outcome(call, root, path):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_damaged_files(name, folder, tmp_path):
+def test_damaged_files(name, folder, tmp_path, record_property):
     target = TARGETS[name]
     total = sum(target.weight for target in TARGETS.values())
     numbers = range(max(2, round(CASES * target.weight / total)))
     if ONLY:
         wanted, number = ONLY.rsplit(":", 1)
         numbers = [int(number)] if wanted == name else []
-    root = tmp_path / "files"
-    good = snapshot(folder)
-    counts = {False: 0, True: 0}
+    # Paths in the run's configuration are those of the first folder, which is left whole.
+    root = Path(shutil.copytree(folder, tmp_path / "files"))
+    good = snapshot(root)
+    counts = {False: Counter(), True: Counter()}
     for number in numbers:
         rng = random.Random(f"{SEED} {name} {number}")
-        restore(root, good) if root.exists() else shutil.copytree(folder, root)
-        # Paths in the run's configuration are those of the first folder, which is left whole.
         path = rng.choice(sorted(p for p in root.glob(target.files) if p.is_file()))
-        said = f"{path.relative_to(root)}: {damage(path, rng)}"
-        call = rng.choice(target.calls)
-        repeat = (
-            f"{said}\nrepeat: NTENSOR_DAMAGE_SEED={SEED} NTENSOR_DAMAGE_CASE='{name}:{number}' "
-            f"pytest {__file__}"
+        read = damaged(target, root, path, rng, f"{name}:{number}")
+        counts[read][path.suffix] += 1
+        restore(root, snapshot(root), good)
+    rows = [
+        attack_counts.row(
+            f"damaged files, by {by}", what, in_a_sentence=refused, accepted_as_valid=read
         )
-        before = snapshot(root)
-        try:
-            with limited_memory():
-                found = outcome(call, root, path)
-        except BaseException as error:
-            raise AssertionError(f"{type(error).__name__}: {error}\n{repeat}") from error
-        assert found.strip(), f"an error without a sentence\n{repeat}"
-        assert "MemoryError" not in found and "allocate" not in found, f"{found}\n{repeat}"
-        after = snapshot(root)
-        changed = {n for n in before.keys() | after.keys() if before.get(n) != after.get(n)}
-        allowed = target.writes if found == "good" else target.leaves
-        wrong = [str(n) for n in changed if not str(n).startswith(allowed)]
-        assert not wrong, f"changed {wrong}: {found}\n{repeat}"
-        counts[found == "good"] += 1
-    print(f"{name}: seed {SEED}, {counts[False]} refused, {counts[True]} read")
+        for by, what, refused, read in [
+            ("reader", name, counts[False].total(), counts[True].total()),
+            *(
+                ("kind", kind, counts[False][kind], counts[True][kind])
+                for kind in sorted(counts[False] | counts[True])
+            ),
+        ]
+    ]
+    record_property(attack_counts.KEY, rows)
     assert counts[False] or len(numbers) < 5
+
+
+def damaged(target, root, path, rng, case):
+    """Damages the file and calls what reads it: whether that succeeds."""
+    said = f"{path.relative_to(root)}: {damage(path, rng)}"
+    call = rng.choice(target.calls)
+    repeat = (
+        f"{said}\nrepeat: NTENSOR_DAMAGE_SEED={SEED} NTENSOR_DAMAGE_CASE='{case}' pytest {__file__}"
+    )
+    before = snapshot(root)
+    try:
+        with limited_memory():
+            found = outcome(call, root, path)
+    except BaseException as error:
+        raise AssertionError(f"{type(error).__name__}: {error}\n{repeat}") from error
+    assert found.strip(), f"an error without a sentence\n{repeat}"
+    assert "MemoryError" not in found and "allocate" not in found, f"{found}\n{repeat}"
+    allowed = target.writes if found == "good" else target.leaves
+    changed = differences(snapshot(root), before)
+    wrong = sorted(name for name in changed if not name.startswith(allowed))
+    assert not wrong, f"changed {wrong}: {found}\n{repeat}"
+    return found == "good"

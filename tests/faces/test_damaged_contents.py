@@ -8,30 +8,28 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ntensor.faces import data, train, verification
+from ntensor.faces.common.errors import CheckpointError, DamagedData
 from ntensor.faces.datasets.generated import GeneratedFaces
 from ntensor.faces.datasets.storage import META, ShardWriter, write_statistics
 from ntensor.faces.datasets.stored import StoredFaces, check
-from ntensor.faces.errors import CheckpointError, DamagedData
-from ntensor.faces.evaluation.run import load_run
-from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.morphable.analytic_face import make_analytic_face
 from ntensor.faces.morphable.ict_face import load_ict_face
 from ntensor.faces.networks.light_cnn import LightCNN
-from ntensor.faces.reading import (
-    read_tensors,
-)
+from ntensor.faces.reading import read_tensors
 from ntensor.faces.training import checkpoint
+from ntensor.faces.training.runs import load_run
 from small_files import write_ict
 from small_runs import write_run
 
 
 @pytest.fixture(scope="module")
 def batch():
-    return GeneratedFaces(analytic_face(1000), size=16).batch(range(4))
+    return GeneratedFaces(make_analytic_face(1000), size=16).batch(range(4))
 
 
 @pytest.fixture
 def folder(tmp_path, batch):
-    faces = GeneratedFaces(analytic_face(1000), size=16)
+    faces = GeneratedFaces(make_analytic_face(1000), size=16)
     with ShardWriter(tmp_path / "set", faces.face_model) as writer:
         writer.add(batch)
     write_statistics(writer.folder, faces.statistics)

@@ -6,9 +6,10 @@ import sys
 import pytest
 import torch
 
-from ntensor.faces import data, extras
+from ntensor.faces import data
+from ntensor.faces.common import extras
 from ntensor.faces.datasets.storage import read_meta
-from ntensor.faces.media import sheet
+from ntensor.faces.writing import sheet
 
 
 def test_render_check_and_sheet(tmp_path, capsys):

@@ -12,13 +12,21 @@ from PIL import Image
 
 from demo_runs import pictures_in, write_run
 from ntensor.faces import demo, editing
+from ntensor.faces.common.errors import ConfigurationError, ImageError
 from ntensor.faces.data import render
-from ntensor.faces.demo_parts import MAPS, SIDES, SLIDERS, START, Demo, pixels, texture_places
 from ntensor.faces.editing.session import Session
-from ntensor.faces.errors import ConfigurationError, ImageError
 from ntensor.faces.media.inputs import Face
-from ntensor.faces.media.sheet import as_colours
 from ntensor.faces.networks.model import build
+from ntensor.faces.page.parts import (
+    MAPS,
+    SIDES,
+    SLIDERS,
+    START,
+    Demo,
+    find_texture_places,
+    to_pixels,
+)
+from ntensor.faces.writing.sheet import to_colours
 
 MIXED = {"identity": 0.3, "expression": 1.2, "pose": 0.4, "light": 0.7}
 
@@ -61,8 +69,8 @@ def test_a_new_light_decodes_no_surface(session):
 
 
 def test_session_with_another_second_face(shown, session):
-    third = shown.fixed(shown.face(3).image)
-    other = session.replaced("second", third)
+    third = shown.fix_face(shown.choose_face(3).image)
+    other = session.replace("second", third)
     assert other.first is session.first
     torch.testing.assert_close(
         other.decode({"light": 1})["light"], Session(third, third).decode({})["light"]
@@ -84,13 +92,13 @@ def test_the_identity_follows_the_pose_where_training_did_not_separate_them(show
 
 
 def test_html_holds_the_decodings(shown, session):
-    large, row = shown.edited(session, MIXED)
+    large, row = shown.show_edited(session, MIXED)
     maps = session.decode(MIXED)
-    assert torch.equal(pictures_in(large)[0], torch.from_numpy(pixels(maps["image"][0])))
+    assert torch.equal(pictures_in(large)[0], torch.from_numpy(to_pixels(maps["image"][0])))
     found = pictures_in(row)
     assert len(found) == len(MAPS)
     for picture, (name, title) in zip(found, MAPS.items(), strict=True):
-        assert torch.equal(picture, torch.from_numpy(pixels(as_colours(name, maps[name])[0])))
+        assert torch.equal(picture, torch.from_numpy(to_pixels(to_colours(name, maps[name])[0])))
         assert f"<figcaption>{title}</figcaption>" in row
 
 
@@ -98,17 +106,17 @@ def test_first_and_second_face_are_shown(shown):
     session, sides = shown.start()
     for side, number in zip(SIDES, START, strict=True):
         picture, row = sides[side]
-        image = shown.face(number).image
-        assert torch.equal(pictures_in(picture)[0], torch.from_numpy(pixels(image)))
+        image = shown.choose_face(number).image
+        assert torch.equal(pictures_in(picture)[0], torch.from_numpy(to_pixels(image)))
         own = editing.decode(session.model, shown.run.encode([Face("", image)]))
-        assert torch.equal(pictures_in(row)[0], torch.from_numpy(pixels(own["image"][0])))
+        assert torch.equal(pictures_in(row)[0], torch.from_numpy(to_pixels(own["image"][0])))
 
 
 def test_offered_faces_are_of_unseen_persons(shown):
-    first, second = shown.offered(0), shown.offered(1)
+    first, second = shown.show_offered(0), shown.show_offered(1)
     assert len(first) == len(second) == 12
     assert len({picture.tobytes() for picture in first + second}) == 24
-    assert shown.face(3).name.startswith("generated:test:3:")
+    assert shown.choose_face(3).name.startswith("generated:test:3:")
     assert "generated faces alone (analytic face, 1000 vertices)" in shown.sentence
 
 
@@ -116,7 +124,7 @@ def test_upload_takes_the_middle_square(shown, tmp_path):
     picture = Image.new("RGB", (90, 40), (255, 0, 0))
     picture.paste((0, 255, 0), (25, 0, 65, 40))
     picture.save(tmp_path / "face.jpg", quality=95)
-    found = shown.uploaded(tmp_path / "face.jpg")
+    found = shown.read_upload(tmp_path / "face.jpg")
     assert found.shape == (3, 16, 16)
     # The outermost columns take a little of what lies outside.
     assert found[1, :, 1:-1].min() > 0.9 and found[0, :, 1:-1].max() < 0.1
@@ -125,7 +133,7 @@ def test_upload_takes_the_middle_square(shown, tmp_path):
 def test_bad_uploads_are_explained(shown, tmp_path):
     def refused(name, message):
         with pytest.raises(ImageError, match=message) as caught:
-            shown.uploaded(tmp_path / name)
+            shown.read_upload(tmp_path / name)
         assert str(tmp_path) not in str(caught.value)
 
     (tmp_path / "text.png").write_text("no picture")
@@ -139,22 +147,22 @@ def test_bad_uploads_are_explained(shown, tmp_path):
 
 
 def test_mesh_is_the_shape_with_the_frontal_image(shown, session):
-    found = trimesh.load(io.BytesIO(shown.mesh(session, MIXED)), file_type="glb", force="mesh")
+    found = trimesh.load(io.BytesIO(shown.make_mesh(session, MIXED)), file_type="glb", force="mesh")
     maps = session.decode(MIXED)
-    vertices = editing.vertices_of_stream(session.model, maps)[0]
+    vertices = editing.restore_vertices(session.model, maps)[0]
     torch.testing.assert_close(
         torch.from_numpy(found.vertices).float(), 1e-3 * vertices, rtol=1e-4, atol=1e-5
     )
     assert found.faces.tolist() == shown.face_model.shape_triangles().tolist()
     texture = found.visual.material.baseColorTexture
-    assert texture.tobytes() == pixels(maps["frontal_image"][0]).tobytes()
+    assert texture.tobytes() == to_pixels(maps["frontal_image"][0]).tobytes()
 
 
 def test_places_in_the_texture(shown):
-    face = shown.run.inputs.generated("test", "0")
+    face = shown.run.inputs.generate("test", "0")
     truth = shown.face_model
     vertices = truth.vertices(face.truth["id_3dmm"], face.truth["exp_3dmm"])[0, truth.landmarks68]
-    places = texture_places(vertices)
+    places = find_texture_places(vertices)
     seen = torch.stack([places[:, 0], 1 - places[:, 1]], 1) * 16 - 0.5
     assert (seen - face.landmarks).abs().max() < 0.05 * 8 + 1e-3
 
@@ -165,10 +173,10 @@ def test_run_on_a_data_set_of_another_shape(tmp_path):
     folder = str(tmp_path / "set")
     found = Demo(write_run(tmp_path / "run", {"source": folder, "validation_source": folder}))
     assert found.sentence == f"Trained with 3 updates on the data set {folder}."
-    assert len({picture.tobytes() for picture in found.offered(0)}) == 5
+    assert len({picture.tobytes() for picture in found.show_offered(0)}) == 5
     session, _ = found.start()
     with pytest.raises(ConfigurationError, match=r"3000 coordinates, .* has 18000"):
-        found.mesh(session, {})
+        found.make_mesh(session, {})
 
 
 def test_command_fails_with_a_sentence(demo_run, tmp_path, monkeypatch, capsys):

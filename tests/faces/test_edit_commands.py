@@ -10,14 +10,14 @@ import trimesh
 from PIL import Image
 
 from ntensor.faces import edit, editing, reconstruct
+from ntensor.faces.common.errors import ImageError
 from ntensor.faces.data import main as data_main
 from ntensor.faces.datasets.rendered import SPLITS
-from ntensor.faces.errors import ImageError
-from ntensor.faces.evaluation.run import load_run
 from ntensor.faces.figures import __main__ as figures
 from ntensor.faces.figures import codes, material
 from ntensor.faces.media import images, inputs, videos
 from ntensor.faces.media.inputs import Inputs
+from ntensor.faces.training.runs import load_run
 from small_runs import HAPPY, SAD, picture, write_run
 
 
@@ -72,10 +72,10 @@ def test_transfers(run, tmp_path, capsys, command):
     faces = Inputs(configuration)
     target, source = (editing.encode(model, faces.read_one(w).image[None]) for w in (HAPPY, SAD))
     wanted = {
-        "expression": lambda: editing.expression(model, target, source),
-        "pose": lambda: editing.pose(model, target, source, mask="normals"),
-        "light": lambda: editing.light(model, target, source),
-        "identity": lambda: editing.identity(model, target, source, mask="normals"),
+        "expression": lambda: editing.transfer_expression(model, target, source),
+        "pose": lambda: editing.transfer_pose(model, target, source, mask="normals"),
+        "light": lambda: editing.transfer_light(model, target, source),
+        "identity": lambda: editing.transfer_identity(model, target, source, mask="normals"),
     }[command]()["image"][0]
     found = picture(tmp_path / f"{command}_000.png")
     assert (found - wanted.clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-5
@@ -103,12 +103,14 @@ def test_truth_is_the_edited_scene(run):
     _, configuration, _ = load_run(run)
     faces = Inputs(configuration)
     target, source = faces.read([HAPPY, SAD])
-    truth = faces.edited(target, source, "expression").truth
+    truth = faces.render_edit(target, source, "expression").truth
     assert torch.equal(truth["exp_3dmm"], source.truth["exp_3dmm"])
     assert torch.equal(truth["id_3dmm"], target.truth["id_3dmm"])
     assert torch.equal(truth["pose"], target.truth["pose"])
-    assert torch.equal(faces.edited(target, source, "pose").truth["pose"], source.truth["pose"])
-    assert torch.equal(faces.edited(target, target, "light").image, target.image)
+    assert torch.equal(
+        faces.render_edit(target, source, "pose").truth["pose"], source.truth["pose"]
+    )
+    assert torch.equal(faces.render_edit(target, target, "light").image, target.image)
     assert int(target.truth["identity"]) == SPLITS["test"][0]
     assert faces.face_model.basic_names[int(source.truth["expression"])] == "sad"
     torch.testing.assert_close(source.truth["angles"], torch.tensor([[-30.0, 5.0, 10.0]]))
@@ -180,7 +182,7 @@ def test_video_files(run, tmp_path, monkeypatch):
     film.write_bytes(b"no film" * 100)
     assert "not a picture that is read" in sentence(edit.main, *words)
     frames = [torch.full((32, 32, 3), 40 * k, dtype=torch.uint8) for k in range(4)]
-    videos.write(film, frames, 2, 8)
+    videos.write_film(film, frames, 2, 8)
     edit.main(words)
     assert len(list((out / "frames").iterdir())) == 4
 
@@ -195,10 +197,10 @@ def test_reconstruction(run, tmp_path, capsys, format):
     model, configuration, _ = load_run(run)
     faces = Inputs(configuration)
     given = faces.read([HAPPY, SAD])
-    output = editing.decode(model, editing.encode(model, inputs.pictures_of(given)))
+    output = editing.decode(model, editing.encode(model, inputs.stack_pictures(given)))
     vertices = {
-        "decoder": editing.vertices_of_stream(model, output),
-        "coefficients": editing.vertices_of_coefficients(model, output, faces.face_model),
+        "decoder": editing.restore_vertices(model, output),
+        "coefficients": editing.build_vertices(model, output, faces.face_model),
     }
     truth = torch.stack([face.truth["shape"][0].view(-1, 3) for face in given])
     for name, wanted in vertices.items():

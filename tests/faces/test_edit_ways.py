@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from ntensor.faces import edit, editing
-from ntensor.faces.baselines import LandmarkFit, flow_warp
-from ntensor.faces.errors import ConfigurationError
-from ntensor.faces.evaluation.run import load_run
+from ntensor.faces.baselines import LandmarkFit, warp_by_flow
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.media import videos
-from ntensor.faces.media.inputs import Inputs, pictures_of
-from ntensor.faces.media.run_inputs import Options, RunInputs
+from ntensor.faces.media.inputs import Inputs, stack_pictures
+from ntensor.faces.runs.opened import OpenedRun, Options
+from ntensor.faces.training.runs import load_run
 from small_runs import HAPPY, SAD, picture, write_run
 
 
@@ -27,7 +27,7 @@ def test_detail_keeps_the_picture_and_adds_the_change(run, tmp_path, command):
     model, configuration, _ = load_run(run)
     images = [Inputs(configuration).read_one(words).image[None] for words in (HAPPY, SAD)]
     target, source = (editing.encode(model, image) for image in images)
-    edited = getattr(editing, command)(model, target, source)["image"]
+    edited = getattr(editing, f"transfer_{command}")(model, target, source)["image"]
     wanted = images[0] + edited - editing.decode(model, target)["image"]
     found = picture(tmp_path / f"{command}_000.png")
     assert (found - wanted[0].clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-5
@@ -40,7 +40,7 @@ def test_warp_moves_the_picture(run, tmp_path):
     reader = Inputs(configuration)
     images = [reader.read_one(name).image[None] for name in (HAPPY, SAD)]
     target, source = (editing.encode(model, image) for image in images)
-    wanted, _, _ = editing.warped(model, reader.face_model, images[0], target, source)
+    wanted, _, _ = editing.warp_expression(model, reader.face_model, images[0], target, source)
     found = picture(tmp_path / "expression_000.png")
     assert (found - wanted[0]).abs().max() <= 0.5 / 255 + 1e-5
     with pytest.raises(SystemExit, match=r"^error: detail and warp are two ways"):
@@ -53,9 +53,9 @@ def test_video_by_warp(run, tmp_path):
     model, configuration, _ = load_run(run)
     reader = Inputs(configuration)
     image = reader.read_one(HAPPY).image[None]
-    frames = pictures_of(videos.driving(reader, "generated:test:5", 3))
+    frames = stack_pictures(videos.read_driving_frames(reader, "generated:test:5", 3))
     codes = editing.encode(model, image), editing.encode(model, frames)
-    wanted, _, _ = editing.warped(model, reader.face_model, image, *codes)
+    wanted, _, _ = editing.warp_expression(model, reader.face_model, image, *codes)
     assert len(wanted) == 3
     for number, frame in enumerate(wanted):
         found = picture(tmp_path / "frames" / f"{number:05d}.png")
@@ -67,13 +67,13 @@ def test_warp_of_an_expression_onto_itself_moves_nothing(run):
     reader = Inputs(configuration)
     image = reader.read_one(HAPPY).image[None]
     target = editing.encode(model, image)
-    _, _, movement = editing.warped(model, reader.face_model, image, target, target)
+    _, _, movement = editing.warp_expression(model, reader.face_model, image, target, target)
     assert float(movement.abs().max()) == 0
     with pytest.raises(ConfigurationError, match=r"coefficients of identity .* the .* has"):
         face = dataclasses.replace(
             reader.face_model, identity_modes=reader.face_model.identity_modes[:3]
         )
-        editing.warped(model, face, image, target, target)
+        editing.warp_expression(model, face, image, target, target)
 
 
 def test_true_coefficients_give_the_fit_s_picture(run, monkeypatch):
@@ -96,8 +96,10 @@ def test_true_coefficients_give_the_fit_s_picture(run, monkeypatch):
         return {name: model.statistics.standardise(name, found[name]) for name in names}
 
     monkeypatch.setattr(model, "regress", regress)
-    found, normal, movement = editing.warped(model, reader.face_model, faces[0].image[None], *codes)
-    wanted, _, normals = flow_warp(
+    found, normal, movement = editing.warp_expression(
+        model, reader.face_model, faces[0].image[None], *codes
+    )
+    wanted, _, normals = warp_by_flow(
         reader.face_model, faces[0].image[None], fits[0], fits[0].with_expression(fits[1])
     )
     torch.testing.assert_close(found, wanted, rtol=0, atol=2e-3)
@@ -109,11 +111,11 @@ def test_true_coefficients_give_the_fit_s_picture(run, monkeypatch):
 def test_the_identity_follows_the_pose(run, tmp_path, command):
     edit.main([command, str(run), "--target", HAPPY, "--source", SAD, "--follow",
                "--out", str(tmp_path)])  # fmt: skip
-    found = RunInputs(run, Options())
+    found = OpenedRun(run, Options())
     images = [found.inputs.read_one(words).image[None] for words in (HAPPY, SAD)]
     target, source = (editing.encode(found.model, image) for image in images)
     assert found.leak.shape == (9, 4) and found.leak.abs().max() > 1e-3
-    wanted = getattr(editing, command)(
+    wanted = getattr(editing, f"transfer_{command}")(
         found.model, target, source, mask="normals", leak=found.leak
     )["image"][0].clamp(0, 1)
     written = picture(tmp_path / f"{command}_000.png")

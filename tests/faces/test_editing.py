@@ -8,10 +8,10 @@ from torch.testing import assert_close
 
 from batches import small_configuration
 from ntensor.faces import editing
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.editing import FixedFace
 from ntensor.faces.editing.session import Session
-from ntensor.faces.errors import ConfigurationError
-from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.morphable.analytic_face import make_analytic_face
 from ntensor.faces.networks.model import build
 from ntensor.faces.rendering import harmonics
 
@@ -54,7 +54,7 @@ def network(name, **entries):
 
 
 def transfer(edit):
-    return getattr(editing, edit)
+    return getattr(editing, f"transfer_{edit}")
 
 
 @pytest.mark.parametrize("edit", editing.CODES)
@@ -71,7 +71,7 @@ def test_own_codes_give_the_reconstruction(model, images, faces, edit):
 def test_an_edit_changes_what_depends_on_its_code_and_nothing_else(model, faces, edit):
     target, source = faces[:2], faces[2:4]
     name = editing.CODES[edit]
-    swapped = target.replaced({name: source.codes[name]})
+    swapped = target.replace({name: source.codes[name]})
     found, before = editing.decode(model, swapped), editing.decode(model, target)
     changed = {key for key in found if not torch.equal(found[key], before[key]) and key in before}
     assert changed == CHANGED_BY[edit]
@@ -82,7 +82,7 @@ def test_an_edit_changes_what_depends_on_its_code_and_nothing_else(model, faces,
 
 def test_expression_transfer_is_the_multilinear_form(model, faces):
     target, source = faces[0], faces[1]
-    found = editing.expression(model, target, source)
+    found = editing.transfer_expression(model, target, source)
     z_exp, z_id, z_l = source.codes["z_exp"][0], target.codes["z_id"][0], target.codes["z_l"][0]
     shape_core = model.shape_stream.projection.core
     assert_close(found["shape"][0], torch.einsum("xei,e,i->x", shape_core, z_exp, z_id))
@@ -92,18 +92,18 @@ def test_expression_transfer_is_the_multilinear_form(model, faces):
 
 
 def test_one_face_for_many(model, faces):
-    many = editing.expression(model, faces[0], faces)
-    one = editing.expression(model, faces[0], faces[3])
+    many = editing.transfer_expression(model, faces[0], faces)
+    one = editing.transfer_expression(model, faces[0], faces[3])
     assert_close(many["image"][3], one["image"][0])
-    turned = editing.pose(model, faces, faces[2])
-    assert_close(turned["image"][1], editing.pose(model, faces[1], faces[2])["image"][0])
+    turned = editing.transfer_pose(model, faces, faces[2])
+    assert_close(turned["image"][1], editing.transfer_pose(model, faces[1], faces[2])["image"][0])
     with pytest.raises(ValueError, match="wanted one picture or 5, got 2"):
-        editing.expression(model, faces[:2], faces)
+        editing.transfer_expression(model, faces[:2], faces)
 
 
 def test_light_is_source_light_on_target_normals_and_albedo(model, images, faces):
     target, source = faces[:2], faces[2:4]
-    found = editing.light(model, target, source)
+    found = editing.transfer_light(model, target, source)
     own, other = model(images[:2]), model(images[2:4])
     shading = harmonics.shading(own["normal"], other["light"])
     assert_close(found["shading"], shading)
@@ -111,22 +111,24 @@ def test_light_is_source_light_on_target_normals_and_albedo(model, images, faces
     assert_close(found["shading_source"], other["shading"])
     wanted = own["mask"] * own["albedo"] * shading + (1 - own["mask"]) * own["background"]
     assert_close(found["image"], wanted)
-    swapped = target.replaced({"z_l": source.codes["z_l"]})
+    swapped = target.replace({"z_l": source.codes["z_l"]})
     assert_close(found["image"], editing.decode(model, swapped)["image"])
 
 
 def test_light_of_the_network_after_30():
     other = network("intrinsic")
     faces = editing.encode(other, torch.rand(2, 3, 16, 16))
-    found = editing.light(other, faces[0], faces[1])
+    found = editing.transfer_light(other, faces[0], faces[1])
     assert not torch.equal(found["shading"], found["shading_target"])
-    assert_close(editing.light(other, faces, faces)["image"], editing.decode(other, faces)["image"])
+    assert_close(
+        editing.transfer_light(other, faces, faces)["image"], editing.decode(other, faces)["image"]
+    )
 
 
 def test_projected_pose(model, faces):
-    codes = editing.nearest_rotation(faces.codes["z_p"])
-    found = editing.pose(model, faces[0], faces[1], project=True)
-    wanted = faces[0].replaced({"z_p": codes[1:2]})
+    codes = editing.find_nearest_rotation(faces.codes["z_p"])
+    found = editing.transfer_pose(model, faces[0], faces[1], project=True)
+    wanted = faces[0].replace({"z_p": codes[1:2]})
     assert_close(found["image"], editing.decode(model, wanted)["image"])
 
 
@@ -139,45 +141,47 @@ def test_identity_follows_the_pose(model, faces, leak):
     target, source = faces[0], faces[1]
     change = (source.codes["z_p"] - target.codes["z_p"]) @ leak
     z_id = target.codes["z_id"] + change
-    wanted = target.replaced({"z_p": source.codes["z_p"], "z_id": z_id})
-    found = editing.pose(model, target, source, leak=leak)
+    wanted = target.replace({"z_p": source.codes["z_p"], "z_id": z_id})
+    found = editing.transfer_pose(model, target, source, leak=leak)
     assert_close(found["image"], editing.decode(model, wanted)["image"])
     # What is left of the source's identity once its pose is taken out, in the target's pose.
-    wanted = target.replaced({"z_id": source.codes["z_id"] - change})
-    found = editing.identity(model, target, source, leak=leak)
+    wanted = target.replace({"z_id": source.codes["z_id"] - change})
+    found = editing.transfer_identity(model, target, source, leak=leak)
     assert_close(found["image"], editing.decode(model, wanted)["image"])
-    both = editing.identity(model, faces[:2], source, leak=leak)
+    both = editing.transfer_identity(model, faces[:2], source, leak=leak)
     assert_close(both["image"][:1], found["image"])
 
 
 def test_a_session_follows_the_pose(model, faces, leak):
-    turned = faces.replaced({"z_p": editing.nearest_rotation(faces.codes["z_p"])})
+    turned = faces.replace({"z_p": editing.find_nearest_rotation(faces.codes["z_p"])})
     session = Session(FixedFace(model, turned[0]), FixedFace(model, turned[1]), leak)
     for edit in ("pose", "identity"):
         wanted = transfer(edit)(model, turned[0], turned[1], mask="normals", leak=leak)
         assert_close(session.decode({edit: 1.0})["normal"], wanted["normal"])
-    replaced = session.replaced("second", FixedFace(model, faces[2]))
+    replaced = session.replace("second", FixedFace(model, faces[2]))
     assert replaced.leak is leak
 
 
 def test_leak_is_the_slope_of_a_regression(generator):
     z_p, slope = torch.randn(200, 9, generator=generator), torch.randn(9, 4, generator=generator)
     noise = 0.01 * torch.randn(200, 4, generator=generator)
-    found = editing.pose_leak({"z_p": z_p + 3, "z_id": z_p @ slope + noise - 7})
+    found = editing.fit_pose_leak({"z_p": z_p + 3, "z_id": z_p @ slope + noise - 7})
     assert_close(found, slope, rtol=0, atol=0.02)
     with pytest.raises(ConfigurationError, match="got no z_p"):
-        editing.pose_leak({"z_id": slope})
+        editing.fit_pose_leak({"z_id": slope})
 
 
 def test_nearest_rotation(generator):
     z = torch.randn(20, 9, generator=generator, dtype=torch.double)
-    found = editing.nearest_rotation(z).view(-1, 3, 3)
+    found = editing.find_nearest_rotation(z).view(-1, 3, 3)
     identity = torch.eye(3, dtype=torch.double)
     assert_close(found.mT @ found, identity.expand_as(found))
     assert_close(torch.linalg.det(found), torch.ones(20, dtype=torch.double))
-    assert_close(editing.nearest_rotation(found.flatten(1)), found.flatten(1))
+    assert_close(editing.find_nearest_rotation(found.flatten(1)), found.flatten(1))
     distance = (found - z.view(-1, 3, 3)).square().sum((1, 2))
-    others = editing.nearest_rotation(torch.randn(500, 9, generator=generator, dtype=torch.double))
+    others = editing.find_nearest_rotation(
+        torch.randn(500, 9, generator=generator, dtype=torch.double)
+    )
     for k in range(20):
         assert distance[k] <= (others.view(-1, 3, 3) - z[k].view(3, 3)).square().sum((1, 2)).min()
 
@@ -186,7 +190,7 @@ def test_mask_of_the_normals(model, faces):
     output = editing.decode(model, faces)
     given = torch.zeros_like(output["normal"])
     given[:, 2, :, :8] = 0.9
-    found = editing.codes.composed({**output, "normal": given}, "normals")
+    found = editing.codes.compose({**output, "normal": given}, "normals")
     face = output["albedo"] * output["shading"]
     assert_close(found["image"][..., :8], face[..., :8])
     assert_close(found["image"][..., 8:], output["background"][..., 8:])
@@ -209,7 +213,7 @@ def test_interpolation_goes_from_the_face_to_its_transfer(model, faces, edit):
     assert_close(third, 0.7 * first.codes[name] + 0.3 * second.codes[name])
     assert_close(
         found["image"][3],
-        editing.decode(model, first.replaced({name: third}))["image"][0],
+        editing.decode(model, first.replace({name: third}))["image"][0],
     )
 
 
@@ -229,7 +233,7 @@ def test_fixed_identity_equals_the_whole_network(model, faces):
     fixed = editing.FixedFace(model, faces[0])
     codes = {name: faces.codes[name] for name in ("z_exp", "z_p", "z_l")}
     found = fixed.decode(**codes)
-    wanted = editing.decode(model, faces[0].expand(5).replaced(codes))
+    wanted = editing.decode(model, faces[0].expand(5).replace(codes))
     assert found.keys() == wanted.keys()
     for name in wanted:
         assert_close(found[name], wanted[name], msg=lambda text, name=name: f"{name}: {text}")
@@ -265,27 +269,27 @@ def test_proof_of_concept(rotation):
     made = network("proof-of-concept", rotation=rotation)
     images = torch.rand(2, 3, 16, 16)
     faces = editing.encode(made, images)
-    assert_close(editing.expression(made, faces, faces)["image"], made(images)["image"])
-    found = editing.expression(made, faces[0], faces[1])
+    assert_close(editing.transfer_expression(made, faces, faces)["image"], made(images)["image"])
+    found = editing.transfer_expression(made, faces[0], faces[1])
     z_exp, z_id = faces[1].codes["z_exp"], faces[0].codes["z_id"]
     wanted = made.decoder(made.feature(z_exp, z_id, faces[0].codes.get("z_p")))
     assert_close(found["image"], wanted)
     assert_close(found["texture"], made(images)["texture"][:1])
     if rotation == "column":
-        assert editing.pose(made, faces[0], faces[1])["image"].shape == (1, 3, 16, 16)
+        assert editing.transfer_pose(made, faces[0], faces[1])["image"].shape == (1, 3, 16, 16)
 
 
 def test_encode_and_replace_check_shapes(model, faces):
     with pytest.raises(ValueError, match=r"\(n, 3, 16, 16\), got \(1, 3, 64, 64\)"):
         editing.encode(model, torch.rand(1, 3, 64, 64))
     with pytest.raises(ValueError, match=r"wanted codes of .*, got z_n"):
-        faces.replaced({"z_n": torch.zeros(5, 2)})
+        faces.replace({"z_n": torch.zeros(5, 2)})
     with pytest.raises(ValueError, match=r"z_exp must have shape \(5, 3\)"):
-        faces.replaced({"z_exp": torch.zeros(1, 3)})
+        faces.replace({"z_exp": torch.zeros(1, 3)})
 
 
 def test_reconstruction_takes_the_standardisation_back():
-    face = analytic_face(1000)
+    face = make_analytic_face(1000)
     base = small_configuration().model
     sizes = {"k_3d": face.shape_size, "exp_3dmm": face.expression_size}
     made = build(dataclasses.replace(base, **sizes, id_3dmm=face.identity_size))
@@ -301,21 +305,21 @@ def test_reconstruction_takes_the_standardisation_back():
     output = {name: made.statistics.standardise(name, x) for name, x in targets.items()}
     truth = face.vertices(x_id, x_exp)
     tolerance = {"rtol": 1e-5, "atol": 1e-3}
-    assert_close(editing.vertices_of_stream(made, output), truth, **tolerance)
-    assert_close(editing.vertices_of_coefficients(made, output, face), truth, **tolerance)
-    assert editing.shape_error(truth + torch.tensor([0.0, 3.0, 4.0]), truth).tolist() == (
+    assert_close(editing.restore_vertices(made, output), truth, **tolerance)
+    assert_close(editing.build_vertices(made, output, face), truth, **tolerance)
+    assert editing.measure_shape_error(truth + torch.tensor([0.0, 3.0, 4.0]), truth).tolist() == (
         pytest.approx([5.0, 5.0], abs=1e-4)
     )
     cut = dataclasses.replace(face, identity_modes=face.identity_modes[:9])
     with pytest.raises(ConfigurationError, match=r"predicts 30 identity .* has 9 and 16"):
-        editing.vertices_of_coefficients(made, output, cut)
+        editing.build_vertices(made, output, cut)
     with pytest.raises(ConfigurationError, match=r'a shape from the decoder .* got "plain"'):
-        editing.vertices_of_stream(network("plain"), {})
+        editing.restore_vertices(network("plain"), {})
 
 
 def test_frontal_normals_are_unit_or_nothing():
     normal = torch.zeros(1, 3, 1, 2)
     normal[0, :, 0, 0], normal[0, :, 0, 1] = torch.tensor([0.0, 0.6, 0.8]) * 0.8, 0.1
-    found = editing.frontal({"frontal_normal": normal, "image": normal})
+    found = editing.collect_frontal_maps({"frontal_normal": normal, "image": normal})
     assert set(found) == {"frontal_normal"}
     assert_close(found["frontal_normal"][0, :, 0], torch.tensor([[0.0, 0], [0.6, 0], [0.8, 0]]))

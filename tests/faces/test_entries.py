@@ -9,15 +9,15 @@ import torch
 
 from ntensor.faces import configuration as c
 from ntensor.faces import data, verification
-from ntensor.faces.command_line import from_command_line
-from ntensor.faces.entries import Within, Word
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.configuration.command_line import read_command_line
+from ntensor.faces.configuration.entries import Within, Word
+from ntensor.faces.configuration.presets import tiny
 from ntensor.faces.evaluation.settings import Evaluation
-from ntensor.faces.media.run_inputs import Options
-from ntensor.faces.presets import tiny
+from ntensor.faces.runs.opened import Options
 from ntensor.faces.sweep import Sweep
 from ntensor.faces.training import preparation
-from ntensor.faces.training.processes import device_of
+from ntensor.faces.training.processes import choose_device
 from ntensor.faces.verification import VerificationConfiguration
 
 SECTIONS = (
@@ -88,7 +88,7 @@ def test_impossible_entries(tmp_path, section, entry, value):
         c.from_file(path, base)
     words = [str(part) for part in (value if isinstance(value, tuple) else (value,))]
     with pytest.raises((ConfigurationError, SystemExit)) as ended:
-        from_command_line([f"--{section}.{entry.replace('_', '-')}", *words])
+        read_command_line([f"--{section}.{entry.replace('_', '-')}", *words])
     assert not isinstance(ended.value, SystemExit) or ended.value.code not in (0, None)
 
 
@@ -101,10 +101,10 @@ def test_types_of_entries_in_code(value):
 
 
 def test_devices():
-    assert device_of("cpu") == torch.device("cpu")
+    assert choose_device("cpu") == torch.device("cpu")
     for name in ("meta", "cuda:x", "cpu:0", "", "cuda:99999"):
         with pytest.raises(ConfigurationError, match=r"device must be .* auto, cpu, cuda or"):
-            device_of(name)
+            choose_device(name)
 
 
 def test_backend_that_is_not_there(monkeypatch):
@@ -115,7 +115,9 @@ def test_backend_that_is_not_there(monkeypatch):
     base = tiny()
     training = dataclasses.replace(base.training, backend="triton")
     with pytest.raises(ConfigurationError, match=r"training\.backend: no compiler"):
-        preparation.check(dataclasses.replace(base, training=training), 1, torch.device("cpu"))
+        preparation.check_settings(
+            dataclasses.replace(base, training=training), 1, torch.device("cpu")
+        )
 
 
 def test_wrong_arguments_of_data_commands(tmp_path):

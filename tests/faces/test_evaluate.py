@@ -9,23 +9,26 @@ import pytest
 import torch
 from PIL import Image
 
+from ntensor.faces.common.errors import CheckpointError, FacesError
 from ntensor.faces.data import render
-from ntensor.faces.errors import CheckpointError, FacesError
 from ntensor.faces.evaluate import main
-from ntensor.faces.evaluation.groups import Group, grouped, mean_and_deviation
-from ntensor.faces.evaluation.markdown import accuracy_table
-from ntensor.faces.evaluation.photographs import photographs, read_labels
-from ntensor.faces.evaluation.references import _assignment
-from ntensor.faces.evaluation.run import Evaluation, Shared, evaluate, load_run, report
+from ntensor.faces.evaluation.groups import Group, group_runs, mean_and_deviation
+from ntensor.faces.evaluation.markdown import format_accuracy_table
+from ntensor.faces.evaluation.materials import Shared
+from ntensor.faces.evaluation.photographs import read_labels, read_photographs
+from ntensor.faces.evaluation.references import _assign_modes
+from ntensor.faces.evaluation.run import evaluate, format_report
+from ntensor.faces.evaluation.settings import Evaluation
 from ntensor.faces.evaluation.transfer import (
     DETAIL,
     FOLLOWS,
     WARP,
     Transfers,
-    landmarks_of,
-    measured_baselines,
+    measure_baselines,
+    select_landmarks,
 )
 from ntensor.faces.training import checkpoint
+from ntensor.faces.training.runs import load_run
 from small_runs import write_run
 
 SETTINGS = Evaluation(
@@ -199,7 +202,7 @@ def test_measures_of_an_untrained_network(runs, shared):
     for name in ("normals", "landmarks"):
         wanted = transfer["light"]["copy of the input"][name]
         assert transfer["light"][DETAIL][name] == pytest.approx(wanted, abs=0.05), name
-    text = report(found)
+    text = format_report(found)
     for words in ("mean image", "mean face", "z_exp", "chance", "never showed"):
         assert words in text
 
@@ -212,12 +215,12 @@ def test_transfers_have_their_truth(shared, runs):
         for name, key in given.items():
             torch.testing.assert_close(truth[key], (source if name == edit else target)[key])
         perfect = transfers.measure(
-            edit, truth["image"], truth["normal"], transfers.landmarks(truth)
+            edit, truth["image"], truth["normal"], transfers.project_landmarks(truth)
         )
         assert perfect == {
             "image": 0, "face": 0, "landmarks": 0, "normals": pytest.approx(0, abs=0.1),
         }  # fmt: skip
-        moved = transfers.landmarks(truth) + torch.tensor([13.0, 0.0])
+        moved = transfers.project_landmarks(truth) + torch.tensor([13.0, 0.0])
         # 208 millimetres are 16 pixels.
         assert transfers.measure(edit, truth["image"], None, moved)["landmarks"] == pytest.approx(1)
 
@@ -228,14 +231,14 @@ def test_factors_are_named_by_what_they_explain():
         torch.nn.functional.normalize(torch.randn(80, k, generator=generator)) for k in (3, 2, 4)
     )
     batch = {"light": light.unflatten(1, (3, 1)), "exp_3dmm": expression, "id_3dmm": identity}
-    assert _assignment([identity, light, expression], batch) == (1, 2, 0)
+    assert _assign_modes([identity, light, expression], batch) == (1, 2, 0)
 
 
 def test_baselines_of_transfers(runs):
     configuration = load_run(runs["full-s0"])[1]
     model = dataclasses.replace(configuration.model, image_size=32)
     transfers = Transfers(dataclasses.replace(configuration, model=model), 8)
-    measures, shown = measured_baselines(transfers, None)
+    measures, shown = measure_baselines(transfers, None)
     pose = measures["pose"]
     assert pose["3DMM fit"]["face"] < pose["copy of the input"]["face"]
     assert pose["3DMM fit"]["normals"] < pose["copy of the input"]["normals"]
@@ -250,7 +253,7 @@ def test_baselines_of_transfers(runs):
 def test_landmarks_outside_of_the_shape(shared, runs):
     face = shared.of_run(runs["full-s0"]).transfers.face
     cut = dataclasses.replace(face, shape_vertices=face.landmarks68[2:])
-    found = landmarks_of(cut, face.mean[None, cut.shape_vertices])
+    found = select_landmarks(cut, face.mean[None, cut.shape_vertices])
     assert found[0, :2].isnan().all()
     torch.testing.assert_close(found[0, 2:], face.mean[face.landmarks68[2:]])
 
@@ -283,7 +286,9 @@ def test_principal_components_are_as_many_as_the_first_groups_codes():
         run = {"run": name, "configuration": {"model": sizes}, "accuracy": table}
         return Group(name, [run])
 
-    text = accuracy_table([group("a", 3), group("b", 4)], [], "accuracy", ["identity"], als=False)
+    text = format_accuracy_table(
+        [group("a", 3), group("b", 4)], [], "accuracy", ["identity"], als=False
+    )
     rows = tables_of(text)[""][0]
     assert rows["principal components of the same sizes"]["identity (z_id)"] == "30.0 / - %"
 
@@ -297,13 +302,13 @@ def test_groups():
         }
         return {"run": name, "configuration": configuration, "error": {"mean": float(seed)}}
 
-    full, other, last = grouped(
+    full, other, last = group_runs(
         [run("a/full-s1", 1), run("b/full-s3", 3), run("c/full-s0", 0, 2.0), run("d/x", 0, 3.0)]
     )
     assert (full.name, other.name, last.name) == ("full", "full (2)", "x")
-    assert full.shown("error", "mean") == "2.00 ± 1.41"
-    assert other.shown("error", "mean", form=".0f") == "0"
-    assert full.shown("error", "median") == "-"
+    assert full.format("error", "mean") == "2.00 ± 1.41"
+    assert other.format("error", "mean", form=".0f") == "0"
+    assert full.format("error", "median") == "-"
     assert Group("none").values("error") == []
 
 
@@ -329,23 +334,23 @@ def test_wrong_labels_are_named(tmp_path, text, message):
 
 def test_photographs(tmp_path):
     with pytest.raises(FacesError, match="no pictures"):
-        photographs(tmp_path, None, 16)
+        read_photographs(tmp_path, None, 16)
     grey = np.full((20, 40), 128, np.uint8)
     Image.fromarray(grey).save(tmp_path / "grey.png")
     Image.new("RGB", (50, 30), (255, 0, 0)).save(tmp_path / "red.jpg")
     labels = tmp_path / "labels.csv"
     labels.write_text("file,light\nred.jpg,left\n")
-    found, names = photographs(tmp_path, labels, 16)
+    found, names = read_photographs(tmp_path, labels, 16)
     assert names == ["grey.png", "red.jpg"]
     batch = found[slice(None)]
     torch.testing.assert_close(batch["image"][0], torch.full((3, 16, 16), 128 / 255))
     assert batch["light_bin"].tolist() == [-1, 0] and batch["identity"].tolist() == [-1, -1]
     labels.write_text("file,light\nblue.jpg,left\n")
     with pytest.raises(FacesError, match=r"labels blue.jpg, which is not in"):
-        photographs(tmp_path, labels, 16)
+        read_photographs(tmp_path, labels, 16)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(FacesError, match=r"broken.png: not a picture"):
-        photographs(tmp_path, None, 16)
+        read_photographs(tmp_path, None, 16)
 
 
 def refused(*arguments):

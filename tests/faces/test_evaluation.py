@@ -6,19 +6,15 @@ import torch
 
 from batches import RandomSamples, batch_of, small_configuration
 from ntensor.faces import verification
+from ntensor.faces.common.errors import CheckpointError, ConfigurationError, FacesError
 from ntensor.faces.configuration import DataConfiguration
-from ntensor.faces.errors import CheckpointError, ConfigurationError, FacesError
-from ntensor.faces.evaluation import (
-    AngularError,
-    SquaredError,
-    accuracy,
-    angular_degrees,
-    transfer,
-)
-from ntensor.faces.evaluation.svm import cross_validated, fit_machines
-from ntensor.faces.media import pictures
-from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.evaluation import transfer
+from ntensor.faces.evaluation.measures import AngularError, SquaredError, angular_degrees
+from ntensor.faces.evaluation.probes import measure_accuracy
+from ntensor.faces.evaluation.svm import cross_validate, fit_machines
+from ntensor.faces.morphable.analytic_face import make_analytic_face
 from ntensor.faces.networks.model import build
+from ntensor.faces.writing import grids
 
 
 def test_angles():
@@ -56,10 +52,10 @@ def test_accuracy_of_a_code_that_tells_and_one_that_does_not():
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(3), 40)
     telling = np.eye(3)[labels] + 0.1 * random.normal(size=(120, 3))
-    assert accuracy(telling, labels).random > 0.95
-    assert accuracy(random.normal(size=(120, 3)), labels).random < 0.6
-    assert accuracy(telling, labels).chance == pytest.approx(1 / 3)
-    assert accuracy(telling, np.where(labels == 2, -1, labels)).classes == 2
+    assert measure_accuracy(telling, labels).random > 0.95
+    assert measure_accuracy(random.normal(size=(120, 3)), labels).random < 0.6
+    assert measure_accuracy(telling, labels).chance == pytest.approx(1 / 3)
+    assert measure_accuracy(telling, np.where(labels == 2, -1, labels)).classes == 2
 
 
 def test_accuracy_by_the_nearest_sample():
@@ -67,8 +63,8 @@ def test_accuracy_by_the_nearest_sample():
     x = np.array([[0.0], [0.1], [1.0], [1.1], [2.0], [2.1], [3.0], [3.1]])
     labels = np.array([0, 0, 1, 1, 0, 0, 1, 1])
     groups = np.array([0, 1, 0, 1, 0, 1, 0, 1])
-    assert accuracy(x, labels, groups, classifier="neighbour").grouped == 1
-    assert accuracy(x, labels, groups).grouped < 1
+    assert measure_accuracy(x, labels, groups, classifier="neighbour").grouped == 1
+    assert measure_accuracy(x, labels, groups).grouped < 1
 
 
 def test_grouped_folds_see_through_duplicates():
@@ -77,7 +73,7 @@ def test_grouped_folds_see_through_duplicates():
     groups = np.repeat(np.arange(30), 10)
     labels = random.integers(0, 2, 30)[groups]
     features = np.eye(30)[groups] + 0.01 * random.normal(size=(300, 30))
-    probe = accuracy(features, labels, groups)
+    probe = measure_accuracy(features, labels, groups)
     assert probe.random > 0.95 and probe.grouped < 0.75
 
 
@@ -106,13 +102,13 @@ def test_cross_validation_tests_what_was_left_out():
     # The left-out sample of class 1 lies among those of class 0.
     x = torch.tensor([[-1.0], [-1.2], [-0.9], [1.0], [1.1], [-1.1]])
     labels = torch.tensor([0, 0, 0, 1, 1, 1])
-    mean, each = cross_validated(x, labels, torch.tensor([0, 0, 0, 0, 0, 1]))
+    mean, each = cross_validate(x, labels, torch.tensor([0, 0, 0, 0, 0, 1]))
     assert each[1] == 0 and mean == sum(each) / 2
 
 
 def test_accuracy_needs_classes():
     with pytest.raises(ValueError, match="at least 2 classes"):
-        accuracy(np.zeros((4, 1)), np.zeros(4, int))
+        measure_accuracy(np.zeros((4, 1)), np.zeros(4, int))
 
 
 def test_verification_network_learns_identities(tmp_path):
@@ -152,25 +148,25 @@ def test_verification_needs_identities_and_an_end():
 def test_grid_shows_values_at_their_places(tmp_path):
     first = torch.zeros(2, 3, 4, 4)
     first[1, 0] = 1
-    picture = pictures.grid({"a": first, "b": 1 - first})
-    top = pictures.HEADER + 4 + pictures.MARGIN
-    assert picture[pictures.HEADER, 0].tolist() == [0, 0, 0]
+    picture = grids.draw_grid({"a": first, "b": 1 - first})
+    top = grids.HEADER + 4 + grids.MARGIN
+    assert picture[grids.HEADER, 0].tolist() == [0, 0, 0]
     assert picture[top, 0].tolist() == [255, 0, 0]
-    assert picture[top, 4 + pictures.MARGIN].tolist() == [0, 255, 255]
-    pictures.save_grid(tmp_path / "a" / "grid.png", {"a": first}, scale=3)
+    assert picture[top, 4 + grids.MARGIN].tolist() == [0, 255, 255]
+    grids.save_grid(tmp_path / "a" / "grid.png", {"a": first}, scale=3)
     assert (tmp_path / "a" / "grid.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize("title", ["mask", "no-multilinear", "a title that no font makes small"])
 def test_titles_fit_their_column(title):
-    text, font = pictures.fitting(title, 64)
+    text, font = grids.fit_title(title, 64)
     assert font.getlength(text) <= 64 and title.startswith(text)
     assert (text == title) == (len(title) < 20)
 
 
 def test_columns_of_a_network():
     batch = batch_of(2)
-    shown = pictures.columns(batch, build(small_configuration().model)(batch["image"]))
+    shown = grids.make_columns(batch, build(small_configuration().model)(batch["image"]))
     assert list(shown)[:3] == ["input", "reconstr.", "normals"]
     assert "true tex." not in shown
     assert all(value.shape == (2, 3, 16, 16) for value in shown.values())
@@ -178,8 +174,8 @@ def test_columns_of_a_network():
 
 
 def test_landmarks_of_another_face_are_refused():
-    face = analytic_face(1000)
+    face = make_analytic_face(1000)
     shape = face.mean[face.shape_vertices][None]
-    assert transfer.landmarks_of(face, shape).shape == (1, 68, 3)
+    assert transfer.select_landmarks(face, shape).shape == (1, 68, 3)
     with pytest.raises(ConfigurationError, match=r"wanted shapes of its .* got 10: the run"):
-        transfer.landmarks_of(face, shape[:, :10])
+        transfer.select_landmarks(face, shape[:, :10])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ntensor.faces import extras
+from ntensor.faces.common import extras
 
 ROOT = Path(__file__).parents[2]
 FACES = ROOT / "ntensor" / "faces"
@@ -25,7 +25,7 @@ COMMANDS = [
 # interpreter's own end, which takes longer than all the rest.
 FORKS = """
 import json, os, runpy, sys, traceback
-import ntensor.faces.launch
+import ntensor.faces.common.launch
 for command, package in json.load(sys.stdin):
     reading, writing = os.pipe()
     if os.fork() == 0:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ntensor.faces.errors import ConfigurationError
-from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.morphable.analytic_face import make_analytic_face
 from ntensor.faces.morphable.face_model import MATERIALS
 from ntensor.faces.morphable.face_models import VARIABLE, load_face_model
 
@@ -29,7 +29,7 @@ def area_normals(face, points):
 
 @pytest.mark.parametrize("count", [1000, 1777, 6000, 9375])
 def test_any_vertex_count(count):
-    face = analytic_face(count)
+    face = make_analytic_face(count)
     assert face.mean.shape == (count, 3)
     assert face.shape_size == 3 * count
     assert face.triangles.unique().numel() == count
@@ -91,7 +91,7 @@ def test_mesh_is_consistent(face):
 
 
 def test_is_mirror_symmetric():
-    face = analytic_face()
+    face = make_analytic_face()
     skin = face.mean[face.parts == 0]
     mirrored = skin * torch.tensor([-1.0, 1, 1])
     assert torch.cdist(mirrored, skin).amin(1).max() < 0.5
@@ -143,7 +143,7 @@ def test_errors(face):
     with pytest.raises(ValueError, match="identity has 2 rows and expression 1"):
         face.vertices(a, b[:1])
     with pytest.raises(ValueError, match="at least 1000, got 10"):
-        analytic_face(10)
+        make_analytic_face(10)
 
 
 def test_importing_ntensor_imports_no_faces():

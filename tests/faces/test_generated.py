@@ -5,14 +5,16 @@ import torch
 from torch.utils.data import DataLoader
 
 from ntensor.faces.datasets import scenes
-from ntensor.faces.datasets.generated import POC_EXPRESSION, POC_POSE, SPLITS, GeneratedFaces, grid
-from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.datasets.generated import POC_EXPRESSION, POC_POSE, GeneratedFaces
+from ntensor.faces.datasets.grids import make_grid
+from ntensor.faces.datasets.rendered import SPLITS
+from ntensor.faces.morphable.analytic_face import make_analytic_face
 from ntensor.faces.rendering import harmonics
 
 
 @pytest.fixture(scope="module")
 def face():
-    return analytic_face(1500)
+    return make_analytic_face(1500)
 
 
 def same(a, b):
@@ -123,18 +125,18 @@ def test_statistics_standardise(face):
 
 def test_lights(face):
     """The 16 fixed lights differ and are exposed alike; drawn ones vary."""
-    fixed = scenes.project_lamps([scenes.fixed_lamps(k) for k in range(16)])
+    fixed = scenes.project_lamps([scenes.make_fixed_lamps(k) for k in range(16)])
     assert torch.cdist(fixed.flatten(1), fixed.flatten(1)).fill_diagonal_(9).min() > 0.1
     drawn = GeneratedFaces(face).draw(range(64)).light
     normals = torch.nn.functional.normalize(torch.tensor([[0.0, 0, 1]]), dim=1)
     front = harmonics.shading(normals.expand(64, 3), drawn)
     assert front.min() > 0.1 and front.max() < 2
     with pytest.raises(ValueError, match=r"index must be 0\.\.15, got 16"):
-        scenes.fixed_lamps(16)
+        scenes.make_fixed_lamps(16)
 
 
 def test_grid_is_complete(face):
-    faces = grid(
+    faces = make_grid(
         [2100, 2101], ["happy", "sad", "fear"], [-40.0, (0.0, 10.0, 0.0)], [0, 7], face, 16
     )
     assert faces.shape == (2, 3, 2, 2) and len(faces) == 24
@@ -157,11 +159,11 @@ def test_errors(face):
     for call, message in (
         (lambda: GeneratedFaces(face, "dev"), "split must be one of train.*got 'dev'"),
         (lambda: GeneratedFaces(face, batch_size=0), "batch_size must be positive, got 0"),
-        (lambda: grid("dev", face_model=face), "a split is one of"),
-        (lambda: grid([0], ["bored"], face_model=face), "expressions must be of .*got bored"),
-        (lambda: grid([], face_model=face), "every list must name at least one"),
+        (lambda: make_grid("dev", face_model=face), "a split is one of"),
+        (lambda: make_grid([0], ["bored"], face_model=face), "expressions must be of .*got bored"),
+        (lambda: make_grid([], face_model=face), "every list must name at least one"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
     with pytest.raises(IndexError, match=r"index must be 0\.\."):
-        grid([0], face_model=face)[10**6]
+        make_grid([0], face_model=face)[10**6]

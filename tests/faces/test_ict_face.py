@@ -107,7 +107,7 @@ def test_quads_are_split_on_their_shorter_diagonal():
 def test_distance_to_a_polygon():
     square = np.array([[0, 0], [2, 0], [2, 2], [0, 2]], float)
     points = np.array([[1, 1], [1, 0.5], [3, 1], [-3, -4]])
-    np.testing.assert_allclose(ict_convert._inside(points, square), [1, 0.5, -1, -5])
+    np.testing.assert_allclose(ict_convert._measure_inside(points, square), [1, 0.5, -1, -5])
 
 
 def test_errors(checkout, tmp_path):

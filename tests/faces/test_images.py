@@ -9,16 +9,16 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
+from ntensor.faces.common.errors import ImageError
 from ntensor.faces.datasets import scenes
-from ntensor.faces.errors import ImageError
 from ntensor.faces.media import images, videos
-from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.morphable.analytic_face import make_analytic_face
 from ntensor.faces.reading import read_picture
 
 
 @pytest.fixture(scope="module")
 def face():
-    return analytic_face(1000)
+    return make_analytic_face(1000)
 
 
 def gradient(width=12, height=10):
@@ -94,12 +94,12 @@ def test_what_is_refused(tmp_path):
 
 def test_folders(tmp_path):
     with pytest.raises(ImageError, match="the folder has no pictures"):
-        images.images_in(tmp_path)
+        images.list_images(tmp_path)
     for name in ("b.png", "a.JPG", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
-    assert [path.name for path in images.images_in(tmp_path)] == ["a.JPG", "b.png"]
+    assert [path.name for path in images.list_images(tmp_path)] == ["a.JPG", "b.png"]
     with pytest.raises(ImageError, match="wanted a folder of pictures"):
-        images.images_in(tmp_path / "absent")
+        images.list_images(tmp_path / "absent")
 
 
 def test_landmark_files(tmp_path):
@@ -135,8 +135,8 @@ def test_landmark_files(tmp_path):
 
 def photograph(face, count, angles, scale, origin):
     """Landmarks (count, 2) of the mean face in some other camera's picture."""
-    points = images.reference_points(face, count)
-    turned = points @ scenes.rotation_of(torch.tensor([angles]))[0].T
+    points = images.find_reference_points(face, count)
+    turned = points @ scenes.angles_to_rotation(torch.tensor([angles]))[0].T
     return turned[:, :2] * torch.tensor([scale, -scale]) + torch.tensor(origin)
 
 
@@ -153,8 +153,8 @@ def photograph(face, count, angles, scale, origin):
 def test_landmarks_land_where_the_camera_of_the_data_has_them(face, count, angles, scale, origin):
     landmarks = photograph(face, count, angles, scale, origin)
     _, moved = images.align(torch.rand(3, 40, 50), landmarks, face, 64)
-    upright = scenes.rotation_of(torch.tensor([[*angles[:2], 0.0]]))[0]
-    wanted = images.project(images.reference_points(face, count) @ upright.T, 64)
+    upright = scenes.angles_to_rotation(torch.tensor([[*angles[:2], 0.0]]))[0]
+    wanted = images.project(images.find_reference_points(face, count) @ upright.T, 64)
     assert_close(moved, wanted, rtol=0, atol=2e-2)
 
 
@@ -175,8 +175,10 @@ def test_the_picture_moves_with_its_landmarks(face, scale):
 
 def test_known_camera_is_found(face):
     landmarks = photograph(face, 68, (25.0, 8.0, -40.0), 2.5, (70.0, 80.0))
-    R, scale, origin = images.fit_camera(landmarks, images.reference_points(face, 68))
-    assert_close(R, scenes.rotation_of(torch.tensor([[25.0, 8.0, -40.0]]))[0], rtol=0, atol=1e-4)
+    R, scale, origin = images.fit_camera(landmarks, images.find_reference_points(face, 68))
+    assert_close(
+        R, scenes.angles_to_rotation(torch.tensor([[25.0, 8.0, -40.0]]))[0], rtol=0, atol=1e-4
+    )
     assert scale == pytest.approx(2.5, abs=1e-4)
     assert_close(origin, torch.tensor([70.0, 80.0]), rtol=0, atol=1e-2)
 
@@ -189,7 +191,7 @@ def test_landmarks_of_no_face_are_refused(face):
 
 
 def test_five_of_68(face):
-    points = images.five_of(face.mean[face.landmarks68])
+    points = images.reduce_to_five(face.mean[face.landmarks68])
     eyes, nose, mouth = points[:2], points[2], points[3:]
     assert eyes[0, 0] < 0 < eyes[1, 0] and mouth[0, 0] < 0 < mouth[1, 0]
     assert eyes[:, 1].min() > nose[1] > mouth[:, 1].max() and nose[2] > eyes[:, 2].max()
@@ -220,12 +222,12 @@ def test_projection_is_the_renderers():
     from ntensor.faces.rendering.renderer import Renderer
     from ntensor.faces.rendering.skin import draw_skin
 
-    face = analytic_face(1500)
+    face = make_analytic_face(1500)
     identity = torch.zeros(1, face.identity_size)
     vertices = face.vertices(identity, torch.zeros(1, face.expression_size))
-    R = scenes.rotation_of(torch.tensor([[30.0, 10.0, 15.0]]))
+    R = scenes.angles_to_rotation(torch.tensor([[30.0, 10.0, 15.0]]))
     light = harmonics.ambient(torch.ones(1, 3))
-    mask = Renderer(face, 128).views(vertices, [R], draw_skin([0]), light)[0].mask[0, 0]
+    mask = Renderer(face, 128).draw(vertices, [R], draw_skin([0]), light)[0].mask[0, 0]
     places = images.project(vertices[0] @ R[0].T, 128)
     inside = ((places >= 0) & (places <= 127)).all(1)
     columns, rows = places[inside].round().long().T
@@ -240,12 +242,12 @@ def test_projection_is_the_renderers():
 def test_warp_without_motion_changes_nothing_and_moves_a_point(face):
     landmarks = images.project(face.mean[face.landmarks68], 64)
     image = torch.rand(3, 64, 64)
-    assert_close(videos.warped(image, landmarks, landmarks), image, rtol=0, atol=2e-2)
+    assert_close(videos.warp_by_landmarks(image, landmarks, landmarks), image, rtol=0, atol=2e-2)
     y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     nose = landmarks[30]
     blob = (-((x - nose[0]) ** 2 + (y - nose[1]) ** 2) / 8).exp().expand(3, -1, -1)
     moved = landmarks + torch.tensor([3.0, -2.0])
-    found = videos.warped(blob, landmarks, moved)[0]
+    found = videos.warp_by_landmarks(blob, landmarks, moved)[0]
     weights = found / found.sum()
     centre = torch.stack([(weights * x).sum(), (weights * y).sum()])
     assert_close(centre, nose + torch.tensor([3.0, -2.0]), rtol=0, atol=0.3)
@@ -254,12 +256,12 @@ def test_warp_without_motion_changes_nothing_and_moves_a_point(face):
 def test_animations_hold_their_frames(tmp_path):
     frames = [torch.full((6, 8, 3), 60 * k, dtype=torch.uint8) for k in range(4)]
     for name in ("a.gif", "a.webp"):
-        videos.write(tmp_path / name, frames, 2, 10)
+        videos.write_film(tmp_path / name, frames, 2, 10)
         with Image.open(tmp_path / name) as film:
             assert film.size == (16, 12) and film.n_frames == 4
             for k in range(4):
                 film.seek(k)
                 assert abs(int(np.array(film.convert("RGB")).mean()) - 60 * k) <= 3
     with pytest.raises(ImageError, match="wanted frames and a rate above 0, got 0"):
-        videos.write(tmp_path / "b.gif", [], 1, 10)
+        videos.write_film(tmp_path / "b.gif", [], 1, 10)
     assert math.isclose(Image.open(tmp_path / "a.gif").info["duration"], 100)

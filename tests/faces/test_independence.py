@@ -5,7 +5,7 @@ import torch
 
 from batches import batch_of, small_configuration
 from ntensor.faces.networks.model import build
-from ntensor.faces.training.independence import Independence, colours, separation_of
+from ntensor.faces.training.independence import Independence, build_separation, measure_colours
 from ntensor.faces.training.objective import TrainingStep
 
 N = 64
@@ -72,7 +72,7 @@ def test_training_by_it_takes_a_factor_out_of_a_code():
 
 def test_codes_of_the_paper_s_network():
     configuration = small_configuration(losses={"independence": 0.5})
-    separation, network = separation_of(configuration), build(configuration.model)
+    separation, network = build_separation(configuration), build(configuration.model)
     step = TrainingStep(network, configuration.losses, separation=separation)
     for codes_only in (True, False):
         loss, found, _ = step(batch_of(4), codes_only)
@@ -87,7 +87,7 @@ def test_codes_of_the_paper_s_network():
 def test_codes_of_a_proof_of_concept_without_pose():
     model = {"network": "proof-of-concept", "rotation": "off"}
     configuration = small_configuration(model=model, losses={"independence": 0.5})
-    separation, network = separation_of(configuration), build(configuration.model)
+    separation, network = build_separation(configuration), build(configuration.model)
     step = TrainingStep(network, configuration.losses, separation=separation)
     batch = batch_of(8)
     batch["pose"] = torch.eye(3).expand(8, 3, 3)
@@ -100,7 +100,7 @@ def test_codes_of_a_proof_of_concept_without_pose():
 
 def test_absent_targets_do_not_count():
     configuration = small_configuration(losses={"independence": 0.5})
-    separation, network = separation_of(configuration), build(configuration.model)
+    separation, network = build_separation(configuration), build(configuration.model)
     batch = batch_of(4) | {"valid_pose": torch.zeros(4, dtype=torch.bool)}
     batch["pose"] = torch.full_like(batch["pose"], torch.nan)
     _, found, _ = TrainingStep(network, configuration.losses, separation=separation)(batch)
@@ -112,9 +112,9 @@ def test_colours_of_face_and_background():
     mask[:, :, :2] = 1
     image[0, :, :2], image[1, 0] = 0.6, 0.5
     wanted = torch.tensor([[1.0, 0, 0, 0, 0, 0], [0.5 / 3, 2, 1, 0.5 / 3, 2, 1]])
-    torch.testing.assert_close(colours(image, mask), wanted)
+    torch.testing.assert_close(measure_colours(image, mask), wanted)
 
 
 def test_no_separation_where_there_is_nothing_to_separate():
-    assert separation_of(small_configuration(losses={"independence": 0.0})) is None
-    assert separation_of(small_configuration(model={"network": "intrinsic"})) is None
+    assert build_separation(small_configuration(losses={"independence": 0.0})) is None
+    assert build_separation(small_configuration(model={"network": "intrinsic"})) is None

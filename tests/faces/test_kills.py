@@ -1,50 +1,52 @@
 """Commands that are killed and stopped at random moments, and go on as if nothing had happened.
 
-    NTENSOR_FACE_KILLS=500 pytest -m "slow or not slow" tests/faces/test_kills.py
+    NTENSOR_FACE_KILLS=500 NTENSOR_FACE_SEED=7 pytest tests/faces/test_kills.py
 
-`NTENSOR_FACE_KILLS`: how many kills in all; `NTENSOR_FACE_SEED`.
+`NTENSOR_FACE_KILLS`: how many kills in all.
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import attack_counts
+
 PROGRAM = Path(__file__).with_name("kills.py")
-# Shares of the kills.
-KILLS = {
-    "train": 12,
-    "endless": 5,
-    "threads": 4,
-    "render": 13,
-    "sweep": 5,
-    "evaluate": 4,
-    "verification": 4,
-    "edit": 3,
+TOTAL = int(os.environ.get("NTENSOR_FACE_KILLS", "50"))
+SEED = os.environ.get("NTENSOR_FACE_SEED", "0")
+# Shares of the kills; the cases of a group run in one process, which imports what they need once.
+GROUPS = {
+    "training": {"train": 12, "endless": 5, "threads": 4, "sweep": 5},
+    "others": {"render": 13, "evaluate": 4, "verification": 4, "edit": 3},
 }
-SLOW = ("endless", "threads", "sweep", "evaluate", "verification", "edit")
+SHARES = sum(sum(cases.values()) for cases in GROUPS.values())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in KILLS]
-)
-def test_killed_commands_go_on_bit_for_bit(case):
-    total = int(os.environ.get("NTENSOR_FACE_KILLS", "5"))
-    kills = -(-KILLS[case] * total // sum(KILLS.values()))
-    seed = os.environ.get("NTENSOR_FACE_SEED", "0")
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("group", GROUPS)
+def test_killed_commands_go_on_bit_for_bit(group, record_property):
+    kills = {case: -(-share * TOTAL // SHARES) for case, share in GROUPS[group].items()}
     # Threads that wait for each other in a loop take long where other processes run.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     environment["PYTHONPATH"] = os.pathsep.join([str(PROGRAM.parent), *sys.path])
+    cases = [f"{case}={number}" for case, number in kills.items()]
     done = subprocess.run(
-        [sys.executable, str(PROGRAM), case, "--kills", str(kills), "--seed", seed],
+        [sys.executable, str(PROGRAM), *cases, "--seed", SEED],
         env=environment,
         capture_output=True,
         text=True,
     )
-    print(done.stdout)
+    rows = []
+    for case, line in re.findall(r"^(\w+): (.*) whole ends", done.stdout, re.M):
+        numbers = re.findall(r"(\d+) (\w+)", line + " ends")
+        rows.append(
+            attack_counts.row("disturbed commands", case, **{k: int(n) for n, k in numbers})
+        )
+    record_property(attack_counts.KEY, rows)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{case}: {kills} kills" in done.stdout
+    assert {case: ends["kills"] for _, case, ends in rows} == kills

@@ -60,14 +60,14 @@ def test_discriminator():
 )
 def test_balance(k, real, fake, wanted):
     k, real, fake = torch.tensor(k), torch.tensor(real), torch.tensor(fake)
-    found, measure = losses.balance_update(k, real, fake, gamma=0.5, rate=1.0)
+    found, measure = losses.update_balance(k, real, fake, gamma=0.5, rate=1.0)
     close(found, wanted)
     close(measure, float(real + (0.5 * real - fake).abs()))
 
 
 def test_balance_carries_no_gradient():
     real = torch.tensor(1.0, requires_grad=True)
-    k, measure = losses.balance_update(torch.tensor(0.1), real, 0.5 * real, 0.7, 0.1)
+    k, measure = losses.update_balance(torch.tensor(0.1), real, 0.5 * real, 0.7, 0.1)
     assert not k.requires_grad and not measure.requires_grad
 
 
@@ -120,7 +120,6 @@ def test_smoothness_inside_the_mask():
     # Down: 0, 2, (0). Right: 1, 3, (4, 2): pairs with the last column lie outside.
     close(losses.albedo_smoothness(x, mask), 2 / 3 + 4 / 4)
     close(losses.normal_smoothness(x, mask), 4 / 3 + 10 / 4)
-    close(losses.mask_smoothness(x), 2 / 3 + (1 + 4 + 3 + 2) / 4)
 
 
 def test_white_shading_is_one_mean_for_the_batch():

@@ -7,14 +7,14 @@ import torch
 
 import ntensor
 from batches import batch_of, small_configuration
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.configuration.presets import paper, proof_of_concept, tiny
 from ntensor.faces.networks import Decoder, Discriminator, Encoder, UnpoolingDecoder
-from ntensor.faces.networks.encoder import chosen_places
+from ntensor.faces.networks.encoder import find_places
 from ntensor.faces.networks.light_cnn import LightCNN
 from ntensor.faces.networks.model import build
 from ntensor.faces.networks.statistics import Statistics
-from ntensor.faces.presets import paper, proof_of_concept, tiny
-from ntensor.faces.training.objective import TrainingStep, adversary_of
+from ntensor.faces.training.objective import TrainingStep, build_adversary
 
 
 def test_sizes_of_the_paper():
@@ -58,7 +58,7 @@ def test_proof_of_concept_has_a_pose_or_not(pose):
 def gradients(configuration, backend):
     torch.manual_seed(0)
     model = build(configuration.model)
-    adversary = adversary_of(configuration)
+    adversary = build_adversary(configuration)
     step = TrainingStep(model, configuration.losses, adversary)
     with ntensor.use_backend(backend):
         loss, terms, _ = step(batch_of(4))
@@ -151,7 +151,7 @@ def test_chosen_places_are_those_of_unpooling():
     torch.use_deterministic_algorithms(False)
     wanted = torch.nn.functional.max_unpool2d(pooled, indices, 2)
     spread = torch.nn.functional.interpolate(pooled, scale_factor=2)
-    assert torch.equal(spread * chosen_places(indices), wanted)
+    assert torch.equal(spread * find_places(indices), wanted)
 
 
 def test_places_are_kept_where_something_unpools():

@@ -6,9 +6,16 @@ import torch
 
 from batches import batch_of, small_configuration
 from ntensor.faces.configuration import LossConfiguration
+from ntensor.faces.configuration.settings import FIXED
 from ntensor.faces.networks.light_cnn import LightCNN
 from ntensor.faces.networks.model import build
-from ntensor.faces.training.objective import TrainingStep, adversary_of, completed, terms, total
+from ntensor.faces.training.objective import (
+    TrainingStep,
+    add_up,
+    build_adversary,
+    complete,
+    compute_terms,
+)
 
 # What is no term of a batch alone, or of other networks.
 OTHERS = ("gamma", "k_rate", "adversarial", "verification", "independence", "prior", "texture")
@@ -26,12 +33,12 @@ def found_with(weights, batch=None, **model):
     torch.manual_seed(0)
     network = build(small_configuration(model=model).model)
     batch = batch or batch_of(4)
-    return terms(network(batch["image"]), batch, weights, network.statistics)
+    return compute_terms(network(batch["image"]), batch, weights, network.statistics)
 
 
 def test_every_term_with_a_weight():
-    weights = {name for name, weight in dataclasses.asdict(EVERY).items() if weight}
-    assert set(found_with(EVERY)) == weights - set(OTHERS)
+    weights = dataclasses.asdict(EVERY) | FIXED["losses"]
+    assert set(found_with(EVERY)) == {n for n, w in weights.items() if w} - set(OTHERS)
 
 
 def test_a_weight_of_zero_leaves_the_term_out():
@@ -46,7 +53,7 @@ def test_a_batch_without_a_target_leaves_the_term_out():
 def test_total_weighs():
     weights = dataclasses.replace(EVERY, shape=2.0, pose=3.0)
     found = {"shape": torch.tensor(5.0), "pose": torch.tensor(7.0)}
-    assert float(total(found, weights)) == 31.0
+    assert float(add_up(found, weights)) == 31.0
 
 
 def test_absent_targets_have_no_gradient():
@@ -56,14 +63,14 @@ def test_absent_targets_have_no_gradient():
         batch[f"valid_{name}"] = has
     network = build(small_configuration().model)
     output = network(batch["image"])
-    whole = completed(batch, output, network.statistics)
+    whole = complete(batch, output, network.statistics)
     torch.testing.assert_close(whole["pose"][1].flatten(), output["z_p"][1])
     for name in ("pose", "normal", "light", "exp_3dmm", "id_3dmm", "shape", "mask"):
         assert torch.equal(whole[name][0], batch[name][0])
         assert not whole[name].requires_grad
     z_p = output["z_p"]
     z_p.retain_grad()
-    terms(output, batch, EVERY, network.statistics)["pose"].backward(retain_graph=True)
+    compute_terms(output, batch, EVERY, network.statistics)["pose"].backward(retain_graph=True)
     assert z_p.grad[1].abs().max() == 0 and z_p.grad[0].abs().max() > 0
     standard = network.statistics.standardise("shape", whole["shape"])
     torch.testing.assert_close(standard[1], output["shape"][1])
@@ -71,7 +78,7 @@ def test_absent_targets_have_no_gradient():
 
 def test_adversary_and_verification_keep_their_weights():
     configuration = small_configuration(losses={"adversarial": 0.5, "verification": 0.5})
-    network, adversary = build(configuration.model), adversary_of(configuration)
+    network, adversary = build(configuration.model), build_adversary(configuration)
     verification = LightCNN(width=0.25, embedding=8, input_size=16).requires_grad_(False)
     step = TrainingStep(network, configuration.losses, adversary, verification)
     adversary.requires_grad_(False)
@@ -93,7 +100,7 @@ def test_adversary_and_verification_keep_their_weights():
 
 def test_the_adversary_s_term_reaches_the_network():
     configuration = small_configuration(losses={"adversarial": 1.0})
-    network, adversary = build(configuration.model), adversary_of(configuration)
+    network, adversary = build(configuration.model), build_adversary(configuration)
     adversary.requires_grad_(False)
     term = adversary.generator_terms(network(batch_of(2)["image"]))["adversarial"]
     term.backward()

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from demo_runs import free_port, pictures_in
-from ntensor.faces.demo_parts import MAPS, SLIDERS, pixels
 from ntensor.faces.editing.session import Session
+from ntensor.faces.page.parts import MAPS, SLIDERS, to_pixels
 
 # The command in a process that prints every address outside of this machine that it asks for.
 SERVER = """
@@ -122,9 +122,9 @@ def test_page_in_a_browser(page, shown, tmp_path):
     for step in range(20):
         move("light", str(step / 20))
     weights = dict.fromkeys(SLIDERS, 0.8) | {"light": 0.95}
-    first, second = (shown.fixed(shown.face(number).image) for number in (4, 5))
+    first, second = (shown.fix_face(shown.choose_face(number).image) for number in (4, 5))
     session = Session(first, second, shown.leak)
-    wanted = torch.from_numpy(pixels(session.decode(weights)["image"][0])).int()
+    wanted = torch.from_numpy(to_pixels(session.decode(weights)["image"][0])).int()
     eventually(
         lambda: (pictures_in(f'src="{picture("edited-face")}"')[0] - wanted).abs().max() <= 1
     )

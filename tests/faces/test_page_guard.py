@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntensor.faces.errors import PageError
+from ntensor.faces.common.errors import PageError
 from ntensor.faces.page import guard as guards
 from ntensor.faces.page.calls import Calls
 from ntensor.faces.page.folder import Folder
@@ -266,11 +266,11 @@ def test_uploads_and_choices_are_rebuilt(calls, folder):
     path = str(folder.files / "face.png")
     (folder.files / "face.png").write_bytes(b"")
     file = {"path": path, "url": "http://example.com", "size": 1, "orig_name": "../x"}
-    found = calls.checked(json.dumps(CALL | {"fn_index": 2, "data": [file, 0]}).encode())
+    found = calls.check(json.dumps(CALL | {"fn_index": 2, "data": [file, 0]}).encode())
     assert json.loads(found)["data"][0] == {"path": path, "meta": {"_type": "gradio.FileData"}}
     event = {"index": 11, "value": {"image": {"path": "/etc/passwd"}}}
     chosen = CALL | {"fn_index": 3, "data": [1.5], "event_data": event}
-    found = calls.checked(json.dumps(chosen).encode())
+    found = calls.check(json.dumps(chosen).encode())
     assert json.loads(found)["event_data"] == {"index": 11, "value": None}
 
 
@@ -317,7 +317,7 @@ def test_random_calls_are_understood_or_refused(call, good):
     calls = Calls({1: ["weight", "weight"]}, set(), None)
     call |= {name: CALL[name] for name in good}
     try:
-        found = json.loads(calls.checked(json.dumps(call).encode()))
+        found = json.loads(calls.check(json.dumps(call).encode()))
     except PageError:
         assert not good >= set(CALL) - {"event_data"}
     else:

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from demo_runs import pictures_in
-from ntensor.faces.demo_parts import OFFERED, SIDES
-from ntensor.faces.errors import ImageError, PageError
+from ntensor.faces.common.errors import ImageError, PageError
 from ntensor.faces.page import folder as folders
 from ntensor.faces.page.folder import PREFIX, Folder
+from ntensor.faces.page.parts import OFFERED, SIDES
 from ntensor.faces.page.visitors import Visitors
 
 NOTHING = (0.0, 0.0, 0.0, 0.0)
@@ -127,7 +127,7 @@ def test_room_is_made_by_the_oldest_files(place):
         lambda visitors: visitors.choose("a", "first", 0, NOTHING),
         lambda visitors: visitors.offer_others("a", "first"),
         lambda visitors: visitors.show("a", True),
-        lambda visitors: visitors.shape("a", NOTHING),
+        lambda visitors: visitors.make_shape("a", NOTHING),
     ],
 )
 def test_before_the_start_and_after_the_end(visitors, asked):
@@ -186,10 +186,10 @@ def test_an_upload_is_removed_whatever_comes_of_it(visitors):
 def test_one_mesh_is_kept_while_its_page_is_open(visitors):
     for name in ("a", "b", "c"):
         visitors.start(name)
-        assert visitors.shape(name, NOTHING) is None
+        assert visitors.make_shape(name, NOTHING) is None
         visitors.show(name, True)
         for _ in range(3):
-            path = visitors.shape(name, NOTHING)
+            path = visitors.make_shape(name, NOTHING)
             assert path.read_bytes().startswith(b"glTF")
     left = list(visitors.folder.files.iterdir())
     assert len(left) == 2 and path in left
@@ -202,14 +202,14 @@ def test_one_after_the_other(visitors, monkeypatch):
     visitors.start("a")
     visitors.patience = 0.0
     begun, ended = threading.Event(), threading.Event()
-    original = visitors.demo.edited
+    original = visitors.demo.show_edited
 
     def slow(session, weights):
         begun.set()
         ended.wait(60)
         return original(session, weights)
 
-    monkeypatch.setattr(visitors.demo, "edited", slow)
+    monkeypatch.setattr(visitors.demo, "show_edited", slow)
     editing = threading.Thread(target=visitors.edit, args=("a", NOTHING))
     editing.start()
     assert begun.wait(60)

@@ -15,7 +15,7 @@ from PIL import Image
 
 import ntensor.faces
 from ntensor.faces import configuration as c
-from ntensor.faces.errors import ConfigurationError, DamagedData, ImageError
+from ntensor.faces.common.errors import ConfigurationError, DamagedData, ImageError
 from ntensor.faces.media import videos
 from ntensor.faces.media.images import read_landmarks
 from ntensor.faces.reading import (
@@ -259,7 +259,9 @@ def test_later_frames_are_limited_too(tmp_path):
 def test_films_are_limited(tmp_path):
     pytest.importorskip("imageio_ffmpeg")
     path = tmp_path / "a.mp4"
-    videos.write(path, [torch.full((32, 48, 3), 40 * k, dtype=torch.uint8) for k in range(3)], 1, 8)
+    videos.write_film(
+        path, [torch.full((32, 48, 3), 40 * k, dtype=torch.uint8) for k in range(3)], 1, 8
+    )
     assert [frame.shape for frame in read_frames(path, 2)] == [(3, 32, 48)] * 2
     with pytest.raises(ImageError, match="got 48 x 32"):
         list(read_frames(path, 2, most_pixels=1000))

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from ntensor.faces.datasets import scenes
-from ntensor.faces.datasets.generated import GeneratedFaces, grid
-from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.datasets.generated import GeneratedFaces
+from ntensor.faces.datasets.grids import make_grid
+from ntensor.faces.morphable.analytic_face import make_analytic_face
 from ntensor.faces.rendering import harmonics
 from ntensor.faces.rendering.renderer import Renderer
 from ntensor.faces.rendering.skin import draw_skin
@@ -13,7 +14,7 @@ from ntensor.faces.rendering.skin import draw_skin
 
 @pytest.fixture(scope="module")
 def faces():
-    return GeneratedFaces(analytic_face())
+    return GeneratedFaces(make_analytic_face())
 
 
 @pytest.fixture(scope="module")
@@ -75,17 +76,17 @@ def test_pose_is_a_rotation_and_its_angles_come_back(batch):
     pose = batch["pose"]
     torch.testing.assert_close(pose @ pose.transpose(1, 2), torch.eye(3).expand(16, 3, 3))
     torch.testing.assert_close(torch.linalg.det(pose), torch.ones(16))
-    torch.testing.assert_close(scenes.angles_of(pose), batch["angles"], atol=1e-3, rtol=0)
+    torch.testing.assert_close(scenes.rotation_to_angles(pose), batch["angles"], atol=1e-3, rtol=0)
 
 
 def test_directions_of_the_pose():
     """Positive yaw moves the nose to the image's right, positive pitch up."""
     nose = torch.tensor([0.0, 0, 1])
     angles = torch.tensor([[30.0, 0, 0], [0, 20, 0], [0, 0, 10]])
-    right, up, _ = scenes.rotation_of(angles) @ nose
+    right, up, _ = scenes.angles_to_rotation(angles) @ nose
     assert right[0] > 0.4 and abs(right[1]) < 1e-6
     assert up[1] > 0.3 and abs(up[0]) < 1e-6
-    chin = scenes.rotation_of(angles)[2] @ torch.tensor([0.0, 1, 0])
+    chin = scenes.angles_to_rotation(angles)[2] @ torch.tensor([0.0, 1, 0])
     assert chin[0] < 0
 
 
@@ -130,9 +131,9 @@ def test_holes_are_found():
 @pytest.mark.parametrize("size", [64, 256])
 def test_no_holes(size):
     """Wide open mouths and eyes, every pose: nothing behind the head shows inside the face."""
-    face = analytic_face()
-    every = grid([0, 1], face.basic_names, [(y, p, 0.0) for y in (-60, 0, 35) for p in (-20, 15)],
-                 [0], face, size)  # fmt: skip
+    face = make_analytic_face()
+    poses = [(y, p, 0.0) for y in (-60, 0, 35) for p in (-20, 15)]
+    every = make_grid([0, 1], face.basic_names, poses, [0], face, size)
     indices = torch.arange(len(every))[:: 1 if size == 64 else 17]
     mask = every.batch(indices)["mask"]
     assert mask.mean() > 0.3
@@ -141,12 +142,12 @@ def test_no_holes(size):
 
 def test_normals_are_the_surface_of_a_ball():
     """A sphere's normals are known at every pixel, sign by sign."""
-    face = analytic_face()
+    face = make_analytic_face()
     renderer = Renderer(face)
     center = torch.tensor([0.0, 0, -30])
     ball = torch.nn.functional.normalize(face.mean - center, dim=1) * 80 + center
     light = harmonics.ambient(torch.ones(1, 3))
-    maps = renderer.views(ball[None], [torch.eye(3)[None]], draw_skin([0]), light)[0]
+    maps = renderer.draw(ball[None], [torch.eye(3)[None]], draw_skin([0]), light)[0]
     scale = renderer.camera.half_width / 32
     x = (torch.arange(64) + 0.5 - 32) * scale + renderer.camera.center[0]
     y = (32 - torch.arange(64) - 0.5) * scale + renderer.camera.center[1]
@@ -208,7 +209,7 @@ def test_mean_face_beats_flipped_faces(faces):
 
 
 def test_size_changes_only_the_resolution():
-    face = analytic_face()
+    face = make_analytic_face()
     small, large = (GeneratedFaces(face, size=s).batch([5]) for s in (32, 128))
     for name in ("image", "albedo", "mask", "normal"):
         reduced = torch.nn.functional.avg_pool2d(large[name], 4)
@@ -246,8 +247,8 @@ def test_eyes_lips_and_brows_are_seen(faces):
 
 
 def test_errors():
-    face = analytic_face()
+    face = make_analytic_face()
     with pytest.raises(ValueError, match="size and samples must be positive, got 0, 2"):
         Renderer(face, 0)
     with pytest.raises(ValueError, match=r"each pose must have shape \(1, 3, 3\), got \(3, 3\)"):
-        Renderer(face).views(face.mean[None], [torch.eye(3)], draw_skin([0]), torch.zeros(1, 3, 9))
+        Renderer(face).draw(face.mean[None], [torch.eye(3)], draw_skin([0]), torch.zeros(1, 3, 9))

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from ntensor.faces import data, edit, evaluate, reconstruct, sweep, train, verification
-from ntensor.faces.configuration import FREE, Configuration, differences
+from ntensor.faces.common.errors import CheckpointError, ConfigurationError, OutputError
+from ntensor.faces.configuration import FREE, Configuration, find_differences
 from ntensor.faces.datasets.storage import ShardWriter
-from ntensor.faces.errors import CheckpointError, ConfigurationError, OutputError
-from ntensor.faces.evaluation.run import load_run
-from ntensor.faces.files import LOCK, UNFINISHED, locked, replacing, write_text
 from ntensor.faces.training import checkpoint
+from ntensor.faces.training.runs import load_run
+from ntensor.faces.writing.files import LOCK, UNFINISHED, locked, replacing, write_text
 from small_runs import HAPPY, TRAINING, write_run
 from test_training import assert_same_state, trainer
 
@@ -99,10 +99,10 @@ def test_differences():
     assert {f"{section}.{name}" for section, named in entries.items() for name in named} > FREE
     # Extents that are taken from the data, or that the network does not use.
     own = dataclasses.replace(base.model, k_3d=0, id_3dmm=3)
-    assert differences(base, Configuration(own)) == ["model.id_3dmm is 157 there, wanted 3"]
+    assert find_differences(base, Configuration(own)) == ["model.id_3dmm is 157 there, wanted 3"]
     plain = Configuration(dataclasses.replace(base.model, network="plain"))
     others = Configuration(dataclasses.replace(plain.model, id_3dmm=3))
-    assert differences(plain, others) == []
+    assert find_differences(plain, others) == []
 
 
 def test_checkpoints_without_their_configuration(finished, tmp_path):
@@ -228,7 +228,7 @@ def test_a_writer_gives_its_folder_back(tmp_path):
 # Holds a lock, forks a worker that does not end, and says the worker's process.
 HOLDER = """
 import os, pathlib, sys, time
-from ntensor.faces.files import locked
+from ntensor.faces.writing.files import locked
 folder = pathlib.Path(sys.argv[1])
 with locked(folder, folder / ".lock"):
     worker = os.fork()
@@ -309,6 +309,56 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
     with pytest.raises(OutputError, match="cannot be written"):
         write_text(path / "b.txt", "x")
     assert not list(tmp_path.rglob(f"{UNFINISHED}*"))
+
+
+def left_behind(folder):
+    """Half-written files of a process that died, of one that lives, and of another machine."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = socket.gethostname()
+    names = [f"{host}-{dead.pid}-a.png", f"{host}-{os.getppid()}-b.png", f"x-{host}-{dead.pid}-c"]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / f"{UNFINISHED}{name}").write_text("ha")
+    return [f"{UNFINISHED}{name}" for name in names]
+
+
+EDIT = ["--target", HAPPY, "--source", HAPPY, "--out"]
+WRITERS = {
+    "expression": (lambda run, out: edit.main(["expression", run, *EDIT, out]), "."),
+    "grid": (lambda run, out: edit.main(["grid", run, *EDIT, out]), "."),
+    "interpolate": (
+        lambda run, out: edit.main(
+            ["interpolate", run, *("--first", HAPPY, "--second", HAPPY, "--out", out)]
+        ),
+        ".",
+    ),
+    "video": (
+        lambda run, out: edit.main(
+            ["video", run, *("--template", HAPPY, "--drive", "generated:test:3", "--out", out)]
+        ),
+        "frames",
+    ),
+    "reconstruct": (lambda run, out: reconstruct.main([run, HAPPY, "--out", out]), "000"),
+    "sheet": (
+        lambda run, out: data.main(
+            ["sheet", "--out", f"{out}/sheet.png", *("--rows", "1", "--columns", "1")]
+        ),
+        ".",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_a_killed_command_left_is_removed(name, tmp_path):
+    run = write_run(tmp_path / "run")
+    command, inner = WRITERS[name]
+    outer = left_behind(tmp_path / "out")
+    inside = left_behind(tmp_path / "out" / inner)
+    command(str(run), str(tmp_path / "out"))
+    for folder, (dead, *others) in ((".", outer), (inner, inside)):
+        there = {path.name for path in (tmp_path / "out" / folder).iterdir()}
+        assert dead not in there and there.issuperset(others)
 
 
 @pytest.mark.skipif(os.fsencode("ä") != "ä".encode(), reason="names are UTF-8")

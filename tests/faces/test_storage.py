@@ -13,19 +13,19 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from ntensor.faces.common.errors import DamagedData
 from ntensor.faces.datasets.generated import GeneratedFaces
 from ntensor.faces.datasets.records import VALID
 from ntensor.faces.datasets.storage import META, ShardWriter, read_meta, write_statistics
 from ntensor.faces.datasets.stored import StoredFaces, check
-from ntensor.faces.errors import DamagedData
-from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.morphable.analytic_face import make_analytic_face
 
 COUNT, SHARD = 22, 8
 
 
 @pytest.fixture(scope="module")
 def generated():
-    return GeneratedFaces(analytic_face(1000), size=16)
+    return GeneratedFaces(make_analytic_face(1000), size=16)
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +369,7 @@ def test_killed_in_the_middle_of_a_write(tmp_path):
     process.stdout.close()
     assert sorted(p.name for p in tmp_path.glob("shard*")) == ["shard_000.npz", "shard_001.npz"]
     assert check(tmp_path)[1] == [] and read_meta(tmp_path).count == 8
-    faces = GeneratedFaces(analytic_face(1000), size=16)
+    faces = GeneratedFaces(make_analytic_face(1000), size=16)
     with ShardWriter(tmp_path, faces.face_model, 4) as writer:
         writer.add(faces.batch(range(8, 16)))
     assert read_meta(tmp_path).count == 16 and check(tmp_path)[1] == []

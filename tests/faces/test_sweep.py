@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from ntensor.faces import sweep, train
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
 
 TINY = [
     *("--model.image-size", "16", "--model.channels", "4", "4", "4", "--model.k-i", "8"),

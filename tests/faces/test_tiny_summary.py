@@ -7,7 +7,7 @@ import pytest
 
 import faces_tiny
 from ntensor.faces.configuration import to_json
-from ntensor.faces.presets import tiny
+from ntensor.faces.configuration.presets import tiny
 
 
 def run_of(folder, seed, error, steps=None, rotation="column"):

@@ -8,7 +8,6 @@ import torch
 from ntensor.backends.native import projection, rotation, synthesis
 from ntensor.backends.native.gpu import why_not as cuda_why_not
 from ntensor.backends.native.library import (
-    DTYPES,
     cpu_module,
     force_simd_level,
     roofline,
@@ -29,11 +28,9 @@ __all__ = [
 def why_not(operation: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """Why this backend cannot serve `operation` so, in words; None where it can."""
     if device.type == "cuda":
-        return cuda_why_not(device, dtype)
+        return cuda_why_not(device)
     if device.type != "cpu":
         return f"it serves CPUs and CUDA GPUs, not {device.type!r}"
-    if dtype not in DTYPES:
-        return f"it serves {', '.join(str(d) for d in DTYPES)}, not {dtype}"
     try:
         cpu_module()
     except ImportError as error:

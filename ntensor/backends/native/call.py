@@ -20,6 +20,10 @@ from ntensor.backends.native.plans import CUDA, Sizes
 # A job on a CPU that needs no more scratch than this does not allocate any.
 KEPT_SCRATCH_BYTES = 1 << 14
 
+# Problems of one size behind one another: how many, and how many at the same time.
+Stack = tuple[int, int]
+ALONE: Stack = (1, 1)
+
 _kept = threading.local()
 
 
@@ -76,3 +80,18 @@ def sizes_of(like: torch.Tensor, n: int, extents: tuple[int, ...], k_x: int) -> 
     level = CUDA if runs_on_gpu(like) else simd_level()
     threads = threads_for(n * k_x * math.prod(extents), MULTIPLY_ADDS_A_THREAD)
     return Sizes(level, DTYPES[like.dtype], n, extents, k_x, threads)
+
+
+def stacked_sizes_of(
+    like: torch.Tensor, problems: int, n: int, extents: tuple[int, ...], k_x: int
+) -> tuple[Sizes, Stack]:
+    """The sizes of one problem of a stack, and the stack.
+
+    Problems are divided among the threads where there are as many, else solved one after another.
+    """
+    if problems == 1:
+        return sizes_of(like, n, extents, k_x), ALONE
+    sizes = sizes_of(like, problems * n, extents, k_x)
+    if runs_on_gpu(like) or problems < sizes.threads:
+        return sizes._replace(n=n), (problems, 1)
+    return sizes._replace(n=n, threads=1), (problems, sizes.threads)

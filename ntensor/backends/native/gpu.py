@@ -6,7 +6,7 @@ from types import ModuleType
 
 import torch
 
-from ntensor.backends.native.library import DTYPES, cpu_module
+from ntensor.backends.native.library import cpu_module
 
 LEAST_CAPABILITY = (8, 0)
 
@@ -22,10 +22,8 @@ def cuda_module() -> ModuleType:
 
 
 @functools.cache
-def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why `ntensor._cuda` cannot serve `device` and `dtype`, in words; None where it can."""
-    if dtype not in DTYPES:
-        return f"it serves {', '.join(str(d) for d in DTYPES)}, not {dtype}"
+def why_not(device: torch.device) -> str | None:
+    """Why `ntensor._cuda` cannot serve `device`, in words; None where it can."""
     try:
         module = cuda_module()
     except ImportError as error:

@@ -10,6 +10,7 @@ import torch
 
 from ntensor.backends.override import Overrides
 
+# Their numbers in `DType` of csrc/cpu/api.h.
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 # Every allocation names it: the default device may be another one.

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import UntypedStorage
 
+from ntensor.backends._torch import is_known_to_storage_alone
 from ntensor.backends.native.library import CPU, cpu_module
 
 # Smaller memory is kept by the C library.
@@ -44,7 +45,7 @@ class _Block:
 
     def is_free(self) -> bool:
         """Whether nothing else refers to the storage, in Python or in C++."""
-        return self.references() == _ALONE and torch._C._storage_Use_Count(self.storage._cdata) == 1
+        return self.references() == _ALONE and is_known_to_storage_alone(self.storage)
 
     def references(self) -> int:
         """In Python, with those of the count itself."""

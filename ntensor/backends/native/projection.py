@@ -26,26 +26,44 @@ from ntensor.backends.native.memory import large_empty
 from ntensor.backends.native.synthesis import synthesis
 
 
-def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, Tensor | None]:
-    n, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0]
+def products(left: Tensor, core: Tensor, groups: int, transposed: bool = False) -> Tensor:
+    """`(groups n, ...)` times the matrix `(groups k_x, K)`, or its transpose, group by group."""
+    if groups == 1:
+        return left @ (core.T if transposed else core)
+    matrices = core.view(groups, -1, core.shape[1])
+    matrices = matrices.mT if transposed else matrices
+    rows = left.reshape(groups, -1, left.shape[1])
+    return torch.bmm(rows, matrices).view(left.shape[0], matrices.shape[2])
+
+
+def _project(
+    core: Tensor, factors: list[Tensor], mean: bool, groups: int = 1
+) -> tuple[Tensor, Tensor | None]:
+    rows, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0] // groups
     described, extents, K = describe_factors(factors)
-    if n * k_x * K == 0:
-        return core.new_zeros((n, k_x)), core.new_zeros((n, k_x)) if mean else None
+    if rows * k_x * K == 0:
+        return core.new_zeros((rows, k_x)), core.new_zeros((rows, k_x)) if mean else None
     if len(factors) == 1:
-        return factors[0] @ core.T, core_mean(core).expand(n, k_x).clone() if mean else None
-    sizes = call.sizes_of(core, n, extents, k_x)
+        x_mean = core_mean(core).expand(rows, k_x).clone() if mean else None
+        return products(factors[0], core, groups, True), x_mean
+    sizes, stack = call.stacked_sizes_of(core, groups, rows // groups, extents, k_x)
     split = plans.projection(sizes, mean, plans.forced())
     if split == plans.PRODUCT:
-        return synthesis(factors) @ core.view(k_x, K).T, None
-    x = torch.empty(n, k_x, dtype=dtype, device=core.device)
-    x_mean = torch.empty(n, k_x, dtype=dtype, device=core.device) if mean else None
+        return products(synthesis(factors), core.view(groups * k_x, K), groups, True), None
+    x = torch.empty(rows, k_x, dtype=dtype, device=core.device)
+    x_mean = torch.empty(rows, k_x, dtype=dtype, device=core.device) if mean else None
     places = (core.data_ptr(), k_x, x.data_ptr(), 0 if x_mean is None else x_mean.data_ptr())
-    call.run("projection", core, sizes.threads, sizes.dtype, n, described, *places, split)
+    job = (sizes.dtype, sizes.n, described, *places, split, stack)
+    call.run("projection", core, sizes.threads, *job)
     return x, x_mean
 
 
 def synthesis_projection(core: Tensor, factors: list[Tensor]) -> Tensor:
     return _project(core, factors, False)[0]
+
+
+def grouped_projection(core: Tensor, factors: list[Tensor], groups: int) -> Tensor:
+    return _project(core, factors, False, groups)[0]
 
 
 def synthesis_projection_with_mean(core: Tensor, factors: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -61,17 +79,34 @@ def projection_factor_grads(
     factors: list[Tensor],
     needs: list[bool],
 ) -> Tensor:
+    return _joined_factor_grads(core, grad, grad_mean, factors, 1, needs)
+
+
+def grouped_projection_factor_grads(
+    core: Tensor, grad: Tensor, factors: list[Tensor], groups: int, needs: list[bool]
+) -> Tensor:
+    return _joined_factor_grads(core, grad, None, factors, groups, needs)
+
+
+def _joined_factor_grads(
+    core: Tensor,
+    grad: Tensor | None,
+    grad_mean: Tensor | None,
+    factors: list[Tensor],
+    groups: int,
+    needs: list[bool],
+) -> Tensor:
     described = describe_factors(factors)
     _, extents, K = described
-    n, k_x = factors[0].shape[0], core.shape[0]
+    rows = factors[0].shape[0]
     width = needed_width(extents, needs)
-    if n * k_x * K * width == 0:
-        return core.new_zeros((n, width))
+    if rows * core.shape[0] * K * width == 0:
+        return core.new_zeros((rows, width))
     if len(factors) == 1:
-        return core.new_zeros((n, width)) if grad is None else grad @ core
-    out = torch.empty(n, width, dtype=core.dtype, device=core.device)
+        return core.new_zeros((rows, width)) if grad is None else products(grad, core, groups)
+    out = torch.empty(rows, width, dtype=core.dtype, device=core.device)
     addresses = describe_grads(out, extents, needs)
-    _write_factor_grads(addresses, width, core, grad, grad_mean, n, described)
+    _write_factor_grads(addresses, width, core, grad, grad_mean, rows, described, groups)
     return out
 
 
@@ -82,6 +117,13 @@ def projection_core_grad(
     described = describe_factors(factors)
     out = large_empty((main.shape[1], *described[1]), main)
     _write_core_grad(out, grad, grad_mean, factors, False, described)
+    return out
+
+
+def grouped_projection_core_grad(grad: Tensor, factors: list[Tensor], groups: int) -> Tensor:
+    described = describe_factors(factors)
+    out = large_empty((groups * grad.shape[1], *described[1]), grad)
+    _write_core_grad(out, grad, None, factors, False, described, groups)
     return out
 
 
@@ -133,39 +175,42 @@ def _write_factor_grads(
     core: Tensor,
     grad: Tensor | None,
     grad_mean: Tensor | None,
-    n: int,
+    rows: int,
     described: Described,
+    groups: int = 1,
 ) -> None:
     """Writes to the addresses that are not 0; a row stride of 0: each gradient is contiguous."""
     inputs, extents, K = described
-    k_x = core.shape[0]
-    sizes = call.sizes_of(core, n, extents, k_x)
+    k_x = core.shape[0] // groups
+    sizes, stack = call.stacked_sizes_of(core, groups, rows // groups, extents, k_x)
+    n = sizes.n
     needs = tuple([address != 0 for address in addresses])
     wanted = (grad is not None, grad_mean is not None, needs, row_stride == 0)
     h, inner, outer = plans.factor_grads(sizes, *wanted, plans.forced())
 
     def spread(dy: Tensor, count: int) -> None:
         """Takes the gradient of the synthesis of the first factors apart."""
-        job = (n, inputs[: 4 * count], addresses[:count], row_stride, describe_matrix(dy))
+        job = (rows, inputs[: 4 * count], addresses[:count], row_stride, describe_matrix(dy))
         call.run("synthesis_grads", core, sizes.threads, sizes.dtype, *job)
 
     if h < 0:
         assert grad is not None
-        spread(grad @ core.view(k_x, K), len(extents))
+        spread(products(grad, core.view(groups * k_x, K), groups), len(extents))
         return
     main = describe_optional(grad)
     if inner is not None:
         gradients = ([0] * h + addresses[h:], row_stride)
         job = (n, inputs, *gradients, core.data_ptr(), k_x, main, describe_optional(grad_mean))
-        call.run("projection_factor_grads", core, sizes.threads, sizes.dtype, *job, inner)
+        call.run("projection_factor_grads", core, sizes.threads, sizes.dtype, *job, inner, stack)
     if outer is not None:
         # The core's outputs and the hoisted indices change places.
         L = math.prod(extents[:h])
-        dH = None if h == 1 else torch.empty(n, L, dtype=core.dtype, device=core.device)
+        dH = None if h == 1 else torch.empty(rows, L, dtype=core.dtype, device=core.device)
         swapped = [main[0], k_x, main[1], main[2], *inputs[4 * h :]]
         to = addresses[0] if dH is None else dH.data_ptr()
         places = (core.data_ptr(), L, to, 0)
-        call.run("projection", core, sizes.threads, sizes.dtype, n, swapped, *places, outer)
+        swapped_job = (sizes.dtype, n, swapped, *places, outer, stack)
+        call.run("projection", core, sizes.threads, *swapped_job)
         if dH is not None:
             spread(dH, h)
 
@@ -177,28 +222,35 @@ def _write_core_grad(
     factors: list[Tensor],
     accumulate: bool,
     described: Described,
+    groups: int = 1,
 ) -> None:
     inputs, extents, K = described
-    n, k_x = factors[0].shape[0], out.shape[0]
-    if n * k_x * K == 0:
+    rows, k_x = factors[0].shape[0], out.shape[0] // groups
+    if rows * k_x * K == 0:
         if not accumulate:
             out.zero_()
         return
-    if len(factors) == 1:
+    if len(factors) == 1 and groups == 1:
         write_core_grad_of_one(out, grad, grad_mean, factors[0], accumulate)
         return
-    sizes = call.sizes_of(out, n, extents, k_x)
-    split = plans.core_grad(sizes, grad_mean is not None, plans.forced())
-    if split == plans.PRODUCT:
+    sizes, stack = call.stacked_sizes_of(out, groups, rows // groups, extents, k_x)
+    by_torch = len(factors) == 1
+    if not by_torch:
+        split = plans.core_grad(sizes, grad_mean is not None, plans.forced())
+        by_torch = split == plans.PRODUCT
+    if by_torch:
         assert grad is not None
-        matrix, y = out.view(k_x, K), synthesis(factors)
-        if accumulate:
-            matrix.addmm_(grad.T, y)
+        y = synthesis(factors) if len(factors) > 1 else factors[0]
+        if groups > 1:
+            stacked = (grad.reshape(groups, -1, k_x).mT, y.reshape(groups, -1, K))
+            torch.bmm(*stacked, out=out.view(groups, k_x, K))
+        elif accumulate:
+            out.view(k_x, K).addmm_(grad.T, y)
         else:
-            torch.mm(grad.T, y, out=matrix)
+            torch.mm(grad.T, y, out=out.view(k_x, K))
         return
-    matrices = (describe_optional(grad), describe_optional(grad_mean))
-    job = (n, inputs, k_x, *matrices, out.data_ptr(), accumulate, split)
+    both = (describe_optional(grad), describe_optional(grad_mean))
+    job = (sizes.n, inputs, k_x, *both, out.data_ptr(), accumulate, split, stack)
     call.run("projection_core_grad", out, sizes.threads, sizes.dtype, *job)
 
 
@@ -220,7 +272,8 @@ def mttkrp(tensor: Tensor, others: list[Tensor], mode: int) -> Tensor | None:
     if projects:
         out = torch.empty(shape[mode], rank, dtype=dtype, device=tensor.device)
         places = (tensor.data_ptr(), shape[mode], out.data_ptr(), 0)
-        call.run("projection", tensor, sizes.threads, sizes.dtype, rank, described, *places, split)
+        direct = (sizes.dtype, rank, described, *places, split, call.ALONE)
+        call.run("projection", tensor, sizes.threads, *direct)
         return out
     out = torch.empty(rank, shape[mode], dtype=dtype, device=tensor.device)
     upstream = others[0].stride()
@@ -236,6 +289,7 @@ def mttkrp(tensor: Tensor, others: list[Tensor], mode: int) -> Tensor | None:
         (others[0].data_ptr(), upstream[1], upstream[0]),
         NO_MATRIX,
         split,
+        call.ALONE,
     )
     call.run("projection_factor_grads", tensor, sizes.threads, sizes.dtype, *job)
     return out.T.contiguous()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ntensor.backends.native import plans
-from ntensor.backends.native.call import scratch_of, sizes_of
+from ntensor.backends.native.call import ALONE, scratch_of, sizes_of
 from ntensor.backends.native.library import (
     DTYPES,
     ELEMENTS_A_THREAD,
@@ -64,7 +64,8 @@ def _of_projection(
     products = False
 
     def needed(name: str, *job: Any) -> int:
-        return scratch_of(name, like, sizes.threads, sizes.dtype, n, *job)
+        stack = (ALONE,) if name.startswith("projection") else ()
+        return scratch_of(name, like, sizes.threads, sizes.dtype, n, *job, *stack)
 
     found = [0]
     split = plans.projection(sizes, mean, choice)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ntensor.backends.groups import by_group
+
 from . import narrow, widen
 from .synthesis import feature_grads, features, join
 
@@ -67,6 +69,35 @@ def projection_core_grad_(
 ) -> None:
     """Adds `projection_core_grad` into `core_grad`."""
     core_grad.copy_(widen(core_grad) + _core_grad(grad, grad_mean, factors))
+
+
+def grouped_projection(core: Tensor, factors: list[Tensor], groups: int) -> Tensor:
+    """`(groups k_x, k_1, ..., k_M), (groups n, k_m)... -> (groups n, k_x)`: group by group."""
+
+    def solve(core: Tensor, *factors: Tensor) -> Tensor:
+        return synthesis_projection(core, list(factors))
+
+    return by_group(solve, groups, core, *factors)
+
+
+def grouped_projection_core_grad(grad: Tensor, factors: list[Tensor], groups: int) -> Tensor:
+    """`-> (groups k_x, k_1, ..., k_M)`."""
+
+    def solve(grad: Tensor, *factors: Tensor) -> Tensor:
+        return projection_core_grad(grad, None, list(factors))
+
+    return by_group(solve, groups, grad, *factors)
+
+
+def grouped_projection_factor_grads(
+    core: Tensor, grad: Tensor, factors: list[Tensor], groups: int, needs: list[bool]
+) -> Tensor:
+    """`-> (groups n, sum of k_m over the needed m)`."""
+
+    def solve(core: Tensor, grad: Tensor, *factors: Tensor) -> Tensor:
+        return projection_factor_grads(core, grad, None, list(factors), needs)
+
+    return by_group(solve, groups, core, grad, *factors)
 
 
 def _core_grad(grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]) -> Tensor:

@@ -14,13 +14,10 @@ import shutil
 import torch
 
 MINIMUM_CAPABILITY = (8, 0)
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def why_not(operation: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """Why this backend cannot serve `operation` so, in words; None where it can."""
-    if dtype not in DTYPES:
-        return f"it serves {', '.join(map(str, DTYPES))}, not {dtype}"
     if importlib.util.find_spec("triton") is None:
         return "the package triton is not installed (pip install triton)"
     if device.type == "cuda":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,13 +17,7 @@ from .blocks import Capability
 # What the sizes of blocks are made for where kernels run in Triton's interpreter.
 _INTERPRETED: Capability = (9, 0)
 
-
 _TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
-
-
-def interpreting() -> bool:
-    """Whether kernels run on CPU tensors, in Triton's interpreter; never where CUDA is there."""
-    return os.environ.get("TRITON_INTERPRET") == "1" and not torch.cuda.is_available()
 
 
 # Of the device that a rehearsal on tensors without memory stands for.

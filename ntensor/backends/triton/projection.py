@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ntensor.backends.groups import by_group
+
 from . import blocks
 from .kernels import projection as kernels
 from .kernels.projection_core_grad import core_grad
@@ -84,6 +86,29 @@ def projection_core_grad_(
     core_grad: Tensor, grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
 ) -> None:
     _write_core_grad(core_grad, grad, grad_mean, factors, True)
+
+
+def grouped_projection(core: Tensor, factors: list[Tensor], groups: int) -> Tensor:
+    def solve(core: Tensor, *factors: Tensor) -> Tensor:
+        return synthesis_projection(core, list(factors))
+
+    return by_group(solve, groups, core, *factors)
+
+
+def grouped_projection_core_grad(grad: Tensor, factors: list[Tensor], groups: int) -> Tensor:
+    def solve(grad: Tensor, *factors: Tensor) -> Tensor:
+        return projection_core_grad(grad, None, list(factors))
+
+    return by_group(solve, groups, grad, *factors)
+
+
+def grouped_projection_factor_grads(
+    core: Tensor, grad: Tensor, factors: list[Tensor], groups: int, needs: list[bool]
+) -> Tensor:
+    def solve(core: Tensor, grad: Tensor, *factors: Tensor) -> Tensor:
+        return projection_factor_grads(core, grad, None, list(factors), needs)
+
+    return by_group(solve, groups, core, grad, *factors)
 
 
 def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, Tensor | None]:

@@ -1,7 +1,7 @@
 """What the paper compares with, as code: a multilinear model and the fit of a face model."""
 
 from .als import MultilinearModel, fit_multilinear
-from .drawing import estimate_light, flow_warp, rewarp
+from .drawing import estimate_light, rewarp, warp_by_flow
 from .landmark_fit import LandmarkFit, fit_landmarks
 
 __all__ = [
@@ -10,6 +10,6 @@ __all__ = [
     "estimate_light",
     "fit_landmarks",
     "fit_multilinear",
-    "flow_warp",
     "rewarp",
+    "warp_by_flow",
 ]

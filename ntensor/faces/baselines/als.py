@@ -72,8 +72,8 @@ class MultilinearModel:
         """
         _check(x, self.core.shape[0])
         coefficients = (x - self.mean) @ self.core.flatten(1)
-        factors = best_rank_one(coefficients.unflatten(1, self.core.shape[1:]))
-        return oriented(factors, self.directions)
+        factors = fit_rank_one(coefficients.unflatten(1, self.core.shape[1:]))
+        return orient(factors, self.directions)
 
     def reconstruct(self, *factors: Tensor) -> Tensor:
         """Pictures (Tensor[n, k_x]) of factors (Tensor[n, k_m]), which may be of several."""
@@ -89,7 +89,7 @@ class MultilinearModel:
         own[mode] = F.normalize(other, dim=1) * own[mode].norm(dim=1, keepdim=True)
         return self.reconstruct(*own)
 
-    def permuted(self, order: Sequence[int]) -> MultilinearModel:
+    def permute(self, order: Sequence[int]) -> MultilinearModel:
         """The same model with its factors in another order: new factor `m` is `order[m]`.
 
         Raises:
@@ -97,11 +97,11 @@ class MultilinearModel:
         """
         if sorted(order) != list(range(len(self.factors))):
             raise ValueError(
-                f"permuted: order must be a permutation of {len(self.factors)}, got {tuple(order)}"
+                f"permute: order must be a permutation of {len(self.factors)}, got {tuple(order)}"
             )
         core = self.core.permute(0, *(mode + 1 for mode in order)).contiguous()
         directions = tuple(self.directions[mode] for mode in order)
-        factors = oriented(tuple(self.factors[mode] for mode in order), directions)
+        factors = orient(tuple(self.factors[mode] for mode in order), directions)
         return replace(self, core=core, directions=directions, factors=factors)
 
 
@@ -157,7 +157,7 @@ def fit_multilinear(
     mean = x.mean(0) if center else torch.zeros_like(x[0])
     centred = x - mean
     scale = centred.norm().clamp_min(torch.finfo(x.dtype).tiny)
-    basis, reduced = _reduced(centred, columns)
+    basis, reduced = _reduce(centred, columns)
     lost = (scale.square() - reduced.square().sum()).clamp_min(0)
     generator = torch.Generator().manual_seed(seed)
     best: tuple[Tensor, list[Tensor], list[float]] | None = None
@@ -168,17 +168,17 @@ def fit_multilinear(
                 x.dtype
             )
         core = F.pad(turn, (0, 0, 0, len(basis) - columns)).to(x.device).unflatten(1, tuple(sizes))
-        found = _alternate(core, reduced, float(lost), float(scale), sweeps, tolerance)
-        if best is None or found[2][-1] < best[2][-1]:
-            best = found
+        fit = _alternate(core, reduced, float(lost), float(scale), sweeps, tolerance)
+        if best is None or fit[2][-1] < best[2][-1]:
+            best = fit
         if best[2][-1] < _EXACT:
             break
     assert best is not None
     core, factors, errors = best
     core = (basis.T @ core.flatten(1)).unflatten(1, tuple(sizes)).contiguous()
-    directions = tuple(_commonest(z) for z in factors)
+    directions = tuple(_find_commonest(z) for z in factors)
     return MultilinearModel(
-        mean, core, directions, oriented(tuple(factors), directions), tuple(errors)
+        mean, core, directions, orient(tuple(factors), directions), tuple(errors)
     )
 
 
@@ -186,12 +186,12 @@ def _alternate(
     core: Tensor, x: Tensor, lost: float, scale: float, sweeps: int, tolerance: float
 ) -> tuple[Tensor, list[Tensor], list[float]]:
     """Core, factors and errors from one start; `lost` is the squared norm outside of `x`."""
-    factors = list(best_rank_one((x @ core.flatten(1)).unflatten(1, core.shape[1:])))
+    factors = list(fit_rank_one((x @ core.flatten(1)).unflatten(1, core.shape[1:])))
     errors: list[float] = []
     for _ in range(max(1, sweeps)):
         core = _procrustes(core, factors, x)
         for mode in range(len(factors)):
-            factors[mode] = _contracted(core, x, factors, mode)
+            factors[mode] = _contract(core, x, factors, mode)
         rest = float((x - ntensor.synthesis_projection(core, *factors)).square().sum())
         errors.append(math.sqrt(rest + lost) / scale)
         if len(errors) > 1 and errors[-2] - errors[-1] < tolerance * errors[-2]:
@@ -199,7 +199,7 @@ def _alternate(
     return core, factors, errors
 
 
-def best_rank_one(tensors: Tensor) -> tuple[Tensor, ...]:
+def fit_rank_one(tensors: Tensor) -> tuple[Tensor, ...]:
     """The best approximation of each tensor by an outer product.
 
     Starts with the leading left singular vector of every unfolding, then the higher-order power
@@ -212,39 +212,39 @@ def best_rank_one(tensors: Tensor) -> tuple[Tensor, ...]:
         tuple of Tensor[n, k_m]: all of a tensor's factors have the same length.
     """
     order = tensors.dim() - 1
-    found = []
+    factors = []
     for mode in range(order):
         unfolded = tensors.movedim(mode + 1, 1).flatten(2)
         _, vectors = torch.linalg.eigh(unfolded @ unfolded.mT)
-        found.append(vectors[:, :, -1])
+        factors.append(vectors[:, :, -1])
     length = tensors.new_zeros(len(tensors))
     for _ in range(_POWER_STEPS):
         before = length
         for mode in range(order):
-            rest = _times(tensors, found, mode)
+            rest = _multiply(tensors, factors, mode)
             length = rest.norm(dim=1)
-            found[mode] = F.normalize(rest, dim=1)
+            factors[mode] = F.normalize(rest, dim=1)
         if bool(((length - before).abs() <= _POWER_TOLERANCE * length).all()):
             break
     root = length.pow(1 / order).unsqueeze(1)
-    return tuple(root * z for z in found)
+    return tuple(root * z for z in factors)
 
 
-def oriented(factors: tuple[Tensor, ...], directions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def orient(factors: tuple[Tensor, ...], directions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The same products with equal lengths of a picture's factors, and all but the first on the
     side of the directions."""
     lengths = [z.norm(dim=1, keepdim=True) for z in factors]
     root = math.prod(lengths[1:], start=lengths[0]).pow(1 / len(factors))
     sign = torch.ones_like(root)
-    found = []
+    turned = []
     for z, direction in zip(factors[1:], directions[1:], strict=True):
         own = torch.where((z @ direction).unsqueeze(1) < 0, -1.0, 1.0).to(z.dtype)
         sign = sign * own
-        found.append(own * root * F.normalize(z, dim=1))
-    return (sign * root * F.normalize(factors[0], dim=1), *found)
+        turned.append(own * root * F.normalize(z, dim=1))
+    return (sign * root * F.normalize(factors[0], dim=1), *turned)
 
 
-def _times(tensors: Tensor, factors: Sequence[Tensor], mode: int) -> Tensor:
+def _multiply(tensors: Tensor, factors: Sequence[Tensor], mode: int) -> Tensor:
     """Every tensor times its factors along all modes but one (n, k_mode)."""
     rest = tensors.movedim(mode + 1, 1)
     for other in reversed(range(len(factors))):
@@ -253,7 +253,7 @@ def _times(tensors: Tensor, factors: Sequence[Tensor], mode: int) -> Tensor:
     return rest
 
 
-def _contracted(core: Tensor, x: Tensor, factors: Sequence[Tensor], mode: int) -> Tensor:
+def _contract(core: Tensor, x: Tensor, factors: Sequence[Tensor], mode: int) -> Tensor:
     """The factor that is best for an orthonormal core and the other factors (n, k_mode)."""
     others: list[Tensor | None] = [x.T, *(z.T for z in factors)]
     others[mode + 1] = None
@@ -273,7 +273,7 @@ def _procrustes(core: Tensor, factors: Sequence[Tensor], x: Tensor) -> Tensor:
     return (u @ v).contiguous().view_as(core)
 
 
-def _reduced(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+def _reduce(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
     """Leading right singular vectors of `x` (r, k_x), and `x` in them (n, r); r >= columns."""
     n, extent = x.shape
     gram = (x @ x.T if n <= extent else x.T @ x).double()
@@ -284,7 +284,7 @@ def _reduced(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
     return basis, x @ basis.T
 
 
-def _commonest(z: Tensor) -> Tensor:
+def _find_commonest(z: Tensor) -> Tensor:
     """Leading eigenvector of the second moments of the rows' directions."""
     unit = F.normalize(z, dim=1)
     _, vectors = torch.linalg.eigh(unit.T @ unit)

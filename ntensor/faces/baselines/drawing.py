@@ -22,7 +22,7 @@ _RIDGE = 1e-2
 _FADES = 1 / 16
 
 
-def flow_warp(
+def warp_by_flow(
     face: FaceModel,
     image: Tensor,
     source: LandmarkFit,
@@ -55,23 +55,25 @@ def flow_warp(
         target's face, and its unit normals, 0 outside.
     """
     size = image.shape[-1]
-    start, end = (fit.posed(face) for fit in (source, target))
+    start, end = (fit.pose_vertices(face) for fit in (source, target))
     move = to_pixels(start[..., :2], size, camera) - to_pixels(end[..., :2], size, camera)
-    normal = Renderer(face, size, camera).vertex_normals(end)
-    drawn, inside = _drawn(face, _rows_up(end, size, camera), torch.cat([move, normal], 2), size)
+    normal = Renderer(face, size, camera).compute_vertex_normals(end)
+    drawn, inside = _draw(
+        face, _count_rows_up(end, size, camera), torch.cat([move, normal], 2), size
+    )
     reach = max(1, round(_FADES * size))
     near, share = (
         F.avg_pool2d(x, 2 * reach + 1, 1, reach) for x in (drawn[:, :2] * inside, inside)
     )
     move = torch.where(inside > 0, drawn[:, :2], near / share.clamp_min(0.5))
     row, column = torch.meshgrid(*2 * [torch.arange(size).to(image) + 0.5], indexing="ij")
-    found = _sampled(image, torch.stack([column, row]) + move)
+    moved = _sample(image, torch.stack([column, row]) + move)
     normals = F.normalize(drawn[:, 2:], dim=1) * inside
     if light is not None:
         own_light = estimate_light(face, image, source, camera)
         shadings = (harmonics.shading(normals, lamp) for lamp in (light, own_light))
-        found = torch.where(inside > 0, (found * _ratio(*shadings)).clamp(0, 1), found)
-    return found, inside, normals
+        moved = torch.where(inside > 0, (moved * _divide(*shadings)).clamp(0, 1), moved)
+    return moved, inside, normals
 
 
 def rewarp(
@@ -102,26 +104,26 @@ def rewarp(
     size = image.shape[-1]
     own_light = estimate_light(face, image, source, camera)
     renderer = Renderer(face, size, camera)
-    start, end = (fit.posed(face) for fit in (source, target))
-    normal, turned = renderer.vertex_normals(start), renderer.vertex_normals(end)
+    start, end = (fit.pose_vertices(face) for fit in (source, target))
+    normal, turned = renderer.compute_vertex_normals(start), renderer.compute_vertex_normals(end)
     place = to_pixels(start[..., :2], size, camera)
-    shown = _visible(face, _rows_up(start, 2 * size, camera), 2 * size)
+    shown = _find_visible(face, _count_rows_up(start, 2 * size, camera), 2 * size)
     shown = shown * (normal[..., 2:] > _GRAZING)
-    mirrored = _mirror(face)
+    mirrored = _find_mirrored(face)
     known = torch.cat([place, shown, normal], 2)
-    found, inside = _drawn(
+    drawn, inside = _draw(
         face,
-        _rows_up(end, size, camera),
+        _count_rows_up(end, size, camera),
         torch.cat([known, known[:, mirrored], turned], 2),
         size,
     )
-    normals = F.normalize(found[:, 12:], dim=1) * inside
+    normals = F.normalize(drawn[:, 12:], dim=1) * inside
     colours, usable = [], []
     for first in (0, 6):
-        there = harmonics.shading(F.normalize(found[:, first + 3 : first + 6], dim=1), own_light)
+        there = harmonics.shading(F.normalize(drawn[:, first + 3 : first + 6], dim=1), own_light)
         here = harmonics.shading(normals, own_light)
-        colours.append(_sampled(image, found[:, first : first + 2]) * _ratio(here, there))
-        usable.append((found[:, first + 2 : first + 3] > 0.5) & (inside > 0))
+        colours.append(_sample(image, drawn[:, first : first + 2]) * _divide(here, there))
+        usable.append((drawn[:, first + 2 : first + 3] > 0.5) & (inside > 0))
     count = usable[0].sum((2, 3), keepdim=True).clamp_min(1)
     mean = ((colours[0] * usable[0]).sum((2, 3), keepdim=True) / count).expand_as(image)
     colour = torch.where(usable[0], colours[0], torch.where(usable[1], colours[1], mean))
@@ -145,9 +147,9 @@ def estimate_light(
         Tensor[n, 3, 9]: the light times the face's mean albedo.
     """
     size = image.shape[-1]
-    posed = fit.posed(face)
-    normal = Renderer(face, size, camera).vertex_normals(posed)
-    normals, inside = _drawn(face, _rows_up(posed, size, camera), normal, size)
+    posed = fit.pose_vertices(face)
+    normal = Renderer(face, size, camera).compute_vertex_normals(posed)
+    normals, inside = _draw(face, _count_rows_up(posed, size, camera), normal, size)
     basis = harmonics.basis(F.normalize(normals, dim=1)) * inside
     basis, colours = basis.flatten(2), (image * inside).flatten(2)  # (n, 9, P), (n, 3, P)
     covered = inside.flatten(1).sum(1).clamp_min(1)
@@ -155,18 +157,18 @@ def estimate_light(
     return torch.linalg.solve(basis @ basis.mT + ridge, basis @ colours.mT).mT
 
 
-def _ratio(here: Tensor, there: Tensor) -> Tensor:
+def _divide(here: Tensor, there: Tensor) -> Tensor:
     """Of two shadings, within limits."""
     return (here / there.clamp_min(_DARKEST)).clamp(1 / _LARGEST_RATIO, _LARGEST_RATIO)
 
 
-def _rows_up(points: Tensor, size: int, camera: Camera | None) -> Tensor:
+def _count_rows_up(points: Tensor, size: int, camera: Camera | None) -> Tensor:
     """Points as the rasteriser takes them, with rows counted upwards."""
     places = to_pixels(points[..., :2], size, camera)
     return torch.cat([places[..., :1], size - places[..., 1:], points[..., 2:]], 2)
 
 
-def _drawn(face: FaceModel, points: Tensor, values: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def _draw(face: FaceModel, points: Tensor, values: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Values of the vertices (n, V, C) as maps (n, C, S, S), and 1 where the face is."""
     n = len(points)
     fragments = rasterise(points, face.triangles, size)
@@ -178,12 +180,12 @@ def _drawn(face: FaceModel, points: Tensor, values: Tensor, size: int) -> tuple[
     return maps.view(shape).permute(0, 3, 1, 2), inside.view(shape).permute(0, 3, 1, 2)
 
 
-def _sampled(image: Tensor, places: Tensor) -> Tensor:
+def _sample(image: Tensor, places: Tensor) -> Tensor:
     grid = places.permute(0, 2, 3, 1) * 2 / image.shape[-1] - 1
     return F.grid_sample(image, grid, padding_mode="border", align_corners=False)
 
 
-def _visible(face: FaceModel, points: Tensor, size: int) -> Tensor:
+def _find_visible(face: FaceModel, points: Tensor, size: int) -> Tensor:
     """1 for vertices (n, V, 1) that are a corner of a triangle that is seen, else 0."""
     fragments = rasterise(points, face.triangles, size)
     marked = points.new_zeros(points.shape[0] * points.shape[1])
@@ -192,7 +194,7 @@ def _visible(face: FaceModel, points: Tensor, size: int) -> Tensor:
     return marked.view(points.shape[0], -1, 1)
 
 
-def _mirror(face: FaceModel) -> Tensor:
+def _find_mirrored(face: FaceModel) -> Tensor:
     """The vertex nearest to each vertex's mirror image (V,)."""
     flipped = face.mean * face.mean.new_tensor([-1.0, 1.0, 1.0])
     return torch.cat([torch.cdist(part, face.mean).argmin(1) for part in flipped.split(2048)])

@@ -35,14 +35,14 @@ class LandmarkFit:
         """Unposed vertices (n, V, 3), millimetres of the face model."""
         return face.vertices(self.identity, self.expression)
 
-    def posed(self, face: FaceModel) -> Tensor:
+    def pose_vertices(self, face: FaceModel) -> Tensor:
         """Vertices (n, V, 3) in the camera's axes, scaled and moved."""
         turned = self.vertices(face) @ self.pose.mT * self.scale[:, None, None]
         return turned + F.pad(self.translation, (0, 1))[:, None]
 
     def landmarks(self, face: FaceModel) -> Tensor:
         """The 68 landmarks (n, 68, 2), millimetres in the camera."""
-        return self.posed(face)[:, face.landmarks68, :2]
+        return self.pose_vertices(face)[:, face.landmarks68, :2]
 
     def __getitem__(self, index: Any) -> LandmarkFit:
         """Some of the faces."""
@@ -122,10 +122,10 @@ def fit_landmarks(
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.morphable.analytic_face import analytic_face
+        >>> from ntensor.faces.morphable.analytic_face import make_analytic_face
         >>> from ntensor.faces.baselines import fit_landmarks
         >>> from ntensor.faces.baselines.landmark_fit import project
-        >>> face = analytic_face(1500)
+        >>> face = make_analytic_face(1500)
         >>> identity, weights = torch.zeros(1, face.identity_size), face.basic_weights[:1]
         >>> seen = project(face, identity, weights, torch.eye(3)[None], None)
         >>> bool((fit_landmarks(face, seen).pose - torch.eye(3)).abs().max() < 0.05)
@@ -145,7 +145,7 @@ def fit_landmarks(
     coefficients = prior.expand(n, -1)
     for _ in range(iterations):
         points = mean + torch.einsum("nk,kpc->npc", coefficients, modes)
-        pose, s, t = _camera(points, landmarks, scale)
+        pose, s, t = _fit_camera(points, landmarks, scale)
         # Rows of s R that are seen, applied to every mode: (n, k, 68, 2).
         seen = torch.einsum("nic,kpc->nkpi", s[:, None, None] * pose[:, :2], modes)
         still = torch.einsum("nic,pc->npi", s[:, None, None] * pose[:, :2], mean) + t[:, None]
@@ -156,11 +156,11 @@ def fit_landmarks(
         coefficients = torch.linalg.solve(system, right)
         coefficients = torch.cat([coefficients[:, :k_a], coefficients[:, k_a:].clamp(0, 1)], 1)
     points = mean + torch.einsum("nk,kpc->npc", coefficients, modes)
-    pose, s, t = _camera(points, landmarks, scale)
+    pose, s, t = _fit_camera(points, landmarks, scale)
     return LandmarkFit(coefficients[:, :k_a], coefficients[:, k_a:], pose, s, t)
 
 
-def _camera(
+def _fit_camera(
     points: Tensor, landmarks: Tensor, scale: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rotations (n, 3, 3), scales (n,) and translations (n, 2) that bring points to landmarks."""

@@ -9,26 +9,13 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.rendering.renderer import Camera
 
 from . import scenes
-from .grids import FaceGrid, grid
 from .rendered import SPLITS, Batch, Faces, stack
 from .scenes import Scenes
-
-__all__ = [
-    "POC_EXPRESSION",
-    "POC_POSE",
-    "SPLITS",
-    "Batch",
-    "FaceGrid",
-    "Faces",
-    "GeneratedFaces",
-    "Variation",
-    "grid",
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +133,7 @@ class GeneratedFaces(Faces, IterableDataset[Batch]):
         background = scenes.draw_background(rng)
         return [
             person,
-            scenes.identity_coefficients(person, face.identity_size),
+            scenes.draw_identity(person, face.identity_size),
             expression,
             angles,
             lamps,
@@ -159,7 +146,7 @@ class GeneratedFaces(Faces, IterableDataset[Batch]):
     def _draw_pose(self, rng: np.random.Generator) -> tuple[Any, int]:
         if self.variation.pose == "any":
             angles = scenes.draw_angles(rng)
-            return angles, scenes.pose_bin_of(float(angles[0]))
+            return angles, scenes.find_pose_bin(float(angles[0]))
         frontal = scenes.YAW_BINS.index(0.0)
         number = (
             frontal if self.variation.pose == "frontal" else int(rng.integers(len(scenes.YAW_BINS)))
@@ -170,6 +157,6 @@ class GeneratedFaces(Faces, IterableDataset[Batch]):
         if self.variation.light == "any":
             return scenes.draw_lamps(rng), -1
         if self.variation.light == "frontal":
-            return scenes.frontal_lamps(), -1
+            return scenes.make_frontal_lamps(), -1
         number = int(rng.integers(scenes.FIXED_LIGHTS))
-        return scenes.fixed_lamps(number), number
+        return scenes.make_fixed_lamps(number), number

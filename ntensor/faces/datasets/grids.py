@@ -17,7 +17,7 @@ from .scenes import Scenes
 
 
 class FaceGrid(Faces, Dataset[Batch]):
-    """Every combination of persons, expressions, poses and lights; see `grid`.
+    """Every combination of persons, expressions, poses and lights; see `make_grid`.
 
     Sample `((person * expressions + expression) * poses + pose) * lights + light`, counted within
     the lists that were given. Its labels `expression`, `pose_bin` and `light_bin` are positions in
@@ -43,7 +43,7 @@ class FaceGrid(Faces, Dataset[Batch]):
         if unknown:
             wanted = ", ".join(self.face_model.basic_names)
             raise ValueError(
-                f"grid: expressions must be of {wanted}, got {', '.join(sorted(unknown))}"
+                f"make_grid: expressions must be of {wanted}, got {', '.join(sorted(unknown))}"
             )
         self.expressions = [self.face_model.basic_names.index(name) for name in expressions]
         self.poses = [
@@ -56,7 +56,9 @@ class FaceGrid(Faces, Dataset[Batch]):
             len(part) for part in (self.identities, self.expressions, self.poses, self.lights)
         )
         if 0 in self.shape:
-            raise ValueError(f"grid: every list must name at least one, got lengths {self.shape}")
+            raise ValueError(
+                f"make_grid: every list must name at least one, got lengths {self.shape}"
+            )
 
     def __len__(self) -> int:
         return int(np.prod(self.shape))
@@ -64,7 +66,7 @@ class FaceGrid(Faces, Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         """One sample, without the batch dimension."""
         if not 0 <= index < len(self):
-            raise IndexError(f"grid: index must be 0..{len(self) - 1}, got {index}")
+            raise IndexError(f"FaceGrid: index must be 0..{len(self) - 1}, got {index}")
         return {name: values[0] for name, values in self.batch([index]).items()}
 
     def batches(self, batch_size: int = 64) -> Iterator[Batch]:
@@ -82,10 +84,10 @@ class FaceGrid(Faces, Dataset[Batch]):
             rows.append(
                 [
                     self.identities[person],
-                    scenes.identity_coefficients(self.identities[person], face.identity_size),
+                    scenes.draw_identity(self.identities[person], face.identity_size),
                     face.basic_weights[self.expressions[expression]].cpu().numpy(),
                     np.array(self.poses[pose], np.float32),
-                    scenes.fixed_lamps(self.lights[light]),
+                    scenes.make_fixed_lamps(self.lights[light]),
                     background if self.background else np.zeros_like(background),
                     self.expressions[expression],
                     pose,
@@ -95,7 +97,7 @@ class FaceGrid(Faces, Dataset[Batch]):
         return stack(rows)
 
 
-def grid(
+def make_grid(
     identities: Sequence[int] | str = "test",
     expressions: Sequence[str] | None = None,
     poses: Sequence[float | tuple[float, float, float]] = scenes.YAW_BINS,
@@ -113,7 +115,7 @@ def grid(
         identities: numbers of persons, or the name of a split.
         expressions: names of basic expressions; default: all but neutral.
         poses: yaws in degrees, or (yaw, pitch, roll).
-        lights: numbers of fixed lights, 0..15, see `scenes.fixed_lamps`.
+        lights: numbers of fixed lights, 0..15, see `scenes.make_fixed_lamps`.
         face_model, size, background, seed, camera, device: as for `GeneratedFaces`.
 
     Returns:
@@ -123,16 +125,18 @@ def grid(
         ValueError: an unknown name or an empty list.
 
     Example:
-        >>> from ntensor.faces.datasets.generated import grid
-        >>> table_2 = grid("test")
+        >>> from ntensor.faces.datasets.grids import make_grid
+        >>> table_2 = make_grid("test")
         >>> table_2.shape, len(table_2)
         ((54, 6, 7, 4), 9072)
-        >>> len(grid("test", poses=[0.0], lights=range(16)))
+        >>> len(make_grid("test", poses=[0.0], lights=range(16)))
         5184
     """
     if isinstance(identities, str):
         if identities not in SPLITS:
-            raise ValueError(f"grid: a split is one of {', '.join(SPLITS)}, got {identities!r}")
+            raise ValueError(
+                f"make_grid: a split is one of {', '.join(SPLITS)}, got {identities!r}"
+            )
         identities = SPLITS[identities]
     face = face_model if face_model is not None else load_face_model()
     names = [name for name in face.basic_names if name != "neutral"]

@@ -28,7 +28,7 @@ _NORMAL_TOLERANCE = 0.05
 LARGEST = {"light": 1e3, "id_3dmm": 1e4, "exp_3dmm": 1e4, "shape": 1e7, "pose": 2.0}
 
 
-def fields_of(size: int, id_3dmm: int, exp_3dmm: int, vertices: int) -> dict[str, Expected]:
+def list_fields(size: int, id_3dmm: int, exp_3dmm: int, vertices: int) -> dict[str, Expected]:
     """Every array that a shard may hold.
 
     Args:
@@ -89,7 +89,7 @@ def read_shard(path: Path, fields: Mapping[str, Expected], names: list[str], cou
     return read_arrays(path, wanted)
 
 
-def faults(arrays: Arrays) -> dict[int, str]:
+def find_faults(arrays: Arrays) -> dict[int, str]:
     """What is wrong with each record that cannot be used.
 
     Checked, where a record claims to have them: finite and bounded numbers, a mask that covers
@@ -99,14 +99,14 @@ def faults(arrays: Arrays) -> dict[int, str]:
     Returns:
         dict: record to the reason.
     """
-    found: dict[int, str] = {}
+    reasons: dict[int, str] = {}
     count = len(arrays["image"])
-    valid = valid_of(arrays)
+    valid = find_valid(arrays)
 
     def note(bad: Any, name: str, reason: str) -> None:
         column = VALID.index("frontal" if name.startswith("frontal") else name)
         for record in np.nonzero(bad & valid[:, column])[0]:
-            found.setdefault(int(record), f"{name} {reason}")
+            reasons.setdefault(int(record), f"{name} {reason}")
 
     for name, largest in LARGEST.items():
         if name in arrays:
@@ -126,10 +126,10 @@ def faults(arrays: Arrays) -> dict[int, str]:
             length = np.linalg.norm(arrays[normal].astype(np.float32) / 127, axis=1)
             wrong = (np.abs(length - 1) > _NORMAL_TOLERANCE) & (arrays[mask][:, 0] > 0)
             note(wrong.any((1, 2)), normal, "is not of unit length everywhere in the mask")
-    return found
+    return reasons
 
 
-def valid_of(arrays: Arrays) -> Any:
+def find_valid(arrays: Arrays) -> Any:
     """Which parts each record has (n, len(VALID)), bool: those of the file, less the bits unset."""
     count = len(arrays["image"])
     present = np.array(
@@ -149,7 +149,7 @@ def decode(arrays: Arrays, fields: Mapping[str, Expected]) -> dict[str, Tensor]:
     in its mask stands for them.
     """
     count = len(arrays["image"])
-    valid = torch.from_numpy(valid_of(arrays))
+    valid = torch.from_numpy(find_valid(arrays))
     batch: dict[str, Tensor] = {}
     for name, field in fields.items():
         if name in ("valid", "texture") and name not in arrays:
@@ -162,7 +162,7 @@ def decode(arrays: Arrays, fields: Mapping[str, Expected]) -> dict[str, Tensor]:
         if name not in arrays:
             batch[name] = torch.full((count,), -1)
     batch["pose"][~valid[:, VALID.index("pose")]] = torch.eye(3)
-    batch["angles"] = scenes.angles_of(batch["pose"])
+    batch["angles"] = scenes.rotation_to_angles(batch["pose"])
     near = batch["angles"][:, :2].abs().amax(1) < scenes.NEAR_FRONTAL_DEGREES
     batch["near_frontal"] = near & valid[:, VALID.index("pose")]
     batch["shading"] = harmonics.shading(batch["normal"], batch["light"]) * (batch["mask"] > 0)

@@ -65,7 +65,7 @@ class Faces:
         face = self.face_model
         coefficients = []
         for k in range(_STATISTICS_SAMPLES):
-            identity = scenes.identity_coefficients(SPLITS["train"][k], face.identity_size)
+            identity = scenes.draw_identity(SPLITS["train"][k], face.identity_size)
             rng = np.random.default_rng([0, k])
             coefficients.append((identity, scenes.draw_expression(rng, face)[0]))
         identity, expression = (
@@ -81,12 +81,12 @@ class Faces:
             square += shape.square().sum(0)
         mean = total / _STATISTICS_SAMPLES
         deviation = (square / _STATISTICS_SAMPLES - mean.square()).clamp_min(0).sqrt()
-        found = {
+        moments = {
             "id_3dmm": (identity.mean(0), identity.std(0)),
             "exp_3dmm": (expression.mean(0), expression.std(0)),
             "shape": (mean.float(), deviation.float()),
         }
-        return {name: (m, s.clamp_min(1e-4)) for name, (m, s) in found.items()}
+        return {name: (m, s.clamp_min(1e-4)) for name, (m, s) in moments.items()}
 
     def draw(self, indices: Sequence[int]) -> Scenes:
         """The scenes of these samples, on the CPU."""
@@ -122,11 +122,11 @@ class Faces:
 
     def _render(self, drawn: Scenes) -> Batch:
         face, renderer = self.face_model, self.renderer
-        pose = scenes.rotation_of(drawn.angles)
+        pose = scenes.angles_to_rotation(drawn.angles)
         front = torch.eye(3, device=self.device).expand_as(pose)
         vertices = face.vertices(drawn.id_3dmm, drawn.exp_3dmm)
-        skin = self._skin(drawn.identity)
-        view, frontal = renderer.views(vertices, [pose, front], skin, drawn.light)
+        skin = self._draw_skins(drawn.identity)
+        view, frontal = renderer.draw(vertices, [pose, front], skin, drawn.light)
         background = torch.nn.functional.interpolate(
             drawn.background, size=(renderer.size,) * 2, mode="bicubic", align_corners=True
         ).clamp(0, 1)
@@ -156,7 +156,7 @@ class Faces:
             "valid": torch.ones(len(pose), len(VALID), dtype=torch.bool, device=self.device),
         }
 
-    def _skin(self, identities: Tensor) -> Skin:
+    def _draw_skins(self, identities: Tensor) -> Skin:
         rows = []
         for identity in identities.tolist():
             if identity not in self._skins:

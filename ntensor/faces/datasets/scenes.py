@@ -31,7 +31,7 @@ class Scenes:
     Attributes:
         identity (Tensor[n], int64): which person; gives `id_3dmm` and the colours.
         id_3dmm, exp_3dmm (Tensor[n, k_a], Tensor[n, k_b]): coefficients of the face model.
-        angles (Tensor[n, 3]): yaw, pitch, roll in degrees, see `rotation_of`.
+        angles (Tensor[n, 3]): yaw, pitch, roll in degrees, see `angles_to_rotation`.
         light (Tensor[n, 3, 9])
         background (Tensor[n, 3, 17, 17]): colours on a coarse grid, 0..1.
         expression, pose_bin, light_bin (Tensor[n], int64): labels, -1 unknown.
@@ -56,7 +56,7 @@ class Scenes:
         return Scenes(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
 
 
-def rotation_of(angles: Tensor) -> Tensor:
+def angles_to_rotation(angles: Tensor) -> Tensor:
     """Camera rotations `R = R_z(roll) R_x(-pitch) R_y(yaw)`.
 
     Positive yaw turns the face to the image's right, positive pitch upwards, positive roll tilts
@@ -70,9 +70,9 @@ def rotation_of(angles: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.datasets.scenes import rotation_of
-        >>> turned = rotation_of(torch.tensor([[90.0, 0.0, 0.0]])) @ torch.tensor([0.0, 0.0, 1.0])
-        >>> turned.round().abs()
+        >>> from ntensor.faces.datasets.scenes import angles_to_rotation
+        >>> rotation = angles_to_rotation(torch.tensor([[90.0, 0.0, 0.0]]))
+        >>> (rotation @ torch.tensor([0.0, 0.0, 1.0])).round().abs()
         tensor([[1., 0., 0.]])
     """
     yaw, pitch, roll = torch.deg2rad(angles.double()).unbind(1)
@@ -88,8 +88,8 @@ def rotation_of(angles: Tensor) -> Tensor:
     return (about_z @ about_x @ about_y).to(angles.dtype)
 
 
-def angles_of(rotation: Tensor) -> Tensor:
-    """Yaw, pitch and roll of camera rotations; the inverse of `rotation_of` for |pitch| < 90.
+def rotation_to_angles(rotation: Tensor) -> Tensor:
+    """Yaw, pitch and roll of camera rotations: `angles_to_rotation` inverted, for |pitch| < 90.
 
     Args:
         rotation (Tensor[n, 3, 3])
@@ -103,7 +103,7 @@ def angles_of(rotation: Tensor) -> Tensor:
     return torch.rad2deg(torch.stack([yaw, pitch, roll], 1))
 
 
-def identity_coefficients(identity: int, size: int) -> Any:
+def draw_identity(identity: int, size: int) -> Any:
     """The person's shape: `N(0, 0.9^2)` cut at 2.5, the same in every data set.
 
     Args:
@@ -147,7 +147,7 @@ def draw_angles(rng: np.random.Generator) -> Any:
     return np.where(outside, rng.uniform(-limit, limit), drawn).astype(np.float32)
 
 
-def pose_bin_of(yaw: float) -> int:
+def find_pose_bin(yaw: float) -> int:
     """Index of the nearest of `YAW_BINS`."""
     return int(np.argmin(np.abs(np.array(YAW_BINS) - yaw)))
 
@@ -189,7 +189,7 @@ def draw_lamps(rng: np.random.Generator) -> Lamps:
     )
 
 
-def fixed_lamps(index: int) -> Lamps:
+def make_fixed_lamps(index: int) -> Lamps:
     """One of the 16 lights of the tables: 4 azimuths x 2 elevations x soft or hard.
 
     Args:
@@ -203,17 +203,17 @@ def fixed_lamps(index: int) -> Lamps:
         ValueError: another index.
     """
     if not 0 <= index < FIXED_LIGHTS:
-        raise ValueError(f"fixed_lamps: index must be 0..{FIXED_LIGHTS - 1}, got {index}")
+        raise ValueError(f"make_fixed_lamps: index must be 0..{FIXED_LIGHTS - 1}, got {index}")
     azimuth, elevation = (-60.0, -20.0, 20.0, 60.0)[index // 4], (-10.0, 35.0)[index // 2 % 2]
-    return _one_lamp(azimuth, elevation, *((0.55, 0.45), (1.0, 0.18))[index % 2])
+    return _make_lamps(azimuth, elevation, *((0.55, 0.45), (1.0, 0.18))[index % 2])
 
 
-def frontal_lamps() -> Lamps:
+def make_frontal_lamps() -> Lamps:
     """The light of the proof of concept: soft, from the camera and a little above."""
-    return _one_lamp(0.0, 20.0, 0.6, 0.4)
+    return _make_lamps(0.0, 20.0, 0.6, 0.4)
 
 
-def _one_lamp(azimuth: float, elevation: float, key: float, ambient: float) -> Lamps:
+def _make_lamps(azimuth: float, elevation: float, key: float, ambient: float) -> Lamps:
     return Lamps(
         np.array([azimuth, 0.0]),
         np.array([elevation, 0.0]),
@@ -241,12 +241,12 @@ def project_lamps(lamps: Sequence[Lamps]) -> Tensor:
     both = harmonics.directional(direction.flatten(0, 1), columns["colour"].flatten(0, 1))
     light = columns["extra"] + harmonics.ambient(columns["ambient"])
     light = light + both.unflatten(0, (-1, 2)).sum(1)
-    found = (light @ _front_basis()).relu().mean((1, 2)).clamp_min(1e-6)
-    return (light * (columns["mean"] / found)[:, None, None]).float()
+    brightness = (light @ _make_front_basis()).relu().mean((1, 2)).clamp_min(1e-6)
+    return (light * (columns["mean"] / brightness)[:, None, None]).float()
 
 
 @functools.cache
-def _front_basis() -> Tensor:
+def _make_front_basis() -> Tensor:
     """The harmonics at normals of the front (9, 64)."""
     turns = torch.arange(64, dtype=torch.double) * math.pi * (3 - math.sqrt(5))
     z = 0.15 + 0.85 * (torch.arange(64, dtype=torch.double) + 0.5) / 64

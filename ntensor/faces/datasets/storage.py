@@ -3,7 +3,7 @@
 | file | holds |
 |---|---|
 | `meta.json` | version, axes, order of the harmonics, sizes, arrays, shards and their counts, split, source |
-| `shard_000.npz`, ... | arrays of up to `shard_size` records each, see `records.fields_of` |
+| `shard_000.npz`, ... | arrays of up to `shard_size` records each, see `records.list_fields` |
 | `basis.npz` (optional) | `mean` (V,3), `id` (k_a,V,3), `exp` (k_b,V,3), `triangles`, `landmarks68`: shapes are rebuilt as mean + id and exp coefficients times modes, so that no shard holds them |
 | `statistics.npz` (optional) | `NAME_mean`, `NAME_std` (at least 1e-4) of `id_3dmm`, `exp_3dmm`, `shape` |
 
@@ -25,13 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntensor.faces.errors import ConfigurationError, DamagedData
-from ntensor.faces.files import LOCK, locked, remove_unfinished, replacing, write_text
+from ntensor.faces.common.errors import ConfigurationError, DamagedData
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.reading import Expected, floats, integers, read_arrays, read_json
 from ntensor.faces.rendering import harmonics
+from ntensor.faces.writing.files import LOCK, locked, remove_unfinished, replacing, write_text
 
-from .records import LARGEST, Arrays, encode, faults, fields_of
+from .records import LARGEST, Arrays, encode, find_faults, list_fields
 
 FORMAT, VERSION = "ntensor faces", 1
 AXES = "x right, y up, z to the camera"
@@ -50,7 +50,7 @@ class Meta:
     """What `meta.json` says.
 
     Attributes:
-        size, id_3dmm, exp_3dmm, vertices (int): sizes, see `records.fields_of`.
+        size, id_3dmm, exp_3dmm, vertices (int): sizes, see `records.list_fields`.
         arrays (list of str): what every shard holds.
         shards (list of [file, count])
         split, source (str): in words, for reports.
@@ -95,7 +95,7 @@ class Meta:
     @property
     def fields(self) -> dict[str, Expected]:
         """Types and shapes of all arrays that there may be."""
-        return fields_of(self.size, self.id_3dmm, self.exp_3dmm, self.vertices)
+        return list_fields(self.size, self.id_3dmm, self.exp_3dmm, self.vertices)
 
     def write(self, folder: Path) -> None:
         """Replaces the folder's `meta.json`."""
@@ -173,7 +173,7 @@ class ShardWriter:
         self._waiting: list[Arrays] = []
         with contextlib.ExitStack() as held:
             held.enter_context(locked(self.folder, self.folder / LOCK))
-            self.meta = self._standing()
+            self.meta = self._read_standing()
             remove_unfinished(self.folder)
             self._held = held.pop_all()
 
@@ -182,7 +182,7 @@ class ShardWriter:
         """Records on the disk."""
         return self.meta.count if self.meta else 0
 
-    def _standing(self) -> Meta | None:
+    def _read_standing(self) -> Meta | None:
         """The set that stands in the folder, which must be the beginning of this one."""
         if not (self.folder / META).exists():
             # A process that dies leaves one shard at most that `meta.json` does not name.
@@ -194,11 +194,11 @@ class ShardWriter:
                 )
             return None
         meta = read_meta(self.folder)
-        found, wanted = self._notes(meta), self._notes()
+        standing, wanted = self._notes(meta), self._notes()
         wrong = [
-            f"{name} is {found.get(name)!r} there, wanted {wanted.get(name)!r}"
-            for name in dict.fromkeys([*wanted, *found])
-            if found.get(name) != wanted.get(name)
+            f"{name} is {standing.get(name)!r} there, wanted {wanted.get(name)!r}"
+            for name in dict.fromkeys([*wanted, *standing])
+            if standing.get(name) != wanted.get(name)
         ]
         if wrong:
             raise ConfigurationError(
@@ -224,10 +224,10 @@ class ShardWriter:
         arrays = encode(batch)
         if self.face_model is not None:
             arrays.pop("shape", None)
-        found = faults(arrays)
-        if found:
-            index = min(found)
-            raise DamagedData(self.folder / "(new batch)", index, found[index])
+        faulty = find_faults(arrays)
+        if faulty:
+            index = min(faulty)
+            raise DamagedData(self.folder / "(new batch)", index, faulty[index])
         if self.meta is None:
             self._begin(arrays)
         assert self.meta is not None
@@ -259,7 +259,7 @@ class ShardWriter:
             self.extra,
         )
         if face is not None:
-            _replace_arrays(self.folder / "basis.npz", basis_of(face))
+            _replace_arrays(self.folder / "basis.npz", make_basis(face))
 
     def _write(self, count: int) -> None:
         assert self.meta is not None
@@ -302,7 +302,7 @@ def write_statistics(folder: Path, statistics: Mapping[str, tuple[Tensor, Tensor
     _replace_arrays(folder / "statistics.npz", arrays)
 
 
-def basis_of(face: FaceModel) -> Arrays:
+def make_basis(face: FaceModel) -> Arrays:
     """The arrays of `basis.npz`: the face model restricted to the vertices of its shape."""
     chosen = face.shape_vertices
     position = {int(vertex): k for k, vertex in enumerate(chosen.tolist())}

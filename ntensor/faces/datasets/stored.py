@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ntensor.faces.errors import DamagedData
+from ntensor.faces.common.errors import DamagedData
 from ntensor.faces.morphable.face_model import FaceModel
 
-from .records import VALID, Arrays, decode, faults, read_shard
+from .records import VALID, Arrays, decode, find_faults, read_shard
 from .storage import (
     SMALLEST_DEVIATION,
     STATISTICS,
@@ -40,8 +40,8 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
     so that a set larger than memory streams. Use it with `DataLoader(batch_size=None)`. At most
     `cache` shards are held by each worker.
 
-    Every shard is checked when it is read. Damage (see `records.faults`) is refused, or skipped
-    with a warning that names the file, the record and what is wrong; a batch is then smaller.
+    Every shard is checked when it is read. Damage, see `records.find_faults`, is refused, or
+    skipped with a warning that names file, record and fault; a batch is then smaller.
 
     Args:
         folder: of the data set.
@@ -113,8 +113,8 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
 
         Of `statistics.npz`, else from one pass over the set.
         """
-        found = read_statistics(self.folder, self.meta)
-        return self._measure() if found is None else found
+        written = read_statistics(self.folder, self.meta)
+        return self._measure() if written is None else written
 
     def _measure(self) -> dict[str, tuple[Tensor, Tensor]]:
         total: dict[str, Tensor] = {}
@@ -126,12 +126,12 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
                 sums = torch.stack([chosen.sum(0), chosen.square().sum(0)])
                 total[name] = total[name] + sums if name in total else sums
                 count[name] += len(chosen)
-        found = {}
+        moments = {}
         for name, sums in total.items():
             mean, square = sums / max(count[name], 1)
             deviation = (square - mean.square()).clamp_min(0).sqrt().clamp_min(SMALLEST_DEVIATION)
-            found[name] = (mean.float(), deviation.float())
-        return found
+            moments[name] = (mean.float(), deviation.float())
+        return moments
 
     def batch(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """Samples by their numbers in the set: the dict of `Faces.batch`, and `valid`.
@@ -200,25 +200,25 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
             ]
         return plan
 
-    def _shard(self, shard: int) -> tuple[Arrays | None, dict[int, str]]:
+    def _load_shard(self, shard: int) -> tuple[Arrays | None, dict[int, str]]:
         if shard in self._cache:
             self._cache.move_to_end(shard)
             return self._cache[shard]
         file, count = self.meta.shards[shard]
         path = self.folder / file
-        found: dict[int, str] = {}
+        faulty: dict[int, str] = {}
         arrays: Arrays | None = None
         try:
             arrays = read_shard(path, self.meta.fields, self.meta.arrays, count)
-            found = faults(arrays)
+            faulty = find_faults(arrays)
         except DamagedData as damage:
             if self.on_damage == "refuse":
                 raise
             warnings.warn(f"skipped {damage}", stacklevel=2)
-        for record, reason in found.items():
+        for record, reason in faulty.items():
             if self.on_damage == "skip":
                 warnings.warn(f"skipped {DamagedData(path, record, reason)}", stacklevel=2)
-        self._cache[shard] = (arrays, found)
+        self._cache[shard] = (arrays, faulty)
         while len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
         return self._cache[shard]
@@ -231,12 +231,12 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
         for place, (shard, record) in enumerate(wanted):
             kept.setdefault(shard, []).append((place, record))
         for shard, records in kept.items():
-            arrays, found = self._shard(shard)
-            bad = [record for _, record in records if record in found]
+            arrays, faulty = self._load_shard(shard)
+            bad = [record for _, record in records if record in faulty]
             if bad and self.on_damage == "refuse":
                 path = self.folder / self.meta.shards[shard][0]
-                raise DamagedData(path, bad[0], found[bad[0]])
-            good = [(p, r) for p, r in records if arrays is not None and r not in found]
+                raise DamagedData(path, bad[0], faulty[bad[0]])
+            good = [(p, r) for p, r in records if arrays is not None and r not in faulty]
             if arrays is not None and good:
                 rows = [record for _, record in good]
                 parts.append({name: array[rows] for name, array in arrays.items()})
@@ -286,9 +286,9 @@ def check(folder: str | Path) -> tuple[Meta, list[DamagedData], dict[str, float]
         except DamagedData as damage:
             damages.append(damage)
             continue
-        found = faults(arrays)
-        damages += [DamagedData(path, record, found[record]) for record in sorted(found)]
-        good = [record for record in range(count) if record not in found]
+        faulty = find_faults(arrays)
+        damages += [DamagedData(path, record, faulty[record]) for record in sorted(faulty)]
+        good = [record for record in range(count) if record not in faulty]
         # Decoded maps take many times the memory of those in the file.
         at_once = max(1, _PIXELS // meta.size**2)
         for first in range(0, len(good), at_once):

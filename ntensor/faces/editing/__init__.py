@@ -1,40 +1,46 @@
 """Editing and reconstruction with the codes of a trained network: tensors in, tensors out."""
 
-from .codes import CODES, Encoded, decode, encode, nearest_rotation, require
+from .codes import CODES, Encoded, decode, encode, find_nearest_rotation, require_codes
 from .fixed import FixedFace
 from .interpolation import blend, interpolate
-from .leak import pose_leak
+from .leak import fit_pose_leak
 from .reconstruction import (
-    coefficients,
-    frontal,
-    shape_error,
-    vertices_of_coefficients,
-    vertices_of_stream,
+    build_vertices,
+    collect_frontal_maps,
+    measure_shape_error,
+    restore_coefficients,
+    restore_vertices,
 )
-from .transfer import expression, identity, light, pose, with_detail
-from .warp import model_fit, warped
+from .transfer import (
+    add_detail,
+    transfer_expression,
+    transfer_identity,
+    transfer_light,
+    transfer_pose,
+)
+from .warp import fit_by_network, warp_expression
 
 __all__ = [
     "CODES",
     "Encoded",
     "FixedFace",
+    "add_detail",
     "blend",
-    "coefficients",
+    "build_vertices",
+    "collect_frontal_maps",
     "decode",
     "encode",
-    "expression",
-    "frontal",
-    "identity",
+    "find_nearest_rotation",
+    "fit_by_network",
+    "fit_pose_leak",
     "interpolate",
-    "light",
-    "model_fit",
-    "nearest_rotation",
-    "pose",
-    "pose_leak",
-    "require",
-    "shape_error",
-    "vertices_of_coefficients",
-    "vertices_of_stream",
-    "warped",
-    "with_detail",
+    "measure_shape_error",
+    "require_codes",
+    "restore_coefficients",
+    "restore_vertices",
+    "transfer_expression",
+    "transfer_identity",
+    "transfer_light",
+    "transfer_pose",
+    "warp_expression",
 ]

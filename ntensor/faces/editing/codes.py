@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.networks.model import FaceAutoencoder, Model
 
 # What can be edited, and the code that holds it.
@@ -52,7 +52,7 @@ class Encoded:
         codes = {name: code.expand(n, -1) for name, code in self.codes.items()}
         return Encoded(codes, [place.expand(n, -1, -1, -1) for place in self.places])
 
-    def replaced(self, codes: Mapping[str, Tensor]) -> Encoded:
+    def replace(self, codes: Mapping[str, Tensor]) -> Encoded:
         """The same pictures with other codes in place of some.
 
         Raises:
@@ -60,16 +60,16 @@ class Encoded:
         """
         for name, code in codes.items():
             if name not in self.codes:
-                raise ValueError(f"replaced: wanted codes of {sorted(self.codes)}, got {name}")
+                raise ValueError(f"replace: wanted codes of {sorted(self.codes)}, got {name}")
             if code.shape != self.codes[name].shape:
                 raise ValueError(
-                    f"replaced: {name} must have shape {tuple(self.codes[name].shape)}, "
+                    f"replace: {name} must have shape {tuple(self.codes[name].shape)}, "
                     f"got {tuple(code.shape)}"
                 )
         return replace(self, codes={**self.codes, **codes})
 
 
-def require(model: Model, *edits: str) -> None:
+def require_codes(model: Model, *edits: str) -> None:
     """Checks that the network has the codes of these edits (keys of `CODES`).
 
     Raises:
@@ -135,11 +135,11 @@ def decode(
     """
     if not isinstance(model, FaceAutoencoder):
         return model.decode(encoded.codes, encoded.places)
-    found = model.decode(encoded.codes, encoded.places, streams)
-    return composed(found, mask)
+    output = model.decode(encoded.codes, encoded.places, streams)
+    return compose(output, mask)
 
 
-def composed(output: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
+def compose(output: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
     """The output with its `image` joined by another mask; see `decode`."""
     if mask == "code":
         return dict(output)
@@ -152,7 +152,7 @@ def composed(output: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
     return {**output, "mask": covered, "image": image}
 
 
-def nearest_rotation(z_p: Tensor) -> Tensor:
+def find_nearest_rotation(z_p: Tensor) -> Tensor:
     r"""The rotation nearest to `z_p` in the Frobenius norm, as a code.
 
     .. math:: R = U \, \mathrm{diag}(1, 1, \det(U V^T)) \, V^T, \qquad z_p = U S V^T
@@ -167,8 +167,8 @@ def nearest_rotation(z_p: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.editing import nearest_rotation
-        >>> nearest_rotation(2 * torch.eye(3).view(1, 9)).view(3, 3)
+        >>> from ntensor.faces.editing import find_nearest_rotation
+        >>> find_nearest_rotation(2 * torch.eye(3).view(1, 9)).view(3, 3)
         tensor([[1., 0., 0.],
                 [0., 1., 0.],
                 [0., 0., 1.]])

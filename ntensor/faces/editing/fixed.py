@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 import ntensor
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.networks.model import FaceAutoencoder, Model
 from ntensor.faces.rendering import harmonics
 
-from .codes import Encoded, Mask, composed
+from .codes import Encoded, Mask, compose
 
 
 class FixedFace:
@@ -86,7 +86,7 @@ class FixedFace:
         shading = harmonics.shading(normal.float(), light.float())
         covered = self.mask.expand(n, -1, -1, -1)
         background = self.background.expand(n, -1, -1, -1)
-        found = {
+        output = {
             "image": covered * (albedo * shading) + (1 - covered) * background,
             "normal": normal,
             "albedo": albedo,
@@ -96,8 +96,8 @@ class FixedFace:
             "background": background,
         }
         if streams:
-            found |= self.streams(z_l, z_exp)
-        return composed(found, mask)
+            output |= self.streams(z_l, z_exp)
+        return compose(output, mask)
 
     @torch.no_grad()
     def streams(self, z_l: Tensor, z_exp: Tensor) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ntensor.faces.networks.model import Model
 
-from .codes import CODES, Encoded, Mask, decode, nearest_rotation, require
+from .codes import CODES, Encoded, Mask, decode, find_nearest_rotation, require_codes
 
 
 def blend(
@@ -60,8 +60,8 @@ def blend(
         w = weight.to(start[name]).view(-1, 1)
         mixed[name] = torch.lerp(start[name], end[name], w.expand(n, 1))
     if project and "z_p" in mixed:
-        mixed["z_p"] = nearest_rotation(mixed["z_p"])
-    return first.expand(n).replaced(mixed)
+        mixed["z_p"] = find_nearest_rotation(mixed["z_p"])
+    return first.expand(n).replace(mixed)
 
 
 def interpolate(
@@ -91,7 +91,7 @@ def interpolate(
         ConfigurationError: the network has no such code.
         ValueError: fewer than two steps.
     """
-    require(model, edit)
+    require_codes(model, edit)
     if steps < 2:
         raise ValueError(f"interpolate: steps must be at least 2, got {steps}")
     weights = torch.linspace(0, 1, steps)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ntensor.faces.errors import ConfigurationError
-from ntensor.faces.ridge import ridge
+from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.common.ridge import fit_ridge
 
 from .codes import Encoded
 
 
-def pose_leak(codes: Mapping[str, Tensor]) -> Tensor:
+def fit_pose_leak(codes: Mapping[str, Tensor]) -> Tensor:
     r"""The slope of the linear regression of `z_id` on `z_p`; not in the paper.
 
     .. math:: A = \arg\min_A \min_c \sum_i |z_{id}^i - z_p^i A - c|_2^2 + \epsilon |A|_F^2
@@ -33,28 +33,28 @@ def pose_leak(codes: Mapping[str, Tensor]) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.editing import pose_leak
+        >>> from ntensor.faces.editing import fit_pose_leak
         >>> z_p = torch.randn(100, 9)
-        >>> pose_leak({"z_p": z_p, "z_id": 3 * z_p[:, :2]}).diagonal().round().tolist()
+        >>> fit_pose_leak({"z_p": z_p, "z_id": 3 * z_p[:, :2]}).diagonal().round().tolist()
         [3.0, 3.0]
     """
     for name in ("z_p", "z_id"):
         if name not in codes:
-            raise ConfigurationError(f"pose_leak: wanted the codes z_p and z_id, got no {name}")
+            raise ConfigurationError(f"fit_pose_leak: wanted the codes z_p and z_id, got no {name}")
     z_p, z_id = (codes[name].double() for name in ("z_p", "z_id"))
-    slope = ridge(z_p - z_p.mean(0), z_id)[:-1]
+    slope = fit_ridge(z_p - z_p.mean(0), z_id)[:-1]
     return slope.to(codes["z_id"].dtype)
 
 
-def followed(edited: Encoded, z_p: Tensor, leak: Tensor | None) -> Encoded:
+def follow_pose(edited: Encoded, z_p: Tensor, leak: Tensor | None) -> Encoded:
     """The pictures with `z_id` moved by what their pose has changed.
 
     Args:
         edited (Encoded): with the new `z_p`.
         z_p (Tensor[n, 9]): of the picture that `z_id` comes from.
-        leak (Tensor[9, k_id] or None): of `pose_leak`; None changes nothing.
+        leak (Tensor[9, k_id] or None): of `fit_pose_leak`; None changes nothing.
     """
     if leak is None:
         return edited
     change = (edited.codes["z_p"] - z_p) @ leak.to(z_p)
-    return edited.replaced({"z_id": edited.codes["z_id"] + change})
+    return edited.replace({"z_id": edited.codes["z_id"] + change})

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.networks.model import Model
 
 
-def vertices_of_stream(model: Model, output: Mapping[str, Tensor]) -> Tensor:
+def restore_vertices(model: Model, output: Mapping[str, Tensor]) -> Tensor:
     r"""The shape of stream 1, `\mathcal{B} \times_2 z_{exp} \times_3 z_{id}` (eq. 3), in its unit.
 
     Args:
@@ -25,11 +25,11 @@ def vertices_of_stream(model: Model, output: Mapping[str, Tensor]) -> Tensor:
     Raises:
         ConfigurationError: the network has no shape stream.
     """
-    _need(model, output, "shape", "a shape from the decoder")
+    _require_output(model, output, "shape", "a shape from the decoder")
     return model.statistics.restore("shape", output["shape"]).unflatten(1, (-1, 3))
 
 
-def coefficients(model: Model, output: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def restore_coefficients(model: Model, output: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """The morphable model's coefficients that the codes are mapped to (sections 4.1.2 and 5.3).
 
     Args:
@@ -43,7 +43,7 @@ def coefficients(model: Model, output: Mapping[str, Tensor]) -> tuple[Tensor, Te
         ConfigurationError: the network does not map its codes to coefficients.
     """
     for name in ("id_3dmm", "exp_3dmm"):
-        _need(model, output, name, "coefficients of a face model")
+        _require_output(model, output, name, "coefficients of a face model")
     restore = model.statistics.restore
     return (
         restore("id_3dmm", output["id_3dmm"]),
@@ -51,7 +51,7 @@ def coefficients(model: Model, output: Mapping[str, Tensor]) -> tuple[Tensor, Te
     )
 
 
-def vertices_of_coefficients(model: Model, output: Mapping[str, Tensor], face: FaceModel) -> Tensor:
+def build_vertices(model: Model, output: Mapping[str, Tensor], face: FaceModel) -> Tensor:
     """The face model with the predicted coefficients in place of its own (section 5.3).
 
     Args:
@@ -65,7 +65,7 @@ def vertices_of_coefficients(model: Model, output: Mapping[str, Tensor], face: F
     Raises:
         ConfigurationError: the face model has other coefficients.
     """
-    x_id, x_exp = coefficients(model, output)
+    x_id, x_exp = restore_coefficients(model, output)
     if (x_id.shape[1], x_exp.shape[1]) != (face.identity_size, face.expression_size):
         raise ConfigurationError(
             f"the network predicts {x_id.shape[1]} identity and {x_exp.shape[1]} expression "
@@ -75,7 +75,7 @@ def vertices_of_coefficients(model: Model, output: Mapping[str, Tensor], face: F
     return face.vertices(x_id.to(face.mean), x_exp.to(face.mean))
 
 
-def frontal(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def collect_frontal_maps(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What the network knows of the unposed face: texture and normals, as far as it has them.
 
     Args:
@@ -86,15 +86,15 @@ def frontal(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
         `frontal_normal` (eq. 5, made unit where it is longer than a half, else zero).
     """
     names = ("texture", "frontal_image", "frontal_normal")
-    found = {name: output[name] for name in names if name in output}
-    if "frontal_normal" in found:
-        normal = found["frontal_normal"]
+    known = {name: output[name] for name in names if name in output}
+    if "frontal_normal" in known:
+        normal = known["frontal_normal"]
         length = normal.norm(dim=1, keepdim=True)
-        found["frontal_normal"] = normal / length.clamp_min(1e-12) * (length > 0.5)
-    return found
+        known["frontal_normal"] = normal / length.clamp_min(1e-12) * (length > 0.5)
+    return known
 
 
-def shape_error(found: Tensor, truth: Tensor) -> Tensor:
+def measure_shape_error(shape: Tensor, truth: Tensor) -> Tensor:
     r"""Root of the mean squared distance of corresponding vertices, in their unit.
 
     .. math:: e = \sqrt{\frac{1}{V} \sum_v \| x_v - \hat x_v \|^2}
@@ -102,25 +102,27 @@ def shape_error(found: Tensor, truth: Tensor) -> Tensor:
     No alignment is done: both are in the axes of the face model.
 
     Args:
-        found, truth (Tensor[n, V, 3])
+        shape, truth (Tensor[n, V, 3])
 
     Returns:
         Tensor[n]
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.editing import shape_error
-        >>> shape_error(torch.zeros(1, 2, 3), torch.tensor([[[3.0, 4.0, 0.0], [0.0, 0.0, 5.0]]]))
+        >>> from ntensor.faces.editing import measure_shape_error
+        >>> truth = torch.tensor([[[3.0, 4.0, 0.0], [0.0, 0.0, 5.0]]])
+        >>> measure_shape_error(torch.zeros(1, 2, 3), truth)
         tensor([5.])
     """
-    if found.shape != truth.shape:
+    if shape.shape != truth.shape:
         raise ValueError(
-            f"shape_error: wanted shapes alike, got {tuple(found.shape)} and {tuple(truth.shape)}"
+            "measure_shape_error: wanted shapes alike, got "
+            f"{tuple(shape.shape)} and {tuple(truth.shape)}"
         )
-    return (found - truth).square().sum(2).mean(1).sqrt()
+    return (shape - truth).square().sum(2).mean(1).sqrt()
 
 
-def _need(model: Model, output: Mapping[str, Tensor], name: str, purpose: str) -> None:
+def _require_output(model: Model, output: Mapping[str, Tensor], name: str, purpose: str) -> None:
     if name not in output:
         raise ConfigurationError(
             f'{purpose} needs a network that has one; got "{model.configuration.network}"'

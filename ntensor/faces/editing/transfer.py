@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.networks.model import FaceAutoencoder, Model
 from ntensor.faces.rendering import harmonics
 
-from .codes import CODES, Encoded, Mask, decode, nearest_rotation, require
-from .leak import followed
+from .codes import CODES, Encoded, Mask, decode, find_nearest_rotation, require_codes
+from .leak import follow_pose
 
 
-def expression(
+def transfer_expression(
     model: Model, target: Encoded, source: Encoded, streams: bool = True
 ) -> dict[str, Tensor]:
     r"""The targets with the sources' expressions, eq. 18 and the first line of eq. 20.
@@ -34,17 +34,17 @@ def expression(
     Example:
         >>> import torch
         >>> from ntensor.faces.configuration import ModelConfiguration
-        >>> from ntensor.faces.editing import encode, expression
+        >>> from ntensor.faces.editing import encode, transfer_expression
         >>> from ntensor.faces.networks.model import build
         >>> model = build(ModelConfiguration(channels=(8, 8, 8), k_3d=30))
         >>> faces = encode(model, torch.rand(3, 3, 64, 64))
-        >>> expression(model, faces[0], faces)["image"].shape
+        >>> transfer_expression(model, faces[0], faces)["image"].shape
         torch.Size([3, 3, 64, 64])
     """
-    return decode(model, swapped(model, target, source, "expression"), streams)
+    return decode(model, swap_code(model, target, source, "expression"), streams)
 
 
-def pose(
+def transfer_pose(
     model: Model,
     target: Encoded,
     source: Encoded,
@@ -63,8 +63,8 @@ def pose(
         project (bool): replace `z_p` by the nearest rotation.
         mask (str): as in `decode`. The target's mask (`"code"`) has the target's outline.
         streams (bool): as in `decode`.
-        leak (Tensor[9, k_id] or None): of `pose_leak`: `z_id` follows the pose. None: the paper's
-            edit, which leaves it as it is.
+        leak (Tensor[9, k_id] or None): of `fit_pose_leak`: `z_id` follows the pose. None: the
+            paper's edit, which leaves it as it is.
 
     Returns:
         dict: as `decode`.
@@ -72,14 +72,14 @@ def pose(
     Raises:
         ConfigurationError: the network has no such code.
     """
-    turned = swapped(model, target, source, "pose")
+    turned = swap_code(model, target, source, "pose")
     if project:
-        turned = turned.replaced({"z_p": nearest_rotation(turned.codes["z_p"])})
-    turned = followed(turned, target.expand(len(turned)).codes["z_p"], leak)
+        turned = turned.replace({"z_p": find_nearest_rotation(turned.codes["z_p"])})
+    turned = follow_pose(turned, target.expand(len(turned)).codes["z_p"], leak)
     return decode(model, turned, streams, mask)
 
 
-def identity(
+def transfer_identity(
     model: Model,
     target: Encoded,
     source: Encoded,
@@ -93,7 +93,7 @@ def identity(
         model (Model): with `z_id`.
         target, source (Encoded): `n` faces each, or one of them a single face.
         mask (str), streams (bool): as in `decode`.
-        leak (Tensor[9, k_id] or None): as in `pose`.
+        leak (Tensor[9, k_id] or None): as in `transfer_pose`.
 
     Returns:
         dict: as `decode`.
@@ -101,14 +101,14 @@ def identity(
     Raises:
         ConfigurationError: the network has no such code.
     """
-    edited = swapped(model, target, source, "identity")
+    edited = swap_code(model, target, source, "identity")
     if leak is not None:
-        edited = followed(edited, source.expand(len(edited)).codes["z_p"], leak)
+        edited = follow_pose(edited, source.expand(len(edited)).codes["z_p"], leak)
     return decode(model, edited, streams, mask)
 
 
 @torch.no_grad()
-def light(model: Model, target: Encoded, source: Encoded) -> dict[str, Tensor]:
+def transfer_light(model: Model, target: Encoded, source: Encoded) -> dict[str, Tensor]:
     r"""The targets under the sources' lights, section 5.2.
 
     .. math:: s^{transfer} = S(\hat n^{target}, \hat l^{source}), \qquad
@@ -127,29 +127,29 @@ def light(model: Model, target: Encoded, source: Encoded) -> dict[str, Tensor]:
     Raises:
         ConfigurationError: the network has no light.
     """
-    require(model, "light")
+    require_codes(model, "light")
     if not isinstance(model, FaceAutoencoder):
         raise ConfigurationError(
             f'light needs a network with normals, got "{model.configuration.network}"'
         )
     n = max(len(target), len(source))
     given = decode(model, source, streams=False)
-    found = decode(model, target, streams=False)
-    found = {name: value.expand(n, *value.shape[1:]) for name, value in found.items()}
+    own = decode(model, target, streams=False)
+    own = {name: value.expand(n, *value.shape[1:]) for name, value in own.items()}
     lamp = given["light"].float().expand(n, -1, -1)
-    transferred = harmonics.shading(found["normal"].float(), lamp)
-    mask = found["mask"]
+    transferred = harmonics.shading(own["normal"].float(), lamp)
+    mask = own["mask"]
     return {
-        **found,
-        "image": mask * (found["albedo"] * transferred) + (1 - mask) * found["background"],
+        **own,
+        "image": mask * (own["albedo"] * transferred) + (1 - mask) * own["background"],
         "shading": transferred,
         "light": lamp,
-        "shading_target": found["shading"],
+        "shading_target": own["shading"],
         "shading_source": given["shading"].expand_as(transferred),
     }
 
 
-def with_detail(image: Tensor, reconstruction: Tensor, edited: Tensor) -> Tensor:
+def add_detail(image: Tensor, reconstruction: Tensor, edited: Tensor) -> Tensor:
     r"""A picture with the change that an edit makes to its reconstruction.
 
     .. math:: x + D(z^{edited}) - D(z)
@@ -166,9 +166,9 @@ def with_detail(image: Tensor, reconstruction: Tensor, edited: Tensor) -> Tensor
     return (image + edited - reconstruction).clamp(0, 1)
 
 
-def swapped(model: Model, target: Encoded, source: Encoded, edit: str) -> Encoded:
+def swap_code(model: Model, target: Encoded, source: Encoded, edit: str) -> Encoded:
     """The targets with one code (a key of `CODES`) of the sources."""
-    require(model, edit)
+    require_codes(model, edit)
     n = max(len(target), len(source))
     name = CODES[edit]
-    return target.expand(n).replaced({name: source.expand(n).codes[name]})
+    return target.expand(n).replace({name: source.expand(n).codes[name]})

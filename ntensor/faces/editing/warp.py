@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ntensor.faces.baselines import LandmarkFit, flow_warp
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.baselines import LandmarkFit, warp_by_flow
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.networks.model import Model
 
-from .codes import Encoded, nearest_rotation, require
-from .reconstruction import coefficients
+from .codes import Encoded, find_nearest_rotation, require_codes
+from .reconstruction import restore_coefficients
 
 
 @torch.no_grad()
-def model_fit(model: Model, face: FaceModel, pictures: Encoded) -> LandmarkFit:
+def fit_by_network(model: Model, face: FaceModel, pictures: Encoded) -> LandmarkFit:
     """The face model with the coefficients and the rotation that the network reads from pictures.
 
     Args:
@@ -27,22 +27,22 @@ def model_fit(model: Model, face: FaceModel, pictures: Encoded) -> LandmarkFit:
         ConfigurationError: a network without pose or coefficients, or a face model with other
             numbers of modes.
     """
-    require(model, "pose")
+    require_codes(model, "pose")
     vectors = model.regress(pictures.codes)  # type: ignore[operator]
-    identity, weights = (x.float().cpu() for x in coefficients(model, vectors))
-    found = (identity.shape[1], weights.shape[1])
+    identity, weights = (x.float().cpu() for x in restore_coefficients(model, vectors))
+    got = (identity.shape[1], weights.shape[1])
     wanted = (face.identity_size, face.expression_size)
-    if found != wanted:
+    if got != wanted:
         raise ConfigurationError(
-            f"the network has {found[0]} coefficients of identity and {found[1]} of expression, "
+            f"the network has {got[0]} coefficients of identity and {got[1]} of expression, "
             f"the {face.source} has {wanted[0]} and {wanted[1]}"
         )
-    rotation = nearest_rotation(pictures.codes["z_p"].float().cpu()).unflatten(1, (3, 3))
+    rotation = find_nearest_rotation(pictures.codes["z_p"].float().cpu()).unflatten(1, (3, 3))
     n = len(identity)
     return LandmarkFit(identity, weights.clamp(0, 1), rotation, torch.ones(n), torch.zeros(n, 2))
 
 
-def warped(
+def warp_expression(
     model: Model,
     face: FaceModel,
     image: Tensor,
@@ -52,10 +52,10 @@ def warped(
     """The targets' pictures, moved as the face model moves with the sources' expressions.
 
     Every point of the surface keeps its colour, and what does not move stays as it is; see
-    `baselines.flow_warp`. Nothing is decoded, so that nothing is blurred.
+    `baselines.warp_by_flow`. Nothing is decoded, so that nothing is blurred.
 
     Args:
-        model, face: as in `model_fit`.
+        model, face: as in `fit_by_network`.
         image (Tensor[n, 3, S, S]): the targets, 0 to 1.
         target, source (Encoded): of `n` faces each, or one of them a single face.
 
@@ -64,10 +64,10 @@ def warped(
         normals (0 outside), and its landmarks' movement in millimetres; on the CPU.
 
     Raises:
-        ConfigurationError: see `model_fit`.
+        ConfigurationError: see `fit_by_network`.
     """
     n = max(len(target), len(source))
-    own, other = (model_fit(model, face, given.expand(n)) for given in (target, source))
+    own, other = (fit_by_network(model, face, given.expand(n)) for given in (target, source))
     wanted = own.with_expression(other)
-    found, _, normal = flow_warp(face, image.float().cpu().expand(n, -1, -1, -1), own, wanted)
-    return found, normal, wanted.landmarks(face) - own.landmarks(face)
+    picture, _, normal = warp_by_flow(face, image.float().cpu().expand(n, -1, -1, -1), own, wanted)
+    return picture, normal, wanted.landmarks(face) - own.landmarks(face)

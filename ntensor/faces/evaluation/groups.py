@@ -27,16 +27,16 @@ class Group:
 
     def values(self, *path: str) -> list[float]:
         """The number at a path of keys in every run that has it."""
-        found = []
+        numbers = []
         for run in self.runs:
             value: Any = run
             for key in path:
                 value = value.get(key) if isinstance(value, Mapping) else None
             if value is not None:
-                found.append(float(value))
-        return found
+                numbers.append(float(value))
+        return numbers
 
-    def shown(self, *path: str, form: str = ".2f", scale: float = 1.0) -> str:
+    def format(self, *path: str, form: str = ".2f", scale: float = 1.0) -> str:
         """Mean, and standard deviation over several runs, at a path; a dash where there is none."""
         values = [scale * value for value in self.values(*path)]
         if not values:
@@ -57,27 +57,27 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(square / max(1, len(values) - 1))
 
 
-def grouped(measures: Sequence[dict[str, Any]]) -> list[Group]:
+def group_runs(measures: Sequence[dict[str, Any]]) -> list[Group]:
     """Groups in the order of their first runs.
 
     Example:
-        >>> from ntensor.faces.evaluation.groups import grouped
+        >>> from ntensor.faces.evaluation.groups import group_runs
         >>> runs = [{"run": f"a/full-s{k}", "configuration": {"seed": k}} for k in (0, 1)]
-        >>> [(group.name, len(group.runs)) for group in grouped(runs)]
+        >>> [(group.name, len(group.runs)) for group in group_runs(runs)]
         [('full', 2)]
     """
-    found: list[tuple[Any, Group]] = []
+    keyed: list[tuple[Any, Group]] = []
     for run in measures:
         key = _without_seeds(run["configuration"])
-        match = next((group for known, group in found if known == key), None)
+        match = next((group for known, group in keyed if known == key), None)
         if match is None:
             name = SEED.sub("", Path(run["run"]).resolve().name)
-            names = [group.name for _, group in found]
+            names = [group.name for _, group in keyed]
             count = sum(known == name or known.startswith(f"{name} (") for known in names)
             match = Group(name if not count else f"{name} ({count + 1})")
-            found.append((key, match))
+            keyed.append((key, match))
         match.runs.append(run)
-    return [group for _, group in found]
+    return [group for _, group in keyed]
 
 
 def _without_seeds(configuration: Mapping[str, Any]) -> Any:

@@ -27,12 +27,12 @@ MEASURES = {
 _SCALES = {"image": 1e3, "face": 1e3}
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown; the first column is to the left, the others to the right.
 
     Example:
-        >>> from ntensor.faces.evaluation.markdown import table
-        >>> print(table(["method", "error"], [["mean", "1.5"]]))
+        >>> from ntensor.faces.evaluation.markdown import format_table
+        >>> print(format_table(["method", "error"], [["mean", "1.5"]]))
         | method | error |
         |:---|---:|
         | mean | 1.5 |
@@ -42,24 +42,24 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def table_1(groups: Sequence[Group], extra: Sequence[Group], key: str, paper: bool) -> str:
+def format_table_1(groups: Sequence[Group], extra: Sequence[Group], key: str, paper: bool) -> str:
     """Angular errors of normals; `key` is `angular_error` or `angular_error_frontal`."""
     header = ["method", "mean, degrees", "std", *(f"< {t}°" for t in THRESHOLDS)]
     rows = []
     for group in [*groups, *extra]:
         if group.values(key, "network", "mean"):
-            rows.append([group.name, *_angles(group, key, "network")])
+            rows.append([group.name, *_format_angles(group, key, "network")])
     first = next((g for g in [*groups, *extra] if g.values(key, "mean face", "mean")), None)
     if first is not None:
         for name in first.first[key]:
             if name != "network":
-                rows.append([name, *_angles(Group("", [first.first]), key, name)])
+                rows.append([name, *_format_angles(Group("", [first.first]), key, name)])
     if paper:
         rows += [list(row) for row in PAPER_1]
-    return table(header, rows)
+    return format_table(header, rows)
 
 
-def accuracy_table(
+def format_accuracy_table(
     groups: Sequence[Group], extra: Sequence[Group], key: str, factors: Sequence[str], als: bool
 ) -> str:
     """Table 2 (`key` is `accuracy`) or table 3 (`table_3`): the code of each factor."""
@@ -68,7 +68,7 @@ def accuracy_table(
     sizes: dict[str, int] = {}
     for group in groups:
         if any(group.values(key, CODES[f], f, "random") for f in factors):
-            rows.append([group.name, *(_probe(group, key, CODES[f], f) for f in factors)])
+            rows.append([group.name, *(_format_probe(group, key, CODES[f], f) for f in factors)])
             if not sizes:
                 model, source = group.first["configuration"]["model"], group
                 sizes = {"z_id": model["k_id"], "z_exp": model["k_exp"], "z_l": model["k_l"]}
@@ -76,69 +76,69 @@ def accuracy_table(
     for group in [*groups, *extra]:
         if any(group.values(key, "z_0", f, "random") for f in factors):
             name = f"z_0 of {group.name}"
-            rows.append([name, *(_probe(group, key, "z_0", f) for f in factors)])
+            rows.append([name, *(_format_probe(group, key, "z_0", f) for f in factors)])
     if not sizes:
-        return table(header, rows)
+        return format_table(header, rows)
     one = Group("", [source.first])
     pixels = [f"pixels, {sizes[CODES[f]]} components" for f in factors]
-    cells = [_probe(one, key, name, f) for name, f in zip(pixels, factors, strict=True)]
+    cells = [_format_probe(one, key, name, f) for name, f in zip(pixels, factors, strict=True)]
     rows.append(["principal components of the same sizes", *cells])
     name = "pixels, nearest picture"
-    rows.append([name, *(_probe(one, key, name, f) for f in factors)])
+    rows.append([name, *(_format_probe(one, key, name, f) for f in factors)])
     if als:
         names = [f"multilinear, {f}" for f in factors]
-        cells = [_probe(one, key, name, f) for name, f in zip(names, factors, strict=True)]
+        cells = [_format_probe(one, key, name, f) for name, f in zip(names, factors, strict=True)]
         rows.append(["multilinear model after [37]", *cells])
-    cells = [one.shown(key, CODES[f], f, "chance", form=".1f", scale=100) + " %" for f in factors]
+    cells = [one.format(key, CODES[f], f, "chance", form=".1f", scale=100) + " %" for f in factors]
     rows.append(["chance", *cells])
     paper = PAPER_3 if als else PAPER_2
     rows.append(["paper, Multi-PIE", *(paper.get(f, "-") for f in factors)])
     if als:
         rows.append(["paper, [37], Multi-PIE", *(PAPER_3_ALS.get(f, "-") for f in factors)])
-    return table(header, rows)
+    return format_table(header, rows)
 
 
-def leakage_table(group: Group, key: str = "accuracy") -> str:
+def format_leakage_table(group: Group, key: str = "accuracy") -> str:
     """Every code against every factor."""
     codes = list(group.first[key])
     factors = list(group.first[key][codes[0]])
-    rows = [[code, *(_probe(group, key, code, f) for f in factors)] for code in codes]
+    rows = [[code, *(_format_probe(group, key, code, f) for f in factors)] for code in codes]
     chance = [
-        group.shown(key, codes[0], f, "chance", form=".1f", scale=100) + " %" for f in factors
+        group.format(key, codes[0], f, "chance", form=".1f", scale=100) + " %" for f in factors
     ]
-    return table(["code", *factors], [*rows, ["chance", *chance]])
+    return format_table(["code", *factors], [*rows, ["chance", *chance]])
 
 
-def transfer_table(groups: Sequence[Group], extra: Sequence[Group], edit: str) -> str:
+def format_transfer_table(groups: Sequence[Group], extra: Sequence[Group], edit: str) -> str:
     """Errors of one edit by method."""
     rows = []
     for group in [*groups, *extra]:
         for method in group.first["transfer"].get(edit, {}):
             if method.startswith("network"):
                 name = group.name + method.removeprefix("network")
-                rows.append([name, *_transfer(group, edit, method)])
+                rows.append([name, *_format_transfer(group, edit, method)])
     first = next(g for g in [*groups, *extra] if edit in g.first["transfer"])
     for method in first.first["transfer"][edit]:
         if not method.startswith("network"):
-            rows.append([method, *_transfer(Group("", [first.first]), edit, method)])
-    return table(["method", *MEASURES.values()], rows)
+            rows.append([method, *_format_transfer(Group("", [first.first]), edit, method)])
+    return format_table(["method", *MEASURES.values()], rows)
 
 
-def shape_table(groups: Sequence[Group]) -> str:
+def format_shape_table(groups: Sequence[Group]) -> str:
     """Errors of the shape in 3D."""
     rows = []
     for group in groups:
         for name in ("shape stream", "predicted coefficients"):
             if group.values("shape", name, "mean"):
-                rows.append([f"{group.name}, {name}", *_shape(group, name)])
+                rows.append([f"{group.name}, {name}", *_format_shape(group, name)])
     first = next((g for g in groups if g.values("shape", "mean shape", "mean")), None)
     if first is not None:
         one = Group("", [first.first])
-        rows += [[name, *_shape(one, name)] for name in ("mean shape", "landmark fit")]
-    return table(["method", "mean, mm", "std over pictures, mm"], rows)
+        rows += [[name, *_format_shape(one, name)] for name in ("mean shape", "landmark fit")]
+    return format_table(["method", "mean, mm", "std over pictures, mm"], rows)
 
 
-def side_by_side(groups: Sequence[Group]) -> str:
+def format_side_by_side(groups: Sequence[Group]) -> str:
     """The main measures, one column a group."""
     rows: list[tuple[str, tuple[str, ...], float]] = [
         ("normals, degrees", ("angular_error", "network", "mean"), 1),
@@ -158,30 +158,31 @@ def side_by_side(groups: Sequence[Group]) -> str:
         rows.append((f"{edit} transfer, face, 1e-3", path, 1e3))
     rows.append(("shape stream, mm", ("shape", "shape stream", "mean"), 1))
     cells = [
-        [name, *(group.shown(*path, scale=scale) for group in groups)] for name, path, scale in rows
+        [name, *(group.format(*path, scale=scale) for group in groups)]
+        for name, path, scale in rows
     ]
-    return table(["measure", *(group.name for group in groups)], cells)
+    return format_table(["measure", *(group.name for group in groups)], cells)
 
 
-def _angles(group: Group, key: str, name: str) -> list[str]:
-    cells = [group.shown(key, name, "mean"), group.shown(key, name, "std")]
+def _format_angles(group: Group, key: str, name: str) -> list[str]:
+    cells = [group.format(key, name, "mean"), group.format(key, name, "std")]
     for threshold in THRESHOLDS:
-        cells.append(group.shown(key, name, f"below_{threshold}", form=".1f", scale=100) + " %")
+        cells.append(group.format(key, name, f"below_{threshold}", form=".1f", scale=100) + " %")
     return cells
 
 
-def _probe(group: Group, key: str, code: str, factor: str) -> str:
-    random = group.shown(key, code, factor, "random", form=".1f", scale=100)
-    whole = group.shown(key, code, factor, "grouped", form=".1f", scale=100)
+def _format_probe(group: Group, key: str, code: str, factor: str) -> str:
+    random = group.format(key, code, factor, "random", form=".1f", scale=100)
+    whole = group.format(key, code, factor, "grouped", form=".1f", scale=100)
     return "-" if random == "-" else f"{random} / {whole} %"
 
 
-def _transfer(group: Group, edit: str, method: str) -> list[str]:
+def _format_transfer(group: Group, edit: str, method: str) -> list[str]:
     return [
-        group.shown("transfer", edit, method, name, scale=_SCALES.get(name, 1.0))
+        group.format("transfer", edit, method, name, scale=_SCALES.get(name, 1.0))
         for name in MEASURES
     ]
 
 
-def _shape(group: Group, name: str) -> list[str]:
-    return [group.shown("shape", name, part) for part in ("mean", "std")]
+def _format_shape(group: Group, name: str) -> list[str]:
+    return [group.format("shape", name, part) for part in ("mean", "std")]

@@ -11,15 +11,15 @@ import numpy as np
 from torch import Tensor
 
 from ntensor.faces.configuration import Configuration, from_file
-from ntensor.faces.training.samples import generated
+from ntensor.faces.training.samples import make_generated
 
 from . import shapes
 from .measures import AngularError, SquaredError
-from .pictures import Pictures, table_2, table_3, training
-from .probes import leakage
+from .pictures import Pictures, draw_table_2, draw_table_3, draw_training
+from .probes import measure_leakage
 from .references import References
 from .settings import Evaluation
-from .transfer import Transfers, measured_baselines
+from .transfer import Transfers, measure_baselines
 
 
 class Materials:
@@ -39,17 +39,17 @@ class Materials:
     @functools.cached_property
     def pictures(self) -> Pictures:
         """Of table 2: all poses."""
-        return table_2(self.configuration, self.settings)
+        return draw_table_2(self.configuration, self.settings)
 
     @functools.cached_property
     def frontal(self) -> Pictures | None:
         """Of table 3: frontal, many lights."""
-        return table_3(self.configuration, self.settings)
+        return draw_table_3(self.configuration, self.settings)
 
     @functools.cached_property
     def training(self) -> Pictures:
         """Of training identities."""
-        return training(self.configuration, self.settings.fitted)
+        return draw_training(self.configuration, self.settings.fitted)
 
     @functools.cached_property
     def references(self) -> References:
@@ -57,7 +57,7 @@ class Materials:
         c, count = self.configuration.model, self.settings.fitted
         frontal = None
         if self.frontal is not None:
-            frontal = training(self.configuration, count, "frontal")
+            frontal = draw_training(self.configuration, count, "frontal")
         dimensions = max(9, c.k_exp, c.k_id, c.k_i)
         return References(self.training, frontal, self.settings, dimensions)
 
@@ -70,47 +70,49 @@ class Materials:
     def measured(self) -> dict[str, Any]:
         """Entries of `run.evaluate` that do not depend on a network."""
         references = self.references
-        colour, angle, pixels = self._without_network(self.pictures, frontal=False)
-        found: dict[str, Any] = {"squared_error": colour, "angular_error": angle}
+        colour, angle, pixels = self._measure_without_network(self.pictures, frontal=False)
+        entries: dict[str, Any] = {"squared_error": colour, "angular_error": angle}
         self._pixels = {"pictures": pixels}
         if self.frontal is not None and references.frontal is not None:
-            _, found["angular_error_frontal"], pixels = self._without_network(self.frontal, True)
+            _, entries["angular_error_frontal"], pixels = self._measure_without_network(
+                self.frontal, True
+            )
             self._pixels["frontal"] = pixels
             batch = self.frontal[slice(None)]
             codes = references.frontal.codes(batch["image"], batch["mask"])
             named = {f"multilinear, {name}": z.numpy() for name, z in codes.items()}
-            found["table_3"] = leakage(
-                named, arrays(self.frontal.factors()), self.settings.folds, "multilinear codes"
+            entries["table_3"] = measure_leakage(
+                named, to_arrays(self.frontal.factors()), self.settings.folds, "multilinear codes"
             )
-        found["transfer"], self.shown = measured_baselines(self.transfers, references.unaligned)
-        mean = generated(
+        entries["transfer"], self.shown = measure_baselines(self.transfers, references.unaligned)
+        mean = make_generated(
             self.configuration.data, "train", self.configuration.model.image_size
         ).statistics["shape"][0]
-        found["shape"] = shapes.of_baselines(self.pictures, mean, self.settings.shapes)
-        return found
+        entries["shape"] = shapes.measure_baseline_shapes(self.pictures, mean, self.settings.shapes)
+        return entries
 
-    def pixels(self, which: str, k: int) -> dict[str, dict[str, Any]]:
+    def probe_pixels(self, which: str, k: int) -> dict[str, dict[str, Any]]:
         """Probes of the first `k` principal components of `pictures` or `frontal`, by factor."""
         assert self.measured
         key = (which, k)
         if key not in self._probes:
             pictures = self.pictures if which == "pictures" else self.frontal
             assert pictures is not None
-            self._probes[key] = leakage(
-                {"": self._pixels[which][:, :k]}, arrays(pictures.factors()), self.settings.folds
+            self._probes[key] = measure_leakage(
+                {"": self._pixels[which][:, :k]}, to_arrays(pictures.factors()), self.settings.folds
             )[""]
         return self._probes[key]
 
-    def neighbours(self, which: str) -> dict[str, dict[str, Any]]:
+    def probe_neighbours(self, which: str) -> dict[str, dict[str, Any]]:
         """Probes by the nearest picture, in as many principal components as there are."""
         assert self.measured
         key = (which, 0)
         if key not in self._probes:
             pictures = self.pictures if which == "pictures" else self.frontal
             assert pictures is not None
-            self._probes[key] = leakage(
+            self._probes[key] = measure_leakage(
                 {"": self._pixels[which]},
-                arrays(pictures.factors()),
+                to_arrays(pictures.factors()),
                 self.settings.folds,
                 classifier="neighbour",
             )[""]
@@ -120,7 +122,7 @@ class Materials:
     def _probes(self) -> dict[tuple[str, int], dict[str, dict[str, Any]]]:
         return {}
 
-    def _without_network(
+    def _measure_without_network(
         self, pictures: Pictures, frontal: bool
     ) -> tuple[dict[str, Any], dict[str, Any], Any]:
         """Squared and angular errors of what needs no network, and principal components."""
@@ -138,13 +140,13 @@ class Materials:
             pixels.append(projected.numpy())
             assert multilinear is not None
             codes = multilinear.codes(image, mask)
-            found: dict[str, Tensor] = {
+            estimates: dict[str, Tensor] = {
                 "mean face": references.normal.expand_as(normal),
-                "constant": references.constant().expand_as(normal),
-                "linear from pixels": references.regressed(projected),
+                "constant": references.make_constant().expand_as(normal),
+                "linear from pixels": references.regress_normals(projected),
                 "multilinear": multilinear.normals(codes, image.shape[-1]),
             }
-            for name, value in found.items():
+            for name, value in estimates.items():
                 angle[name].add(value, normal, mask)
         return (
             {"mean image": colour.result()},
@@ -176,6 +178,6 @@ class Shared:
         return self._kept[key]
 
 
-def arrays(labels: dict[str, Tensor]) -> dict[str, Any]:
+def to_arrays(labels: dict[str, Tensor]) -> dict[str, Any]:
     """Tensors as arrays."""
     return {name: value.numpy() for name, value in labels.items()}

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 THRESHOLDS = (20, 25, 30, 35, 40)
 
 
-def angular_degrees(found: Tensor, target: Tensor) -> Tensor:
+def angular_degrees(normals: Tensor, target: Tensor) -> Tensor:
     """Angle between normals, pixel by pixel.
 
     Args:
-        found (Tensor[n, 3, S, S]): of any positive length; where it is zero, the angle is 90.
+        normals (Tensor[n, 3, S, S]): of any positive length; where it is zero, the angle is 90.
         target (Tensor[n, 3, S, S]): of unit length.
 
     Returns:
@@ -24,12 +24,12 @@ def angular_degrees(found: Tensor, target: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.evaluation import angular_degrees
+        >>> from ntensor.faces.evaluation.measures import angular_degrees
         >>> z, x = torch.eye(3)[2].view(1, 3, 1, 1), torch.eye(3)[0].view(1, 3, 1, 1)
         >>> round(angular_degrees(z + x, z).item(), 3)
         45.0
     """
-    cosine = (F.normalize(found, dim=1) * target).sum(1)
+    cosine = (F.normalize(normals, dim=1) * target).sum(1)
     return torch.rad2deg(cosine.clamp(-1, 1).acos())
 
 
@@ -41,9 +41,9 @@ class AngularError:
     below: dict[int, float] = field(default_factory=lambda: dict.fromkeys(THRESHOLDS, 0.0))
     pixels: float = 0.0
 
-    def add(self, found: Tensor, target: Tensor, mask: Tensor) -> None:
+    def add(self, normals: Tensor, target: Tensor, mask: Tensor) -> None:
         """Takes a batch; pixels count that the mask (n, 1, S, S) covers by more than half."""
-        degrees = angular_degrees(found, target)
+        degrees = angular_degrees(normals, target)
         inside = mask[:, 0] > 0.5
         self.pixels += float(inside.sum())
         for threshold in THRESHOLDS:
@@ -69,9 +69,9 @@ class SquaredError:
     face_total: float = 0.0
     face_values: float = 0.0
 
-    def add(self, found: Tensor, target: Tensor, mask: Tensor) -> None:
+    def add(self, image: Tensor, target: Tensor, mask: Tensor) -> None:
         """Takes a batch (n, 3, S, S) with its mask (n, 1, S, S)."""
-        error = (found.clamp(0, 1) - target).square()
+        error = (image.clamp(0, 1) - target).square()
         self.total += float(error.sum())
         self.values += error.numel()
         self.face_total += float((error * mask).sum())

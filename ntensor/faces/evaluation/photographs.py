@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ntensor.faces.errors import FacesError, ImageError
+from ntensor.faces.common.errors import FacesError, ImageError
 from ntensor.faces.media import images
 from ntensor.faces.reading import read_picture, read_text
 
@@ -33,7 +33,7 @@ def read_labels(path: Path) -> dict[str, dict[str, str]]:
         FacesError: it cannot be read, has no or other columns, or a line is wrong; the message
             names file and line.
     """
-    found: dict[str, dict[str, str]] = {}
+    labels: dict[str, dict[str, str]] = {}
     factors = list(FACTORS.values())
     try:
         with io.StringIO(read_text(path), newline="") as file:
@@ -55,18 +55,18 @@ def read_labels(path: Path) -> dict[str, dict[str, str]]:
                     )
                 entry = dict(zip(header, (cell.strip() for cell in row), strict=True))
                 name = entry.pop("file")
-                if not name or name in found:
+                if not name or name in labels:
                     reason = f"names {name} again" if name else "names no file"
                     raise FacesError(f"{path}, line {reader.line_num}: {reason}")
-                found[name] = {k: v for k, v in entry.items() if v not in _UNKNOWN}
+                labels[name] = {k: v for k, v in entry.items() if v not in _UNKNOWN}
     except csv.Error as error:
         raise FacesError(f"{path}: not a readable CSV file ({error})") from error
-    if not found:
+    if not labels:
         raise FacesError(f"{path}: the file labels no picture")
-    return found
+    return labels
 
 
-def photographs(folder: Path, labels: Path | None, size: int) -> tuple[Pictures, list[str]]:
+def read_photographs(folder: Path, labels: Path | None, size: int) -> tuple[Pictures, list[str]]:
     """The pictures of a folder, cut to a square about their middle and resized.
 
     Grey pictures get three equal channels.
@@ -82,7 +82,7 @@ def photographs(folder: Path, labels: Path | None, size: int) -> tuple[Pictures,
     Raises:
         FacesError: no folder, no or an unreadable picture, a label of a picture that is not there.
     """
-    paths = images.images_in(folder)
+    paths = images.list_images(folder)
     known = {} if labels is None else read_labels(labels)
     absent = sorted(set(known) - {path.name for path in paths})
     if absent:

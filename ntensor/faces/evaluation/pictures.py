@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ntensor.faces.common.errors import ConfigurationError, FacesError
 from ntensor.faces.configuration import Configuration
-from ntensor.faces.datasets.generated import SPLITS, GeneratedFaces, grid
+from ntensor.faces.datasets.generated import GeneratedFaces
+from ntensor.faces.datasets.grids import make_grid
 from ntensor.faces.datasets.records import VALID
+from ntensor.faces.datasets.rendered import SPLITS
 from ntensor.faces.datasets.stored import StoredFaces
-from ntensor.faces.errors import ConfigurationError, FacesError
 from ntensor.faces.morphable.face_model import FaceModel
-from ntensor.faces.training.samples import VARIATIONS, face_model_of, pack, unpack
+from ntensor.faces.morphable.face_models import find_face_model
+from ntensor.faces.training.samples import VARIATIONS, pack, unpack
 
 from .settings import Evaluation
 
@@ -66,52 +69,54 @@ class Pictures:
 
     def factors(self) -> dict[str, Tensor]:
         """The labels that vary, by the factor's name; at least 2 samples a class."""
-        found = {}
+        varying = {}
         for key, factor in FACTORS.items():
             labels = self.packed.get(key)
             if labels is None:
                 continue
             counts = labels[labels >= 0].unique(return_counts=True)[1]
             if len(counts) > 1 and int(counts.min()) > 1:
-                found[factor] = labels
-        return found
+                varying[factor] = labels
+        return varying
 
 
-def table_2(configuration: Configuration, settings: Evaluation) -> Pictures:
+def draw_table_2(configuration: Configuration, settings: Evaluation) -> Pictures:
     """Unseen identities with all combinations of the factors, or, for a proof of concept, random
     samples of its test identities."""
     data, size = configuration.data, configuration.model.image_size
-    face = face_model_of(data)
-    persons = _persons(settings)
+    face = find_face_model(data)
+    persons = _choose_persons(settings)
     if data.variation == "all":
-        faces = grid(persons, lights=settings.lights, face_model=face, size=size)
+        faces = make_grid(persons, lights=settings.lights, face_model=face, size=size)
         count = -(-len(faces) // settings.batch_size)
         bar = tqdm(faces.batches(settings.batch_size), "faces, all poses", count, unit="batch")
-        return Pictures(_source(face, persons), bar, face)
+        return Pictures(_describe_source(face, persons), bar, face)
     samples = GeneratedFaces(
         face, "poc-test", size, data.seed, variation=VARIATIONS[data.variation]
     )
     return Pictures(
         f"{face.source}, identities of the proof of concept that training never showed",
-        _ranges(samples, _POC_PICTURES * settings.identities, settings.batch_size, "faces"),
+        _draw_batches(samples, _POC_PICTURES * settings.identities, settings.batch_size, "faces"),
         face,
     )
 
 
-def table_3(configuration: Configuration, settings: Evaluation) -> Pictures | None:
+def draw_table_3(configuration: Configuration, settings: Evaluation) -> Pictures | None:
     """Frontal faces of unseen identities under many lights; None for a proof of concept."""
     data, size = configuration.data, configuration.model.image_size
     if data.variation != "all":
         return None
-    face = face_model_of(data)
-    persons = _persons(settings)
-    faces = grid(persons, poses=[0.0], lights=settings.frontal_lights, face_model=face, size=size)
+    face = find_face_model(data)
+    persons = _choose_persons(settings)
+    faces = make_grid(
+        persons, poses=[0.0], lights=settings.frontal_lights, face_model=face, size=size
+    )
     count = -(-len(faces) // settings.batch_size)
     bar = tqdm(faces.batches(settings.batch_size), "faces, frontal", count, unit="batch")
-    return Pictures(f"{_source(face, persons)}, frontal", bar, face)
+    return Pictures(f"{_describe_source(face, persons)}, frontal", bar, face)
 
 
-def training(configuration: Configuration, count: int, pose: str = "any") -> Pictures:
+def draw_training(configuration: Configuration, count: int, pose: str = "any") -> Pictures:
     """Pictures of training identities, all of them or with frontal poses.
 
     Args:
@@ -120,7 +125,7 @@ def training(configuration: Configuration, count: int, pose: str = "any") -> Pic
         pose (str): `"any"` as training has them, or `"frontal"`.
     """
     data = configuration.data
-    face = face_model_of(data)
+    face = find_face_model(data)
     variation = VARIATIONS[data.variation]
     if pose == "frontal":
         variation = type(variation)("frontal", variation.light, variation.expressions)
@@ -129,10 +134,10 @@ def training(configuration: Configuration, count: int, pose: str = "any") -> Pic
         face, split, configuration.model.image_size, data.seed, variation=variation
     )
     title = "training faces" if pose == "any" else "training faces, frontal"
-    return Pictures(f"{face.source}, training", _ranges(faces, count, 64, title), face)
+    return Pictures(f"{face.source}, training", _draw_batches(faces, count, 64, title), face)
 
 
-def stored(folder: str, batch_size: int, image_size: int) -> Pictures:
+def read_stored(folder: str, batch_size: int, image_size: int) -> Pictures:
     """A data set in the format of `ntensor.faces.datasets.storage`.
 
     Raises:
@@ -149,21 +154,21 @@ def stored(folder: str, batch_size: int, image_size: int) -> Pictures:
         batch = faces.batch(range(first, min(first + batch_size, faces.count)))
         columns = [VALID.index(name) for name in ("mask", "normal")]
         batches.append({name: v[batch["valid"][:, columns].all(1)] for name, v in batch.items()})
-    found = Pictures(f"{folder} ({faces.meta.source})", batches, None)
-    if not len(found):
+    pictures = Pictures(f"{folder} ({faces.meta.source})", batches, None)
+    if not len(pictures):
         raise FacesError(f"{folder}: no record has both a mask and normals")
-    return found
+    return pictures
 
 
-def _persons(settings: Evaluation) -> list[int]:
+def _choose_persons(settings: Evaluation) -> list[int]:
     return list(SPLITS["test"])[: settings.identities]
 
 
-def _source(face: FaceModel, persons: list[int]) -> str:
+def _describe_source(face: FaceModel, persons: list[int]) -> str:
     return f"{face.source}, {len(persons)} identities that training never showed"
 
 
-def _ranges(
+def _draw_batches(
     faces: GeneratedFaces, count: int, batch_size: int, title: str
 ) -> Iterator[dict[str, Tensor]]:
     for first in tqdm(range(0, count, batch_size), title, unit="batch"):

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntensor.faces.media import pictures as grids
-from ntensor.faces.media.sheet import as_colours
+from ntensor.faces.writing import grids
+from ntensor.faces.writing.sheet import to_colours
 
 _DOTS = 150
 
 
-def heat_map(path: Path, title: str, table: Mapping[str, Mapping[str, Any]]) -> None:
+def plot_heat_map(path: Path, title: str, table: Mapping[str, Mapping[str, Any]]) -> None:
     """Accuracy of every code (rows) for every factor (columns), chance below.
 
     Args:
@@ -24,7 +24,9 @@ def heat_map(path: Path, title: str, table: Mapping[str, Mapping[str, Any]]) -> 
         title (str)
         table (mapping): `[code][factor]`, with `random` and `chance`.
     """
-    figure, axis = _figure(0.9 + 1.35 * len(next(iter(table.values()))), 1.1 + 0.34 * len(table))
+    figure, axis = _make_figure(
+        0.9 + 1.35 * len(next(iter(table.values()))), 1.1 + 0.34 * len(table)
+    )
     factors = list(next(iter(table.values())))
     values = np.array([[row[factor]["random"] for factor in factors] for row in table.values()])
     axis.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
@@ -42,7 +44,7 @@ def heat_map(path: Path, title: str, table: Mapping[str, Mapping[str, Any]]) -> 
     grids.save_figure(path, figure, _DOTS)
 
 
-def embeddings(
+def plot_embeddings(
     path: Path, panels: Mapping[str, tuple[Any, Any]], names: Mapping[str, list[str]], seed: int = 0
 ) -> None:
     """t-SNE of codes, as in figures 14 and 15 of the paper.
@@ -55,7 +57,7 @@ def embeddings(
     """
     from sklearn.manifold import TSNE
 
-    figure, axes = _figure(3.6 * len(panels), 3.9, len(panels))
+    figure, axes = _make_figure(3.6 * len(panels), 3.9, len(panels))
     for axis, (title, (code, labels)) in zip(np.atleast_1d(axes), panels.items(), strict=True):
         standard = (code - code.mean(0)) / np.maximum(code.std(0), 1e-6)
         perplexity = min(30.0, max(2.0, (len(code) - 1) / 4))
@@ -73,7 +75,7 @@ def embeddings(
     grids.save_figure(path, figure, _DOTS)
 
 
-def sheet(path: Path, columns: Mapping[str, Tensor], rows: int = 6) -> None:
+def save_sheet(path: Path, columns: Mapping[str, Tensor], rows: int = 6) -> None:
     """The first rows of several columns of pictures (n, 3, S, S), 0 to 1, with their titles."""
     shown = {
         title: value[:rows].clamp(0, 1).expand(-1, 3, -1, -1) for title, value in columns.items()
@@ -82,13 +84,13 @@ def sheet(path: Path, columns: Mapping[str, Tensor], rows: int = 6) -> None:
     grids.save_grid(path, shown, scale=max(1, 96 // size))
 
 
-def normals(found: Tensor, mask: Tensor) -> Tensor:
+def colour_normals(normal: Tensor, mask: Tensor) -> Tensor:
     """Normals as colours, black outside the mask."""
-    unit = torch.nn.functional.normalize(found, dim=1)
-    return as_colours("normal", unit) * (mask > 0.5)
+    unit = torch.nn.functional.normalize(normal, dim=1)
+    return to_colours("normal", unit) * (mask > 0.5)
 
 
-def _figure(width: float, height: float, panels: int = 1) -> tuple[Any, Any]:
+def _make_figure(width: float, height: float, panels: int = 1) -> tuple[Any, Any]:
     """A figure that no window shows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

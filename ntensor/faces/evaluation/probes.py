@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .svm import cross_validated
+from .svm import cross_validate
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Probe:
     samples: int
 
 
-def accuracy(
+def measure_accuracy(
     features: Any,
     labels: Any,
     groups: Any | None = None,
@@ -63,21 +63,22 @@ def accuracy(
     _, y, counts = np.unique(y, return_inverse=True, return_counts=True)
     if len(counts) < 2 or counts.min() < 2:
         raise ValueError(
-            f"accuracy: wanted at least 2 classes of at least 2 samples, got counts {counts}"
+            "measure_accuracy: wanted at least 2 classes of at least 2 samples, got counts "
+            f"{counts}"
         )
-    measured = _linear if classifier == "linear" else _neighbour
+    measured = _test_linear if classifier == "linear" else _test_neighbour
     shuffled = StratifiedKFold(min(folds, int(counts.min())), shuffle=True, random_state=seed)
-    random = measured(x, y, _folds(len(y), shuffled.split(x, y)))
+    random = measured(x, y, _number_folds(len(y), shuffled.split(x, y)))
     grouped = None
     if groups is not None:
         own = np.asarray(groups)[known]
         count = min(folds, len(np.unique(own)))
         if count > 1:
-            grouped = measured(x, y, _folds(len(y), GroupKFold(count).split(x, y, own)))
+            grouped = measured(x, y, _number_folds(len(y), GroupKFold(count).split(x, y, own)))
     return Probe(random, grouped, float(counts.max() / counts.sum()), len(counts), len(y))
 
 
-def _folds(count: int, splits: Iterable[tuple[Any, Any]]) -> Any:
+def _number_folds(count: int, splits: Iterable[tuple[Any, Any]]) -> Any:
     """The fold in which each sample is tested."""
     fold = np.zeros(count, dtype=np.int64)
     for number, (_, tested) in enumerate(splits):
@@ -85,12 +86,12 @@ def _folds(count: int, splits: Iterable[tuple[Any, Any]]) -> Any:
     return fold
 
 
-def _linear(x: Any, y: Any, fold: Any) -> float:
-    mean, _ = cross_validated(*(torch.from_numpy(array) for array in (x, y, fold)))
+def _test_linear(x: Any, y: Any, fold: Any) -> float:
+    mean, _ = cross_validate(*(torch.from_numpy(array) for array in (x, y, fold)))
     return mean
 
 
-def _neighbour(x: Any, y: Any, fold: Any) -> float:
+def _test_neighbour(x: Any, y: Any, fold: Any) -> float:
     points, each = torch.from_numpy(x), []
     for number in range(int(fold.max()) + 1):
         tested = fold == number
@@ -99,7 +100,7 @@ def _neighbour(x: Any, y: Any, fold: Any) -> float:
     return sum(each) / len(each)
 
 
-def leakage(
+def measure_leakage(
     codes: Mapping[str, Any],
     factors: Mapping[str, Any],
     folds: int = 10,
@@ -115,17 +116,17 @@ def leakage(
         factors (mapping): labels (array[n]) by name, `identity` among them.
         folds (int)
         title (str or None): of a progress bar; None: no bar.
-        classifier (str): as in `accuracy`.
+        classifier (str): as in `measure_accuracy`.
 
     Returns:
         dict: `[code][factor]`, each a `Probe` as a dict.
     """
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    table: dict[str, dict[str, dict[str, Any]]] = {}
     for code, features in tqdm(codes.items(), title, disable=title is None, unit="code"):
-        found[code] = {}
+        table[code] = {}
         for factor, labels in factors.items():
             groups = factors.get("expression" if factor == "identity" else "identity")
-            found[code][factor] = asdict(
-                accuracy(features, labels, groups, folds, classifier=classifier)
+            table[code][factor] = asdict(
+                measure_accuracy(features, labels, groups, folds, classifier=classifier)
             )
-    return found
+    return table

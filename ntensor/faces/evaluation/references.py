@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 import ntensor
 from ntensor.faces.baselines import MultilinearModel, fit_multilinear
-from ntensor.faces.errors import ConfigurationError
-from ntensor.faces.ridge import ridge
+from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.common.ridge import fit_ridge
 
 from .pictures import Pictures
 from .settings import Evaluation
@@ -44,27 +44,27 @@ class Multilinear:
     def __init__(self, pictures: Pictures, sizes: tuple[int, ...]) -> None:
         wanted = math.prod(sizes)
         batch = pictures[slice(None)]
-        x = faces_of(batch["image"], batch["mask"])
+        x = mask_background(batch["image"], batch["mask"])
         if len(sizes) != len(MODES) or min(sizes) < 1 or wanted > min(x.shape):
             raise ConfigurationError(
                 f"als must be three extents with a product of at most the {min(x.shape)} that "
                 f"{len(x)} pictures of {x.shape[1]} values allow, got {tuple(sizes)}"
             )
         model: MultilinearModel = fit_multilinear(x, sizes)
-        self.model = model.permuted(_assignment(model.factors, batch))
+        self.model = model.permute(_assign_modes(model.factors, batch))
         _, *factors = self.model.factors
         target = batch["normal"].flatten(1)
-        self.core = ridge(ntensor.synthesis(*self._shape_codes(factors)), target)
+        self.core = fit_ridge(ntensor.synthesis(*self._shape_codes(factors)), target)
 
     def codes(self, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Light, expression and identity (n, k_m) of pictures."""
-        return dict(zip(MODES, self.model.transform(faces_of(image, mask)), strict=True))
+        return dict(zip(MODES, self.model.transform(mask_background(image, mask)), strict=True))
 
     def normals(self, codes: dict[str, Tensor], size: int) -> Tensor:
         """Normals (n, 3, S, S), unit."""
         features = ntensor.synthesis(*self._shape_codes([codes["expression"], codes["identity"]]))
-        found = F.pad(features, (0, 1), value=1) @ self.core
-        return F.normalize(found.unflatten(1, (3, size, size)), dim=1)
+        flat = F.pad(features, (0, 1), value=1) @ self.core
+        return F.normalize(flat.unflatten(1, (3, size, size)), dim=1)
 
     def edit(self, image: Tensor, mask: Tensor, donor: dict[str, Tensor], mode: str) -> Tensor:
         """Pictures with one factor of other pictures; the background stays.
@@ -74,7 +74,7 @@ class Multilinear:
             donor (dict): `image` and `mask` of the others.
             mode (str): of `MODES`.
         """
-        own, other = faces_of(image, mask), faces_of(donor["image"], donor["mask"])
+        own, other = mask_background(image, mask), mask_background(donor["image"], donor["mask"])
         edited = self.model.edit(own, other, MODES.index(mode)).view_as(image).clamp(0, 1)
         return mask * edited + (1 - mask) * image
 
@@ -106,7 +106,7 @@ class References:
         self.components = PCA(dimensions, svd_solver="randomized", random_state=0)
         projected = torch.from_numpy(self.components.fit_transform(image.flatten(1).numpy()))
         self.used = min(_COMPONENTS, dimensions, max(1, len(image) // 5))
-        self.linear = ridge(projected[:, : self.used], normal.flatten(1))
+        self.linear = fit_ridge(projected[:, : self.used], normal.flatten(1))
         self.unaligned = Multilinear(pictures, settings.als)
         self.frontal = None if frontal is None else Multilinear(frontal, settings.als)
 
@@ -114,24 +114,24 @@ class References:
         """Principal components (n, dimensions) of images (n, 3, S, S)."""
         return torch.from_numpy(self.components.transform(images.flatten(1).numpy())).float()
 
-    def constant(self) -> Tensor:
+    def make_constant(self) -> Tensor:
         """The normal that looks to the camera, everywhere (1, 3, S, S)."""
         forward = torch.zeros_like(self.normal)
         forward[:, 2] = 1
         return forward
 
-    def regressed(self, projected: Tensor) -> Tensor:
+    def regress_normals(self, projected: Tensor) -> Tensor:
         """Normals (n, 3, S, S) by linear regression from principal components."""
         features = F.pad(projected[:, : self.used], (0, 1), value=1)
         return F.normalize((features @ self.linear).unflatten(1, self.normal.shape[1:]), dim=1)
 
 
-def faces_of(image: Tensor, mask: Tensor) -> Tensor:
+def mask_background(image: Tensor, mask: Tensor) -> Tensor:
     """Pictures without their background, as rows (n, 3 S S)."""
     return (image * mask).flatten(1)
 
 
-def _assignment(factors: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple[int, ...]:
+def _assign_modes(factors: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple[int, ...]:
     """For each of `MODES` the factor that stands for it, by the shares of variance that linear
     regressions explain."""
     targets = [batch[name].flatten(1) for name in ("light", "exp_3dmm", "id_3dmm")]
@@ -141,7 +141,7 @@ def _assignment(factors: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple
         row = []
         for target in targets:
             centred = target - target.mean(0)
-            rest = centred - F.pad(features, (0, 1), value=1) @ ridge(features, centred)
+            rest = centred - F.pad(features, (0, 1), value=1) @ fit_ridge(features, centred)
             total = centred.square().sum().clamp_min(torch.finfo(z.dtype).tiny)
             row.append(1 - float(rest.square().sum() / total))
         explained.append(row)

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from ntensor.faces.files import write_text
+from ntensor.faces.writing.files import write_text
 
 from . import markdown, plots, shapes
-from .groups import Group, grouped
+from .groups import Group, group_runs
 from .materials import Materials
 from .run import Shown
 from .settings import Evaluation
@@ -47,15 +47,15 @@ class Report:
 
     def write(self, materials: Materials) -> None:
         """Writes everything; `materials` are those of the first run."""
-        groups, extra = grouped(self.runs), grouped(self.extra)
+        groups, extra = group_runs(self.runs), group_runs(self.extra)
         parts = [self._head(groups, extra)]
         parts += self._normals(groups, extra, materials)
         parts += self._codes(groups, extra, materials)
         parts += self._transfers(groups, extra, materials)
         if any(group.first["shape"] for group in groups):
-            parts += ["## Shape in 3D", _SHAPE, markdown.shape_table(groups)]
+            parts += ["## Shape in 3D", _SHAPE, markdown.format_shape_table(groups)]
         if len(groups) > 1:
-            parts += ["## Side by side", markdown.side_by_side(groups)]
+            parts += ["## Side by side", markdown.format_side_by_side(groups)]
         parts += [text for other in self.others for text in self._other(other)]
         self._text("report.md", "\n\n".join(parts) + "\n")
         content = {
@@ -91,23 +91,25 @@ class Report:
         if not any(group.values("angular_error", "network", "mean") for group in groups):
             return []
         parts = ["## Table 1: angular error of normals", _NORMALS, "All poses:"]
-        parts.append(markdown.table_1(groups, extra, "angular_error", paper=True))
+        parts.append(markdown.format_table_1(groups, extra, "angular_error", paper=True))
         if groups[0].first["angular_error_frontal"]:
             parts.append("Frontal faces:")
-            parts.append(markdown.table_1(groups, extra, "angular_error_frontal", paper=False))
-        batch = shapes.chosen(materials.pictures, 8)
+            parts.append(
+                markdown.format_table_1(groups, extra, "angular_error_frontal", paper=False)
+            )
+        batch = shapes.choose(materials.pictures, 8)
         columns = {"input": batch["image"], "true norm.": batch["normal"]}
         for group in [*groups, *extra]:
-            found = self.shown[group.first["run"]]
-            if found.normals is not None:
-                columns[group.name[:14]] = found.normals
+            shown = self.shown[group.first["run"]]
+            if shown.normals is not None:
+                columns[group.name[:14]] = shown.normals
         multilinear = materials.references.unaligned
         codes = multilinear.codes(batch["image"], batch["mask"])
         columns["multilinear"] = multilinear.normals(codes, batch["image"].shape[-1])
         columns["mean face"] = materials.references.normal.expand_as(batch["normal"])
         for title, value in columns.items():
             if title != "input":
-                columns[title] = plots.normals(value, batch["mask"])
+                columns[title] = plots.colour_normals(value, batch["mask"])
         return [*parts, self._sheet("normals.png", columns, "normals")]
 
     def _codes(
@@ -118,16 +120,24 @@ class Report:
         if named & {"z_id", "z_exp", "z_p"}:
             factors = [f for f in ("identity", "expression", "pose") if self._varies(groups, f)]
             parts += ["## Table 2: linear SVM on codes, all poses", _PROBES]
-            parts.append(markdown.accuracy_table(groups, extra, "accuracy", factors, als=False))
+            parts.append(
+                markdown.format_accuracy_table(groups, extra, "accuracy", factors, als=False)
+            )
             if groups[0].first["table_3"]:
                 factors = ["identity", "expression", "light"]
                 parts += ["## Table 3: linear SVM on codes, frontal faces", _FRONTAL]
-                parts.append(markdown.accuracy_table(groups, extra, "table_3", factors, als=True))
+                parts.append(
+                    markdown.format_accuracy_table(groups, extra, "table_3", factors, als=True)
+                )
         parts += ["## Leakage: every code against every factor", _LEAKAGE]
         for group in [*groups, *extra]:
-            name = f"leakage-{_file(group.name)}.png"
-            plots.heat_map(self._path(name), group.name, group.first["accuracy"])
-            parts += [f"**{group.name}**", markdown.leakage_table(group), f"![leakage]({name})"]
+            name = f"leakage-{_make_file_name(group.name)}.png"
+            plots.plot_heat_map(self._path(name), group.name, group.first["accuracy"])
+            parts += [
+                f"**{group.name}**",
+                markdown.format_leakage_table(group),
+                f"![leakage]({name})",
+            ]
         return [*parts, *self._embeddings(groups, extra, materials)]
 
     def _varies(self, groups: Sequence[Group], factor: str) -> bool:
@@ -171,7 +181,7 @@ class Report:
                 title: (rest[known], labels.numpy()[known]),
             }
             name = f"tsne-{factor}.png"
-            plots.embeddings(self._path(name), panels, dict.fromkeys(panels, names[factor]))
+            plots.plot_embeddings(self._path(name), panels, dict.fromkeys(panels, names[factor]))
             parts.append(f"By {factor}, as the paper's figure {figure}:\n\n![{factor}]({name})")
         return parts
 
@@ -181,7 +191,10 @@ class Report:
         parts = ["## Transfers against rendered truth", _TRANSFERS]
         transfers = materials.transfers
         for edit, truth in transfers.truth.items():
-            parts += [f"### {edit.capitalize()}", markdown.transfer_table(groups, extra, edit)]
+            parts += [
+                f"### {edit.capitalize()}",
+                markdown.format_transfer_table(groups, extra, edit),
+            ]
             columns = {
                 "target": transfers.target["image"],
                 f"{edit} of": transfers.source["image"],
@@ -197,25 +210,28 @@ class Report:
             parts.append(self._sheet(f"transfer-{edit}.png", columns, f"{edit} transfer"))
         return parts
 
-    def _other(self, found: dict[str, Any]) -> list[str]:
+    def _other(self, measures: dict[str, Any]) -> list[str]:
         """Pictures of a user's own: one section for each."""
-        parts = [f"## {found['pictures']}", f"{found['samples']} pictures, run {found['run']}."]
-        error = found["squared_error"]["network"]
+        parts = [
+            f"## {measures['pictures']}",
+            f"{measures['samples']} pictures, run {measures['run']}.",
+        ]
+        error = measures["squared_error"]["network"]
         parts.append(f"Mean squared error of the reconstruction: {1e3 * error['image']:.2f}e-3.")
-        group = Group(Path(found["run"]).name, [found])
-        if found["angular_error"]:
-            parts.append(markdown.table_1([group], [], "angular_error", paper=False))
-        if found["accuracy"]:
-            parts.append(markdown.leakage_table(group))
-        return [*parts, f"![reconstructions]({found['sheet']})"]
+        group = Group(Path(measures["run"]).name, [measures])
+        if measures["angular_error"]:
+            parts.append(markdown.format_table_1([group], [], "angular_error", paper=False))
+        if measures["accuracy"]:
+            parts.append(markdown.format_leakage_table(group))
+        return [*parts, f"![reconstructions]({measures['sheet']})"]
 
-    def other(self, found: dict[str, Any], columns: dict[str, Any], name: str) -> None:
+    def add_other(self, measures: dict[str, Any], columns: dict[str, Any], name: str) -> None:
         """Takes measures of a user's own pictures, and a sheet of them."""
         self._sheet(name, columns, name)
-        self.others.append({**found, "sheet": name})
+        self.others.append({**measures, "sheet": name})
 
     def _sheet(self, name: str, columns: dict[str, Any], title: str) -> str:
-        plots.sheet(self._path(name), columns)
+        plots.save_sheet(self._path(name), columns)
         return f"![{title}]({name})"
 
     def _path(self, name: str) -> Path:
@@ -226,7 +242,7 @@ class Report:
         write_text(self._path(name), content)
 
 
-def _file(name: str) -> str:
+def _make_file_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
 
 

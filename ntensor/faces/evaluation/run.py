@@ -11,23 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntensor.faces.configuration import Configuration, from_file
-from ntensor.faces.editing import pose_leak
-from ntensor.faces.errors import CheckpointError
-from ntensor.faces.networks.model import Model, build
-from ntensor.faces.reading import check_tensors
-from ntensor.faces.training import checkpoint
-from ntensor.faces.training.processes import device_of
+from ntensor.faces.editing import fit_pose_leak
+from ntensor.faces.networks.model import Model
+from ntensor.faces.training.processes import choose_device
+from ntensor.faces.training.runs import load_run
 
 from . import shapes
-from .materials import Materials, Shared, arrays
+from .materials import Materials, Shared, to_arrays
 from .measures import AngularError, SquaredError
 from .pictures import Pictures
-from .probes import leakage
+from .probes import measure_leakage
 from .settings import Evaluation
-from .transfer import measured_network
-
-__all__ = ["Evaluation", "Shared", "Shown", "evaluate", "evaluate_pictures", "load_run", "report"]
+from .transfer import measure_network
 
 # Codes of table 3, and what they should tell.
 FRONTAL = {"z_id": "identity", "z_exp": "expression", "z_l": "light"}
@@ -39,7 +34,7 @@ class Shown:
 
     Attributes:
         codes: arrays (n, k) of the pictures of table 2, by name.
-        edits: pictures of the network's edits, by edit; see `transfer.edited_by_network`.
+        edits: pictures of the network's edits, by edit; see `transfer.edit_by_network`.
         normals: some pictures' normals as the network finds them.
         images: its reconstructions of the same pictures.
     """
@@ -48,41 +43,6 @@ class Shown:
     edits: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     normals: Tensor | None = None
     images: Tensor | None = None
-
-
-def load_run(run: Path, which: str = "best") -> tuple[Model, Configuration, int]:
-    """The network of a run, its configuration, and the update of the checkpoint.
-
-    Args:
-        run (Path): folder that training wrote.
-        which (str): `"best"` or `"last"`.
-
-    Raises:
-        CheckpointError: there is none, or it is damaged.
-    """
-    while True:
-        steps = checkpoint.saved_steps(run)
-        if not steps:
-            raise CheckpointError(f"{run}: wanted the folder of a run, got no checkpoint in it")
-        marked = checkpoint.best(run)
-        step = marked[0] if which == "best" and marked is not None else steps[-1]
-        try:
-            tensors, _ = checkpoint.load(checkpoint.folder_of(run, step))
-            break
-        except CheckpointError:
-            # Training removes old checkpoints, and names another one the best before.
-            if step not in steps or checkpoint.folder_of(run, step).exists():
-                raise
-    configuration = from_file(run / checkpoint.CONFIGURATION)
-    # Without memory, which sizes in a damaged configuration could ask too much of.
-    with torch.device("meta"):
-        model = build(configuration.model)
-    try:
-        check_tensors(tensors["model"], model.state_dict())
-    except ValueError as error:
-        raise CheckpointError(f"{run}: weights and configuration.json differ: {error}") from error
-    model.load_state_dict(tensors["model"], assign=True)
-    return model.eval(), configuration, step
 
 
 @torch.no_grad()
@@ -113,14 +73,14 @@ def look(
         for name, value in output.items():
             if name.startswith("z_"):
                 codes.setdefault(name, []).append(value.numpy())
-    found: dict[str, Any] = {"squared_error": {"network": colour.result()}}
-    found["angular_error"] = {"network": angle.result()} if angle.images else {}
+    errors: dict[str, Any] = {"squared_error": {"network": colour.result()}}
+    errors["angular_error"] = {"network": angle.result()} if angle.images else {}
     kept = Shown({name: np.concatenate(parts) for name, parts in codes.items()})
     if shown:
-        output = model(shapes.chosen(pictures, shown)["image"].to(device))
+        output = model(shapes.choose(pictures, shown)["image"].to(device))
         kept.images = output["image"].float().cpu()
         kept.normals = output["normal"].float().cpu() if "normal" in output else None
-    return found, kept
+    return errors, kept
 
 
 def evaluate(
@@ -141,13 +101,13 @@ def evaluate(
     Raises:
         FacesError: what its message says.
     """
-    device = device_of(settings.device)
+    device = choose_device(settings.device)
     model, configuration, step = load_run(run, settings.checkpoint)
     model.to(device)
     materials = (shared or Shared(settings)).of(configuration)
     baselines = materials.measured
     pictures, frontal = materials.pictures, materials.frontal
-    found, shown = look(model, pictures, device, settings.batch_size, shown=8)
+    errors, shown = look(model, pictures, device, settings.batch_size, shown=8)
     result: dict[str, Any] = {
         "run": str(run),
         "step": step,
@@ -157,23 +117,23 @@ def evaluate(
         "samples": len(pictures),
         "pictures": pictures.source,
         "configuration": asdict(configuration),
-        "squared_error": {**found["squared_error"], **baselines["squared_error"]},
+        "squared_error": {**errors["squared_error"], **baselines["squared_error"]},
     }
-    result["angular_error"] = _beside(found["angular_error"], baselines["angular_error"])
-    result["accuracy"] = probed(shown.codes, materials, "pictures", shown.codes)
+    result["angular_error"] = _add_baselines(errors["angular_error"], baselines["angular_error"])
+    result["accuracy"] = probe(shown.codes, materials, "pictures", shown.codes)
     result["angular_error_frontal"], result["table_3"] = {}, {}
     if frontal is not None:
-        found, other = look(model, frontal, device, settings.batch_size)
-        result["angular_error_frontal"] = _beside(
-            found["angular_error"], baselines["angular_error_frontal"]
+        errors, other = look(model, frontal, device, settings.batch_size)
+        result["angular_error_frontal"] = _add_baselines(
+            errors["angular_error"], baselines["angular_error_frontal"]
         )
         wanted = {n: z for n, z in other.codes.items() if n in FRONTAL or n == "z_0"}
-        result["table_3"] = probed(wanted, materials, "frontal", wanted) | baselines["table_3"]
+        result["table_3"] = probe(wanted, materials, "frontal", wanted) | baselines["table_3"]
     leak = None
     if {"z_p", "z_id"} <= set(shown.codes):
         _, seen = look(model, materials.training, device, settings.batch_size)
-        leak = pose_leak({name: torch.from_numpy(seen.codes[name]) for name in ("z_p", "z_id")})
-    measures, shown.edits = measured_network(
+        leak = fit_pose_leak({name: torch.from_numpy(seen.codes[name]) for name in ("z_p", "z_id")})
+    measures, shown.edits = measure_network(
         model, materials.transfers, device, settings.batch_size, leak
     )
     result["transfer"] = {
@@ -181,7 +141,9 @@ def evaluate(
         for edit, methods in baselines["transfer"].items()
     }
     with torch.no_grad():
-        own = shapes.of_network(model, pictures, settings.shapes, device, settings.batch_size)
+        own = shapes.measure_network_shapes(
+            model, pictures, settings.shapes, device, settings.batch_size
+        )
     result["shape"] = {**own, **baselines["shape"]} if own else {}
     return result, shown
 
@@ -203,7 +165,7 @@ def evaluate_pictures(
     Raises:
         FacesError: what its message says.
     """
-    device = device_of(settings.device)
+    device = choose_device(settings.device)
     model, configuration, step = load_run(run, settings.checkpoint)
     measures, kept = look(model.to(device), pictures, device, settings.batch_size, shown=6)
     if measures["angular_error"]:
@@ -213,9 +175,9 @@ def evaluate_pictures(
             forward[:, 2] = 1
             constant.add(forward, batch["normal"], batch["mask"])
         measures["angular_error"]["constant"] = constant.result()
-    factors = arrays(pictures.factors())
-    accuracy = leakage(kept.codes, factors, settings.folds, "probes") if factors else {}
-    found = {
+    factors = to_arrays(pictures.factors())
+    accuracy = measure_leakage(kept.codes, factors, settings.folds, "probes") if factors else {}
+    result = {
         "run": str(run),
         "step": step,
         "samples": len(pictures),
@@ -224,7 +186,7 @@ def evaluate_pictures(
         **measures,
         "accuracy": accuracy,
     }
-    batch = shapes.chosen(pictures, 6)
+    batch = shapes.choose(pictures, 6)
     columns = {"input": batch["image"]}
     if kept.images is not None:
         columns["reconstr."] = kept.images
@@ -232,56 +194,58 @@ def evaluate_pictures(
         columns["normals"] = (kept.normals + 1) / 2
         if "normal" in batch:
             columns["true norm."] = (batch["normal"] + 1) / 2
-    return found, columns
+    return result, columns
 
 
-def probed(
+def probe(
     codes: Mapping[str, Any], materials: Materials, which: str, sizes: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Every code, as many principal components of pixels, and the nearest picture, against every
     factor."""
     pictures = materials.pictures if which == "pictures" else materials.frontal
     assert pictures is not None
-    factors = arrays(pictures.factors())
-    table = leakage(codes, factors, materials.settings.folds, f"probes, {which}")
+    factors = to_arrays(pictures.factors())
+    table = measure_leakage(codes, factors, materials.settings.folds, f"probes, {which}")
     for k in sorted({value.shape[1] for name, value in sizes.items() if name != "z_i"}):
-        table[f"pixels, {k} components"] = materials.pixels(which, k)
-    table["pixels, nearest picture"] = materials.neighbours(which)
+        table[f"pixels, {k} components"] = materials.probe_pixels(which, k)
+    table["pixels, nearest picture"] = materials.probe_neighbours(which)
     return table
 
 
-def _beside(own: dict[str, Any], baselines: dict[str, Any]) -> dict[str, Any]:
+def _add_baselines(own: dict[str, Any], baselines: dict[str, Any]) -> dict[str, Any]:
     """The baselines of normals, where the network has normals."""
     return {**own, **baselines} if own else {}
 
 
-def report(found: Mapping[str, Any]) -> str:
+def format_report(measures: Mapping[str, Any]) -> str:
     """The measures of one run as text for a terminal."""
     lines = [
-        f"{found['run']}, update {found['step']}: network {found['network']}, rotation "
-        f"{found['rotation']}; {found['samples']} pictures: {found['pictures']}",
+        f"{measures['run']}, update {measures['step']}: network {measures['network']}, rotation "
+        f"{measures['rotation']}; {measures['samples']} pictures: {measures['pictures']}",
         "",
         f"{'squared error':28}{'image':>10}{'face':>10}",
     ]
-    for name, error in found["squared_error"].items():
+    for name, error in measures["squared_error"].items():
         lines.append(f"{name:28}{error['image']:>10.5f}{error['face']:>10.5f}")
-    if found["angular_error"]:
+    if measures["angular_error"]:
         lines += ["", f"{'normals, degrees':28}{'mean':>8}{'std':>8}  share below 20 25 30 35 40"]
-    for name, error in found["angular_error"].items():
+    for name, error in measures["angular_error"].items():
         shares = " ".join(f"{v:.1%}" for k, v in error.items() if k.startswith("below"))
         lines.append(f"{name:28}{error['mean']:>8.2f}{error['std']:>8.2f}  {shares}")
-    table = found["accuracy"]
+    table = measures["accuracy"]
     factors = list(next(iter(table.values()))) if table else []
     lines += ["", "accuracy: random folds / whole groups held out"]
     lines.append(f"{'':28}" + "".join(f"{factor:>18}" for factor in factors))
     for code, row in table.items():
-        lines.append(f"{code:28}" + "".join(f"{_shown(row[factor]):>18}" for factor in factors))
+        lines.append(
+            f"{code:28}" + "".join(f"{_format_probe(row[factor]):>18}" for factor in factors)
+        )
     if table:
         chances = "".join(f"{row['chance']:>18.1%}" for row in next(iter(table.values())).values())
         lines.append(f"{'chance':28}{chances}")
     return "\n".join(lines)
 
 
-def _shown(probe: Mapping[str, Any]) -> str:
+def _format_probe(probe: Mapping[str, Any]) -> str:
     grouped = probe["grouped"]
     return f"{probe['random']:.1%}" + ("" if grouped is None else f" / {grouped:.1%}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.configuration.entries import Count, Device, Positive, Within, check_entries
 from ntensor.faces.datasets.scenes import FIXED_LIGHTS
-from ntensor.faces.entries import Count, Device, Positive, Within, check_entries
-from ntensor.faces.errors import ConfigurationError
 
 Lights = Annotated[tuple[int, ...], Within(0, FIXED_LIGHTS - 1)]
 

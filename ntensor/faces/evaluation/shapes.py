@@ -15,24 +15,24 @@ from .pictures import Pictures
 Result = dict[str, float]
 
 
-def summary(errors: Tensor) -> Result:
+def summarise(errors: Tensor) -> Result:
     """`mean` and `std` over pictures."""
     deviation = float(errors.std()) if len(errors) > 1 else 0.0
     return {"mean": float(errors.mean()), "std": deviation}
 
 
-def chosen(pictures: Pictures, count: int) -> dict[str, Tensor]:
+def choose(pictures: Pictures, count: int) -> dict[str, Tensor]:
     """So many pictures, spread over all."""
     count = min(count, len(pictures))
     return pictures[torch.linspace(0, len(pictures) - 1, count).round().long()]
 
 
-def of_network(
+def measure_network_shapes(
     model: Model, pictures: Pictures, count: int, device: torch.device, batch_size: int
 ) -> dict[str, Result]:
     """Root mean square distance of vertices, millimetres, of the shape stream and of the face model
     with the predicted coefficients; what the network does not have is left out."""
-    face, batch = pictures.face, chosen(pictures, count)
+    face, batch = pictures.face, choose(pictures, count)
     if face is None or not hasattr(model, "exp_3dmm"):
         return {}
     errors: dict[str, list[Tensor]] = {}
@@ -41,16 +41,16 @@ def of_network(
         output = editing.decode(model, editing.encode(model, batch["image"][rows].to(device)))
         vertices = face.vertices(batch["id_3dmm"][rows], batch["exp_3dmm"][rows])
         truth = vertices[:, face.shape_vertices]
-        mapped = editing.vertices_of_coefficients(model, output, face)[:, face.shape_vertices]
-        found = {"predicted coefficients": mapped}
+        mapped = editing.build_vertices(model, output, face)[:, face.shape_vertices]
+        predicted = {"predicted coefficients": mapped}
         if "shape" in output:
-            found["shape stream"] = editing.vertices_of_stream(model, output).float().cpu()
-        for name, shape in found.items():
-            errors.setdefault(name, []).append(editing.shape_error(shape, truth))
-    return {name: summary(torch.cat(parts)) for name, parts in errors.items()}
+            predicted["shape stream"] = editing.restore_vertices(model, output).float().cpu()
+        for name, shape in predicted.items():
+            errors.setdefault(name, []).append(editing.measure_shape_error(shape, truth))
+    return {name: summarise(torch.cat(parts)) for name, parts in errors.items()}
 
 
-def of_baselines(pictures: Pictures, mean: Tensor, count: int) -> dict[str, Result]:
+def measure_baseline_shapes(pictures: Pictures, mean: Tensor, count: int) -> dict[str, Result]:
     """The same of the mean shape of training and of the fit to the true landmarks.
 
     Args:
@@ -58,7 +58,7 @@ def of_baselines(pictures: Pictures, mean: Tensor, count: int) -> dict[str, Resu
         mean (Tensor[3 V_s])
         count (int)
     """
-    face, batch = pictures.face, chosen(pictures, count)
+    face, batch = pictures.face, choose(pictures, count)
     if face is None:
         return {}
     identity, expression = batch["id_3dmm"], batch["exp_3dmm"]
@@ -68,6 +68,6 @@ def of_baselines(pictures: Pictures, mean: Tensor, count: int) -> dict[str, Resu
     fitted = fit.vertices(face)[:, face.shape_vertices]
     usual = mean.view(1, -1, 3).expand_as(truth)
     return {
-        "mean shape": summary(editing.shape_error(usual, truth)),
-        "landmark fit": summary(editing.shape_error(fitted, truth)),
+        "mean shape": summarise(editing.measure_shape_error(usual, truth)),
+        "landmark fit": summarise(editing.measure_shape_error(fitted, truth)),
     }

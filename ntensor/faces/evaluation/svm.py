@@ -103,7 +103,7 @@ def _conjugate_gradients(
     return solution
 
 
-def cross_validated(
+def cross_validate(
     x: Tensor, labels: Tensor, folds: Tensor, *, penalty: float = 1.0
 ) -> tuple[float, list[float]]:
     """Accuracy of one machine a class, the largest of which decides, on folds that are left out.

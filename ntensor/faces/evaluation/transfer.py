@@ -11,16 +11,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ntensor.faces import editing
-from ntensor.faces.baselines import estimate_light, fit_landmarks, flow_warp, rewarp
+from ntensor.faces.baselines import estimate_light, fit_landmarks, rewarp, warp_by_flow
 from ntensor.faces.baselines.landmark_fit import project, to_pixels
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.configuration import Configuration
 from ntensor.faces.datasets.generated import GeneratedFaces
-from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.media.inputs import EDITED
 from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.morphable.face_models import find_face_model
 from ntensor.faces.networks.model import Model
 from ntensor.faces.rendering import harmonics
-from ntensor.faces.training.samples import VARIATIONS, face_model_of
+from ntensor.faces.training.samples import VARIATIONS
 
 from .measures import AngularError, SquaredError
 from .references import Multilinear
@@ -32,9 +33,9 @@ Measures = dict[str, dict[str, float]]
 # change of its normals and landmarks to the target's true ones, which a copy of the input has too.
 DETAIL = "network, its change added to the input"
 # The target's picture, moved by the face model with the network's coefficients; see
-# `editing.warped`. Movements are added to the true landmarks, as above.
+# `editing.warp_expression`. Movements are added to the true landmarks, as above.
 WARP = "network's coefficients, the input warped"
-# The one in which the identity's code follows the pose; see `editing.pose_leak`.
+# The one in which the identity's code follows the pose; see `editing.fit_pose_leak`.
 FOLLOWS = "network, z_id follows the pose"
 
 # The camera's scale, which the landmark fit is told.
@@ -57,7 +58,7 @@ class Transfers:
 
     def __init__(self, configuration: Configuration, count: int) -> None:
         data, self.size = configuration.data, configuration.model.image_size
-        self.face: FaceModel = face_model_of(data)
+        self.face: FaceModel = find_face_model(data)
         split = "test" if data.variation == "all" else "poc-test"
         variation = VARIATIONS[data.variation]
         faces = GeneratedFaces(self.face, split, self.size, data.seed + 1, variation=variation)
@@ -72,7 +73,7 @@ class Transfers:
             fields = {name: getattr(source, name) for name in EDITED[edit]}
             self.truth[edit] = faces.render(dataclasses.replace(target, **fields))
 
-    def landmarks(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def project_landmarks(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The true landmarks (n, 68, 2), millimetres in the camera."""
         return project(self.face, batch["id_3dmm"], batch["exp_3dmm"], batch["pose"], None)
 
@@ -98,19 +99,19 @@ class Transfers:
         truth = self.truth[edit]
         error = SquaredError()
         error.add(image, truth["image"], truth["mask"])
-        found = error.result()
+        errors = error.result()
         if normal is not None:
             angle = AngularError()
             angle.add(normal, truth["normal"], truth["mask"])
-            found["normals"] = angle.result()["mean"]
+            errors["normals"] = angle.result()["mean"]
         if landmarks is not None:
-            wanted = to_pixels(self.landmarks(truth), self.size)
+            wanted = to_pixels(self.project_landmarks(truth), self.size)
             distance = (to_pixels(landmarks, self.size) - wanted).norm(dim=2)
-            found["landmarks"] = float(distance.nanmean())
-        return found
+            errors["landmarks"] = float(distance.nanmean())
+        return errors
 
 
-def edited_by_network(
+def edit_by_network(
     model: Model,
     transfers: Transfers,
     device: torch.device,
@@ -121,8 +122,8 @@ def edited_by_network(
 
     The key `""` is the target's reconstruction, with nothing edited. In an edited pose, face and
     background are joined where the decoded normals have a length, since the mask of `z_m` has the
-    target's outline. With `leak` (of `editing.pose_leak`) there is `FOLLOWS`, the edited pose with
-    it, too.
+    target's outline. With `leak`, of `editing.fit_pose_leak`, there is `FOLLOWS` too, the edited
+    pose with it.
     """
     has = set(model.encoder.heads)
     edits = [edit for edit in transfers.truth if editing.CODES[edit] in has]
@@ -140,21 +141,21 @@ def edited_by_network(
         for edit, kept in parts.items():
             output, pose = plain, target
             if edit == "expression":
-                output = editing.expression(model, target, source)
+                output = editing.transfer_expression(model, target, source)
             elif edit in ("pose", FOLLOWS):
                 given = leak if edit == FOLLOWS else None
-                output = editing.pose(model, target, source, mask="normals", leak=given)
+                output = editing.transfer_pose(model, target, source, mask="normals", leak=given)
                 pose = source
             elif edit == "light":
-                output = {**plain, **editing.light(model, target, source)}
-            kept.append(_kept(model, transfers.face, output, pose.codes.get("z_p")))
+                output = {**plain, **editing.transfer_light(model, target, source)}
+            kept.append(_keep_output(model, transfers.face, output, pose.codes.get("z_p")))
     return {
-        edit: {name: torch.cat([part[name] for part in found]) for name in found[0]}
-        for edit, found in parts.items()
+        edit: {name: torch.cat([part[name] for part in batches]) for name in batches[0]}
+        for edit, batches in parts.items()
     }
 
 
-def measured_network(
+def measure_network(
     model: Model,
     transfers: Transfers,
     device: torch.device,
@@ -162,26 +163,26 @@ def measured_network(
     leak: Tensor | None = None,
 ) -> tuple[dict[str, Measures], dict[str, Batch]]:
     """Errors of the network's edits by edit and method, and the edited batches."""
-    found = edited_by_network(model, transfers, device, batch_size, leak)
+    edited = edit_by_network(model, transfers, device, batch_size, leak)
     measures = {}
     for edit in transfers.truth:
-        if edit not in found:
+        if edit not in edited:
             continue
-        rows = {"network": found[edit], "network, nothing transferred": found[""]}
-        if edit == "pose" and FOLLOWS in found:
-            rows[FOLLOWS] = found[FOLLOWS]
+        rows = {"network": edited[edit], "network, nothing transferred": edited[""]}
+        if edit == "pose" and FOLLOWS in edited:
+            rows[FOLLOWS] = edited[FOLLOWS]
         if edit == "expression":
-            rows |= _warped(model, transfers, device)
+            rows |= _warp(model, transfers, device)
         if edit != "pose":
-            rows[DETAIL] = _change_added(transfers, found[""], found[edit])
+            rows[DETAIL] = _add_change(transfers, edited[""], edited[edit])
         measures[edit] = {
             name: transfers.measure(edit, b["image"], b.get("normal"), b.get("landmarks"))
             for name, b in rows.items()
         }
-    return measures, found
+    return measures, edited
 
 
-def _warped(model: Model, transfers: Transfers, device: torch.device) -> dict[str, Batch]:
+def _warp(model: Model, transfers: Transfers, device: torch.device) -> dict[str, Batch]:
     """`WARP`, where the network has pose and coefficients of the transfers' face model."""
     target, source = (
         editing.encode(model, batch["image"].to(device))
@@ -192,24 +193,26 @@ def _warped(model: Model, transfers: Transfers, device: torch.device) -> dict[st
         for first in range(0, len(transfers.target["image"]), _CHUNK):
             rows = slice(first, first + _CHUNK)
             image = transfers.target["image"][rows]
-            parts.append(editing.warped(model, transfers.face, image, target[rows], source[rows]))
+            parts.append(
+                editing.warp_expression(model, transfers.face, image, target[rows], source[rows])
+            )
     except ConfigurationError:
         return {}
     image, normal, movement = (torch.cat(column) for column in zip(*parts, strict=True))
-    landmarks = transfers.landmarks(transfers.target) + movement
+    landmarks = transfers.project_landmarks(transfers.target) + movement
     return {WARP: {"image": image, "normal": normal, "landmarks": landmarks}}
 
 
-def _change_added(transfers: Transfers, plain: Batch, edited: Batch) -> Batch:
-    given = {**transfers.target, "landmarks": transfers.landmarks(transfers.target)}
+def _add_change(transfers: Transfers, plain: Batch, edited: Batch) -> Batch:
+    given = {**transfers.target, "landmarks": transfers.project_landmarks(transfers.target)}
     parts = {name: (given[name], plain[name], edited[name]) for name in plain if name in given}
     return {
-        name: editing.with_detail(*part) if name == "image" else part[0] + part[2] - part[1]
+        name: editing.add_detail(*part) if name == "image" else part[0] + part[2] - part[1]
         for name, part in parts.items()
     }
 
 
-def measured_baselines(
+def measure_baselines(
     transfers: Transfers, multilinear: Multilinear | None
 ) -> tuple[dict[str, Measures], dict[str, dict[str, Tensor]]]:
     """Errors of the baselines by edit and method, and their pictures.
@@ -222,25 +225,26 @@ def measured_baselines(
     """
     face, target, source = transfers.face, transfers.target, transfers.source
     own, other = (
-        fit_landmarks(face, transfers.landmarks(batch), scale=_SCALE) for batch in (target, source)
+        fit_landmarks(face, transfers.project_landmarks(batch), scale=_SCALE)
+        for batch in (target, source)
     )
     measures: dict[str, Measures] = {}
     shown: dict[str, dict[str, Tensor]] = {}
     for edit in tqdm(transfers.truth, "baselines of transfers", unit="edit"):
         wanted = own if edit == "light" else getattr(own, f"with_{edit}")(other)
-        draw = rewarp if edit == "pose" else flow_warp
-        image, inside, normal = _in_chunks(draw, face, target["image"], own, wanted)
+        draw = rewarp if edit == "pose" else warp_by_flow
+        image, inside, normal = _draw_in_chunks(draw, face, target["image"], own, wanted)
         if edit == "light":
-            light = _of_equal_mean(
+            light = _match_mean(
                 estimate_light(face, source["image"], other),
                 estimate_light(face, target["image"], own),
                 normal,
                 inside,
             )
-            image, _, normal = _in_chunks(draw, face, target["image"], own, wanted, light)
+            image, _, normal = _draw_in_chunks(draw, face, target["image"], own, wanted, light)
         measures[edit] = {
             "copy of the input": transfers.measure(
-                edit, target["image"], target["normal"], transfers.landmarks(target)
+                edit, target["image"], target["normal"], transfers.project_landmarks(target)
             ),
             "3DMM fit": transfers.measure(edit, image, normal, wanted.landmarks(face)),
         }
@@ -252,7 +256,7 @@ def measured_baselines(
     return measures, shown
 
 
-def _in_chunks(
+def _draw_in_chunks(
     draw: Callable[..., tuple[Tensor, ...]], face: FaceModel, *given: Any
 ) -> tuple[Tensor, ...]:
     parts = []
@@ -262,25 +266,25 @@ def _in_chunks(
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
-def _of_equal_mean(light: Tensor, own: Tensor, normal: Tensor, inside: Tensor) -> Tensor:
+def _match_mean(light: Tensor, own: Tensor, normal: Tensor, inside: Tensor) -> Tensor:
     """The light, scaled in each channel to the mean shading of `own` on these normals: a light that
     is found in a picture has its face's colour in it."""
-    found, wanted = (
+    given, wanted = (
         (harmonics.shading(normal, lamp) * inside).sum((2, 3)) for lamp in (light, own)
     )
-    return light * (wanted / found.clamp_min(1e-3)).unsqueeze(2)
+    return light * (wanted / given.clamp_min(1e-3)).unsqueeze(2)
 
 
-def _kept(model: Model, face: FaceModel, output: Mapping[str, Tensor], z_p: Any) -> Batch:
+def _keep_output(model: Model, face: FaceModel, output: Mapping[str, Tensor], z_p: Any) -> Batch:
     kept = {name: output[name].float().cpu() for name in ("image", "normal") if name in output}
     if "shape" in output and z_p is not None:
-        vertices = editing.vertices_of_stream(model, output).float().cpu()
-        rotation = editing.nearest_rotation(z_p.float().cpu()).unflatten(1, (3, 3))
-        kept["landmarks"] = landmarks_of(face, vertices) @ rotation[:, :2].mT
+        vertices = editing.restore_vertices(model, output).float().cpu()
+        rotation = editing.find_nearest_rotation(z_p.float().cpu()).unflatten(1, (3, 3))
+        kept["landmarks"] = select_landmarks(face, vertices) @ rotation[:, :2].mT
     return kept
 
 
-def landmarks_of(face: FaceModel, shape: Tensor) -> Tensor:
+def select_landmarks(face: FaceModel, shape: Tensor) -> Tensor:
     """The landmarks (n, 68, 3) of shapes (n, V_s, 3); NaN for those that are not in them.
 
     Raises:
@@ -294,6 +298,6 @@ def landmarks_of(face: FaceModel, shape: Tensor) -> Tensor:
     position = torch.full((len(face.mean),), -1)
     position[face.shape_vertices] = torch.arange(len(face.shape_vertices))
     places = position[face.landmarks68]
-    found = shape[:, places.clamp_min(0)]
-    found[:, places < 0] = torch.nan
-    return found
+    points = shape[:, places.clamp_min(0)]
+    points[:, places < 0] = torch.nan
+    return points

@@ -10,7 +10,8 @@ Example: python -m ntensor.faces.figures runs/faces --out figures --poc-expressi
 
 from __future__ import annotations
 
-from ntensor.faces.launch import launch
+from ntensor.faces.common.launch import launch
+from ntensor.faces.writing import grids
 
 if __name__ == "__main__":
     launch("ntensor.faces.figures.__main__")
@@ -21,27 +22,26 @@ from typing import Annotated
 
 import tyro
 
-from ntensor.faces.command import command
-from ntensor.faces.errors import ConfigurationError
-from ntensor.faces.files import check_writable, write_text
-from ntensor.faces.media import pictures
-from ntensor.faces.media.run_inputs import Options
+from ntensor.faces.common.command import command
+from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.runs.opened import Options
+from ntensor.faces.writing.files import check_writable, write_text
 
 from . import codes, shapes, transfers
 from .material import Figure, LeftOut, Maker, Material, Runs
 
 FIGURES: dict[int, Maker] = {
-    1: transfers.overview,
+    1: transfers.draw_overview,
     4: transfers.concept_expression,
     5: shapes.concept_shapes,
-    6: shapes.textures,
+    6: shapes.draw_textures,
     7: transfers.concept_pose,
     8: transfers.fitted_expression,
     9: transfers.multilinear,
     10: transfers.fitted_pose,
     11: transfers.lights,
     12: shapes.shapes,
-    13: shapes.normals,
+    13: shapes.draw_normals,
     14: codes.expressions,
     15: codes.poses,
     16: transfers.more_expressions,
@@ -56,7 +56,7 @@ _NO_RUNS = Runs()
 _DEFAULT = Options()
 
 
-def figures(
+def make_figures(
     run: Annotated[Path, tyro.conf.Positional],
     out: Path,
     only: tuple[int, ...] = (),
@@ -103,14 +103,16 @@ def figures(
 def save(figure: Figure, path: Path, scale: int) -> None:
     """Writes one figure."""
     if figure.plot is not None:
-        pictures.save_figure(path, figure.plot, 110)
+        grids.save_figure(path, figure.plot, 110)
     if figure.columns is not None:
         shown = {title: maps.clamp(0, 1) for title, maps in figure.columns.items()}
         size = next(iter(shown.values())).shape[-1]
-        pictures.save_grid(path, shown, 1 if size > 64 else scale)
+        grids.save_grid(path, shown, 1 if size > 64 else scale)
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    tyro.cli(figures, prog="python -m ntensor.faces.figures", description=__doc__, args=arguments)
+    tyro.cli(
+        make_figures, prog="python -m ntensor.faces.figures", description=__doc__, args=arguments
+    )

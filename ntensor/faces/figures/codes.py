@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ntensor.faces import editing
 from ntensor.faces.datasets import scenes
-from ntensor.faces.datasets.generated import grid
+from ntensor.faces.datasets.grids import make_grid
 from ntensor.faces.datasets.rendered import SPLITS
-from ntensor.faces.media.run_inputs import RunInputs
+from ntensor.faces.runs.opened import OpenedRun
 
 from .material import Figure, Material
 
@@ -20,43 +20,43 @@ _PERSONS = 12
 
 def expressions(material: Material) -> Figure:
     """Figure 14."""
-    return _plane(material, "z_exp", "expression")
+    return draw_codes(material, "z_exp", "expression")
 
 
 def poses(material: Material) -> Figure:
     """Figure 15."""
-    return _plane(material, "z_p", "pose_bin")
+    return draw_codes(material, "z_p", "pose_bin")
 
 
-def _plane(material: Material, code: str, label: str) -> Figure:
-    found, notes = material.main, []
-    face = found.inputs.face_model
-    faces = grid(list(SPLITS["test"])[:_PERSONS], lights=[6], face_model=face,
-                 size=found.inputs.size)  # fmt: skip
+def draw_codes(material: Material, code: str, label: str) -> Figure:
+    opened, notes = material.main, []
+    face = opened.inputs.face_model
+    faces = make_grid(list(SPLITS["test"])[:_PERSONS], lights=[6], face_model=face,
+                 size=opened.inputs.size)  # fmt: skip
     batches = list(faces.batches(64))
     images = torch.cat([batch["image"] for batch in batches])
     labels = torch.cat([batch[label] for batch in batches])
     names = face.basic_names if label == "expression" else [f"{y:g}" for y in scenes.YAW_BINS]
-    panels = {code: _encoded(found, images, code)}
+    panels = {code: _encode(opened, images, code)}
     other = material.others["plain"]
     if other is None:
         notes.append("without z_0 of a plain adversarial auto-encoder: --plain was not given")
     else:
-        panels["z_0"] = _encoded(other, images, "z_0")
-    drawn = _scatter(panels, labels, names)
+        panels["z_0"] = _encode(other, images, "z_0")
+    drawn = _plot_scatter(panels, labels, names)
     what = "expression" if label == "expression" else "yaw, degrees"
     title = f"{code} by t-SNE, coloured by {what}; {len(images)} pictures of {_PERSONS} persons"
     return Figure(title, plot=drawn, notes=tuple(notes))
 
 
-def _encoded(found: RunInputs, images: Tensor, code: str) -> Tensor:
+def _encode(opened: OpenedRun, images: Tensor, code: str) -> Tensor:
     parts = images.split(64)
     return torch.cat(
-        [editing.encode(found.model, part.to(found.device)).codes[code].cpu() for part in parts]
+        [editing.encode(opened.model, part.to(opened.device)).codes[code].cpu() for part in parts]
     )
 
 
-def _scatter(panels: dict[str, Tensor], labels: Tensor, names: Any) -> Any:
+def _plot_scatter(panels: dict[str, Tensor], labels: Tensor, names: Any) -> Any:
     from matplotlib.figure import Figure as Canvas
     from sklearn.manifold import TSNE
 

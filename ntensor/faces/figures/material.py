@@ -14,12 +14,12 @@ from torch import Tensor
 
 from ntensor.faces.baselines import LandmarkFit, fit_landmarks
 from ntensor.faces.baselines.landmark_fit import from_pixels
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.evaluation import pictures
-from ntensor.faces.evaluation.probes import accuracy
+from ntensor.faces.evaluation.probes import measure_accuracy
 from ntensor.faces.evaluation.references import MODES, Multilinear
 from ntensor.faces.media.inputs import Face
-from ntensor.faces.media.run_inputs import Options, RunInputs
+from ntensor.faces.runs.opened import OpenedRun, Options
 
 # Extents of the multilinear baseline's factors: light, expression, identity.
 ALS_SIZES = (4, 6, 16)
@@ -83,8 +83,8 @@ class Material:
     def __init__(self, run: Path, runs: Runs, options: Options, rows: int, fitted: int) -> None:
         if rows < 2:
             raise ConfigurationError(f"rows must be at least 2, got {rows}")
-        self.main = RunInputs(run, options)
-        self._is(self.main, "neuro-tensorial")
+        self.main = OpenedRun(run, options)
+        self._check_network(self.main, "neuro-tensorial")
         self.rows, self.fitted = rows, fitted
         wanted = {
             "intrinsic": "intrinsic",
@@ -92,34 +92,34 @@ class Material:
             "poc_expression": "proof-of-concept",
             "poc_pose": "proof-of-concept",
         }
-        self.others: dict[str, RunInputs | None] = {}
+        self.others: dict[str, OpenedRun | None] = {}
         for name, network in wanted.items():
             folder = getattr(runs, name)
-            self.others[name] = None if folder is None else RunInputs(folder, options)
+            self.others[name] = None if folder is None else OpenedRun(folder, options)
             if folder is not None:
-                self._is(self.others[name], network)
+                self._check_network(self.others[name], network)
 
-    def _is(self, found: RunInputs | None, network: str) -> None:
-        if found is not None and found.model.configuration.network != network:
+    def _check_network(self, opened: OpenedRun | None, network: str) -> None:
+        if opened is not None and opened.model.configuration.network != network:
             raise ConfigurationError(
-                f'{found.run}: wanted a run of network "{network}", got '
-                f'"{found.model.configuration.network}"'
+                f'{opened.run}: wanted a run of network "{network}", got '
+                f'"{opened.model.configuration.network}"'
             )
 
-    def other(self, name: str) -> RunInputs:
+    def find_other(self, name: str) -> OpenedRun:
         """Another run.
 
         Raises:
             LeftOut: it was not given.
         """
-        found = self.others[name]
-        if found is None:
+        opened = self.others[name]
+        if opened is None:
             raise LeftOut(f"needs --{name.replace('_', '-')}, a run that was not given")
-        return found
+        return opened
 
-    def faces(
+    def draw_faces(
         self,
-        found: RunInputs,
+        opened: OpenedRun,
         first: int = 0,
         turned: bool = True,
         lights: bool = False,
@@ -128,13 +128,13 @@ class Material:
         """Test persons with basic expressions.
 
         Args:
-            found (RunInputs): for which they are drawn.
+            opened (OpenedRun): for which they are drawn.
             first (int): person.
             turned (bool): with other yaws than 0, where the run's data have them.
             lights (bool): with the fixed lights; else the frontal one.
             strong (bool): larger yaws, no neutral expression, and other expressions than without.
         """
-        variation = found.configuration.data.variation
+        variation = opened.configuration.data.variation
         split, count = ("test", 54) if variation == "all" else ("poc-test", 22)
         yaws: tuple[float, ...] = (-40.0, 20.0, 40.0, -20.0) if strong else (0.0, 20.0, -20.0, 10.0)
         if variation == "pose":
@@ -146,7 +146,7 @@ class Material:
             yaw = yaws[row % len(yaws)] if turned else 0.0
             light = str((3 + 5 * (row + first)) % 16) if lights else "front"
             made.append(
-                found.inputs.generated(
+                opened.inputs.generate(
                     split, str((first + row) % count), names[row % len(names)],
                     f"{yaw:g}", light,
                 )
@@ -161,7 +161,7 @@ class Material:
             raise ConfigurationError(
                 f"fitted must be at least {needed}, for the multilinear baseline, got {self.fitted}"
             )
-        return pictures.training(self.main.configuration, self.fitted)
+        return pictures.draw_training(self.main.configuration, self.fitted)
 
     @functools.cached_property
     def multilinear(self) -> Multilinear:
@@ -173,12 +173,12 @@ class Material:
         """The factor of `multilinear` that tells expressions best, by the training labels."""
         labels = self.training.packed["expression"].numpy()
         right = {
-            mode: accuracy(z.numpy(), labels, folds=3).random
+            mode: measure_accuracy(z.numpy(), labels, folds=3).random
             for mode, z in zip(MODES, self.multilinear.model.factors, strict=True)
         }
         return max(right, key=right.__getitem__)
 
-    def landmark_fits(self, faces: list[Face]) -> LandmarkFit:
+    def fit_landmarks(self, faces: list[Face]) -> LandmarkFit:
         """The face model fitted to the faces' true landmarks."""
         points = torch.stack([face.landmarks for face in faces if face.landmarks is not None])
         size = self.main.inputs.size

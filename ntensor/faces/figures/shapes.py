@@ -10,51 +10,51 @@ from torch.nn import functional as F
 
 from ntensor.faces import editing
 from ntensor.faces.media import meshes
-from ntensor.faces.media.inputs import pictures_of
-from ntensor.faces.media.run_inputs import RunInputs
-from ntensor.faces.media.sheet import as_colours
-from ntensor.faces.reconstruct import Reconstruction
+from ntensor.faces.media.inputs import stack_pictures
+from ntensor.faces.runs.opened import OpenedRun
+from ntensor.faces.runs.reconstruction import Reconstruction
+from ntensor.faces.writing.sheet import to_colours
 
 from .material import Figure, LeftOut, Material
 
 _SIZE = 128
 
 
-def _large(maps: Tensor) -> Tensor:
+def _enlarge(maps: Tensor) -> Tensor:
     return F.interpolate(maps.clamp(0, 1), size=(_SIZE, _SIZE))
 
 
-def _shapes(material: Material, found: RunInputs, first: int) -> Figure:
-    faces = material.faces(found, first, strong=True)
-    made = Reconstruction(found, faces)
-    columns = {"input": _large(pictures_of(faces))}
+def draw_shapes(material: Material, opened: OpenedRun, first: int) -> Figure:
+    faces = material.draw_faces(opened, first, strong=True)
+    made = Reconstruction(opened, faces)
+    columns = {"input": _enlarge(stack_pictures(faces))}
     truth = torch.stack(list(made.truth.values()))
-    columns["truth"] = meshes.draw(truth, made.part, size=_SIZE)
+    columns["truth"] = meshes.draw_shapes(truth, made.part, size=_SIZE)
     for name, (vertices, face) in made.shapes.items():
-        columns[name] = meshes.draw(vertices, face, size=_SIZE)
-    columns["truth, side"] = meshes.draw(truth, made.part, meshes.VIEWS[1], _SIZE)
+        columns[name] = meshes.draw_shapes(vertices, face, size=_SIZE)
+    columns["truth, side"] = meshes.draw_shapes(truth, made.part, meshes.VIEWS[1], _SIZE)
     for name, (vertices, face) in made.shapes.items():
-        columns[f"{name}, side"] = meshes.draw(vertices, face, meshes.VIEWS[1], _SIZE)
-    rms = made.errors()["rms"]
+        columns[f"{name}, side"] = meshes.draw_shapes(vertices, face, meshes.VIEWS[1], _SIZE)
+    rms = made.measure_errors()["rms"]
     means = ", ".join(f"{name} {sum(row) / len(row):.2f}" for name, row in rms.items())
     return Figure("3D shape from one picture", columns, notes=(f"rms error in mm: {means}",))
 
 
 def concept_shapes(material: Material) -> Figure:
     """Figure 5."""
-    return _shapes(material, material.other("poc_expression"), 0)
+    return draw_shapes(material, material.find_other("poc_expression"), 0)
 
 
 def shapes(material: Material) -> Figure:
     """Figure 12."""
-    return _shapes(material, material.main, 9)
+    return draw_shapes(material, material.main, 9)
 
 
-def textures(material: Material) -> Figure:
+def draw_textures(material: Material) -> Figure:
     """Figure 6."""
-    found = material.other("poc_expression")
-    faces = material.faces(found, 5)
-    output = editing.decode(found.model, found.encode(faces))
+    opened = material.find_other("poc_expression")
+    faces = material.draw_faces(opened, 5)
+    output = editing.decode(opened.model, opened.encode(faces))
     if "texture" not in output:
         raise LeftOut("the run of --poc-expression has no stream to the texture")
     true = []
@@ -65,27 +65,27 @@ def textures(material: Material) -> Figure:
             exp_3dmm=torch.zeros_like(face.scene.exp_3dmm),
             angles=torch.zeros_like(face.scene.angles),
         )
-        true.append(found.inputs.rendered(face.name, scene).truth["albedo"])
+        true.append(opened.inputs.render(face.name, scene).truth["albedo"])
     columns = {
-        "input": pictures_of(faces),
+        "input": stack_pictures(faces),
         "truth": torch.cat(true),
         "texture": output["texture"].cpu(),
     }
     return Figure("Facial texture from one picture", columns)
 
 
-def normals(material: Material) -> Figure:
+def draw_normals(material: Material) -> Figure:
     """Figure 13."""
-    found, notes = material.main, []
-    faces = material.faces(found, 18, lights=True, strong=True)
-    images = pictures_of(faces)
+    opened, notes = material.main, []
+    faces = material.draw_faces(opened, 18, lights=True, strong=True)
+    images = stack_pictures(faces)
     mask = torch.cat([face.truth["mask"] for face in faces])
     columns = {"input": images}
 
     def shown(normal: Tensor) -> Tensor:
-        return as_colours("normal", F.normalize(normal.float().cpu(), dim=1) * (mask > 0.5))
+        return to_colours("normal", F.normalize(normal.float().cpu(), dim=1) * (mask > 0.5))
 
-    columns["network"] = shown(editing.decode(found.model, found.encode(faces))["normal"])
+    columns["network"] = shown(editing.decode(opened.model, opened.encode(faces))["normal"])
     other = material.others["intrinsic"]
     if other is None:
         notes.append("without the network after [30]: --intrinsic was not given")

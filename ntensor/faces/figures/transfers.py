@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ntensor.faces import editing
-from ntensor.faces.baselines import flow_warp, rewarp
-from ntensor.faces.media.inputs import Face, pictures_of
-from ntensor.faces.media.run_inputs import RunInputs
-from ntensor.faces.media.sheet import as_colours
+from ntensor.faces.baselines import rewarp, warp_by_flow
+from ntensor.faces.media.inputs import Face, stack_pictures
+from ntensor.faces.runs.opened import OpenedRun
+from ntensor.faces.writing.sheet import to_colours
 
 from .material import Figure, Material
 
@@ -17,128 +17,128 @@ _FOLLOWS = "with another pose or identity, z_id follows the pose"
 _TRUE_LANDMARKS = "the face model is fitted to true landmarks"
 
 
-def truths(found: RunInputs, targets: list[Face], sources: list[Face], edit: str) -> Tensor:
+def render_truths(opened: OpenedRun, targets: list[Face], sources: list[Face], edit: str) -> Tensor:
     """The edited faces, rendered."""
-    made = [found.inputs.edited(t, s, edit) for t, s in zip(targets, sources, strict=True)]
-    return pictures_of([face for face in made if face is not None])
+    made = [opened.inputs.render_edit(t, s, edit) for t, s in zip(targets, sources, strict=True)]
+    return stack_pictures([face for face in made if face is not None])
 
 
-def edited(
-    found: RunInputs, targets: list[Face], sources: list[Face], edit: str, follow: bool = False
+def edit_faces(
+    opened: OpenedRun, targets: list[Face], sources: list[Face], edit: str, follow: bool = False
 ) -> dict[str, Tensor]:
     """The network's outputs after an edit; `follow`: `z_id` follows the pose where training did not
-    separate them, see `pose_leak`."""
-    leak = found.leak if follow and not found.separated else None
-    given, taken = found.encode(targets), found.encode(sources)
+    separate them, see `fit_pose_leak`."""
+    leak = opened.leak if follow and not opened.separated else None
+    given, taken = opened.encode(targets), opened.encode(sources)
     if edit == "expression":
-        output = editing.expression(found.model, given, taken)
+        output = editing.transfer_expression(opened.model, given, taken)
     elif edit == "pose":
-        output = editing.pose(found.model, given, taken, mask="normals", leak=leak)
+        output = editing.transfer_pose(opened.model, given, taken, mask="normals", leak=leak)
     elif edit == "identity":
-        output = editing.identity(found.model, given, taken, mask="normals", leak=leak)
+        output = editing.transfer_identity(opened.model, given, taken, mask="normals", leak=leak)
     else:
-        output = editing.light(found.model, given, taken)
+        output = editing.transfer_light(opened.model, given, taken)
     return {name: value.float().cpu() for name, value in output.items()}
 
 
-def shared(targets: list[Face], sources: list[Face]) -> dict[str, Tensor]:
+def begin_columns(targets: list[Face], sources: list[Face]) -> dict[str, Tensor]:
     """The first two columns."""
-    return {"target": pictures_of(targets), "source": pictures_of(sources)}
+    return {"target": stack_pictures(targets), "source": stack_pictures(sources)}
 
 
-def overview(material: Material) -> Figure:
+def draw_overview(material: Material) -> Figure:
     """Figure 1."""
-    found = material.main
-    targets = material.faces(found, 0)
-    sources = material.faces(found, 20, lights=True, strong=True)
-    columns = shared(targets, sources)
-    columns["reconstr."] = editing.decode(found.model, found.encode(targets))["image"].cpu()
+    opened = material.main
+    targets = material.draw_faces(opened, 0)
+    sources = material.draw_faces(opened, 20, lights=True, strong=True)
+    columns = begin_columns(targets, sources)
+    columns["reconstr."] = editing.decode(opened.model, opened.encode(targets))["image"].cpu()
     for edit in editing.CODES:
         follow = edit in ("pose", "identity")
-        columns[edit] = edited(found, targets, sources, edit, follow)["image"]
+        columns[edit] = edit_faces(opened, targets, sources, edit, follow)["image"]
     title = "A face with the expression, pose, light or identity of another"
-    return Figure(title, columns, notes=() if found.separated else (_FOLLOWS,))
+    return Figure(title, columns, notes=() if opened.separated else (_FOLLOWS,))
 
 
 def concept_expression(material: Material) -> Figure:
     """Figure 4."""
-    found = material.other("poc_expression")
-    return _concept(material, found, "expression")
+    opened = material.find_other("poc_expression")
+    return draw_concept(material, opened, "expression")
 
 
 def concept_pose(material: Material) -> Figure:
     """Figure 7."""
-    return _concept(material, material.other("poc_pose"), "pose")
+    return draw_concept(material, material.find_other("poc_pose"), "pose")
 
 
-def _concept(material: Material, found: RunInputs, edit: str) -> Figure:
-    editing.require(found.model, edit)
+def draw_concept(material: Material, opened: OpenedRun, edit: str) -> Figure:
+    editing.require_codes(opened.model, edit)
     turned = edit == "pose"
-    targets = material.faces(found, 0, turned)
-    sources = material.faces(found, 11, turned, strong=True)
-    columns = shared(targets, sources)
-    columns[edit] = edited(found, targets, sources, edit)["image"]
-    columns["truth"] = truths(found, targets, sources, edit)
+    targets = material.draw_faces(opened, 0, turned)
+    sources = material.draw_faces(opened, 11, turned, strong=True)
+    columns = begin_columns(targets, sources)
+    columns[edit] = edit_faces(opened, targets, sources, edit)["image"]
+    columns["truth"] = render_truths(opened, targets, sources, edit)
     return Figure(f"Proof of concept: {edit} transfer beside the rendered truth", columns)
 
 
 def fitted_expression(material: Material) -> Figure:
     """Figure 8."""
-    return _fitted(material, "expression")
+    return draw_fitted(material, "expression")
 
 
 def fitted_pose(material: Material) -> Figure:
     """Figure 10."""
-    return _fitted(material, "pose")
+    return draw_fitted(material, "pose")
 
 
-def _fitted(material: Material, edit: str) -> Figure:
-    found = material.main
-    targets = material.faces(found, 3)
-    sources = material.faces(found, 30, strong=True, turned=edit == "pose")
-    own, other = material.landmark_fits(targets), material.landmark_fits(sources)
-    face = found.inputs.face_model
+def draw_fitted(material: Material, edit: str) -> Figure:
+    opened = material.main
+    targets = material.draw_faces(opened, 3)
+    sources = material.draw_faces(opened, 30, strong=True, turned=edit == "pose")
+    own, other = material.fit_landmarks(targets), material.fit_landmarks(sources)
+    face = opened.inputs.face_model
     swapped = own.with_expression(other) if edit == "expression" else own.with_pose(other)
-    columns = shared(targets, sources)
-    output = edited(found, targets, sources, edit)
+    columns = begin_columns(targets, sources)
+    output = edit_faces(opened, targets, sources, edit)
     columns["network"] = output["image"]
     if edit == "expression":
         columns["frontal"] = output["frontal_image"]
-        columns["warp"], _, _ = editing.warped(
-            found.model, face, columns["target"], found.encode(targets), found.encode(sources)
+        columns["warp"], _, _ = editing.warp_expression(
+            opened.model, face, columns["target"], opened.encode(targets), opened.encode(sources)
         )
-    elif not found.separated:
-        columns["z_id follows"] = edited(found, targets, sources, edit, follow=True)["image"]
-    draw = flow_warp if edit == "expression" else rewarp
+    elif not opened.separated:
+        columns["z_id follows"] = edit_faces(opened, targets, sources, edit, follow=True)["image"]
+    draw = warp_by_flow if edit == "expression" else rewarp
     columns["3DMM swap"] = draw(face, columns["target"], own, swapped)[0]
-    columns["truth"] = truths(found, targets, sources, edit)
+    columns["truth"] = render_truths(opened, targets, sources, edit)
     title = f"{edit.capitalize()} transfer beside the swap of a fitted face model"
     return Figure(title, columns, notes=(_TRUE_LANDMARKS,))
 
 
 def multilinear(material: Material) -> Figure:
     """Figure 9."""
-    return _multilinear(material, 6, True)
+    return draw_multilinear(material, 6, True)
 
 
 def multilinear_more(material: Material) -> Figure:
     """Figure 21."""
-    return _multilinear(material, 12, False)
+    return draw_multilinear(material, 12, False)
 
 
-def _multilinear(material: Material, first: int, turned: bool) -> Figure:
-    found = material.main
-    targets = material.faces(found, first, turned)
-    sources = material.faces(found, first + 27, turned, strong=True)
-    columns = shared(targets, sources)
-    output = edited(found, targets, sources, "expression")
+def draw_multilinear(material: Material, first: int, turned: bool) -> Figure:
+    opened = material.main
+    targets = material.draw_faces(opened, first, turned)
+    sources = material.draw_faces(opened, first + 27, turned, strong=True)
+    columns = begin_columns(targets, sources)
+    output = edit_faces(opened, targets, sources, "expression")
     columns["network"] = output["image"]
     columns["frontal"] = output["frontal_image"]
     mode = material.expression_mode
     masks = [torch.cat([face.truth["mask"] for face in faces]) for faces in (targets, sources)]
     donor = {"image": columns["source"], "mask": masks[1]}
     columns["ALS"] = material.multilinear.edit(columns["target"], masks[0], donor, mode)
-    columns["truth"] = truths(found, targets, sources, "expression")
+    columns["truth"] = render_truths(opened, targets, sources, "expression")
     note = (
         f"our ALS after [37] of {len(material.training)} unaligned pictures, with true masks; "
         f"swapped is the factor in the place of {mode}, which tells the training expressions best"
@@ -148,80 +148,80 @@ def _multilinear(material: Material, first: int, turned: bool) -> Figure:
 
 def lights(material: Material) -> Figure:
     """Figure 11."""
-    return _lights(material, 1)
+    return draw_lights(material, 1)
 
 
 def lights_more(material: Material) -> Figure:
     """Figure 20."""
-    return _lights(material, 15)
+    return draw_lights(material, 15)
 
 
-def _lights(material: Material, first: int) -> Figure:
-    found, notes = material.main, []
-    targets = material.faces(found, first)
-    sources = material.faces(found, first + 23, lights=True)
-    columns = shared(targets, sources)
-    output = edited(found, targets, sources, "light")
+def draw_lights(material: Material, first: int) -> Figure:
+    opened, notes = material.main, []
+    targets = material.draw_faces(opened, first)
+    sources = material.draw_faces(opened, first + 23, lights=True)
+    columns = begin_columns(targets, sources)
+    output = edit_faces(opened, targets, sources, "light")
     for title, name in (("s source", "source"), ("s target", "target")):
-        columns[title] = as_colours("shading", output[f"shading_{name}"])
-    columns["s transfer"] = as_colours("shading", output["shading"])
+        columns[title] = to_colours("shading", output[f"shading_{name}"])
+    columns["s transfer"] = to_colours("shading", output["shading"])
     columns["network"] = output["image"]
     other = material.others["intrinsic"]
     if other is None:
         notes.append("without the network after [30]: --intrinsic was not given")
     else:
-        columns["after [30]"] = edited(other, targets, sources, "light")["image"]
-    columns["truth"] = truths(found, targets, sources, "light")
+        columns["after [30]"] = edit_faces(other, targets, sources, "light")["image"]
+    columns["truth"] = render_truths(opened, targets, sources, "light")
     return Figure("Light transfer with shadings", columns, notes=tuple(notes))
 
 
 def more_expressions(material: Material) -> Figure:
     """Figure 16."""
-    return _every(material, "expression", 40)
+    return draw_every_pair(material, "expression", 40)
 
 
 def more_poses(material: Material) -> Figure:
     """Figure 17."""
-    return _every(material, "pose", 46)
+    return draw_every_pair(material, "pose", 46)
 
 
-def _every(material: Material, edit: str, first: int) -> Figure:
-    found = material.main
-    targets = material.faces(found, first)
-    sources = material.faces(found, first - 8, strong=True)[: min(6, material.rows)]
+def draw_every_pair(material: Material, edit: str, first: int) -> Figure:
+    opened = material.main
+    targets = material.draw_faces(opened, first)
+    sources = material.draw_faces(opened, first - 8, strong=True)[: min(6, material.rows)]
     white = torch.ones_like(targets[0].image)[None]
-    columns = {"target": torch.cat([white, pictures_of(targets)])}
+    columns = {"target": torch.cat([white, stack_pictures(targets)])}
     for number, source in enumerate(sources, 1):
-        made = edited(found, targets, [source], edit, follow=edit == "pose")["image"]
+        made = edit_faces(opened, targets, [source], edit, follow=edit == "pose")["image"]
         columns[f"source {number}"] = torch.cat([source.image[None], made])
-    notes = (_FOLLOWS,) if edit == "pose" and not found.separated else ()
+    notes = (_FOLLOWS,) if edit == "pose" and not opened.separated else ()
     title = f"{edit.capitalize()} of each source (top) on each target (left)"
     return Figure(title, columns, notes=notes)
 
 
-def interpolated(material: Material, edit: str, first: int) -> Figure:
+def draw_interpolation(material: Material, edit: str, first: int) -> Figure:
     """Figures 18 and 19."""
-    found = material.main
-    starts = material.faces(found, first)
-    ends = material.faces(found, first + 5, strong=True, turned=False)
-    a, b = found.encode(starts), found.encode(ends)
+    opened = material.main
+    starts = material.draw_faces(opened, first)
+    ends = material.draw_faces(opened, first + 5, strong=True, turned=False)
+    a, b = opened.encode(starts), opened.encode(ends)
     mask: editing.codes.Mask = "normals" if edit == "identity" else "code"
     rows = [
-        editing.interpolate(found.model, a[k], b[k], edit, mask=mask)["image"].cpu()
+        editing.interpolate(opened.model, a[k], b[k], edit, mask=mask)["image"].cpu()
         for k in range(len(starts))
     ]
-    columns = {"input": pictures_of(starts)}
+    columns = {"input": stack_pictures(starts)}
     for step, images in enumerate(torch.stack(rows, 1)):
         columns[f"{step / 10:g}"] = images
-    columns["target"] = pictures_of(ends)
+    columns["target"] = stack_pictures(ends)
     return Figure(f"{edit.capitalize()} interpolated in steps of 0.1", columns)
 
 
 def expressions_between(material: Material) -> Figure:
     """Figure 18."""
-    return interpolated(material, "expression", 24)
+    return draw_interpolation(material, "expression", 24)
 
 
 def identities_between(material: Material) -> Figure:
     """Figure 19."""
-    return interpolated(material, "identity", 36)
+    return draw_interpolation(material, "identity", 36)

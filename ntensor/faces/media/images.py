@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ntensor.faces import extras
 from ntensor.faces.baselines.landmark_fit import to_pixels
+from ntensor.faces.common import extras
+from ntensor.faces.common.errors import DamagedPicture, ImageError
 from ntensor.faces.datasets import scenes
-from ntensor.faces.errors import DamagedPicture, ImageError
-from ntensor.faces.files import replacing
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.reading import parsing, read_json, read_text
 from ntensor.faces.rendering.renderer import Camera
+from ntensor.faces.writing.files import replacing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 COUNTS = (5, 68)
@@ -30,7 +30,7 @@ FIVE = (range(36, 42), range(42, 48), (30,), (48,), (54,))
 FARTHEST = 1e6
 
 
-def images_in(folder: Path) -> list[Path]:
+def list_images(folder: Path) -> list[Path]:
     """The pictures in a folder, by name.
 
     Raises:
@@ -38,10 +38,10 @@ def images_in(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ImageError(f"{folder}: wanted a folder of pictures, there is none")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not found:
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not paths:
         raise ImageError(f"{folder}: the folder has no pictures ({', '.join(SUFFIXES)})")
-    return found
+    return paths
 
 
 def read_landmarks(path: Path, image: str | None = None) -> Tensor:
@@ -91,7 +91,7 @@ def read_landmarks(path: Path, image: str | None = None) -> Tensor:
     return points
 
 
-def five_of(landmarks: Tensor) -> Tensor:
+def reduce_to_five(landmarks: Tensor) -> Tensor:
     """The five points (..., 5, d) of 68 (..., 68, d)."""
     return torch.stack([landmarks[..., list(rows), :].mean(-2) for rows in FIVE], -2)
 
@@ -110,10 +110,10 @@ def project(points: Tensor, size: int, camera: Camera | None = None) -> Tensor:
     return to_pixels(points[..., :2], size, camera) - 0.5
 
 
-def reference_points(face: FaceModel, count: int) -> Tensor:
+def find_reference_points(face: FaceModel, count: int) -> Tensor:
     """The mean face's 5 or 68 landmarks (count, 3), millimetres."""
     points = face.mean[face.landmarks68]
-    return points if count == 68 else five_of(points)
+    return points if count == 68 else reduce_to_five(points)
 
 
 def fit_camera(landmarks: Tensor, reference: Tensor) -> tuple[Tensor, float, Tensor]:
@@ -174,8 +174,8 @@ def align(
     Raises:
         ImageError: the landmarks cannot be a face's.
     """
-    rotation, scale, origin = fit_camera(landmarks, reference_points(face, len(landmarks)))
-    roll = torch.deg2rad(scenes.angles_of(rotation[None])[0, 2])
+    rotation, scale, origin = fit_camera(landmarks, find_reference_points(face, len(landmarks)))
+    roll = torch.deg2rad(scenes.rotation_to_angles(rotation[None])[0, 2])
     target = project(torch.zeros(3), size, camera)
     factor = size / (2 * (camera or Camera()).half_width) / scale
     # From pixels of the input to pixels of the output; y points down.
@@ -238,8 +238,8 @@ def _resample(image: Tensor, matrix: Tensor, offset: Tensor, size: int) -> Tenso
     pixels = torch.stack([columns, rows], -1).float() @ matrix.float().T + offset.float()
     # grid_sample counts from edge to edge, -1 to 1, so it does not matter that it was reduced.
     grid = (2 * pixels + 1) / torch.tensor([width, height]) - 1
-    found = F.grid_sample(source, grid[None], padding_mode="border", align_corners=False)
-    return found[0].clamp(0, 1)
+    resampled = F.grid_sample(source, grid[None], padding_mode="border", align_corners=False)
+    return resampled[0].clamp(0, 1)
 
 
 def save_image(path: Path, image: Tensor) -> None:

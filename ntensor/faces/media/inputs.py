@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ntensor.faces.common.errors import ConfigurationError, FacesError, ImageError
 from ntensor.faces.configuration import Configuration
 from ntensor.faces.datasets import scenes
 from ntensor.faces.datasets.rendered import SPLITS, Batch, Faces, stack
 from ntensor.faces.datasets.stored import StoredFaces
-from ntensor.faces.errors import ConfigurationError, FacesError, ImageError
 from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.morphable.face_models import find_face_model
 from ntensor.faces.reading import read_picture
-from ntensor.faces.training.samples import face_model_of
 
 from . import images
 
@@ -104,7 +104,7 @@ class Inputs:
         if self._face is None:
             data = self.configuration.data
             if data.source == "generated" or data.face_model is not None:
-                self._face = face_model_of(data)
+                self._face = find_face_model(data)
             else:
                 try:
                     self._face = StoredFaces(data.source).face_model
@@ -128,17 +128,17 @@ class Inputs:
     def read_one(self, word: str) -> Face:
         """The face of one word."""
         if word.startswith("generated:"):
-            return self.generated(*word.split(":")[1:])
+            return self.generate(*word.split(":")[1:])
         folder, _, index = word.rpartition(":")
         if folder and index.isdecimal() and not Path(word).exists():
-            return self.record(Path(folder), int(index))
-        return self.picture(Path(word))
+            return self.read_record(Path(folder), int(index))
+        return self.read_picture(Path(word))
 
-    def picture(self, path: Path) -> Face:
+    def read_picture(self, path: Path) -> Face:
         """The face in a picture."""
-        return self.cropped(read_picture(path), path)
+        return self.crop(read_picture(path), path)
 
-    def cropped(self, image: Tensor, path: Path, frame: int | None = None) -> Face:
+    def crop(self, image: Tensor, path: Path, frame: int | None = None) -> Face:
         """The face in a picture that was read from `path`, or in one frame of the film there.
 
         Landmarks of a frame stand in a `.json` file under `film.mp4:NUMBER`, counted from 0.
@@ -164,7 +164,7 @@ class Inputs:
             raise ImageError(f"{path}: {error}") from error
         return Face(str(path), image, points)
 
-    def record(self, folder: Path, index: int) -> Face:
+    def read_record(self, folder: Path, index: int) -> Face:
         """A record of a data set on the disk."""
         try:
             batch = StoredFaces(folder).batch([index])
@@ -177,7 +177,7 @@ class Inputs:
             )
         return Face(f"{folder}:{index}", batch["image"][0], truth=batch)
 
-    def generated(
+    def generate(
         self,
         split: str = "test",
         person: str = "0",
@@ -209,31 +209,31 @@ class Inputs:
             )
         weights = self.face_model.basic_weights[basic.index(expression)]
         lamp = None if light == "front" else int(light)
-        scene = self.scene(persons[int(person)], weights, [*angles, 0.0, 0.0][:3], lamp)
+        scene = self.make_scene(persons[int(person)], weights, [*angles, 0.0, 0.0][:3], lamp)
         scene.expression[0] = basic.index(expression)
-        return self.rendered(name, scene)
+        return self.render(name, scene)
 
-    def scene(
+    def make_scene(
         self, person: int, weights: Tensor, angles: Sequence[float], light: int | None
     ) -> scenes.Scenes:
         """One person with these expression weights under a fixed light, or the frontal one."""
         background = scenes.draw_background(np.random.default_rng([person, 0xED]))
-        lamps = scenes.frontal_lamps() if light is None else scenes.fixed_lamps(light)
+        lamps = scenes.make_frontal_lamps() if light is None else scenes.make_fixed_lamps(light)
         plain = self.configuration.data.variation != "all"
         row: list[Any] = [
             person,
-            scenes.identity_coefficients(person, self.face_model.identity_size),
+            scenes.draw_identity(person, self.face_model.identity_size),
             weights.cpu().numpy(),
             np.array(angles, np.float32),
             lamps,
             np.zeros_like(background) if plain else background,
             -1,
-            scenes.pose_bin_of(angles[0]),
+            scenes.find_pose_bin(angles[0]),
             -1 if light is None else light,
         ]
         return stack([row])
 
-    def rendered(self, name: str, scene: scenes.Scenes) -> Face:
+    def render(self, name: str, scene: scenes.Scenes) -> Face:
         """The picture of one scene, with its 68 landmarks and all that is known of it."""
         face = self.face_model
         if self._faces is None:
@@ -243,7 +243,7 @@ class Inputs:
         landmarks = images.project(vertices @ batch["pose"][0].T, self.size)
         return Face(name, batch["image"][0], landmarks, batch, scene)
 
-    def edited(self, target: Face, source: Face, edit: str) -> Face | None:
+    def render_edit(self, target: Face, source: Face, edit: str) -> Face | None:
         """The truth of an edit: the target rendered with the source's `edit`.
 
         Args:
@@ -256,11 +256,11 @@ class Inputs:
         if target.scene is None or source.scene is None:
             return None
         fields = {name: getattr(source.scene, name) for name in EDITED[edit]}
-        return self.rendered(
+        return self.render(
             f"{target.name}, {edit} of {source.name}", dataclasses.replace(target.scene, **fields)
         )
 
 
-def pictures_of(faces: Sequence[Face]) -> Tensor:
+def stack_pictures(faces: Sequence[Face]) -> Tensor:
     """The pictures (n, 3, S, S) of some faces."""
     return torch.stack([face.image for face in faces])

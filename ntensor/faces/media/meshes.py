@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ntensor.faces import extras
+from ntensor.faces.common import extras
+from ntensor.faces.common.errors import ConfigurationError, FacesError
 from ntensor.faces.datasets import scenes
-from ntensor.faces.errors import ConfigurationError, FacesError
-from ntensor.faces.files import replacing
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.rendering import harmonics
 from ntensor.faces.rendering.rasteriser import rasterise
 from ntensor.faces.rendering.renderer import Camera, Renderer
+from ntensor.faces.writing.files import replacing
 
 from .images import project
 
@@ -28,7 +28,9 @@ _CLAY = 0.85
 _FARTHEST = 1000.0
 
 
-def write(path: Path, vertices: Tensor, triangles: Tensor, colours: Tensor | None = None) -> None:
+def write_mesh(
+    path: Path, vertices: Tensor, triangles: Tensor, colours: Tensor | None = None
+) -> None:
     """Writes a mesh as PLY or OBJ, by the path's ending; lengths stay in their unit.
 
     Args:
@@ -52,7 +54,7 @@ def write(path: Path, vertices: Tensor, triangles: Tensor, colours: Tensor | Non
         mesh.export(unfinished)
 
 
-def shape_model(face: FaceModel) -> FaceModel:
+def restrict_to_shape(face: FaceModel) -> FaceModel:
     """The part of a face model that is the network's shape, as a face model of its own."""
     chosen = face.shape_vertices
     place = torch.full((face.mean.shape[0],), -1)
@@ -71,7 +73,7 @@ def shape_model(face: FaceModel) -> FaceModel:
     )
 
 
-def draw(
+def draw_shapes(
     vertices: Tensor,
     face: FaceModel,
     angles: tuple[float, float, float] = VIEWS[0],
@@ -99,19 +101,19 @@ def draw(
             f"{float(vertices.abs().max()):g} mm; are its weights trained and whole?"
         )
     samples, n = 2 * size, len(vertices)
-    rotation = scenes.rotation_of(torch.tensor([angles])).to(vertices)[0]
+    rotation = scenes.angles_to_rotation(torch.tensor([angles])).to(vertices)[0]
     posed = vertices @ rotation.T
     camera = Camera()
     scale = samples / (2 * camera.half_width)
     screen = (posed - posed.new_tensor([*camera.center, 0.0])) * scale + samples / 2
     fragments = rasterise(screen, face.triangles, samples)
     if colours is None:
-        normals = Renderer(face, size).vertex_normals(vertices) @ rotation.T
-        found = fragments.interpolate(normals, face.triangles)
+        normals = Renderer(face, size).compute_vertex_normals(vertices) @ rotation.T
+        drawn = fragments.interpolate(normals, face.triangles)
         lamp = harmonics.direction_of(torch.tensor([-25.0]), torch.tensor([25.0]))
         light = harmonics.directional(lamp, torch.full((1, 3), 0.75))
         light = light + harmonics.ambient(torch.full((1, 3), 0.25))
-        values = _CLAY * harmonics.shading(F.normalize(found, dim=1).T[None], light.to(found))[0].T
+        values = _CLAY * harmonics.shading(F.normalize(drawn, dim=1).T[None], light.to(drawn))[0].T
     else:
         values = fragments.interpolate(colours.expand(n, -1, -1), face.triangles)
     dense = values.new_ones(n * samples * samples, 3)
@@ -120,7 +122,7 @@ def draw(
     return F.avg_pool2d(picture, 2)
 
 
-def colours_of(vertices: Tensor, picture: Tensor) -> Tensor:
+def sample_colours(vertices: Tensor, picture: Tensor) -> Tensor:
     """What a frontal picture shows at the vertices of an unposed face.
 
     Args:
@@ -132,5 +134,7 @@ def colours_of(vertices: Tensor, picture: Tensor) -> Tensor:
     """
     size = picture.shape[-1]
     places = (2 * project(vertices, size) + 1) / size - 1
-    found = F.grid_sample(picture, places.unsqueeze(1), padding_mode="border", align_corners=False)
-    return found[:, :, 0].transpose(1, 2)
+    sampled = F.grid_sample(
+        picture, places.unsqueeze(1), padding_mode="border", align_corners=False
+    )
+    return sampled[:, :, 0].transpose(1, 2)

@@ -9,16 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntensor.faces import editing, extras
+from ntensor.faces.common import extras
+from ntensor.faces.common.errors import ImageError
 from ntensor.faces.datasets.rendered import SPLITS
-from ntensor.faces.editing import Encoded, nearest_rotation
-from ntensor.faces.errors import FacesError, ImageError
-from ntensor.faces.files import replacing
-from ntensor.faces.reading import imageio, read_frames
+from ntensor.faces.reading import load_imageio, read_frames
+from ntensor.faces.writing.files import replacing
 
 from . import images
 from .inputs import Face, Inputs
-from .run_inputs import RunInputs
 
 # Frames from one basic expression to the next of a generated film.
 _STEPS = 6
@@ -26,7 +24,7 @@ _STEPS = 6
 _NEAREST = 0.75
 
 
-def driving(inputs: Inputs, drive: str, most: int) -> list[Face]:
+def read_driving_frames(inputs: Inputs, drive: str, most: int) -> list[Face]:
     """The frames of a film, cropped.
 
     Args:
@@ -40,17 +38,17 @@ def driving(inputs: Inputs, drive: str, most: int) -> list[Face]:
     if most < 1:
         raise ImageError(f"most must be at least 1 frame, got {most}")
     if drive.startswith("generated:"):
-        return generated_film(inputs, drive)[:most]
+        return generate_film(inputs, drive)[:most]
     path = Path(drive)
     if path.is_file():
-        found = [inputs.cropped(f, path, k) for k, f in enumerate(read_frames(path, most))]
-        if not found:
+        frames = [inputs.crop(f, path, k) for k, f in enumerate(read_frames(path, most))]
+        if not frames:
             raise ImageError(f"{path}: the film has no frames")
-        return found
-    return [inputs.picture(name) for name in images.images_in(path)[:most]]
+        return frames
+    return [inputs.read_picture(name) for name in images.list_images(path)[:most]]
 
 
-def generated_film(inputs: Inputs, word: str) -> list[Face]:
+def generate_film(inputs: Inputs, word: str) -> list[Face]:
     """A person who goes through the basic expressions, nodding a little to and fro."""
     parts = word.split(":")[1:]
     if len(parts) != 2 or parts[0] not in SPLITS or not parts[1].isdecimal():
@@ -66,43 +64,12 @@ def generated_film(inputs: Inputs, word: str) -> list[Face]:
             t = (1 - np.cos(np.pi * step / _STEPS)) / 2
             weights = torch.lerp(stops[stop], stops[stop + 1], float(t))
             yaw = 12 * np.sin(2 * np.pi * len(faces) / (_STEPS * (len(stops) - 1)))
-            scene = inputs.scene(persons[int(parts[1])], weights, (float(yaw), 0.0, 0.0), None)
-            faces.append(inputs.rendered(word, scene))
+            scene = inputs.make_scene(persons[int(parts[1])], weights, (float(yaw), 0.0, 0.0), None)
+            faces.append(inputs.render(word, scene))
     return faces
 
 
-def landmarks_of(found: RunInputs, faces: Sequence[Face], codes: Encoded) -> list[Tensor]:
-    """The 68 landmarks (68, 2) of each face, in pixels of its picture.
-
-    Those that the face came with; else those of the network's shape (eq. 3), turned by the nearest
-    rotation of `z_p` and seen by the generated faces' camera.
-
-    Raises:
-        FacesError: a face came without, and the network has no shape or pose.
-    """
-    if all(face.landmarks is not None and len(face.landmarks) == 68 for face in faces):
-        return [face.landmarks for face in faces if face.landmarks is not None]
-    if "z_p" not in codes.codes:
-        raise FacesError(
-            "the warp needs 68 landmarks: give --landmarks, or a network with shape and pose"
-        )
-    output = editing.decode(found.model, codes)
-    model = found.inputs.face_model
-    vertices = editing.vertices_of_stream(found.model, output).cpu()
-    place = torch.full((model.mean.shape[0],), -1)
-    place[model.shape_vertices] = torch.arange(len(model.shape_vertices))
-    rows = place[model.landmarks68]
-    if vertices.shape[1] != len(model.shape_vertices) or bool((rows < 0).any()):
-        raise FacesError(
-            f"the network's shape of {vertices.shape[1]} vertices has no landmarks of the face "
-            f"model ({model.source}): give --landmarks"
-        )
-    rotation = nearest_rotation(codes.codes["z_p"]).cpu().unflatten(1, (3, 3))
-    posed = vertices[:, rows] @ rotation.transpose(1, 2)
-    return list(images.project(posed, found.inputs.size))
-
-
-def warped(image: Tensor, landmarks: Tensor, target: Tensor) -> Tensor:
+def warp_by_landmarks(image: Tensor, landmarks: Tensor, target: Tensor) -> Tensor:
     """A picture bent by a thin-plate spline so that its landmarks come to others.
 
     The paper's baseline of supplementary E. Corners and middles of the borders stay.
@@ -119,7 +86,7 @@ def warped(image: Tensor, landmarks: Tensor, target: Tensor) -> Tensor:
     size = image.shape[-1]
     steps = np.linspace(0, size - 1, 3)
     border = [(x, y) for x in steps for y in steps if x in steps[::2] or y in steps[::2]]
-    keep = _apart(target)
+    keep = _choose_apart(target)
     ends = np.concatenate([target[keep].double().numpy(), border])
     starts = np.concatenate([landmarks[keep].double().numpy(), border])
     y, x = np.mgrid[:size, :size]
@@ -127,13 +94,13 @@ def warped(image: Tensor, landmarks: Tensor, target: Tensor) -> Tensor:
         np.stack([x.ravel(), y.ravel()], 1)
     )
     grid = torch.from_numpy((2 * places + 1) / size - 1).float().view(1, size, size, 2)
-    found = torch.nn.functional.grid_sample(
+    bent = torch.nn.functional.grid_sample(
         image[None], grid, padding_mode="border", align_corners=False
     )
-    return found[0]
+    return bent[0]
 
 
-def _apart(points: Tensor) -> list[int]:
+def _choose_apart(points: Tensor) -> list[int]:
     """Points that are not close to an earlier one of them."""
     kept: list[int] = []
     for row, point in enumerate(points):
@@ -142,7 +109,7 @@ def _apart(points: Tensor) -> list[int]:
     return kept
 
 
-def write(path: Path, frames: Sequence[Tensor], scale: int, rate: float) -> None:
+def write_film(path: Path, frames: Sequence[Tensor], scale: int, rate: float) -> None:
     """Writes an animation that repeats.
 
     Args:
@@ -161,7 +128,7 @@ def write(path: Path, frames: Sequence[Tensor], scale: int, rate: float) -> None
     arrays = [frame.cpu().numpy() for frame in large]
     with replacing(path) as unfinished:
         if path.suffix == ".mp4":
-            imageio().imwrite(unfinished, np.stack(arrays), fps=rate, macro_block_size=2)
+            load_imageio().imwrite(unfinished, np.stack(arrays), fps=rate, macro_block_size=2)
             return
         module = extras.load("PIL.Image")
         first, *rest = [module.fromarray(array) for array in arrays]

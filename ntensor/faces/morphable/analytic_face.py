@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
 
-from .analytic_mesh import SkinMesh, eyeball, teeth_and_tongue
+from .analytic_mesh import SkinMesh, make_eyeball, make_teeth_and_tongue
 from .analytic_modes import BASIC_EXPRESSIONS, EXPRESSION_FIELDS, IDENTITY_FIELDS, LID_EXPRESSIONS
 from .analytic_surface import (
     EYE_CENTER,
@@ -52,7 +52,7 @@ def beard_weight(p: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def analytic_face(vertices: int = DEFAULT_VERTICES) -> FaceModel:
+def make_analytic_face(vertices: int = DEFAULT_VERTICES) -> FaceModel:
     """Makes the built-in face: 30 identity modes, 16 expressions, eyes, mouth, 68 landmarks.
 
     Args:
@@ -67,18 +67,18 @@ def analytic_face(vertices: int = DEFAULT_VERTICES) -> FaceModel:
         ConfigurationError: too few vertices.
 
     Example:
-        >>> from ntensor.faces.morphable.analytic_face import analytic_face
-        >>> face = analytic_face(9375)
+        >>> from ntensor.faces.morphable.analytic_face import make_analytic_face
+        >>> face = make_analytic_face(9375)
         >>> face.mean.shape, face.shape_size
         (torch.Size([9375, 3]), 28125)
     """
     if vertices < MINIMUM_VERTICES:
         raise ConfigurationError(
-            f"analytic_face: vertices must be at least {MINIMUM_VERTICES}, got {vertices}"
+            f"make_analytic_face: vertices must be at least {MINIMUM_VERTICES}, got {vertices}"
         )
     scale = math.sqrt(vertices / DEFAULT_VERTICES)
-    ball = eyeball(max(5, round(9 * scale)), max(10, round(18 * scale)))
-    teeth = teeth_and_tongue(max(7, round(17 * scale)), max(6, round(12 * scale)))
+    ball = make_eyeball(max(5, round(9 * scale)), max(10, round(18 * scale)))
+    teeth = make_teeth_and_tongue(max(7, round(17 * scale)), max(6, round(12 * scale)))
     mesh = SkinMesh(vertices - 2 * len(ball[0]) - len(teeth[0]))
     return _assemble(mesh, ball, teeth)
 
@@ -120,10 +120,10 @@ def _assemble(mesh: SkinMesh, ball: tuple[Any, Any], teeth: tuple[Any, Any, Any]
         triangles=torch.from_numpy(triangles.astype(np.int64)),
         parts=torch.from_numpy(parts),
         part_names=PART_NAMES,
-        landmarks68=_landmarks(mean, sides, parts),
+        landmarks68=_find_landmarks(mean, sides, parts),
         basic_names=tuple(BASIC_EXPRESSIONS),
         basic_weights=_float(weights),
-        materials=_materials(mean, y, side, parts, teeth[1], direction),
+        materials=_make_materials(mean, y, side, parts, teeth[1], direction),
         eye_direction=_float(direction),
         shape_vertices=torch.arange(len(mean)),
     )
@@ -133,7 +133,9 @@ def _float(array: Any) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
-def _materials(mean: Any, row: Any, side: Any, parts: Any, teeth_v: Any, direction: Any) -> Tensor:
+def _make_materials(
+    mean: Any, row: Any, side: Any, parts: Any, teeth_v: Any, direction: Any
+) -> Tensor:
     is_skin, is_pocket, is_teeth, is_eye = (parts == 0, parts == 1, parts == 2, parts >= 3)
     columns = {name: np.zeros(len(mean)) for name in MATERIALS}
     skin = mean[is_skin]
@@ -177,7 +179,7 @@ _HALVES: dict[str, list[Any]] = {
 }
 
 
-def _landmarks(mean: Any, side: Any, parts: Any) -> Tensor:
+def _find_landmarks(mean: Any, side: Any, parts: Any) -> Tensor:
     jaw = [*_JAW, (0, -81), *[(-x, y) for x, y in _JAW[::-1]]]
     brow = _HALVES["brow"]
     brows = [*brow, *[(-x, y) for x, y in brow[::-1]]]

@@ -25,7 +25,7 @@ SLITS = (EYE_ROW, MOUTH_ROW)
 EYE_POCKET, MOUTH_POCKET = (16.0, 3.0), (30.0, 11.0)
 
 
-def _levels(count: int) -> Any:
+def _make_levels(count: int) -> Any:
     """Heights of the rows, top to bottom, dense at eyes, nose, mouth, chin, hairline and crown."""
     y = np.linspace(TOP, BOTTOM, 4001)
     density = 0.2 + 0.25 * smoothstep(-120, -90, y)
@@ -39,10 +39,10 @@ def _levels(count: int) -> Any:
         (78, 22, 0.55),
     ):
         density = density + weight * np.exp(-(((y - center) / width) ** 2))
-    return _quantiles(y, density, count)
+    return _find_quantiles(y, density, count)
 
 
-def _azimuths(count: int) -> Any:
+def _make_azimuths(count: int) -> Any:
     """`count` angles of a row, symmetric, dense in front and around the eyes."""
     t = np.linspace(0, math.pi, 4001)
     degrees = np.rad2deg(t)
@@ -51,13 +51,13 @@ def _azimuths(count: int) -> Any:
         density = density + weight * np.exp(-(((degrees - center) / 12) ** 2))
     half = count // 2
     if count % 2:  # one vertex in the middle of the face, none at the back
-        right = _quantiles(t, density, 2 * half + 2)[2::2][:half] if half else np.empty(0)
+        right = _find_quantiles(t, density, 2 * half + 2)[2::2][:half] if half else np.empty(0)
         return np.concatenate([-right[::-1], [0.0], right])
-    right = _quantiles(t, density, half + 1)[1:]
+    right = _find_quantiles(t, density, half + 1)[1:]
     return np.concatenate([-right[::-1][1:], [0.0], right])
 
 
-def _quantiles(t: Any, density: Any, count: int) -> Any:
+def _find_quantiles(t: Any, density: Any, count: int) -> Any:
     total = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
     return np.interp(np.linspace(0, total[-1], count), total, t)
 
@@ -89,17 +89,17 @@ class SkinMesh:
         self.pocket_offset: list[tuple[float, float, float]] = []
         self.pocket_triangles: list[tuple[int, int, int]] = []
         columns = max(16, round(math.sqrt(vertices)))
-        levels = _levels(max(12, (vertices - 1 - columns) // columns) + 1)[1:]
+        levels = _make_levels(max(12, (vertices - 1 - columns) // columns) + 1)[1:]
         for slit in SLITS:
             levels[np.argmin(np.abs(levels - slit))] = slit
         above = [self._add(0.0, TOP, 1.0)]
         angles: Any = np.zeros(1)
         rings = []
-        for y, count in zip(levels, _row_sizes(vertices, levels, columns), strict=True):
+        for y, count in zip(levels, _count_row_sizes(vertices, levels, columns), strict=True):
             top, bottom, row_angles = self._row(float(y), count)
             self._zip(above, angles, top, row_angles)
             above, angles = bottom, row_angles
-            rings += [(float(y), ring) for ring in _rings(top, bottom)]
+            rings += [(float(y), ring) for ring in _find_rings(top, bottom)]
         for y, ring in rings:
             if y == MOUTH_ROW:
                 self._pocket(ring, MOUTH_POCKET, MOUTH_HALF_WIDTH)
@@ -113,7 +113,7 @@ class SkinMesh:
         return len(self.y) - 1
 
     def _row(self, y: float, count: int) -> tuple[list[int], list[int], Any]:
-        angles = _azimuths(count)
+        angles = _make_azimuths(count)
         split = _inside_slit(y, angles)
         slit = SLITS[0] if y > sum(SLITS) / 2 else SLITS[1]
         side = float(np.sign(y - slit))
@@ -163,9 +163,9 @@ class SkinMesh:
                 i += 1
 
 
-def _row_sizes(vertices: int, levels: Any, columns: int) -> list[int]:
+def _count_row_sizes(vertices: int, levels: Any, columns: int) -> list[int]:
     """Vertices of each row, so that skin, doubled points, pockets and the pole are `vertices`."""
-    doubled = [int(_inside_slit(float(y), _azimuths(columns)).sum()) for y in levels]
+    doubled = [int(_inside_slit(float(y), _make_azimuths(columns)).sum()) for y in levels]
     slits = 3
     pockets = 2 * (2 * sum(doubled) + 2 * slits) + slits
     left = vertices - 1 - sum(doubled) - pockets - columns * len(levels)
@@ -177,7 +177,7 @@ def _row_sizes(vertices: int, levels: Any, columns: int) -> list[int]:
     return counts
 
 
-def _rings(top: list[int], bottom: list[int]) -> list[list[int]]:
+def _find_rings(top: list[int], bottom: list[int]) -> list[list[int]]:
     """Vertices around each slit of a row, clockwise seen from the front."""
     rings = []
     k = 0
@@ -202,7 +202,7 @@ def _inside_slit(y: float, angles: Any) -> Any:
     return (opening > 0) & (np.cos(angles) > 0)
 
 
-def eyeball(rings: int, segments: int) -> tuple[Any, Any]:
+def make_eyeball(rings: int, segments: int) -> tuple[Any, Any]:
     """The front of a unit sphere around +z: directions and triangles."""
     directions = [(0.0, 0.0, 1.0)]
     triangles = []
@@ -231,7 +231,7 @@ def eyeball(rings: int, segments: int) -> tuple[Any, Any]:
     return np.array(directions), np.array(triangles)
 
 
-def teeth_and_tongue(columns: int, rows: int) -> tuple[Any, Any, Any]:
+def make_teeth_and_tongue(columns: int, rows: int) -> tuple[Any, Any, Any]:
     """The inside of the mouth: positions, side (upper or lower jaw) and triangles."""
     u: Any = np.repeat(np.linspace(-1, 1, columns), rows)
     v: Any = np.tile(np.linspace(1, -1, rows), columns)

@@ -85,8 +85,8 @@ class FaceModel:
 
         Example:
             >>> import torch
-            >>> from ntensor.faces.morphable.analytic_face import analytic_face
-            >>> face = analytic_face(1500)
+            >>> from ntensor.faces.morphable.analytic_face import make_analytic_face
+            >>> face = make_analytic_face(1500)
             >>> identity = torch.zeros(2, face.identity_size)
             >>> face.vertices(identity, torch.zeros(2, face.expression_size)).shape
             torch.Size([2, 1500, 3])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.configuration import DataConfiguration
 
-from .analytic_face import analytic_face
+from .analytic_face import make_analytic_face
 from .face_model import FaceModel
 from .ict_face import load_ict_face
 
@@ -35,8 +36,19 @@ def load_face_model(path: str | Path | None = None) -> FaceModel:
     """
     chosen = str(path) if path is not None else os.environ.get(VARIABLE, "")
     if chosen in ("", "analytic"):
-        return analytic_face()
+        return make_analytic_face()
     if not Path(chosen).is_file():
         origin = "the argument" if path is not None else VARIABLE
         raise ConfigurationError(f"load_face_model: {origin} names {chosen}, which is not a file")
     return load_ict_face(chosen)
+
+
+def find_face_model(configuration: DataConfiguration) -> FaceModel:
+    """The face model that the configuration names.
+
+    Raises:
+        FacesError: there is none.
+    """
+    if configuration.face_model is None and configuration.vertices:
+        return make_analytic_face(configuration.vertices)
+    return load_face_model(configuration.face_model)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ntensor.faces.errors import DamagedData
+from ntensor.faces.common.errors import DamagedData
 from ntensor.faces.reading import parsing, read_text
 
 from .analytic_surface import scalp_weight, smoothstep
@@ -124,11 +124,13 @@ def convert(checkout: str | Path) -> dict[str, Any]:
     if not identities:
         raise DamagedData(root, None, "no file identity000.obj")
     modes = [_MILLIMETRES * (_read(path)[0] - neutral)[kept] for path in identities]
-    expressions = [_MILLIMETRES * _expression(root, name, neutral)[kept] for name in EXPRESSIONS]
+    expressions = [
+        _MILLIMETRES * _read_expression(root, name, neutral)[kept] for name in EXPRESSIONS
+    ]
     id_q, id_step = _quantise(np.stack(modes))
     expr_q, expr_step = _quantise(np.stack(expressions))
     landmarks = place[list(LANDMARKS)]
-    eyes = _eyes(mean, part)
+    eyes = _find_eyes(mean, part)
     return {
         "mean": (mean - eyes["eye_dir"] * eyes["cornea_lift"][:, None]).astype(np.float32),
         "triangles": triangles.astype(np.int32),
@@ -147,7 +149,7 @@ def convert(checkout: str | Path) -> dict[str, Any]:
         ),
         "face_count": np.int32(FACE),
         "narrow_face_count": np.int32(NARROW),
-        "shape9375": _shape(mean, landmarks),
+        "shape9375": _choose_shape(mean, landmarks),
         "origin_shift": shift.astype(np.float32),
         **eyes,
         **_paint(mean, part, landmarks, eyes["eye_dir"]),
@@ -161,7 +163,7 @@ def _read(path: Path, faces: bool = False) -> tuple[Any, list[list[int]]]:
     return vertices, polygons
 
 
-def _expression(root: Path, name: str, neutral: Any) -> Any:
+def _read_expression(root: Path, name: str, neutral: Any) -> Any:
     whole = root / f"{name}.obj"
     paths = [whole] if whole.exists() else [root / f"{name}_{side}.obj" for side in "LR"]
     return sum(_read(path)[0] - neutral for path in paths)
@@ -172,13 +174,13 @@ def _quantise(modes: Any) -> tuple[Any, Any]:
     return np.rint(modes / step).astype(np.int16).transpose(0, 2, 1), np.float32(step)
 
 
-def _shape(mean: Any, landmarks: Any) -> Any:
+def _choose_shape(mean: Any, landmarks: Any) -> Any:
     """9375 vertices of the face: those nearest to the landmarks' centroid."""
     distance = np.linalg.norm(mean[:FACE] - mean[landmarks].mean(0), axis=1)
     return np.sort(np.argsort(distance, kind="stable")[:SHAPE]).astype(np.int32)
 
 
-def _eyes(mean: Any, part: Any) -> dict[str, Any]:
+def _find_eyes(mean: Any, part: Any) -> dict[str, Any]:
     direction, lift = np.zeros_like(mean), np.zeros(len(mean))
     gaze = np.zeros((2, 3))
     names = [name for name, _, _ in PARTS]
@@ -211,10 +213,12 @@ def _paint(mean: Any, part: Any, landmarks: Any, eye_dir: Any) -> dict[str, Any]
     skin = part <= 1
     front = (part == 0) * smoothstep(-20, 0, mean[:, 2])
     flat = mean[:, :2]
-    lips = _inside(flat, points[48:60, :2])
-    brows = np.minimum(_distance(flat, points[17:22, :2]), _distance(flat, points[22:27, :2]))
+    lips = _measure_inside(flat, points[48:60, :2])
+    brows = np.minimum(
+        _measure_distance(flat, points[17:22, :2]), _measure_distance(flat, points[22:27, :2])
+    )
     rims = [np.concatenate([points[k : k + 6], points[k : k + 1]]) for k in (36, 42)]
-    lash = np.minimum(*(_distance(mean, rim) for rim in rims))
+    lash = np.minimum(*(_measure_distance(mean, rim) for rim in rims))
     names = [name for name, _, _ in PARTS]
     inner = np.isin(part, [k for k, name in enumerate(names) if "teeth" in name or "gums" in name])
     sky = np.where(skin, 1.0, np.where(inner, 0.6, 0.45))
@@ -232,7 +236,7 @@ def _paint(mean: Any, part: Any, landmarks: Any, eye_dir: Any) -> dict[str, Any]
     return {name: np.rint(255 * value).astype(np.uint8) for name, value in weights.items()}
 
 
-def _distance(points: Any, line: Any) -> Any:
+def _measure_distance(points: Any, line: Any) -> Any:
     """Distance of points (m, d) to a line of segments (k, d)."""
     best = np.full(len(points), np.inf)
     for a, b in itertools.pairwise(line):
@@ -241,7 +245,7 @@ def _distance(points: Any, line: Any) -> Any:
     return best
 
 
-def _inside(points: Any, polygon: Any) -> Any:
+def _measure_inside(points: Any, polygon: Any) -> Any:
     """Distance to a polygon's edge, positive inside."""
     closed = np.concatenate([polygon, polygon[:1]])
     crossings = np.zeros(len(points), bool)
@@ -249,4 +253,4 @@ def _inside(points: Any, polygon: Any) -> Any:
     for (ax, ay), (bx, by) in itertools.pairwise(closed):
         spans = (ay > y) != (by > y)
         crossings ^= spans & (x < ax + (y - ay) * (bx - ax) / (by - ay if by != ay else 1.0))
-    return np.where(crossings, 1, -1) * _distance(points, closed)
+    return np.where(crossings, 1, -1) * _measure_distance(points, closed)

@@ -8,7 +8,7 @@ expressions of "ICT Face Model Light" with weights for painting; a checkout of I
 
 from __future__ import annotations
 
-from ntensor.faces.launch import launch
+from ntensor.faces.common.launch import launch
 
 if __name__ == "__main__":
     launch("ntensor.faces.morphable.ict_face")
@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntensor.faces import extras
-from ntensor.faces.command import command
-from ntensor.faces.errors import ConfigurationError, DamagedData
-from ntensor.faces.files import replacing
+from ntensor.faces.common import extras
+from ntensor.faces.common.command import command
+from ntensor.faces.common.errors import ConfigurationError, DamagedData
 from ntensor.faces.reading import Expected, floats, integers, read_arrays, texts
+from ntensor.faces.writing.files import check_writable, replacing
 
 from .analytic_face import beard_weight, blush_weight
 from .face_model import MATERIALS, FaceModel
@@ -97,19 +97,19 @@ def load_ict_face(
     expression = arrays["expr_q"].transpose(0, 2, 1) * arrays["expr_step"]
     face = FaceModel(
         source=f"ICT face model, {arrays['mean'].shape[0]} vertices, {identity_modes} modes",
-        mean=_float(arrays["mean"]),
-        identity_modes=_float(identity),
-        expression_modes=_float(expression),
+        mean=_to_float(arrays["mean"]),
+        identity_modes=_to_float(identity),
+        expression_modes=_to_float(expression),
         expression_names=tuple(str(name) for name in arrays["expr_names"]),
-        triangles=_index(arrays["triangles"]),
-        parts=_index(arrays["part"]),
+        triangles=_to_index(arrays["triangles"]),
+        parts=_to_index(arrays["part"]),
         part_names=names,
-        landmarks68=_index(arrays["landmarks68"]),
+        landmarks68=_to_index(arrays["landmarks68"]),
         basic_names=basic,
-        basic_weights=_float(arrays["basic_weights"]),
-        materials=_materials(arrays, names),
-        eye_direction=_eye_direction(arrays, names),
-        shape_vertices=_shape_vertices(path, arrays, shape),
+        basic_weights=_to_float(arrays["basic_weights"]),
+        materials=_make_materials(arrays, names),
+        eye_direction=_find_eye_direction(arrays, names),
+        shape_vertices=_choose_shape_vertices(path, arrays, shape),
     )
     for field in dataclasses.fields(face):
         value = getattr(face, field.name)
@@ -118,15 +118,15 @@ def load_ict_face(
     return face
 
 
-def _float(array: Any) -> Tensor:
+def _to_float(array: Any) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
-def _index(array: Any) -> Tensor:
+def _to_index(array: Any) -> Tensor:
     return torch.from_numpy(np.asarray(array).astype(np.int64))
 
 
-def _materials(arrays: dict[str, Any], names: tuple[str, ...]) -> Tensor:
+def _make_materials(arrays: dict[str, Any], names: tuple[str, ...]) -> Tensor:
     part = arrays["part"]
     position = arrays["mean"]
     is_skin = np.isin(part, [names.index("face"), names.index("head_neck")])
@@ -142,18 +142,20 @@ def _materials(arrays: dict[str, Any], names: tuple[str, ...]) -> Tensor:
         "mouth": np.isin(part, [names.index(name) for name in inner]),
         "open_sky": arrays["ao"] / 255,
     }
-    return _float(np.stack([columns[name] for name in MATERIALS], 1))
+    return _to_float(np.stack([columns[name] for name in MATERIALS], 1))
 
 
-def _eye_direction(arrays: dict[str, Any], names: tuple[str, ...]) -> Tensor:
+def _find_eye_direction(arrays: dict[str, Any], names: tuple[str, ...]) -> Tensor:
     direction = np.zeros_like(arrays["eye_dir"])
     for side, name in enumerate(("eyeball_left", "eyeball_right")):
         chosen = arrays["part"] == names.index(name)
-        direction[chosen] = arrays["eye_dir"][chosen] @ _gaze_axes(arrays["eye_gaze_front"][side]).T
-    return _float(direction)
+        direction[chosen] = (
+            arrays["eye_dir"][chosen] @ _find_gaze_axes(arrays["eye_gaze_front"][side]).T
+        )
+    return _to_float(direction)
 
 
-def _gaze_axes(gaze: Any) -> Any:
+def _find_gaze_axes(gaze: Any) -> Any:
     """The rotation (3, 3) that takes `gaze` to +z and keeps x horizontal."""
     # A gaze of length 0, or straight up, gives NaN.
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -163,14 +165,14 @@ def _gaze_axes(gaze: Any) -> Any:
     return np.stack([x, np.cross(z, x), z])
 
 
-def _shape_vertices(path: Path, arrays: dict[str, Any], shape: str) -> Tensor:
+def _choose_shape_vertices(path: Path, arrays: dict[str, Any], shape: str) -> Tensor:
     counts = {
         "face": int(arrays["face_count"]),
         "narrow": int(arrays["narrow_face_count"]),
         "all": arrays["mean"].shape[0],
     }
     if shape == "shape9375":
-        return _index(arrays["shape9375"])
+        return _to_index(arrays["shape9375"])
     if shape not in counts:
         wanted = ", ".join(["shape9375", *counts])
         raise ConfigurationError(f"load_ict_face: shape must be one of {wanted}, got {shape!r}")
@@ -190,6 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             checkout: the folder of ICT-FaceKit.
             out: the .npz to write.
         """
+        check_writable(out.parent)
         arrays = convert(checkout)
         with replacing(out) as unfinished:
             np.savez_compressed(unfinished, **arrays)

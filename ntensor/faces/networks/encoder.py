@@ -26,7 +26,7 @@ def threshold(x: Tensor) -> Tensor:
     return F.threshold(x, 0.0, FLOOR)
 
 
-def chosen_places(indices: Tensor) -> Tensor:
+def find_places(indices: Tensor) -> Tensor:
     """Where a 2 x 2 pooling found its maxima.
 
     Args:
@@ -83,7 +83,7 @@ class ConvolutionalStack(nn.Module):
             x = convolution(x)
             if self.keep_places:
                 x, indices = F.max_pool2d(x, 2, return_indices=True)
-                places.append(chosen_places(indices))
+                places.append(find_places(indices))
             else:
                 x = F.max_pool2d(x, 2)
             x = threshold(x)
@@ -126,7 +126,7 @@ class Encoder(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(k_i, k) for name, k in code_sizes.items()})
         initialisation.keep_variance(self.bottleneck, 1.0)
         for name, head in self.heads.items():
-            initialisation.code_head(head, name, bottleneck)  # type: ignore[arg-type]
+            initialisation.initialise_code_head(head, name, bottleneck)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
         """The codes by name, `z_i` among them, and the places of the poolings' maxima."""

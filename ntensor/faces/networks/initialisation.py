@@ -42,7 +42,7 @@ FACTORS: dict[str, tuple[tuple[float, ...], float]] = {
 
 
 @torch.no_grad()
-def code_head(layer: nn.Linear, name: str, bottleneck: str) -> None:
+def initialise_code_head(layer: nn.Linear, name: str, bottleneck: str) -> None:
     """Weights by which the code `name` has the mean and standard deviation of `FACTORS`, else 0 and
     1, where `z_i` is a standard normal vector behind the activation `bottleneck`."""
     mean, deviation = ACTIVATED[bottleneck]

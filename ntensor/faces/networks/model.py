@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.configuration import ModelConfiguration
-from ntensor.faces.errors import ConfigurationError
 from ntensor.faces.rendering import harmonics
 
 from .decoder import Decoder, UnpoolingDecoder
@@ -38,11 +38,11 @@ class FaceAutoencoder(nn.Module):
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.configuration import fitted
-        >>> from ntensor.faces.presets import tiny
+        >>> from ntensor.faces.configuration import fit_to_data
+        >>> from ntensor.faces.configuration.presets import tiny
         >>> from ntensor.faces.networks.model import FaceAutoencoder
         >>> sizes = {"k_3d": 1500, "exp_3dmm": 16, "id_3dmm": 30}
-        >>> output = FaceAutoencoder(fitted(tiny(), sizes).model)(torch.rand(2, 3, 64, 64))
+        >>> output = FaceAutoencoder(fit_to_data(tiny(), sizes).model)(torch.rand(2, 3, 64, 64))
         >>> output["image"].shape, output["shape"].shape, output["z_p"].shape
         (torch.Size([2, 3, 64, 64]), torch.Size([2, 1500]), torch.Size([2, 9]))
     """
@@ -56,12 +56,12 @@ class FaceAutoencoder(nn.Module):
         if self.multilinear:
             codes |= {"z_p": 9, "z_id": c.k_id, "z_exp": c.k_exp}
         else:
-            codes |= {"z_n": c.k_intrinsic, "z_a": c.k_intrinsic}
+            codes |= {"z_n": c.K_INTRINSIC, "z_a": c.K_INTRINSIC}
         sizes = (c.image_size, c.channels, c.kernel_size)
         self.encoder = Encoder(codes, *sizes, c.k_i, c.bottleneck, c.unpooling)
         self.light = Light(c.k_l)
         self.thumbnail = nn.Linear(c.k_i, 48) if c.thumbnail else None
-        feature = c.k_exp * c.k_id if self.multilinear else c.k_intrinsic
+        feature = c.k_exp * c.k_id if self.multilinear else c.K_INTRINSIC
         inner = functools.partial(Decoder, subpixel=c.subpixel)
         outer = UnpoolingDecoder if c.unpooling else inner
         self.normal = inner(feature, 3, *sizes, hidden=torch.tanh, output=torch.tanh)
@@ -75,7 +75,7 @@ class FaceAutoencoder(nn.Module):
             self.frontal_stream = FrontalStream(c.image_size, c.k_l, *cores)
             self.exp_3dmm = nn.Linear(c.k_exp, c.exp_3dmm)
             self.id_3dmm = nn.Linear(c.k_id, c.id_3dmm)
-        self.statistics = Statistics(extents_of_targets(c))
+        self.statistics = Statistics(list_target_extents(c))
 
     def encode(self, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
         """The codes of `image` (Tensor[n, 3, S, S], 0 to 1), and the places of the poolings."""
@@ -114,11 +114,11 @@ class FaceAutoencoder(nn.Module):
         else:
             normal_code, albedo_code = codes["z_n"], codes["z_a"]
         normal, albedo = self.normal(normal_code), self.albedo(albedo_code)
-        vectors = self._vectors(codes)
+        vectors = self._regress_vectors(codes)
         light = vectors["light"]
         shading = harmonics.shading(normal.float(), light.float())
         mask, background = self.mask(codes["z_m"], places), self.background(codes["z_b"], places)
-        found = {
+        output = {
             "image": mask * (albedo * shading) + (1 - mask) * background,
             "normal": normal,
             "albedo": albedo,
@@ -128,14 +128,14 @@ class FaceAutoencoder(nn.Module):
             "background": background,
         }
         if streams and self.multilinear:
-            frontal_image, frontal_normal = self._frontal(seen, frontal)
-            found |= {
+            frontal_image, frontal_normal = self._compute_frontal(seen, frontal)
+            output |= {
                 "shape": self.shape_stream(codes["z_exp"], codes["z_id"]),
                 "frontal_image": frontal_image,
                 "frontal_normal": frontal_normal,
                 **vectors,
             }
-        return found
+        return output
 
     def regress(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What needs no decoder.
@@ -147,19 +147,19 @@ class FaceAutoencoder(nn.Module):
             dict: `light`; with streams 1 and 3 `exp_3dmm` and `id_3dmm`; `thumbnail` (n, 48) where
             the network has one.
         """
-        return self._vectors(codes) | self._coarse(codes)
+        return self._regress_vectors(codes) | self._regress_thumbnail(codes)
 
-    def _vectors(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = {"light": self.light(codes["z_l"])}
+    def _regress_vectors(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        vectors = {"light": self.light(codes["z_l"])}
         if self.multilinear:
-            found["exp_3dmm"] = self.exp_3dmm(codes["z_exp"])
-            found["id_3dmm"] = self.id_3dmm(codes["z_id"])
-        return found
+            vectors["exp_3dmm"] = self.exp_3dmm(codes["z_exp"])
+            vectors["id_3dmm"] = self.id_3dmm(codes["z_id"])
+        return vectors
 
-    def _coarse(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _regress_thumbnail(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {} if self.thumbnail is None else {"thumbnail": self.thumbnail(codes["z_i"])}
 
-    def _frontal(
+    def _compute_frontal(
         self, codes: Mapping[str, Tensor], frontal: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         given = [codes[name] for name in ("z_l", "z_exp", "z_id")]
@@ -176,7 +176,11 @@ class FaceAutoencoder(nn.Module):
     def forward(self, image: Tensor, frontal: Tensor | None = None) -> dict[str, Tensor]:
         """The codes, `decode(encode(image))`, and the thumbnail where the network has one."""
         codes, places = self.encode(image)
-        return {**codes, **self._coarse(codes), **self.decode(codes, places, frontal=frontal)}
+        return {
+            **codes,
+            **self._regress_thumbnail(codes),
+            **self.decode(codes, places, frontal=frontal),
+        }
 
 
 class PlainAutoencoder(nn.Module):
@@ -203,7 +207,7 @@ class PlainAutoencoder(nn.Module):
         sizes = (c.image_size, c.channels, c.kernel_size)
         self.encoder = Encoder({"z_0": c.k_i}, *sizes, c.k_i, c.bottleneck, keep_places=False)
         self.decoder = Decoder(c.k_i, 3, *sizes, start=0.5, subpixel=c.subpixel)
-        self.statistics = Statistics(extents_of_targets(c))
+        self.statistics = Statistics(list_target_extents(c))
 
     def encode(self, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
         codes, places = self.encoder(image)
@@ -218,7 +222,7 @@ class PlainAutoencoder(nn.Module):
         return {**codes, **self.decode(codes, places)}
 
 
-def extents_of_targets(configuration: ModelConfiguration) -> dict[str, int]:
+def list_target_extents(configuration: ModelConfiguration) -> dict[str, int]:
     """Extents of the vectors of the data that the network predicts, by name."""
     return {name: getattr(configuration, entry) for name, entry in configuration.targets.items()}
 
@@ -232,7 +236,7 @@ def build(configuration: ModelConfiguration) -> Model:
     Raises:
         ConfigurationError: an extent that the data decides (0 in the configuration) is not known.
     """
-    extents = extents_of_targets(configuration)
+    extents = list_target_extents(configuration)
     unknown = [name for name, size in extents.items() if size < 1]
     if unknown:
         raise ConfigurationError(

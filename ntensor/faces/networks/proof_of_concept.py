@@ -45,8 +45,7 @@ class ProofOfConcept(nn.Module):
         self.encoder = Encoder(codes, *sizes, c.k_i, c.bottleneck, keep_places=False)
         self.feature = RotatedFeature(c.rotation)
         self.decoder = Decoder(c.k_exp * c.k_id, 3, *sizes, start=0.5, subpixel=c.subpixel)
-        if c.texture:
-            self.texture = Decoder(c.k_id, 3, *sizes, start=0.5, subpixel=c.subpixel)
+        self.texture = Decoder(c.k_id, 3, *sizes, start=0.5, subpixel=c.subpixel)
         self.exp_3dmm = nn.Linear(c.k_exp, c.exp_3dmm)
         self.id_3dmm = nn.Linear(c.k_id, c.id_3dmm)
         self.statistics = Statistics({"exp_3dmm": c.exp_3dmm, "id_3dmm": c.id_3dmm})
@@ -66,10 +65,11 @@ class ProofOfConcept(nn.Module):
         if self.configuration.geometric_expression:
             z_exp = z_exp.detach()
         feature = self.feature(z_exp, codes["z_id"], codes.get("z_p"))
-        found = {"image": self.decoder(feature), **self.regress(codes)}
-        if self.configuration.texture:
-            found["texture"] = self.texture(codes["z_id"])
-        return found
+        return {
+            "image": self.decoder(feature),
+            **self.regress(codes),
+            "texture": self.texture(codes["z_id"]),
+        }
 
     def regress(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`exp_3dmm` and `id_3dmm`, which need no decoder."""

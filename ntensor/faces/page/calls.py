@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import pydantic
 
-from ntensor.faces.demo_parts import LARGEST_WEIGHT, OFFERED
-from ntensor.faces.errors import PageError
+from ntensor.faces.common.errors import PageError
 
 from .folder import Folder
+from .parts import LARGEST_WEIGHT, OFFERED
 
 _Strict = pydantic.ConfigDict(strict=True)
 _WEIGHT = pydantic.TypeAdapter(
@@ -52,7 +52,7 @@ class Calls:
     ) -> None:
         self.functions, self.selecting, self.folder = functions, selecting, folder
 
-    def checked(self, body: bytes) -> bytes:
+    def check(self, body: bytes) -> bytes:
         """The JSON of a call, with nothing in it that the page does not use.
 
         Raises:
@@ -68,7 +68,7 @@ class Calls:
                     f"function {call.fn_index} takes {len(kinds)} inputs, got {len(call.data)}"
                 )
             call.data = [
-                self._upload(value) if kind == "upload" else _WEIGHT.validate_python(value)
+                self._check_upload(value) if kind == "upload" else _WEIGHT.validate_python(value)
                 for kind, value in zip(kinds, call.data, strict=True)
             ]
             selected = None
@@ -81,7 +81,7 @@ class Calls:
             raise PageError(f"a call that the page does not know: {place}{first['msg']}") from error
         return call.model_copy(update={"event_data": selected}).model_dump_json().encode()
 
-    def _upload(self, value: Any) -> dict[str, Any]:
+    def _check_upload(self, value: Any) -> dict[str, Any]:
         path = _Uploaded.model_validate(value).path
         if not self.folder.holds(path):
             raise PageError("no such upload; upload the picture again")

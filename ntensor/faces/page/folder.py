@@ -62,18 +62,18 @@ class Folder:
     def holds(self, path: str) -> bool:
         """Whether `path` is a file in here; a link that leads out is not."""
         try:
-            found = Path(path).resolve(strict=True)
+            file = Path(path).resolve(strict=True)
         except (OSError, RuntimeError, ValueError):
             return False
-        return found.is_relative_to(self.files) and found.is_file()
+        return file.is_relative_to(self.files) and file.is_file()
 
     def keep(self) -> None:
         """Files that lie here now are not removed to make room."""
-        self._kept = {path for path, _ in self._by_age()}
+        self._kept = {path for path, _ in self._list_by_age()}
 
     def make_room(self, wanted: int = 0) -> None:
         """Removes the oldest files until `wanted` more bytes fit."""
-        files = self._by_age()
+        files = self._list_by_age()
         size = wanted + sum(status.st_size for _, status in files)
         for path, status in files:
             if size <= self.most:
@@ -90,16 +90,16 @@ class Folder:
             stream.write(content)
         return Path(path)
 
-    def _by_age(self) -> list[tuple[Path, os.stat_result]]:
-        found = []
+    def _list_by_age(self) -> list[tuple[Path, os.stat_result]]:
+        files = []
         for path in self.files.rglob("*"):
             try:
                 status = path.lstat()
             except FileNotFoundError:
                 continue  # removed meanwhile
             if not path.is_dir():
-                found.append((path, status))
-        return sorted(found, key=lambda file: file[1].st_mtime_ns)
+                files.append((path, status))
+        return sorted(files, key=lambda file: file[1].st_mtime_ns)
 
 
 def _remove_left_over(folder: Path) -> None:

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from ntensor.faces.errors import PageError
+from ntensor.faces.common.errors import PageError
 
 from .calls import Calls
 from .folder import Folder
@@ -65,7 +65,7 @@ class Guard:
       that no other page writes to it.
     - Paths are those that the page uses, and files those in its folder.
     - A body is received whole and within its limit, whatever its headers say, before the
-      application sees any of it. A call is rebuilt by `Calls.checked`; for an upload the folder
+      application sees any of it. A call is rebuilt by `Calls.check`; for an upload the folder
       makes room.
 
     Args:
@@ -98,14 +98,14 @@ class Guard:
         if scope["type"] == "lifespan":
             await self.application(scope, receive, send)
         elif scope["type"] == "http":
-            await self._answer(scope, receive, _with_headers(scope, send))
+            await self._answer(scope, receive, _add_headers(scope, send))
         else:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
         try:
             self._check_source(scope)
-            body = await self._body(scope, receive)
+            body = await self._read_body(scope, receive)
         except _Refusal as refusal:
             await _refuse(send, refusal)
         except PageError as error:
@@ -117,18 +117,18 @@ class Guard:
             async with self._storing if uploading else contextlib.nullcontext():
                 if uploading:
                     self.folder.make_room(len(body))
-                await self.application(scope, self._replayed(body, receive), send)
+                await self.application(scope, self._replay(body, receive), send)
 
     def _check_source(self, scope: Message) -> None:
-        host = _header(scope, b"host") or ""
+        host = _find_header(scope, b"host") or ""
         if host not in self.hosts:
             raise _Refusal(421, f"this page is not served under the name {host!r}")
-        if (origin := _header(scope, b"origin")) not in (None, f"http://{host}"):
+        if (origin := _find_header(scope, b"origin")) not in (None, f"http://{host}"):
             raise _Refusal(403, f"this page takes no requests of {origin!r}")
-        if (site := _header(scope, b"sec-fetch-site")) not in (None, "same-origin", "none"):
+        if (site := _find_header(scope, b"sec-fetch-site")) not in (None, "same-origin", "none"):
             raise _Refusal(403, f"this page takes no {site!r} requests; type its address instead")
 
-    def _limit(self, scope: Message) -> int:
+    def _find_limit(self, scope: Message) -> int:
         """Bytes that the body of this request may have."""
         method, path = scope["method"], scope["path"]
         if method == "POST" and path == UPLOAD:
@@ -143,10 +143,10 @@ class Guard:
                 return 0
         raise _Refusal(404, "the page has nothing there")
 
-    async def _body(self, scope: Message, receive: Receive) -> bytes | None:
+    async def _read_body(self, scope: Message, receive: Receive) -> bytes | None:
         """The body, or None where the client has gone."""
-        limit = self._limit(scope)
-        length = _header(scope, b"content-length") or "0"
+        limit = self._find_limit(scope)
+        length = _find_header(scope, b"content-length") or "0"
         if not length.isdecimal():
             raise _Refusal(400, f"Content-Length must be a number, got {length!r}")
         if int(length) > limit:
@@ -156,23 +156,23 @@ class Guard:
                 raise _Refusal(503, "other pictures are being uploaded; try again later")
             self._receiving += 1
             try:
-                return await self._received(receive, limit)
+                return await self._receive(receive, limit)
             finally:
                 self._receiving -= 1
-        body = await self._received(receive, limit)
+        body = await self._receive(receive, limit)
         if scope["path"] in CALLS and body is not None:
-            body = self.calls.checked(body)
+            body = self.calls.check(body)
             lengths = [(b"content-length", str(len(body)).encode())]
             scope["headers"] = lengths + [h for h in scope["headers"] if h[0] != b"content-length"]
         return body
 
-    async def _received(self, receive: Receive, limit: int) -> bytes | None:
+    async def _receive(self, receive: Receive, limit: int) -> bytes | None:
         try:
             return await asyncio.wait_for(_read(receive, limit), self.seconds)
         except asyncio.TimeoutError as error:
             raise _Refusal(408, f"the request did not arrive in {self.seconds} seconds") from error
 
-    def _replayed(self, body: bytes, receive: Receive) -> Receive:
+    def _replay(self, body: bytes, receive: Receive) -> Receive:
         """The body, and then that the client has gone, once it has or this server closes."""
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -222,7 +222,7 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _header(scope: Message, name: bytes) -> str | None:
+def _find_header(scope: Message, name: bytes) -> str | None:
     """The only header of this name; None where there is none."""
     values = [value for key, value in scope["headers"] if key.lower() == name]
     if len(values) > 1:
@@ -241,7 +241,7 @@ async def _read(receive: Receive, limit: int) -> bytes | None:
     return None
 
 
-def _with_headers(scope: Message, send: Send) -> Send:
+def _add_headers(scope: Message, send: Send) -> Send:
     # Pictures of people are not for the browser's disk.
     fleeting = not scope["path"].startswith(("/assets/", "/static/"))
     more = HEADERS | ({"cache-control": "no-store"} if fleeting else {})

@@ -11,12 +11,12 @@ from typing import Any, ParamSpec, TypeVar
 import fastapi
 import gradio as gr
 
-from ntensor.faces.demo_parts import LARGEST_WEIGHT, SIDES, SLIDERS, Demo
-from ntensor.faces.errors import FacesError
+from ntensor.faces.common.errors import FacesError
 
 from .calls import Calls
 from .folder import Folder
 from .guard import MOST_UPLOADED
+from .parts import LARGEST_WEIGHT, SIDES, SLIDERS, Demo
 from .visitors import MOST_VISITORS, Visitors
 
 MOST_WAITING = 32
@@ -55,9 +55,9 @@ def build_page(visitors: Visitors) -> gr.Blocks:
     with gr.Blocks(title="ntensor: two faces", delete_cache=(60, 600)) as page:
         gr.Markdown(f"## Two faces, and what lies between them\n{visitors.demo.sentence}")
         with gr.Row(elem_classes="columns"):
-            _side(visitors.demo, parts, "first")
-            _middle(parts)
-            _side(visitors.demo, parts, "second")
+            _build_side(visitors.demo, parts, "first")
+            _build_middle(parts)
+            _build_side(visitors.demo, parts, "second")
         for name in ("edited", *SIDES):
             parts[f"{name} maps"] = gr.HTML(elem_id=f"{name}-maps")
         _wire(visitors, parts, page)
@@ -66,7 +66,7 @@ def build_page(visitors: Visitors) -> gr.Blocks:
     return page
 
 
-def application(page: gr.Blocks) -> Any:
+def make_application(page: gr.Blocks) -> Any:
     """The page as an ASGI application."""
     return gr.mount_gradio_app(
         fastapi.FastAPI(openapi_url=None),
@@ -84,7 +84,7 @@ def application(page: gr.Blocks) -> Any:
     )
 
 
-def calls_of(page: gr.Blocks, folder: Folder) -> Calls:
+def list_calls(page: gr.Blocks, folder: Folder) -> Calls:
     """What may be asked of the page."""
     kinds = {gr.Slider: "weight", gr.UploadButton: "upload"}
     functions = {
@@ -100,7 +100,7 @@ def calls_of(page: gr.Blocks, folder: Folder) -> Calls:
     return Calls(functions, selecting, folder)
 
 
-def _side(demo: Demo, parts: dict[str, Any], side: str) -> None:
+def _build_side(demo: Demo, parts: dict[str, Any], side: str) -> None:
     with gr.Column(scale=2, min_width=150):
         gr.Markdown(f"### {side.title()} face")
         parts[f"{side} face"] = gr.HTML(elem_classes="face", elem_id=f"{side}-face")
@@ -108,7 +108,7 @@ def _side(demo: Demo, parts: dict[str, Any], side: str) -> None:
             "Upload a picture", file_types=["image"], size="sm", elem_id=f"{side}-upload"
         )
         parts[f"{side} offered"] = gr.Gallery(
-            demo.offered(0),
+            demo.show_offered(0),
             format="png",
             columns=3,
             height="auto",
@@ -122,7 +122,7 @@ def _side(demo: Demo, parts: dict[str, Any], side: str) -> None:
         parts[f"{side} others"] = gr.Button("Other faces", size="sm")
 
 
-def _middle(parts: dict[str, Any]) -> None:
+def _build_middle(parts: dict[str, Any]) -> None:
     with gr.Column(scale=5, min_width=320, elem_classes="middle"):
         with gr.Tabs():
             with gr.Tab("Picture") as parts["flat tab"]:
@@ -146,20 +146,20 @@ def _wire(visitors: Visitors, parts: dict[str, Any], page: gr.Blocks) -> None:
     edited = [parts["edited face"], parts["edited maps"]]
     sides = {side: [parts[f"{side} face"], parts[f"{side} maps"]] for side in SIDES}
 
-    @_told
+    @_show_errors
     def start(request: gr.Request) -> list[str]:
         return visitors.start(request.session_hash)
 
     def forget(request: gr.Request) -> None:
         visitors.forget(request.session_hash)
 
-    @_told
+    @_show_errors
     def edit(request: gr.Request, *values: float) -> list[str]:
         return visitors.edit(request.session_hash, values)
 
-    @_told
+    @_show_errors
     def show_shape(request: gr.Request, *values: float) -> Any:
-        path = visitors.shape(request.session_hash, values)
+        path = visitors.make_shape(request.session_hash, values)
         return gr.skip() if path is None else str(path)
 
     live = {"show_progress": "hidden", "trigger_mode": "always_last"}
@@ -171,14 +171,14 @@ def _wire(visitors: Visitors, parts: dict[str, Any], page: gr.Blocks) -> None:
     gr.on([slider.release for slider in sliders], **shape_of)
     for name, solid in (("flat", False), ("solid", True)):
 
-        @_told
+        @_show_errors
         def show(request: gr.Request, solid: bool = solid) -> None:
             visitors.show(request.session_hash, solid)
 
         parts[f"{name} tab"].select(show, None, None).then(**shape_of)
     for name, value in (("back", 0.0), ("across", 1.0)):
         all_of = [value] * len(sliders)
-        parts[name].click(lambda found=all_of: found, None, sliders).then(**editing_of).then(
+        parts[name].click(lambda weights=all_of: weights, None, sliders).then(**editing_of).then(
             **shape_of
         )
     for side in SIDES:
@@ -194,15 +194,15 @@ def _wire_side(
 ) -> None:
     sliders, offered = parts["sliders"], parts[f"{side} offered"]
 
-    @_told
+    @_show_errors
     def choose(request: gr.Request, event: gr.SelectData, *values: float) -> list[str]:
         return visitors.choose(request.session_hash, side, event.index, values)
 
-    @_told
+    @_show_errors
     def upload(request: gr.Request, file: Any, *values: float) -> list[str]:
         return visitors.upload(request.session_hash, side, Path(file["path"]), values)
 
-    @_told
+    @_show_errors
     def others(request: gr.Request) -> list[Any]:
         return visitors.offer_others(request.session_hash, side)
 
@@ -214,7 +214,7 @@ def _wire_side(
     parts[f"{side} others"].click(others, None, offered)
 
 
-def _told(function: Callable[P, T]) -> Callable[P, T]:
+def _show_errors(function: Callable[P, T]) -> Callable[P, T]:
     """Shows an error as a sentence on the page."""
 
     @functools.wraps(function)

@@ -6,11 +6,10 @@ import socket
 
 import uvicorn
 
-from ntensor.faces.demo_parts import Demo
-
 from .folder import Folder
 from .guard import Guard, Hosts
-from .layout import application, build_page, calls_of
+from .layout import build_page, list_calls, make_application
+from .parts import Demo
 from .visitors import Visitors
 
 MOST_CONNECTIONS = 64
@@ -38,8 +37,8 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def server_of(demo: Demo, folder: Folder, hosts: Hosts) -> Server:
+def make_server(demo: Demo, folder: Folder, hosts: Hosts) -> Server:
     """The server of a demo's page."""
     page = build_page(Visitors(demo, folder))
     folder.keep()
-    return Server(Guard(application(page), hosts, calls_of(page, folder), folder))
+    return Server(Guard(make_application(page), hosts, list_calls(page, folder), folder))

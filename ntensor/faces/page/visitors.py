@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ntensor.faces.demo_parts import OFFERED, SIDES, SLIDERS, Demo
+from ntensor.faces.common.errors import PageError
 from ntensor.faces.editing.session import Session
-from ntensor.faces.errors import PageError
 
 from .folder import Folder
+from .parts import OFFERED, SIDES, SLIDERS, Demo
 
 MOST_VISITORS = 16
 PATIENCE = 30.0
@@ -69,35 +69,35 @@ class Visitors:
 
     def start(self, name: str) -> list[str]:
         """Opens a page: both sides and the edited face as HTML."""
-        with self._waiting():
+        with self._take_turn():
             session, sides = self.demo.start()
             self._close(name)
             self._open[name] = Visitor(session)
             while len(self._open) > self.most:
                 self._close(next(iter(self._open)))
-            return [*sides["first"], *sides["second"], *self.demo.edited(session, {})]
+            return [*sides["first"], *sides["second"], *self.demo.show_edited(session, {})]
 
     def forget(self, name: str) -> None:
         """Drops what is kept of a page that was closed."""
-        with self._waiting():
+        with self._take_turn():
             self._close(name)
 
     def edit(self, name: str, values: Sequence[float]) -> list[str]:
         """HTML of the edited face."""
         with self._visit(name) as visitor:
-            return self.demo.edited(visitor.session, _weights(values))
+            return self.demo.show_edited(visitor.session, _name_weights(values))
 
     def choose(self, name: str, side: str, index: int, values: Sequence[float]) -> list[str]:
         """Takes one of the faces that a side offers; HTML of the side and of the edited face."""
         with self._visit(name) as visitor:
             number = visitor.offered[side] * OFFERED + index
-            return self._replace(visitor, side, self.demo.face(number).image, values)
+            return self._replace(visitor, side, self.demo.choose_face(number).image, values)
 
     def upload(self, name: str, side: str, path: Path, values: Sequence[float]) -> list[str]:
         """As `choose`, with an uploaded picture, whose file is removed."""
         try:
             with self._visit(name) as visitor:
-                return self._replace(visitor, side, self.demo.uploaded(path), values)
+                return self._replace(visitor, side, self.demo.read_upload(path), values)
         finally:
             path.unlink(missing_ok=True)
 
@@ -106,19 +106,19 @@ class Visitors:
         with self._visit(name) as visitor:
             visitor.offered[side] += 1
             self.folder.make_room()
-            return self.demo.offered(visitor.offered[side])
+            return self.demo.show_offered(visitor.offered[side])
 
     def show(self, name: str, solid: bool) -> None:
         """Chooses between picture and 3D shape."""
         with self._visit(name) as visitor:
             visitor.solid = solid
 
-    def shape(self, name: str, values: Sequence[float]) -> Path | None:
+    def make_shape(self, name: str, values: Sequence[float]) -> Path | None:
         """A GLB file of the edited shape; None where the picture is shown."""
         with self._visit(name) as visitor:
             if not visitor.solid:
                 return None
-            mesh = self.demo.mesh(visitor.session, _weights(values))
+            mesh = self.demo.make_mesh(visitor.session, _name_weights(values))
             visitor.close()
             visitor.mesh = self.folder.write(mesh, ".glb")
             return visitor.mesh
@@ -130,22 +130,22 @@ class Visitors:
     def _replace(
         self, visitor: Visitor, side: str, image: Tensor, values: Sequence[float]
     ) -> list[str]:
-        session = visitor.session.replaced(side, self.demo.fixed(image))
-        shown = self.demo.side(side, session, image)
-        edited = self.demo.edited(session, _weights(values))
+        session = visitor.session.replace(side, self.demo.fix_face(image))
+        shown = self.demo.show_side(side, session, image)
+        edited = self.demo.show_edited(session, _name_weights(values))
         visitor.session = session
         return [*shown, *edited]
 
     @contextmanager
     def _visit(self, name: str) -> Iterator[Visitor]:
-        with self._waiting():
+        with self._take_turn():
             if name not in self._open:
                 raise PageError("this page's session has ended; reload the page")
             self._open.move_to_end(name)
             yield self._open[name]
 
     @contextmanager
-    def _waiting(self) -> Iterator[None]:
+    def _take_turn(self) -> Iterator[None]:
         if not self._turn.acquire(timeout=self.patience):
             raise PageError("the page is busy with other edits; try again later")
         try:
@@ -154,5 +154,5 @@ class Visitors:
             self._turn.release()
 
 
-def _weights(values: Sequence[float]) -> dict[str, float]:
+def _name_weights(values: Sequence[float]) -> dict[str, float]:
     return dict(zip(SLIDERS, values, strict=True))

@@ -14,18 +14,19 @@ not hold is a `DamagedData`, for pictures and landmarks an `ImageError` too, whi
 """
 
 from .arrays import Expected, floats, integers, read_arrays, texts
-from .documents import document, read_json, read_yaml, reasons
+from .documents import explain, parse_document, read_json, read_yaml
 from .files import parsing, read_text
-from .pictures import imageio, read_frames, read_picture
+from .pictures import load_imageio, read_frames, read_picture
 from .tensors import check_tensors, read_tensors
 
 __all__ = [
     "Expected",
     "check_tensors",
-    "document",
+    "explain",
     "floats",
-    "imageio",
     "integers",
+    "load_imageio",
+    "parse_document",
     "parsing",
     "read_arrays",
     "read_frames",
@@ -34,6 +35,5 @@ __all__ = [
     "read_tensors",
     "read_text",
     "read_yaml",
-    "reasons",
     "texts",
 ]

@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ntensor.faces.errors import DamagedData
+from ntensor.faces.common.errors import DamagedData
 
-from .files import opened, parsing
+from .files import open_regular, parsing
 
 # Bytes of one array, of the directory of an archive, and of the header of an array.
 MOST_BYTES = 2_000_000_000
@@ -98,32 +98,32 @@ def read_arrays(
             numbers out of its range; the message names the array.
     """
     path, known = Path(path), dict(extents or {})
-    with opened(path) as file, parsing(path):
+    with open_regular(path) as file, parsing(path):
         _check_directory(file)
         with zipfile.ZipFile(file) as archive:
-            members = _members(archive)
+            members = _list_members(archive)
             missing = [n for n, e in wanted.items() if n not in members and not e.optional]
             if missing:
                 raise DamagedData(path, None, f"no array {', '.join(missing)}")
             size = path.stat().st_size
-            found = {}
+            arrays = {}
             for name, expected in wanted.items():
                 if name in members:
                     try:
-                        found[name] = _read(archive, members[name], name, expected, known, size)
+                        arrays[name] = _read(archive, members[name], name, expected, known, size)
                     except ValueError as error:
                         raise DamagedData(path, None, f"{name} {error}") from error
                     except Exception as error:
                         reason = f"{name}: {str(error) or type(error).__name__}"
                         raise ValueError(reason) from error
-    for name, array in found.items():
-        wrong = out_of_range(array, wanted[name], known)
+    for name, array in arrays.items():
+        wrong = explain_range(array, wanted[name], known)
         if wrong:
             raise DamagedData(path, None, f"{name} {wrong}")
-    return found
+    return arrays
 
 
-def out_of_range(array: Any, expected: Expected, extents: Mapping[str, int]) -> str | None:
+def explain_range(array: Any, expected: Expected, extents: Mapping[str, int]) -> str | None:
     """What is wrong with the values of an array; None: nothing."""
     if array.dtype.kind == "U":
         words = array.ravel()
@@ -156,14 +156,14 @@ def _check_directory(file: BinaryIO) -> None:
         raise ValueError("the archive's directory is too large")
 
 
-def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    found: dict[str, zipfile.ZipInfo] = {}
+def _list_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    members: dict[str, zipfile.ZipInfo] = {}
     for member in archive.infolist():
         name = member.filename.removesuffix(".npy")
-        if name in found:
+        if name in members:
             raise ValueError(f"{name} stands there twice")
-        found[name] = member
-    return found
+        members[name] = member
+    return members
 
 
 def _read(
@@ -181,7 +181,7 @@ def _read(
             f"is neither stored nor deflated, but packed by method {member.compress_type}"
         )
     with archive.open(member) as stream:
-        dtype, fortran, shape, header = _header(stream)
+        dtype, fortran, shape, header = _read_header(stream)
         fits = len(shape) == len(expected.shape) and all(
             extent == (extents.setdefault(want, extent) if isinstance(want, str) else want)
             for extent, want in zip(shape, expected.shape, strict=False)
@@ -208,7 +208,7 @@ def _read(
     return array.T if fortran else array
 
 
-def _header(stream: Any) -> tuple[Any, bool, tuple[int, ...], int]:
+def _read_header(stream: Any) -> tuple[Any, bool, tuple[int, ...], int]:
     """Type, order and shape of an array, and the bytes before its numbers."""
     start = stream.read(8)
     if start[:6] != b"\x93NUMPY" or start[6:] not in (b"\x01\x00", b"\x02\x00", b"\x03\x00"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ntensor.faces import extras
-from ntensor.faces.errors import DamagedData
+from ntensor.faces.common import extras
+from ntensor.faces.common.errors import DamagedData
 
 from .files import parsing, read_bytes, read_text
 
@@ -28,40 +28,40 @@ def read_json(path: str | Path, wanted: type[T], kind: type[DamagedData] = Damag
     Raises:
         DamagedData: it cannot be read, is no JSON, is nested too deeply, or is of another type.
     """
-    return document(read_bytes(path, kind=kind), wanted, path, kind)
+    return parse_document(read_bytes(path, kind=kind), wanted, path, kind)
 
 
-def document(
+def parse_document(
     content: bytes | str, wanted: type[T], path: str | Path, kind: type[DamagedData] = DamagedData
 ) -> T:
     """`read_json` of a text that stands in the file `path`."""
     pydantic = extras.load("pydantic")
     with parsing(Path(path), kind):
         try:
-            found: T = pydantic.TypeAdapter(wanted).validate_json(content, strict=True)
+            parsed: T = pydantic.TypeAdapter(wanted).validate_json(content, strict=True)
         except pydantic.ValidationError as error:
-            raise kind(Path(path), None, reasons(error)) from error
-    return found
+            raise kind(Path(path), None, explain(error)) from error
+    return parsed
 
 
-def reasons(error: Any) -> str:
+def explain(error: Any) -> str:
     """What a `pydantic.ValidationError` says, in one line: entry, what was wanted, what came."""
-    found = []
+    sentences = []
     for entry in error.errors(include_url=False, include_context=False)[:5]:
         place = ".".join(map(str, entry["loc"]))
         got = repr(entry["input"])
         got = got if len(got) < 60 else f"{got[:60]}..."
         if entry["type"] == "json_invalid":
-            found.append(f"cannot be read ({entry['msg']})")
+            sentences.append(f"cannot be read ({entry['msg']})")
         elif entry["type"] == "value_error":
             # An error of our own, which says by itself what came.
             message = entry["msg"].removeprefix("Value error, ")
-            found.append(message if not place else f"{place}: {message}")
+            sentences.append(message if not place else f"{place}: {message}")
         elif entry["type"] == "missing":
-            found.append(f"no entry {place}")
+            sentences.append(f"no entry {place}")
         else:
-            found.append(f"{place}: {entry['msg']}, got {got}".removeprefix(": "))
-    return "; ".join(found)
+            sentences.append(f"{place}: {entry['msg']}, got {got}".removeprefix(": "))
+    return "; ".join(sentences)
 
 
 def read_yaml(path: str | Path) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from ntensor.faces.errors import DamagedData, FacesError
+from ntensor.faces.common.errors import DamagedData, FacesError
 
 # Bytes of a text that a person or this package writes.
 MOST_TEXT = 16_000_000
@@ -36,7 +36,7 @@ def parsing(path: Path, kind: type[DamagedData] = DamagedData) -> Iterator[None]
 
 
 @contextlib.contextmanager
-def opened(path: str | Path, kind: type[DamagedData] = DamagedData) -> Iterator[BinaryIO]:
+def open_regular(path: str | Path, kind: type[DamagedData] = DamagedData) -> Iterator[BinaryIO]:
     """A regular file; a pipe or a device could block or never end.
 
     Raises:
@@ -61,7 +61,7 @@ def read_bytes(
     Raises:
         DamagedData: it cannot be read or has more than `most` bytes.
     """
-    with opened(path, kind) as file, parsing(Path(path), kind):
+    with open_regular(path, kind) as file, parsing(Path(path), kind):
         content = file.read(most + 1)
     if len(content) > most:
         raise kind(Path(path), None, f"wanted at most {most} bytes, got more")

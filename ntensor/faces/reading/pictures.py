@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntensor.faces import extras
-from ntensor.faces.errors import DamagedPicture, ImageError
+from ntensor.faces.common import extras
+from ntensor.faces.common.errors import DamagedPicture, ImageError
 
-from .files import opened, parsing
+from .files import open_regular, parsing
 
 # Of one picture or frame; the largest are those of telephones. Reading takes 25 bytes a pixel.
 MOST_PIXELS = 64_000_000
@@ -51,7 +51,7 @@ def read_picture(path: str | Path, most_pixels: int = MOST_PIXELS) -> Tensor:
         ImageError: it is not there, no picture, damaged, smaller than 8 pixels, larger than
             `most_pixels`, or of a kind whose range is unknown (floating point, 32 bits).
     """
-    return next(_frames(Path(path), 1, most_pixels))
+    return next(_read_frames(Path(path), 1, most_pixels))
 
 
 def read_frames(path: str | Path, most: int, most_pixels: int = MOST_PIXELS) -> Iterator[Tensor]:
@@ -61,16 +61,16 @@ def read_frames(path: str | Path, most: int, most_pixels: int = MOST_PIXELS) -> 
         ImageError: as `read_picture`.
     """
     path = Path(path)
-    with opened(path, DamagedPicture) as file:
+    with open_regular(path, DamagedPicture) as file:
         start = file.read(16)
     if any(start[at:].startswith(mark) for at, mark in _FILMS):
-        return _film(path, most, most_pixels)
-    return _frames(path, most, most_pixels)
+        return _read_film(path, most, most_pixels)
+    return _read_frames(path, most, most_pixels)
 
 
-def _frames(path: Path, most: int, most_pixels: int) -> Iterator[Tensor]:
+def _read_frames(path: Path, most: int, most_pixels: int) -> Iterator[Tensor]:
     pillow = extras.load("PIL.Image")
-    with opened(path, DamagedPicture) as file, parsing(path, DamagedPicture):
+    with open_regular(path, DamagedPicture) as file, parsing(path, DamagedPicture):
         if file.seek(0, 2) > MOST_PICTURE_BYTES:
             raise DamagedPicture(path, None, f"wanted at most {MOST_PICTURE_BYTES} bytes, got more")
         file.seek(0)
@@ -87,7 +87,7 @@ def _frames(path: Path, most: int, most_pixels: int) -> Iterator[Tensor]:
                     film.seek(number)
                 _check_size(path, film.size, most_pixels)
                 film.load()
-                yield _colours(film if frames == 1 else film.convert("RGB"), str(path))
+                yield _to_colours(film if frames == 1 else film.convert("RGB"), str(path))
 
 
 def _check_size(path: Path, size: tuple[int, int], most_pixels: int) -> None:
@@ -100,7 +100,7 @@ def _check_size(path: Path, size: tuple[int, int], most_pixels: int) -> None:
         )
 
 
-def _colours(image: Any, name: str) -> Tensor:
+def _to_colours(image: Any, name: str) -> Tensor:
     """Colours (3, h, w) of a picture that Pillow has loaded; `name` stands in messages."""
     image = extras.load("PIL.ImageOps").exif_transpose(image)
     if min(image.size) < _SMALLEST:
@@ -128,8 +128,8 @@ def _colours(image: Any, name: str) -> Tensor:
     return colours.contiguous().float().div_(255)
 
 
-def _film(path: Path, most: int, most_pixels: int) -> Iterator[Tensor]:
-    module = imageio()
+def _read_film(path: Path, most: int, most_pixels: int) -> Iterator[Tensor]:
+    module = load_imageio()
     with parsing(path, DamagedPicture), module.imopen(path, "r", plugin="FFMPEG") as film:
         _check_size(path, film.metadata()["size"], most_pixels)
         for number, frame in enumerate(film.iter()):
@@ -138,7 +138,7 @@ def _film(path: Path, most: int, most_pixels: int) -> Iterator[Tensor]:
             yield torch.from_numpy(np.array(frame)).permute(2, 0, 1).contiguous().float().div_(255)
 
 
-def imageio() -> ModuleType:
+def load_imageio() -> ModuleType:
     """The package that reads and writes films.
 
     Raises:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ntensor.faces import extras
-from ntensor.faces.errors import DamagedData
+from ntensor.faces.common import extras
+from ntensor.faces.common.errors import DamagedData
 
-from .files import opened, parsing
+from .files import open_regular, parsing
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -22,19 +22,19 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         DamagedData: it cannot be read, or a floating-point tensor is not finite.
     """
     path = Path(path)
-    with opened(path), parsing(path):
+    with open_regular(path), parsing(path):
         safe_open = extras.load("safetensors").safe_open
         with safe_open(path, "pt") as file:
             notes = dict(file.metadata() or {})
             # Copies, which stay as they are when the file is written anew.
-            found = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        for name, tensor in found.items():
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        for name, tensor in tensors.items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise DamagedData(path, None, f"{name} has NaN or infinite numbers")
-    return found, notes
+    return tensors, notes
 
 
-def check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def check_tensors(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     """Refuses tensors of other names, types or shapes than those of `wanted`, which may be on the
     device `meta`.
 
@@ -42,8 +42,8 @@ def check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
         ValueError: naming the first tensors that differ.
     """
     reasons = []
-    for name in sorted(found.keys() | wanted.keys()):
-        got, want = (_kind(tensors.get(name)) for tensors in (found, wanted))
+    for name in sorted(given.keys() | wanted.keys()):
+        got, want = (_describe(tensors.get(name)) for tensors in (given, wanted))
         if got != want:
             reasons.append(f"{name}: wanted {want}, got {got}")
     if reasons:
@@ -51,7 +51,7 @@ def check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
         raise ValueError("; ".join(reasons[:3]) + more)
 
 
-def _kind(tensor: Tensor | None) -> str:
+def _describe(tensor: Tensor | None) -> str:
     if tensor is None:
         return "none"
     return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"

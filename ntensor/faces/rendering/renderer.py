@@ -16,7 +16,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.morphable.face_model import FaceModel
 
 from . import harmonics
@@ -68,13 +68,13 @@ class Renderer:
     Example:
         >>> import torch
         >>> from ntensor.faces.rendering import harmonics
-        >>> from ntensor.faces.morphable.analytic_face import analytic_face
+        >>> from ntensor.faces.morphable.analytic_face import make_analytic_face
         >>> from ntensor.faces.rendering.renderer import Renderer
         >>> from ntensor.faces.rendering.skin import draw_skin
-        >>> face = analytic_face()
+        >>> face = make_analytic_face()
         >>> vertices = face.vertices(torch.zeros(1, 30), torch.zeros(1, face.expression_size))
         >>> light = harmonics.ambient(torch.full((1, 3), 0.8))
-        >>> maps = Renderer(face).views(vertices, [torch.eye(3)[None]], draw_skin([0]), light)[0]
+        >>> maps = Renderer(face).draw(vertices, [torch.eye(3)[None]], draw_skin([0]), light)[0]
         >>> maps.face.shape, maps.normal.shape
         (torch.Size([1, 3, 64, 64]), torch.Size([1, 3, 64, 64]))
     """
@@ -99,7 +99,7 @@ class Renderer:
         sky = face.materials[:, -1:]
         self._eye_values = torch.cat([face.eye_direction, sky], 1)
 
-    def vertex_normals(self, vertices: Tensor) -> Tensor:
+    def compute_vertex_normals(self, vertices: Tensor) -> Tensor:
         """Unit normals: the mean of the adjacent triangles' normals weighted by their areas.
 
         Args:
@@ -114,9 +114,9 @@ class Renderer:
         edges = [(v - a).unflatten(1, (n, 3)) for v in (b, c)]
         faces = torch.linalg.cross(edges[0], edges[1], dim=2).flatten(1)
         total = torch.nn.functional.embedding_bag(self._by_vertex, faces, self._offsets, mode="sum")
-        return _unit(total.unflatten(1, (n, 3)), 2).transpose(0, 1)
+        return _normalise(total.unflatten(1, (n, 3)), 2).transpose(0, 1)
 
-    def views(self, vertices: Tensor, poses: list[Tensor], skin: Skin, light: Tensor) -> list[Maps]:
+    def draw(self, vertices: Tensor, poses: list[Tensor], skin: Skin, light: Tensor) -> list[Maps]:
         """Every face seen in each of several poses, under the same light.
 
         Args:
@@ -135,11 +135,11 @@ class Renderer:
         for pose in poses:
             if pose.shape != (n, 3, 3):
                 raise ValueError(
-                    f"views: each pose must have shape ({n}, 3, 3), got {tuple(pose.shape)}"
+                    f"draw: each pose must have shape ({n}, 3, 3), got {tuple(pose.shape)}"
                 )
         rotation = torch.cat(poses).transpose(1, 2)
         posed = vertices.repeat(views, 1, 1) @ rotation
-        normals = self.vertex_normals(vertices).repeat(views, 1, 1) @ rotation
+        normals = self.compute_vertex_normals(vertices).repeat(views, 1, 1) @ rotation
         colour = vertex_albedo(self.face, skin).repeat(views, 1, 1)
         count = self.size * self.samples
         scale = count / (2 * self.camera.half_width)
@@ -147,7 +147,7 @@ class Renderer:
         screen = (posed - middle) * scale + count / 2
         fragments = rasterise(screen, self.face.triangles, count)
         values = fragments.interpolate(torch.cat([normals, colour], 2), self.face.triangles)
-        values[:, :3] = _unit(values[:, :3], 1)
+        values[:, :3] = _normalise(values[:, :3], 1)
         self._paint_eyes(values, fragments, skin, n)
         pixels = self._to_pixels(values, fragments.position, n * views)
         maps = self._finish(pixels, light.repeat(views, 1, 1))
@@ -177,14 +177,14 @@ class Renderer:
         covered = pixels[:, :1]
         inside = covered > 0
         mask = covered / self.samples**2
-        normal = _unit(pixels[:, 1:4], 1) * inside
+        normal = _normalise(pixels[:, 1:4], 1) * inside
         albedo = pixels[:, 4:] / covered.clamp_min(1)
         shading = harmonics.shading(normal, light) * inside
         face = (albedo * shading).clamp(0, 1) * mask
         return mask, normal, albedo, shading, face
 
 
-def _unit(vectors: Tensor, dim: int) -> Tensor:
+def _normalise(vectors: Tensor, dim: int) -> Tensor:
     """The vectors along `dim`, of extent 3, at unit length; 0 stays 0.
 
     `normalize` takes five times as long at this extent.

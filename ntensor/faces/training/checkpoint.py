@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ntensor.faces import files
-from ntensor.faces.errors import CheckpointError, DamagedData
-from ntensor.faces.files import UNFINISHED, flush
+from ntensor.faces.common.errors import CheckpointError, DamagedData
 from ntensor.faces.reading import check_tensors, read_json, read_tensors
+from ntensor.faces.writing import files
+from ntensor.faces.writing.files import UNFINISHED, flush
 
 PREFIX = "step-"
 CONFIGURATION = "configuration.json"
@@ -29,9 +29,8 @@ CONFIGURATION = "configuration.json"
 # What the optimizers keep for each parameter.
 _ENTRIES: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     torch.optim.Adam: ("step", "exp_avg", "exp_avg_sq"),
-    torch.optim.RMSprop: ("step", "square_avg"),
 }
-_NOT_NEGATIVE = ("step", "exp_avg_sq", "square_avg")
+_NOT_NEGATIVE = ("step", "exp_avg_sq")
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -57,19 +56,19 @@ def best(run: Path) -> tuple[int, float] | None:
     Raises:
         CheckpointError: one is damaged.
     """
-    found = []
+    scored = []
     for step in saved_steps(run):
         folder = folder_of(run, step)
         try:
-            value: float | None = values_of(folder).get("validation")
+            value: float | None = read_values(folder).get("validation")
         except CheckpointError:
             # Training removes old checkpoints while others read.
             if folder.exists():
                 raise
             continue
         if value is not None and math.isfinite(value):
-            found.append((value, step))
-    return min(found)[::-1] if found else None
+            scored.append((value, step))
+    return min(scored)[::-1] if scored else None
 
 
 def save(
@@ -97,7 +96,7 @@ def save(
         unfinished.mkdir(parents=True)
         for stem, named in tensors.items():
             path = unfinished / f"{stem}.safetensors"
-            save_file({name: plain(tensor) for name, tensor in named.items()}, path)
+            save_file({name: detach_copy(tensor) for name, tensor in named.items()}, path)
             flush(path)
         state = unfinished / "state.json"
         state.write_text(json.dumps(dict(values), indent=2) + "\n", encoding="utf-8")
@@ -124,14 +123,14 @@ def load(
         CheckpointError: a file is missing, cut short or damaged.
     """
     try:
-        values = values_of(folder)
+        values = read_values(folder)
         tensors = {stem: read_tensors(folder / f"{stem}.safetensors")[0] for stem in stems}
     except DamagedData as error:
-        raise _damaged(folder, error) from error
+        raise _explain_damage(folder, error) from error
     return tensors, values
 
 
-def values_of(folder: Path) -> dict[str, Any]:
+def read_values(folder: Path) -> dict[str, Any]:
     """The values of `save`.
 
     Raises:
@@ -146,11 +145,11 @@ def values_of(folder: Path) -> dict[str, Any]:
         if not isinstance(value, float | None):
             raise DamagedData(path, None, f"validation must be a number or null, got {value!r}")
     except DamagedData as error:
-        raise _damaged(folder, error) from error
+        raise _explain_damage(folder, error) from error
     return values
 
 
-def _damaged(folder: Path, error: Exception) -> CheckpointError:
+def _explain_damage(folder: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"{folder}: not a whole checkpoint ({error}); remove it to go back to the one before"
     )
@@ -185,7 +184,7 @@ def check_writable(run: Path, wanted_bytes: int) -> None:
         )
 
 
-def plain(tensor: Tensor) -> Tensor:
+def detach_copy(tensor: Tensor) -> Tensor:
     """On the processor, contiguous, with memory of its own."""
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 

@@ -55,23 +55,23 @@ class Independence(nn.Module):
         running means. These are of the batches of all processes in distributed training."""
         batches = self.get_buffer("batches").add_(1)
         momentum = (1 / batches).clamp_min(self.MOMENTUM)
-        z = self._standardised("code", code, momentum)
-        f = self._standardised("factor", factors, momentum)
+        z = self._standardise("code", code, momentum)
+        f = self._standardise("factor", factors, momentum)
         batch = z.T @ f / len(z)
         covariance = self.get_buffer("covariance")
-        covariance.lerp_(_over_processes(batch.detach()), self.MOMENTUM)
+        covariance.lerp_(_average_over_processes(batch.detach()), self.MOMENTUM)
         kept = covariance.clone()
         return (2 * kept * batch - kept.square()).sum() / len(kept)
 
-    def _standardised(self, name: str, x: Tensor, momentum: Tensor) -> Tensor:
+    def _standardise(self, name: str, x: Tensor, momentum: Tensor) -> Tensor:
         mean, variance = (self.get_buffer(f"{name}_{what}") for what in ("mean", "variance"))
         given = x.detach()
-        mean.lerp_(_over_processes(given.mean(0)), momentum)
-        variance.lerp_(_over_processes((given - mean).square().mean(0)), momentum)
+        mean.lerp_(_average_over_processes(given.mean(0)), momentum)
+        variance.lerp_(_average_over_processes((given - mean).square().mean(0)), momentum)
         return (x - mean) * (variance + 1e-6).rsqrt()
 
 
-def _over_processes(x: Tensor) -> Tensor:
+def _average_over_processes(x: Tensor) -> Tensor:
     """The mean over the processes of distributed training."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(x)
@@ -105,17 +105,17 @@ class Separation(nn.Module):
             output (mapping): codes.
             batch (mapping): `exp_3dmm` (Tensor[n, k]), `pose` (Tensor[n, 3, 3]), `image`, `mask`.
         """
-        found = []
+        terms = []
         # Correlations of few samples, in full precision.
         with torch.autocast(batch["pose"].device.type, enabled=False):
-            given = {**batch, "colours": colours(batch["image"], batch["mask"])}
+            given = {**batch, "colours": measure_colours(batch["image"], batch["mask"])}
             for code, part in self.parts.items():
                 factors = [given[factor].flatten(1) for factor in SEPARATED[code]]
-                found.append(part(output[code].float(), torch.cat(factors, 1)))
-        return torch.stack(found).mean()
+                terms.append(part(output[code].float(), torch.cat(factors, 1)))
+        return torch.stack(terms).mean()
 
 
-def colours(image: Tensor, mask: Tensor) -> Tensor:
+def measure_colours(image: Tensor, mask: Tensor) -> Tensor:
     """Tensor[n, 6]: means of `losses.opponent` over the face and over the background.
 
     Args:
@@ -126,7 +126,7 @@ def colours(image: Tensor, mask: Tensor) -> Tensor:
     return (sums / weights.sum((2, 3)).clamp_min(1).unsqueeze(2)).flatten(1)
 
 
-def separation_of(configuration: Configuration) -> Separation | None:
+def build_separation(configuration: Configuration) -> Separation | None:
     """What the configuration has a weight for; None for a network without these codes."""
     has = configuration.model.network in ("neuro-tensorial", "proof-of-concept")
     return Separation(configuration) if has and configuration.losses.independence else None

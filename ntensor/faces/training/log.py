@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ntensor.faces.media import pictures
+from ntensor.faces.writing import grids
 
 
 class Log:
@@ -63,7 +63,7 @@ class Log:
         if self.leads:
             self.bar.update()
 
-    def losses(self, step: int, total: float, values: Mapping[str, float]) -> None:
+    def log_losses(self, step: int, total: float, values: Mapping[str, float]) -> None:
         """Terms of an update, and the images a second since the last call."""
         if not self.leads:
             return
@@ -73,9 +73,9 @@ class Log:
         shown = sorted(values.items(), key=lambda item: -abs(item[1]))[:4]
         text = " ".join(f"{name} {value:.3g}" for name, value in shown)
         self.bar.set_postfix_str(f"loss {total:.4g}, {speed:.0f} images/s, {text}", refresh=False)
-        self.scalars(step, "training", {"total": total, "images_per_second": speed, **values})
+        self.log_scalars(step, "training", {"total": total, "images_per_second": speed, **values})
 
-    def scalars(self, step: int, section: str, values: Mapping[str, float]) -> None:
+    def log_scalars(self, step: int, section: str, values: Mapping[str, float]) -> None:
         """Numbers of a step under `section/`."""
         if self.leads:
             for name, value in values.items():
@@ -91,9 +91,9 @@ class Log:
         if self.leads:
             self.bar.write(text, file=sys.stderr)
 
-    def pictures(self, step: int, shown: Mapping[str, Tensor]) -> None:
+    def log_pictures(self, step: int, shown: Mapping[str, Tensor]) -> None:
         """A grid, as PNG and in TensorBoard."""
         if self.leads:
-            pictures.save_grid(self.run / "pictures" / f"step-{step:08d}.png", shown)
-            grid = pictures.grid(shown)
+            grids.save_grid(self.run / "pictures" / f"step-{step:08d}.png", shown)
+            grid = grids.draw_grid(shown)
             self.writer.add_image("faces", grid, step, dataformats="HWC")

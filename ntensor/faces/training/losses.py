@@ -51,14 +51,14 @@ def colour(image: Tensor, target: Tensor) -> Tensor:
     return (opponent(image)[:, 1:] - opponent(target)[:, 1:]).square().mean()
 
 
-def thumbnail(found: Tensor, image: Tensor) -> Tensor:
+def thumbnail(predicted: Tensor, image: Tensor) -> Tensor:
     r"""Squared error of a thumbnail of the image, 4 x 4 means of `opponent`; not in the paper.
 
     Args:
-        found (Tensor[n, 48]): as the network gives it.
+        predicted (Tensor[n, 48]): as the network gives it.
         image (Tensor[n, 3, S, S])
     """
-    return (found - F.adaptive_avg_pool2d(opponent(image), 4).flatten(1)).square().mean()
+    return (predicted - F.adaptive_avg_pool2d(opponent(image), 4).flatten(1)).square().mean()
 
 
 def adversarial(image: Tensor, autoencoded: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def discriminator(real: Tensor, fake: Tensor, k: Tensor) -> Tensor:
     return real - k * fake
 
 
-def balance_update(
+def update_balance(
     k: Tensor, real: Tensor, fake: Tensor, gamma: float, rate: float
 ) -> tuple[Tensor, Tensor]:
     r"""The balance between discriminator and generator of the paper's reference [2].
@@ -100,9 +100,9 @@ def balance_update(
 
     Example:
         >>> import torch
-        >>> from ntensor.faces.training.losses import balance_update
+        >>> from ntensor.faces.training.losses import update_balance
         >>> k, real, fake = torch.tensor(0.1), torch.tensor(1.0), torch.tensor(0.2)
-        >>> balance_update(k, real, fake, gamma=0.5, rate=1.0)
+        >>> update_balance(k, real, fake, gamma=0.5, rate=1.0)
         (tensor(0.4000), tensor(1.3000))
     """
     difference = gamma * real.detach() - fake.detach()
@@ -128,78 +128,78 @@ def pose(z_p: Tensor, R: Tensor) -> Tensor:
     return (z_p - R.flatten(1)).square().mean()
 
 
-def expression(found: Tensor, exp_3dmm: Tensor) -> Tensor:
+def expression(predicted: Tensor, exp_3dmm: Tensor) -> Tensor:
     r"""`E_exp = |fc(z_exp) - x_exp|_2^2` of eq. 10, both standardised (n, k)."""
-    return (found - exp_3dmm).square().mean()
+    return (predicted - exp_3dmm).square().mean()
 
 
-def identity(found: Tensor, id_3dmm: Tensor) -> Tensor:
+def identity(predicted: Tensor, id_3dmm: Tensor) -> Tensor:
     r"""`E_id = |fc(z_id) - x_id|_2^2` of eq. 11, both standardised (n, k)."""
-    return (found - id_3dmm).square().mean()
+    return (predicted - id_3dmm).square().mean()
 
 
-def shape(found: Tensor, target: Tensor) -> Tensor:
+def shape(predicted: Tensor, target: Tensor) -> Tensor:
     r"""`E_3d = |x_3d - B x_2 z_exp x_3 z_id|_2^2` of eq. 12, both standardised (n, k_3d)."""
-    return (found - target).square().mean()
+    return (predicted - target).square().mean()
 
 
-def _selected(found: Tensor, target: Tensor, selected: Tensor) -> Tensor:
-    each = (found - target).square().flatten(1).mean(1)
+def _select(predicted: Tensor, target: Tensor, selected: Tensor) -> Tensor:
+    each = (predicted - target).square().flatten(1).mean(1)
     return (each * selected.to(each.dtype)).mean()
 
 
-def frontal_image(found: Tensor, target: Tensor, near_frontal: Tensor) -> Tensor:
+def frontal_image(predicted: Tensor, target: Tensor, near_frontal: Tensor) -> Tensor:
     r"""`E_f = |x_f - Q x_2 z_l x_3 z_exp x_4 z_id|_2^2` of eq. 13, near-frontal samples only.
 
     Args:
-        found, target (Tensor[n, 3, S, S])
+        predicted, target (Tensor[n, 3, S, S])
         near_frontal (Tensor[n]): bool. The mean is over all `n`: other samples count as zero.
     """
-    return _selected(found, target, near_frontal)
+    return _select(predicted, target, near_frontal)
 
 
-def frontal_normal(found: Tensor, target: Tensor, near_frontal: Tensor) -> Tensor:
+def frontal_normal(predicted: Tensor, target: Tensor, near_frontal: Tensor) -> Tensor:
     r"""`E_n = |n_f - Q x_2 1/k_l x_3 z_exp x_4 z_id|_2^2` of eq. 14, near-frontal samples only.
 
     Args: as `frontal_image`.
     """
-    return _selected(found, target, near_frontal)
+    return _select(predicted, target, near_frontal)
 
 
-def normal(found: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def normal(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     r"""Normals against the pseudo ground truth, inside the mask: `|m (N - n)|_2^2` ([30]).
 
     Outside the mask the target is zero, and so is the wanted output, at a tenth of the weight.
 
     Args:
-        found, target (Tensor[n, 3, S, S])
+        predicted, target (Tensor[n, 3, S, S])
         mask (Tensor[n, 1, S, S]): 0 to 1.
     """
     weight = 0.1 + 0.9 * mask
-    return (weight * (found - target).square()).mean()
+    return (weight * (predicted - target).square()).mean()
 
 
-def normal_unit(found: Tensor, mask: Tensor) -> Tensor:
+def normal_unit(predicted: Tensor, mask: Tensor) -> Tensor:
     r"""Unit length inside the mask: `m (|N|^2 - 1)^2` ([30]).
 
     Args: as `normal`.
     """
-    return (mask * (found.square().sum(1, keepdim=True) - 1).square()).mean()
+    return (mask * (predicted.square().sum(1, keepdim=True) - 1).square()).mean()
 
 
-def _differences(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def _subtract_neighbours(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Differences of neighbours in a column and in a row, where both lie inside the mask."""
     down = (x[:, :, 1:] - x[:, :, :-1]) * (mask[:, :, 1:] * mask[:, :, :-1])
     right = (x[..., 1:] - x[..., :-1]) * (mask[..., 1:] * mask[..., :-1])
     return down, right
 
 
-def normal_smoothness(found: Tensor, mask: Tensor) -> Tensor:
+def normal_smoothness(predicted: Tensor, mask: Tensor) -> Tensor:
     r"""Squared differences of neighbouring normals inside the mask ([30]).
 
     Args: as `normal`.
     """
-    down, right = _differences(found, mask)
+    down, right = _subtract_neighbours(predicted, mask)
     return down.square().mean() + right.square().mean()
 
 
@@ -209,7 +209,7 @@ def albedo_smoothness(albedo: Tensor, mask: Tensor) -> Tensor:
     Args:
         albedo (Tensor[n, 3, S, S]), mask (Tensor[n, 1, S, S])
     """
-    down, right = _differences(albedo, mask)
+    down, right = _subtract_neighbours(albedo, mask)
     return down.abs().mean() + right.abs().mean()
 
 
@@ -236,34 +236,28 @@ def white_shading(shading: Tensor, mask: Tensor, level: float = 0.75) -> Tensor:
     return 0.5 * (mean - level).square().sum()
 
 
-def light(found: Tensor, target: Tensor) -> Tensor:
+def light(predicted: Tensor, target: Tensor) -> Tensor:
     r"""Harmonics of the light against the pseudo ground truth ([30]), both (n, 3, 9)."""
-    return (found - target).square().mean()
+    return (predicted - target).square().mean()
 
 
-def mask(found: Tensor, target: Tensor) -> Tensor:
+def mask(predicted: Tensor, target: Tensor) -> Tensor:
     r"""Face mask against the pseudo ground truth: `|M - m|_1` ([30]), both (n, 1, S, S)."""
-    return (found - target).abs().mean()
+    return (predicted - target).abs().mean()
 
 
-def mask_smoothness(found: Tensor) -> Tensor:
-    r"""Total variation of the face mask (n, 1, S, S)."""
-    down, right = _differences(found, torch.ones_like(found))
-    return down.abs().mean() + right.abs().mean()
-
-
-def background(found: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def background(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     r"""The image outside the mask: `|(1 - m) (B - x)|_2^2`.
 
     Args:
-        found, target (Tensor[n, 3, S, S]), mask (Tensor[n, 1, S, S])
+        predicted, target (Tensor[n, 3, S, S]), mask (Tensor[n, 1, S, S])
     """
-    return ((1 - mask) * (found - target).square()).mean()
+    return ((1 - mask) * (predicted - target).square()).mean()
 
 
-def texture(found: Tensor, target: Tensor) -> Tensor:
+def texture(predicted: Tensor, target: Tensor) -> Tensor:
     r"""Facial texture from identity (section 4.1.2): `|T - t|_2^2`, both (n, 3, S, S)."""
-    return (found - target).square().mean()
+    return (predicted - target).square().mean()
 
 
 def prior(logit: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from .independence import Separation
 Batch = Mapping[str, Tensor]
 
 
-def terms(
+def compute_terms(
     output: Mapping[str, Tensor], batch: Batch, weights: LossConfiguration, statistics: Statistics
 ) -> dict[str, Tensor]:
     """Every term that has a weight, an output and a target; unweighted, by the weight's name.
@@ -30,13 +30,13 @@ def terms(
         statistics (Statistics): of the model.
     """
     out = {name: value.float() for name, value in output.items()}
-    batch = completed(batch, out, statistics)
-    found: dict[str, Tensor] = {}
+    batch = complete(batch, out, statistics)
+    values: dict[str, Tensor] = {}
 
     def add(term: str, needs: str, function: Any, *arguments: str) -> None:
         given = all(name in batch for name in arguments)
         if getattr(weights, term) and needs in out and given:
-            found[term] = function(out[needs], *(batch[name] for name in arguments))
+            values[term] = function(out[needs], *(batch[name] for name in arguments))
 
     add("reconstruction", "image", losses.reconstruction, "image")
     add("colour", "image", losses.colour, "image")
@@ -49,7 +49,7 @@ def terms(
     ):
         if getattr(weights, term) and vector in out and vector in batch:
             target = statistics.standardise(vector, batch[vector])
-            found[term] = getattr(losses, term)(out[vector], target)
+            values[term] = getattr(losses, term)(out[vector], target)
     add("frontal_image", "frontal_image", losses.frontal_image, "frontal_image", "near_frontal")
     add("frontal_normal", "frontal_normal", losses.frontal_normal, "frontal_normal", "near_frontal")
     add("normal", "normal", losses.normal, "normal", "mask")
@@ -59,13 +59,12 @@ def terms(
     add("white_shading", "shading", losses.white_shading, "mask")
     add("light", "light", losses.light, "light")
     add("mask", "mask", losses.mask, "mask")
-    add("mask_smoothness", "mask", losses.mask_smoothness)
     add("background", "background", losses.background, "image", "mask")
     add("texture", "texture", losses.texture, "texture")
-    return found
+    return values
 
 
-def completed(
+def complete(
     batch: Batch, output: Mapping[str, Tensor], statistics: Statistics
 ) -> dict[str, Tensor]:
     """The batch with the network's own output in place of each target that a sample lacks.
@@ -89,9 +88,9 @@ def completed(
     return whole
 
 
-def total(found: Mapping[str, Tensor], weights: LossConfiguration) -> Tensor:
+def add_up(values: Mapping[str, Tensor], weights: LossConfiguration) -> Tensor:
     """The weighted sum of terms."""
-    return torch.stack([getattr(weights, name) * term for name, term in found.items()]).sum()
+    return torch.stack([getattr(weights, name) * term for name, term in values.items()]).sum()
 
 
 class ImageAdversary(nn.Module):
@@ -130,7 +129,7 @@ class ImageAdversary(nn.Module):
 
     def update(self, parts: Mapping[str, Tensor]) -> dict[str, float]:
         """Moves `k_t` by the errors of a step (means over all processes); gives what to log."""
-        k, measure = losses.balance_update(
+        k, measure = losses.update_balance(
             self.get_buffer("k"),
             parts["real"],
             parts["fake"],
@@ -170,7 +169,7 @@ class CodeAdversary(nn.Module):
 Adversary = ImageAdversary | CodeAdversary
 
 
-def adversary_of(configuration: Configuration) -> Adversary | None:
+def build_adversary(configuration: Configuration) -> Adversary | None:
     """The adversary that the configuration has a weight for."""
     if configuration.model.network == "plain":
         return CodeAdversary(configuration) if configuration.losses.prior else None
@@ -216,7 +215,7 @@ class TrainingStep(nn.Module):
         """The sum, every term, and the outputs, the latter two without gradient.
 
         Args:
-            batch (mapping): as in `terms`.
+            batch (mapping): as in `compute_terms`.
             codes_only (bool): only the terms that need no decoder; the network must have some.
         """
         adversary, verification = (None, None) if codes_only else self.others
@@ -228,17 +227,17 @@ class TrainingStep(nn.Module):
         else:
             output = self.model(batch["image"])
         statistics: Any = self.model.statistics
-        found = terms(output, batch, self.weights, statistics)
+        values = compute_terms(output, batch, self.weights, statistics)
         if self.separation is not None:
-            whole = completed(batch, output, statistics)
-            found["independence"] = self.separation(output, whole)
+            whole = complete(batch, output, statistics)
+            values["independence"] = self.separation(output, whole)
         if adversary is not None:
-            found |= adversary.generator_terms(output)
+            values |= adversary.generator_terms(output)
         if verification is not None:
             with torch.no_grad():
                 target = verification(batch["image"])
             embedding = verification(output["image"].float())
-            found["verification"] = losses.verification(embedding.float(), target.float())
-        detached = {name: term.detach() for name, term in found.items()}
+            values["verification"] = losses.verification(embedding.float(), target.float())
+        detached = {name: term.detach() for name, term in values.items()}
         kept = {name: value.detach() for name, value in output.items()}
-        return total(found, self.weights), detached, kept
+        return add_up(values, self.weights), detached, kept

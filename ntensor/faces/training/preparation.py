@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 import ntensor
-from ntensor.faces.configuration import Configuration, differences, from_file
-from ntensor.faces.errors import CheckpointError, ConfigurationError
+from ntensor.faces.common.errors import CheckpointError, ConfigurationError
+from ntensor.faces.configuration import Configuration, find_differences, from_file
 from ntensor.faces.reading import check_tensors
 
 from . import checkpoint
 
 
-def place(module: nn.Module, device: torch.device, layout: torch.memory_format) -> None:
-    """Moves a network to the device, and its convolutions to the layout.
+def place(module: nn.Module, device: torch.device) -> None:
+    """Moves a network to the device, and its convolutions to the layout of channels last.
 
     `Module.to(memory_format=...)` would permute every tensor of four dimensions, a core among them,
     which must be contiguous.
@@ -25,7 +25,7 @@ def place(module: nn.Module, device: torch.device, layout: torch.memory_format) 
     module.to(device)
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
-            part.to(memory_format=layout)  # type: ignore[call-overload]
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
@@ -43,7 +43,7 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], what: str) -> No
     module.load_state_dict(tensors)
 
 
-def check(configuration: Configuration, world: int, device: torch.device) -> None:
+def check_settings(configuration: Configuration, world: int, device: torch.device) -> None:
     """Refuses settings that do not go together.
 
     Raises:
@@ -70,10 +70,10 @@ def check_name(run: Path) -> None:
         ConfigurationError: the name is not UTF-8, or Python does not read it as such.
     """
     try:
-        found = str(run).encode() == os.fsencode(run)
+        readable = str(run).encode() == os.fsencode(run)
     except UnicodeEncodeError:
-        found = False
-    if not found:
+        readable = False
+    if not readable:
         raise ConfigurationError(
             f"{run}: TensorBoard needs a folder whose name is UTF-8; where it is, and Python does "
             "not read it so, the environment variable PYTHONUTF8=1 helps"
@@ -95,7 +95,7 @@ def check_standing(run: Path, configuration: Configuration) -> None:
                 "choose another --out"
             )
         return
-    wrong = differences(from_file(path), configuration)
+    wrong = find_differences(from_file(path), configuration)
     if steps and wrong:
         raise ConfigurationError(
             f"{run}: a run of another configuration stands there, at update {steps[-1]}: "

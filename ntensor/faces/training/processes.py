@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from ntensor.faces.entries import Device, check_entry
-from ntensor.faces.errors import ConfigurationError
+from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.configuration.entries import Device, check_entry
 
 
-def device_of(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """The device of this process: `"auto"` is the GPU of its local rank where there is one.
 
     Raises:
@@ -29,11 +29,11 @@ def device_of(name: str) -> torch.device:
         if (device.index or 0) >= torch.cuda.device_count():
             raise ConfigurationError(f"device {name}: torch finds {torch.cuda.device_count()} GPUs")
         if ":" not in name:
-            device = torch.device("cuda", _number("LOCAL_RANK", 0))
+            device = torch.device("cuda", _read_number("LOCAL_RANK", 0))
     return device
 
 
-def _number(name: str, default: int) -> int:
+def _read_number(name: str, default: int) -> int:
     """A number that `torchrun` puts into the environment."""
     value = os.environ.get(name) or str(default)
     if not value.isdecimal():
@@ -57,8 +57,8 @@ class Processes:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.world = _number("WORLD_SIZE", 1)
-        self.rank = _number("RANK", 0) if self.world > 1 else 0
+        self.world = _read_number("WORLD_SIZE", 1)
+        self.rank = _read_number("RANK", 0) if self.world > 1 else 0
         self.owner = False
 
     def __enter__(self) -> Processes:
@@ -95,9 +95,9 @@ class Processes:
         """Whether the flag is set in any process."""
         if self.world == 1:
             return flag
-        found = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(found, op=dist.ReduceOp.MAX)
-        return bool(found)
+        raised = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+        return bool(raised)
 
     def wait(self) -> None:
         """Until every process is here."""

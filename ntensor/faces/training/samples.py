@@ -10,22 +10,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ntensor.faces.common.errors import ConfigurationError, FacesError
 from ntensor.faces.configuration import DataConfiguration
-from ntensor.faces.datasets.generated import (
-    POC_EXPRESSION,
-    POC_POSE,
-    Faces,
-    GeneratedFaces,
-    Variation,
-)
+from ntensor.faces.datasets.generated import POC_EXPRESSION, POC_POSE, GeneratedFaces, Variation
 from ntensor.faces.datasets.records import VALID
+from ntensor.faces.datasets.rendered import Faces
 from ntensor.faces.datasets.stored import StoredFaces
-from ntensor.faces.errors import ConfigurationError, FacesError
-from ntensor.faces.morphable.analytic_face import analytic_face
-from ntensor.faces.morphable.face_model import FaceModel
-from ntensor.faces.morphable.face_models import load_face_model
+from ntensor.faces.morphable.face_models import find_face_model
 
-from .processes import device_of
+from .processes import choose_device
 
 VARIATIONS = {"all": Variation(), "expression": POC_EXPRESSION, "pose": POC_POSE}
 
@@ -89,7 +82,10 @@ class GeneratedSamples:
     def __init__(self, faces: Faces, size: int | None = None, texture: bool = False) -> None:
         self.faces, self.size, self.texture = faces, size, texture
         self.sizes = faces.sizes
-        self.statistics = faces.statistics
+
+    @property
+    def statistics(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        return self.faces.statistics  # drawn where they are first asked for
 
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         batch = self.faces.batch(indices)
@@ -123,15 +119,15 @@ class StoredSamples:
             DamagedData: a damaged file or record, unless they are skipped.
         """
         batch = self.faces.batch(indices)
-        found = {name: batch[name] for name in KEPT if name in batch}
-        found["near_frontal"] = batch["near_frontal"] & batch["valid"][:, VALID.index("frontal")]
+        kept = {name: batch[name] for name in KEPT if name in batch}
+        kept["near_frontal"] = batch["near_frontal"] & batch["valid"][:, VALID.index("frontal")]
         for name, has in zip(VALID, batch["valid"].t(), strict=True):
-            if name in found and not bool(has.all()):
-                found[f"valid_{name}"] = has
-        return found
+            if name in kept and not bool(has.all()):
+                kept[f"valid_{name}"] = has
+        return kept
 
 
-def stored(folder: str, skip_damaged: bool) -> StoredSamples:
+def open_stored(folder: str, skip_damaged: bool) -> StoredSamples:
     """The data set of a folder.
 
     Raises:
@@ -172,8 +168,12 @@ class Cached:
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
-        self.size, self.sizes, self.statistics = samples.size, samples.sizes, samples.statistics
+        self.size, self.sizes = samples.size, samples.sizes
         self._kept: dict[int, dict[str, Tensor]] = {}
+
+    @property
+    def statistics(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        return self.samples.statistics
 
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         for index in indices:
@@ -196,40 +196,29 @@ def pack(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def unpack(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Maps as numbers 0 to 1 or -1 to 1."""
-    found = dict(batch)
+    maps = dict(batch)
     for names, scale in ((UNSIGNED, 255), (SIGNED, 127)):
         for name in names:
-            if name in found:
-                found[name] = found[name].float() / scale
-    return found
+            if name in maps:
+                maps[name] = maps[name].float() / scale
+    return maps
 
 
-def face_model_of(configuration: DataConfiguration) -> FaceModel:
-    """The face model that the configuration names.
-
-    Raises:
-        FacesError: there is none.
-    """
-    if configuration.face_model is None and configuration.vertices:
-        return analytic_face(configuration.vertices)
-    return load_face_model(configuration.face_model)
-
-
-def generated(configuration: DataConfiguration, split: str, image_size: int) -> GeneratedFaces:
+def make_generated(configuration: DataConfiguration, split: str, image_size: int) -> GeneratedFaces:
     """Faces of one split: `train`, `validation` or `test`."""
     if configuration.variation != "all":
         split = "poc-train" if split == "train" else "poc-test"
     return GeneratedFaces(
-        face_model_of(configuration),
+        find_face_model(configuration),
         split,
         image_size,
         configuration.seed,
         variation=VARIATIONS[configuration.variation],
-        device=str(device_of(configuration.device)),
+        device=str(choose_device(configuration.device)),
     )
 
 
-def sources(configuration: DataConfiguration, image_size: int) -> tuple[Samples, Samples]:
+def open_sources(configuration: DataConfiguration, image_size: int) -> tuple[Samples, Samples]:
     """Training and validation samples, of different identities.
 
     Raises:
@@ -246,18 +235,20 @@ def sources(configuration: DataConfiguration, image_size: int) -> tuple[Samples,
                 "data.source is a folder, which needs data.validation-source, a data set of other "
                 "identities; got none"
             )
-        return stored(c.source, c.skip_damaged), stored(c.validation_source, c.skip_damaged)
+        return open_stored(c.source, c.skip_damaged), open_stored(
+            c.validation_source, c.skip_damaged
+        )
     texture = c.variation != "all"
     training: Samples = GeneratedSamples(
-        generated(c, "train", image_size), c.cache or None, texture
+        make_generated(c, "train", image_size), c.cache or None, texture
     )
-    validation = generated(c, "validation", image_size)
+    validation = make_generated(c, "validation", image_size)
     if c.cache:
         training = Cached(training)
     return training, Cached(GeneratedSamples(validation, c.validation, texture))
 
 
-def sizes_of(samples: Samples) -> dict[str, int]:
+def read_sizes(samples: Samples) -> dict[str, int]:
     """Extents of the data under the names of `ModelConfiguration`."""
     names = {"image": "image_size", "shape": "k_3d"}
     return {names.get(name, name): size for name, size in samples.sizes.items()}

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Sampler
 
 
-def order(epoch: int, size: int, seed: int, blocks: Sequence[int] = ()) -> torch.Tensor:
+def draw_order(epoch: int, size: int, seed: int, blocks: Sequence[int] = ()) -> torch.Tensor:
     """The order in which pass `epoch` goes through `size` samples (Tensor[size], int64).
 
     Where samples come in `blocks` (their counts, in all `size`), block follows whole block.
@@ -37,7 +37,7 @@ class Updates(Sampler[list[int]]):
         start, stop (int): updates.
         seed (int): of the orders.
         rank, world (int): of the process.
-        blocks (sequence of int): as in `order`.
+        blocks (sequence of int): as in `draw_order`.
 
     Raises:
         ValueError: a part cannot be dealt evenly.
@@ -86,6 +86,6 @@ class Updates(Sampler[list[int]]):
                         continue
                     epoch, inside = divmod(place, self.size)
                     if known is None or known[0] != epoch:
-                        known = (epoch, order(epoch, self.size, self.seed, self.blocks))
+                        known = (epoch, draw_order(epoch, self.size, self.seed, self.blocks))
                     indices.append(int(known[1][inside]))
                 yield indices

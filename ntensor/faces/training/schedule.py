@@ -10,7 +10,7 @@ import torch
 from ntensor.faces.configuration import TrainingConfiguration
 
 
-def rate(configuration: TrainingConfiguration, step: int) -> float:
+def compute_rate(configuration: TrainingConfiguration, step: int) -> float:
     """Factor of the learning rate of update `step` (from 0).
 
     Linear from `1 / warmup` to 1, at the start and again after the `code_steps`, which end at 1;
@@ -26,12 +26,8 @@ def rate(configuration: TrainingConfiguration, step: int) -> float:
     return c.final_rate + (1 - c.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def optimizer(
-    configuration: TrainingConfiguration,
-    parameters: Iterable[torch.nn.Parameter],
-    learning_rate: float,
+def build_optimizer(
+    parameters: Iterable[torch.nn.Parameter], learning_rate: float
 ) -> torch.optim.Optimizer:
-    """RMSprop (alpha 0.9) or Adam (betas 0.9, 0.999)."""
-    if configuration.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=learning_rate, alpha=0.9)
+    """Adam (betas 0.9, 0.999)."""
     return torch.optim.Adam(parameters, lr=learning_rate, fused=True)

@@ -15,22 +15,29 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import ntensor
+from ntensor.faces.common.errors import CheckpointError, FacesError, NonFiniteError
 from ntensor.faces.configuration import Configuration, to_json
-from ntensor.faces.errors import CheckpointError, FacesError, NonFiniteError
-from ntensor.faces.files import LOCK, locked, remove_unfinished, write_text
-from ntensor.faces.media import pictures
 from ntensor.faces.networks.model import build
 from ntensor.faces.reading import check_tensors
+from ntensor.faces.writing import grids
+from ntensor.faces.writing.files import LOCK, locked, remove_unfinished, write_text
 
 from . import checkpoint
-from .independence import separation_of
+from .independence import build_separation
 from .log import Log
-from .objective import TrainingStep, adversary_of, terms, total
-from .preparation import accumulates, check, check_name, check_standing, load_weights, place
+from .objective import TrainingStep, add_up, build_adversary, compute_terms
+from .preparation import (
+    accumulates,
+    check_name,
+    check_settings,
+    check_standing,
+    load_weights,
+    place,
+)
 from .processes import Processes
 from .samples import Samples, Told
 from .sampling import Updates
-from .schedule import optimizer, rate
+from .schedule import build_optimizer, compute_rate
 
 STEMS = ("model", "training")
 PICTURED = 8
@@ -59,7 +66,7 @@ class Trainer:
         processes: Processes,
         verification: nn.Module | None = None,
     ) -> None:
-        check(configuration, processes.world, processes.device)
+        check_settings(configuration, processes.world, processes.device)
         self.configuration, self.run, self.processes = configuration, run, processes
         self.training, self.validation = training, validation
         settings = configuration.training
@@ -68,22 +75,20 @@ class Trainer:
         self.accumulates = accumulates(configuration, processes.world)
         model = build(replace(configuration.model, accumulate_core_grad=self.accumulates))
         model.statistics.set(training.statistics)
-        adversary = adversary_of(configuration)
-        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.layout = layout
-        place(model, self.device, layout)
+        adversary = build_adversary(configuration)
+        place(model, self.device)
         self.model, self.adversary = model, adversary
         self.verification = verification
-        self.separation = separation_of(configuration)
+        self.separation = build_separation(configuration)
         if self.separation is not None:
             self.separation.to(self.device)
-        self.optimizer = optimizer(settings, model.parameters(), settings.learning_rate)
+        self.optimizer = build_optimizer(model.parameters(), settings.learning_rate)
         self.rates = {"model": settings.learning_rate}
         self.rival: torch.optim.Optimizer | None = None
         if adversary is not None:
-            place(adversary, self.device, layout)
+            place(adversary, self.device)
             self.rates["adversary"] = settings.discriminator_rate
-            self.rival = optimizer(settings, adversary.parameters(), settings.discriminator_rate)
+            self.rival = build_optimizer(adversary.parameters(), settings.discriminator_rate)
         if verification is not None:
             verification.to(self.device).requires_grad_(False).eval()
         self.step = 0
@@ -98,11 +103,11 @@ class Trainer:
             CheckpointError: a checkpoint could not be read or written.
             NonFiniteError: a term is NaN or infinite; its name and the last good checkpoint.
         """
-        with self.begun():
-            return self.all_updates()
+        with self.hold_folder():
+            return self.run_updates()
 
     @contextlib.contextmanager
-    def begun(self) -> Iterator[None]:
+    def hold_folder(self) -> Iterator[None]:
         """Takes the folder, and continues the run that stands there.
 
         Nothing in the folder is replaced before all of it was found to fit.
@@ -124,13 +129,13 @@ class Trainer:
                 write_text(self.run / checkpoint.CONFIGURATION, to_json(self.configuration))
             yield
 
-    def all_updates(self) -> str:
+    def run_updates(self) -> str:
         """The updates that are left; as `train`."""
         settings, processes = self.configuration.training, self.processes
         log = Log(self.run, settings.steps, self.step, settings.batch_size, processes.leads)
-        step = self.step_module()
-        with log, self.signals(), ntensor.use_backend(settings.backend):
-            for parts in self.updates():
+        step = self.build_step()
+        with log, self.catch_signals(), ntensor.use_backend(settings.backend):
+            for parts in self.load_updates():
                 self.update(step, parts, log)
                 log.advance()
                 last = self.step == settings.steps
@@ -147,7 +152,7 @@ class Trainer:
                     return self.stopping or "stopped by another process"
         return "finished"
 
-    def step_module(self) -> nn.Module:
+    def build_step(self) -> nn.Module:
         """Forward of an update, compiled and shared as the configuration says."""
         compiled = self.configuration.training.compile
         model = torch.compile(self.model) if compiled else self.model
@@ -161,7 +166,7 @@ class Trainer:
             self.rival_network = self.processes.share(self.adversary.network)
         return shared
 
-    def updates(self) -> Iterator[list[dict[str, Tensor]]]:
+    def load_updates(self) -> Iterator[list[dict[str, Tensor]]]:
         """The batches of each update, as its parts, on the device."""
         settings, processes = self.configuration.training, self.processes
         sampler = Updates(
@@ -187,14 +192,14 @@ class Trainer:
         for batch in loader:
             if isinstance(batch, FacesError):
                 raise batch
-            parts.append(self.on_device(batch))
+            parts.append(self.to_device(batch))
             if len(parts) == settings.accumulation:
                 yield parts
                 parts = []
 
-    def on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-        moved["image"] = moved["image"].contiguous(memory_format=self.layout)
+        moved["image"] = moved["image"].contiguous(memory_format=torch.channels_last)
         return moved
 
     def autocast(self) -> Any:
@@ -209,19 +214,19 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=not self.accumulates)
         if self.adversary is not None:
             self.adversary.requires_grad_(False)
-        found: dict[str, Tensor] = {}
+        means: dict[str, Tensor] = {}
         outputs = []
         for number, batch in enumerate(parts):
-            with self.synchronised(step, number == len(parts) - 1):
+            with self.synchronise(step, number == len(parts) - 1):
                 with self.autocast():
                     loss, named, output = step(batch, codes_only)
                 (loss / len(parts)).backward()
             for name, term in named.items():
-                found[name] = found.get(name, 0) + term / len(parts)
+                means[name] = means.get(name, 0) + term / len(parts)
             outputs.append(output)
-        found = self.processes.mean(found)
-        weighted = total(found, self.configuration.losses)
-        self.check_finite({**found, "total": weighted})
+        means = self.processes.mean(means)
+        weighted = add_up(means, self.configuration.losses)
+        self.check_finite({**means, "total": weighted})
         if settings.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
         self.optimizer.step()
@@ -230,8 +235,8 @@ class Trainer:
             told = self.update_adversary(parts, outputs)
         self.step += 1
         if self.step % settings.log_every == 0 or self.step == settings.steps:
-            values = {name: float(term) for name, term in found.items()}
-            log.losses(self.step, float(weighted), values | told)
+            values = {name: float(term) for name, term in means.items()}
+            log.log_losses(self.step, float(weighted), values | told)
 
     def codes_only(self, number: int) -> bool:
         """Whether the update after `number` others teaches the codes alone."""
@@ -248,28 +253,28 @@ class Trainer:
         rival.zero_grad(set_to_none=True)
         seed = (self.configuration.training.seed << 40) + self.step * 1024 + self.processes.rank
         generator = torch.Generator().manual_seed(seed % 2**63)
-        found: dict[str, Tensor] = {}
+        means: dict[str, Tensor] = {}
         for number, (batch, output) in enumerate(zip(parts, outputs, strict=True)):
-            with self.synchronised(self.rival_network, number == len(parts) - 1):
+            with self.synchronise(self.rival_network, number == len(parts) - 1):
                 with self.autocast():
                     loss, named = adversary.objective(self.rival_network, output, batch, generator)
                 (loss / len(parts)).backward()
             for name, term in named.items():
-                found[name] = found.get(name, 0) + term / len(parts)
-        found = self.processes.mean(found)
-        self.check_finite(found)
+                means[name] = means.get(name, 0) + term / len(parts)
+        means = self.processes.mean(means)
+        self.check_finite(means)
         rival.step()
-        return {**{name: float(v) for name, v in found.items()}, **adversary.update(found)}
+        return {**{name: float(v) for name, v in means.items()}, **adversary.update(means)}
 
     def set_rates(self) -> None:
-        factor = rate(self.configuration.training, self.step)
+        factor = compute_rate(self.configuration.training, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = factor * self.rates["model"]
         for group in self.rival.param_groups if self.rival else []:
             group["lr"] = factor * self.rates["adversary"]
 
     @staticmethod
-    def synchronised(module: nn.Module, last: bool) -> Any:
+    def synchronise(module: nn.Module, last: bool) -> Any:
         """Gradients of all but the last part of an update stay in the process."""
         if isinstance(module, nn.parallel.DistributedDataParallel) and not last:
             return module.no_sync()
@@ -296,16 +301,18 @@ class Trainer:
         part = self.configuration.training.batch_size
         for first in range(0, size, part):
             indices = list(range(first, min(size, first + part)))
-            batch = self.on_device(self.validation[indices])
+            batch = self.to_device(self.validation[indices])
             with self.autocast():
                 output = self.model(batch["image"])
-            found = terms(output, batch, self.configuration.losses, self.model.statistics)
-            for name, term in found.items():
+            part_terms = compute_terms(
+                output, batch, self.configuration.losses, self.model.statistics
+            )
+            for name, term in part_terms.items():
                 sums[name] = sums.get(name, 0) + term * (len(indices) / size)
         self.model.train()
-        weighted = float(total(sums, self.configuration.losses))
+        weighted = float(add_up(sums, self.configuration.losses))
         values = {name: float(term) for name, term in sums.items()}
-        log.scalars(self.step, "validation", {"total": weighted, **values})
+        log.log_scalars(self.step, "validation", {"total": weighted, **values})
         text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         log.say(f"step {self.step}: validation {weighted:.5g} ({text})")
         return weighted
@@ -316,10 +323,10 @@ class Trainer:
         if not self.processes.leads:
             return
         count = min(PICTURED, self.validation.size or 0)
-        batch = self.on_device(self.validation[list(range(count))])
+        batch = self.to_device(self.validation[list(range(count))])
         with self.autocast():
             output = self.model(batch["image"])
-        log.pictures(self.step, pictures.columns(batch, output))
+        log.log_pictures(self.step, grids.make_columns(batch, output))
 
     def save(self, value: float | None, log: Log) -> None:
         """Writes a checkpoint; `value` of the validation decides whether it is the best.
@@ -333,7 +340,7 @@ class Trainer:
             training["random_state"] = torch.get_rng_state()
             if self.rival is not None:
                 training |= checkpoint.pack_optimizer("rival", self.rival)
-            for name, module in self.companions().items():
+            for name, module in self.list_companions().items():
                 training |= {f"{name}.{key}": t for key, t in module.state_dict().items()}
             tensors = {"model": self.model.state_dict(), "training": training}
             values = {
@@ -361,25 +368,25 @@ class Trainer:
         if self.rival is not None:
             fought = not self.codes_only(values["step"] - 1)
             checkpoint.unpack_optimizer("rival", self.rival, training, fought)
-        for name, module in self.companions().items():
+        for name, module in self.list_companions().items():
             mine = {key: t for key, t in training.items() if key.startswith(f"{name}.")}
             load_weights(module, {k.removeprefix(f"{name}."): t for k, t in mine.items()}, name)
         random_state = {"random_state": torch.get_rng_state()}
-        found = {key: t for key, t in training.items() if key in random_state}
+        saved = {key: t for key, t in training.items() if key in random_state}
         try:
-            check_tensors(found, random_state)
-            torch.set_rng_state(found["random_state"])
+            check_tensors(saved, random_state)
+            torch.set_rng_state(saved["random_state"])
         except (ValueError, RuntimeError) as error:
             raise CheckpointError(f"{folder}: {error}") from error
         self.step = int(values["step"])
 
-    def companions(self) -> dict[str, nn.Module]:
+    def list_companions(self) -> dict[str, nn.Module]:
         """What is saved beside the network, to go on training it."""
-        found = {"adversary": self.adversary, "separation": self.separation}
-        return {name: module for name, module in found.items() if module is not None}
+        modules = {"adversary": self.adversary, "separation": self.separation}
+        return {name: module for name, module in modules.items() if module is not None}
 
     @contextlib.contextmanager
-    def signals(self) -> Iterator[None]:
+    def catch_signals(self) -> Iterator[None]:
         """SIGINT and SIGTERM end the run after the update at hand; a second one ends it at once."""
 
         def stop(number: int, frame: FrameType | None) -> None:

@@ -1,0 +1,274 @@
+"""Configuration of the reference face models: dataclasses and files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from ntensor.faces.common.errors import ConfigurationError
+
+from .entries import (
+    Count,
+    DataExtent,
+    Device,
+    Extent,
+    ImageSize,
+    Positive,
+    Rate,
+    Seed,
+    Weight,
+    Within,
+    Workers,
+    check_entries,
+)
+
+Network = Literal["neuro-tensorial", "intrinsic", "plain", "proof-of-concept"]
+
+
+@dataclass(frozen=True)
+class ModelConfiguration:
+    """Sizes and parts of a network.
+
+    Attributes:
+        network: `"neuro-tensorial"` is the paper's network. `"intrinsic"` is the network after its
+            reference [30]: the same code without streams 1 and 3 and without the rotation, where
+            normals and albedo have codes of their own. `"plain"` is an adversarial auto-encoder
+            with one code (reference [23]). `"proof-of-concept"` is the network of section 4.
+        image_size: `S`, a multiple of 8; pixels.
+        channels: filters of the three convolutions of the encoder; decoders mirror them.
+        kernel_size: of every convolution but a decoder's last one (3); odd.
+        k_i: extent of the intermediate code `z_i`.
+        k_b, k_m, k_l, k_exp, k_id: extents of the codes. `z_p` has 9.
+        k_3d: coordinates of the facial shape, three times the number of vertices; 0: the data's.
+        exp_3dmm, id_3dmm: coefficients of the morphable model; 0: the data's.
+        rotation: layout of the rotation of section 3.4; `"off"` for a proof-of-concept network
+            without pose, or to show what the paper's network is without it.
+        unpooling: mask and background decoders place values by the encoder's pooling indices;
+            otherwise they upsample.
+        subpixel: decoders that upsample end on maps of half the size, four pixels a place.
+        bottleneck: activation of `z_i`.
+        thumbnail: a linear layer from `z_i` to the coarse colours of the image, by which the
+            encoder learns them while its codes are learnt; see `losses.thumbnail`.
+        geometric_expression: `z_exp` learns from the morphable model alone (equations 10 and 12);
+            gradients of images and normals stop at it. In the paper they go on.
+        accumulate_core_grad: as in `ntensor.nn.MultilinearProjection`; one process, float32 and no
+            `compile`. None: training does so where it works.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    network: Network = "neuro-tensorial"
+    image_size: ImageSize = 64
+    channels: Annotated[tuple[int, int, int], Within(1, 4096)] = (96, 48, 24)
+    kernel_size: Annotated[int, Within(1, 31)] = 5
+    k_i: Extent = 128
+    k_b: Extent = 128
+    k_m: Extent = 128
+    k_l: Extent = 9
+    k_exp: Extent = 15
+    k_id: Extent = 80
+    k_3d: DataExtent = 3 * 9375
+    exp_3dmm: DataExtent = 28
+    id_3dmm: DataExtent = 157
+    rotation: Literal["column", "row", "off"] = "column"
+    unpooling: bool = True
+    subpixel: bool = False
+    bottleneck: Literal["sigmoid", "tanh", "identity"] = "sigmoid"
+    thumbnail: bool = False
+    geometric_expression: bool = False
+    accumulate_core_grad: bool | None = None
+
+    # The extent of the codes of normals and albedo of the network "intrinsic".
+    K_INTRINSIC: ClassVar[int] = 128
+
+    @property
+    def targets(self) -> dict[str, str]:
+        """The vectors of the data that the network predicts, and the entry with their extent."""
+        predicted = {"exp_3dmm": "exp_3dmm", "id_3dmm": "id_3dmm"}
+        if self.network == "neuro-tensorial":
+            return predicted | {"shape": "k_3d"}
+        return predicted if self.network == "proof-of-concept" else {}
+
+    def __post_init__(self) -> None:
+        check_entries(self)
+        if self.kernel_size % 2 == 0:
+            raise ConfigurationError(f"kernel_size must be odd, got {self.kernel_size}")
+        if self.k_exp * self.k_id % 3 and self.rotation != "off":
+            raise ConfigurationError(
+                f"the rotation needs 3 to divide k_exp k_id, got {self.k_exp} * {self.k_id}"
+            )
+
+
+@dataclass(frozen=True)
+class LossConfiguration:
+    """Weights of the terms of `ntensor.faces.training.losses`; a term of weight 0 is not computed.
+
+    The paper gives no weights. Squared errors of pixels are means, of about 0.005, so that their
+    weights are far above those of the standardised vectors, whose errors begin at 1. The defaults
+    were chosen on validation identities of generated faces.
+
+    `independence` is of `ntensor.faces.training.independence`. Where the weight of the adversary is
+    0, no discriminator is trained. Weights that are the same in every run are constants; `gamma`
+    and `k_rate` belong to the balance of the adversary, `update_balance`.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    reconstruction: Weight = 30.0
+    colour: Weight = 0.0
+    thumbnail: Weight = 0.0
+    adversarial: Weight = 1.0
+    verification: Weight = 1.0
+    pose: Weight = 1.0
+    expression: Weight = 0.5
+    identity: Weight = 0.5
+    independence: Weight = 0.0
+    shape: Weight = 1.0
+    frontal_image: Weight = 10.0
+    frontal_normal: Weight = 5.0
+    normal: Weight = 8.0
+    albedo_smoothness: Weight = 0.2
+    light: Weight = 3.0
+
+    normal_unit: ClassVar[float] = 0.2
+    normal_smoothness: ClassVar[float] = 0.02
+    white_shading: ClassVar[float] = 1.0
+    mask: ClassVar[float] = 4.0
+    background: ClassVar[float] = 5.0
+    texture: ClassVar[float] = 30.0
+    prior: ClassVar[float] = 0.1
+    gamma: ClassVar[float] = 0.7
+    k_rate: ClassVar[float] = 0.001
+
+    def __post_init__(self) -> None:
+        check_entries(self)
+
+
+@dataclass(frozen=True)
+class DataConfiguration:
+    """Where batches come from.
+
+    Attributes:
+        source: `"generated"`, or the folder of a data set in the format of
+            `ntensor.faces.datasets.storage`.
+        validation_source: the folder of another one, of other identities; with a `source`.
+        face_model: as `--face-model` of `ntensor.faces`; None: the variable `NTENSOR_FACE_MODEL`,
+            or the built-in analytic face.
+        vertices: of the analytic face; 0: its default.
+        variation: what differs between generated samples: everything; expression and identity of
+            frontal faces under one light (section 4.1); these and one of seven poses (section 4.2).
+        cache: generated training samples that are kept and drawn from again; 0: every sample of
+            every batch is new.
+        validation: validation samples, of identities that training never shows.
+        seed: of the generated samples.
+        workers: processes that read or render samples; each keeps a cache of its own.
+        device: that draws generated faces.
+        skip_damaged: a damaged record is left out, with a warning, instead of stopping the run.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    source: str = "generated"
+    validation_source: str | None = None
+    face_model: str | None = None
+    vertices: Annotated[int, Within(0, 1_000_000)] = 0
+    variation: Literal["all", "expression", "pose"] = "all"
+    cache: Count = 0
+    validation: Positive = 256
+    seed: Seed = 0
+    workers: Workers = 0
+    device: Device = "cpu"
+    skip_damaged: bool = False
+
+    def __post_init__(self) -> None:
+        check_entries(self)
+
+
+@dataclass(frozen=True)
+class TrainingConfiguration:
+    """Optimisation and the run.
+
+    Attributes:
+        steps: updates of the network.
+        code_steps: the first so many of them train the encoder alone, by what the codes are
+            compared with (pose, coefficients, light). They need no decoder and cost a tenth, and
+            the decoders then start from codes that mean something. A network without such codes
+            begins with whole updates.
+        batch_size: samples of an update, over all processes and all `accumulation` parts.
+        accumulation: parts that a batch is processed in, one after the other.
+        learning_rate: the largest; it rises linearly for `warmup` updates, once more after the
+            `code_steps`, and then falls by a half cosine to `final_rate` times itself. So does the
+            discriminator's, from `discriminator_rate`.
+        clip: largest Euclidean norm of the gradient of the network; 0: as it is.
+        precision: `"bfloat16"` runs convolutions and products under autocast.
+        log_every, picture_every, validate_every, checkpoint_every: updates between two of them.
+        keep: checkpoints that stay, beside the best.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    steps: Positive = 60_000
+    code_steps: Count = 0
+    batch_size: Positive = 64
+    accumulation: Positive = 1
+    learning_rate: Rate = 2e-4
+    warmup: Count = 200
+    clip: Weight = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    backend: Literal["native", "triton", "reference"] | None = None
+    device: Device = "auto"
+    seed: Seed = 0
+    log_every: Positive = 20
+    picture_every: Positive = 1000
+    validate_every: Positive = 1000
+    checkpoint_every: Positive = 1000
+    keep: Positive = 2
+    verification_weights: str | None = None
+
+    discriminator_rate: ClassVar[float] = 1e-4
+    final_rate: ClassVar[float] = 0.02
+
+    def __post_init__(self) -> None:
+        check_entries(self)
+        if self.batch_size % self.accumulation:
+            raise ConfigurationError(
+                f"accumulation ({self.accumulation}) must divide batch_size ({self.batch_size})"
+            )
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A whole run: network, losses, data, training."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    model: ModelConfiguration = field(default_factory=ModelConfiguration)
+    losses: LossConfiguration = field(default_factory=LossConfiguration)
+    data: DataConfiguration = field(default_factory=DataConfiguration)
+    training: TrainingConfiguration = field(default_factory=TrainingConfiguration)
+
+    def __post_init__(self) -> None:
+        check_entries(self)
+
+
+# Entries of configurations that earlier versions wrote, which are the same in every run now.
+FIXED: dict[str, dict[str, Any]] = {
+    "model": {"k_intrinsic": ModelConfiguration.K_INTRINSIC, "texture": True},
+    "losses": {
+        "mask_smoothness": 0.0,
+        **{
+            name: getattr(LossConfiguration, name)
+            for name in (
+                *("normal_unit", "normal_smoothness", "white_shading", "mask", "background"),
+                *("texture", "prior", "gamma", "k_rate"),
+            )
+        },
+    },
+    "training": {
+        "optimizer": "adam",
+        "channels_last": True,
+        "discriminator_rate": TrainingConfiguration.discriminator_rate,
+        "final_rate": TrainingConfiguration.final_rate,
+    },
+}

@@ -1,0 +1,221 @@
+"""What the page of `ntensor.faces.demo` shows: pictures as HTML, the shape as a mesh."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ntensor.faces import editing
+from ntensor.faces.common import extras
+from ntensor.faces.common.errors import ConfigurationError, ImageError
+from ntensor.faces.datasets import scenes
+from ntensor.faces.datasets.rendered import SPLITS
+from ntensor.faces.datasets.stored import StoredFaces
+from ntensor.faces.editing import FixedFace, restore_vertices
+from ntensor.faces.editing.session import Session
+from ntensor.faces.media import images
+from ntensor.faces.media.inputs import Face
+from ntensor.faces.morphable.face_model import FaceModel
+from ntensor.faces.reading import read_picture
+from ntensor.faces.runs.opened import OpenedRun, Options
+from ntensor.faces.writing.sheet import to_colours
+
+# Faces to choose from at a time.
+OFFERED = 12
+# The two that a page begins with.
+START = (2, 6)
+YAWS = (0, 30, -15, -40, 15)
+MOST_PIXELS = 40_000_000
+
+SIDES = ("first", "second")
+# 0 is the first face, 1 the second.
+LARGEST_WEIGHT = 1.5
+SLIDERS = ("identity", "expression", "pose", "light")
+MAPS = {
+    "image": "reconstruction",
+    "normal": "normals",
+    "albedo": "albedo",
+    "shading": "shading",
+    "mask": "mask",
+    "background": "background",
+    "frontal_image": "frontal image",
+    "frontal_normal": "frontal normals",
+}
+
+
+class Demo:
+    """What the page shows and does, without the page.
+
+    Args:
+        run (Path): folder that training wrote.
+        checkpoint (str): `"best"` or `"last"`.
+
+    Raises:
+        FacesError: there is no such run, or its network lacks one of the codes.
+    """
+
+    def __init__(self, run: Path, checkpoint: Literal["best", "last"] = "best") -> None:
+        self.run = OpenedRun(run, Options(checkpoint=checkpoint), *SLIDERS)
+        self.first_offered = [self.choose_face(number) for number in range(OFFERED)]
+
+    @property
+    def sentence(self) -> str:
+        """What was trained on what."""
+        data, step = self.run.configuration.data, self.run.step
+        if data.source != "generated":
+            return f"Trained with {step} updates on the data set {data.source}."
+        return (
+            f"Trained with {step} updates on generated faces alone ({self.face_model.source}). The "
+            "faces below are of persons that it has not seen; of photographs it has seen none."
+        )
+
+    @property
+    def face_model(self) -> FaceModel:
+        """Whose vertices the network's shape has.
+
+        Raises:
+            FacesError: none is known, or it has other vertices.
+        """
+        face, k_3d = self.run.inputs.face_model, self.run.configuration.model.k_3d
+        if face.shape_size != k_3d:
+            raise ConfigurationError(
+                f"the run's shape has {k_3d} coordinates, that of the {face.source} has "
+                f"{face.shape_size}"
+            )
+        return face
+
+    def choose_face(self, number: int) -> Face:
+        """A face to choose: of the test persons, or of the run's validation set."""
+        data, inputs = self.run.configuration.data, self.run.inputs
+        if data.source == "generated":
+            basic = inputs.face_model.basic_names
+            return inputs.generate(
+                "test",
+                str(number % len(SPLITS["test"])),
+                basic[number % len(basic)],
+                str(YAWS[number % len(YAWS)]),
+                "front" if number % 3 == 0 else str((5 + 3 * number) % scenes.FIXED_LIGHTS),
+            )
+        folder = Path(data.validation_source or data.source)
+        return inputs.read_record(folder, number % StoredFaces(folder).count)
+
+    def show_offered(self, page: int) -> list[Any]:
+        """Pictures (S, S, 3), uint8, of the faces to choose from on a page of `OFFERED`."""
+        numbers = range(page * OFFERED, (page + 1) * OFFERED)
+        faces = [self.choose_face(number) for number in numbers] if page else self.first_offered
+        return [to_pixels(face.image) for face in faces]
+
+    def start(self) -> tuple[Session, dict[str, list[str]]]:
+        """The session that a page begins with, and `side` of each side."""
+        faces = {s: self.first_offered[k].image for s, k in zip(SIDES, START, strict=True)}
+        first, second = (self.fix_face(image) for image in faces.values())
+        session = Session(first, second, self.leak)
+        return session, {s: self.show_side(s, session, image) for s, image in faces.items()}
+
+    @property
+    def leak(self) -> Tensor | None:
+        """By which `z_id` follows the pose; None where it need not."""
+        return None if self.run.separated else self.run.leak
+
+    def fix_face(self, image: Tensor) -> FixedFace:
+        """A picture (3, S, S), encoded."""
+        return FixedFace(self.run.model, self.run.encode([Face("", image)])[0])
+
+    def read_upload(self, path: Path) -> Tensor:
+        """The middle square of a picture's file, for the network.
+
+        Raises:
+            ImageError: see `read_picture`; the message names the file without its folder.
+        """
+        try:
+            return self.run.inputs.crop(read_picture(path, MOST_PIXELS), path).image
+        except ImageError as error:
+            raise ImageError(str(error).replace(str(path), path.name)) from error
+
+    def show_side(self, side: str, session: Session, image: Tensor) -> list[str]:
+        """HTML of the picture of one side, and of its decodings."""
+        face = getattr(session, side)
+        maps = editing.decode(self.run.model, face.encoded)
+        title = f"{side.title()} face"
+        return [format_picture(image, title), format_maps(title, maps)]
+
+    def show_edited(self, session: Session, weights: Mapping[str, float]) -> list[str]:
+        """HTML of the edited face, large, as a picture and frontal; and of its decodings."""
+        maps = session.decode(weights)
+        large = {"image": "Edited face", "frontal_image": "Its frontal view"}
+        figures = "".join(
+            format_figure(maps[name][0], title, title) for name, title in large.items()
+        )
+        return [f'<div class="large">{figures}</div>', format_maps("Edited face", maps)]
+
+    def make_mesh(self, session: Session, weights: Mapping[str, float]) -> bytes:
+        """The edited shape as a GLB file, whose texture is the frontal image.
+
+        Raises:
+            FacesError: see `face_model`.
+        """
+        trimesh, image_module = extras.load("trimesh"), extras.load("PIL.Image")
+        triangles = self.face_model.shape_triangles()
+        maps = session.decode(weights)
+        vertices = restore_vertices(self.run.model, maps)[0].float().cpu()
+        material = trimesh.visual.material.PBRMaterial(
+            baseColorTexture=image_module.fromarray(to_pixels(maps["frontal_image"][0])),
+            metallicFactor=0.0,
+            roughnessFactor=0.8,
+            doubleSided=True,
+        )
+        visual = trimesh.visual.TextureVisuals(
+            uv=find_texture_places(vertices).numpy(), material=material
+        )
+        mesh = trimesh.Trimesh(
+            1e-3 * vertices.numpy(), triangles.numpy(), visual=visual, process=False
+        )
+        content: bytes = mesh.export(file_type="glb", include_normals=True)
+        return content
+
+
+def find_texture_places(vertices: Tensor) -> Tensor:
+    """Where vertices (V, 3), in millimetres, lie in the frontal image.
+
+    Returns:
+        Tensor[V, 2]: 0 to 1, from the left and from the bottom.
+    """
+    # A little inwards, so that the outline does not take the empty background's colour.
+    seen = 0.95 * images.project(vertices, 1) * vertices.new_tensor([1, -1])
+    return (0.5 + seen).clamp(0, 1)
+
+
+def to_pixels(image: Tensor) -> Any:
+    """An image (3, S, S), 0 to 1, as array (S, S, 3), uint8."""
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+
+
+def format_picture(image: Tensor, description: str) -> str:
+    """An image (3, S, S), 0 to 1, as HTML that needs no other file."""
+    file = io.BytesIO()
+    extras.load("PIL.Image").fromarray(to_pixels(image)).save(file, "PNG", compress_level=1)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(description)}">'
+
+
+def format_figure(image: Tensor, description: str, caption: str) -> str:
+    """`picture` with a caption."""
+    return (
+        f"<figure>{format_picture(image, description)}<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def format_maps(title: str, maps: Mapping[str, Tensor]) -> str:
+    """The decodings of one face as HTML, each with its name."""
+    figures = "".join(
+        format_figure(to_colours(name, maps[name])[0], f"{title}: {shown}", shown)
+        for name, shown in MAPS.items()
+    )
+    return f'<div class="maps-title">{title}</div><div class="maps">{figures}</div>'

@@ -1,0 +1,150 @@
+"""A trained run and the faces that a command gives it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from ntensor.faces import editing
+from ntensor.faces.common.errors import ConfigurationError, OutputError
+from ntensor.faces.configuration.entries import Device, Within, check_entries
+from ntensor.faces.editing import Encoded
+from ntensor.faces.media.images import FARTHEST
+from ntensor.faces.media.inputs import Face, Inputs, stack_pictures
+from ntensor.faces.training.processes import choose_device
+from ntensor.faces.training.runs import load_run
+from ntensor.faces.training.samples import open_sources
+
+# Training pictures that `leak` looks at; its regression has ten unknowns a coordinate.
+PICTURES = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What every command about faces understands.
+
+    Attributes:
+        landmarks: of pictures: a text file with 5 or 68 lines "x y", a .pts file, a .json file by
+            picture names, or a folder with a .txt or .pts file for each picture; the faces are
+            turned, scaled and cropped by them.
+        box: left, top, right, bottom of the face in every picture, in pixels.
+        checkpoint: of the run.
+        device: auto, cpu or cuda.
+        face_model: an ICT face file or the word analytic, in place of the one that the run's
+            configuration names.
+        scale: enlargement of figures.
+    """
+
+    landmarks: Path | None = None
+    box: Annotated[tuple[float, float, float, float] | None, Within(-FARTHEST, FARTHEST)] = None
+    checkpoint: Literal["best", "last"] = "best"
+    device: Device = "auto"
+    face_model: str | None = None
+    scale: Annotated[int, Within(1, 64)] = 2
+
+    def __post_init__(self) -> None:
+        check_entries(self)
+
+
+class OpenedRun:
+    """A run's network on a device, and the faces read for it.
+
+    Args:
+        run (Path): folder that training wrote.
+        options (Options)
+        edits (str): keys of `editing.CODES` that the network must have codes for.
+
+    Attributes:
+        model, configuration, step, inputs, options
+
+    Raises:
+        FacesError: there is no such run, device or code.
+    """
+
+    def __init__(self, run: Path, options: Options, *edits: str) -> None:
+        device = choose_device(options.device)
+        self.model, configuration, self.step = load_run(run, options.checkpoint)
+        if options.face_model is not None:
+            data = dataclasses.replace(configuration.data, face_model=options.face_model)
+            configuration = dataclasses.replace(configuration, data=data)
+        editing.require_codes(self.model, *edits)
+        self.model.to(device)
+        self.run, self.configuration, self.options = run, configuration, options
+        self.device = device
+        self.inputs = Inputs(configuration, options.landmarks, options.box)
+
+    def read(self, words: Sequence[str]) -> list[Face]:
+        """The faces of these words; see `inputs`."""
+        if not words:
+            raise ConfigurationError("wanted at least one face, got none")
+        return self.inputs.read(words)
+
+    def encode(self, faces: Sequence[Face]) -> Encoded:
+        """Their codes."""
+        return editing.encode(self.model, stack_pictures(faces).to(self.device))
+
+    def check_output(self, path: Path) -> Path:
+        """The path of a file to write.
+
+        Raises:
+            OutputError: a picture or film that was read is there.
+        """
+        if path.resolve() in self.inputs.files:
+            raise OutputError(f"{path}: is one of the faces' own files; choose another --out")
+        return path
+
+    @property
+    def separated(self) -> bool:
+        """Whether training kept the identity's code from telling the pose: nothing must follow."""
+        return self.configuration.losses.independence > 0
+
+    @functools.cached_property
+    def leak(self) -> Tensor:
+        """What `z_id` tells of the pose over `PICTURES` training pictures; see `fit_pose_leak`.
+
+        Raises:
+            FacesError: the training's data set cannot be read, or there is no pose.
+        """
+        size = self.configuration.model.image_size
+        training, _ = open_sources(self.configuration.data, size)
+        count = min(PICTURES, training.size or PICTURES)
+        collected: dict[str, list[Tensor]] = {"z_p": [], "z_id": []}
+        editing.require_codes(self.model, "pose", "identity")
+        for first in range(0, count, 32):
+            batch = training[list(range(first, min(count, first + 32)))]
+            codes = editing.encode(self.model, batch["image"].to(self.device)).codes
+            for name, parts in collected.items():
+                parts.append(codes[name])
+        return editing.fit_pose_leak({name: torch.cat(parts) for name, parts in collected.items()})
+
+    def to_colours(self, images: Tensor) -> Tensor:
+        """Pictures (n, 3, S, S) as colours 0 to 1 on the CPU."""
+        return images.detach().float().cpu().clamp(0, 1)
+
+
+def pair_faces(
+    first: list[Face], second: list[Face], name: str, other: str
+) -> tuple[list[Face], list[Face]]:
+    """Two lists of faces of one length; a single face is repeated.
+
+    Raises:
+        ConfigurationError: their lengths do not fit.
+    """
+    n = max(len(first), len(second))
+    if not {len(first), len(second)} <= {1, n}:
+        raise ConfigurationError(
+            f"wanted as many {name} as {other}, or one of either, got {len(first)} and "
+            f"{len(second)}; the subcommand grid shows every pair"
+        )
+    return first * (n // len(first)), second * (n // len(second))
+
+
+def to_cpu(output: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The outputs on the CPU in float32."""
+    return {name: value.detach().float().cpu() for name, value in output.items()}

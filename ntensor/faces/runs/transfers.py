@@ -1,0 +1,128 @@
+"""Edits that give faces the code of others: their pictures, figures and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ntensor.faces import editing
+from ntensor.faces.editing.codes import Mask
+from ntensor.faces.media.images import save_image
+from ntensor.faces.media.inputs import Face, stack_pictures
+from ntensor.faces.writing import grids
+from ntensor.faces.writing.files import check_writable
+from ntensor.faces.writing.sheet import to_colours
+
+from .opened import OpenedRun, pair_faces
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a transfer is done: arguments of the commands; `leak` is that of `follow`."""
+
+    project: bool = False
+    mask: Mask = "normals"
+    leak: Tensor | None = None
+    detail: bool = False
+    warp: bool = False
+
+
+def transfer(
+    opened: OpenedRun,
+    edit: str,
+    target: editing.Encoded,
+    source: editing.Encoded,
+    way: Way,
+) -> dict[str, Tensor]:
+    """The decoder's outputs of one edit, a key of `editing.CODES`."""
+    if edit == "expression":
+        return editing.transfer_expression(opened.model, target, source)
+    if edit == "light":
+        return editing.transfer_light(opened.model, target, source)
+    if edit == "pose":
+        return editing.transfer_pose(
+            opened.model, target, source, way.project, way.mask, leak=way.leak
+        )
+    return editing.transfer_identity(opened.model, target, source, way.mask, leak=way.leak)
+
+
+def enlarge(picture: Tensor, scale: int) -> Tensor:
+    """Every pixel of (..., h, w) `scale` times in both directions."""
+    return picture.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
+
+
+def make_columns(
+    opened: OpenedRun,
+    edit: str,
+    targets: Sequence[Face],
+    sources: Sequence[Face],
+    way: Way,
+) -> tuple[dict[str, Tensor], list[Face]]:
+    """A transfer's figure, by titles, and the truths where all faces are generated."""
+    given, taken = opened.encode(targets), opened.encode(sources)
+    made = transfer(opened, edit, given, taken, way)
+    plain = editing.decode(opened.model, given, streams=True)
+    shown = {"target": stack_pictures(targets), "source": stack_pictures(sources)}
+    shown["reconstr."] = plain["image"]
+    if edit == "light":
+        shown |= {
+            "source sh.": to_colours("shading", made["shading_source"]),
+            "target sh.": to_colours("shading", made["shading_target"]),
+            "new shading": to_colours("shading", made["shading"]),
+        }
+    shown[edit] = made["image"]
+    if way.detail:
+        parts = (shown["target"], plain["image"].cpu(), made["image"].cpu())
+        shown[edit] = editing.add_detail(*parts)
+    if way.warp:
+        face, image = opened.inputs.face_model, shown["target"]
+        shown[edit], _, _ = editing.warp_expression(opened.model, face, image, given, taken)
+    if edit in ("expression", "identity") and "frontal_image" in made:
+        shown |= {"frontal": plain["frontal_image"], f"fr. {edit[:6]}.": made["frontal_image"]}
+    truths = [opened.inputs.render_edit(t, s, edit) for t, s in zip(targets, sources, strict=True)]
+    known = [truth for truth in truths if truth is not None]
+    if len(known) == len(truths):
+        shown["truth"] = stack_pictures(known)
+    else:
+        known = []
+    return {title: opened.to_colours(images) for title, images in shown.items()}, known
+
+
+def write_transfer(
+    opened: OpenedRun,
+    edit: str,
+    target: Sequence[str],
+    source: Sequence[str],
+    out: Path,
+    way: Way,
+) -> None:
+    """Writes an edit's figure and pictures; says what they are, and how far from known truths.
+
+    Args:
+        opened: the run and its options.
+        edit: a key of `editing.CODES`.
+        target, source: words for faces, see `inputs`.
+        out: folder for the pictures.
+        way: how it is done.
+    """
+    targets, sources = pair_faces(opened.read(target), opened.read(source), "target", "source")
+    check_writable(out)
+    shown, truths = make_columns(opened, edit, targets, sources, way)
+    grids.save_grid(opened.check_output(out / "figure.png"), shown, opened.options.scale)
+    for number, image in enumerate(shown[edit]):
+        save_image(opened.check_output(out / f"{edit}_{number:03d}.png"), image)
+    print(f"{out}: figure.png, {len(targets)} pictures {edit}_*.png")
+    if truths:
+        inside = torch.cat([face.truth["mask"] for face in truths])
+        errors = {
+            name: float(((images - shown["truth"]).square() * inside).sum() / (3 * inside.sum()))
+            for name, images in (("edited", shown[edit]), ("unedited", shown["target"]))
+        }
+        print(
+            f"mean squared error in the face against the rendered truth: {errors['edited']:.5f}; "
+            f"of the unedited target: {errors['unedited']:.5f}"
+        )

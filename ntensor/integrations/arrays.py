@@ -1,0 +1,85 @@
+"""NumPy arrays as tensors in the same memory, and where that is worth a call."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ntensor.ops import MttkrpSweep
+from ntensor.ops.mttkrp_all import keepable, state_of
+
+_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+# Elements that NumPy writes and the kernels do not, from which on they are faster: measured.
+FORMED = 6000
+
+
+def is_array(value: Any) -> bool:
+    """Whether it is exactly an array of NumPy; subclasses have a behaviour of their own."""
+    return type(value) is np.ndarray
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is an array of float32 or float64 in the machine's byte order that may be written
+    to: of others torch warns."""
+    return is_array(value) and value.dtype in _DTYPES and value.flags.writeable
+
+
+def as_tensor(value: Any) -> Any:
+    """A tensor in the memory of an array; what is no array, as it is.
+
+    An array that torch cannot describe, of negative strides, is copied.
+    """
+    if not is_array(value):
+        return value
+    for stride in value.strides:
+        if stride < 0 or stride % value.itemsize:
+            return torch.from_numpy(value.copy())
+    return torch.from_numpy(value)
+
+
+def as_array(tensor: Tensor) -> Any:
+    return tensor.detach().numpy()
+
+
+def worth_mttkrp(tensor: Any, rank: int, mode: int) -> bool:
+    """Whether TensorLy's product of matrices forms enough to be slower.
+
+    It forms the Khatri-Rao product of the other factors, and copies the tensor where its unfolding
+    is no view: along a mode in the middle.
+    """
+    if tensor.ndim < 3 or not tensor.size:
+        return False
+    product = tensor.size // tensor.shape[mode] * rank
+    copied = tensor.size if 0 < mode < tensor.ndim - 1 else 0
+    return bool(product + copied // 8 >= FORMED)
+
+
+def worth_product(matrices: Sequence[Any]) -> bool:
+    """Whether a Khatri-Rao product is large enough."""
+    rows = math.prod(len(matrix) for matrix in matrices)
+    return rows * matrices[0].shape[1] >= FORMED
+
+
+class ArraySweep(MttkrpSweep):
+    """`ntensor.MttkrpSweep` over the memory of one array, which each call describes anew.
+
+    That nothing writes to the array between the calls is for the caller to know: nobody counts the
+    writes of NumPy.
+    """
+
+    def __init__(self, array: Any) -> None:
+        super().__init__()
+        kept = self._kept
+        self.array = weakref.ref(array, lambda _: kept.clear())
+
+    def _may_keep(self, tensor: Tensor, *others: object) -> bool:
+        return keepable(tensor, *others)
+
+    def _state(self, tensor: Tensor, backend: str | None) -> tuple[Any, ...]:
+        return state_of(tensor, backend)
