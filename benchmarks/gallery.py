@@ -8,44 +8,40 @@ Writes `gallery.csv`, one row a form.
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib
 import sys
-from pathlib import Path
 
 import torch
 
-from harness import machine as machines
+from harness.files import write_table
+from harness.machine import ForeignLoad, describe
+from harness.options import ROOT, add_out
 
-EXAMPLES = machines.ROOT / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("examples", nargs="*", help="names of files in examples/; default: all")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("build/benchmarks"))
+    add_out(parser)
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     if str(EXAMPLES) not in sys.path:
         sys.path.insert(0, str(EXAMPLES))
-    machine = machines.describe(options.threads, torch.device("cpu"))
     names = options.examples or [
         path.stem for path in sorted(EXAMPLES.glob("*.py")) if path.stem != "side_by_side"
     ]
-    rows = [row | machine for name in names for row in measure(name)]
+    rows = [row for name in names for row in measure(name)]
     options.out.mkdir(parents=True, exist_ok=True)
-    with (options.out / "gallery.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(options.out / "gallery.csv", rows, describe(options.threads, torch.device("cpu")))
 
 
 def measure(name: str) -> list[dict[str, object]]:
     import side_by_side
 
     forms = importlib.import_module(name).example()
-    with machines.ForeignLoad() as load:
+    with ForeignLoad() as load:
         times = side_by_side.medians(forms)
     rows: list[dict[str, object]] = []
     for form, step in forms.items():

@@ -45,16 +45,14 @@ MANY = [
 ]
 # TensorLy on NumPy alone beside the library; tiny and degenerate ones among them.
 NUMPY = [
-    *(Case(sizes, rank, 5) for sizes, rank in (((3, 3, 3), 2), ((5, 6, 7), 3), ((30, 40), 3))),
-    *(Case(sizes, rank, 5) for sizes, rank in (((10, 10, 10), 4), ((8, 8, 8, 8), 4))),
-    *(Case(sizes, rank, 5) for sizes, rank in (((1, 200, 200), 4), ((200, 1, 200), 4))),
-    *(Case(sizes, rank, 5) for sizes, rank in (((2, 200, 200), 4), ((200, 200, 2), 4))),
-    *(Case(sizes, rank, 5) for sizes, rank in (((3, 4, 5000), 3), ((20, 30, 40), 1))),
-    *(Case(sizes, rank, 5) for sizes, rank in (((30, 30, 30), 5), ((50, 50, 50), 5))),
-    *(Case(sizes, rank, 5) for sizes, rank in (((100, 100, 100), 10), ((100, 100, 100), 64))),
-    *(Case(sizes, rank, 5) for sizes, rank in (((1000, 50, 20), 8), ((512, 256, 3, 3), 32))),
-    *(Case(sizes, rank, 5) for sizes, rank in (((10, 10, 10, 10, 10), 6), ((40, 40, 40, 40), 8))),
-    *(Case(sizes, rank, 5) for sizes, rank in (((12, 300, 300), 16),)),
+    Case(sizes, rank, 5)
+    for sizes, rank in (
+        *(((3, 3, 3), 2), ((5, 6, 7), 3), ((30, 40), 3), ((10, 10, 10), 4), ((8, 8, 8, 8), 4)),
+        *(((1, 200, 200), 4), ((200, 1, 200), 4), ((2, 200, 200), 4), ((200, 200, 2), 4)),
+        *(((3, 4, 5000), 3), ((20, 30, 40), 1), ((30, 30, 30), 5), ((50, 50, 50), 5)),
+        *(((100, 100, 100), 10), ((100, 100, 100), 64), ((1000, 50, 20), 8)),
+        *(((512, 256, 3, 3), 32), ((10,) * 5, 6), ((40,) * 4, 8), ((12, 300, 300), 16)),
+    )
 ]
 SECONDS_OF_MANY = 1.5
 QUICK = [Case((12, 13, 80), 4, 3), Case((6, 7, 8, 40), 3, 3)]
@@ -162,8 +160,8 @@ def ways_of(case: Case, every: bool = True, numpy: bool = False) -> list[Way]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    flags = {"--numpy": "TensorLy on NumPy alone, its list of shapes"}
-    given = options.parse_ways(argv, __doc__, flags)
+    numpy = "TensorLy on NumPy alone, its list of shapes"
+    given = options.parse_ways(argv, __doc__, numpy=numpy)
     options.prepare_process(given)
     import torch
 
@@ -171,19 +169,15 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(given.threads)
     rows: list[dict[str, object]] = []
-    if given.numpy:
-        given.seconds = min(given.seconds, SECONDS_OF_MANY)
-        for case in QUICK if given.quick else NUMPY:
-            rows += ways.measure(case.name, ways_of(case, numpy=True), given)
-        return ways.finish(rows, given, "tensorly_numpy", "a decomposition")
-    for case in QUICK if given.quick else [*CASES, *MANY]:
+    for case in QUICK if given.quick else NUMPY if given.numpy else [*CASES, *MANY]:
         if not options.is_wanted(given, case.name):
             continue
-        many = case in MANY
-        if many:
+        every = case in CASES or case in QUICK
+        if given.numpy or not every:
             given.seconds = min(given.seconds, SECONDS_OF_MANY)
-        rows += ways.measure(case.name, ways_of(case, every=not many), given)
-    return ways.finish(rows, given, "tensorly_cp", "a decomposition")
+        rows += ways.measure(case.name, ways_of(case, every, given.numpy), given)
+    name = "tensorly_numpy" if given.numpy else "tensorly_cp"
+    return ways.finish(rows, given, name, "a decomposition")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,8 @@ import argparse
 import ctypes.util
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 
 from harness.cases import DTYPES, Case, Shape
 
@@ -65,14 +63,12 @@ def parse(
     return given
 
 
-def parse_ways(
-    argv: list[str] | None, description: str, flags: Mapping[str, str] = MappingProxyType({})
-) -> argparse.Namespace:
+def parse_ways(argv: list[str] | None, description: str, **flags: str) -> argparse.Namespace:
     """For commands whose cases have names of their own; `flags` of the command: name and help."""
     parser = parser_of(description)
     parser.add_argument("--case", nargs="+", metavar="TEXT", help="cases with a TEXT in the name")
     for flag, text in flags.items():
-        parser.add_argument(flag, action="store_true", help=text)
+        parser.add_argument(f"--{flag}", action="store_true", help=text)
     given = parser.parse_args(argv, argparse.Namespace(device="cpu"))
     given.seconds = given.seconds or 20.0
     return given
