@@ -32,6 +32,13 @@ FIXED = (
         option=541,
         seed=960392879,
     ),
+    # Sums of equal terms, of which two cancel: partial sums are 20 times the result.
+    Case(
+        *("synthesis", 1, (21, 87, 1, 189)),
+        order="second",
+        layouts=("expanded", "expanded", "expanded_columns"),
+        seed=519659365,
+    ),
     # A core's gradient that is written past the caches; one whose samples take several blocks.
     Case("projection", 3, (32, 512), k_x=300, order="gradients"),
     Case("projection", 2, (32, 256), k_x=300, dtype="float64", order="gradients"),
