@@ -72,7 +72,7 @@ def jvp(
     values, outputs = operation.values(tensors), operation.outputs(statics)
     replacements = {
         slot: tangent
-        for slot, tangent in zip(operation.slots(tensors), tangents, strict=True)
+        for slot, tangent in zip(operation.slots(len(tensors)), tangents, strict=True)
         if tangent is not None
     }
     options = operation.options(statics)
@@ -86,4 +86,4 @@ def jvp(
 
 
 def _wanted(operation: Operation, needs: Sequence[bool]) -> set[Slot]:
-    return {slot for slot, need in zip(operation.slots(needs), needs, strict=True) if need}
+    return {slot for slot, need in zip(operation.slots(len(needs)), needs, strict=True) if need}

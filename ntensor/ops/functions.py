@@ -22,7 +22,7 @@ def functions_of(operation: Operation) -> tuple[Any, Any]:
     class Full(torch.autograd.Function):
         @staticmethod
         def forward(statics: tuple[Any, ...], *tensors: Tensor | None) -> Any:
-            return operation.call_raw(tensors, statics, False)
+            return operation.call_raw(tensors, statics)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

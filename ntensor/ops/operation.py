@@ -100,22 +100,19 @@ class Operation(Signature):
                 f"ntensor.{self.name}: forward-mode differentiation (jvp, jacfwd, hessian) does "
                 "not work inside torch.compile; take it outside of the compiled function"
             )
-        return self.call_raw(tensors, statics, False)
+        return self.call_raw(tensors, statics)
 
     def without_autograd(self, tensors: Sequence[Tensor | None], statics: tuple[Any, ...]) -> Any:
         """The result in eager mode, where autograd has nothing to record or has recorded it."""
         if plain(tensors):
-            return self.call_raw(tensors, statics, True)
+            return self.run(*self.nested(tensors), *statics)
         late.tell()
         with below_autograd():
-            return self.call_raw(tensors, statics, False)
+            return self.call_raw(tensors, statics)
 
-    def call_raw(
-        self, tensors: Sequence[Tensor | None], statics: tuple[Any, ...], direct: bool
-    ) -> Any:
-        """The operation of torch; `direct`: without the dispatcher and its checks."""
-        call = self.run if direct else self.raw
-        return call(*self.nested(tensors), *statics)
+    def call_raw(self, tensors: Sequence[Tensor | None], statics: tuple[Any, ...]) -> Any:
+        """The result by way of the dispatcher."""
+        return self.raw(*self.nested(tensors), *statics)
 
     def checked(self, tensors: Sequence[Tensor | None], *statics: Any) -> Any:
         """The operation on what a raw call may hold, under vmap."""

@@ -210,7 +210,7 @@ class ProjectionForm(Form):
     def partials(
         self, values: Values, wanted: Set[Slot], options: tuple[Any, ...]
     ) -> dict[Slot, Tensor]:
-        core, grad, grad_mean = (values[head] for head in self.heads)
+        core, grad, grad_mean = values["core"], values["grad"], values["grad_mean"]
         factors = self.factors(values)
         found: dict[Slot, Tensor] = {}
         if "grad_mean" in wanted:

@@ -140,7 +140,7 @@ class RotationForm(Form):
     def partials(
         self, values: Values, wanted: Set[Slot], options: tuple[Any, ...]
     ) -> dict[Slot, Tensor]:
-        grad, y, R = (values[head] for head in self.heads)
+        grad, y, R = values["grad"], values["y"], values["R"]
         found: dict[Slot, Tensor] = {}
         if "grad" in wanted:
             found["grad"] = ROTATION((y, R), *options)
@@ -163,7 +163,7 @@ class RotatedSynthesisForm(Form):
     def partials(
         self, values: Values, wanted: Set[Slot], options: tuple[Any, ...]
     ) -> dict[Slot, Tensor]:
-        grad, *operands = (values[head] for head in self.heads)
+        grad, operands = values["grad"], [values[head] for head in self.heads[1:]]
         layout, backend = options
         found: dict[Slot, Tensor] = {}
         if "grad" in wanted:

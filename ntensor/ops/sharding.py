@@ -43,7 +43,7 @@ def _acceptable(operation: Operation, arguments: Sequence[Any]) -> list[tuple[An
 
     form = operation.form
     tensors, statics = operation.flat(arguments)
-    slots, factors = operation.slots(tensors), len(tensors) - len(operation.heads)
+    slots, factors = operation.slots(len(tensors)), len(tensors) - len(operation.heads)
     given = [
         (spec, form.axes(slot, factors))
         for slot, spec in zip(slots, tensors, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,11 @@ class Signature:
         self.arity = len(names) - 1
         self.shared = [place for place, name in enumerate(self.heads) if name in form.shared]
         self.shared_output = any(slot in form.shared for slot in returns)
+        self.slots = functools.cache(self._slots)
+
+    def _slots(self, count: int) -> tuple[Slot, ...]:
+        """The slot of each of `count` tensors."""
+        return (*self.heads, *range(count - len(self.heads)))
 
     def flat(self, arguments: Sequence[Any]) -> tuple[list[Any], tuple[Any, ...]]:
         """Tensors and statics of the operation's arguments."""
@@ -60,15 +66,10 @@ class Signature:
             return (*tensors[:heads], list(tensors[heads:]))
         return tensors
 
-    def slots(self, tensors: Sequence[Any]) -> tuple[Slot, ...]:
-        """The slot of each of the tensors."""
-        factors = len(tensors) - len(self.heads)
-        return (*self.heads, *range(factors)) if factors else self.heads
-
     def values(self, tensors: Sequence[Any]) -> dict[Slot, Any]:
         """What is given for each slot of the form; None for a head that is no argument."""
         values: dict[Slot, Any] = dict.fromkeys(self.form.heads)
-        values.update(zip(self.slots(tensors), tensors, strict=True))
+        values.update(zip(self.slots(len(tensors)), tensors, strict=True))
         return values
 
     def outputs(self, statics: tuple[Any, ...]) -> tuple[Slot, ...]:
@@ -85,4 +86,4 @@ class Signature:
 
     def in_order(self, tensors: Sequence[Any], found: Mapping[Slot, Tensor]) -> list[Tensor | None]:
         """What is found for the slot of each of the tensors."""
-        return [found.get(slot) for slot in self.slots(tensors)]
+        return list(map(found.get, self.slots(len(tensors))))
