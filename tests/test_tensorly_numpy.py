@@ -325,6 +325,40 @@ def test_the_array_is_not_held():
         assert gone() is None
 
 
+SWEEP = """
+def sweep(array_of, factors, keep):
+    for mode in range(3):
+        array = array_of(mode)
+        result = unfolding_dot_khatri_rao(array, (None, factors), mode)
+        keep(array, result)
+"""
+
+
+@pytest.mark.usefixtures("however_small")
+def test_another_array_at_the_same_address(passes):
+    """Within one sweep: nothing of the one before is taken for it."""
+    memory = bytearray(3 * 4 * 7 * 40 * 8)
+    scope = {"__name__": "tensorly.decomposition.of_a_test"}
+    scope["unfolding_dot_khatri_rao"] = tenalg.unfolding_dot_khatri_rao
+    exec(SWEEP, scope)
+    _, factors = problem((3, 4, 7, 40), 2)
+    pairs = []
+
+    def array_of(mode):
+        array = np.frombuffer(memory).reshape(3, 4, 7, 40)
+        array[...] = problem(array.shape, seed=mode)[0]
+        return array
+
+    def keep(array, result):
+        pairs.append((result, in_float64(array, factors, len(pairs))))
+
+    with integration.register():
+        scope["sweep"](array_of, factors, keep)
+    for found, exact in pairs:
+        np.testing.assert_allclose(found, exact)
+    assert len(passes) == 2  # the last mode shares nothing with a later one
+
+
 def test_large_enough_to_share_by_itself(served, passes):
     """Without a hint about sizes, as a user calls it."""
     tensor = planted((20, 20, 200), 10, np.float32)
