@@ -59,7 +59,7 @@ def render(
     shard_size: Positive = 512,
     workers: Workers = 0,
 ) -> None:
-    """Renders a data set. A folder that was begun with the same arguments is continued.
+    """Renders a data set, or continues one that was started with the same arguments.
 
     Args:
         out: the folder.

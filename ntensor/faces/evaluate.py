@@ -78,10 +78,10 @@ def evaluate_all(
     labels: Path | None = None,
     data: Path | None = None,
 ) -> list[Path]:
-    """What the command does; the files that it wrote.
+    """Evaluates the runs; returns the files that it wrote.
 
     Raises:
-        FacesError: what its message says.
+        FacesError: a run, an option or a file cannot be used.
     """
     if not runs:
         raise FacesError("wanted the folder of at least one run, got none")

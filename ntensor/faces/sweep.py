@@ -18,10 +18,10 @@ Names:
     intrinsic        the network after [30]
 
 Every run is a folder `OUT/NAME-sSEED`. It is trained by `python -m ntensor.faces.train`, whose
-command is printed; a run that stands is continued, a finished one is left as it is, so that the
-same command resumes. Where a run of other settings stands, nothing is trained. An ablation of a
-term that the preset does not have is left out. Options that this command does not know go to every
-run; the ablation's own come after them.
+command is printed. An existing run is continued and a finished one left alone, so the same command
+resumes. If a folder holds a run of other settings, nothing is trained. An ablation of a term that
+the preset does not have is left out. Options that this command does not know are passed to every
+run, followed by those of the ablation.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Sweep:
         names: of the runs; default: all that differ.
         seeds: of training and data.
         steps: updates of a run; 0: the preset's.
-        seconds: no run is begun after so many; a run that was begun ends. 0: no limit.
+        seconds: no run is started after so many; a started run is finished. 0: no limit.
         out: folder of the runs.
         dry_run: print the commands and train nothing.
     """
@@ -137,7 +137,7 @@ def plan(sweep: Sweep, options: Sequence[str] = ()) -> tuple[list[Planned], list
 
 
 def run_to_its_end(command: Sequence[str]) -> int:
-    """The status of a command, which a signal meanwhile leaves the time to save."""
+    """The exit status of a command; a signal in the meantime leaves it time to save."""
     with subprocess.Popen(command) as process:
         try:
             return process.wait()
@@ -148,7 +148,7 @@ def run_to_its_end(command: Sequence[str]) -> int:
 
 
 def train_all(sweep: Sweep, options: Sequence[str] = ()) -> list[Path]:
-    """Trains what is planned and not finished; folders of the finished runs.
+    """Trains the planned runs that are not finished; returns the folders of the finished runs.
 
     Raises:
         FacesError: a run fails, or one of another configuration stands in its folder.
@@ -168,7 +168,7 @@ def train_all(sweep: Sweep, options: Sequence[str] = ()) -> list[Path]:
         if sweep.dry_run:
             continue
         if sweep.seconds and time.monotonic() - begin > sweep.seconds:
-            print(f"the {sweep.seconds:g} seconds are over; the same command goes on")
+            print(f"the limit of {sweep.seconds:g} seconds is reached; the same command continues")
             break
         status = run_to_its_end(command)
         if status or not run.finished:

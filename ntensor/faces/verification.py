@@ -214,5 +214,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         network, right = fit(settings, training, device)
         save(network, out)
         area = area_under_curve(network, validation, device)
-    print(f"{out}: {right:.1%} of training faces named rightly; area under the curve of")
+    print(f"{out}: {right:.1%} of training faces classified correctly; area under the curve of")
     print(f"same-person pairs of unseen identities: {area:.3f}")

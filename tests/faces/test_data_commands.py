@@ -36,7 +36,7 @@ def test_render_check_and_sheet(tmp_path, capsys):
 
 
 def test_messages_instead_of_tracebacks(tmp_path):
-    with pytest.raises(SystemExit, match=r"meta.json: the file is not there"):
+    with pytest.raises(SystemExit, match=r"meta.json: the file does not exist"):
         data.main(["check", str(tmp_path)])
     for name in ("sheet.xyz", "sheet"):
         with pytest.raises(SystemExit, match=f"{name}: wanted the ending of a picture, as .png"):

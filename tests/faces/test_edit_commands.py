@@ -237,11 +237,11 @@ def test_records_of_a_data_set(run, tmp_path, capsys):
     assert "index must be 0..2, got 3" in message
     message = sentence(edit.main, "light", run, "--target", f"{tmp_path}:0", "--source", HAPPY,
                        "--out", tmp_path)  # fmt: skip
-    assert "meta.json: the file is not there" in message
+    assert "meta.json: the file does not exist" in message
 
 
 WRONG_FACES = {
-    "absent.jpg": "the file is not there",
+    "absent.jpg": "the file does not exist",
     "generated:test:54": "PERSON must be 0 to 53, got '54'",
     "generated:nobody:0": "SPLIT of train, validation, test",
     "generated:test:0:glad": "EXPRESSION must be of neutral, happy",

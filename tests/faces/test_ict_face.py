@@ -111,7 +111,7 @@ def test_distance_to_a_polygon():
 
 
 def test_errors(checkout, tmp_path):
-    with pytest.raises(SystemExit, match=r"generic_neutral_mesh.obj: the file is not there"):
+    with pytest.raises(SystemExit, match=r"generic_neutral_mesh.obj: the file does not exist"):
         main([str(tmp_path), "--out", str(tmp_path / "face.npz")])
     write(tmp_path / "generic_neutral_mesh.obj", np.zeros((5, 3)))
     with pytest.raises(ValueError, match="must have 26719 vertices, got 5"):

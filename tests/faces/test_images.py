@@ -84,7 +84,7 @@ def test_what_is_refused(tmp_path):
         cut: "cannot be read",
         tmp_path / "a.tif": "got mode 'F', whose range is unknown",
         tmp_path / "small.png": r"wanted at least 8 x 8 pixels, got \(4, 4\)",
-        tmp_path / "absent.png": "the file is not there",
+        tmp_path / "absent.png": "the file does not exist",
         tmp_path: "got a folder",
     }
     for path, reason in reasons.items():
@@ -123,7 +123,7 @@ def test_landmark_files(tmp_path):
         ("e.txt", None): "wanted 5 or 68 landmarks of two numbers, got 2",
         ("f.txt", None): "f.txt: cannot be read .*'x'",
         ("g.txt", None): "landmarks must be numbers from",
-        ("absent.txt", None): "the file is not there",
+        ("absent.txt", None): "the file does not exist",
         ("d.json", "z.png"): "has no landmarks of z.png",
     }
     for (name, image), reason in reasons.items():

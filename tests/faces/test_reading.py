@@ -145,7 +145,7 @@ ARCHIVES = {
         "a is no",
     ),
     "folder": (lambda path: path.mkdir(), "wanted a file, got a folder"),
-    "absent": (lambda path: None, "the file is not there"),
+    "absent": (lambda path: None, "the file does not exist"),
 }
 
 

@@ -202,7 +202,8 @@ def test_two_processes_in_one_folder(finished):
     holder = rf"process {os.getpid()} on {socket.gethostname()}"
     with locked(finished, finished / LOCK):
         for call in (trainer(finished, training={"steps": 1}).train, lambda: ShardWriter(finished)):
-            with pytest.raises(OutputError, match=rf"another process writes there \({holder}\)"):
+            sentence = rf"another process is writing there \({holder}\)"
+            with pytest.raises(OutputError, match=sentence):
                 call()
         assert load_run(finished)[2] == 1
     assert contents(finished) == before
@@ -213,7 +214,7 @@ def test_two_verifications_of_one_file(tmp_path):
     out = tmp_path / "weights.safetensors"
     with locked(out, tmp_path / f".{out.name}{LOCK}"):
         message = refused(verification.main, "--out", out, "--data.vertices", 1000)
-    assert f"{out}: another process writes there" in message
+    assert f"{out}: another process is writing there" in message
 
 
 def test_a_writer_gives_its_folder_back(tmp_path):

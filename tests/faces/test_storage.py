@@ -235,7 +235,7 @@ FILES = {
     array_gone: "no array pose",
     array_short: r"light must be float32 of shape \(8, 3, 9\), got float32 of shape \(8, 2, 9\)",
     other_type: "image must be uint8 .* got float32",
-    lambda path: path.unlink(): "the file is not there",
+    lambda path: path.unlink(): "the file does not exist",
 }
 
 
@@ -291,7 +291,7 @@ def test_unreadable_meta_and_basis(folder):
     with pytest.raises(DamagedData, match=r"meta.json: cannot be read"):
         StoredFaces(folder)
     (folder / META).unlink()
-    with pytest.raises(DamagedData, match=r"meta.json: the file is not there"):
+    with pytest.raises(DamagedData, match=r"meta.json: the file does not exist"):
         StoredFaces(folder)
 
 
@@ -331,7 +331,7 @@ KILLED = """
 import sys
 import numpy as np
 from ntensor.faces.datasets import storage
-from ntensor.faces.morphable.analytic_face import analytic_face
+from ntensor.faces.morphable.analytic_face import make_analytic_face
 from ntensor.faces.datasets.generated import GeneratedFaces
 
 original, calls = np.savez_compressed, []
@@ -346,7 +346,7 @@ def slow(stream, **arrays):
     original(stream, **arrays)
 
 np.savez_compressed = slow
-faces = GeneratedFaces(analytic_face(1000), size=16)
+faces = GeneratedFaces(make_analytic_face(1000), size=16)
 with storage.ShardWriter(sys.argv[1], faces.face_model, 4) as writer:
     writer.add(faces.batch(range(16)))
 """

@@ -1,4 +1,4 @@
-"""One shard of a data set on the disk: its arrays, their check, and the batch made of them."""
+"""One shard of a data set on disk: its arrays, their checks, and the batch made from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from . import scenes
 
 Arrays = dict[str, Any]
 
-# What a loss may need; column k of a batch's `valid` says whether the sample has it.
+# The targets of the losses; column k of a batch's `valid` says whether the sample has target k.
 VALID = ("mask", "normal", "pose", "id_3dmm", "exp_3dmm", "shape", "light", "albedo", "frontal")
 LABELS = ("identity", "expression", "pose_bin", "light_bin")
 MAPS = ("image", "mask", "normal", "albedo", "texture")
@@ -37,8 +37,8 @@ def list_fields(size: int, id_3dmm: int, exp_3dmm: int, vertices: int) -> dict[s
         vertices (int): of the shape.
 
     Returns:
-        dict: name to type and shape, without the leading number of records. Only `image` must be
-        there.
+        dict: name to type and shape, without the leading number of records. Only `image` is
+        required.
     """
     colour, single = (3, size, size), (1, size, size)
     fields = {
@@ -90,7 +90,7 @@ def read_shard(path: Path, fields: Mapping[str, Expected], names: list[str], cou
 
 
 def find_faults(arrays: Arrays) -> dict[int, str]:
-    """What is wrong with each record that cannot be used.
+    """The fault of each record that cannot be used.
 
     Checked, where a record claims to have them: finite and bounded numbers, a mask that covers
     something, rotations (`R^T R = I` and determinant +1 to 1e-3), unit normals (to 0.05, since
@@ -144,9 +144,9 @@ def find_valid(arrays: Arrays) -> Any:
 def decode(arrays: Arrays, fields: Mapping[str, Expected]) -> dict[str, Tensor]:
     """The batch of these records, with the keys of `Faces.batch`.
 
-    What the file lacks is zero (a pose: the identity, a label: -1) and `valid` says so. Shading is
-    computed from normals and light. Without frontal pictures, a near-frontal sample's own picture
-    in its mask stands for them.
+    What the file lacks is zero, a missing pose the identity, a missing label -1; `valid` says so.
+    Shading is computed from normals and light. Without frontal pictures, a near-frontal sample's
+    own picture inside its mask replaces them.
     """
     count = len(arrays["image"])
     valid = torch.from_numpy(find_valid(arrays))

@@ -1,4 +1,4 @@
-"""What every set of rendered faces has in common: persons, splits, and the batch of a scene."""
+"""What all sets of rendered faces share: persons, splits, and the batch of a scene."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .scenes import Scenes
 
 Batch = dict[str, Tensor]
 
-# Which persons belong to which part; no person belongs to two.
+# The persons of each split; no person belongs to two.
 SPLITS = {
     "train": range(2000),
     "validation": range(2000, 2100),
@@ -113,10 +113,10 @@ class Faces:
         return self.render(drawn)
 
     def render(self, drawn: Scenes) -> Batch:
-        """The batch of `batch` for scenes of one's own."""
+        """As `batch`, for given scenes."""
         if self.device.type != "cpu":
             return self._render(drawn)
-        # Alone: matrix products round a row as the number of rows tells them to.
+        # One by one: matrix products round a row depending on the number of rows.
         alone = [self._render(drawn[k : k + 1]) for k in range(len(drawn.identity))]
         return {name: torch.cat([sample[name] for sample in alone]) for name in alone[0]}
 

@@ -1,4 +1,4 @@
-"""What a generated picture shows, drawn at random: expression, pose, light and background."""
+"""The content of a generated picture, drawn at random: expression, pose, light, background."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def _make_lamps(azimuth: float, elevation: float, key: float, ambient: float) ->
 
 
 def project_lamps(lamps: Sequence[Lamps]) -> Tensor:
-    """Lights as harmonics, scaled so that the mean shading of the front is as wanted.
+    """Lights as harmonics, scaled to the wanted mean shading of the front.
 
     Args:
         lamps (sequence of Lamps): n of them.

@@ -1,4 +1,4 @@
-"""Data sets of faces on the disk: a folder of shards, a `meta.json`, and a linear shape basis.
+"""Data sets of faces on disk: a folder of shards, a `meta.json`, and a linear shape basis.
 
 | file | holds |
 |---|---|
@@ -47,17 +47,17 @@ SMALLEST_DEVIATION = 1e-4
 
 @dataclasses.dataclass
 class Meta:
-    """What `meta.json` says.
+    """The content of `meta.json`.
 
     Attributes:
         size, id_3dmm, exp_3dmm, vertices (int): sizes, see `records.list_fields`.
         arrays (list of str): what every shard holds.
         shards (list of [file, count])
-        split, source (str): in words, for reports.
-        extra (dict): whatever else the writer notes.
+        split, source (str): descriptions for reports.
+        extra (dict): further notes of the writer.
 
     Raises:
-        ValueError: a size, array or shard that cannot be.
+        ValueError: an invalid size, array or shard.
     """
 
     size: int
@@ -106,8 +106,8 @@ def read_meta(folder: str | Path) -> Meta:
     """Reads and checks `meta.json`.
 
     Raises:
-        DamagedData: it is not there, is not JSON, lacks something, or is of another version,
-            other axes or another order of the harmonics.
+        DamagedData: it is missing, is not JSON, is incomplete, or is of another version, other
+            axes or another order of the harmonics.
     """
     path = Path(folder) / META
     content = read_json(path, dict[str, Any])
@@ -126,15 +126,14 @@ def _replace_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 class ShardWriter:
-    """Writes a data set, shard by shard; a folder that has some is continued.
+    """Writes a data set shard by shard, or continues the one in the folder.
 
-    `meta.json` is replaced after each shard, so that the folder is a whole, smaller set at any
-    moment, whenever the process ends. From its making until `close`, the writer keeps others out of
-    the folder.
+    `meta.json` is replaced after each shard, so that the folder is a complete, smaller set whenever
+    the process ends. The writer locks the folder from its creation until `close`.
 
     Args:
-        folder: made where it is not there.
-        face_model (FaceModel): then shapes are kept as its basis, not in the shards.
+        folder: created if necessary.
+        face_model (FaceModel): if given, shapes are stored as its basis, not in the shards.
         shard_size (int): records a shard.
         split, source (str), extra (dict): for `meta.json`.
 
@@ -183,9 +182,9 @@ class ShardWriter:
         return self.meta.count if self.meta else 0
 
     def _read_standing(self) -> Meta | None:
-        """The set that stands in the folder, which must be the beginning of this one."""
+        """The set that the folder already holds, which must be the beginning of this one."""
         if not (self.folder / META).exists():
-            # A process that dies leaves one shard at most that `meta.json` does not name.
+            # A process that dies leaves at most one shard that `meta.json` does not name.
             shards = sorted(self.folder.glob("shard_*.npz"))
             if len(shards) > 1:
                 raise ConfigurationError(
@@ -202,7 +201,7 @@ class ShardWriter:
         ]
         if wrong:
             raise ConfigurationError(
-                f"{self.folder}: another data set stands there: {'; '.join(wrong)}; choose another "
+                f"{self.folder}: holds another data set: {'; '.join(wrong)}; choose another "
                 "--out, or continue it with its own values"
             )
         return meta
@@ -215,9 +214,9 @@ class ShardWriter:
         """Takes the samples of a batch (see `Faces.batch`); `image` is the only key it must have.
 
         Raises:
-            DamagedData: a sample is not fit to be kept; nothing of the batch is taken.
-            ValueError: keys or shapes are not those of the set.
-            OSError: a shard cannot be written; those before it stay whole.
+            DamagedData: a sample is faulty; nothing of the batch is written.
+            ValueError: keys or shapes differ from those of the set.
+            OSError: a shard cannot be written; earlier ones stay whole.
         """
         if "image" not in batch:
             raise ValueError(f"add: a batch must have image, got {', '.join(batch)}")
@@ -275,7 +274,7 @@ class ShardWriter:
         self._waiting = [rest] if len(rest["image"]) else []
 
     def close(self) -> None:
-        """Writes what waits for its shard to fill, and lets other processes into the folder."""
+        """Writes the last, partial shard and unlocks the folder."""
         with self._held:
             if self._waiting:
                 self._write(sum(len(part["image"]) for part in self._waiting))
@@ -317,10 +316,10 @@ def make_basis(face: FaceModel) -> Arrays:
 
 
 def read_basis(folder: Path, meta: Meta) -> FaceModel | None:
-    """The face model of `basis.npz`, for shapes only: it has no materials. None without the file.
+    """The face model of `basis.npz`, for shapes only, without materials. None without the file.
 
     Raises:
-        DamagedData: the file cannot be read or does not fit `meta.json`.
+        DamagedData: the file cannot be read or does not match `meta.json`.
     """
     path = folder / "basis.npz"
     if not path.exists():
@@ -369,7 +368,7 @@ def read_statistics(folder: Path, meta: Meta) -> dict[str, tuple[Tensor, Tensor]
     wanted = {}
     for name, size in sizes.items():
         wanted[f"{name}_mean"] = floats(size, largest=LARGEST[name])
-        # A hair less, since 1e-4 is rounded when it is kept.
+        # Slightly less, since 1e-4 is rounded when stored.
         least = 0.999 * SMALLEST_DEVIATION
         wanted[f"{name}_std"] = Expected("f", (size,), least, LARGEST[name])
     arrays = read_arrays(path, wanted)

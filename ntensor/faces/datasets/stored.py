@@ -1,4 +1,4 @@
-"""Reading data sets from the disk: streaming, checked, by several workers."""
+"""Reads data sets from disk: streaming, checked, by several workers."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from .storage import (
 )
 
 OnDamage = Literal["refuse", "skip"]
-# That `check` decodes at once.
+# How many pixels `check` decodes at once.
 _PIXELS = 4_000_000
 
 
 class StoredFaces(IterableDataset[dict[str, Tensor]]):
-    """A data set on the disk (see `storage`), with the interface of `GeneratedFaces`.
+    """A data set on disk, see `storage`, with the interface of `GeneratedFaces`.
 
     Iteration gives batches without end, in an order that depends on `seed`, the pass and the
     number of workers: shards are dealt out to ranks and workers, shuffled, and read one at a time,
@@ -51,14 +51,14 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
         first_batch (int): where iteration starts; for resuming.
         rank, world_size (int): of distributed training.
         cache (int): shards held in memory.
-        passes (int or None): how often everything is read; None: for ever.
+        passes (int or None): how often everything is read; None: without end.
 
     Attributes:
         meta (Meta), face_model (FaceModel or None: no `basis.npz`), sizes (dict)
 
     Raises:
         DamagedData: `meta.json` or `basis.npz` is damaged.
-        ValueError: a wrong argument.
+        ValueError: an invalid argument.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
 
         Raises:
             DamagedData: a file or record is damaged and `on_damage` is `refuse`.
-            IndexError: no such sample, or none is left after skipping.
+            IndexError: no such sample, or none remains after skipping.
         """
         wanted = [int(index) for index in indices]
         for index in wanted:
@@ -259,7 +259,7 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
 
 
 def check(folder: str | Path) -> tuple[Meta, list[DamagedData], dict[str, float]]:
-    """Reads a whole data set and collects everything that is wrong with it.
+    """Reads a whole data set and collects all its faults.
 
     Args:
         folder: of the data set.

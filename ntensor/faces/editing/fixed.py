@@ -1,4 +1,4 @@
-"""A face whose identity is fixed: every new expression, pose and light costs the small rest."""
+"""A face with a fixed identity, so that a new expression, pose or light is cheap."""
 
 from __future__ import annotations
 

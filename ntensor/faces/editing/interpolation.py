@@ -18,7 +18,7 @@ def blend(
     weights: Mapping[str, float | Tensor],
     project: bool = False,
 ) -> Encoded:
-    r"""The first face, some of whose codes are on their way to the second's.
+    r"""The first face with some of its codes moved towards those of the second.
 
     .. math:: z = (1 - w) \, z^{first} + w \, z^{second}
 

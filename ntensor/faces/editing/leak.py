@@ -1,4 +1,4 @@
-"""What the code of the identity tells of the pose, and edits that take it along."""
+"""How much the code of the identity depends on the pose, and edits that respect it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def fit_pose_leak(codes: Mapping[str, Tensor]) -> Tensor:
 
     .. math:: A = \arg\min_A \min_c \sum_i |z_{id}^i - z_p^i A - c|_2^2 + \epsilon |A|_F^2
 
-    Decoders learn from codes of one picture, so where `z_id` depends on the pose too they rely on
-    it. An edit that changes the pose moves `z_id` by `A` times the change, and one that changes the
-    identity replaces the rest, `z_id - z_p A`, alone. No label takes part.
+    Decoders learn from codes of one picture, so if `z_id` depends on the pose they rely on that. An
+    edit that changes the pose moves `z_id` by `A` times the change, and one that changes the
+    identity replaces only the rest, `z_id - z_p A`. No labels are used.
 
     Args:
         codes (mapping): `z_p` (Tensor[n, 9]) and `z_id` (Tensor[n, k_id]) of many pictures, best
@@ -47,7 +47,7 @@ def fit_pose_leak(codes: Mapping[str, Tensor]) -> Tensor:
 
 
 def follow_pose(edited: Encoded, z_p: Tensor, leak: Tensor | None) -> Encoded:
-    """The pictures with `z_id` moved by what their pose has changed.
+    """The pictures with `z_id` moved along with the change of their pose.
 
     Args:
         edited (Encoded): with the new `z_p`.

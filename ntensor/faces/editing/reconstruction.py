@@ -1,4 +1,4 @@
-"""The 3D face, its texture and its normals that a picture's codes stand for."""
+"""The 3D face, texture and normals that a picture's codes describe."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def build_vertices(model: Model, output: Mapping[str, Tensor], face: FaceModel) 
 
 
 def collect_frontal_maps(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the network knows of the unposed face: texture and normals, as far as it has them.
+    """Texture and normals of the unposed face, as far as the network has them.
 
     Args:
         output (mapping): of `decode`.

@@ -1,4 +1,4 @@
-"""Two faces between which one moves, code by code: what stays as it is is not computed again."""
+"""Moves between two faces, code by code; what does not change is not computed again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Edits of the picture itself, by the face model that the network's coefficients give."""
+"""Edits of the picture itself, by the face model with the network's coefficients."""
 
 from __future__ import annotations
 

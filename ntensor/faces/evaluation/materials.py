@@ -1,4 +1,4 @@
-"""What the evaluations of several runs share: pictures, baselines and their measures."""
+"""Shared by the evaluations of several runs: pictures, baselines and their measures."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from .transfer import Transfers, measure_baselines
 class Materials:
     """Pictures of unseen identities, baselines fitted to training pictures, and their measures.
 
-    Everything is computed when it is first asked for. It depends on the data and the image size
-    of a configuration, not on its network.
+    Everything is computed on first use. It depends on the data and the image size of a
+    configuration, not on its network.
 
     Args:
         configuration (Configuration): of the first run.
@@ -156,7 +156,7 @@ class Materials:
 
 
 class Shared:
-    """Materials by data and image size, so that runs on the same data share them."""
+    """Materials by data and image size; runs on the same data share them."""
 
     def __init__(self, settings: Evaluation) -> None:
         self.settings = settings

@@ -1,4 +1,4 @@
-"""The pictures that an evaluation looks at, kept in eight bits, with everything known of them."""
+"""The pictures of an evaluation, kept in eight bits, with everything known about them."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Pictures:
     """Pictures in memory.
 
     Args:
-        source (str): what they are, for the report.
+        source (str): a description for the report.
         batches (iterable of dict): of tensors; other keys than those of `KEYS` are dropped.
-        face (FaceModel or None): that they were drawn with, where it is known.
+        face (FaceModel or None): the one that they were rendered with, if known.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Linear classifiers on codes: what a code tells about each factor, wanted or leaked."""
+"""Linear classifiers on codes: what a code reveals about each factor, intended or leaked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Probe:
 
     Attributes:
         random: mean over stratified random folds, as in the paper's tables 2 and 3. A grid shows
-            the same face many times, so that near duplicates of a test picture are trained on.
+            the same face many times, so near duplicates of a test picture are in the training set.
         grouped: mean over folds that keep whole groups apart; None where there are no groups.
         chance: share of the most frequent class.
         classes, samples: counts.

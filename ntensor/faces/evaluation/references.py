@@ -1,4 +1,4 @@
-"""What can be said of a picture without a deep network, from pictures of training identities."""
+"""Estimates without a deep network, fitted to pictures of training identities."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _COMPONENTS = 150
 class Multilinear:
     r"""The multilinear model of pictures after [37], and normals from its codes.
 
-    Its pictures have no background: it is given the true mask. Which of its factors is which the
-    model does not know: they are named so that linear regressions from them explain the light, the
-    expressions and the identities of the training pictures best. Normals are
+    Its pictures have no background: it is given the true mask. The model does not know which of its
+    factors is which. They are named so that linear regressions from them best explain light,
+    expressions and identities of the training pictures. Normals are
 
     .. math:: n(x) = N_{(1)} (\tfrac{1}{k_l} 1 \otimes z_{exp} \otimes z_{id})
 
@@ -132,8 +132,7 @@ def mask_background(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def _assign_modes(factors: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """For each of `MODES` the factor that stands for it, by the shares of variance that linear
-    regressions explain."""
+    """The factor for each of `MODES`, by the shares of variance that linear regressions explain."""
     targets = [batch[name].flatten(1) for name in ("light", "exp_3dmm", "id_3dmm")]
     explained = []
     for z in factors:

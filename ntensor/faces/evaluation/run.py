@@ -1,4 +1,4 @@
-"""Evaluation of a run on unseen identities, beside what can be said without a deep network."""
+"""Evaluation of a run on unseen identities, compared with estimates without a deep network."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FRONTAL = {"z_id": "identity", "z_exp": "expression", "z_l": "light"}
 
 @dataclass
 class Shown:
-    """What the pictures of a report are made of.
+    """The material for the pictures of a report.
 
     Attributes:
         codes: arrays (n, k) of the pictures of table 2, by name.
@@ -99,7 +99,7 @@ def evaluate(
         by method, the network's and those of the baselines. What the run's pictures are made of.
 
     Raises:
-        FacesError: what its message says.
+        FacesError: the run, the device or the data cannot be used.
     """
     device = choose_device(settings.device)
     model, configuration, step = load_run(run, settings.checkpoint)
@@ -163,7 +163,7 @@ def evaluate_pictures(
         known, `accuracy` of what labels there are; pictures and reconstructions by title.
 
     Raises:
-        FacesError: what its message says.
+        FacesError: the run or the device cannot be used.
     """
     device = choose_device(settings.device)
     model, configuration, step = load_run(run, settings.checkpoint)

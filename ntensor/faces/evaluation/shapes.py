@@ -22,7 +22,7 @@ def summarise(errors: Tensor) -> Result:
 
 
 def choose(pictures: Pictures, count: int) -> dict[str, Tensor]:
-    """So many pictures, spread over all."""
+    """`count` pictures, spread evenly over all."""
     count = min(count, len(pictures))
     return pictures[torch.linspace(0, len(pictures) - 1, count).round().long()]
 

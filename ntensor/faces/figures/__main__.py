@@ -11,7 +11,6 @@ Example: python -m ntensor.faces.figures runs/faces --out figures --poc-expressi
 from __future__ import annotations
 
 from ntensor.faces.common.launch import launch
-from ntensor.faces.writing import grids
 
 if __name__ == "__main__":
     launch("ntensor.faces.figures.__main__")
@@ -26,6 +25,7 @@ import tyro
 from ntensor.faces.common.command import command
 from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.runs.opened import Options
+from ntensor.faces.writing import grids
 from ntensor.faces.writing.files import check_writable, write_text
 
 from . import codes, shapes, transfers

@@ -1,4 +1,4 @@
-"""Faces that a command names: pictures, records of a data set, generated faces.
+"""The faces that a command names: pictures, records of a data set, generated faces.
 
 ================================================  =================================================
 `photo.jpg`                                       a picture, see `images`
@@ -48,7 +48,7 @@ class Face:
     """One face, cropped for the network.
 
     Attributes:
-        name (str): as it was named.
+        name (str): as given by the user.
         image (Tensor[3, S, S]): 0 to 1.
         landmarks (Tensor[5 or 68, 2] or None): pixels of `image`.
         truth (dict): the batch of one sample that a data set or the generator gives; empty for a
@@ -96,7 +96,7 @@ class Inputs:
 
     @property
     def face_model(self) -> FaceModel:
-        """That the run was trained with.
+        """The face model that the run was trained with.
 
         Raises:
             FacesError: there is none.
@@ -121,7 +121,7 @@ class Inputs:
         """The faces of these words.
 
         Raises:
-            FacesError: what its message says.
+            FacesError: a face cannot be read.
         """
         return [self.read_one(word) for word in words]
 

@@ -1,4 +1,4 @@
-"""The built-in face: a head made of formulas, with no data file and no third party's data."""
+"""The built-in face: a head made of formulas, without data files or third-party data."""
 
 from __future__ import annotations
 

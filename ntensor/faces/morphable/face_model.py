@@ -23,7 +23,7 @@ class FaceModel:
     counter-clockwise seen from the visible side.
 
     Attributes:
-        source (str): where the faces come from; to be said beside every result.
+        source (str): where the faces come from; reported with every result.
         mean (Tensor[V, 3]): the mean face.
         identity_modes (Tensor[k_a, V, 3]): displacement for one standard deviation.
         expression_modes (Tensor[k_b, V, 3]): displacement at weight 1; weights are in 0..1.

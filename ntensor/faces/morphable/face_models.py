@@ -1,4 +1,4 @@
-"""The choice among the sources of faces."""
+"""Chooses the source of faces."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VARIABLE = "NTENSOR_FACE_MODEL"
 
 
 def load_face_model(path: str | Path | None = None) -> FaceModel:
-    """The face model at hand: `path`, else the file that `NTENSOR_FACE_MODEL` names, else built in.
+    """The face model of `path`, else of the file in `NTENSOR_FACE_MODEL`, else the built-in one.
 
     Args:
         path: an ICT face file (see `ntensor.faces.morphable.ict_face`), or the word `analytic` for
@@ -26,7 +26,7 @@ def load_face_model(path: str | Path | None = None) -> FaceModel:
         FaceModel: its `source` says which one it is.
 
     Raises:
-        ConfigurationError: the named file is not there.
+        ConfigurationError: the file does not exist.
         DamagedData: the file is not a face model.
 
     Example:

@@ -1,8 +1,9 @@
-"""The one reader of files that others may have written: no other module of the faces opens one.
+"""The only reader of files that others may have written: no other module of the faces opens one.
 
-Nothing that a file says is believed before it is checked: sizes before memory is taken, names,
-types and shapes before numbers, numbers before they are used. Nothing in a file is run. What does
-not hold is a `DamagedData`, for pictures and landmarks an `ImageError` too, which names the file.
+The content of a file is checked before it is used: sizes before memory is allocated, names, types
+and shapes before numbers, numbers before they are used. Nothing in a file is executed. A failed
+check raises `DamagedData`, which names the file; for pictures and landmarks it is an `ImageError`
+too.
 
 | module | reads |
 |---|---|

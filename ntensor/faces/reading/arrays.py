@@ -1,4 +1,4 @@
-"""Arrays of `.npz` files by a table of what is wanted, each header checked before memory is taken.
+"""Reads arrays of `.npz` files; each header is checked before memory is allocated.
 
 Only what `numpy.savez` and `numpy.savez_compressed` write of plain numbers and text is read:
 members that are stored or deflated, headers of one simple type. No pickle, no object, no
@@ -40,7 +40,7 @@ class Expected:
     """What an array must be.
 
     Attributes:
-        kinds: letters of numpy's kinds of types (`f`, `iu`, `U`), or the name of one type.
+        kinds: letters of numpy's kinds (`f`, `iu`, `U`), or the name of one type.
         shape: extents; a word stands for any extent, the same in all arrays of the file.
         least, most: of its numbers, which are finite; a word: less than that extent.
         optional: it may be missing.
@@ -90,7 +90,7 @@ def read_arrays(
 
     Args:
         path: of the `.npz`.
-        wanted: what is read; whatever else the file holds is left there.
+        wanted: the arrays to read; others in the file are ignored.
         extents: of words in shapes that are known already.
 
     Raises:
@@ -161,7 +161,7 @@ def _list_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     for member in archive.infolist():
         name = member.filename.removesuffix(".npy")
         if name in members:
-            raise ValueError(f"{name} stands there twice")
+            raise ValueError(f"{name} is in the archive twice")
         members[name] = member
     return members
 

@@ -45,7 +45,7 @@ def parse_document(
 
 
 def explain(error: Any) -> str:
-    """What a `pydantic.ValidationError` says, in one line: entry, what was wanted, what came."""
+    """A `pydantic.ValidationError` in one line: the entry, what is required, what was found."""
     sentences = []
     for entry in error.errors(include_url=False, include_context=False)[:5]:
         place = ".".join(map(str, entry["loc"]))
@@ -54,7 +54,7 @@ def explain(error: Any) -> str:
         if entry["type"] == "json_invalid":
             sentences.append(f"cannot be read ({entry['msg']})")
         elif entry["type"] == "value_error":
-            # An error of our own, which says by itself what came.
+            # One of our own errors, which already says what was found.
             message = entry["msg"].removeprefix("Value error, ")
             sentences.append(message if not place else f"{place}: {message}")
         elif entry["type"] == "missing":

@@ -16,7 +16,7 @@ MOST_TEXT = 16_000_000
 
 @contextlib.contextmanager
 def parsing(path: Path, kind: type[DamagedData] = DamagedData) -> Iterator[None]:
-    """Around a parser of untrusted bytes: whatever it raises means that the file is damaged.
+    """For a block that parses untrusted bytes: any exception in it means that the file is damaged.
 
     Parsers are written for well-formed input; on other input they fail in ways that no list of
     exceptions covers (RecursionError, struct.error, zlib.error, MemoryError, ...).
@@ -29,7 +29,7 @@ def parsing(path: Path, kind: type[DamagedData] = DamagedData) -> Iterator[None]
     except FacesError:
         raise
     except FileNotFoundError as error:
-        raise kind(path, None, "the file is not there") from error
+        raise kind(path, None, "the file does not exist") from error
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise kind(path, None, f"cannot be read ({reason})") from error
@@ -40,7 +40,7 @@ def open_regular(path: str | Path, kind: type[DamagedData] = DamagedData) -> Ite
     """A regular file; a pipe or a device could block or never end.
 
     Raises:
-        DamagedData: it is not there, none, or cannot be opened.
+        DamagedData: it is missing, not a regular file, or cannot be opened.
     """
     path = Path(path)
     with parsing(path, kind):

@@ -20,7 +20,7 @@ from .files import open_regular, parsing
 MOST_PIXELS = 64_000_000
 # Of one file.
 MOST_PICTURE_BYTES = 500_000_000
-# What Pillow decodes by itself; others of its readers run programs.
+# Formats that Pillow decodes itself; some of its other readers run programs.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _SMALLEST = 8
 # Where a film of a format that names no other files begins.
@@ -48,7 +48,7 @@ def read_picture(path: str | Path, most_pixels: int = MOST_PIXELS) -> Tensor:
         Tensor[3, height, width]: red, green, blue, 0 to 1.
 
     Raises:
-        ImageError: it is not there, no picture, damaged, smaller than 8 pixels, larger than
+        ImageError: it is missing, no picture, damaged, smaller than 8 pixels, larger than
             `most_pixels`, or of a kind whose range is unknown (floating point, 32 bits).
     """
     return next(_read_frames(Path(path), 1, most_pixels))

@@ -27,7 +27,7 @@ PICTURES = 256
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What every command about faces understands.
+    """Options that every command about faces has.
 
     Attributes:
         landmarks: of pictures: a text file with 5 or 68 lines "x y", a .pts file, a .json file by
@@ -101,12 +101,12 @@ class OpenedRun:
 
     @property
     def separated(self) -> bool:
-        """Whether training kept the identity's code from telling the pose: nothing must follow."""
+        """Whether training kept the identity's code independent of the pose."""
         return self.configuration.losses.independence > 0
 
     @functools.cached_property
     def leak(self) -> Tensor:
-        """What `z_id` tells of the pose over `PICTURES` training pictures; see `fit_pose_leak`.
+        """The slope of `fit_pose_leak` over `PICTURES` training pictures.
 
         Raises:
             FacesError: the training's data set cannot be read, or there is no pose.

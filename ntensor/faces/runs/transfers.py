@@ -1,4 +1,4 @@
-"""Edits that give faces the code of others: their pictures, figures and errors."""
+"""Edits that give faces a code of other faces: their pictures, figures and errors."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def write_transfer(
     out: Path,
     way: Way,
 ) -> None:
-    """Writes an edit's figure and pictures; says what they are, and how far from known truths.
+    """Writes an edit's figure and pictures; prints what they are and the error if truths are known.
 
     Args:
         opened: the run and its options.

@@ -98,7 +98,7 @@ def check_standing(run: Path, configuration: Configuration) -> None:
     wrong = find_differences(from_file(path), configuration)
     if steps and wrong:
         raise ConfigurationError(
-            f"{run}: a run of another configuration stands there, at update {steps[-1]}: "
+            f"{run}: holds a run of another configuration, at update {steps[-1]}: "
             f"{'; '.join(wrong)}; choose another --out, or continue it with its own values by "
             f"--config {path}"
         )

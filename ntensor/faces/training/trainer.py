@@ -22,18 +22,10 @@ from ntensor.faces.reading import check_tensors
 from ntensor.faces.writing import grids
 from ntensor.faces.writing.files import LOCK, locked, remove_unfinished, write_text
 
-from . import checkpoint
+from . import checkpoint, preparation
 from .independence import build_separation
 from .log import Log
 from .objective import TrainingStep, add_up, build_adversary, compute_terms
-from .preparation import (
-    accumulates,
-    check_name,
-    check_settings,
-    check_standing,
-    load_weights,
-    place,
-)
 from .processes import Processes
 from .samples import Samples, Told
 from .sampling import Updates
@@ -66,17 +58,17 @@ class Trainer:
         processes: Processes,
         verification: nn.Module | None = None,
     ) -> None:
-        check_settings(configuration, processes.world, processes.device)
+        preparation.check_settings(configuration, processes.world, processes.device)
         self.configuration, self.run, self.processes = configuration, run, processes
         self.training, self.validation = training, validation
         settings = configuration.training
         self.device = processes.device
         torch.manual_seed(settings.seed)
-        self.accumulates = accumulates(configuration, processes.world)
+        self.accumulates = preparation.accumulates(configuration, processes.world)
         model = build(replace(configuration.model, accumulate_core_grad=self.accumulates))
         model.statistics.set(training.statistics)
         adversary = build_adversary(configuration)
-        place(model, self.device)
+        preparation.place(model, self.device)
         self.model, self.adversary = model, adversary
         self.verification = verification
         self.separation = build_separation(configuration)
@@ -86,7 +78,7 @@ class Trainer:
         self.rates = {"model": settings.learning_rate}
         self.rival: torch.optim.Optimizer | None = None
         if adversary is not None:
-            place(adversary, self.device)
+            preparation.place(adversary, self.device)
             self.rates["adversary"] = settings.discriminator_rate
             self.rival = build_optimizer(adversary.parameters(), settings.discriminator_rate)
         if verification is not None:
@@ -115,9 +107,9 @@ class Trainer:
         processes = self.processes
         with contextlib.ExitStack() as held:
             if processes.leads:
-                check_name(self.run)
+                preparation.check_name(self.run)
                 held.enter_context(locked(self.run, self.run / LOCK))
-                check_standing(self.run, self.configuration)
+                preparation.check_standing(self.run, self.configuration)
             processes.wait()
             self.resume()
             if processes.leads:
@@ -297,6 +289,7 @@ class Trainer:
         """The weighted sum of the terms on the validation set; logs each term."""
         self.model.eval()
         sums: dict[str, Tensor] = {}
+        weights = self.configuration.losses
         size = self.validation.size or 0
         part = self.configuration.training.batch_size
         for first in range(0, size, part):
@@ -304,13 +297,11 @@ class Trainer:
             batch = self.to_device(self.validation[indices])
             with self.autocast():
                 output = self.model(batch["image"])
-            part_terms = compute_terms(
-                output, batch, self.configuration.losses, self.model.statistics
-            )
+            part_terms = compute_terms(output, batch, weights, self.model.statistics)
             for name, term in part_terms.items():
                 sums[name] = sums.get(name, 0) + term * (len(indices) / size)
         self.model.train()
-        weighted = float(add_up(sums, self.configuration.losses))
+        weighted = float(add_up(sums, weights))
         values = {name: float(term) for name, term in sums.items()}
         log.log_scalars(self.step, "validation", {"total": weighted, **values})
         text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -362,14 +353,16 @@ class Trainer:
         folder = checkpoint.folder_of(self.run, steps[-1])
         tensors, values = checkpoint.load(folder, STEMS)
         training = tensors["training"]
-        load_weights(self.model, tensors["model"], "model")
+        preparation.load_weights(self.model, tensors["model"], "model")
         checkpoint.unpack_optimizer("optimizer", self.optimizer, training)
         if self.rival is not None:
             fought = not self.codes_only(values["step"] - 1)
             checkpoint.unpack_optimizer("rival", self.rival, training, fought)
         for name, module in self.list_companions().items():
             mine = {key: t for key, t in training.items() if key.startswith(f"{name}.")}
-            load_weights(module, {k.removeprefix(f"{name}."): t for k, t in mine.items()}, name)
+            preparation.load_weights(
+                module, {k.removeprefix(f"{name}."): t for k, t in mine.items()}, name
+            )
         random_state = {"random_state": torch.get_rng_state()}
         saved = {key: t for key, t in training.items() if key in random_state}
         try:

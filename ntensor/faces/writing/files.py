@@ -127,7 +127,7 @@ def check_writable(folder: Path) -> None:
 
 
 def _read_holder(lock: Path) -> str:
-    unknown = "one not known"
+    unknown = "an unknown one"
     try:
         return read_text(lock, 1000).strip() or unknown
     except DamagedData:
@@ -152,8 +152,8 @@ def locked(path: Path, lock: Path) -> Iterator[None]:
         held.acquire()
     except filelock.Timeout as error:
         raise OutputError(
-            f"{path}: another process writes there ({_read_holder(lock)}); wait for its end, or "
-            "choose another --out"
+            f"{path}: another process is writing there ({_read_holder(lock)}); wait until it ends, "
+            "or choose another --out"
         ) from error
     except (OSError, NotImplementedError) as error:
         raise OutputError(f"{path}: cannot be locked and written ({error})") from error
