@@ -88,6 +88,34 @@ def test_layouts_of_the_projection(dtype, layout, generator):
         assert_matches_definition(*both, given, cotangents)
 
 
+@each_dtype
+def test_rows_between_padding(dtype, generator):
+    """Rows begin at multiples of 16 bytes and end within them: what follows is never read."""
+    given, grads = projection(9, 21, (2, 4, 8), dtype, generator)
+    padded = [torch.full((9, 24), math.nan, dtype=dtype) for _ in grads]
+    for place, grad in zip(padded, grads, strict=True):
+        place[:, :21] = grad
+    both = operations("synthesis_projection_with_mean")
+    assert_matches_definition(*both, given, [place[:, :21] for place in padded])
+
+
+@each_dtype
+def test_infinity_in_every_operand(dtype, generator):
+    """Where an operand is infinite the result is what one product alone tells, also in the
+    gradients, and finite results beside it are what they are without it."""
+    given, (G, _) = projection(20, 40, (2, 3, 8), dtype, generator)
+    plain = ntensor.synthesis_projection(*given, backend="native")
+    given[2][3, 1] = math.inf
+    x = ntensor.synthesis_projection(*given, backend="native")
+    others = torch.arange(20) != 3
+    assert torch.equal(x[others], plain[others])
+    assert not torch.isfinite(x[3]).any()
+    G[5, 7] = -math.inf
+    core_grad = OPS.projection_core_grad(G, None, given[1:], "native")
+    assert torch.isfinite(core_grad[torch.arange(40) != 7, :, 0]).all()
+    assert not torch.isfinite(core_grad[7]).any()
+
+
 @pytest.mark.parametrize("used", [(True, False), (False, True)], ids=["x alone", "mean alone"])
 @pytest.mark.parametrize("sizes", [(3, 4, 5), (1, 6, 5), (1, 1, 6), (5, 1)], ids=str)
 def test_every_choice_of_gradients(used, sizes, generator):
