@@ -139,6 +139,40 @@ def test_split_sums(dtype, multiprocessors, device, generator):
         assert torch.equal(one, other)
 
 
+def recorded(device, n, dtype, resident):
+    """The launches of a projection of the paper's size and of its factor gradients, on memory that
+    nothing touches."""
+    device.multiprocessors = 132
+    core = torch.empty(12288, 9, 15, 80, dtype=dtype)
+    z, G = [torch.empty(n, k, dtype=dtype) for k in (9, 15, 80)], torch.empty(n, 12288, dtype=dtype)
+    with cuda_shim.recording((name, resident) for name in cuda_shim.kernels()) as found:
+        OPS.synthesis_projection(core, z, "native")
+        OPS.projection_factor_grads(core, G, None, z, [True] * 3, "native")
+    return found
+
+
+@pytest.mark.parametrize("resident", [1, 2, 3])
+@pytest.mark.parametrize("n", [16, 64, 1024])
+def test_blocks_fill_the_device(n, resident, device):
+    """Whole rounds of as many blocks as it holds at once, however many these are."""
+    launches = recorded(device, n, torch.bfloat16, resident)
+    blocks = [each.blocks for each in launches if "_tilesI" in each.kernel]
+    assert len(blocks) == 2
+    for count in blocks:
+        rounds = count / (132 * resident)
+        assert rounds / math.ceil(rounds) >= 0.9
+
+
+def test_many_parts_are_added_by_many_threads(device, generator):
+    """A thread adds up no more than a sixteenth of many parts, and the sum is right."""
+    for each in recorded(device, 64, torch.bfloat16, 2):
+        if "sum_parts" in each.kernel:
+            last = each
+    assert last.blocks * last.threads >= 16 * 64 * 9
+    given, cotangents = projection(3, 8400, (2, 3), torch.float32, generator)
+    assert_matches_definition(*operations("synthesis_projection"), given, cotangents[:1])
+
+
 @each_dtype
 def test_core_gradient_is_added(dtype, generator):
     """Accumulated in place: what was there, plus the gradient, rounded once."""

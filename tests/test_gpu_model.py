@@ -1,5 +1,5 @@
-"""The model of the GPU kernels: what it reads out of machine code, and that no kernel's floor is worse
-than the file says."""
+"""The model of the GPU kernels: what it reads out of machine code, and that no kernel's floor is
+worse than the file says."""
 
 import os
 import subprocess
@@ -8,20 +8,21 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "tools"))
-
 import gpu_issue
+import gpu_model
 import gpu_sass
 from gpu_cards import CARDS
 
-# nvdisasm's lines: an address, an instruction, its lower and its upper half. The upper half's bits
-# from 41 on: cycles to the next instruction, barriers that are set, freed (7: none), and waited for.
+ROOT = Path(__file__).resolve().parent.parent
+
+# nvdisasm's lines: an address, an instruction, its lower and its upper half. The upper half has
+# from bit 41 on: cycles to the next instruction, barriers set, freed (7: none), waited for.
 PLAIN, LOADS, WAITS = "000fe20000000000", "000e280000000000", "001fe20000000000"
 
 
 def listing(*lines):
-    """Machine code as nvdisasm shows it; a line is a label, or an instruction and its upper half."""
+    """Machine code as nvdisasm shows it; a line is a label, or an instruction and its upper
+    half."""
     text, address = [".text.kernel:"], 0
     for line in lines:
         if isinstance(line, str):
@@ -92,8 +93,6 @@ def test_cycles_of_a_step(graph):
 
 
 def test_a_slower_kernel_is_seen(tmp_path):
-    import gpu_model
-
     kept = gpu_model.kept_rows()
     found = gpu_model.Row(**{**kept[0], "floor_cycles": int(kept[0]["floor_cycles"])})
     found = found._replace(resident=int(found.resident))
@@ -105,8 +104,6 @@ def test_a_slower_kernel_is_seen(tmp_path):
 
 def test_the_file_has_every_case():
     """Of the H200."""
-    import gpu_model
-
     wanted = {
         (case.title, backend, "H200")
         for case in gpu_model.cases()
@@ -120,9 +117,7 @@ def test_the_file_has_every_case():
 @pytest.mark.parametrize("backend", ["native", "triton"])
 def test_no_floor_is_worse(backend):
     """Compiles the kernels of the H200 and compares them with `gpu_model.csv`."""
-    import gpu_kernels
-
-    if lacking := gpu_kernels.missing():
+    if lacking := gpu_model.missing():
         pytest.skip(f"the model needs {lacking}")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [sys.executable, str(ROOT / "tools/gpu_model.py"), "--check", "--backend", backend]

@@ -9,7 +9,11 @@ import re
 from collections import deque
 
 from gpu_cards import (
-    CACHE_BYTES, LATENCY, MEMORY_LATENCY, SCHEDULERS, SHARED_BYTES,
+    CACHE_BYTES,
+    LATENCY,
+    MEMORY_LATENCY,
+    SCHEDULERS,
+    SHARED_BYTES,
 )  # fmt: skip
 
 _LANES = 32

@@ -1,5 +1,5 @@
-"""What the two backends launch for a case of the benchmarks, and the machine code of it, made without
-a GPU."""
+"""What the two backends launch for a case of the benchmarks, and its machine code, made without a
+GPU."""
 
 import os
 import re
@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from gpu_sass import Function, functions
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from gpu_sass import Function, functions
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
-import ahead_of_time
-import cuda_resources
-import cuda_shim
-from kernel_counts import name_of
-from ntensor.backends.triton import projection
+import ahead_of_time  # noqa: E402
+import cuda_resources  # noqa: E402
+import cuda_shim  # noqa: E402
+from _cases import SHAPES, Case  # noqa: E402, F401
+from _roof import Roof  # noqa: E402, F401
+from kernel_counts import name_of  # noqa: E402
+from ntensor.backends.triton import projection  # noqa: E402
 
 OPS = torch.ops.ntensor
 TILES = ("project_tiles", "factor_grad_tiles", "core_grad_tiles")
@@ -44,8 +47,8 @@ class Code(NamedTuple):
 
 
 class Launch(NamedTuple):
-    """`arguments`: of Triton's kernels. `moved`: bytes that a small kernel moves; `serial`: how many
-    times a thread of it waits for memory, beyond the first."""
+    """`arguments`: of Triton's kernels. `moved`: bytes that a small kernel moves; `serial`: how
+    many times a thread of it waits for memory, beyond the first."""
 
     kernel: str
     blocks: int

@@ -1,17 +1,17 @@
-"""What the GPU kernels would take on cards that nobody here has: a model that reads their machine code.
+"""What the GPU kernels would take on cards: a model that reads their machine code.
 
     python tools/gpu_model.py                   # the table of one H200
     python tools/gpu_model.py --write           # and its rows of benchmarks/results/gpu_model.csv
     python tools/gpu_model.py --check           # fails where a floor is worse than in that file
 
 Nothing here is measured. `gpu_cards.py` has the figures that are assumed, with their sources. For
-each kernel over tiles the main loop is found in the machine code; its step is the way through it with
-all products. Three bounds of a step follow: one instruction a cycle and the tensor cores, which
-together are the floor and hold for certain as far as the card's figures do; and the cycles of an
-in-order model of one scheduler, which is taken to be right within 30 %. With the blocks that a
-multiprocessor holds, the waves of the grid, the bytes of memory and the other kernels of the call,
-that is an estimate in time. Where a results file has the same case of the same card, measured, it
-stands beside it.
+each kernel over tiles the main loop is found in the machine code; its step is the way through it
+with all products. Three bounds of a step follow: one instruction a cycle and the tensor cores,
+which together are the floor and hold for certain as far as the card's figures do; and the cycles
+of an in-order model of one scheduler, which is taken to be right within 30 %. With the blocks that
+a multiprocessor holds, the waves of the grid, the bytes of memory and the other kernels of the
+call, that is an estimate in time. Where a results file has the same case of the same card,
+measured, it stands beside it.
 """
 
 import argparse
@@ -24,13 +24,26 @@ from typing import NamedTuple
 
 import gpu_issue
 from gpu_cards import (
-    BLOCK_CYCLES, CARDS, LATENCY, LAUNCH_SECONDS, SCHEDULERS,
+    BLOCK_CYCLES,
+    CARDS,
+    LATENCY,
+    LAUNCH_SECONDS,
+    SCHEDULERS,
 )  # fmt: skip
-from gpu_kernels import MAIN, ROOT, Code, missing, native_code, of_native, of_triton, triton_code
+from gpu_kernels import (
+    MAIN,
+    ROOT,
+    SHAPES,
+    Case,
+    Code,
+    Roof,
+    missing,
+    native_code,
+    of_native,
+    of_triton,
+    triton_code,
+)  # fmt: skip
 from gpu_sass import Graph, counted
-
-from _cases import SHAPES, Case
-from _roof import Roof
 
 FILE = ROOT / "benchmarks/results/gpu_model.csv"
 SIZES, PASSES, DTYPES = (
@@ -71,7 +84,7 @@ class Row(NamedTuple):
     microseconds: float | None  # of the whole call
     roof_microseconds: float
     of_roof: float | None
-    measured_microseconds: str = ""
+    measured_milliseconds: str
 
 
 class Step(NamedTuple):
@@ -165,11 +178,13 @@ def row_of(case, backend, card, launches, main, code, threads):
     fields = {
         "case": case.title, "backend": backend, "card": card.name, "kernel": main.kernel,
         "registers": code.registers, "shared": code.shared, "resident": held, "blocks": main.blocks,
-        "waves": round(main.blocks / places, 2), "steps": round(steps), "instructions": len(step.code),
-        **kinds, "floor_cycles": round(floor), "memory_cycles": round(memory), "cycles": None,
+        "waves": round(main.blocks / places, 2), "steps": round(steps),
+        "instructions": len(step.code), **kinds, "floor_cycles": round(floor),
+        "memory_cycles": round(memory), "cycles": None,
         "kilobytes_in_flight": round(held * step.copied * step.groups / 1024, 1),
         "bound": "", "launches": len(launches), "kernel_microseconds": None, "microseconds": None,
         "roof_microseconds": round(roof * 1e6, 1), "of_roof": None,
+        "measured_milliseconds": measured(case, backend, card),
     }  # fmt: skip
     if card.architecture == ESTIMATED:
         fields |= estimate(case, card, launches, main, step, held, steps, bytes_a_step, roof)
@@ -298,14 +313,18 @@ def with_sums(case, launches):
     return found
 
 
-def measured(row):
-    """The median of a results file in which this case was measured on this card, as text."""
-    for file in sorted(FILE.parent.glob("*.csv")):
+def measured(case, backend, card):
+    """The milliseconds of a results file in which this case was measured on this card, as text."""
+    wanted = {
+        "operation": case.operation, "shape": case.shape.name, "n": str(case.n),
+        "dtype": case.dtype, "pass": case.pass_,
+    }  # fmt: skip
+    for file in sorted(FILE.parent.glob("synthesis*.csv")):
         with file.open(newline="") as lines:
             for line in csv.DictReader(lines):
-                if line.get("device", "").endswith(row.card) and line.get("case") == row.case:
-                    if row.backend in line.get("method", ""):
-                        return line["median_ms"]
+                same = all(line.get(name) == value for name, value in wanted.items())
+                if same and card.name in line["device"] and backend in line["method"]:
+                    return line["median_ms"]
     return ""
 
 
@@ -357,7 +376,6 @@ def main():
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for row in rows(options.architecture, options.backend, Path(folder)):
-            row = row._replace(measured_microseconds=measured(row))
             print(printed(row), flush=True)
             found.append(row)
     if options.check:

@@ -115,7 +115,8 @@ def _instruction(match, high):
 
 
 class Graph:
-    """The basic blocks of a function: block -> the places of its instructions, and its successors."""
+    """The basic blocks of a function: the places of the instructions of each, and its
+    successors."""
 
     def __init__(self, function):
         self.function = function
@@ -190,8 +191,8 @@ class Graph:
         return sum(code[at].kind in kinds for block in blocks for at in self.blocks[block])
 
     def step(self, head, copies=None):
-        """The instructions of a step of the loop at `head`, as they are executed as a rule: with all
-        products, as many 16-byte copies as there are (`copies`), and no more than must be."""
+        """The instructions of a step of the loop at `head`, as they are executed as a rule: with
+        all products, as many 16-byte copies as there are (`copies`), and no more than must be."""
         body, tails = self.loops()[head]
         return self._way(head, tails, body, copies)
 
