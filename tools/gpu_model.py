@@ -383,7 +383,10 @@ def main():
         print("\n".join(problems))
         sys.exit(bool(problems))
     if options.write:
-        made = [{name: str(value) for name, value in row._asdict().items()} for row in found]
+        made = [
+            {name: "" if value is None else str(value) for name, value in row._asdict().items()}
+            for row in found
+        ]
         known = {key(row) for row in made}
         made += [row for row in kept_rows() if key(row) not in known]
         with FILE.open("w", newline="") as file:
