@@ -18,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
@@ -89,23 +90,40 @@ def specialise(kernel, arguments, constants, warps, stages):
 FUNCTIONS = {}
 
 
-def recorded(capability, calls):
-    """Kernel -> the calls that launch it, in order, at this capability."""
-    found = collections.defaultdict(list)
-    label = ""
+class Launch(NamedTuple):
+    """A kernel that is launched: its programs, and its arguments by name."""
+
+    kernel: Kernel
+    grid: tuple[int, ...]
+    arguments: dict[str, object]
+
+
+def launches(capability, call):
+    """What a call on tensors without memory launches at this capability, in order."""
+    found = []
 
     def launch(kernel, grid, *arguments, warps, stages=2, **constants):
         FUNCTIONS[kernel.fn.__name__] = kernel
         types = {torch.float32: triton.language.float32, torch.float64: triton.language.float64}
         constants = {name: types.get(value, value) for name, value in constants.items()}
-        found[specialise(kernel, arguments, constants, warps, stages)].append(label)
+        named = {**dict(zip(kernel.arg_names, arguments, strict=False)), **constants}
+        one = specialise(kernel, arguments, constants, warps, stages)
+        found.append(Launch(one, grid, named))
 
-    for module in (projection, rotation, synthesis):
-        module.launch = launch
-        module.capability = lambda device: capability
-    for name, call in calls:
-        label = name
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (projection, rotation, synthesis):
+            patch.setattr(module, "launch", launch)
+            patch.setattr(module, "capability", lambda device: capability)
         call()
+    return found
+
+
+def recorded(capability, calls):
+    """Kernel -> the calls that launch it, in order, at this capability."""
+    found = collections.defaultdict(list)
+    for name, call in calls:
+        for launch in launches(capability, call):
+            found[launch.kernel].append(name)
     return found
 
 
@@ -179,8 +197,8 @@ def documented(everything):
     yield from feature_calls(4096, torch.float32)
 
 
-def compiled(kernel, function, capability):
-    """The resources of a kernel at a capability, read from its machine code."""
+def machine_code(kernel, function, capability):
+    """The binary of a kernel at a capability, and the bytes of shared memory that it asks for."""
     source = ASTSource(
         function,
         dict(kernel.signature),
@@ -191,8 +209,14 @@ def compiled(kernel, function, capability):
         "num_warps": kernel.warps, "num_stages": kernel.stages, "enable_fp_fusion": True,
     }  # fmt: skip
     result = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    return result.asm["cubin"], result.metadata.shared
+
+
+def compiled(kernel, function, capability):
+    """The resources of a kernel at a capability, read from its machine code."""
+    binary, shared = machine_code(kernel, function, capability)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(result.asm["cubin"])
+        file.write(binary)
         file.flush()
         usage = tool("cuobjdump", "-res-usage", file.name)
         code = tool("nvdisasm", file.name)
@@ -210,7 +234,7 @@ def compiled(kernel, function, capability):
         registers=int(fields["REG"]),
         stack=int(fields["STACK"]),
         spills=instructions["STL"] + instructions["LDL"],
-        shared=result.metadata.shared,
+        shared=shared,
         tensor_core=sum(instructions[name] for name in TENSOR_CORES),
         copies=instructions["LDGSTS"],
     )

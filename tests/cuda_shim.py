@@ -18,6 +18,7 @@ import sysconfig
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -127,6 +128,35 @@ def launched():
     """How often each kernel was launched so far, by its mangled name."""
     rows = map(str.split, text_of("ntensor_shim_launched").splitlines())
     return {name: int(count) for name, count in rows}
+
+
+class Launch(NamedTuple):
+    """A launch that was noted instead of made; `kernel` is the mangled name."""
+
+    kernel: str
+    blocks: int
+    threads: int
+    shared: int
+
+
+@contextlib.contextmanager
+def recording(resident=()):
+    """Inside, launches are noted, in the list that it gives, and not made.
+
+    `resident`: pairs of a kernel's mangled name and of how many of its blocks a multiprocessor
+    holds; of the others it holds two.
+    """
+    library, found = ctypes.CDLL(module().__file__), []
+    for name, blocks in resident:
+        library.ntensor_shim_set_resident(name.encode(), blocks)
+    text_of("ntensor_shim_record", True)
+    try:
+        yield found
+    finally:
+        for line in text_of("ntensor_shim_record", False).splitlines():
+            name, *numbers = line.split()
+            found.append(Launch(name, *map(int, numbers)))
+        library.ntensor_shim_forget_resident()
 
 
 def kernels():

@@ -88,6 +88,34 @@ def test_layouts_of_the_projection(dtype, layout, generator):
         assert_matches_definition(*both, given, cotangents)
 
 
+@each_dtype
+def test_rows_between_padding(dtype, generator):
+    """Rows begin at multiples of 16 bytes and end within them: what follows is never read."""
+    given, grads = projection(9, 21, (2, 4, 8), dtype, generator)
+    padded = [torch.full((9, 24), math.nan, dtype=dtype) for _ in grads]
+    for place, grad in zip(padded, grads, strict=True):
+        place[:, :21] = grad
+    both = operations("synthesis_projection_with_mean")
+    assert_matches_definition(*both, given, [place[:, :21] for place in padded])
+
+
+@each_dtype
+def test_infinity_in_every_operand(dtype, generator):
+    """Where an operand is infinite the result is what one product alone tells, also in the
+    gradients, and finite results beside it are what they are without it."""
+    given, (G, _) = projection(20, 40, (2, 3, 8), dtype, generator)
+    plain = ntensor.synthesis_projection(*given, backend="native")
+    given[2][3, 1] = math.inf
+    x = ntensor.synthesis_projection(*given, backend="native")
+    others = torch.arange(20) != 3
+    assert torch.equal(x[others], plain[others])
+    assert not torch.isfinite(x[3]).any()
+    G[5, 7] = -math.inf
+    core_grad = OPS.projection_core_grad(G, None, given[1:], "native")
+    assert torch.isfinite(core_grad[torch.arange(40) != 7, :, 0]).all()
+    assert not torch.isfinite(core_grad[7]).any()
+
+
 @pytest.mark.parametrize("used", [(True, False), (False, True)], ids=["x alone", "mean alone"])
 @pytest.mark.parametrize("sizes", [(3, 4, 5), (1, 6, 5), (1, 1, 6), (5, 1)], ids=str)
 def test_every_choice_of_gradients(used, sizes, generator):
@@ -109,6 +137,40 @@ def test_split_sums(dtype, multiprocessors, device, generator):
     first, second = (evaluate(both[0], given, [True] * 3, cotangents) for _ in range(2))
     for one, other in zip((*first[0], *first[1]), (*second[0], *second[1]), strict=True):
         assert torch.equal(one, other)
+
+
+def recorded(device, n, dtype, resident):
+    """The launches of a projection of the paper's size and of its factor gradients, on memory that
+    nothing touches."""
+    device.multiprocessors = 132
+    core = torch.empty(12288, 9, 15, 80, dtype=dtype)
+    z, G = [torch.empty(n, k, dtype=dtype) for k in (9, 15, 80)], torch.empty(n, 12288, dtype=dtype)
+    with cuda_shim.recording((name, resident) for name in cuda_shim.kernels()) as found:
+        OPS.synthesis_projection(core, z, "native")
+        OPS.projection_factor_grads(core, G, None, z, [True] * 3, "native")
+    return found
+
+
+@pytest.mark.parametrize("resident", [1, 2, 3])
+@pytest.mark.parametrize("n", [16, 64, 1024])
+def test_blocks_fill_the_device(n, resident, device):
+    """Whole rounds of as many blocks as it holds at once, however many these are."""
+    launches = recorded(device, n, torch.bfloat16, resident)
+    blocks = [each.blocks for each in launches if "_tilesI" in each.kernel]
+    assert len(blocks) == 2
+    for count in blocks:
+        rounds = count / (132 * resident)
+        assert rounds / math.ceil(rounds) >= 0.9
+
+
+def test_many_parts_are_added_by_many_threads(device, generator):
+    """A thread adds up no more than a sixteenth of many parts, and the sum is right."""
+    for each in recorded(device, 64, torch.bfloat16, 2):
+        if "sum_parts" in each.kernel:
+            last = each
+    assert last.blocks * last.threads >= 16 * 64 * 9
+    given, cotangents = projection(3, 8400, (2, 3), torch.float32, generator)
+    assert_matches_definition(*operations("synthesis_projection"), given, cotangents[:1])
 
 
 @each_dtype

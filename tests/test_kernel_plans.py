@@ -121,6 +121,22 @@ def cuda_branches(problem, given, multiprocessors):
         yield from projection_branches(p, given, multiprocessors)
 
 
+def parts_of(tiles, steps, places, step_bytes, part_bytes):
+    """The number of parts, of those that fill one to four waves, with which all is read soonest."""
+
+    def cost(parts):
+        waves = math.ceil(tiles * parts / places)
+        blocks = waves * (math.ceil(steps / parts) * step_bytes + 24 * 1024)
+        more = 2 * parts * part_bytes // places + 32 * 1024
+        return blocks + (more if parts > 1 else 0)
+
+    best = 1
+    for waves in range(1, 5):
+        parts = min(steps // 8, waves * places // tiles)
+        best = parts if parts > best and cost(parts) < cost(best) else best
+    return best
+
+
 def projection_branches(p, given, multiprocessors):
     L, J = (math.prod(half) for half in (p.sizes[: leading(p.sizes)], p.sizes[leading(p.sizes) :]))
     depth, widest = 64 // p.dtype.itemsize, 32 if p.dtype is DOUBLE else 64
@@ -136,8 +152,14 @@ def projection_branches(p, given, multiprocessors):
     yield side(COLUMNS, across % width)
     if "core_grad" not in p.operation:
         tiles = math.ceil(down / 128) * math.ceil(across / width)
-        steps = math.ceil(summed / depth) * (1 if "factor" in p.operation else L)
-        parts = max(1, min(math.ceil(2 * multiprocessors / tiles), steps // 8))
+        steps, step_bytes = math.ceil(summed / depth), 128 * 64
+        outputs = 2 if p.operation.endswith("mean") else 1
+        if "factor" in p.operation:
+            step_bytes *= L
+        else:
+            steps *= L
+        part_bytes = down * across * outputs * (8 if p.dtype is DOUBLE else 4)
+        parts = parts_of(tiles, steps, 2 * multiprocessors, step_bytes, part_bytes)
         yield side(PARTS, parts > 1)
         summed = math.ceil(summed / parts) if "factor" in p.operation else summed
     yield side(CHAINS, p.dtype is not DOUBLE and summed > 1024)

@@ -90,6 +90,28 @@ def test_cuda(operation, n, sizes, k_x, dtype):
             assert said == taken or (len(sizes) == 1 and operation.startswith("synthesis_"))
 
 
+def test_no_fill_without_the_mean():
+    """The constant of the mean output is made only where a gradient of that output is given."""
+    pytest.importorskip("triton")
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from ntensor.backends.triton import projection
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.append(func.name())
+            return func(*args, **(kwargs or {}))
+
+    core, G, z = (torch.empty(s, device="meta") for s in ((6, 3, 4, 5), (2, 6), (2, 12)))
+    z = z.split([3, 4, 5], 1)
+    for mean, wanted in ((None, False), (G, True)):
+        names = []
+        with Names():
+            projection.projection_factor_grads(core, G, mean, list(z), [True] * 3)
+            projection.projection_core_grad(G, mean, list(z))
+        assert any("full" in name or "fill" in name for name in names) == wanted
+
+
 def test_more_splits_take_more():
     """The rehearsal is that of the device: few samples are split between its multiprocessors."""
     from ntensor.backends.triton import launch

@@ -58,19 +58,69 @@ __device__ inline uint32_t as_bits(float value) {
     return __float_as_uint(value);
 }
 
-// Copies Bytes (4, 8 or 16) to shared memory without waiting; from `valid` bytes on, zeros. The
-// source is not read where valid is 0.
-template <int Bytes>
-__device__ inline void copy_async(void* to, const void* from, int valid) {
-    const uint32_t target = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+// Keeps what is formed from indices in a register, where the compiler would form it again at every
+// use.
+__device__ inline int kept(int value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
+
+// An address in shared memory.
+template <class S>
+struct Shared {
+    uint32_t at;
+    __device__ Shared operator+(int elements) const {
+        return {at + static_cast<uint32_t>(elements * static_cast<int>(sizeof(S)))};
+    }
+};
+template <class S>
+__device__ inline Shared<S> shared_address(S* p) {
+    return {static_cast<uint32_t>(kept(static_cast<int>(__cvta_generic_to_shared(p))))};
+}
+__device__ inline float load(Shared<float> from) {
+    float value;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(from.at) : "memory");
+    return value;
+}
+__device__ inline double load(Shared<double> from) {
+    double value;
+    asm volatile("ld.shared.f64 %0, [%1];" : "=d"(value) : "r"(from.at) : "memory");
+    return value;
+}
+__device__ inline void store(Shared<float> to, float value) {
+    asm volatile("st.shared.f32 [%0], %1;" ::"r"(to.at), "f"(value) : "memory");
+}
+__device__ inline void store(Shared<bfloat16> to, bfloat16 value) {
+    asm volatile("st.shared.b16 [%0], %1;" ::"r"(to.at), "h"(value.bits) : "memory");
+}
+__device__ inline void store(Shared<float16> to, float16 value) {
+    asm volatile("st.shared.b16 [%0], %1;" ::"r"(to.at), "h"(value.bits) : "memory");
+}
+template <class S>
+__device__ inline void store16(Shared<S> to, const void* words) {
+    const uint32_t* from = static_cast<const uint32_t*>(words);
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to.at), "r"(from[0]),
+                 "r"(from[1]), "r"(from[2]), "r"(from[3])
+                 : "memory");
+}
+
+// Copies Bytes (4, 8 or 16) to shared memory without waiting. Where it is not valid the source is
+// not read, and zeros are written.
+template <int Bytes, class S>
+__device__ inline void copy_async(Shared<S> to, const void* from, bool valid) {
+    const int ignored = !valid;
     if constexpr (Bytes == 16) {
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(from),
-                     "r"(valid)
-                     : "memory");
+        asm volatile(
+            "{\n.reg .pred p;\nsetp.ne.s32 p, %2, 0;\n"
+            "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, p;\n}" ::"r"(to.at),
+            "l"(from), "r"(ignored)
+            : "memory");
     } else {
-        asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(target), "l"(from),
-                     "r"(valid), "n"(Bytes)
-                     : "memory");
+        asm volatile(
+            "{\n.reg .pred p;\nsetp.ne.s32 p, %2, 0;\n"
+            "cp.async.ca.shared.global [%0], [%1], %3, p;\n}" ::"r"(to.at),
+            "l"(from), "r"(ignored), "n"(Bytes)
+            : "memory");
     }
 }
 __device__ inline void commit_copies() {
@@ -83,9 +133,9 @@ __device__ inline void wait_for_copies() {
 }
 
 // Four 8 x 8 matrices of 16-bit elements; lane 8 q + r gives the address of row r of matrix q.
-template <bool Transposed>
-__device__ inline void load_matrices(uint32_t (&to)[4], const void* row) {
-    const uint32_t from = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+template <bool Transposed, class S>
+__device__ inline void load_matrices(uint32_t (&to)[4], Shared<S> row) {
+    const uint32_t from = row.at;
     if constexpr (Transposed) {
         asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                      : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
@@ -127,6 +177,10 @@ __device__ inline void multiply_add(double& acc0, double& acc1, double a, double
     asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
         : "+d"(acc0), "+d"(acc1)
         : "d"(a), "d"(b));
+}
+
+__device__ inline bool any_lane(bool value) {
+    return __any_sync(0xffffffffu, value);
 }
 
 // The value of the lane whose number differs by the bits of `mask`.

@@ -15,10 +15,12 @@
 
 #include <cmath>
 #include <cstdint>
+#include <map>
 #include <mutex>
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "api.h"
@@ -76,6 +78,24 @@ inline void allow_shared_memory(const Call& call, int64_t bytes, const char* nam
     allowed.insert({kernel, call.device});
 }
 
+// How many blocks of a launch a multiprocessor holds at once; asked for once a kernel and device.
+inline int resident_blocks(const Call& call, const LaunchShape& shape, const char* name,
+                           const void* kernel) {
+    static std::mutex mutex;
+    static std::map<std::pair<const void*, int>, int> known;
+    allow_shared_memory(call, shape.shared_bytes, name, kernel);
+    const std::lock_guard<std::mutex> lock(mutex);
+    const auto [found, is_new] = known.insert({{kernel, call.device}, 1});
+    if (is_new) {
+        int blocks = 0;
+        check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+                  &blocks, kernel, shape.threads, static_cast<size_t>(shape.shared_bytes)),
+              "no blocks of the kernel fit", name);
+        found->second = blocks > 1 ? blocks : 1;
+    }
+    return found->second;
+}
+
 template <class Arguments>
 inline void start(const Call& call, const LaunchShape& shape, const Arguments& arguments,
                   const char* name, void (*kernel)(Arguments)) {
@@ -104,7 +124,13 @@ public:
     }
     int64_t used() const { return used_; }
     bool tf32() const { return call_.tf32; }
-    int multiprocessors() const { return call_.multiprocessors; }
+
+    // How many blocks of a launch the device holds at once.
+    template <class Arguments>
+    int64_t places(const LaunchShape& shape, const char* name, void (*kernel)(Arguments)) const {
+        const void* function = reinterpret_cast<const void*>(kernel);
+        return int64_t{call_.multiprocessors} * resident_blocks(call_, shape, name, function);
+    }
 
     template <class Arguments>
     void launch(const LaunchShape& shape, const Arguments& arguments, const char* name,
@@ -125,6 +151,7 @@ private:
 // Every launch goes through here: NTENSOR_LAUNCH(session, shape, arguments, kernel<...>).
 #define NTENSOR_LAUNCH(session, shape, arguments, ...) \
     (session).launch(shape, arguments, #__VA_ARGS__, &__VA_ARGS__)
+#define NTENSOR_PLACES(session, shape, ...) (session).places(shape, #__VA_ARGS__, &__VA_ARGS__)
 
 }  // namespace cuda
 }  // namespace ntensor

@@ -10,7 +10,7 @@ void project(Session& session, const Projection& job,
              const TwoHalves<typename P::Storage>& halves) {
     using S = typename P::Storage;
     using T = Sum<S>;
-    using Product = Tile<P, Columns, Contiguous::summed, Contiguous::summed>;
+    using Product = ProjectionProduct<P, Columns, Mean>;
     constexpr int outputs = Mean ? 2 : 1;
     const int64_t n = halves.n, elements = n * job.k_x;
     ProjectionTiles<S> tiles{};
@@ -23,11 +23,13 @@ void project(Session& session, const Projection& job,
     tiles.x = static_cast<S*>(job.x);
     tiles.x_mean = static_cast<S*>(job.x_mean);
     const int64_t count = tiles.sample_tiles * tiles.row_tiles;
-    tiles.parts =
-        parts_for(count, halves.L * ceil_div(halves.J, Product::depth), session.multiprocessors());
+    LaunchShape shape{0, tile_threads, Product::shared_bytes};
+    tiles.parts = parts_for({count, halves.L * ceil_div(halves.J, Product::depth),
+                             NTENSOR_PLACES(session, shape, project_tiles<P, Columns, Mean>),
+                             Product::step_bytes, outputs * elements * int64_t{sizeof(T)}});
+    shape.blocks = count * tiles.parts;
     if (tiles.parts > 1) tiles.partial = session.take<T>(tiles.parts * outputs * elements);
-    NTENSOR_LAUNCH(session, (LaunchShape{count * tiles.parts, tile_threads, Product::shared_bytes}),
-                   tiles, project_tiles<P, Columns, Mean>);
+    NTENSOR_LAUNCH(session, shape, tiles, project_tiles<P, Columns, Mean>);
     if (tiles.parts == 1) return;
     for (int which = 0; which < outputs; ++which) {
         launch_sum<T, S>(

@@ -66,7 +66,13 @@ __global__ void __launch_bounds__(tile_threads)
     const int64_t row0 = block / in.inner_tiles / halves.L * tile_rows;
 
     int64_t load_s = 0;
-    auto load = [&](S* stage) {
+    const auto W_row = [&](int r) {
+        return Span<S>{halves.W + (load_s + r) * halves.w_stride + j0};
+    };
+    TileCopies<S, Product::depth, Product::columns, Product::b_stride, Along::rows> W(
+        clamped(halves.J - j0, Product::columns), W_row);
+    const bool W_in_packs = halves.w_stride == halves.J;
+    auto load = [&](Shared<S> stage) {
         constexpr int packs = tile_rows / V;
         for (int at = threadIdx.x; at < Product::depth * packs; at += tile_threads) {
             const int64_t s = load_s + at / packs;
@@ -86,34 +92,27 @@ __global__ void __launch_bounds__(tile_threads)
             Pack<S, V> pack;
 #pragma unroll
             for (int i = 0; i < V; ++i) pack.items[i] = narrow<S>(sums[i]);
-            *reinterpret_cast<Pack<S, V>*>(stage + at / packs * Product::a_stride + r) = pack;
+            store16(stage + (at / packs * Product::a_stride + r), &pack);
         }
-        copy_rows<Product::depth, Product::columns, Product::b_stride>(
-            stage + Product::b_at, true, [&](int r) {
-                const bool inside = load_s + r < halves.n;
-                return Span<S>{halves.W + (inside ? load_s + r : 0) * halves.w_stride + j0,
-                               inside ? halves.J - j0 : 0};
-            });
+        W.copy(stage + Product::b_at, W_in_packs, W_row,
+               clamped(halves.n - load_s, Product::depth));
+        W.advance(Product::depth * halves.w_stride);
         load_s += Product::depth;
     };
     Product tile;
     typename Product::Sums chains;  // that have ended
     if constexpr (Long) chains.clear();
     int64_t left = halves.n;
-    auto done = [&] {
+    auto done = [&](bool) {
+        left -= Product::depth;
         if constexpr (Long) {
-            if (!Product::chain_ends(max64(0, left) / Product::depth)) return;
+            if (!Product::chain_ends(static_cast<int>(max64(0, left) / Product::depth))) return;
             chains.for_each([&](T& sum, int m, int c, int i) { sum += tile.acc.items[m][c][i]; });
             tile.acc.clear();
         }
     };
-    const auto valid = [&] {
-        const int here = static_cast<int>(min64(left, Product::depth));
-        left -= Product::depth;
-        return here;
-    };
     tile.limit(in.k_x - row0, halves.J - j0);
-    tile.run(shared, ceil_div(halves.n, Product::depth), load, valid, done);
+    tile.run(shared, ceil_div(halves.n, Product::depth), load, done);
 
     constexpr int stride = core_grad_stride<P>;
     T* const sums = reinterpret_cast<T*>(shared);

@@ -24,7 +24,7 @@ HalfGrads<typename P::Storage> grads_of_halves(Session& session, const Projectio
                                                Wanted wanted) {
     using S = typename P::Storage;
     using T = Sum<S>;
-    using Product = Tile<P, Columns, Contiguous::outer, Contiguous::summed>;
+    using Product = FactorGradProduct<P, Columns>;
     const int64_t n = halves.n, L = halves.L, J = halves.J;
     FactorGradTiles<S> tiles{};
     tiles.halves = halves;
@@ -37,21 +37,25 @@ HalfGrads<typename P::Storage> grads_of_halves(Session& session, const Projectio
     tiles.grad_mean = static_cast<const S*>(job.grad_mean.data);
     tiles.grad_mean_row = job.grad_mean.row_stride;
     tiles.grad_mean_col = job.grad_mean.col_stride;
-    tiles.grads_in_packs = grad_in_packs<S>(job.grad) && grad_in_packs<S>(job.grad_mean);
+    tiles.grads_in_packs = job.k_x % pack_size<S> == 0 && grad_in_packs<S>(job.grad) &&
+                           grad_in_packs<S>(job.grad_mean);
     tiles.grad_rows = job.grad.data ? n : 0;
     tiles.rows = tiles.grad_rows + (job.grad_mean.data ? n : 0);
     tiles.sample_tiles = ceil_div(tiles.rows, Columns);
     tiles.inner_tiles = ceil_div(J, tile_rows);
     const int64_t count = tiles.sample_tiles * tiles.inner_tiles;
-    tiles.parts = parts_for(count, ceil_div(job.k_x, Product::depth), session.multiprocessors());
+    LaunchShape shape{0, tile_threads, Product::shared_bytes};
+    tiles.parts = parts_for({count, ceil_div(job.k_x, Product::depth),
+                             NTENSOR_PLACES(session, shape, factor_grad_tiles<P, Columns>),
+                             L * Product::step_bytes, tiles.rows * J * int64_t{sizeof(T)}});
+    shape.blocks = count * tiles.parts;
     const int64_t da_parts = tiles.parts * tiles.inner_tiles;
     T* const dW_parts = session.take<T>(tiles.parts * tiles.rows * J);
     T* const da_of_parts =
         wanted.da || wanted.da_mean ? session.take<T>(da_parts * tiles.rows * L) : nullptr;
     tiles.dW = dW_parts;
     tiles.da = da_of_parts;
-    NTENSOR_LAUNCH(session, (LaunchShape{count * tiles.parts, tile_threads, Product::shared_bytes}),
-                   tiles, factor_grad_tiles<P, Columns>);
+    NTENSOR_LAUNCH(session, shape, tiles, factor_grad_tiles<P, Columns>);
 
     // The rows of G and of G_mean are two parts of dW.
     T* const dW = session.take<T>(n * J);

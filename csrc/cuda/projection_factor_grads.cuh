@@ -31,11 +31,18 @@ struct FactorGradTiles {
 };
 
 template <class P, int Columns>
-__global__ void __launch_bounds__(tile_threads)
+struct FactorGradProduct : Tile<P, Columns, Contiguous::outer, Contiguous::summed> {
+    static constexpr bool dW_in_memory = Columns > narrow_columns&& P::asks;
+    static constexpr int shared_bytes =
+        FactorGradProduct::Tile::template shared_bytes_with_kept<dW_in_memory>;
+};
+
+template <class P, int Columns>
+__global__ void __launch_bounds__(tile_threads, 2)
     factor_grad_tiles(const FactorGradTiles<typename P::Storage> in) {
     using S = typename P::Storage;
     using T = Sum<S>;
-    using Product = Tile<P, Columns, Contiguous::outer, Contiguous::summed>;
+    using Product = FactorGradProduct<P, Columns>;
     NTENSOR_DYNAMIC_SHARED(S, shared);
     __shared__ T da_of_warps[Product::warps_down][Columns];
     const TwoHalves<S>& halves = in.halves;
@@ -47,51 +54,56 @@ __global__ void __launch_bounds__(tile_threads)
     const int64_t all_steps = ceil_div(in.k_x, Product::depth);
     const int64_t o_begin = all_steps * part / in.parts * Product::depth;
     const int64_t o_end = min64(in.k_x, all_steps * (part + 1) / in.parts * Product::depth);
-    const int64_t steps_a_lead = ceil_div(o_end - o_begin, Product::depth);
+    const int steps_a_lead = static_cast<int>(ceil_div(o_end - o_begin, Product::depth));
+    const int last_of_lead =
+        static_cast<int>(o_end - o_begin - int64_t{steps_a_lead - 1} * Product::depth);
 
     int64_t load_l = 0;
-    int64_t load_o = o_begin;
-    auto load = [&](S* stage) {
-        copy_rows<Product::depth, tile_rows, Product::a_stride>(
-            stage, in.core_in_packs, [&](int r) {
-                const bool inside = load_o + r < o_end;
-                const int64_t o = inside ? load_o + r : 0;
-                return Span<S>{in.core + (o * halves.L + load_l) * halves.J + j0,
-                               inside ? halves.J - j0 : 0};
-            });
-        copy_rows<Columns, Product::depth, Product::b_stride>(
-            stage + Product::b_at, in.grads_in_packs, [&](int r) {
-                const int64_t row = row0 + r;
-                const int64_t count = row < in.rows ? o_end - load_o : 0;
-                if (row < in.grad_rows)
-                    return Span<S>{in.grad + row * in.grad_row + load_o * in.grad_col, count,
-                                   in.grad_col};
-                const int64_t s = row < in.rows ? row - in.grad_rows : 0;
-                const S* mean = in.grad_mean ? in.grad_mean : in.grad;
-                return Span<S>{mean + s * in.grad_mean_row + load_o * in.grad_mean_col, count,
-                               in.grad_mean_col};
-            });
-        load_o += Product::depth;
-        if (load_o >= o_end) {
-            load_o = o_begin;
-            ++load_l;
-        }
+    int load_left = steps_a_lead;  // of this lead
+    const auto load_o = [&] {
+        return o_begin + int64_t{steps_a_lead - load_left} * Product::depth;
+    };
+    const auto core_row = [&](int r) {
+        return Span<S>{in.core + ((load_o() + r) * halves.L + load_l) * halves.J + j0};
+    };
+    const auto grad_row = [&](int r) {
+        const int64_t row = row0 + r, s = row - in.grad_rows;
+        return row < in.grad_rows
+                   ? Span<S>{in.grad + row * in.grad_row + load_o() * in.grad_col, in.grad_col}
+                   : Span<S>{in.grad_mean + s * in.grad_mean_row + load_o() * in.grad_mean_col,
+                             in.grad_mean_col};
+    };
+    TileCopies<S, Product::depth, tile_rows, Product::a_stride, Along::rows> core(
+        clamped(halves.J - j0, tile_rows), core_row);
+    TileCopies<S, Columns, Product::depth, Product::b_stride, Along::columns> grads(
+        clamped(in.rows - row0, Columns), grad_row);
+    auto load = [&](Shared<S> stage) {
+        const bool last = load_left == 1;
+        const int valid = last ? last_of_lead : Product::depth;
+        core.copy(stage, in.core_in_packs, core_row, valid);
+        grads.copy(stage + Product::b_at, in.grads_in_packs, grad_row, valid);
+        const int64_t on = last ? int64_t{1 - steps_a_lead} * Product::depth : Product::depth;
+        core.advance(on * halves.L * halves.J + (last ? halves.J : 0));
+        grads.advance(on);
+        load_left = last ? steps_a_lead : load_left - 1;
+        load_l += last;
     };
 
     Product tile;
-    typename Product::Sums dW;
-    dW.clear();
+    typename Product::template Kept<Product::dW_in_memory> dW(shared);
     int64_t l = 0;
-    int64_t left_of_lead = steps_a_lead;
+    int left_of_lead = steps_a_lead;
     bool begun = false;  // a chain of this l has ended before
-    auto done = [&] {
+    auto done = [&](bool) {
         if (!Product::chain_ends(--left_of_lead)) return;
+        // Formed here, so that no register holds it through the other steps.
+        const int first_column = kept(tile.column(0, 0)), first_row = kept(tile.row(0, 0));
 #pragma unroll
         for (int c = 0; c < Product::across; ++c) {
             T dot[2] = {};
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
-                const int64_t row = row0 + tile.column(c, i);
+                const int64_t row = row0 + first_column + 8 * c + i;
                 if (row >= in.rows) continue;
                 const bool mean = row >= in.grad_rows;
                 const int64_t s = mean ? row - in.grad_rows : row;
@@ -102,8 +114,8 @@ __global__ void __launch_bounds__(tile_threads)
 #pragma unroll
                     for (int half = 0; half < 2; ++half) {
                         const T D = tile.acc.items[m][c][i + 2 * half];
-                        dW.items[m][c][i + 2 * half] += lead * D;
-                        const int j = tile.row(m, 2 * half);
+                        dW.add(m, c, i + 2 * half, lead * D);
+                        const int j = first_row + 16 * m + 8 * half;
                         if (in.da && j0 + j < halves.J) dot[i] += D * widen(W[j]);
                     }
                 }
@@ -133,11 +145,8 @@ __global__ void __launch_bounds__(tile_threads)
         left_of_lead = steps_a_lead;
         ++l;
     };
-    const int last_of_lead =
-        static_cast<int>(o_end - o_begin - (steps_a_lead - 1) * Product::depth);
-    const auto valid = [&] { return left_of_lead == 1 ? last_of_lead : Product::depth; };
     tile.limit(halves.J - j0, in.rows - row0);
-    tile.run(shared, halves.L * steps_a_lead, load, valid, done);
+    tile.run(shared, halves.L * steps_a_lead, load, done);
 
     dW.for_each([&](T& sum, int m, int c, int i) {
         const int64_t j = j0 + tile.row(m, i);

@@ -21,16 +21,16 @@ void block_and_warp(const Nothing) {
 }
 void copies_not_awaited(const Nothing in) {
     NTENSOR_DYNAMIC_SHARED(float, shared);
-    copy_async<4>(shared + threadIdx.x, in.out, 4);
+    copy_async<4>(shared_address(shared + threadIdx.x), in.out, true);
     commit_copies();
 }
 void copy_not_aligned(const Nothing in) {
     NTENSOR_DYNAMIC_SHARED(float, shared);
-    copy_async<16>(shared, in.out + 1, 16);
+    copy_async<16>(shared_address(shared), in.out + 1, true);
 }
 void before_and_after_a_copy(const Nothing in) {
     NTENSOR_DYNAMIC_SHARED(float, shared);
-    copy_async<4>(shared + threadIdx.x, in.out, 4);
+    copy_async<4>(shared_address(shared + threadIdx.x), in.out, true);
     commit_copies();
     const float before = shared[threadIdx.x];
     wait_for_copies<0>();
@@ -63,6 +63,20 @@ extern "C" const char* ntensor_shim_launched() {
     for (const auto& [name, count] : shim::launched())
         text += name + " " + std::to_string(count) + "\n";
     return kept(text);
+}
+
+// From now on launches are noted instead of made, or made again; returns what was noted until now.
+extern "C" const char* ntensor_shim_record(bool on) {
+    const std::string text = shim::records().rows;
+    shim::records() = {on, ""};
+    return kept(text);
+}
+
+extern "C" void ntensor_shim_set_resident(const char* kernel, int blocks) {
+    shim::resident()[kernel] = blocks;
+}
+extern "C" void ntensor_shim_forget_resident() {
+    shim::resident().clear();
 }
 
 // The indices outer * d + inner of all that are listed, taken apart; those that come out otherwise.

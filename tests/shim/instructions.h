@@ -49,9 +49,36 @@ inline uint32_t as_bits(float value) {
     return bits_of<uint32_t>(value);
 }
 
-template <int Bytes>
-inline void copy_async(void* to, const void* from, int valid) {
-    ::shim::copy_async(to, from, Bytes, valid);
+inline int kept(int value) {
+    return value;
+}
+
+template <class S>
+struct Shared {
+    S* at;
+    Shared operator+(int elements) const { return {at + elements}; }
+};
+template <class S>
+inline Shared<S> shared_address(S* p) {
+    return {p};
+}
+template <class S>
+inline S load(Shared<S> from) {
+    return *from.at;
+}
+template <class S>
+inline void store(Shared<S> to, S value) {
+    *to.at = value;
+}
+template <class S>
+inline void store16(Shared<S> to, const void* words) {
+    if (reinterpret_cast<uintptr_t>(to.at) % 16) ::shim::fail("a store that is not aligned");
+    std::memcpy(static_cast<void*>(to.at), words, 16);
+}
+
+template <int Bytes, class S>
+inline void copy_async(Shared<S> to, const void* from, bool valid) {
+    ::shim::copy_async(to.at, from, Bytes, valid ? Bytes : 0);
 }
 inline void commit_copies() {
     ::shim::commit_copies();
@@ -65,15 +92,16 @@ inline int lane() {
     return ::shim::block().current % ::shim::lanes_of_warp;
 }
 
-template <bool Transposed>
-inline void load_matrices(uint32_t (&to)[4], const void* row) {
+template <bool Transposed, class S>
+inline void load_matrices(uint32_t (&to)[4], Shared<S> from) {
+    const S* row = from.at;
     struct Box {
         const uint16_t* rows[32];
     };
     if (reinterpret_cast<uintptr_t>(row) % 16)
         ::shim::fail("a row of a matrix that is not aligned");
     const Box& box = ::shim::exchange<Box>(
-        [&](Box& b, int l) { b.rows[l] = static_cast<const uint16_t*>(row); });
+        [&](Box& b, int l) { b.rows[l] = reinterpret_cast<const uint16_t*>(row); });
     const int g = lane() / 4, t = lane() % 4;
     for (int q = 0; q < 4; ++q) {
         const uint16_t* const* rows = box.rows + 8 * q;
@@ -206,6 +234,16 @@ inline void multiply_add(double& acc0, double& acc1, double a, double b) {
         acc0 += box.a[g][k] * box.b[k][2 * t];
         acc1 += box.a[g][k] * box.b[k][2 * t + 1];
     }
+}
+
+inline bool any_lane(bool value) {
+    struct Box {
+        bool values[32];
+    };
+    const Box& box = ::shim::exchange<Box>([&](Box& b, int l) { b.values[l] = value; });
+    bool any = false;
+    for (const bool each : box.values) any |= each;
+    return any;
 }
 
 template <class T>

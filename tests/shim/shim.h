@@ -253,9 +253,30 @@ inline std::map<std::string, int64_t>& launched() {
     return counts;
 }
 
-inline void count_launch(void* kernel) {
+inline std::string name_of(const void* kernel) {
     Dl_info found{};
-    if (dladdr(kernel, &found) && found.dli_saddr == kernel) ++launched()[found.dli_sname];
+    return dladdr(kernel, &found) && found.dli_saddr == kernel ? found.dli_sname : "";
+}
+
+inline void count_launch(const void* kernel) {
+    const std::string name = name_of(kernel);
+    if (!name.empty()) ++launched()[name];
+}
+
+// While it records, launches are noted and not carried out.
+struct Records {
+    bool on = false;
+    std::string rows;  // kernel, blocks, threads, bytes of dynamic shared memory
+};
+inline Records& records() {
+    static Records one;
+    return one;
+}
+
+// How many blocks of a kernel a multiprocessor of the imagined device holds.
+inline std::map<std::string, int>& resident() {
+    static std::map<std::string, int> blocks;
+    return blocks;
 }
 
 }  // namespace shim
@@ -274,6 +295,12 @@ namespace ntensor {
 namespace cuda {
 
 struct LaunchShape;
+
+template <class Shape>
+inline int resident_blocks(const Call&, const Shape&, const char*, const void* kernel) {
+    const auto found = ::shim::resident().find(::shim::name_of(kernel));
+    return found == ::shim::resident().end() ? 2 : found->second;
+}
 
 inline int runtime_version() {
     return 0;
@@ -295,7 +322,14 @@ inline void start(const Call&, const Shape& shape, const Arguments& arguments, c
         one.kernel(*one.arguments);
     };
     ::shim::block().body_argument = &job;
-    ::shim::count_launch(reinterpret_cast<void*>(kernel));
+    const void* function = reinterpret_cast<const void*>(kernel);
+    if (::shim::records().on) {
+        ::shim::records().rows += ::shim::name_of(function) + " " + std::to_string(shape.blocks) +
+                                  " " + std::to_string(shape.threads) + " " +
+                                  std::to_string(shape.shared_bytes) + "\n";
+        return;
+    }
+    ::shim::count_launch(function);
     for (int64_t index = 0; index < shape.blocks; ++index) {
         try {
             ::shim::run_block(index, shape.threads, shape.shared_bytes);

@@ -54,10 +54,13 @@ def scratch_of(name: str, like: torch.Tensor, threads: int, *job: Any) -> int:
 
     Addresses count by whether they are 0.
     """
-    on_gpu = runs_on_gpu(like)
-    module = gpu.cuda_module() if on_gpu else cpu_module()
-    context = gpu.call_context(like) if on_gpu else (simd_level(), threads)
-    needed: int = getattr(module, name)(context, *job, 0, -1)
+    needed: int
+    if runs_on_gpu(like):
+        do, context = getattr(gpu.cuda_module(), name), gpu.call_context(like)
+        with torch.cuda.device_of(like):
+            needed = do(context, *job, 0, -1)
+    else:
+        needed = getattr(cpu_module(), name)((simd_level(), threads), *job, 0, -1)
     return needed
 
 

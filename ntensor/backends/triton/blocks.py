@@ -139,9 +139,16 @@ def _reads_shared(capability: Capability) -> bool:
 
 
 def _splits(programs: int, most: int, capability: Capability) -> int:
-    """Into how many parts each program's work is split so that the device is full."""
-    wanted = _PROGRAMS_A_MULTIPROCESSOR * multiprocessors(capability)
-    return max(1, min(wanted // max(programs, 1), most))
+    """Into how many parts each program's work is split so that the device is full: as many as fill
+    the last round of programs about as well as can be."""
+    a_round = multiprocessors(capability)
+    most = max(1, min(_PROGRAMS_A_MULTIPROCESSOR * a_round // max(programs, 1), most))
+
+    def filled(splits: int) -> float:
+        return programs * splits / (ceil_div(programs * splits, a_round) * a_round)
+
+    best = max(map(filled, range(1, most + 1)))
+    return next(splits for splits in range(most, 0, -1) if filled(splits) >= 0.95 * best)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -62,7 +62,7 @@ def projection_factor_grads(
         grad,
         grad_mean,
         Groups(features(factors[:split]), features(factors[split:], core.dtype)),
-        _mean_outer(factors[:split]),
+        None if grad_mean is None else _mean_outer(factors[:split]),
         need_outer,
         need_inner,
     )
@@ -242,7 +242,7 @@ def _write_core_grad(
         return
     split = blocks.modes(extents).outer
     groups = Groups(features(factors[:split]), features(factors[split:], out.dtype))
-    mean_outer = _mean_outer(factors[:split])
+    mean_outer = None if grad_mean is None else _mean_outer(factors[:split])
     _write_group_core_grad(out, grad, grad_mean, groups, mean_outer, accumulate)
 
 

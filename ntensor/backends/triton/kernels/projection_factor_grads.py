@@ -44,16 +44,18 @@ def factor_grads(
     total = tl.zeros((BP, BN), ACC)
     part = m_split.to(tl.int64) * p_blocks + p_block
     inside = p[:, None] < P
-    for step in range(rows * steps):
-        l = tl.cast(first_l + step // steps, tl.int64)
-        m = indices(first_m + step % steps, BM)
+    row, place = 0, 0  # counted and not divided: a division takes longer than a step's products
+    for _step in range(rows * steps):
+        l = tl.cast(first_l + row, tl.int64)
+        m = indices(first_m + place, BM)
         core_block = load(core + l * P, p, m, 1, K, P, k_x)  # (BP, BM)
         grad_block = load(grad, m, s, grad_m, grad_n, k_x, n)  # (BM, BN)
         d = multiply(core_block, grad_block, d, PRECISION)
         if MEAN:
             mean_block = load(grad_mean, m, s, grad_mean_m, grad_mean_n, k_x, n)
             d_mean = multiply(core_block, mean_block, d_mean, PRECISION)
-        if step % steps == steps - 1:
+        ends = place == steps - 1
+        if ends:
             if OUTER:
                 w = load(inner, p, s, inner_p, inner_n, P, n).to(ACC)
                 places = (part * n + s) * L + l
@@ -71,6 +73,8 @@ def factor_grads(
             d = tl.zeros((BP, BN), ACC)
             if MEAN:
                 d_mean = tl.zeros((BP, BN), ACC)
+        row = tl.where(ends, row + 1, row)
+        place = tl.where(ends, 0, place + 1)
     if INNER:
         split = m_split.to(tl.int64) * tl.num_programs(1) + l_split
         store(d_inner + split * n * P, total, p, s, 1, P, P, n)
