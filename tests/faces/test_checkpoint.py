@@ -27,10 +27,17 @@ def test_round_trip(tmp_path):
 def test_newest_and_best_stay(tmp_path):
     for step, value in enumerate((math.nan, 0.25, None, 0.5, 0.25), 1):
         write(tmp_path, step, validation=value)
-        checkpoint.prune(tmp_path, keep=2)
+        checkpoint.prune(tmp_path, keep=2, every=1)
     assert checkpoint.saved_steps(tmp_path) == [2, 4, 5]
     assert checkpoint.best(tmp_path) == (2, 0.25)
     assert not list((tmp_path / "checkpoints").glob(f"{checkpoint.UNFINISHED}*"))
+
+
+def test_what_a_stop_left_goes_with_the_next(tmp_path):
+    for step, kept in ((2, [2]), (4, [2, 4]), (5, [4, 5]), (6, [4, 6]), (7, [6, 7]), (8, [6, 8])):
+        write(tmp_path, step)
+        checkpoint.prune(tmp_path, keep=2, every=2)
+        assert checkpoint.saved_steps(tmp_path) == kept
 
 
 def test_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):

@@ -1,6 +1,9 @@
 """The networks: the paper's sizes, equal results on every backend, their parts."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -208,3 +211,17 @@ def test_statistics_round_trip_and_floor():
         statistics.set({"exp_3dmm": (torch.zeros(4), torch.ones(4))})
     with pytest.raises(ValueError, match="wanted 4 coordinates, got 3"):
         statistics.set({"exp_3dmm": (torch.zeros(3), torch.ones(3)), "shape": (0, 0)})
+
+
+def test_a_model_without_values_loads_no_compiler():
+    """It checks the sizes of every run that is opened; torch's compiler takes seconds to import."""
+    program = (
+        "import sys, torch\n"
+        "from batches import small_configuration\n"
+        "from ntensor.faces.networks.model import build\n"
+        "with torch.device('meta'):\n"
+        "    build(small_configuration().model)\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)

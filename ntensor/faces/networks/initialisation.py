@@ -18,6 +18,8 @@ def keep_variance(layer: nn.Module, gain: float) -> None:
     if not isinstance(layer, nn.Conv2d | nn.Linear):
         raise TypeError(f"keep_variance: wanted a convolution or linear layer, got {type(layer)}")
     weight: Tensor = layer.weight
+    if weight.is_meta:
+        return  # without values; torch would load its compiler for them, and make a folder for that
     nn.init.normal_(weight, std=gain / math.sqrt(weight[0].numel()))
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -48,4 +50,6 @@ def initialise_code_head(layer: nn.Linear, name: str, bottleneck: str) -> None:
     mean, deviation = ACTIVATED[bottleneck]
     first, spread = FACTORS.get(name, ((0.0,), 1.0))
     keep_variance(layer, spread / deviation)
+    if layer.weight.is_meta:
+        return
     layer.bias.copy_(torch.tensor(first) - mean * layer.weight.sum(1))

@@ -115,6 +115,8 @@ class Light(nn.Module):
     def __init__(self, k_l: int) -> None:
         super().__init__()
         self.linear = nn.Linear(k_l, 27)
+        if self.linear.weight.is_meta:
+            return  # without values; see `initialisation.keep_variance`
         with torch.no_grad():
             white = harmonics.ambient(torch.full((1, 3), self.START))
             self.linear.weight.mul_(0.1)

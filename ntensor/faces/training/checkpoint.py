@@ -155,12 +155,18 @@ def _explain_damage(folder: Path, error: Exception) -> CheckpointError:
     )
 
 
-def prune(run: Path, keep: int) -> None:
-    """Removes all checkpoints but the newest `keep` and the best."""
+def prune(run: Path, keep: int, every: int) -> None:
+    """Removes all checkpoints but the newest `keep` and the best.
+
+    One that a stop between two steps of `every` has left goes as soon as there is a newer one: a
+    run that was stopped keeps what it would have kept otherwise.
+    """
     files.remove_unfinished(run / "checkpoints")
     marked = best(run)
-    for step in saved_steps(run)[:-keep]:
-        if marked is None or step != marked[0]:
+    steps = saved_steps(run)
+    kept = [step for step in steps if step % every == 0 or step == steps[-1]][-keep:]
+    for step in steps:
+        if step not in kept and (marked is None or step != marked[0]):
             # Renamed first: a process that dies while it removes leaves nothing that looks whole.
             old = folder_of(run, step)
             gone = old.with_name(f"{UNFINISHED}{old.name}")

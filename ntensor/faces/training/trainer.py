@@ -117,7 +117,7 @@ class Trainer:
                 checkpoint.check_writable(self.run, wanted_bytes=4 * size)
                 for folder in (self.run, self.run / "pictures"):
                     remove_unfinished(folder)
-                checkpoint.prune(self.run, self.configuration.training.keep)
+                self.prune()
                 write_text(self.run / checkpoint.CONFIGURATION, to_json(self.configuration))
             yield
 
@@ -138,8 +138,9 @@ class Trainer:
                 value = None
                 if last or self.step % settings.validate_every == 0:
                     value = self.validate(log)
-                if last or stopped or self.step % settings.checkpoint_every == 0:
-                    self.save(value, log)
+                due = last or self.step % settings.checkpoint_every == 0
+                if due or stopped:
+                    self.save(value if due else None, log)
                 if stopped and not last:
                     return self.stopping or "stopped by another process"
         return "finished"
@@ -340,8 +341,12 @@ class Trainer:
                 "torch": torch.__version__,
             }
             checkpoint.save(self.run, self.step, tensors, values)
-            checkpoint.prune(self.run, self.configuration.training.keep)
+            self.prune()
         self.processes.wait()
+
+    def prune(self) -> None:
+        settings = self.configuration.training
+        checkpoint.prune(self.run, settings.keep, settings.checkpoint_every)
 
     def resume(self) -> None:
         """Continues from the newest checkpoint of the folder, if there is one."""
