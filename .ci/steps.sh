@@ -84,7 +84,8 @@ instrumented() {
         levels='portable;avx2;emulated'
     fi
     mkdir "$work/source"
-    cp -r setup.py pyproject.toml README.md LICENSE MANIFEST.in benchmarks csrc examples ntensor tests "$work/source"
+    cp -r setup.py pyproject.toml README.md LICENSE MANIFEST.in benchmarks csrc examples ntensor tests tools \
+        "$work/source"
     rm -f "$work"/source/ntensor/_c*.so
     env NTENSOR_BUILD_TYPE=Debug NTENSOR_CUDA=off "NTENSOR_SIMD_LEVELS=$levels" "$@" \
         pip install -q --no-deps --target "$work/site" "$work/source"
