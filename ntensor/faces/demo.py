@@ -60,6 +60,9 @@ def serve(
                 from .page.server import make_server
 
                 server = make_server(demo, folder, Hosts(port, network))
+                # The server asks between two turns of its loop, as for the other signals: an
+                # exception may be caught by what the loop runs, and the page would go on.
+                signal.signal(signal.SIGHUP, server.handle_exit)
                 print(f"http://127.0.0.1:{port} shows {run}; Ctrl-C ends it", flush=True)
                 server.run([listener])
         except KeyboardInterrupt:
