@@ -184,7 +184,7 @@ def test_candidates_are_legal():
 
         def scratch(name, *job, n=n, at=at):
             context = at["level"], at["threads"]
-            return getattr(_cpu, name)(context, at["dtype"], n, *job, 0, -1)
+            return getattr(_cpu, name)(context, at["dtype"], n, *job, call.ALONE, 0, -1)
 
         for choice in (None, *map(str, range(2 * len(extents)))):
             for mean in (False, True):
@@ -334,7 +334,8 @@ def test_candidates_reach_the_module(every, monkeypatch):
     class Module:
         def __getattr__(self, name):
             def noting(context, *arguments):
-                seen.add((name, *context, arguments[-3]))
+                split = arguments[-4]  # before the stack and the scratch memory
+                seen.add((name, *context, split))
                 return getattr(_cpu, name)(context, *arguments)
 
             return noting

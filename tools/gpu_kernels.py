@@ -18,12 +18,11 @@ from gpu_sass import Function, functions
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
-from _cases import SHAPES, Case  # noqa: E402, F401
-from _roof import Roof  # noqa: E402, F401
-
 import ahead_of_time  # noqa: E402
 import cuda_resources  # noqa: E402
 import cuda_shim  # noqa: E402
+from harness.cases import SHAPES, Case  # noqa: E402, F401
+from harness.roof import Roof  # noqa: E402, F401
 from kernel_counts import name_of  # noqa: E402
 from ntensor.backends.triton import projection  # noqa: E402
 

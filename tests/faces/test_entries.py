@@ -35,7 +35,9 @@ SECTIONS = (
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_number_has_a_range(section):
-    for name, hint in typing.get_type_hints(section, include_extras=True).items():
+    hints = typing.get_type_hints(section, include_extras=True)
+    for name in (field.name for field in dataclasses.fields(section)):
+        hint = hints[name]
         kinds = {int, float}
         parts = typing.get_args(hint)
         notes = [part for part in parts if isinstance(part, Within | Word)]
@@ -70,7 +72,6 @@ def test_every_number_has_a_range(section):
         ("model", "kernel_size", -1),
         ("model", "image_size", 2**20),
         ("losses", "shape", float("nan")),
-        ("losses", "gamma", 2.0),
         ("losses", "pose", -1.0),
     ],
 )
