@@ -263,16 +263,16 @@ private:
             asked += wanted;
             switch (wanted) {
                 case 0:
-                    tile<T, Rows, square_tile, Prefetch::none>(in, add_to(to));
+                    tile_in_place<T, Rows, square_tile, Prefetch::none>(in, add_each(to));
                     break;
                 case 1:
-                    tile<T, Rows, square_tile, Prefetch::b_one_line>(in, add_to(to));
+                    tile_in_place<T, Rows, square_tile, Prefetch::b_one_line>(in, add_each(to));
                     break;
                 case 2:
-                    tile<T, Rows, square_tile, Prefetch::b_two_lines>(in, add_to(to));
+                    tile_in_place<T, Rows, square_tile, Prefetch::b_two_lines>(in, add_each(to));
                     break;
                 default:
-                    tile<T, Rows, square_tile, Prefetch::b_three_lines>(in, add_to(to));
+                    tile_in_place<T, Rows, square_tile, Prefetch::b_three_lines>(in, add_each(to));
                     break;
             }
         }
@@ -349,11 +349,15 @@ private:
         }
     }
 
-    auto add_to(T* D) const {
-        return each_vector<T>([D, panel = plan_.panel](int i, int j, Vector<T> sum) {
+    // Adds a tile's sums to those of D.
+    auto add_to(T* D) const { return each_vector<T>(add_each(D)); }
+
+    // The same, one vector at a time.
+    auto add_each(T* D) const {
+        return [D, panel = plan_.panel](int i, int j, Vector<T> sum) {
             T* to = D + i * panel + j;
             store(to, load(to) + sum);
-        });
+        };
     }
 
     // A tile of the core in pairs of rows: [depth / 2][tile_width]; an odd last row is paired with
