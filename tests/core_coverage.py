@@ -45,7 +45,7 @@ UNREACHED: dict[tuple[str, str], tuple[str, str]] = {
     ("cpu/projection.cpp", "if (vectors == "): ("", "the widest tile alone leaves a rest"),
     ("cpu/projection_factor_grads.cpp", "switch (wanted)"): ("", UNPACKED),
     ("cpu/projection_factor_grads.cpp", "case "): ("float double", UNPACKED),
-    ("cpu/projection_factor_grads.cpp", "Prefetch::none>(in, add_to"): ("float double", UNPACKED),
+    ("cpu/projection_factor_grads.cpp", "Prefetch::none>(in, add_each"): ("float double", UNPACKED),
     ("cpu/projection_factor_grads.cpp", "Prefetch::b_two_lines>(in"): ("float double", UNPACKED),
     ("cpu/projection_factor_grads.cpp", "break;"): ("float double", UNPACKED),
     ("cpu/projection_factor_grads.cpp", "most_packed_core_bytes;"): ("", UNPACKED),
