@@ -125,6 +125,14 @@ def test_nested_vmap(outer):
     torch.testing.assert_close(found, vmap(vmap(projection), outer)(*mapped))
 
 
+@pytest.mark.parametrize(("n", "k"), [(0, 2), (3, 0), (0, 0)])
+def test_nested_vmap_of_nothing(n, k):
+    """No samples, or an extent of 0: no size follows from the number of elements."""
+    core, z, z2 = torch.randn(3, 4, k, 2), torch.randn(5, 3, n, k), torch.randn(3, n, 2)
+    found = vmap(vmap(ntensor.synthesis_projection), (None, 0, None))(core, z, z2)
+    assert torch.equal(found, torch.zeros(5, 3, n, 4))
+
+
 class Calls(torch.utils._python_dispatch.TorchDispatchMode):
     """The operations of ntensor that are called."""
 

@@ -170,6 +170,11 @@ GROUPED_CORE_GRAD = Operation(
 )
 
 
+def _mapped_first(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+    """The tensor of each element of the mapped dimension, in front."""
+    return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+
 def _batch_into_groups(
     grouped: Operation,
     size: int,
@@ -181,7 +186,7 @@ def _batch_into_groups(
     groups, *rest = statics
     flat = []
     for tensor, dim in zip(tensors, dims, strict=True):
-        whole = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+        whole = _mapped_first(tensor, dim, size)
         flat.append(whole.reshape(size * whole.shape[1], *whole.shape[2:]).contiguous())
     result = grouped.checked(flat, size * groups, *rest)
     return result.reshape(size, result.shape[0] // size, *result.shape[1:]), 0
@@ -198,12 +203,14 @@ def _batch_into_samples(
     groups = statics[0]
     flat = [tensors[0]]
     for tensor, dim in zip(tensors[1:], dims[1:], strict=True):
-        whole = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-        split = whole.unflatten(1, (groups, -1)).movedim(0, 1)
-        flat.append(split.reshape(-1, tensor.shape[-1] if dim is None else whole.shape[-1]))
+        whole = _mapped_first(tensor, dim, size)
+        rows, width = whole.shape[1:]
+        split = whole.reshape(size, groups, rows // groups, width).movedim(0, 1)
+        flat.append(split.reshape(size * rows, width))
     result = grouped.checked(flat, *statics)
-    split = result.unflatten(0, (groups, size, -1)).movedim(1, 0)
-    return split.reshape(size, -1, result.shape[1]), 0
+    rows, width = result.shape[0] // size, result.shape[1]
+    split = result.reshape(groups, size, rows // groups, width).movedim(1, 0)
+    return split.reshape(size, rows, width), 0
 
 
 def _batch_groups(grouped: Operation) -> Any:
