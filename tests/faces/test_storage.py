@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from ntensor.faces.common.errors import DamagedData
 from ntensor.faces.datasets.generated import GeneratedFaces
-from ntensor.faces.datasets.records import VALID
+from ntensor.faces.datasets.records import VALID, get_input
 from ntensor.faces.datasets.storage import META, ShardWriter, read_meta, write_statistics
 from ntensor.faces.datasets.stored import StoredFaces, check
 from ntensor.faces.morphable.analytic_face import make_analytic_face
@@ -71,6 +71,20 @@ def test_what_is_written_comes_back(folder, batch):
     again = faces.batch(scattered)
     for name in found:
         torch.testing.assert_close(again[name], found[name][scattered])
+
+
+def test_degraded_pictures_and_what_pairs_differ_in_come_back(tmp_path, batch, folder):
+    """`input` and `differs` are optional: without them a batch has no `input`, and -1."""
+    drawn = {**batch, "input": batch["image"].flip(1), "differs": torch.arange(COUNT) // 2 % 4}
+    with ShardWriter(tmp_path / "wild", shard_size=SHARD) as writer:
+        writer.add(drawn)
+    found = StoredFaces(writer.folder).batch(range(COUNT))
+    torch.testing.assert_close(found["input"], drawn["input"], atol=1 / 509, rtol=0)
+    assert torch.equal(found["differs"], drawn["differs"]) and found["differs"].dtype == torch.int64
+    assert torch.equal(get_input(found), found["input"])
+    without = StoredFaces(folder).batch(range(COUNT))
+    assert "input" not in without and (without["differs"] == -1).all()
+    assert torch.equal(get_input(without), without["image"])
 
 
 def test_interface_is_the_generated_set_s(folder, generated):

@@ -19,9 +19,14 @@ Arrays = dict[str, Any]
 
 # The targets of the losses; column k of a batch's `valid` says whether the sample has target k.
 VALID = ("mask", "normal", "pose", "id_3dmm", "exp_3dmm", "shape", "light", "albedo", "frontal")
-LABELS = ("identity", "expression", "pose_bin", "light_bin")
-MAPS = ("image", "mask", "normal", "albedo", "texture")
+LABELS = ("identity", "expression", "pose_bin", "light_bin", "differs")
+MAPS = ("image", "input", "mask", "normal", "albedo", "texture")
 FRONTAL = ("frontal_image", "frontal_normal", "frontal_albedo", "frontal_mask")
+# What the label `differs` of two pictures of one person, the records 2k and 2k + 1, counts: all but
+# the person differs, or one factor alone.
+DIFFERS = ("all", "expression", "pose", "light")
+# Arrays without a replacement: a batch has them where the file does.
+_WITHOUT_REPLACEMENT = ("valid", "texture", "input")
 
 _POSE_TOLERANCE = 1e-3
 _NORMAL_TOLERANCE = 0.05
@@ -56,6 +61,12 @@ def list_fields(size: int, id_3dmm: int, exp_3dmm: int, vertices: int) -> dict[s
         "valid": Expected("uint16", ()),
     }
     return fields | {name: Expected("int32", ()) for name in LABELS}
+
+
+def get_input(batch: Mapping[str, Tensor]) -> Tensor:
+    """The pictures (Tensor[n, 3, S, S]) that a network is shown: `input`, as a camera delivered
+    them, where the batch has it, else `image`, which is what it is to reconstruct."""
+    return batch["input"] if "input" in batch else batch["image"]
 
 
 def encode(batch: Mapping[str, Tensor]) -> Arrays:
@@ -152,7 +163,7 @@ def decode(arrays: Arrays, fields: Mapping[str, Expected]) -> dict[str, Tensor]:
     valid = torch.from_numpy(find_valid(arrays))
     batch: dict[str, Tensor] = {}
     for name, field in fields.items():
-        if name in ("valid", "texture") and name not in arrays:
+        if name in _WITHOUT_REPLACEMENT and name not in arrays:
             continue
         array = arrays.get(name)
         if array is None:

@@ -7,6 +7,10 @@
 | `basis.npz` (optional) | `mean` (V,3), `id` (k_a,V,3), `exp` (k_b,V,3), `triangles`, `landmarks68`: shapes are rebuilt as mean + id and exp coefficients times modes, so that no shard holds them |
 | `statistics.npz` (optional) | `NAME_mean`, `NAME_std` (at least 1e-4) of `id_3dmm`, `exp_3dmm`, `shape` |
 
+Of the arrays only `image` is required. `input` is the picture as a camera delivered it, which a
+network is shown in place of `image`, its target; where pictures of one person are neighbours,
+`differs` says in what they differ.
+
 Colours are 8 bit, normals signed 8 bit (127 is 1; x right, y up, z to the camera), the rest
 float32. Every file appears whole or not at all.
 """  # noqa: E501

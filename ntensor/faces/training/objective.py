@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ntensor.faces.configuration import Configuration, LossConfiguration
+from ntensor.faces.datasets.records import get_input
 from ntensor.faces.networks import CodeDiscriminator, Discriminator
 from ntensor.faces.networks.statistics import Statistics
 
@@ -220,12 +221,12 @@ class TrainingStep(nn.Module):
         """
         adversary, verification = (None, None) if codes_only else self.others
         if codes_only:
-            codes, _ = self.model.encode(batch["image"])  # type: ignore[operator]
+            codes, _ = self.model.encode(get_input(batch))  # type: ignore[operator]
             output = {**codes, **self.model.regress(codes)}  # type: ignore[operator]
         elif self.skips_rows:
-            output = self.model(batch["image"], batch["near_frontal"])
+            output = self.model(get_input(batch), batch["near_frontal"])
         else:
-            output = self.model(batch["image"])
+            output = self.model(get_input(batch))
         statistics: Any = self.model.statistics
         values = compute_terms(output, batch, self.weights, statistics)
         if self.separation is not None:

@@ -26,10 +26,10 @@ VARIATIONS = {"all": Variation(), "expression": POC_EXPRESSION, "pose": POC_POSE
 KEPT = (
     *("image", "mask", "normal", "albedo", "light", "pose", "id_3dmm", "exp_3dmm", "shape"),
     *("frontal_image", "frontal_normal", "near_frontal", "texture"),
-    *("identity", "expression", "pose_bin", "light_bin"),
+    *("input", "identity", "expression", "pose_bin", "light_bin", "differs"),
 )
 # Scale of the maps that a cache keeps in eight bits: 0 to 1, and -1 to 1.
-UNSIGNED = ("image", "mask", "albedo", "frontal_image", "texture")
+UNSIGNED = ("image", "input", "mask", "albedo", "frontal_image", "texture")
 SIGNED = ("normal", "frontal_normal")
 
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 import ntensor
 from ntensor.faces.common.errors import CheckpointError, FacesError, NonFiniteError
 from ntensor.faces.configuration import Configuration, to_json
+from ntensor.faces.datasets.records import get_input
 from ntensor.faces.networks.model import build
 from ntensor.faces.reading import check_tensors
 from ntensor.faces.writing import grids
@@ -192,7 +193,9 @@ class Trainer:
 
     def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-        moved["image"] = moved["image"].contiguous(memory_format=torch.channels_last)
+        for name in ("image", "input"):
+            if name in moved:
+                moved[name] = moved[name].contiguous(memory_format=torch.channels_last)
         return moved
 
     def autocast(self) -> Any:
@@ -297,7 +300,7 @@ class Trainer:
             indices = list(range(first, min(size, first + part)))
             batch = self.to_device(self.validation[indices])
             with self.autocast():
-                output = self.model(batch["image"])
+                output = self.model(get_input(batch))
             part_terms = compute_terms(output, batch, weights, self.model.statistics)
             for name, term in part_terms.items():
                 sums[name] = sums.get(name, 0) + term * (len(indices) / size)
@@ -317,7 +320,7 @@ class Trainer:
         count = min(PICTURED, self.validation.size or 0)
         batch = self.to_device(self.validation[list(range(count))])
         with self.autocast():
-            output = self.model(batch["image"])
+            output = self.model(get_input(batch))
         log.log_pictures(self.step, grids.make_columns(batch, output))
 
     def save(self, value: float | None, log: Log) -> None:

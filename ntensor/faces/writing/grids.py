@@ -16,7 +16,8 @@ HEADER = 14
 
 # Title, key in the batch, key in the output, whether values are -1 to 1.
 COLUMNS = (
-    ("input", "image", None, False),
+    ("input", "input", None, False),
+    ("target", "image", None, False),
     ("reconstr.", None, "image", False),
     ("normals", None, "normal", True),
     ("true norm.", "normal", None, True),
@@ -36,10 +37,12 @@ COLUMNS = (
 def make_columns(batch: Mapping[str, Tensor], output: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The maps of batch and output, by title, as colours 0 to 1 (n, 3, S, S).
 
-    Targets of parts that the network lacks are left out; normals are shown as
-    `(n + 1) / 2`.
+    Targets of parts that the network lacks are left out; normals are shown as `(n + 1) / 2`. Where
+    the batch has no `input`, its `image` is shown to the network.
     """
     shown: dict[str, Tensor] = {}
+    if "input" not in batch:
+        batch = {"input": batch["image"], **{k: v for k, v in batch.items() if k != "image"}}
     for title, given, made, signed in COLUMNS:
         partner = {"true norm.": "normal", "true alb.": "albedo", "true fr.": "frontal_image"}
         partner |= {"true tex.": "texture"}
