@@ -159,8 +159,10 @@ def test_chosen_places_are_those_of_unpooling():
 
 def test_places_are_kept_where_something_unpools():
     image = batch_of(2)["image"]
-    assert len(build(small_configuration(model={"unpooling": True}).model).encode(image)[1]) == 3
-    assert build(small_configuration(model={"unpooling": False}).model).encode(image)[1] == []
+    for unpooling, skips in ((True, False), (False, True), (False, False)):
+        entries = {"unpooling": unpooling, "skips": skips}
+        _, kept = build(small_configuration(model=entries).model).encode(image)
+        assert (len(kept.places), len(kept.maps)) == (3 * unpooling, 4 * skips)
 
 
 def test_unpooling_decoder_needs_places():

@@ -19,6 +19,7 @@ from ntensor.faces.training.objective import (
 
 # What is no term of a batch alone, or of other networks.
 OTHERS = ("gamma", "k_rate", "adversarial", "verification", "independence", "prior", "texture")
+OTHERS += ("swap",)
 EVERY = dataclasses.replace(
     small_configuration().losses,
     **{

@@ -36,9 +36,15 @@ class ModelConfiguration:
             with one code (reference [23]). `"proof-of-concept"` is the network of section 4.
         image_size: `S`, a multiple of 8; pixels.
         channels: filters of the three convolutions of the encoder; decoders mirror them.
-        kernel_size: of every convolution but a decoder's last one (3); odd.
+        depth: convolutions a stage of the encoder; those after the first are residual and work on
+            the pooled map.
+        kernel_size: of every convolution but a decoder's last one (3) and skip connections; odd.
+        normalise_input: the encoder convolves each picture at a standard mean and contrast, over
+            all colours together, so that exposure matters less; `z_i` is told both.
         k_i: extent of the intermediate code `z_i`.
         k_b, k_m, k_l, k_exp, k_id: extents of the codes. `z_p` has 9.
+        core_rank: the output mode of both cores is factored with this rank; 0: whole cores, as in
+            the paper.
         k_3d: coordinates of the facial shape, three times the number of vertices; 0: the data's.
         exp_3dmm, id_3dmm: coefficients of the morphable model; 0: the data's.
         rotation: layout of the rotation of section 3.4; `"off"` for a proof-of-concept network
@@ -46,6 +52,9 @@ class ModelConfiguration:
         unpooling: the decoders of mask and background use the encoder's pooling indices instead
             of upsampling.
         subpixel: decoders that upsample end at half the size, with four pixels per place.
+        skips: decoders add linear maps of what the encoder's stages made of the picture, so that
+            its detail reaches them. Those of normals and albedo learn to do without as well, since
+            a picture of another pose or identity gives no maps. Of networks with these decoders.
         bottleneck: activation of `z_i`.
         thumbnail: a linear layer from `z_i` to the coarse colours of the image, so that the
             encoder learns them together with its codes; see `losses.thumbnail`.
@@ -60,19 +69,23 @@ class ModelConfiguration:
     network: Network = "neuro-tensorial"
     image_size: ImageSize = 64
     channels: Annotated[tuple[int, int, int], Within(1, 4096)] = (96, 48, 24)
+    depth: Annotated[int, Within(1, 16)] = 1
     kernel_size: Annotated[int, Within(1, 31)] = 5
+    normalise_input: bool = False
     k_i: Extent = 128
     k_b: Extent = 128
     k_m: Extent = 128
     k_l: Extent = 9
     k_exp: Extent = 15
     k_id: Extent = 80
+    core_rank: Annotated[int, Within(0, 65_536)] = 0
     k_3d: DataExtent = 3 * 9375
     exp_3dmm: DataExtent = 28
     id_3dmm: DataExtent = 157
     rotation: Literal["column", "row", "off"] = "column"
     unpooling: bool = True
     subpixel: bool = False
+    skips: bool = False
     bottleneck: Literal["sigmoid", "tanh", "identity"] = "sigmoid"
     thumbnail: bool = False
     geometric_expression: bool = False
@@ -107,9 +120,11 @@ class LossConfiguration:
     are much larger than those of the standardised vectors, whose errors start at 1. The defaults
     were chosen on validation identities of generated faces.
 
-    `independence` is of `ntensor.faces.training.independence`. Where the weight of the adversary is
-    0, no discriminator is trained. Weights that are the same in every run are constants; `gamma`
-    and `k_rate` belong to the balance of the adversary, `update_balance`.
+    `pairs` and `swap` need data whose pictures 2k and 2k + 1 are of one person: where one of them
+    has a weight, the order of the samples keeps such pairs together. `independence` is of
+    `ntensor.faces.training.independence`. Where the weight of the adversary is 0, no discriminator
+    is trained. Weights that are the same in every run are constants; `gamma` and `k_rate` belong to
+    the balance of the adversary, `update_balance`.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -122,6 +137,8 @@ class LossConfiguration:
     pose: Weight = 1.0
     expression: Weight = 0.5
     identity: Weight = 0.5
+    pairs: Weight = 0.0
+    swap: Weight = 0.0
     independence: Weight = 0.0
     shape: Weight = 1.0
     frontal_image: Weight = 10.0
@@ -139,6 +156,11 @@ class LossConfiguration:
     prior: ClassVar[float] = 0.1
     gamma: ClassVar[float] = 0.7
     k_rate: ClassVar[float] = 0.001
+
+    @property
+    def of_pairs(self) -> bool:
+        """Whether a term needs the pairs of the data together."""
+        return bool(self.pairs or self.swap)
 
     def __post_init__(self) -> None:
         check_entries(self)
@@ -225,6 +247,8 @@ class TrainingConfiguration:
     keep: Positive = 2
     verification_weights: str | None = None
 
+    # Share of the samples whose normals and albedo are decoded without skip connections.
+    without_skips: ClassVar[float] = 0.5
     discriminator_rate: ClassVar[float] = 1e-4
     final_rate: ClassVar[float] = 0.02
 

@@ -11,26 +11,30 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.networks.kept import Kept
 from ntensor.faces.networks.model import FaceAutoencoder, Model
 
 # What can be edited, and the code that holds it.
 CODES = {"expression": "z_exp", "pose": "z_p", "light": "z_l", "identity": "z_id"}
+
+# Codes without which the maps of a picture fit no normals and albedo.
+_OF_THE_MAPS = {"z_p", "z_id"}
 
 Mask = Literal["code", "normals"]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The codes of `n` pictures, and what the unpooling decoders need of them.
+    """The codes of `n` pictures, and what the decoders need of the pictures themselves.
 
     Attributes:
         codes (dict of Tensor[n, k]): `z_exp`, `z_id` and so on, as far as the network has them.
-        places (list of Tensor[n, ...]): of the poolings' maxima; they belong to the picture that
-            gives mask and background.
+        kept (Kept): for unpooling and skip connections; it belongs to the picture that gives mask
+            and background.
     """
 
     codes: dict[str, Tensor]
-    places: list[Tensor]
+    kept: Kept
 
     def __len__(self) -> int:
         return len(next(iter(self.codes.values())))
@@ -39,7 +43,7 @@ class Encoded:
         """Some of the pictures; one number keeps the leading dimension."""
         rows = slice(index, index + 1 or None) if isinstance(index, int) else index
         codes = {name: code[rows] for name, code in self.codes.items()}
-        return Encoded(codes, [place[rows] for place in self.places])
+        return Encoded(codes, self.kept.choose(rows))
 
     def expand(self, n: int) -> Encoded:
         """One picture `n` times.
@@ -50,10 +54,18 @@ class Encoded:
         if len(self) not in (1, n):
             raise ValueError(f"expand: wanted one picture or {n}, got {len(self)}")
         codes = {name: code.expand(n, -1) for name, code in self.codes.items()}
-        return Encoded(codes, [place.expand(n, -1, -1, -1) for place in self.places])
+        return Encoded(codes, self.kept.expand(n))
 
-    def replace(self, codes: Mapping[str, Tensor]) -> Encoded:
+    def replace(self, codes: Mapping[str, Tensor], fits: Tensor | None = None) -> Encoded:
         """The same pictures with other codes in place of some.
+
+        Normals and albedo of another pose or identity are decoded without skip connections: the
+        pictures' own maps show neither.
+
+        Args:
+            codes (mapping): Tensor[n, k] by name.
+            fits (Tensor[n] or None): bool, the pictures that keep pose and identity; None: those
+                whose codes of both are as before.
 
         Raises:
             ValueError: a code that these pictures do not have, or one of another shape.
@@ -66,7 +78,10 @@ class Encoded:
                     f"replace: {name} must have shape {tuple(self.codes[name].shape)}, "
                     f"got {tuple(code.shape)}"
                 )
-        return replace(self, codes={**self.codes, **codes})
+        kept = self.kept.restrict(fits)
+        for name in _OF_THE_MAPS & codes.keys() if fits is None else ():
+            kept = kept.restrict((codes[name] == self.codes[name]).all(1))
+        return replace(self, codes={**self.codes, **codes}, kept=kept)
 
 
 def require_codes(model: Model, *edits: str) -> None:
@@ -112,8 +127,7 @@ def encode(model: Model, images: Tensor) -> Encoded:
         raise ValueError(
             f"encode: images must have shape (n, 3, {size}, {size}), got {tuple(images.shape)}"
         )
-    codes, places = model.encode(images)
-    return Encoded(codes, places)
+    return Encoded(*model.encode(images))
 
 
 @torch.no_grad()
@@ -134,8 +148,8 @@ def decode(
         dict: as the network's `decode`.
     """
     if not isinstance(model, FaceAutoencoder):
-        return model.decode(encoded.codes, encoded.places)
-    output = model.decode(encoded.codes, encoded.places, streams)
+        return model.decode(encoded.codes, encoded.kept)
+    output = model.decode(encoded.codes, encoded.kept, streams)
     return compose(output, mask)
 
 

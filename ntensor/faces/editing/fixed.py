@@ -47,13 +47,12 @@ class FixedFace:
         if len(encoded) != 1:
             raise ValueError(f"FixedFace: wanted one face, got {len(encoded)}")
         self.model, self.encoded = model, encoded
-        codes, places = encoded.codes, encoded.places
+        codes = encoded.codes
         with torch.no_grad():
             z_id = codes["z_id"][0]
             self.frontal_core = ntensor.contract(model.frontal_stream.projection.core, z_id, -1)
             self.shape_core = ntensor.contract(model.shape_stream.projection.core, z_id, -1)
-            self.mask = model.mask(codes["z_m"], places)
-            self.background = model.background(codes["z_b"], places)
+            self.mask, self.background = model.decode_surroundings(codes, encoded.kept)
             self.id_3dmm = model.id_3dmm(codes["z_id"])
 
     @torch.no_grad()
@@ -79,9 +78,9 @@ class FixedFace:
         codes = {name: own[name] if code is None else code for name, code in given.items()}
         n = max(len(code) for code in codes.values())
         codes = {name: code.expand(n, -1) for name, code in codes.items()}
+        edited = self.encoded.expand(n).replace(codes)
         z_exp, z_l = codes["z_exp"], codes["z_l"]
-        feature = self.model.feature(z_exp, own["z_id"].expand(n, -1), codes["z_p"])
-        normal, albedo = self.model.normal(feature), self.model.albedo(feature)
+        normal, albedo = self.model.decode_surface(edited.codes, edited.kept)
         light = self.model.light(z_l)
         shading = harmonics.shading(normal.float(), light.float())
         covered = self.mask.expand(n, -1, -1, -1)
@@ -102,12 +101,12 @@ class FixedFace:
     @torch.no_grad()
     def streams(self, z_l: Tensor, z_exp: Tensor) -> dict[str, Tensor]:
         """Streams 1 and 3 and the coefficients, from the contracted cores."""
-        picture = self.model.frontal_stream.shape
+        frontal, shape = self.model.frontal_stream, self.model.shape_stream
         image, normal = ntensor.synthesis_projection_with_mean(self.frontal_core, z_l, z_exp)
         return {
-            "shape": ntensor.synthesis_projection(self.shape_core, z_exp),
-            "frontal_image": image.unflatten(1, picture),
-            "frontal_normal": normal.unflatten(1, picture),
+            "shape": shape.basis(ntensor.synthesis_projection(self.shape_core, z_exp)),
+            "frontal_image": frontal.to_map(image),
+            "frontal_normal": frontal.to_map(normal),
             "exp_3dmm": self.model.exp_3dmm(z_exp),
             "id_3dmm": self.id_3dmm.expand(len(z_exp), -1),
         }

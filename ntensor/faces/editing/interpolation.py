@@ -55,13 +55,16 @@ def blend(
     n = max([len(first), len(second), *(w.numel() for w in columns)])
     start, end = first.expand(n).codes, second.expand(n).codes
     mixed = {}
+    fits = torch.ones(n, dtype=torch.bool, device=next(iter(start.values())).device)
     for edit, weight in zip(weights, columns, strict=True):
         name = CODES[edit]
         w = weight.to(start[name]).view(-1, 1)
         mixed[name] = torch.lerp(start[name], end[name], w.expand(n, 1))
+        if edit in ("pose", "identity"):
+            fits = fits & (w == 0).view(-1)
     if project and "z_p" in mixed:
         mixed["z_p"] = find_nearest_rotation(mixed["z_p"])
-    return first.expand(n).replace(mixed)
+    return first.expand(n).replace(mixed, fits)
 
 
 def interpolate(

@@ -97,8 +97,6 @@ class Session:
         """Normals and albedo; the last ones are kept."""
         kept = self._surface
         if kept is None or kept[0] != key:
-            codes = z.codes
-            feature = self.model.feature(codes["z_exp"], codes["z_id"], codes["z_p"])
             # One assignment, since a page may decode in several threads.
-            self._surface = kept = key, (self.model.normal(feature), self.model.albedo(feature))
+            self._surface = kept = key, self.model.decode_surface(z.codes, z.kept)
         return kept[1]

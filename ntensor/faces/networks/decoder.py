@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,12 @@ from torch.nn import functional as F
 
 from . import initialisation
 from .encoder import threshold
+from .kept import NOTHING, Kept
 
 # Gain of a decoder's last convolution: a map starts near its bias.
 LAST = 0.1
+# Gain of a skip connection: a decoder first learns from its code.
+FIRST_SKIP = 0.3
 
 
 class Decoder(nn.Module):
@@ -30,6 +33,9 @@ class Decoder(nn.Module):
         hidden, output (callable): activations after the inner convolutions and of the map.
         start (float): first value of the last convolution's bias.
         subpixel (bool): see above.
+        skips (bool): add a linear map of what the encoder kept at the same size to each stage,
+            1 x 1, and 3 x 3 from the picture itself, of which `subpixel` takes four pixels for each
+            place. `forward` then needs the `maps` of the encoder.
 
     Example:
         >>> import torch
@@ -49,6 +55,7 @@ class Decoder(nn.Module):
         output: Callable[[Tensor], Tensor] = threshold,
         start: float = 0.0,
         subpixel: bool = False,
+        skips: bool = False,
     ) -> None:
         super().__init__()
         first, second, third = channels
@@ -68,30 +75,59 @@ class Decoder(nn.Module):
             initialisation.keep_variance(layer, gain)
         initialisation.keep_variance(self.last, LAST)
         nn.init.constant_(self.last.bias, start)  # type: ignore[arg-type]
+        self.skips = nn.ModuleList()
+        if skips:
+            self.skips.append(nn.Conv2d(12 if subpixel else 3, first, 3, padding=1, bias=False))
+            self.skips.extend(nn.Conv2d(size, size, 1, bias=False) for size in channels)
+            for layer in self.skips:
+                initialisation.keep_variance(layer, FIRST_SKIP)
 
-    def forward(self, code: Tensor, places: Sequence[Tensor] = ()) -> Tensor:
-        """The map (Tensor[n, out_channels, S, S]) of `code` (Tensor[n, code_size])."""
-        x = self.hidden(self.linear(code)).unflatten(1, self.features)
+    def forward(self, code: Tensor, kept: Kept = NOTHING) -> Tensor:
+        """The map (Tensor[n, out_channels, S, S]) of `code` (Tensor[n, code_size]).
+
+        Args:
+            code (Tensor[n, code_size])
+            kept (Kept): of the encoder, as far as this decoder needs it.
+        """
+        x = self.linear(code).unflatten(1, self.features)
+        x = self.hidden(self.add_skip(x, 3, kept))
         for stage, convolution in enumerate(self.convolutions):
             if stage < 2 or not self.subpixel:
-                x = self.enlarge(x, stage, places)
-            x = self.hidden(convolution(x))
+                x = self.enlarge(x, stage, kept)
+            x = self.hidden(self.add_skip(convolution(x), 2 - stage, kept))
         x = self.last(x)
         return self.output(F.pixel_shuffle(x, 2) if self.subpixel else x)
 
-    def enlarge(self, x: Tensor, stage: int, places: Sequence[Tensor]) -> Tensor:
+    def enlarge(self, x: Tensor, stage: int, kept: Kept) -> Tensor:
         """Twice the height and width."""
         return F.interpolate(x, scale_factor=2)
+
+    def add_skip(self, x: Tensor, number: int, kept: Kept) -> Tensor:
+        """`x` and what is made of map `number`, in the rows that it fits."""
+        if not self.skips:
+            return x
+        if len(kept.maps) != 4:
+            raise ValueError(
+                f"Decoder: wanted the image and the maps of three stages, got {len(kept.maps)}"
+            )
+        given = kept.maps[number]
+        if number == 0 and self.subpixel:
+            given = F.pixel_unshuffle(given, 2)
+        added = self.skips[number](given)
+        if kept.fits is not None:
+            added = added * kept.fits.view(-1, 1, 1, 1)
+        return x + added
 
 
 class UnpoolingDecoder(Decoder):
     """A decoder that puts each value where the encoder's pooling had found its maximum.
 
-    The skip connection of supplementary A. `forward` takes the `places` of the encoder's
+    The skip connection of supplementary A. `forward` needs the `places` of the encoder's
     `ConvolutionalStack`, which must have this decoder's `channels`.
     """
 
-    def enlarge(self, x: Tensor, stage: int, places: Sequence[Tensor]) -> Tensor:
+    def enlarge(self, x: Tensor, stage: int, kept: Kept) -> Tensor:
+        places = kept.places
         if len(places) != 3:
             raise ValueError(
                 f"UnpoolingDecoder: wanted the places of three poolings, got {len(places)}"

@@ -10,9 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import initialisation
+from .kept import Kept
 
 # The floor of the nonlinearity of supplementary A, "thresholding".
 FLOOR = 1e-6
+
+# A picture of nearly one colour is not blown up to full contrast.
+SMALLEST_DEVIATION = 0.02
+# Gain of a residual convolution: it starts near the identity.
+FIRST_RESIDUE = 0.1
 
 BOTTLENECKS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
@@ -41,6 +47,38 @@ def find_places(indices: Tensor) -> Tensor:
     return spread == places
 
 
+def standardise(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Pictures of mean 0 and deviation 1, over all pixels and colours, so that casts remain.
+
+    Args:
+        image (Tensor[n, 3, S, S]): 0 to 1.
+
+    Returns:
+        (Tensor[n, 3, S, S], Tensor[n, 2]): the pictures; their mean and deviation, each over about
+        its own spread between pictures.
+    """
+    deviation, mean = torch.std_mean(image, (1, 2, 3), correction=0, keepdim=True)
+    level = torch.cat([(mean - 0.4) / 0.15, (deviation - 0.2) / 0.08], 1).flatten(1)
+    return (image - mean) / deviation.clamp_min(SMALLEST_DEVIATION), level
+
+
+class ResidualConvolution(nn.Module):
+    """A convolution whose output is added to its input, then the threshold.
+
+    Args:
+        channels (int)
+        kernel_size (int): odd.
+    """
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2)
+        initialisation.keep_variance(self.convolution, FIRST_RESIDUE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return threshold(x + self.convolution(x))
+
+
 class ConvolutionalStack(nn.Module):
     """Three convolutions, each followed by a 2 x 2 max-pooling and the threshold.
 
@@ -48,13 +86,15 @@ class ConvolutionalStack(nn.Module):
         channels (tuple of int): filters of the convolutions, `(96, 48, 24)` in the paper.
         kernel_size (int): odd; 5 in the paper.
         in_channels (int): of the image.
-        keep_places (bool): give the places of the maxima, for unpooling.
+        keep_places (bool): keep the places of the maxima, for unpooling.
+        depth (int): convolutions a stage; those after the first are residual, behind the pooling.
+        keep_maps (bool): keep the image and the stages' outputs, for skip connections.
 
     Example:
         >>> import torch
         >>> from ntensor.faces.networks import ConvolutionalStack
-        >>> features, places = ConvolutionalStack((96, 48, 24))(torch.ones(1, 3, 64, 64))
-        >>> features.shape, [tuple(p.shape) for p in places]  # doctest: +NORMALIZE_WHITESPACE
+        >>> features, kept = ConvolutionalStack((96, 48, 24))(torch.ones(1, 3, 64, 64))
+        >>> features.shape, [tuple(p.shape) for p in kept.places]  # doctest: +NORMALIZE_WHITESPACE
         (torch.Size([1, 24, 8, 8]), [(1, 96, 64, 64), (1, 48, 32, 32), (1, 24, 16, 16)])
     """
 
@@ -64,9 +104,11 @@ class ConvolutionalStack(nn.Module):
         kernel_size: int = 5,
         in_channels: int = 3,
         keep_places: bool = True,
+        depth: int = 1,
+        keep_maps: bool = False,
     ) -> None:
         super().__init__()
-        self.keep_places = keep_places
+        self.keep_places, self.keep_maps = keep_places, keep_maps
         sizes = (in_channels, *channels)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(a, b, kernel_size, padding=kernel_size // 2)
@@ -74,20 +116,24 @@ class ConvolutionalStack(nn.Module):
         )
         for convolution in self.convolutions:
             initialisation.keep_variance(convolution, initialisation.RECTIFIER)
+        self.further = nn.ModuleList(
+            nn.Sequential(*(ResidualConvolution(size, kernel_size) for _ in range(depth - 1)))
+            for size in channels
+        )
 
-    def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Features (Tensor[n, c_3, S/8, S/8]), and the places of each pooling's maxima, first
-        pooling first; none where they are not kept."""
-        x, places = image, []
-        for convolution in self.convolutions:
+    def forward(self, image: Tensor) -> tuple[Tensor, Kept]:
+        """Features (Tensor[n, c_3, S/8, S/8]), and what is kept of the pictures."""
+        x, places, maps = image, [], [image]
+        for convolution, further in zip(self.convolutions, self.further, strict=True):
             x = convolution(x)
             if self.keep_places:
                 x, indices = F.max_pool2d(x, 2, return_indices=True)
                 places.append(find_places(indices))
             else:
                 x = F.max_pool2d(x, 2)
-            x = threshold(x)
-        return x, places
+            x = further(threshold(x))
+            maps.append(x)
+        return x, Kept(places, maps if self.keep_maps else [])
 
 
 class Encoder(nn.Module):
@@ -99,12 +145,15 @@ class Encoder(nn.Module):
         channels, kernel_size: as in `ConvolutionalStack`.
         k_i (int): extent of `z_i`.
         bottleneck (str): activation of `z_i`: `"sigmoid"`, `"tanh"` or `"identity"`.
-        keep_places (bool): as in `ConvolutionalStack`.
+        keep_places (bool), depth (int), keep_maps (bool): as in `ConvolutionalStack`; the first map
+            is the image as it is.
+        normalise (bool): convolve pictures of a standard mean and contrast, see `standardise`;
+            `z_i` is told both.
 
     Example:
         >>> import torch
         >>> from ntensor.faces.networks import Encoder
-        >>> codes, places = Encoder({"z_exp": 15, "z_id": 80})(torch.ones(2, 3, 64, 64))
+        >>> codes, kept = Encoder({"z_exp": 15, "z_id": 80})(torch.ones(2, 3, 64, 64))
         >>> codes["z_id"].shape, codes["z_i"].shape
         (torch.Size([2, 80]), torch.Size([2, 128]))
     """
@@ -118,19 +167,31 @@ class Encoder(nn.Module):
         k_i: int = 128,
         bottleneck: str = "sigmoid",
         keep_places: bool = True,
+        depth: int = 1,
+        keep_maps: bool = False,
+        normalise: bool = False,
     ) -> None:
         super().__init__()
-        self.stack = ConvolutionalStack(channels, kernel_size, keep_places=keep_places)
-        self.bottleneck = nn.Linear(channels[-1] * (image_size // 8) ** 2, k_i)
+        self.normalise = normalise
+        self.stack = ConvolutionalStack(channels, kernel_size, 3, keep_places, depth, keep_maps)
+        features = channels[-1] * (image_size // 8) ** 2 + (2 if normalise else 0)
+        self.bottleneck = nn.Linear(features, k_i)
         self.activation = BOTTLENECKS[bottleneck]()
         self.heads = nn.ModuleDict({name: nn.Linear(k_i, k) for name, k in code_sizes.items()})
         initialisation.keep_variance(self.bottleneck, 1.0)
         for name, head in self.heads.items():
             initialisation.initialise_code_head(head, name, bottleneck)  # type: ignore[arg-type]
 
-    def forward(self, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """The codes by name, `z_i` among them, and the places of the poolings' maxima."""
-        features, places = self.stack(image)
-        z_i = self.activation(self.bottleneck(features.flatten(1)))
+    def forward(self, image: Tensor) -> tuple[dict[str, Tensor], Kept]:
+        """The codes by name, `z_i` among them, and what is kept for the decoders."""
+        if self.normalise:
+            normal, level = standardise(image)
+            convolved, kept = self.stack(normal)
+            features = torch.cat([convolved.flatten(1), level], 1)
+            kept = kept._replace(maps=[image, *kept.maps[1:]] if kept.maps else [])
+        else:
+            convolved, kept = self.stack(image)
+            features = convolved.flatten(1)
+        z_i = self.activation(self.bottleneck(features))
         codes = {name: head(z_i) for name, head in self.heads.items()}
-        return {"z_i": z_i, **codes}, places
+        return {"z_i": z_i, **codes}, kept

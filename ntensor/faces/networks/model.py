@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,11 @@ from ntensor.faces.rendering import harmonics
 
 from .decoder import Decoder, UnpoolingDecoder
 from .encoder import Encoder
+from .kept import NOTHING, Kept
 from .proof_of_concept import ProofOfConcept
 from .statistics import Statistics
 from .streams import FrontalStream, Light, RotatedFeature, ShapeStream
+from .swaps import Swaps
 
 
 class FaceAutoencoder(nn.Module):
@@ -58,18 +60,20 @@ class FaceAutoencoder(nn.Module):
         else:
             codes |= {"z_n": c.K_INTRINSIC, "z_a": c.K_INTRINSIC}
         sizes = (c.image_size, c.channels, c.kernel_size)
-        self.encoder = Encoder(codes, *sizes, c.k_i, c.bottleneck, c.unpooling)
+        self.encoder = Encoder(
+            codes, *sizes, c.k_i, c.bottleneck, c.unpooling, c.depth, c.skips, c.normalise_input
+        )
         self.light = Light(c.k_l)
         self.thumbnail = nn.Linear(c.k_i, 48) if c.thumbnail else None
         feature = c.k_exp * c.k_id if self.multilinear else c.K_INTRINSIC
-        inner = functools.partial(Decoder, subpixel=c.subpixel)
-        outer = UnpoolingDecoder if c.unpooling else inner
+        inner = functools.partial(Decoder, subpixel=c.subpixel, skips=c.skips)
+        outer = functools.partial(UnpoolingDecoder, skips=c.skips) if c.unpooling else inner
         self.normal = inner(feature, 3, *sizes, hidden=torch.tanh, output=torch.tanh)
         self.albedo = inner(feature, 3, *sizes, start=0.5)
         self.mask = outer(c.k_m, 1, *sizes, output=torch.sigmoid)
         self.background = outer(c.k_b, 3, *sizes, output=torch.sigmoid)
         if self.multilinear:
-            cores = (c.k_exp, c.k_id, bool(c.accumulate_core_grad))
+            cores = (c.k_exp, c.k_id, c.core_rank, bool(c.accumulate_core_grad))
             self.feature = RotatedFeature(c.rotation)
             self.shape_stream = ShapeStream(c.k_3d, *cores)
             self.frontal_stream = FrontalStream(c.image_size, c.k_l, *cores)
@@ -77,15 +81,15 @@ class FaceAutoencoder(nn.Module):
             self.id_3dmm = nn.Linear(c.k_id, c.id_3dmm)
         self.statistics = Statistics(list_target_extents(c))
 
-    def encode(self, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """The codes of `image` (Tensor[n, 3, S, S], 0 to 1), and the places of the poolings."""
-        codes, places = self.encoder(image)
-        return codes, places
+    def encode(self, image: Tensor) -> tuple[dict[str, Tensor], Kept]:
+        """The codes of `image` (Tensor[n, 3, S, S], 0 to 1), and what the decoders need of it."""
+        codes, kept = self.encoder(image)
+        return codes, kept
 
     def decode(
         self,
         codes: Mapping[str, Tensor],
-        places: Sequence[Tensor],
+        kept: Kept = NOTHING,
         streams: bool = True,
         frontal: Tensor | None = None,
     ) -> dict[str, Tensor]:
@@ -93,7 +97,7 @@ class FaceAutoencoder(nn.Module):
 
         Args:
             codes (mapping): as `encode` gives them; some may come from another image.
-            places (sequence): of the image that gives mask and background.
+            kept (Kept): of the image that gives mask and background.
             streams (bool): compute streams 1 and 3 too.
             frontal (Tensor[n] or None): bool, for which rows stream 3 is computed; its maps are 0
                 in the others. None: for all.
@@ -105,19 +109,11 @@ class FaceAutoencoder(nn.Module):
             standardised by `statistics`. Normals are near unit length inside the mask, near zero
             outside.
         """
-        seen = codes
-        if self.multilinear and self.configuration.geometric_expression:
-            seen = {**codes, "z_exp": codes["z_exp"].detach()}
-        if self.multilinear:
-            normal_code = self.feature(seen["z_exp"], seen["z_id"], seen["z_p"])
-            albedo_code = normal_code
-        else:
-            normal_code, albedo_code = codes["z_n"], codes["z_a"]
-        normal, albedo = self.normal(normal_code), self.albedo(albedo_code)
+        normal, albedo = self.decode_surface(codes, kept)
         vectors = self._regress_vectors(codes)
         light = vectors["light"]
         shading = harmonics.shading(normal.float(), light.float())
-        mask, background = self.mask(codes["z_m"], places), self.background(codes["z_b"], places)
+        mask, background = self.decode_surroundings(codes, kept)
         output = {
             "image": mask * (albedo * shading) + (1 - mask) * background,
             "normal": normal,
@@ -128,7 +124,7 @@ class FaceAutoencoder(nn.Module):
             "background": background,
         }
         if streams and self.multilinear:
-            frontal_image, frontal_normal = self._compute_frontal(seen, frontal)
+            frontal_image, frontal_normal = self._compute_frontal(self._see(codes), frontal)
             output |= {
                 "shape": self.shape_stream(codes["z_exp"], codes["z_id"]),
                 "frontal_image": frontal_image,
@@ -136,6 +132,25 @@ class FaceAutoencoder(nn.Module):
                 **vectors,
             }
         return output
+
+    def decode_surface(
+        self, codes: Mapping[str, Tensor], kept: Kept = NOTHING
+    ) -> tuple[Tensor, Tensor]:
+        """Normals and albedo, as in `decode`."""
+        if self.multilinear:
+            seen = self._see(codes)
+            normal_code = self.feature(seen["z_exp"], seen["z_id"], seen["z_p"])
+            albedo_code = normal_code
+        else:
+            normal_code, albedo_code = codes["z_n"], codes["z_a"]
+        return self.normal(normal_code, kept), self.albedo(albedo_code, kept)
+
+    def decode_surroundings(
+        self, codes: Mapping[str, Tensor], kept: Kept = NOTHING
+    ) -> tuple[Tensor, Tensor]:
+        """Mask and background, as in `decode`."""
+        whole = kept.for_all()
+        return self.mask(codes["z_m"], whole), self.background(codes["z_b"], whole)
 
     def regress(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What needs no decoder.
@@ -148,6 +163,12 @@ class FaceAutoencoder(nn.Module):
             the network has one.
         """
         return self._regress_vectors(codes) | self._regress_thumbnail(codes)
+
+    def _see(self, codes: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The codes with the gradients that images and normals give them."""
+        if self.multilinear and self.configuration.geometric_expression:
+            return {**codes, "z_exp": codes["z_exp"].detach()}
+        return codes
 
     def _regress_vectors(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         vectors = {"light": self.light(codes["z_l"])}
@@ -173,14 +194,40 @@ class FaceAutoencoder(nn.Module):
         )
         return image, normal
 
-    def forward(self, image: Tensor, frontal: Tensor | None = None) -> dict[str, Tensor]:
-        """The codes, `decode(encode(image))`, and the thumbnail where the network has one."""
-        codes, places = self.encode(image)
-        return {
+    def forward(
+        self,
+        image: Tensor,
+        frontal: Tensor | None = None,
+        fits: Tensor | None = None,
+        swaps: Swaps | None = None,
+    ) -> dict[str, Tensor]:
+        """The codes, `decode(encode(image))`, and the thumbnail where the network has one.
+
+        Args:
+            image (Tensor[n, 3, S, S])
+            frontal (Tensor[n] or None): as in `decode`.
+            fits (Tensor[n] or None): bool, the rows whose normals and albedo are decoded with skip
+                connections. None: all.
+            swaps (Swaps or None): pictures that are decoded once more, with a code of another:
+                adds `swapped_normal` and `swapped_face`, albedo times shading (m, 3, S, S).
+        """
+        codes, kept = self.encode(image)
+        output = {
             **codes,
             **self._regress_thumbnail(codes),
-            **self.decode(codes, places, frontal=frontal),
+            **self.decode(codes, kept.restrict(fits), frontal=frontal),
         }
+        return output if swaps is None else output | self._decode_swapped(codes, kept, swaps)
+
+    def _decode_swapped(
+        self, codes: Mapping[str, Tensor], kept: Kept, swaps: Swaps
+    ) -> dict[str, Tensor]:
+        exchanged = swaps.exchange(codes)
+        fitting = kept.choose(swaps.rows).restrict(swaps.still)
+        normal, albedo = self.decode_surface(exchanged, fitting)
+        light = self.light(exchanged["z_l"])
+        face = albedo * harmonics.shading(normal.float(), light.float())
+        return {"swapped_normal": normal, "swapped_face": face}
 
 
 class PlainAutoencoder(nn.Module):
@@ -205,21 +252,23 @@ class PlainAutoencoder(nn.Module):
         c = configuration
         self.configuration = c
         sizes = (c.image_size, c.channels, c.kernel_size)
-        self.encoder = Encoder({"z_0": c.k_i}, *sizes, c.k_i, c.bottleneck, keep_places=False)
+        self.encoder = Encoder(
+            {"z_0": c.k_i}, *sizes, c.k_i, c.bottleneck, False, c.depth, False, c.normalise_input
+        )
         self.decoder = Decoder(c.k_i, 3, *sizes, start=0.5, subpixel=c.subpixel)
         self.statistics = Statistics(list_target_extents(c))
 
-    def encode(self, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
-        codes, places = self.encoder(image)
-        return codes, places
+    def encode(self, image: Tensor) -> tuple[dict[str, Tensor], Kept]:
+        codes, kept = self.encoder(image)
+        return codes, kept
 
-    def decode(self, codes: Mapping[str, Tensor], places: Sequence[Tensor]) -> dict[str, Tensor]:
+    def decode(self, codes: Mapping[str, Tensor], kept: Kept = NOTHING) -> dict[str, Tensor]:
         return {"image": self.decoder(codes["z_0"])}
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """`image` and `z_0`."""
-        codes, places = self.encode(image)
-        return {**codes, **self.decode(codes, places)}
+        codes, kept = self.encode(image)
+        return {**codes, **self.decode(codes, kept)}
 
 
 def list_target_extents(configuration: ModelConfiguration) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -10,6 +10,7 @@ from ntensor.faces.configuration import ModelConfiguration
 
 from .decoder import Decoder
 from .encoder import Encoder
+from .kept import NOTHING, Kept
 from .statistics import Statistics
 from .streams import RotatedFeature
 
@@ -42,7 +43,9 @@ class ProofOfConcept(nn.Module):
         if c.rotation != "off":
             codes["z_p"] = 9
         sizes = (c.image_size, c.channels, c.kernel_size)
-        self.encoder = Encoder(codes, *sizes, c.k_i, c.bottleneck, keep_places=False)
+        self.encoder = Encoder(
+            codes, *sizes, c.k_i, c.bottleneck, False, c.depth, False, c.normalise_input
+        )
         self.feature = RotatedFeature(c.rotation)
         self.decoder = Decoder(c.k_exp * c.k_id, 3, *sizes, start=0.5, subpixel=c.subpixel)
         self.texture = Decoder(c.k_id, 3, *sizes, start=0.5, subpixel=c.subpixel)
@@ -50,12 +53,12 @@ class ProofOfConcept(nn.Module):
         self.id_3dmm = nn.Linear(c.k_id, c.id_3dmm)
         self.statistics = Statistics({"exp_3dmm": c.exp_3dmm, "id_3dmm": c.id_3dmm})
 
-    def encode(self, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+    def encode(self, image: Tensor) -> tuple[dict[str, Tensor], Kept]:
         """The codes of `image` (Tensor[n, 3, S, S], 0 to 1), eq. 17."""
-        codes, places = self.encoder(image)
-        return codes, places
+        codes, kept = self.encoder(image)
+        return codes, kept
 
-    def decode(self, codes: Mapping[str, Tensor], places: Sequence[Tensor]) -> dict[str, Tensor]:
+    def decode(self, codes: Mapping[str, Tensor], kept: Kept = NOTHING) -> dict[str, Tensor]:
         """`D(z_exp, z_id)` of eq. 18, or of the same with `z_p`; codes may be of several images.
 
         Returns:
@@ -80,5 +83,5 @@ class ProofOfConcept(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """`decode(encode(image))` and the codes."""
-        codes, places = self.encode(image)
-        return {**codes, **self.decode(codes, places)}
+        codes, kept = self.encode(image)
+        return {**codes, **self.decode(codes, kept)}

@@ -8,14 +8,51 @@ from torch import Tensor, nn
 import ntensor
 from ntensor.faces.rendering import harmonics
 
+from . import initialisation
 
-class ShapeStream(nn.Module):
+
+class Stream(nn.Module):
+    r"""A multilinear projection whose core may have a factored output mode.
+
+    .. math:: \mathcal{C} = \mathcal{G} \times_1 U
+
+    with `G` of extent `rank` in its output mode. Its parameters and the time of their updates are
+    then a fraction of those of a whole core, and what it gives lies in `rank` dimensions.
+
+    Args:
+        factor_sizes (tuple of int): as in `ntensor.nn.MultilinearProjection`.
+        out_features (int): `k_x`.
+        rank (int): 0: a whole core.
+        accumulate_core_grad, device, dtype: as in `ntensor.nn.MultilinearProjection`.
+    """
+
+    def __init__(
+        self,
+        factor_sizes: tuple[int, ...],
+        out_features: int,
+        rank: int = 0,
+        accumulate_core_grad: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.projection = ntensor.nn.MultilinearProjection(
+            factor_sizes, rank or out_features, accumulate_core_grad, device, dtype
+        )
+        self.basis: nn.Module = nn.Identity()
+        if rank:
+            self.basis = nn.Linear(rank, out_features, bias=False, device=device, dtype=dtype)
+            initialisation.keep_variance(self.basis, 1.0)
+
+
+class ShapeStream(Stream):
     r"""Stream 1: 2-way synthesis and projection to the facial shape (eq. 4).
 
     .. math:: x_{3d} = B_{(1)} (z_{exp} \otimes z_{id})
 
     Args:
         k_3d, k_exp, k_id (int): extents of the core; `28125, 15, 80` in the paper.
+        rank (int): as in `Stream`.
         accumulate_core_grad (bool): as in `ntensor.nn.MultilinearProjection`.
         device, dtype: of the core.
     """
@@ -25,18 +62,16 @@ class ShapeStream(nn.Module):
         k_3d: int,
         k_exp: int,
         k_id: int,
+        rank: int = 0,
         accumulate_core_grad: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.projection = ntensor.nn.MultilinearProjection(
-            (k_exp, k_id), k_3d, accumulate_core_grad, device, dtype
-        )
+        super().__init__((k_exp, k_id), k_3d, rank, accumulate_core_grad, device, dtype)
 
     def forward(self, z_exp: Tensor, z_id: Tensor) -> Tensor:
         """Tensor[n, k_3d]: the standardised shape of `z_exp` (n, k_exp) and `z_id` (n, k_id)."""
-        shape: Tensor = self.projection(z_exp, z_id)
+        shape: Tensor = self.basis(self.projection(z_exp, z_id))
         return shape
 
 
@@ -64,7 +99,7 @@ class RotatedFeature(nn.Module):
         return f"layout={self.layout!r}"
 
 
-class FrontalStream(nn.Module):
+class FrontalStream(Stream):
     r"""Stream 3: 3-way synthesis and projection to the frontal image (eq. 2) and its normals (5).
 
     .. math:: x_f = Q_{(1)} (z_l \otimes z_{exp} \otimes z_{id}), \qquad
@@ -75,6 +110,7 @@ class FrontalStream(nn.Module):
     Args:
         image_size (int): `S`; the core has `3 S S` rows.
         k_l, k_exp, k_id (int): extents of the codes.
+        rank (int): as in `Stream`.
         accumulate_core_grad (bool): as in `ntensor.nn.MultilinearProjection`.
         device, dtype: of the core.
     """
@@ -85,20 +121,24 @@ class FrontalStream(nn.Module):
         k_l: int,
         k_exp: int,
         k_id: int,
+        rank: int = 0,
         accumulate_core_grad: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        factors, pixels = (k_l, k_exp, k_id), 3 * image_size**2
+        super().__init__(factors, pixels, rank, accumulate_core_grad, device, dtype)
         self.shape = (3, image_size, image_size)
-        self.projection = ntensor.nn.MultilinearProjection(
-            (k_l, k_exp, k_id), 3 * image_size**2, accumulate_core_grad, device, dtype
-        )
+
+    def to_map(self, projected: Tensor) -> Tensor:
+        """Tensor[n, 3, S, S] of what the core gives."""
+        pixels: Tensor = self.basis(projected)
+        return pixels.unflatten(1, self.shape)
 
     def forward(self, z_l: Tensor, z_exp: Tensor, z_id: Tensor) -> tuple[Tensor, Tensor]:
         """Frontal image and frontal normals, each Tensor[n, 3, S, S]."""
         image, normal = self.projection(z_l, z_exp, z_id, mean=True)
-        return image.unflatten(1, self.shape), normal.unflatten(1, self.shape)
+        return self.to_map(image), self.to_map(normal)
 
 
 class Light(nn.Module):

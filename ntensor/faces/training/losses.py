@@ -3,8 +3,9 @@ r"""Every term of the paper's objective, as a function of tensors.
 Conventions: batch first. A squared norm over pixels or coordinates is a MEAN over them, and a mean
 over the batch (the paper's is a sum; the weights of `LossConfiguration` absorb the factor), so that
 weights keep their meaning at any image size, number of vertices and batch. A mask multiplies, and
-the mean is still over all pixels. Except `white_shading`, every term is a mean over the batch of a
-term of each sample, so that averages over parts of a batch equal the whole.
+the mean is still over all pixels. Except `white_shading` and `pairs`, which look at the samples of
+a part together, every term is a mean over the batch of a term of each sample, so that averages over
+parts of a batch equal the whole.
 """
 
 from __future__ import annotations
@@ -12,6 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+# Of the cosines in `pairs`.
+TEMPERATURE = 0.1
+# Weight of the normals in `swap`, beside the squared error of colours.
+SWAP_NORMAL = 0.2
 
 
 def reconstruction(image: Tensor, target: Tensor) -> Tensor:
@@ -138,6 +144,34 @@ def identity(predicted: Tensor, id_3dmm: Tensor) -> Tensor:
     return (predicted - id_3dmm).square().mean()
 
 
+def pairs(z_id: Tensor, identity: Tensor) -> Tensor:
+    r"""Supervised contrastive loss of pictures of the same persons; not in the paper.
+
+    .. math:: -\frac{1}{|A|} \sum_{i \in A} \frac{1}{|P_i|} \sum_{p \in P_i}
+              \log \frac{e^{s_{ip} / T}}{\sum_{a \ne i} e^{s_{ia} / T}}, \qquad
+              s_{ia} = \cos(z_i - 1, z_a - 1), \quad T = 0.1
+
+    with the other pictures `P_i` of the person of picture `i`, and the pictures `A` that have some.
+    The codes start about 1, see `initialisation.FACTORS`. In distributed training each process
+    compares the pictures of its own part.
+
+    Args:
+        z_id (Tensor[n, k])
+        identity (Tensor[n]): the persons; pictures of unknown ones (-1) are left out.
+    """
+    known = identity >= 0
+    if known.sum() < 2:
+        return z_id.new_zeros(())
+    unit, person = F.normalize(z_id[known] - 1, dim=1), identity[known]
+    itself = torch.eye(len(person), dtype=torch.bool, device=person.device)
+    same = (person.unsqueeze(0) == person.unsqueeze(1)) & ~itself
+    similarity = (unit @ unit.T / TEMPERATURE).masked_fill(itself, -torch.inf)
+    log_share = similarity.log_softmax(1).masked_fill(~same, 0.0)
+    count = same.sum(1)
+    each = -log_share.sum(1) / count.clamp_min(1)
+    return each.sum() / (count > 0).sum().clamp_min(1)
+
+
 def shape(predicted: Tensor, target: Tensor) -> Tensor:
     r"""`E_3d = |x_3d - B x_2 z_exp x_3 z_id|_2^2` of eq. 12, both standardised (n, k_3d)."""
     return (predicted - target).square().mean()
@@ -177,6 +211,24 @@ def normal(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """
     weight = 0.1 + 0.9 * mask
     return (weight * (predicted - target).square()).mean()
+
+
+def swap(
+    face: Tensor, normals: Tensor, target: Tensor, target_normals: Tensor, mask: Tensor, n: int
+) -> Tensor:
+    r"""A picture decoded with one code of another, where that code's factor is all in which they
+    differ, against the other picture: `|m (a s - x)|_2^2 + 0.2 E_normal`; not in the paper.
+
+    Args:
+        face, normals (Tensor[m, 3, S, S]): decoded albedo times shading, and normals.
+        target, target_normals (Tensor[m, 3, S, S]), mask (Tensor[m, 1, S, S]): of the others.
+        n (int): pictures in the batch. The mean is over all of them: those without a partner count
+            as zero.
+    """
+    if not len(face):
+        return face.new_zeros(())
+    error = (mask * (face - target).square()).mean()
+    return (error + SWAP_NORMAL * normal(normals, target_normals, mask)) * (len(face) / n)
 
 
 def normal_unit(predicted: Tensor, mask: Tensor) -> Tensor:

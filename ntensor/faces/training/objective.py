@@ -12,6 +12,7 @@ from ntensor.faces.configuration import Configuration, LossConfiguration
 from ntensor.faces.datasets.records import get_input
 from ntensor.faces.networks import CodeDiscriminator, Discriminator
 from ntensor.faces.networks.statistics import Statistics
+from ntensor.faces.networks.swaps import Swaps, find_swaps
 
 from . import losses
 from .independence import Separation
@@ -42,6 +43,7 @@ def compute_terms(
     add("reconstruction", "image", losses.reconstruction, "image")
     add("colour", "image", losses.colour, "image")
     add("thumbnail", "thumbnail", losses.thumbnail, "image")
+    add("pairs", "z_id", losses.pairs, "identity")
     add("pose", "z_p", losses.pose, "pose")
     for term, vector in (
         ("expression", "exp_3dmm"),
@@ -87,6 +89,17 @@ def complete(
         has = has.view(-1, *[1] * (target.dim() - 1))
         whole[name] = torch.where(has, target, filling.view_as(target))
     return whole
+
+
+def compare_swapped(
+    output: Mapping[str, Tensor], batch: Batch, swaps: Swaps, statistics: Statistics
+) -> Tensor:
+    """`losses.swap` of the pictures that were decoded with a code of another."""
+    out = {name: value.float() for name, value in output.items()}
+    whole = complete(batch, out, statistics)
+    image, normal, mask = (whole[name][swaps.others] for name in ("image", "normal", "mask"))
+    made = out["swapped_face"], out["swapped_normal"]
+    return losses.swap(*made, image, normal, mask, len(batch["image"]))
 
 
 def add_up(values: Mapping[str, Tensor], weights: LossConfiguration) -> Tensor:
@@ -208,27 +221,38 @@ class TrainingStep(nn.Module):
         self.separation = separation
         self.skips_rows = skips_rows
         self.weights = weights
+        self.swaps_codes = bool(weights.swap) and getattr(model, "multilinear", False)
         self.others = (adversary, verification)
 
     def forward(
-        self, batch: Batch, codes_only: bool = False
+        self, batch: Batch, codes_only: bool = False, fits: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """The sum, every term, and the outputs, the latter two without gradient.
 
         Args:
             batch (mapping): as in `compute_terms`.
             codes_only (bool): only the terms that need no decoder; the network must have some.
+            fits (Tensor[n] or None): bool, the rows that are decoded with skip connections; None:
+                all.
         """
         adversary, verification = (None, None) if codes_only else self.others
+        swaps: Swaps | None = None
         if codes_only:
             codes, _ = self.model.encode(get_input(batch))  # type: ignore[operator]
             output = {**codes, **self.model.regress(codes)}  # type: ignore[operator]
-        elif self.skips_rows:
-            output = self.model(get_input(batch), batch["near_frontal"])
         else:
-            output = self.model(get_input(batch))
+            given: dict[str, Any] = {}
+            if self.skips_rows:
+                given["frontal"] = batch["near_frontal"]
+            if fits is not None:
+                given["fits"] = fits
+            if self.swaps_codes:
+                swaps = given["swaps"] = find_swaps(batch)
+            output = self.model(get_input(batch), **given)
         statistics: Any = self.model.statistics
         values = compute_terms(output, batch, self.weights, statistics)
+        if swaps is not None:
+            values["swap"] = compare_swapped(output, batch, swaps, statistics)
         if self.separation is not None:
             whole = complete(batch, output, statistics)
             values["independence"] = self.separation(output, whole)

@@ -56,6 +56,18 @@ def check_settings(configuration: Configuration, world: int, device: torch.devic
             f"processes * accumulation ({world} * {settings.accumulation}) must divide "
             f"batch_size ({settings.batch_size})"
         )
+    part = settings.batch_size // (world * settings.accumulation)
+    if configuration.losses.of_pairs and part % 2:
+        raise ConfigurationError(
+            "losses.pairs and losses.swap need an even number of samples in every part of a batch, "
+            f"so that pairs stay together; processes * accumulation ({world} * "
+            f"{settings.accumulation}) leave {part} of batch_size {settings.batch_size}"
+        )
+    if configuration.losses.swap and settings.compile:
+        raise ConfigurationError(
+            "losses.swap does not work with compile: the number of swapped pictures differs from "
+            "batch to batch"
+        )
     try:
         factor = torch.ones(1, 1, device=device)
         ntensor.synthesis(factor, factor, backend=settings.backend)

@@ -8,28 +8,59 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import Sampler
 
+from ntensor.faces.common.errors import ConfigurationError
 
-def draw_order(epoch: int, size: int, seed: int, blocks: Sequence[int] = ()) -> torch.Tensor:
+
+def draw_order(
+    epoch: int, size: int, seed: int, blocks: Sequence[int] = (), paired: bool = False
+) -> torch.Tensor:
     """The order in which pass `epoch` goes through `size` samples (Tensor[size], int64).
 
-    If samples come in `blocks`, given by their counts, they are visited block by block.
+    If samples come in `blocks`, given by their counts, they are visited block by block. With
+    `paired`, samples 2k and 2k + 1 follow each other; every block must then have an even count.
     """
     generator = torch.Generator().manual_seed((seed << 32) + epoch)
     counts = list(blocks) or [size]
     starts = [0, *itertools.accumulate(counts)]
-    parts = [
-        starts[block] + torch.randperm(counts[block], generator=generator)
-        for block in torch.randperm(len(counts), generator=generator).tolist()
-    ]
+    parts = []
+    for block in torch.randperm(len(counts), generator=generator).tolist():
+        order = torch.randperm(counts[block] // (2 if paired else 1), generator=generator)
+        if paired:
+            order = torch.stack([2 * order, 2 * order + 1], 1).flatten()
+        parts.append(starts[block] + order)
     return torch.cat(parts)
+
+
+def draw_fits(update: int, batch_size: int, seed: int, without: float) -> torch.Tensor:
+    """Which samples of an update are decoded with skip connections (Tensor[batch_size], bool).
+
+    It depends on the arguments alone; each is left without them with probability `without`.
+    """
+    generator = torch.Generator().manual_seed((seed << 32) + update)
+    return torch.rand(batch_size, generator=generator) >= without
+
+
+def check_pairs(size: int | None, blocks: Sequence[int] = ()) -> None:
+    """Refuses samples whose pairs cannot stay together.
+
+    Raises:
+        ConfigurationError: a block of an odd count.
+    """
+    for number, count in enumerate(list(blocks) or [size or 0]):
+        if count % 2:
+            raise ConfigurationError(
+                "losses.pairs and losses.swap need an even number of samples in every shard, so "
+                f"that pairs stay together; shard {number} has {count}"
+            )
 
 
 class Updates(Sampler[list[int]]):
     """Indices of this process's part of each update, from update `start` to update `stop`.
 
     An update takes the next `batch_size` samples of a sequence: the numbers 0, 1, 2, ... of an
-    endless set, or pass after pass through a finite one, each in an order of its own. It comes in
-    `accumulation` parts, one after the other, and each part is dealt to the processes in blocks.
+    endless set, or pass after pass through a finite one, each in an order of its own, with `paired`
+    samples 2k and 2k + 1 together. It comes in `accumulation` parts, one after the other, and each
+    part is dealt to the processes in blocks.
 
     Args:
         size (int or None): of the set; None: endless.
@@ -37,7 +68,7 @@ class Updates(Sampler[list[int]]):
         start, stop (int): updates.
         seed (int): of the orders.
         rank, world (int): of the process.
-        blocks (sequence of int): as in `draw_order`.
+        blocks (sequence of int), paired (bool): as in `draw_order`.
 
     Raises:
         ValueError: a part cannot be dealt evenly.
@@ -59,6 +90,7 @@ class Updates(Sampler[list[int]]):
         rank: int = 0,
         world: int = 1,
         blocks: Sequence[int] = (),
+        paired: bool = False,
     ) -> None:
         if batch_size % (accumulation * world):
             raise ValueError(
@@ -67,7 +99,7 @@ class Updates(Sampler[list[int]]):
             )
         self.size, self.batch_size, self.accumulation = size, batch_size, accumulation
         self.start, self.stop, self.seed = start, stop, seed
-        self.rank, self.world, self.blocks = rank, world, blocks
+        self.rank, self.world, self.blocks, self.paired = rank, world, blocks, paired
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.accumulation
@@ -86,6 +118,7 @@ class Updates(Sampler[list[int]]):
                         continue
                     epoch, inside = divmod(place, self.size)
                     if known is None or known[0] != epoch:
-                        known = (epoch, draw_order(epoch, self.size, self.seed, self.blocks))
+                        order = draw_order(epoch, self.size, self.seed, self.blocks, self.paired)
+                        known = (epoch, order)
                     indices.append(int(known[1][inside]))
                 yield indices

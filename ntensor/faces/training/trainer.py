@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -29,8 +27,9 @@ from .log import Log
 from .objective import TrainingStep, add_up, build_adversary, compute_terms
 from .processes import Processes
 from .samples import Samples, Told
-from .sampling import Updates
+from .sampling import Updates, check_pairs, draw_fits
 from .schedule import build_optimizer, compute_rate
+from .signals import catch_signals
 
 STEMS = ("model", "training")
 PICTURED = 8
@@ -63,6 +62,8 @@ class Trainer:
         self.configuration, self.run, self.processes = configuration, run, processes
         self.training, self.validation = training, validation
         settings = configuration.training
+        if configuration.losses.of_pairs:
+            check_pairs(training.size, training.blocks)
         self.device = processes.device
         torch.manual_seed(settings.seed)
         self.accumulates = preparation.accumulates(configuration, processes.world)
@@ -85,7 +86,7 @@ class Trainer:
         if verification is not None:
             verification.to(self.device).requires_grad_(False).eval()
         self.step = 0
-        self.stopping: str | None = None
+        self.stopping: list[str] = []
 
     def train(self) -> str:
         """Runs until the last update or a signal; returns `"finished"` or the signal's name.
@@ -127,7 +128,7 @@ class Trainer:
         settings, processes = self.configuration.training, self.processes
         log = Log(self.run, settings.steps, self.step, settings.batch_size, processes.leads)
         step = self.build_step()
-        with log, self.catch_signals(), ntensor.use_backend(settings.backend):
+        with log, catch_signals(self.stopping.append), ntensor.use_backend(settings.backend):
             for parts in self.load_updates():
                 self.update(step, parts, log)
                 log.advance()
@@ -135,7 +136,7 @@ class Trainer:
                 if last or self.step % settings.picture_every == 0:
                     self.draw(log)
                 # All processes stop between the same two updates.
-                stopped = processes.any(self.stopping is not None)
+                stopped = processes.any(bool(self.stopping))
                 value = None
                 if last or self.step % settings.validate_every == 0:
                     value = self.validate(log)
@@ -143,7 +144,7 @@ class Trainer:
                 if due or stopped:
                     self.save(value if due else None, log)
                 if stopped and not last:
-                    return self.stopping or "stopped by another process"
+                    return self.stopping[0] if self.stopping else "stopped by another process"
         return "finished"
 
     def build_step(self) -> nn.Module:
@@ -173,6 +174,7 @@ class Trainer:
             processes.rank,
             processes.world,
             self.training.blocks,
+            self.configuration.losses.of_pairs,
         )
         loader: DataLoader[dict[str, Tensor] | FacesError] = DataLoader(
             Told(self.training),  # type: ignore[arg-type]
@@ -215,7 +217,8 @@ class Trainer:
         for number, batch in enumerate(parts):
             with self.synchronise(step, number == len(parts) - 1):
                 with self.autocast():
-                    loss, named, output = step(batch, codes_only)
+                    fits = self.draw_fits(number, len(batch["image"]))
+                    loss, named, output = step(batch, codes_only, fits)
                 (loss / len(parts)).backward()
             for name, term in named.items():
                 means[name] = means.get(name, 0) + term / len(parts)
@@ -233,6 +236,15 @@ class Trainer:
         if self.step % settings.log_every == 0 or self.step == settings.steps:
             values = {name: float(term) for name, term in means.items()}
             log.log_losses(self.step, float(weighted), values | told)
+
+    def draw_fits(self, part: int, count: int) -> Tensor | None:
+        """Which samples of a part are decoded with skip connections; None: there are none."""
+        settings, processes = self.configuration.training, self.processes
+        if not self.configuration.model.skips or not hasattr(self.model, "decode_surface"):
+            return None
+        fits = draw_fits(self.step, settings.batch_size, settings.seed, settings.without_skips)
+        shares = fits.unflatten(0, (settings.accumulation, processes.world, -1))
+        return shares[part, processes.rank, :count].to(self.device)
 
     def codes_only(self, number: int) -> bool:
         """Whether the update after `number` others trains only the codes."""
@@ -384,21 +396,3 @@ class Trainer:
         """What is saved along with the network in order to continue its training."""
         modules = {"adversary": self.adversary, "separation": self.separation}
         return {name: module for name, module in modules.items() if module is not None}
-
-    @contextlib.contextmanager
-    def catch_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM stop the run after the current update, a second one immediately."""
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            self.stopping = signal.Signals(number).name
-            signal.signal(number, before[signal.Signals(number)])
-
-        handled = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.getsignal(number) for number in handled}
-        for number in handled:
-            signal.signal(number, stop)
-        try:
-            yield
-        finally:
-            for number in handled:
-                signal.signal(number, before[number])

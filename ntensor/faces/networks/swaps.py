@@ -1,0 +1,58 @@
+"""Pictures of a batch that are decoded once more, with one code of another picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ntensor.faces.datasets.records import DIFFERS
+
+# The code of each factor in which two pictures of one person may differ.
+_CODES = {"z_exp": "expression", "z_p": "pose", "z_l": "light"}
+
+
+class Swaps(NamedTuple):
+    """`m` pictures that get one code of another picture of the same person.
+
+    Where that code's factor is all in which the two differ, the other picture must come out.
+
+    Attributes:
+        rows, others (Tensor[m]): the pictures' places in the batch, and those of the pictures that
+            give a code.
+        differs (Tensor[m]): the factor, a place in `records.DIFFERS`; not 0.
+    """
+
+    rows: Tensor
+    others: Tensor
+    differs: Tensor
+
+    def exchange(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The pictures' codes (Tensor[m, k] by name), one of them replaced."""
+        exchanged = {name: code[self.rows] for name, code in codes.items()}
+        for name, factor in _CODES.items():
+            replaced = (self.differs == DIFFERS.index(factor)).unsqueeze(1)
+            exchanged[name] = torch.where(replaced, codes[name][self.others], exchanged[name])
+        return exchanged
+
+    @property
+    def still(self) -> Tensor:
+        """Tensor[m]: bool, the pictures that keep their pose."""
+        return self.differs != DIFFERS.index("pose")
+
+
+def find_swaps(batch: Mapping[str, Tensor]) -> Swaps:
+    """The swaps of a batch whose rows 2k and 2k + 1 are pairs, in both directions.
+
+    Args:
+        batch (mapping): with `identity` and `differs` (Tensor[n]), as `records` has them. Rows
+            whose label is 0 or unknown (-1), or which are not of one pair, take no part.
+    """
+    identity, differs = (batch[name] for name in ("identity", "differs"))
+    rows = torch.arange(len(identity) // 2 * 2, device=identity.device)
+    others = rows ^ 1
+    paired = (identity[rows] == identity[others]) & (differs[rows] == differs[others])
+    rows = rows[paired & (identity[rows] >= 0) & (differs[rows] > 0)]
+    return Swaps(rows, rows ^ 1, differs[rows])
