@@ -13,6 +13,10 @@ Names:
     no-adversary     without the adversarial loss
     no-verification  without the verification loss
     no-independence  without the term against correlations of codes
+    no-pairs         without the loss that draws pictures of one person together
+    no-swap          without the loss on codes swapped within a pair of pictures
+    no-skips         without skip connections from the encoder
+    no-normalisation the encoder sees pictures at their own mean and contrast
     no-rotation      the pose's code does not rotate the feature
     plain            an adversarial auto-encoder with one code
     intrinsic        the network after [30]
@@ -56,6 +60,10 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "no-adversary": ("--losses.adversarial", "0"),
     "no-verification": ("--losses.verification", "0"),
     "no-independence": ("--losses.independence", "0"),
+    "no-pairs": ("--losses.pairs", "0"),
+    "no-swap": ("--losses.swap", "0"),
+    "no-skips": ("--model.no-skips",),
+    "no-normalisation": ("--model.no-normalise-input",),
     "no-rotation": ("--model.rotation", "off"),
     "plain": ("--model.network", "plain"),
     "intrinsic": ("--model.network", "intrinsic"),

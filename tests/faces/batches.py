@@ -43,6 +43,15 @@ def batch_of(n, size=16, seed=0):
     }
 
 
+def pairs_of(n, size=16, seed=0):
+    """`batch_of`, in pairs of one person that differ in everything, expression, pose, light, ...;
+    shown otherwise than it is to be reconstructed."""
+    batch = batch_of(n, size, seed)
+    person = torch.arange(n) // 2
+    noise = torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed + 1))
+    return {**batch, "identity": person, "differs": person % 4, "input": noise}
+
+
 class RandomSamples:
     """Samples by index, each drawn from its own seed; `poison` makes one update's images NaN."""
 

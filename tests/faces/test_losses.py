@@ -77,6 +77,52 @@ def test_verification_is_one_minus_cosine():
     close(losses.verification(first, second), (0 + 1 + 2) / 3)
 
 
+def contrast(z, person):
+    """`losses.pairs` by loops, in float64."""
+    unit = torch.nn.functional.normalize(z.double() - 1, dim=1)
+    known = [i for i in range(len(person)) if person[i] >= 0]
+    each = []
+    for i in known:
+        partners = [p for p in known if p != i and person[p] == person[i]]
+        weights = {a: math.exp(unit[i] @ unit[a] / 0.1) for a in known if a != i}
+        shares = [math.log(weights[p] / sum(weights.values())) for p in partners]
+        each += [-sum(shares) / len(shares)] if shares else []
+    return sum(each) / len(each) if each else 0.0
+
+
+@pytest.mark.parametrize(
+    "person",
+    [[0, 0, 1, 1, 2, 2], [3, 3, 3, -1, 5, -1], [0, 1, 2, 3, 4, 5], [7, 7, -1, -1, -1, -1]],
+    ids=["pairs", "three and unknown ones", "no pairs", "one pair alone"],
+)
+def test_pairs_against_loops(person):
+    z = 1 + torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+    z.requires_grad_(True)
+    found = losses.pairs(z, torch.tensor(person))
+    close(found.detach(), contrast(z.detach(), person))
+    found.backward()
+    moved = torch.tensor([number >= 0 for number in person])
+    assert torch.isfinite(z.grad).all() and not z.grad[~moved].any()
+    assert bool(z.grad[moved].any()) == (person in ([0, 0, 1, 1, 2, 2], [3, 3, 3, -1, 5, -1]))
+
+
+def test_pairs_of_nobody_known():
+    for person in ([-1, -1], [4, -1]):
+        close(losses.pairs(torch.ones(2, 3), torch.tensor(person)), 0.0)
+
+
+def test_swap_counts_pictures_without_a_partner_as_zero():
+    face, target = torch.zeros(2, 3, 1, 2), torch.zeros(2, 3, 1, 2)
+    mask = torch.tensor([1.0, 0.0]).expand(2, 1, 1, 2)
+    face[1] = 0.4  # half of one of two pictures lies inside the mask
+    normals = torch.zeros(2, 3, 1, 2)
+    normals[0, 0] = 1.0  # weighs 1 and 0.1, a third of the coordinates
+    wanted = (0.16 / 4 + 0.2 * 1.1 / 12) * 2 / 8
+    close(losses.swap(face, normals, target, torch.zeros_like(normals), mask, 8), wanted)
+    none = torch.zeros(0, 3, 1, 2)
+    close(losses.swap(none, none, none, none, none[:, :1], 8), 0.0)
+
+
 def test_pose_reads_the_matrix_row_by_row():
     R = torch.arange(9.0).view(1, 3, 3)
     close(losses.pose(torch.arange(9.0)[None], R), 0.0)

@@ -16,7 +16,8 @@ TINY = [
 
 def test_plan():
     planned, left_out = sweep.plan(sweep.Sweep(seeds=(0, 3)))
-    assert left_out == ["no-adversary", "no-verification"]
+    robust = ["no-pairs", "no-swap", "no-skips", "no-normalisation"]
+    assert left_out == ["no-adversary", "no-verification", *robust]
     names = [run.folder.name for run in planned]
     assert names[:3] == ["full-s0", "no-multilinear-s0", "no-independence-s0"]
     assert names[-1] == "intrinsic-s3" and len(names) == 2 * 6
@@ -28,11 +29,21 @@ def test_plan():
     assert by_name["full-s0"].losses.shape > 0
 
 
+def test_ablations_of_robust():
+    planned, left_out = sweep.plan(sweep.Sweep(preset="robust"))
+    assert left_out == ["no-adversary", "no-verification"]
+    by_name = {run.folder.name: run.configuration for run in planned}
+    assert by_name["full-s0"].model.skips and not by_name["no-skips-s0"].model.skips
+    assert not by_name["no-normalisation-s0"].model.normalise_input
+    assert by_name["no-pairs-s0"].losses.pairs == by_name["no-swap-s0"].losses.swap == 0
+    assert by_name["no-pairs-s0"].losses.swap > 0
+
+
 def test_options_go_to_every_run():
     planned, left_out = sweep.plan(sweep.Sweep(steps=7), ["--losses.adversarial", "0.5"])
     weights = {run.folder.name: run.configuration.losses.adversarial for run in planned}
     assert weights["full-s0"] == 0.5 and weights["no-adversary-s0"] == 0
-    assert left_out == ["no-verification"]
+    assert left_out[0] == "no-verification" and "no-adversary" not in left_out
     assert all(run.configuration.training.steps == 7 for run in planned)
 
 

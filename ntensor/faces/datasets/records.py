@@ -190,7 +190,10 @@ def decode(arrays: Arrays, fields: Mapping[str, Expected]) -> dict[str, Tensor]:
 
 def _to_tensor(name: str, value: Tensor) -> Tensor:
     if name.endswith("normal"):
-        return torch.nn.functional.normalize(value.float(), dim=1)
+        # Bit for bit `functional.normalize`, whose norm over strided rows takes far longer.
+        value = value.float()
+        length = torch.linalg.vector_norm(value.movedim(1, -1).contiguous(), dim=-1, keepdim=True)
+        return value / length.movedim(-1, 1).clamp_min(1e-12)
     if name in MAPS or name in FRONTAL:
         return value.float() / 255
     if name == "shape":
