@@ -15,6 +15,8 @@ from .kept import Kept
 # The floor of the nonlinearity of supplementary A, "thresholding".
 FLOOR = 1e-6
 
+# Of normalised pictures: `z_i` then starts with about a standard deviation of 1.
+DEVIATION = 0.5
 # A picture of nearly one colour is not blown up to full contrast.
 SMALLEST_DEVIATION = 0.02
 # Gain of a residual convolution: it starts near the identity.
@@ -48,7 +50,7 @@ def find_places(indices: Tensor) -> Tensor:
 
 
 def standardise(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Pictures of mean 0 and deviation 1, over all pixels and colours, so that casts remain.
+    """Pictures of mean 0 and deviation `DEVIATION`, over all colours together, so that casts remain.
 
     Args:
         image (Tensor[n, 3, S, S]): 0 to 1.
@@ -59,7 +61,7 @@ def standardise(image: Tensor) -> tuple[Tensor, Tensor]:
     """
     deviation, mean = torch.std_mean(image, (1, 2, 3), correction=0, keepdim=True)
     level = torch.cat([(mean - 0.4) / 0.15, (deviation - 0.2) / 0.08], 1).flatten(1)
-    return (image - mean) / deviation.clamp_min(SMALLEST_DEVIATION), level
+    return (image - mean) * (DEVIATION / deviation.clamp_min(SMALLEST_DEVIATION)), level
 
 
 class ResidualConvolution(nn.Module):
