@@ -178,6 +178,15 @@ def test_swaps_are_of_pairs_with_one_difference():
     assert swaps.still.tolist() == [True, True, False, False]
 
 
+def test_a_batch_without_pairs_swaps_nothing():
+    configuration = configuration_of()
+    batch = {**pairs_of(4), "differs": torch.full((4,), -1)}
+    step = TrainingStep(build(configuration.model), configuration.losses)
+    loss, terms, _ = step(batch)
+    loss.backward()
+    assert float(terms["swap"]) == 0 and float(terms["pairs"]) > 0
+
+
 def test_swapped_pictures_are_the_transfers(model):
     """The term compares what `editing` makes of the pairs with the other pictures."""
     batch = pairs_of(8)
@@ -245,7 +254,13 @@ class Stopping(Pairs):
         return super().__getitem__(indices)
 
 
-def test_samples_without_skips_are_dealt_like_the_samples():
+def test_samples_without_skips_are_dealt_like_the_samples(tmp_path):
+    made = trainer(tmp_path, accumulation=2, batch_size=8, seed=1)
+    made.step = 3
+    parts = [made.draw_fits(part, 4) for part in range(2)]
+    assert torch.equal(
+        torch.cat(parts), draw_fits(3, 8, 1, made.configuration.training.without_skips)
+    )
     whole = draw_fits(3, 8, 1, 0.5)
     assert torch.equal(whole, draw_fits(3, 8, 1, 0.5)) and whole.any() and not whole.all()
     assert not torch.equal(whole, draw_fits(4, 8, 1, 0.5))

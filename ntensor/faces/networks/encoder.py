@@ -50,7 +50,7 @@ def find_places(indices: Tensor) -> Tensor:
 
 
 def standardise(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Pictures of mean 0 and deviation `DEVIATION`, over all colours together, so that casts remain.
+    """Pictures of mean 0 and deviation `DEVIATION`, all colours together, so that casts remain.
 
     Args:
         image (Tensor[n, 3, S, S]): 0 to 1.

@@ -222,6 +222,9 @@ class FaceAutoencoder(nn.Module):
     def _decode_swapped(
         self, codes: Mapping[str, Tensor], kept: Kept, swaps: Swaps
     ) -> dict[str, Tensor]:
+        if not len(swaps.rows):
+            nothing = codes["z_l"].new_zeros(0, *self.frontal_stream.shape)
+            return {"swapped_normal": nothing, "swapped_face": nothing}
         exchanged = swaps.exchange(codes)
         fitting = kept.choose(swaps.rows).restrict(swaps.still)
         normal, albedo = self.decode_surface(exchanged, fitting)
