@@ -72,6 +72,18 @@ class RandomSamples:
         return batch
 
 
+class RandomPairs(RandomSamples):
+    """Endless pairs of pictures, see `pairs_of`."""
+
+    def __getitem__(self, indices):
+        pairs = [pairs_of(2, self.image_size, 1000 * self.seed + i - i % 2) for i in indices]
+        rows = zip(pairs, indices, strict=True)
+        whole = [{name: value[i % 2] for name, value in pair.items()} for pair, i in rows]
+        number = torch.tensor(indices) // 2
+        batch = {name: torch.stack([row[name] for row in whole]) for name in whole[0]}
+        return {**batch, "identity": number, "differs": number % 4}
+
+
 def small_configuration(**sections):
     """`tiny` with 16 pixels, 4 filters and few updates; entries of sections are replaced."""
     base = tiny()
@@ -103,3 +115,10 @@ def small_configuration(**sections):
     for section, entries in sections.items():
         whole[section] = dataclasses.replace(whole[section], **entries)
     return Configuration(**whole)
+
+
+def small_robust(model=None, losses=None, **training):
+    """`small_configuration` with all that `robust` adds."""
+    parts = {"depth": 2, "normalise_input": True, "skips": True, "core_rank": 3, **(model or {})}
+    weights = {"pairs": 0.5, "swap": 2.0, **(losses or {})}
+    return small_configuration(model=parts, losses=weights, training=training)

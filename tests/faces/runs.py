@@ -3,7 +3,8 @@
     python runs.py FOLDER [accident]
 
 `accident`: `kill` ends the process by SIGKILL in the middle of writing the second checkpoint,
-`terminate` sends it SIGTERM before its third update."""
+`terminate` sends it SIGTERM before its third update; `robust` is none, but a run of pairs with all
+that the preset adds which is a mean over samples."""
 
 import os
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from batches import RandomSamples, small_configuration
+from batches import RandomPairs, RandomSamples, small_configuration, small_robust
 from ntensor.faces.training.processes import Processes
 from ntensor.faces.training.trainer import Trainer
 
@@ -50,6 +51,9 @@ if __name__ == "__main__":
     configuration = small_configuration(
         training={"steps": 8, "checkpoint_every": 2}, losses={"adversarial": 0.1}
     )
+    if accident == "robust":
+        samples = RandomPairs()
+        configuration = small_robust(losses={"pairs": 0.0}, steps=3, batch_size=8)
     with Processes(torch.device("cpu")) as processes:
         trainer = Trainer(configuration, folder, samples, RandomSamples(4, seed=1), processes)
         print(trainer.train())

@@ -2,12 +2,13 @@
 of samples that keeps pairs together."""
 
 import dataclasses
+import sys
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from batches import RandomSamples, batch_of, pairs_of, small_configuration
+from batches import RandomPairs, batch_of, pairs_of, small_configuration, small_robust
 from ntensor.faces import editing
 from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.configuration.presets import robust, tiny
@@ -21,39 +22,20 @@ from ntensor.faces.training.objective import TrainingStep
 from ntensor.faces.training.processes import Processes
 from ntensor.faces.training.sampling import Updates, check_pairs, draw_fits
 from ntensor.faces.training.trainer import Trainer
-from test_training import assert_same_state
-
-PARTS = {"depth": 2, "normalise_input": True, "skips": True, "core_rank": 3}
-WEIGHTS = {"pairs": 0.5, "swap": 2.0}
+from test_training import assert_same_state, program, state_of
 
 
-class Pairs(RandomSamples):
-    """Endless pairs of pictures."""
-
-    def __getitem__(self, indices):
-        samples = [pairs_of(2, self.image_size, 1000 * self.seed + i - i % 2) for i in indices]
-        batch = {
-            name: torch.stack([s[name][i % 2] for s, i in zip(samples, indices, strict=True)])
-            for name in samples[0]
-        }
-        number = torch.tensor(indices) // 2
-        return {**batch, "identity": number, "differs": number % 4}
-
-
-def configuration_of(model=None, **training):
-    return small_configuration(model={**PARTS, **(model or {})}, losses=WEIGHTS, training=training)
-
-
-def trainer(run, **entries):
+def trainer(run, model=None, **training):
     processes = Processes(torch.device("cpu"))
-    return Trainer(configuration_of(**entries), run, Pairs(), Pairs(4, seed=1), processes)
+    samples = RandomPairs(), RandomPairs(4, seed=1)
+    return Trainer(small_robust(model, **training), run, *samples, processes)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["subpixel", "unpooling"])
 def model(request):
     torch.manual_seed(0)
     decoders = {"unpooling": request.param, "subpixel": not request.param}
-    return build(configuration_of(decoders).model).eval()
+    return build(small_robust(decoders).model).eval()
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +44,7 @@ def faces(model):
 
 
 def test_every_parameter_has_a_gradient():
-    configuration = configuration_of()
+    configuration = small_robust()
     model = build(configuration.model)
     batch = pairs_of(8)
     fits = torch.arange(8) % 2 == 0
@@ -179,7 +161,7 @@ def test_swaps_are_of_pairs_with_one_difference():
 
 
 def test_a_batch_without_pairs_swaps_nothing():
-    configuration = configuration_of()
+    configuration = small_robust()
     batch = {**pairs_of(4), "differs": torch.full((4,), -1)}
     step = TrainingStep(build(configuration.model), configuration.losses)
     loss, terms, _ = step(batch)
@@ -195,7 +177,7 @@ def test_swapped_pictures_are_the_transfers(model):
     assert swaps.rows.tolist() == [2, 3, 4, 5, 6, 7]
     with torch.no_grad():
         output = model(batch["input"], swaps=swaps)
-        _, terms, _ = TrainingStep(model, configuration_of().losses)(batch)
+        _, terms, _ = TrainingStep(model, small_robust().losses)(batch)
     made = []
     for rows, edit in (([2, 3], "expression"), ([4, 5], "pose"), ([6, 7], "light")):
         a, b = (faces[torch.tensor(r)] for r in (rows, rows[::-1]))
@@ -211,7 +193,7 @@ def test_swapped_pictures_are_the_transfers(model):
 def test_a_perfect_swap_costs_nothing():
     """Two pictures with one light and another expression, of a network that decodes both rightly:
     each with the other's code is the other."""
-    model = build(configuration_of({"skips": False}).model)
+    model = build(small_robust({"skips": False}).model)
     batch = pairs_of(4)
     swaps = find_swaps({**batch, "differs": torch.ones(4, dtype=torch.int64)})
     codes, kept = model.encode(batch["input"])
@@ -241,7 +223,7 @@ def test_a_run_continues_bit_for_bit(tmp_path):
     assert_same_state(tmp_path / "stopped", tmp_path / "whole", 4)
 
 
-class Stopping(Pairs):
+class Stopping(RandomPairs):
     """Pairs that stop their trainer in its second update."""
 
     def __init__(self, owner):
@@ -268,6 +250,17 @@ def test_samples_without_skips_are_dealt_like_the_samples(tmp_path):
     assert 0.72 < share < 0.78
 
 
+def test_two_processes_give_the_parameters_of_one(tmp_path):
+    """Both decode the same pictures with skip connections, and swap the same codes."""
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+    for folder, words in (("one", ()), ("two", (*launcher, "--nproc-per-node=2"))):
+        done = program(tmp_path / folder, "robust", launcher=words or (sys.executable,))
+        assert done.returncode == 0, done.stderr
+    found, wanted = state_of(tmp_path / "two", 3), state_of(tmp_path / "one", 3)
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=2e-5, msg=name)
+
+
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("blocks", [(), (4, 6, 2, 8)])
 def test_pairs_stay_together(world, blocks):
@@ -288,12 +281,12 @@ def test_pairs_that_cannot_stay_together_are_refused():
         check_pairs(9, (4, 5))
     with pytest.raises(ConfigurationError, match="shard 0 has 7"):
         check_pairs(7)
-    odd = configuration_of(batch_size=6, accumulation=1)
+    odd = small_robust(batch_size=6, accumulation=1)
     with pytest.raises(
         ConfigurationError, match=r"accumulation \(2 \* 1\) leave 3 of batch_size 6"
     ):
         preparation.check_settings(odd, 2, torch.device("cpu"))
-    compiled = configuration_of(compile=True)
+    compiled = small_robust(compile=True)
     with pytest.raises(ConfigurationError, match="swap does not work with compile"):
         preparation.check_settings(compiled, 1, torch.device("cpu"))
 
