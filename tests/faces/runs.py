@@ -3,8 +3,8 @@
     python runs.py FOLDER [accident]
 
 `accident`: `kill` ends the process by SIGKILL in the middle of writing the second checkpoint,
-`terminate` sends it SIGTERM before its third update; `robust` is none, but a run of pairs with all
-that the preset adds which is a mean over samples."""
+`terminate` sends it SIGTERM before its third update, `group` also its worker; `robust` is none, but
+a run of pairs with all that the preset adds which is a mean over samples."""
 
 import os
 import signal
@@ -22,7 +22,9 @@ class Accident(RandomSamples):
     """Samples that send a signal when the third update asks for its batch."""
 
     def __getitem__(self, indices):
-        if 8 in indices:
+        if 8 in indices and "group" in sys.argv:
+            os.killpg(os.getpgrp(), signal.SIGTERM)
+        elif 8 in indices:
             os.kill(os.getpid(), signal.SIGTERM)
         return super().__getitem__(indices)
 
@@ -47,9 +49,11 @@ if __name__ == "__main__":
     folder, accident = Path(sys.argv[1]), (sys.argv[2:] or [""])[0]
     if accident == "kill":
         kill_in_second_checkpoint()
-    samples = Accident() if accident == "terminate" else RandomSamples()
+    samples = Accident() if accident in ("terminate", "group") else RandomSamples()
     configuration = small_configuration(
-        training={"steps": 8, "checkpoint_every": 2}, losses={"adversarial": 0.1}
+        training={"steps": 8, "checkpoint_every": 2},
+        losses={"adversarial": 0.1},
+        data={"workers": int(accident == "group")},
     )
     if accident == "robust":
         samples = RandomPairs()

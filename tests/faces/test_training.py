@@ -45,6 +45,7 @@ def program(run, *words, launcher=(sys.executable,)):
         capture_output=True,
         text=True,
         timeout=250,
+        start_new_session=True,  # an accident may signal its whole group
     )
 
 
@@ -83,6 +84,14 @@ def test_stopped_run_continues_bit_for_bit(whole_run, tmp_path):
     assert stopped.returncode == 0, stopped.stderr
     assert "SIGTERM" in stopped.stdout
     assert checkpoint.saved_steps(tmp_path) == [2, 3]
+    assert program(tmp_path).returncode == 0
+    assert_same_state(tmp_path, whole_run, 8)
+
+
+def test_a_signal_to_the_group_leaves_the_workers_to_the_run(whole_run, tmp_path):
+    stopped = program(tmp_path, "group")
+    assert stopped.returncode == 0, stopped.stderr
+    assert "SIGTERM" in stopped.stdout
     assert program(tmp_path).returncode == 0
     assert_same_state(tmp_path, whole_run, 8)
 

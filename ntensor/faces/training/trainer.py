@@ -29,7 +29,7 @@ from .processes import Processes
 from .samples import Samples, Told
 from .sampling import Updates, check_pairs, draw_fits
 from .schedule import build_optimizer, compute_rate
-from .signals import catch_signals
+from .signals import catch_signals, leave_to_parent
 
 STEMS = ("model", "training")
 PICTURED = 8
@@ -181,6 +181,7 @@ class Trainer:
             sampler=sampler,
             batch_size=None,
             num_workers=self.configuration.data.workers,
+            worker_init_fn=leave_to_parent,
             # Otherwise each start would draw from torch's own generator.
             generator=torch.Generator(),
         )
