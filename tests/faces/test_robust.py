@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from batches import RandomPairs, batch_of, pairs_of, small_configuration, small_robust
+from batches import (
+    RandomPairs,
+    RandomSamples,
+    batch_of,
+    pairs_of,
+    small_configuration,
+    small_robust,
+)
 from ntensor.faces import editing
 from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.configuration.presets import robust, tiny
@@ -158,6 +165,8 @@ def test_swaps_are_of_pairs_with_one_difference():
     assert found["z_exp"] == [1, 0, 8, 9] and found["z_p"] == [0, 1, 9, 8]
     assert found["z_l"] == found["z_id"] == [0, 1, 8, 9]
     assert swaps.still.tolist() == [True, True, False, False]
+    with pytest.raises(ConfigurationError, match=r"the label differs .*--losses\.swap 0"):
+        find_swaps({"identity": batch["identity"]})
 
 
 def test_a_batch_without_pairs_swaps_nothing():
@@ -167,6 +176,13 @@ def test_a_batch_without_pairs_swaps_nothing():
     loss, terms, _ = step(batch)
     loss.backward()
     assert float(terms["swap"]) == 0 and float(terms["pairs"]) > 0
+
+
+def test_data_without_pairs_is_refused_by_the_first_update(tmp_path):
+    made = trainer(tmp_path, steps=2, code_steps=2)
+    made.training = RandomSamples()
+    with pytest.raises(ConfigurationError, match="the data has none"):
+        made.train()
 
 
 def test_swapped_pictures_are_the_transfers(model):

@@ -99,9 +99,9 @@ def small() -> Configuration:
 def robust() -> Configuration:
     """About an hour on two processor cores: what carries over to pictures of other makes.
 
-    For pictures that vary as those of people do, in pairs of one person: a stored set, or
-    `data.variation` "wild". The sizes are about those of `small`, with more convolutions in the
-    encoder, where they cost least, and cores of factored output modes, so that codes can be larger.
+    For pictures that vary as those of people do, in pairs of one person, as `data.source`. The
+    sizes are about those of `small`, with more convolutions in the encoder, where they cost least,
+    and cores of factored output modes, so that codes can be larger.
     """
     base = small()
     return Configuration(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.datasets.records import DIFFERS
 
 # The code of each factor in which two pictures of one person may differ.
@@ -49,7 +50,15 @@ def find_swaps(batch: Mapping[str, Tensor]) -> Swaps:
     Args:
         batch (mapping): with `identity` and `differs` (Tensor[n]), as `records` has them. Rows
             whose label is 0 or unknown (-1), or which are not of one pair, take no part.
+
+    Raises:
+        ConfigurationError: the data does not say in what pictures differ.
     """
+    if "differs" not in batch:
+        raise ConfigurationError(
+            "losses.swap needs pictures in pairs of one person, with the label differs that says "
+            "in what they differ; the data has none (--losses.swap 0 does without)"
+        )
     identity, differs = (batch[name] for name in ("identity", "differs"))
     rows = torch.arange(len(identity) // 2 * 2, device=identity.device)
     others = rows ^ 1

@@ -236,7 +236,8 @@ class TrainingStep(nn.Module):
                 all.
         """
         adversary, verification = (None, None) if codes_only else self.others
-        swaps: Swaps | None = None
+        # Of every batch, so that data without pairs is refused by the first update.
+        swaps = find_swaps(batch) if self.swaps_codes else None
         if codes_only:
             codes, _ = self.model.encode(get_input(batch))  # type: ignore[operator]
             output = {**codes, **self.model.regress(codes)}  # type: ignore[operator]
@@ -246,12 +247,12 @@ class TrainingStep(nn.Module):
                 given["frontal"] = batch["near_frontal"]
             if fits is not None:
                 given["fits"] = fits
-            if self.swaps_codes:
-                swaps = given["swaps"] = find_swaps(batch)
+            if swaps is not None:
+                given["swaps"] = swaps
             output = self.model(get_input(batch), **given)
         statistics: Any = self.model.statistics
         values = compute_terms(output, batch, self.weights, statistics)
-        if swaps is not None:
+        if swaps is not None and not codes_only:
             values["swap"] = compare_swapped(output, batch, swaps, statistics)
         if self.separation is not None:
             whole = complete(batch, output, statistics)
