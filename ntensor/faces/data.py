@@ -179,7 +179,8 @@ def sheet_command(
     chosen = torch.arange(count)
     batches = [faces.batch(part) for part in chosen.split(16)]
     if maps:
-        pictures, columns = torch.cat([sheet.stack_maps(b) for b in batches]), len(sheet.SHOWN)
+        pictures = torch.cat([sheet.stack_maps(b) for b in batches])
+        columns = len(pictures) // count
     else:
         pictures = torch.cat([get_input(b) for b in batches])
     sheet.save(out, sheet.tile(pictures, columns))

@@ -1,4 +1,4 @@
-"""Faces as they vary among people, seen by cameras as they are: pictures for training to carry over.
+"""Faces as they vary among people, seen by cameras as they are, so that training carries over.
 
 A picture's targets are those of `Faces.batch`: the face in the harmonics' light. What the camera
 delivered, `input`, has hair, glasses and hats in front of the face, a hard lamp with shadows and

@@ -53,7 +53,6 @@ def cast_shadows(depth: Tensor, direction: Tensor) -> Tensor:
         torch.linspace(0, 1, _STEPS + 1)[1:].square() * 0.35 * size
         + torch.arange(1, _STEPS + 1) * 0.3
     )
-    lit = torch.ones_like(depth)
     unit = torch.linspace(-1, 1, size + 1)[:-1] + 1 / size
     grid_y, grid_x = torch.meshgrid(unit, unit, indexing="ij")
     base = torch.stack([grid_x, grid_y], -1)
@@ -65,8 +64,7 @@ def cast_shadows(depth: Tensor, direction: Tensor) -> Tensor:
     rise = (reach * z / across).view(-1, 1, 1, 1)
     above = (seen - depth - rise).amax(0, keepdim=True)
     # The head's own far side is no blocker of what touches it: a little height does not count.
-    lit = 1 - ((above - 0.6) / _SOFT).clamp(0, 1)
-    return lit
+    return 1 - ((above - 0.6) / _SOFT).clamp(0, 1)
 
 
 def shade_hard(layer: Layer, lit: Tensor, light: HardLight, soft: Tensor) -> Tensor:
