@@ -102,7 +102,7 @@ def render(
     check_arguments(render, locals())
     faces = make_faces(face_model, split, size, seed, variation, world)
     face = faces.face_model
-    extra = {"seed": seed, "variation": variation, "size": size}
+    extra: dict[str, int | str] = {"seed": seed, "variation": variation, "size": size}
     if variation in WILD:
         extra["world"] = world
     with ShardWriter(out, face, shard_size, split, face.source, extra) as writer:

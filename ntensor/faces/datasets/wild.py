@@ -31,7 +31,7 @@ from ntensor.faces.rendering.props import (
 )
 from ntensor.faces.rendering.renderer import Renderer
 from ntensor.faces.rendering.skin import vertex_albedo
-from ntensor.faces.rendering.wild import Layers, draw_layers
+from ntensor.faces.rendering.wild import Layer, Layers, draw_layers
 
 from . import scenes, worlds
 from .records import DIFFERS, VALID
@@ -41,6 +41,7 @@ from .worlds import FIELDS, Person, Picture, World
 # How often two pictures of a pair differ in everything but the person, or in one thing only.
 _SHARES = {"all": 0.45, "expression": 0.25, "pose": 0.1, "light": 0.2}
 _HIDDEN = ("eye_socket_left", "eye_socket_right", "gums_tongue")
+_DULL = 0.3  # gloss of what is worn, over the face's
 _LOOSE = 0.35  # part of the head's turn that the shoulders follow
 
 
@@ -282,10 +283,11 @@ def _photograph(
     lit = torch.ones_like(layers.depth)
     if picture.hardness:
         lit = 1 - picture.hardness * (1 - cast_shadows(layers.depth, hard.direction[0]))
-    colours = []
-    for layer in (layers.face, layers.props):
+
+    def photograph(layer: Layer, gloss: float) -> Tensor:
         soft = harmonics.shading(layer.normal, light)
-        matt = layer is layers.props
-        given = dataclasses.replace(hard, gloss=0.3 * hard.gloss) if matt else hard
-        colours.append(shade_hard(layer, lit, given, soft))
-    return degrade(join(layers, *colours, backdrop).clamp(0, 1), picture.degradation)
+        return shade_hard(layer, lit, dataclasses.replace(hard, gloss=gloss), soft)
+
+    face = photograph(layers.face, picture.gloss)
+    props = photograph(layers.props, _DULL * picture.gloss)
+    return degrade(join(layers, face, props, backdrop).clamp(0, 1), picture.degradation)

@@ -88,9 +88,9 @@ def _add_blotches(rng: np.random.Generator, rows: list[Any], skin: Any) -> None:
         rows.append((place, (size, 0.8 * size, 22), red, rng.uniform(0, 0.6)))
     rows.append((_FOREHEAD, (50, 26, 40), skin * rng.uniform(0.88, 1.15), rng.uniform(0, 0.5)))
     for _ in range(6):
-        place = rng.normal((0, -10, 35), (42, 50, 20))
+        anywhere = rng.normal((0, -10, 35), (42, 50, 20))
         shade = skin * rng.uniform(0.72, 1.2) * rng.normal(1, 0.06, 3)
-        rows.append((place, rng.uniform(10, 34, 3), shade, rng.uniform(0, 0.45)))
+        rows.append((anywhere, rng.uniform(10, 34, 3), shade, rng.uniform(0, 0.45)))
 
 
 def _add_spots(rng: np.random.Generator, rows: list[Any], skin: Any) -> None:

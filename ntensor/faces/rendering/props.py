@@ -240,17 +240,9 @@ def make_glasses(face: FaceModel, vertices: Any, glasses: Glasses) -> Mesh:
         )
     inner = [eyes[0][0] + glasses.width - 1.5, eyes[1][0] - glasses.width + 1.5]
     y = (eyes[0][1] + eyes[1][1]) / 2 + 3
-    high = glasses.rim / 2 + 0.6
-    bridge = [
-        [inner[0], y - high],
-        [inner[1], y - high],
-        [inner[1], y + high],
-        [inner[0], y + high],
-    ]
-    add(
-        np.pad(np.array(bridge), ((0, 0), (0, 1)), constant_values=depth - 1),
-        [[0, 1, 2], [0, 2, 3]],
-    )
+    half = glasses.rim / 2 + 0.6
+    rows = [(inner[0], y - half), (inner[1], y - half), (inner[1], y + half), (inner[0], y + half)]
+    add([(*row, depth - 1) for row in rows], [[0, 1, 2], [0, 2, 3]])
     corners, faces = np.concatenate(points), np.concatenate(triangles)
     both = np.concatenate([faces, faces[:, ::-1]])
     return Mesh(corners, both, np.broadcast_to(glasses.colour, corners.shape))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -139,16 +140,16 @@ def _to_layers(renderer: Renderer, values: Tensor, position: Tensor, is_face: Te
     one = torch.cat([torch.ones_like(face), values[:, :6]], 1)
     dense[position] = torch.cat([one * face, one * (1 - face), values[:, 6:]], 1)
     blocks = dense.view(size, s, size, s, 15)
-    pixels = sum(blocks[:, i, :, j] for i in range(s) for j in range(s))
-    pixels = pixels.permute(2, 0, 1)[None].contiguous()
+    parts = [blocks[:, i, :, j] for i in range(s) for j in range(s)]
+    pixels = functools.reduce(torch.add, parts).permute(2, 0, 1)[None].contiguous()
     covered = pixels[:, :1] + pixels[:, 7:8]
     depth = pixels[:, 14:] / covered.clamp_min(1) / s
-    layers = [
+    shown, worn = (
         Layer(
             part[:, :1] / s**2,
             normalise(part[:, 1:4], 1),
             part[:, 4:] / part[:, :1].clamp_min(1),
         )
         for part in (pixels[:, :7], pixels[:, 7:14])
-    ]
-    return Layers(*layers, torch.where(covered > 0, depth, _FAR))
+    )
+    return Layers(shown, worn, torch.where(covered > 0, depth, _FAR))
