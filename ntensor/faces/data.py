@@ -17,43 +17,65 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ntensor.faces.datasets.generated import POC_EXPRESSION, POC_POSE, GeneratedFaces, Variation
+from ntensor.faces.datasets.records import get_input
+from ntensor.faces.datasets.rendered import Faces
 from ntensor.faces.datasets.storage import ShardWriter, write_statistics
 from ntensor.faces.datasets.stored import StoredFaces, check
+from ntensor.faces.datasets.wild import LabelledFaces, WildFaces
+from ntensor.faces.datasets.worlds import WORLDS
 from ntensor.faces.morphable.face_models import load_face_model
 
 from .common import extras
 from .common.command import command
+from .common.errors import ConfigurationError
 from .configuration.entries import Positive, Seed, Within, Workers, check_arguments
 from .writing import sheet
 from .writing.files import check_writable
 
 Side = Annotated[int, Within(8, 2048)]
 Tiles = Annotated[int, Within(1, 1000)]
+Split = Literal["train", "validation", "test", "poc-train", "poc-test"]
+Varied = Literal["all", "poc-expression", "poc-pose", "wild", "wild-labelled"]
 VARIATIONS = {"all": Variation(), "poc-expression": POC_EXPRESSION, "poc-pose": POC_POSE}
+WILD = {"wild": WildFaces, "wild-labelled": LabelledFaces}
+
+
+def make_faces(
+    face_model: str | None, split: str, size: int, seed: int, variation: str, world: str
+) -> Faces:
+    """The pictures that the arguments of `render` name."""
+    face = load_face_model(face_model)
+    if variation in WILD:
+        return WILD[variation](face, split, size, seed, world=WORLDS[world])
+    if world != "training":
+        wanted = " or ".join(WILD)
+        raise ConfigurationError(f"world {world} needs variation {wanted}, got {variation}")
+    return GeneratedFaces(face, split, size, seed, variation=VARIATIONS[variation])
 
 
 class _Ranges(Dataset[dict[str, Tensor]]):
     """The samples `first` to `last - 1` in batches."""
 
-    def __init__(self, faces: GeneratedFaces, first: int, last: int) -> None:
-        self.faces, self.first, self.last = faces, first, last
+    def __init__(self, faces: Faces, first: int, last: int, batch_size: int) -> None:
+        self.faces, self.first, self.last, self.batch_size = faces, first, last, batch_size
 
     def __len__(self) -> int:
-        return -(-(self.last - self.first) // self.faces.batch_size)
+        return -(-(self.last - self.first) // self.batch_size)
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        start = self.first + number * self.faces.batch_size
-        return self.faces.batch(range(start, min(start + self.faces.batch_size, self.last)))
+        start = self.first + number * self.batch_size
+        return self.faces.batch(range(start, min(start + self.batch_size, self.last)))
 
 
 def render(
     out: Path,
     count: Positive,
     *,
-    split: Literal["train", "validation", "test", "poc-train", "poc-test"] = "train",
+    split: Split = "train",
     size: Side = 64,
     seed: Seed = 0,
-    variation: Literal["all", "poc-expression", "poc-pose"] = "all",
+    variation: Varied = "all",
+    world: Literal["training", "other"] = "training",
     face_model: str | None = None,
     batch_size: Positive = 64,
     shard_size: Positive = 512,
@@ -67,7 +89,10 @@ def render(
         split: whose persons: train 2000, validation 100, test 54; poc-train 148, poc-test 22.
         size: pixels a side.
         seed: of the samples.
-        variation: all, or the proof of concept without or with poses.
+        variation: all, or the proof of concept without or with poses; wild: two pictures of each
+            person, with hair, glasses, hard lamps and what cameras do, as people vary;
+            wild-labelled: the same of every person with every expression under nine lights.
+        world: of wild: training, or other, whose skin, hair, lamps and cameras training never has.
         face_model: an ICT face file or the word analytic; default: NTENSOR_FACE_MODEL, else
             analytic.
         batch_size: samples rendered at once.
@@ -75,13 +100,15 @@ def render(
         workers: processes that render; 0: this one.
     """
     check_arguments(render, locals())
-    face = load_face_model(face_model)
-    faces = GeneratedFaces(face, split, size, seed, batch_size, VARIATIONS[variation])
-    extra = {"seed": seed, "variation": variation, "size": size}
+    faces = make_faces(face_model, split, size, seed, variation, world)
+    face = faces.face_model
+    extra: dict[str, int | str] = {"seed": seed, "variation": variation, "size": size}
+    if variation in WILD:
+        extra["world"] = world
     with ShardWriter(out, face, shard_size, split, face.source, extra) as writer:
         if writer.count == 0:
             write_statistics(writer.folder, faces.statistics)
-        batches = _Ranges(faces, min(writer.count, count), count)
+        batches = _Ranges(faces, min(writer.count, count), count, batch_size)
         loader = DataLoader(batches, batch_size=None, num_workers=workers)
         with tqdm(total=count, initial=writer.count, unit="image") as progress:
             for batch in loader:
@@ -115,11 +142,13 @@ def sheet_command(
     out: Path,
     *,
     data: Path | None = None,
-    split: Literal["train", "validation", "test", "poc-train", "poc-test"] = "train",
+    split: Split = "train",
     rows: Tiles = 8,
     columns: Tiles = 8,
     size: Side = 64,
     seed: Seed = 0,
+    variation: Varied = "all",
+    world: Literal["training", "other"] = "training",
     maps: bool = False,
     face_model: str | None = None,
 ) -> None:
@@ -133,6 +162,8 @@ def sheet_command(
         columns: of the sheet, unless maps are shown.
         size: pixels a side of generated faces.
         seed: of generated faces.
+        variation: of generated faces, as for render.
+        world: of generated faces, as for render.
         maps: one row a sample, with image, mask, albedo, shading, normals and frontal maps.
         face_model: as for render.
     """
@@ -143,14 +174,15 @@ def sheet_command(
         faces: Any = StoredFaces(data)
         count = min(count, faces.count)
     else:
-        faces = GeneratedFaces(load_face_model(face_model), split, size, seed)
+        faces = make_faces(face_model, split, size, seed, variation, world)
     check_writable(out.parent)
     chosen = torch.arange(count)
     batches = [faces.batch(part) for part in chosen.split(16)]
     if maps:
-        pictures, columns = torch.cat([sheet.stack_maps(b) for b in batches]), len(sheet.SHOWN)
+        pictures = torch.cat([sheet.stack_maps(b) for b in batches])
+        columns = len(pictures) // count
     else:
-        pictures = torch.cat([b["image"] for b in batches])
+        pictures = torch.cat([get_input(b) for b in batches])
     sheet.save(out, sheet.tile(pictures, columns))
     print(f"{out}: {count} samples")
 

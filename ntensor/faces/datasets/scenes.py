@@ -233,6 +233,17 @@ def project_lamps(lamps: Sequence[Lamps]) -> Tensor:
     Returns:
         Tensor[n, 3, 9], float32: see `harmonics`; the front is a spread of normals with z > 0.15.
     """
+    light, scale = _project(lamps)
+    return (light * scale[:, None, None]).float()
+
+
+def project_lamp(lamps: Lamps) -> tuple[Tensor, float]:
+    """As `project_lamps` (1, 3, 9), and the factor by which the lamps were scaled."""
+    light, scale = _project([lamps])
+    return (light * scale[:, None, None]).float(), float(scale)
+
+
+def _project(lamps: Sequence[Lamps]) -> tuple[Tensor, Tensor]:
     columns = {
         field.name: torch.from_numpy(np.stack([getattr(row, field.name) for row in lamps]))
         for field in dataclasses.fields(Lamps)
@@ -242,7 +253,7 @@ def project_lamps(lamps: Sequence[Lamps]) -> Tensor:
     light = columns["extra"] + harmonics.ambient(columns["ambient"])
     light = light + both.unflatten(0, (-1, 2)).sum(1)
     brightness = (light @ _make_front_basis()).relu().mean((1, 2)).clamp_min(1e-6)
-    return (light * (columns["mean"] / brightness)[:, None, None]).float()
+    return light, columns["mean"] / brightness
 
 
 @functools.cache

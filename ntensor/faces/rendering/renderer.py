@@ -114,7 +114,7 @@ class Renderer:
         edges = [(v - a).unflatten(1, (n, 3)) for v in (b, c)]
         faces = torch.linalg.cross(edges[0], edges[1], dim=2).flatten(1)
         total = torch.nn.functional.embedding_bag(self._by_vertex, faces, self._offsets, mode="sum")
-        return _normalise(total.unflatten(1, (n, 3)), 2).transpose(0, 1)
+        return normalise(total.unflatten(1, (n, 3)), 2).transpose(0, 1)
 
     def draw(self, vertices: Tensor, poses: list[Tensor], skin: Skin, light: Tensor) -> list[Maps]:
         """Every face seen in each of several poses, under the same light.
@@ -131,6 +131,12 @@ class Renderer:
         Raises:
             ValueError: a shape is wrong.
         """
+        return self.draw_painted(vertices, poses, vertex_albedo(self.face, skin), skin, light)
+
+    def draw_painted(
+        self, vertices: Tensor, poses: list[Tensor], colour: Tensor, skin: Skin, light: Tensor
+    ) -> list[Maps]:
+        """As `draw`, with given colours (Tensor[n, V, 3]) of all but the eyeballs."""
         n, views = vertices.shape[0], len(poses)
         for pose in poses:
             if pose.shape != (n, 3, 3):
@@ -140,26 +146,43 @@ class Renderer:
         rotation = torch.cat(poses).transpose(1, 2)
         posed = vertices.repeat(views, 1, 1) @ rotation
         normals = self.compute_vertex_normals(vertices).repeat(views, 1, 1) @ rotation
-        colour = vertex_albedo(self.face, skin).repeat(views, 1, 1)
+        colour = colour.repeat(views, 1, 1)
         count = self.size * self.samples
         scale = count / (2 * self.camera.half_width)
         middle = posed.new_tensor([*self.camera.center, 0.0])
         screen = (posed - middle) * scale + count / 2
         fragments = rasterise(screen, self.face.triangles, count)
         values = fragments.interpolate(torch.cat([normals, colour], 2), self.face.triangles)
-        values[:, :3] = _normalise(values[:, :3], 1)
-        self._paint_eyes(values, fragments, skin, n)
+        values[:, :3] = normalise(values[:, :3], 1)
+        self.paint_eyes(values, fragments, None, skin, n)
         pixels = self._to_pixels(values, fragments.position, n * views)
         maps = self._finish(pixels, light.repeat(views, 1, 1))
         return [Maps(*(t[k * n : (k + 1) * n] for t in maps)) for k in range(views)]
 
-    def _paint_eyes(self, values: Tensor, fragments: Fragments, skin: Skin, n: int) -> None:
-        eyes = self._has_eyes[fragments.triangle].nonzero()[:, 0]
+    def paint_eyes(
+        self, values: Tensor, fragments: Fragments, is_face: Tensor | None, skin: Skin, n: int
+    ) -> None:
+        """Gives the samples of eyeballs their colours, in the columns 3 to 5 of `values`.
+
+        Args:
+            values (Tensor[k, C]): of the fragments' samples.
+            fragments (Fragments): of the face's triangles, and others after them.
+            is_face (Tensor[k] or None): bool, which samples are of the face's; None: all.
+            skin (Skin): `n` faces, which are repeated.
+            n (int)
+        """
+        triangle = fragments.triangle
+        if is_face is not None:
+            triangle = torch.where(is_face, triangle, 0)
+        is_eye = self._has_eyes[triangle]
+        if is_face is not None:
+            is_eye &= is_face
+        eyes = is_eye.nonzero()[:, 0]
         part = Fragments(*(getattr(fragments, f.name)[eyes] for f in dataclasses.fields(fragments)))
         eye = dataclasses.replace(part, image=torch.zeros_like(part.image)).interpolate(
             self._eye_values[None], self.face.triangles
         )
-        values[eyes, 3:] = eye_albedo(skin[part.image % n], eye[:, :3], eye[:, 3:])
+        values[eyes, 3:6] = eye_albedo(skin[part.image % n], eye[:, :3], eye[:, 3:])
 
     def _to_pixels(self, values: Tensor, position: Tensor, views: int) -> Tensor:
         """Sums over the samples of a pixel: covered part, normal, albedo (views, 7, size, size)."""
@@ -177,14 +200,14 @@ class Renderer:
         covered = pixels[:, :1]
         inside = covered > 0
         mask = covered / self.samples**2
-        normal = _normalise(pixels[:, 1:4], 1) * inside
+        normal = normalise(pixels[:, 1:4], 1) * inside
         albedo = pixels[:, 4:] / covered.clamp_min(1)
         shading = harmonics.shading(normal, light) * inside
         face = (albedo * shading).clamp(0, 1) * mask
         return mask, normal, albedo, shading, face
 
 
-def _normalise(vectors: Tensor, dim: int) -> Tensor:
+def normalise(vectors: Tensor, dim: int) -> Tensor:
     """The vectors along `dim`, of extent 3, at unit length; 0 stays 0.
 
     `normalize` takes five times as long at this extent.

@@ -50,7 +50,8 @@ def tile(pictures: Tensor, columns: int) -> Tensor:
 
 def stack_maps(batch: Mapping[str, Tensor], names: Sequence[str] = SHOWN) -> Tensor:
     """Every map of every sample, sample by sample (n len(names), 3, S, S)."""
-    stacked = torch.stack([to_colours(name, batch[name]) for name in names], dim=1)
+    shown = ["input", *names] if "input" in batch else names
+    stacked = torch.stack([to_colours(name, batch[name]) for name in shown], dim=1)
     return stacked.flatten(0, 1)
 
 

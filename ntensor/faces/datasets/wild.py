@@ -1,0 +1,293 @@
+"""Faces as they vary among people, seen by cameras as they are, so that training carries over.
+
+A picture's targets are those of `Faces.batch`: the face in the harmonics' light. What the camera
+delivered, `input`, has hair, glasses and hats in front of the face, a hard lamp with shadows and
+gloss, and what files and crops add.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.morphable.face_model import MATERIALS, FaceModel
+from ntensor.faces.rendering import harmonics
+from ntensor.faces.rendering.backdrops import draw_backdrop
+from ntensor.faces.rendering.degradation import degrade
+from ntensor.faces.rendering.lamps import HardLight, cast_shadows, join, shade_hard
+from ntensor.faces.rendering.props import (
+    Mesh,
+    find_surface,
+    make_brim,
+    make_collar,
+    make_glasses,
+    make_hair,
+)
+from ntensor.faces.rendering.renderer import Renderer
+from ntensor.faces.rendering.skin import vertex_albedo
+from ntensor.faces.rendering.wild import Layer, Layers, draw_layers
+
+from . import scenes, worlds
+from .records import DIFFERS, VALID
+from .rendered import SPLITS, Batch, Faces
+from .worlds import FIELDS, Person, Picture, World
+
+# How often two pictures of a pair differ in everything but the person, or in one thing only.
+_SHARES = {"all": 0.45, "expression": 0.25, "pose": 0.1, "light": 0.2}
+_HIDDEN = ("eye_socket_left", "eye_socket_right", "gums_tongue")
+_DULL = 0.3  # gloss of what is worn, over the face's
+_LOOSE = 0.35  # part of the head's turn that the shoulders follow
+
+
+class WildFaces(Faces):
+    """Pictures of a split's persons, two by two; see the module.
+
+    Samples `2k` and `2k + 1` show the same person. They differ in everything else, or only in the
+    expression, the pose or the light, as `differs` says.
+
+    Args:
+        face_model (FaceModel or None): None: as `load_face_model`.
+        split (str): as for `GeneratedFaces`.
+        size (int): pixels a side.
+        seed (int), batch_size (int)
+        world (World): the ranges.
+
+    Example:
+        >>> from ntensor.faces.datasets.wild import WildFaces
+        >>> batch = WildFaces(size=64).batch([0, 1])
+        >>> batch["input"].shape, bool(batch["identity"][0] == batch["identity"][1])
+        (torch.Size([2, 3, 64, 64]), True)
+    """
+
+    def __init__(
+        self,
+        face_model: FaceModel | None = None,
+        split: str = "train",
+        size: int = 64,
+        seed: int = 0,
+        batch_size: int = 64,
+        world: World = worlds.TRAINING,
+        device: str = "cpu",
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"WildFaces: split must be one of {', '.join(SPLITS)}, got {split!r}")
+        if torch.device(device).type != "cpu":
+            raise ConfigurationError(f"WildFaces: draws on the cpu, got device {device}")
+        super().__init__(face_model, size, None, device)
+        self.renderer = Renderer(_leave_out(self.face_model), size)
+        self.split, self.persons, self.seed = split, SPLITS[split], seed
+        self.batch_size, self.world = batch_size, world
+        self._surface = find_surface(self.face_model)
+        self._persons: dict[int, tuple[Person, Tensor]] = {}
+
+    def batch(self, indices: Sequence[int] | Tensor) -> Batch:
+        """As `Faces.batch`, with `input` and `differs`; frontal maps of near-frontal faces only."""
+        alone = [self.render_picture(*self.draw_one(int(index))) for index in indices]
+        return {name: torch.cat([sample[name] for sample in alone]) for name in alone[0]}
+
+    def draw_one(self, index: int) -> tuple[int, Picture, int]:
+        """Person, picture and what the pair differs in of a sample."""
+        pair, second = divmod(index, 2)
+        split = list(SPLITS).index(self.split)
+        key = [self.world.seed, self.seed, split, pair]
+        rng = np.random.default_rng(key)
+        person = int(rng.choice(self.persons))
+        differs = str(rng.choice(list(_SHARES), p=list(_SHARES.values())))
+        drawn = [
+            worlds.draw_picture(
+                self.world, np.random.default_rng([*key, k]), self.face_model,
+                self.find_person(person)[0], 2 * pair + k,
+            )
+            for k in ((second,) if differs == "all" else (0, 1))
+        ]  # fmt: skip
+        picture = drawn[0]
+        if second and differs != "all":
+            changed = {name: getattr(drawn[1], name) for name in FIELDS[differs]}
+            picture = dataclasses.replace(picture, **changed)
+        return person, picture, DIFFERS.index(differs)
+
+    def find_person(self, identity: int) -> tuple[Person, Tensor]:
+        """The person, and the colours (1, V, 3) of the face's vertices."""
+        if identity not in self._persons:
+            person = worlds.draw_person(self.world, identity)
+            self._persons[identity] = person, self._paint(person)
+        return self._persons[identity]
+
+    def _paint(self, person: Person) -> Tensor:
+        face = self.face_model
+        if not person.cropped:
+            bald = face.materials.clone()
+            bald[:, MATERIALS.index("scalp")] = 0
+            face = dataclasses.replace(face, materials=bald)
+        return person.patches.paint(face, vertex_albedo(face, person.skin))
+
+    def render_picture(self, identity: int, picture: Picture, differs: int) -> Batch:
+        """One sample; see `batch`."""
+        face, size = self.face_model, self.renderer.size
+        person, colour = self.find_person(identity)
+        shape = torch.from_numpy(scenes.draw_identity(identity, face.identity_size))[None]
+        expression = torch.from_numpy(picture.expression)[None]
+        angles = torch.from_numpy(picture.angles)[None]
+        pose = scenes.angles_to_rotation(angles)
+        vertices = face.vertices(shape, expression)
+        normals = self.renderer.compute_vertex_normals(vertices)
+        light, scale = scenes.project_lamp(picture.lamps)
+        layers = draw_layers(
+            self.renderer, vertices, normals, colour, person.skin, pose,
+            self._dress(picture, vertices[0], angles, pose), picture.lens,
+        )  # fmt: skip
+        backdrop = torch.from_numpy(draw_backdrop(picture.backdrop, size))[None]
+        maps = _shade(layers, light, backdrop)
+        seen = _photograph(layers, picture, light, scale, backdrop)
+        near = angles[:, :2].abs().amax(1) < scenes.NEAR_FRONTAL_DEGREES
+        valid = torch.ones(1, len(VALID), dtype=torch.bool)
+        valid[:, VALID.index("frontal")] = near
+        return {
+            **maps,
+            **self._draw_front(vertices, colour, person, light, bool(near)),
+            "input": seen,
+            "light": light,
+            "pose": pose,
+            "angles": angles,
+            "id_3dmm": shape,
+            "exp_3dmm": expression,
+            "shape": face.shape(vertices),
+            "near_frontal": near,
+            "identity": torch.tensor([identity]),
+            "expression": torch.tensor([picture.label]),
+            "pose_bin": torch.tensor([scenes.find_pose_bin(float(angles[0, 0]))]),
+            "light_bin": torch.tensor([picture.light_bin]),
+            "differs": torch.tensor([differs]),
+            "valid": valid,
+        }
+
+    def _dress(
+        self, picture: Picture, vertices: Tensor, angles: Tensor, pose: Tensor
+    ) -> list[tuple[Mesh, Tensor]]:
+        points = vertices.double().numpy()
+        meshes = []
+        if picture.hair is not None:
+            meshes.append(make_hair(self._surface, points, picture.hair, picture.backdrop))
+        if picture.hat is not None:
+            hat, reach = picture.hat
+            meshes.append(make_hair(self._surface, points, hat, picture.backdrop))
+            if reach:
+                meshes.append(make_brim(meshes[-1], reach, hat.colour))
+        if picture.glasses is not None:
+            meshes.append(make_glasses(self.face_model, points, picture.glasses))
+        meshes.append(make_collar(points, *picture.collar))
+        shoulders = scenes.angles_to_rotation(angles * torch.tensor([_LOOSE, 0, 0]))
+        return [(mesh, pose if mesh.rigid else shoulders) for mesh in meshes]
+
+    def _draw_front(
+        self, vertices: Tensor, colour: Tensor, person: Person, light: Tensor, near: bool
+    ) -> Batch:
+        size = self.renderer.size
+        if not near:
+            empty = torch.zeros(1, 3, size, size)
+            maps = dict.fromkeys(("frontal_image", "frontal_normal", "frontal_albedo"), empty)
+            return {**maps, "frontal_mask": empty[:, :1]}
+        view = self.renderer.draw_painted(
+            vertices, [torch.eye(3)[None]], colour, person.skin, light
+        )[0]
+        return {
+            "frontal_image": view.face,
+            "frontal_normal": view.normal,
+            "frontal_albedo": view.albedo,
+            "frontal_mask": view.mask,
+        }
+
+
+class LabelledFaces(WildFaces):
+    """The persons of a split with every basic expression but neutral, and nine lights in turn.
+
+    Sample `(repeat * persons + person) * expressions + expression`; all else is drawn. Light
+    `3 a + e` comes from azimuth -70, 0 or 70 and elevation -15, 25 or 60 degrees. Its labels
+    `expression` and `light_bin` are known; for tables of how codes tell them.
+    """
+
+    def draw_one(self, index: int) -> tuple[int, Picture, int]:
+        expressions = len(self.face_model.basic_names) - 1
+        rest, expression = divmod(index, expressions)
+        person = self.persons[rest % len(self.persons)]
+        rng = np.random.default_rng([self.world.seed, self.seed, index, 0x1AB])
+        picture = worlds.draw_picture(
+            self.world, rng, self.face_model, self.find_person(person)[0], index
+        )
+        label = [k for k, n in enumerate(self.face_model.basic_names) if n != "neutral"][expression]
+        light = int(rng.integers(9))
+        lamps = dataclasses.replace(
+            picture.lamps,
+            azimuth=np.array([(-70.0, 0.0, 70.0)[light // 3], 0.0]),
+            elevation=np.array([(-15.0, 25.0, 60.0)[light % 3], 0.0]),
+        )
+        known = dataclasses.replace(
+            picture,
+            expression=self.face_model.basic_weights[label].numpy()
+            * np.float32(rng.uniform(0.8, 1)),
+            label=label,
+            lamps=lamps,
+            light_bin=light,
+        )
+        return person, known, -1
+
+
+def _leave_out(face: FaceModel) -> FaceModel:
+    """The face without the triangles that no camera sees."""
+    hidden = [k for k, name in enumerate(face.part_names) if name in _HIDDEN]
+    part = face.parts[face.triangles[:, 0]]
+    return dataclasses.replace(
+        face, triangles=face.triangles[~torch.isin(part, torch.tensor(hidden, dtype=part.dtype))]
+    )
+
+
+def _shade(layers: Layers, light: Tensor, backdrop: Tensor) -> Batch:
+    """The targets: the face in the harmonics' light; all else belongs to the background."""
+    mask, props = layers.face.covered, layers.props
+    shading = harmonics.shading(layers.face.normal, light) * (mask > 0)
+    worn = (props.albedo * harmonics.shading(props.normal, light)).clamp(0, 1)
+    rest = (1 - mask).clamp_min(1e-6)
+    behind = (props.covered * worn + (1 - mask - props.covered).clamp_min(0) * backdrop) / rest
+    behind = torch.where(mask < 1, behind, backdrop)
+    face = (layers.face.albedo * shading).clamp(0, 1)
+    return {
+        "image": mask * face + (1 - mask) * behind,
+        "mask": mask,
+        "normal": layers.face.normal * (mask > 0),
+        "albedo": layers.face.albedo,
+        "shading": shading,
+        "background": behind,
+    }
+
+
+def _photograph(
+    layers: Layers, picture: Picture, light: Tensor, scale: float, backdrop: Tensor
+) -> Tensor:
+    """What the camera delivers."""
+    lamps = picture.lamps
+    azimuth, elevation = (torch.from_numpy(a).float() for a in (lamps.azimuth, lamps.elevation))
+
+    def scaled(value: Any) -> Tensor:
+        return torch.from_numpy(scale * value).float()
+
+    hard = HardLight(
+        harmonics.direction_of(azimuth, elevation), scaled(lamps.colour), scaled(lamps.ambient),
+        picture.hardness, picture.gloss, picture.exponent,
+    )  # fmt: skip
+    lit = torch.ones_like(layers.depth)
+    if picture.hardness:
+        lit = 1 - picture.hardness * (1 - cast_shadows(layers.depth, hard.direction[0]))
+
+    def photograph(layer: Layer, gloss: float) -> Tensor:
+        soft = harmonics.shading(layer.normal, light)
+        return shade_hard(layer, lit, dataclasses.replace(hard, gloss=gloss), soft)
+
+    face = photograph(layers.face, picture.gloss)
+    props = photograph(layers.props, _DULL * picture.gloss)
+    return degrade(join(layers, face, props, backdrop).clamp(0, 1), picture.degradation)

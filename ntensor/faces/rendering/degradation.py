@@ -1,0 +1,81 @@
+"""What cameras, files and crops do to a picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclasses.dataclass(frozen=True)
+class Degradation:
+    """Applied in this order; see `degrade`.
+
+    Attributes:
+        cast (tuple of float): factors of red, green, blue.
+        exposure (float): factor of all.
+        gamma (float): exponent.
+        saturation (float): 1 as it is, 0 grey.
+        blur (float): the side of the picture that it is made from over its own, 0..1.
+        noise (float): standard deviation, and `seed` of it.
+        quality (int): of JPEG, 1..100; 0: none.
+        margins (tuple of int): pixels at the left, right, top and bottom that the source did not
+            have; repeated edges, or `black`.
+    """
+
+    cast: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    exposure: float = 1.0
+    gamma: float = 1.0
+    saturation: float = 1.0
+    blur: float = 1.0
+    noise: float = 0.0
+    seed: int = 0
+    quality: int = 0
+    margins: tuple[int, int, int, int] = (0, 0, 0, 0)
+    black: bool = False
+
+
+def degrade(image: Tensor, how: Degradation) -> Tensor:
+    """The picture (1, 3, S, S), 0..1, as it would come from a file."""
+    size = image.shape[-1]
+    x = image * image.new_tensor(how.cast).view(1, 3, 1, 1) * how.exposure
+    x = x.clamp(0, 1) ** how.gamma
+    if how.saturation < 1:
+        grey = (x * x.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        x = grey + how.saturation * (x - grey)
+    if any(how.margins):
+        x = _lay_margins(x, how)
+    if how.blur < 1:
+        small = max(8, round(how.blur * size))
+        x = F.interpolate(x, (small, small), mode="bilinear", antialias=True)
+        x = F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
+    if how.noise:
+        drawn = np.random.default_rng(how.seed).standard_normal(x.shape, np.float32)
+        if how.saturation == 0:
+            drawn[:] = drawn[:, :1]
+        x = x + how.noise * torch.from_numpy(drawn).to(x)
+    x = x.clamp(0, 1)
+    return compress(x, how.quality) if how.quality else x
+
+
+def _lay_margins(x: Tensor, how: Degradation) -> Tensor:
+    left, right, top, bottom = how.margins
+    size = x.shape[-1]
+    inner = x[..., top : size - bottom, left : size - right]
+    if how.black:
+        return F.pad(inner, how.margins)
+    return F.pad(inner, how.margins, mode="replicate")
+
+
+def compress(image: Tensor, quality: int) -> Tensor:
+    """The picture after JPEG of this quality."""
+    pixels = (image[0].permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=quality)
+    read = np.array(Image.open(stream))
+    return torch.from_numpy(read).permute(2, 0, 1)[None].to(image) / 255

@@ -1,0 +1,128 @@
+"""Smooth patches of colour on a face: freckles, moles, make-up, stubble, rings under the eyes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ntensor.faces.morphable.face_model import FaceModel
+
+_CHEEK, _NOSE, _FOREHEAD = (38.0, 4.0, 42.0), (0.0, 4.0, 74.0), (0.0, 84.0, 48.0)
+# Millimetres; what lies further behind has no patches.
+_BEHIND = -10.0
+# Where hair grows on a face: middle, radii in millimetres.
+_MOUSTACHE = ((0.0, -22.0, 64.0), (26.0, 7.0, 22.0))
+_GOATEE = ((0.0, -66.0, 56.0), (20.0, 22.0, 24.0))
+_CHIN = ((0.0, -78.0, 30.0), (70.0, 26.0, 60.0))
+_CHEEKS = ((60.0, -38.0, 4.0), (22.0, 36.0, 42.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Patches:
+    """`k` patches, each an ellipsoid with soft edges around a point of the mean face.
+
+    Attributes:
+        middle, radius (Tensor[k, 3]): millimetres.
+        colour (Tensor[k, 3]): what the patch paints, 0..1.
+        strength (Tensor[k]): how much of it in the middle, 0..1.
+    """
+
+    middle: Tensor
+    radius: Tensor
+    colour: Tensor
+    strength: Tensor
+
+    def paint(self, face: FaceModel, albedo: Tensor) -> Tensor:
+        """The albedo (n, V, 3) of one face's vertices, with the patches on its skin.
+
+        .. math:: a \\leftarrow a + w_k (c_k - a), \\qquad
+                  w_k = s_k \\exp(-\\tfrac12 |(v - m_k) / r_k|^4)
+        """
+        front = (face.mean[:, 2] > _BEHIND).nonzero()[:, 0]
+        points = face.mean[front]
+        away = ((points[None] - self.middle[:, None]) / self.radius[:, None]).square_().sum(2)
+        weight = self.strength[:, None] * away.square_().mul_(-0.5).exp_()  # (k, V)
+        covered = 1 - (1 - weight).prod(0)
+        colour = (weight.t() @ self.colour) / weight.sum(0).clamp_min(1e-6)[:, None]
+        old = albedo[:, front]
+        mixed = old.lerp(colour.expand_as(old), covered[:, None].expand_as(old))
+        return albedo.index_copy(1, front, mixed)
+
+
+def draw_patches(
+    rng: np.random.Generator, skin: Any, lips: Any, hair: Any, amount: float
+) -> Patches:
+    """Patches of one person.
+
+    Args:
+        rng: of the person.
+        skin, lips, hair (array[3]): colours of the person, 0..1.
+        amount (float): scales strengths; 1 in training.
+    """
+    skin, lips, hair = (np.asarray(colour, np.float64) for colour in (skin, lips, hair))
+    rows: list[tuple[Any, Any, Any, float]] = []
+    _add_blotches(rng, rows, skin)
+    _add_spots(rng, rows, skin)
+    kind = rng.random()
+    if kind < 0.35:
+        _add_make_up(rng, rows, skin, lips)
+    elif kind > 0.6:
+        _add_beard(rng, rows, skin, hair)
+    tired = rng.uniform(0, 0.35)
+    for side in (-1, 1):
+        rows.append(((side * 31, 20, 40), (15, 6, 16), skin * (0.72, 0.66, 0.74), tired))
+    middle, radius, colour, strength = (
+        torch.from_numpy(np.asarray(column, np.float32)) for column in zip(*rows, strict=True)
+    )
+    return Patches(middle, radius, colour.clamp(0.01, 1), (amount * strength).clamp(0, 0.95))
+
+
+def _add_blotches(rng: np.random.Generator, rows: list[Any], skin: Any) -> None:
+    """Large soft differences: flushed or pale regions anywhere, and what faces have in common."""
+    red = skin * (1.05, 0.78, 0.76)
+    for place, size in ((_NOSE, 15.0), (_CHEEK, 20.0), ((-_CHEEK[0], *_CHEEK[1:]), 20.0)):
+        rows.append((place, (size, 0.8 * size, 22), red, rng.uniform(0, 0.6)))
+    rows.append((_FOREHEAD, (50, 26, 40), skin * rng.uniform(0.88, 1.15), rng.uniform(0, 0.5)))
+    for _ in range(6):
+        anywhere = rng.normal((0, -10, 35), (42, 50, 20))
+        shade = skin * rng.uniform(0.72, 1.2) * rng.normal(1, 0.06, 3)
+        rows.append((anywhere, rng.uniform(10, 34, 3), shade, rng.uniform(0, 0.45)))
+
+
+def _add_spots(rng: np.random.Generator, rows: list[Any], skin: Any) -> None:
+    """Moles, and on some faces freckles."""
+    count = int(rng.integers(0, 4)) + (int(rng.integers(12, 28)) if rng.random() < 0.12 else 0)
+    for _ in range(count):
+        place = rng.normal((0, 0, 48), (34, 32, 14))
+        size = rng.uniform(2.5, 4.5)
+        rows.append((place, (size, size, 12), skin * (0.5, 0.42, 0.4), rng.uniform(0.2, 0.7)))
+
+
+def _add_make_up(rng: np.random.Generator, rows: list[Any], skin: Any, lips: Any) -> None:
+    paint = np.array([rng.uniform(0.35, 0.8), rng.uniform(0.05, 0.3), rng.uniform(0.1, 0.4)])
+    rows.append(((0, -35, 58), (23, 9, 18), 0.35 * lips + 0.65 * paint, rng.uniform(0.2, 0.85)))
+    shadow = rng.uniform(0.08, 0.55) * rng.normal(1, 0.25, 3)
+    strength = rng.uniform(0, 0.7)
+    for side in (-1, 1):
+        rows.append(((side * 32, 40, 40), (18, 8, 16), np.abs(shadow), strength))
+        rows.append(((side * 45, 0, 36), (16, 10, 20), skin * (1.05, 0.7, 0.72), 0.7 * strength))
+
+
+def _add_beard(rng: np.random.Generator, rows: list[Any], skin: Any, hair: Any) -> None:
+    """Stubble to a full beard, of regions that grow or not."""
+    strength = rng.uniform(0.15, 0.92)
+    colour = hair * rng.uniform(0.8, 1.15) + 0.12 * (1 - strength) * skin
+    full = rng.random() < 0.55
+    for (place, size), grows in (
+        (_MOUSTACHE, rng.random() < 0.8),
+        (_GOATEE, rng.random() < 0.8),
+        (_CHIN, full),
+        (_CHEEKS, full),
+    ):
+        if grows:
+            for side in (-1, 1) if place[0] else (1,):
+                rows.append(((side * place[0], *place[1:]), size, colour, strength))
