@@ -15,6 +15,7 @@ from ntensor.faces.evaluate import main
 from ntensor.faces.evaluation.groups import Group, group_runs, mean_and_deviation
 from ntensor.faces.evaluation.markdown import format_accuracy_table
 from ntensor.faces.evaluation.materials import Shared
+from ntensor.faces.evaluation.pairs import Transfers
 from ntensor.faces.evaluation.photographs import read_labels, read_photographs
 from ntensor.faces.evaluation.references import _assign_modes
 from ntensor.faces.evaluation.run import evaluate, format_report
@@ -23,7 +24,6 @@ from ntensor.faces.evaluation.transfer import (
     DETAIL,
     FOLLOWS,
     WARP,
-    Transfers,
     measure_baselines,
     select_landmarks,
 )
@@ -139,7 +139,11 @@ def test_report_has_every_table(written):
         assert ("intrinsic" in rows) == (edit == "Light")
     shapes = tables["Shape in 3D"][0]
     assert {"full, shape stream", "mean shape", "landmark fit"} <= set(shapes)
-    assert list(next(iter(tables["Side by side"][0].values()))) == ["full", "no-rotation"]
+    side = tables["Side by side"][0]
+    beside = ["untrained encoder", "pixels, same size"]
+    assert list(next(iter(side.values()))) == ["full", "no-rotation", *beside]
+    assert side["normals, degrees"]["pixels, same size"] == "-"
+    assert "-" not in side["leakage, pose from z_id, %"].values()
 
 
 def test_report_shows_what_was_measured(written, runs):
@@ -165,19 +169,44 @@ def test_report_names_its_pictures(written):
         with Image.open(written / name) as image:
             assert min(image.size) > 16
     assert {path.name for path in written.iterdir()} >= {
-        *("normals.png", "tsne-expression.png", "tsne-pose.png", "photographs.png", "data.png"),
+        *("normals.png", "tsne-expression.png", "tsne-pose.png", "own-photographs.png"),
+        "own-set.png",
         *("transfer-expression.png", "transfer-pose.png", "transfer-light.png"),
     }
 
 
 def test_pictures_of_ones_own(written):
-    photos, data = json.loads((written / "evaluation.json").read_text())["others"]
+    others = json.loads((written / "evaluation.json").read_text())["others"]
+    photos, data = others[0], others[3]
+    assert [measures["name"] for measures in others] == ["photographs"] * 3 + ["set"] * 3
     assert (photos["samples"], data["samples"]) == (4, 6)
     assert set(photos["accuracy"]["z_id"]) == {"identity"}
-    assert not photos["angular_error"]
-    assert set(data["angular_error"]) == {"network", "constant"}
+    assert not photos["angular_error"] and not photos["pose_error"]
+    wanted = {"network", "constant", "mean face", "linear from pixels", "the persons' own mean"}
+    assert set(data["angular_error"]) == wanted
+    assert set(data["pose_error"]) == {"network", "constant", "linear from pixels"}
+    # Of another face model than the run's.
+    assert not data["variance_left"]
     text = (written / "report.md").read_text()
-    assert "## photographs in" in text and "set (analytic face" in text
+    assert "pictures: photographs in" in text and "set (analytic face" in text
+
+
+def test_an_untrained_encoder_stands_beside_every_accuracy(written):
+    """These runs are untrained themselves, with the seed of the untrained encoder."""
+    content = json.loads((written / "evaluation.json").read_text())
+    full, plain = content["runs"][0], content["baselines"][0]
+    for table in (full["accuracy"], full["table_3"], content["others"][0]["accuracy"]):
+        for code in set(table) & {"z_id", "z_exp", "z_l", "z_p"}:
+            assert table[f"untrained {code}"] == table[code]
+    assert plain["accuracy"]["untrained z_0"] == plain["accuracy"]["z_0"]
+    tables = tables_of((written / "report.md").read_text())
+    name = "untrained encoder of the same shape"
+    for heading in (
+        "Table 2: linear SVM on codes, all poses",
+        "Table 3: linear SVM on codes, frontal faces",
+    ):
+        assert tables[heading][0][name] == tables[heading][0]["no-rotation"]
+        assert "untrained z_0 of plain" in tables[heading][0]
 
 
 def test_measures_of_an_untrained_network(runs, shared):
@@ -208,7 +237,7 @@ def test_measures_of_an_untrained_network(runs, shared):
 
 
 def test_transfers_have_their_truth(shared, runs):
-    transfers = shared.of_run(runs["full-s0"]).transfers
+    transfers = shared.of(load_run(runs["full-s0"])[1]).transfers
     target, source = transfers.target, transfers.source
     for edit, truth in transfers.truth.items():
         given = {"expression": "exp_3dmm", "pose": "pose", "light": "light"}
@@ -251,7 +280,7 @@ def test_baselines_of_transfers(runs):
 
 
 def test_landmarks_outside_of_the_shape(shared, runs):
-    face = shared.of_run(runs["full-s0"]).transfers.face
+    face = shared.of(load_run(runs["full-s0"])[1]).transfers.face
     cut = dataclasses.replace(face, shape_vertices=face.landmarks68[2:])
     found = select_landmarks(cut, face.mean[None, cut.shape_vertices])
     assert found[0, :2].isnan().all()
