@@ -9,14 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ntensor.faces.common.errors import CheckpointError, FacesError
+from ntensor.faces.common.errors import CheckpointError
 from ntensor.faces.data import render
 from ntensor.faces.evaluate import main
 from ntensor.faces.evaluation.groups import Group, group_runs, mean_and_deviation
 from ntensor.faces.evaluation.markdown import format_accuracy_table
 from ntensor.faces.evaluation.materials import Shared
 from ntensor.faces.evaluation.pairs import Transfers
-from ntensor.faces.evaluation.photographs import read_labels, read_photographs
 from ntensor.faces.evaluation.references import _assign_modes
 from ntensor.faces.evaluation.run import evaluate, format_report
 from ntensor.faces.evaluation.settings import Evaluation
@@ -30,6 +29,7 @@ from ntensor.faces.evaluation.transfer import (
 from ntensor.faces.training import checkpoint
 from ntensor.faces.training.runs import load_run
 from small_runs import write_run
+from tables import tables_of
 
 SETTINGS = Evaluation(
     identities=2, lights=(0,), frontal_lights=(0, 15), fitted=40, als=(2, 2, 3), folds=2,
@@ -93,25 +93,6 @@ def written(runs, tmp_path_factory):
         ]
     )
     return out / "report"
-
-
-def tables_of(text):
-    """Every Markdown table by the last heading before it: dicts of rows by their first cell."""
-    found, heading, lines = {}, "", []
-    for line in [*text.splitlines(), ""]:
-        if line.startswith("|"):
-            lines.append([cell.strip() for cell in line.strip("|").split("|")])
-            continue
-        if lines:
-            header, rule, *rows = lines
-            assert all(re.fullmatch(r":?-+:?", cell) for cell in rule)
-            assert all(len(row) == len(header) for row in rows)
-            named = {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
-            found.setdefault(heading, []).append(named)
-            lines = []
-        if line.startswith("#"):
-            heading = line.lstrip("# ")
-    return found
 
 
 def test_report_has_every_table(written):
@@ -339,47 +320,6 @@ def test_groups():
     assert other.format("error", "mean", form=".0f") == "0"
     assert full.format("error", "median") == "-"
     assert Group("none").values("error") == []
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("name,identity\na.png,1\n", "line 1: wanted the columns file and any of identity"),
-        ("file,mood\na.png,1\n", "line 1: wanted the columns file"),
-        ("file,identity\na.png\n", "line 2: wanted 2 entries as in the first line, got 1"),
-        ("file,identity\na.png,1\n\na.png,2\n", "line 4: names a.png again"),
-        ("file,identity\n,2\n", "line 2: names no file"),
-        ("file,identity\n", "the file labels no picture"),
-        ("", "line 1: wanted the columns file"),
-    ],
-)
-def test_wrong_labels_are_named(tmp_path, text, message):
-    path = tmp_path / "labels.csv"
-    path.write_text(text)
-    with pytest.raises(FacesError, match=message) as raised:
-        read_labels(path)
-    assert str(path) in str(raised.value)
-
-
-def test_photographs(tmp_path):
-    with pytest.raises(FacesError, match="no pictures"):
-        read_photographs(tmp_path, None, 16)
-    grey = np.full((20, 40), 128, np.uint8)
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    Image.new("RGB", (50, 30), (255, 0, 0)).save(tmp_path / "red.jpg")
-    labels = tmp_path / "labels.csv"
-    labels.write_text("file,light\nred.jpg,left\n")
-    found, names = read_photographs(tmp_path, labels, 16)
-    assert names == ["grey.png", "red.jpg"]
-    batch = found[slice(None)]
-    torch.testing.assert_close(batch["image"][0], torch.full((3, 16, 16), 128 / 255))
-    assert batch["light_bin"].tolist() == [-1, 0] and batch["identity"].tolist() == [-1, -1]
-    labels.write_text("file,light\nblue.jpg,left\n")
-    with pytest.raises(FacesError, match=r"labels blue.jpg, which is not in"):
-        read_photographs(tmp_path, labels, 16)
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(FacesError, match=r"broken.png: not a picture"):
-        read_photographs(tmp_path, None, 16)
 
 
 def refused(*arguments):

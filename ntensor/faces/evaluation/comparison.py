@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ntensor.faces import editing
 from ntensor.faces.configuration import ModelConfiguration
 from ntensor.faces.networks.model import Model, build
 
@@ -19,8 +18,8 @@ from .pictures import Pictures
 from .probes import measure_leakage
 from .settings import Evaluation
 
-# Codes that are compared with an untrained encoder's.
-COMPARED = (*editing.CODES.values(), "z_0")
+# What the codes are linear functions of; it is no code, and has no size to compare with.
+_FEATURE = "z_i"
 UNTRAINED = "untrained"
 # Principal components of training pictures, and of the measured pictures themselves.
 PIXELS, OWN_PIXELS = "pixels", "pixels of the set"
@@ -77,7 +76,8 @@ class Comparison:
         if not self.pictures.factors():
             return {}
         table = self.measure(codes, title)
-        sizes = sorted({value.shape[1] for name, value in codes.items() if name in COMPARED})
+        names = [name for name in codes if name != _FEATURE]
+        sizes = sorted({codes[name].shape[1] for name in names})
         for name, components in self.pixels.items():
             for k in sizes:
                 row = f"{name}, {k} components"
@@ -86,11 +86,10 @@ class Comparison:
             table |= self._keep(NEAREST, lambda c=components: {NEAREST: c}, classifier="neighbour")
         untrained = self._keep(
             json.dumps(asdict(configuration)),
-            lambda: self._encode_untrained(configuration, device),
+            lambda: self._encode_untrained(configuration, device, names),
             title="probes, untrained",
         )
-        wanted = {name_untrained(name) for name in codes}
-        return table | {name: row for name, row in untrained.items() if name in wanted}
+        return table | untrained
 
     def _keep(self, key: str, make: Any, **options: Any) -> Table:
         if key not in self._kept:
@@ -98,13 +97,13 @@ class Comparison:
         return self._kept[key]
 
     def _encode_untrained(
-        self, configuration: ModelConfiguration, device: torch.device
+        self, configuration: ModelConfiguration, device: torch.device, names: Sequence[str]
     ) -> dict[str, Any]:
         model = build_untrained(configuration).to(device)
         codes = encode_pictures(
             model, self.pictures, device, self.settings.batch_size, "untrained encoder"
         )
-        return {name_untrained(name): codes[name] for name in COMPARED if name in codes}
+        return {name_untrained(name): codes[name] for name in names if name in codes}
 
 
 def name_untrained(code: str) -> str:

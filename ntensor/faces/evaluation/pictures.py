@@ -70,7 +70,10 @@ class Pictures:
 
     def __getitem__(self, index: slice | Tensor) -> dict[str, Tensor]:
         """The batch of some of them."""
-        return unpack({name: value[index] for name, value in self.packed.items()})
+        batch = unpack({name: value[index] for name, value in self.packed.items()})
+        if "normal" in batch:  # eight bits leave their lengths near 1 only
+            batch["normal"] = torch.nn.functional.normalize(batch["normal"], dim=1)
+        return batch
 
     def batches(self, size: int, title: str) -> Iterator[dict[str, Tensor]]:
         """All of them in order, with a progress bar."""

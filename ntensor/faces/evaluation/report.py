@@ -81,8 +81,7 @@ class Report:
 
     def _head(self, groups: Sequence[Group]) -> str:
         lines = ["# Evaluation", ""]
-        if self.runs:
-            lines += [f"Pictures: {self.runs[0]['pictures']}."]
+        lines += [f"Pictures: {run['pictures']}." for run in self.runs[:1]]
         for group in groups:
             model = group.first["configuration"]["model"]
             steps = ", ".join(str(run["step"]) for run in group.runs)
@@ -92,12 +91,7 @@ class Report:
                 f"z_exp {model['k_exp']}; {len(group.runs)} run(s), update {steps}"
             )
         several = any(len(group.runs) > 1 for group in groups)
-        lines += [""]
-        if self.runs:
-            lines += [
-                "Trained and tested on generated faces; the paper's figures are on other data",
-                "(Photoface, Multi-PIE) and stand beside as anchors only.",
-            ]
+        lines += ["", *(_ANCHORS if self.runs else ["Measured on the pictures below alone."])]
         lines += ["Mean ± standard deviation over runs with different seeds."] if several else []
         return "\n".join(lines)
 
@@ -244,9 +238,9 @@ class Report:
         for group in groups:
             if group.first["accuracy"]:
                 parts += [f"**{group.name}**", markdown.format_leakage_table(group)]
+        parts += [_PAIRS] if first["transfer"] else []
         for edit in first["transfer"]:
-            parts.append(f"{edit.capitalize()} of the other picture of a pair, {_PAIRS}")
-            parts.append(markdown.format_transfer_table(groups, [], edit))
+            parts += [f"**{edit}**", markdown.format_transfer_table(groups, [], edit)]
         return [*parts, *self._sheets[name]]
 
     def add_other(self, measures: dict[str, Any], sheets: Mapping[str, dict[str, Tensor]]) -> None:
@@ -281,12 +275,18 @@ def _make_file_name(name: str) -> str:
 # The column of the pictures that the tables of the paper are of.
 GENERATED = "generated faces"
 
+_ANCHORS = (
+    "Trained and tested on generated faces; the paper's figures are on other data",
+    "(Photoface, Multi-PIE) and stand beside as anchors only.",
+)
 _WORLDS = (
     "One column for each kind of pictures, the same measures and baselines in all. Accuracies: "
     "random folds / persons held out (for identity, expressions). Light is that of frontal "
-    "generated faces under many lights. Mean face, mean image, the pixels' components and the "
-    "linear regressions are of training; the persons' own mean is that of all other persons of "
-    "the set. E_id and E_exp: 1 is what the mean of training leaves of the coefficients' variance."
+    "generated faces under many lights. Mean face, mean image, components of pixels and the linear "
+    "regressions are of training; the persons' own mean is that of all other persons of the set, "
+    "whose pictures' components are shown too. E_id and E_exp: 1 is what the mean of training "
+    "leaves of the coefficients' variance. An edit in a set is of pairs in which nothing else "
+    "differs."
 )
 _COEFFICIENTS = (
     "Angle between the rotation nearest to z_p and the true one; the constant looks to the camera. "
@@ -297,8 +297,8 @@ _DEGRADED = (
     "delivers them; all errors are of the clean pictures."
 )
 _PAIRS = (
-    "in which nothing else differs, so that it is the truth. What edits the picture itself starts "
-    "from the clean one, as the untouched picture does."
+    "Edits of pairs in which one factor alone differs: each picture is the truth of an edit of the "
+    "other. What edits the picture itself starts from the clean one, as the copy does."
 )
 _NORMALS = (
     "Degrees over the face: mean and standard deviation over pictures of their mean angles, and "

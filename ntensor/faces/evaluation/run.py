@@ -122,16 +122,15 @@ def format_report(measures: Mapping[str, Any]) -> str:
         shares = " ".join(f"{v:.1%}" for k, v in error.items() if k.startswith("below"))
         lines.append(f"{name:28}{error['mean']:>8.2f}{error['std']:>8.2f}  {shares}")
     table = measures["accuracy"]
-    factors = list(next(iter(table.values()))) if table else []
-    lines += ["", "accuracy: random folds / whole groups held out"]
-    lines.append(f"{'':28}" + "".join(f"{factor:>18}" for factor in factors))
-    for code, row in table.items():
-        lines.append(
-            f"{code:28}" + "".join(f"{_format_probe(row[factor]):>18}" for factor in factors)
-        )
     if table:
-        chances = "".join(f"{row['chance']:>18.1%}" for row in next(iter(table.values())).values())
-        lines.append(f"{'chance':28}{chances}")
+        first = next(iter(table.values()))
+        lines += ["", "accuracy: random folds / whole groups held out"]
+        lines.append(f"{'':34}" + "".join(f"{factor:>18}" for factor in first))
+        for code, row in table.items():
+            cells = (f"{_format_probe(row[factor]):>18}" for factor in first)
+            lines.append(f"{code:34}" + "".join(cells))
+        chances = "".join(f"{row['chance']:>18.1%}" for row in first.values())
+        lines.append(f"{'chance':34}{chances}")
     return "\n".join(lines)
 
 

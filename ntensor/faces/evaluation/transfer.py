@@ -89,7 +89,7 @@ def measure_network(
     batch_size: int,
     leak: Tensor | None = None,
 ) -> tuple[dict[str, Measures], dict[str, Batch]]:
-    """Errors of the network's edits by edit and method, and the edited batches."""
+    """Errors of the network's edits by edit and method, and the edited batches, with `WARP`."""
     edited = edit_by_network(model, transfers, device, batch_size, leak)
     measures = {}
     for edit in transfers.truth:
@@ -99,7 +99,8 @@ def measure_network(
         if edit == "pose" and FOLLOWS in edited:
             rows[FOLLOWS] = edited[FOLLOWS]
         if edit == "expression":
-            rows |= _warp(model, transfers, device)
+            warped = _warp(model, transfers, device)
+            rows, edited = rows | warped, edited | warped
         if edit != "pose":
             rows[DETAIL] = _add_change(transfers, edited[""], edited[edit])
         measures[edit] = {
@@ -209,17 +210,25 @@ def measure_pairs(
         if edit not in own:
             continue
         measures[edit] = {**own[edit], COPY: measure_copy(chosen, edit)}
-        shown[edit] = {
-            "shown": get_input(chosen.target),
-            "target": chosen.target["image"],
-            f"{edit} of": get_input(chosen.source),
-            "truth": chosen.truth[edit]["image"],
-            "network": edited[edit]["image"],
-        }
-        if edit != "pose":
-            change = _add_change(chosen, edited[""], edited[edit])
-            shown[edit]["change added"] = change["image"]
+        shown[edit] = _show_pairs(chosen, edit, edited)
     return measures, shown
+
+
+def _show_pairs(pairs: Pairs, edit: str, edited: Mapping[str, Batch]) -> dict[str, Tensor]:
+    """The columns of a sheet."""
+    columns = {"input": get_input(pairs.target)}
+    if "input" in pairs.target:
+        columns["target"] = pairs.target["image"]
+    columns |= {
+        f"{edit} of": get_input(pairs.source),
+        "truth": pairs.truth[edit]["image"],
+        "network": edited[edit]["image"],
+    }
+    if edit != "pose":
+        columns["change added"] = _add_change(pairs, edited[""], edited[edit])["image"]
+    if WARP in edited:
+        columns["warped"] = edited[WARP]["image"]
+    return columns
 
 
 def _draw_in_chunks(
