@@ -111,7 +111,7 @@ def evaluate_all(
         write_text(path, json.dumps(measures, indent=1) + "\n")
         written.append(path)
         print(format_report(measures), end="\n\n", flush=True)
-    target.write(shared.of(load_run(runs[0], settings.checkpoint)[1]))
+    target.write(shared.of_run(runs[0]))
     return written + target.files
 
 

@@ -218,7 +218,7 @@ def test_measures_of_an_untrained_network(runs, shared):
 
 
 def test_transfers_have_their_truth(shared, runs):
-    transfers = shared.of(load_run(runs["full-s0"])[1]).transfers
+    transfers = shared.of_run(runs["full-s0"]).transfers
     target, source = transfers.target, transfers.source
     for edit, truth in transfers.truth.items():
         given = {"expression": "exp_3dmm", "pose": "pose", "light": "light"}
@@ -261,7 +261,7 @@ def test_baselines_of_transfers(runs):
 
 
 def test_landmarks_outside_of_the_shape(shared, runs):
-    face = shared.of(load_run(runs["full-s0"])[1]).transfers.face
+    face = shared.of_run(runs["full-s0"]).transfers.face
     cut = dataclasses.replace(face, shape_vertices=face.landmarks68[2:])
     found = select_landmarks(cut, face.mean[None, cut.shape_vertices])
     assert found[0, :2].isnan().all()

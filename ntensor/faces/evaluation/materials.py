@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ntensor.faces.configuration import Configuration
+from ntensor.faces.configuration import Configuration, from_file
 from ntensor.faces.networks.statistics import Statistics
 from ntensor.faces.training.samples import make_generated
 
@@ -148,6 +149,10 @@ class Shared:
     def __init__(self, settings: Evaluation) -> None:
         self.settings = settings
         self._kept: dict[tuple[Any, ...], Materials] = {}
+
+    def of_run(self, run: Path) -> Materials:
+        """The materials for the run in a folder."""
+        return self.of(from_file(run / "configuration.json"))
 
     def of(self, configuration: Configuration) -> Materials:
         """The materials for a run of this configuration."""

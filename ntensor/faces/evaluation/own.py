@@ -14,7 +14,7 @@ from torch import Tensor
 from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.configuration import Configuration
 from ntensor.faces.datasets.records import get_input
-from ntensor.faces.datasets.storage import read_meta
+from ntensor.faces.datasets.storage import Meta, read_meta
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.morphable.face_models import find_face_model
 from ntensor.faces.networks.model import Model
@@ -33,8 +33,8 @@ from .run import merge_errors
 from .settings import Evaluation
 from .transfer import measure_pairs
 
-# The split of a set that another generator than training's drew.
-OTHER = "other-world"
+# The column of a set that another generator than training's drew, and its split.
+OTHER, OTHER_SPLIT = "another world", "other-world"
 _SHEET = 6
 
 
@@ -88,7 +88,8 @@ class OwnPictures:
         if self.pictures.factors():
             if self.references is not None and self.measured:
                 pixels[PIXELS] = self._pixels
-            images = get_input(self.pictures[slice(None)])
+            batches = self.pictures.batches(256, "components of pixels")
+            images = torch.cat([get_input(batch) for batch in batches])
             c = self.materials.configuration.model
             _, own = fit_components(images, max(9, c.k_id, c.k_exp, c.k_i))
             pixels[OWN_PIXELS] = own.numpy()
@@ -109,32 +110,30 @@ def read_own_pictures(
         FacesError: something cannot be read, or has another size than the network.
     """
     model, settings = materials.configuration.model, materials.settings
-    found: list[tuple[str, Pictures]] = []
+    found: list[tuple[str, str, Pictures]] = []
     if images is not None:
-        found.append(("photographs", read_photographs(images, labels, model.image_size)[0]))
+        pictures, _ = read_photographs(images, labels, model.image_size)
+        found.append(("photographs", str(images), pictures))
     for folder in data:
         meta = read_meta(folder)
         pictures = read_stored(str(folder), settings.batch_size, model.image_size)
-        if (meta.id_3dmm, meta.exp_3dmm, 3 * meta.vertices) != (
-            model.id_3dmm,
-            model.exp_3dmm,
-            model.k_3d,
-        ):
+        extents = (model.id_3dmm, model.exp_3dmm, model.k_3d)
+        if (meta.id_3dmm, meta.exp_3dmm, 3 * meta.vertices) != extents:
             for name in COEFFICIENTS:  # of another face model
                 pictures.packed.pop(name, None)
-        name = folder.resolve().name
-        if meta.split == OTHER or name == "other":
-            name = "another world"
-        found.append((name, pictures))
-    names = [name for name, _ in found]
+        found.append((name_set(folder, meta), str(folder), pictures))
+    names = [name for name, _, _ in found]
     return [
-        OwnPictures(
-            name if names.count(name) == 1 else f"{name} ({names[: k + 1].count(name)})",
-            pictures,
-            materials,
-        )
-        for k, (name, pictures) in enumerate(found)
+        OwnPictures(name if names.count(name) == 1 else f"{name} ({place})", pictures, materials)
+        for name, place, pictures in found
     ]
+
+
+def name_set(folder: Path, meta: Meta) -> str:
+    """What the column of a data set is called."""
+    name = folder.resolve().name
+    other = meta.split == OTHER_SPLIT or "other" in (name, meta.extra.get("world"))
+    return OTHER if other else name
 
 
 def evaluate_own_pictures(
