@@ -12,7 +12,7 @@ from PIL import Image
 from ntensor.faces.common.errors import FacesError
 from ntensor.faces.datasets.generated import GeneratedFaces
 from ntensor.faces.datasets.records import DIFFERS, VALID
-from ntensor.faces.datasets.storage import ShardWriter
+from ntensor.faces.datasets.storage import ShardWriter, read_meta
 from ntensor.faces.evaluate import main
 from ntensor.faces.evaluation import materials
 from ntensor.faces.evaluation.errors import Errors
@@ -20,6 +20,7 @@ from ntensor.faces.evaluation.estimates import PersonsMean, measure_without_trai
 from ntensor.faces.evaluation.look import look
 from ntensor.faces.evaluation.materials import Materials
 from ntensor.faces.evaluation.measures import RotationError, VarianceLeft
+from ntensor.faces.evaluation.own import OTHER, name_set, read_own_pictures
 from ntensor.faces.evaluation.pairs import find_pairs
 from ntensor.faces.evaluation.photographs import read_labels, read_photographs
 from ntensor.faces.evaluation.pictures import Pictures, read_stored
@@ -126,6 +127,23 @@ def test_every_set_is_a_column(report, run):
     assert {"full's coefficients, the input warped", COPY} <= set(expression)
     assert COPY in moved and "full, its change added to the input" in light
     assert len(tables["Clean"]) == 3
+
+
+def test_names_of_columns(run, stored, tmp_path):
+    meta = read_meta(stored / "clean")
+    assert name_set(stored / "clean", meta) == "clean"
+    assert name_set(tmp_path / "other", meta) == OTHER
+    rendered = dataclasses.replace(meta, extra={"world": "other"})
+    assert name_set(stored / "clean", rendered) == OTHER
+    _, configuration, _ = load_run(run)
+    shutil.copytree(stored / "clean", tmp_path / "clean")
+    shutil.copytree(stored / "clean", tmp_path / "other")
+    sets = [stored / "degraded", tmp_path / "other", stored / "clean", tmp_path / "clean"]
+    found = read_own_pictures(Materials(configuration, Evaluation()), None, None, sets)
+    assert [own.name for own in found] == [
+        *(f"{OTHER} (degraded)", f"{OTHER} (other)"),
+        *(f"clean ({folder.resolve()})" for folder in sets[2:]),
+    ]
 
 
 def test_the_network_is_shown_the_input(run, stored, batch):

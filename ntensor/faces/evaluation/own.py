@@ -110,10 +110,10 @@ def read_own_pictures(
         FacesError: something cannot be read, or has another size than the network.
     """
     model, settings = materials.configuration.model, materials.settings
-    found: list[tuple[str, str, Pictures]] = []
+    found: list[tuple[str, Path, Pictures]] = []
     if images is not None:
         pictures, _ = read_photographs(images, labels, model.image_size)
-        found.append(("photographs", str(images), pictures))
+        found.append(("photographs", images.resolve(), pictures))
     for folder in data:
         meta = read_meta(folder)
         pictures = read_stored(str(folder), settings.batch_size, model.image_size)
@@ -121,11 +121,18 @@ def read_own_pictures(
         if (meta.id_3dmm, meta.exp_3dmm, 3 * meta.vertices) != extents:
             for name in COEFFICIENTS:  # of another face model
                 pictures.packed.pop(name, None)
-        found.append((name_set(folder, meta), str(folder), pictures))
-    names = [name for name, _, _ in found]
+        found.append((name_set(folder, meta), folder.resolve(), pictures))
+    titles = [name for name, _, _ in found]
+    folders = [folder.name for _, folder, _ in found]
     return [
-        OwnPictures(name if names.count(name) == 1 else f"{name} ({place})", pictures, materials)
-        for name, place, pictures in found
+        OwnPictures(
+            name
+            if titles.count(name) == 1
+            else f"{name} ({folder.name if folders.count(folder.name) == 1 else folder})",
+            pictures,
+            materials,
+        )
+        for name, folder, pictures in found
     ]
 
 
