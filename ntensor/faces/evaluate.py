@@ -6,11 +6,13 @@ Examples:
     python -m ntensor.faces.evaluate runs/full-s0 runs/no-rotation-s0 --plain runs/plain-s0
         --intrinsic runs/intrinsic-s0 --out report
     python -m ntensor.faces.evaluate runs/faces --images photos --labels photos/labels.csv
-    python -m ntensor.faces.evaluate runs/faces --data photoface --identities 12 --fitted 600
+    python -m ntensor.faces.evaluate runs/faces --data photoface sets/other --identities 12
+    python -m ntensor.faces.evaluate runs/faces --images photos --only
 
 The folder OUT gets `report.md`, its pictures and `evaluation.json`; every run's folder gets its own
 `evaluation.json`. Runs of one configuration that differ in their seeds are shown as mean and
-spread, runs of different configurations beside each other.
+spread, runs of different configurations beside each other. On photographs and data sets all RUNS
+are measured, with the same baselines; the table "Worlds" has them beside the generated faces.
 """
 
 from __future__ import annotations
@@ -23,16 +25,14 @@ if __name__ == "__main__":
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-from ntensor.faces.configuration import from_file
 from ntensor.faces.evaluation.materials import Shared
-from ntensor.faces.evaluation.photographs import read_photographs
-from ntensor.faces.evaluation.pictures import read_stored
+from ntensor.faces.evaluation.own import OwnPictures, evaluate_own_pictures, read_own_pictures
 from ntensor.faces.evaluation.report import Report
-from ntensor.faces.evaluation.run import evaluate, evaluate_pictures, format_report
+from ntensor.faces.evaluation.run import evaluate, format_report
 from ntensor.faces.evaluation.settings import Evaluation
 from ntensor.faces.training.processes import choose_device
 from ntensor.faces.training.runs import load_run
@@ -50,7 +50,8 @@ def evaluate_runs(
     intrinsic: Path | None = None,
     images: Path | None = None,
     labels: Path | None = None,
-    data: Path | None = None,
+    data: tuple[Path, ...] = (),
+    only: bool = False,
 ) -> None:
     """Evaluates the runs in the folders `runs`, prints the measures and writes a report.
 
@@ -60,11 +61,12 @@ def evaluate_runs(
         out: folder of the report; default: the folder `report` in the first run.
         plain: run of a plain adversarial auto-encoder, for its code z_0.
         intrinsic: run of the network after [30].
-        images: a folder of photographs that the first run is tried on too.
+        images: a folder of photographs that the runs are tried on too.
         labels: a CSV file with the columns file and any of identity, expression, pose, light.
-        data: a data set in the format of `ntensor.faces.datasets.storage` with real normals, too.
+        data: data sets in the format of `ntensor.faces.datasets.storage` with normals, too.
+        only: the photographs and data sets alone, without generated faces.
     """
-    written = evaluate_all(runs, settings, out, plain, intrinsic, images, labels, data)
+    written = evaluate_all(runs, settings, out, plain, intrinsic, images, labels, data, only)
     print("wrote " + ", ".join(str(path) for path in written))
 
 
@@ -76,7 +78,8 @@ def evaluate_all(
     intrinsic: Path | None = None,
     images: Path | None = None,
     labels: Path | None = None,
-    data: Path | None = None,
+    data: Sequence[Path] = (),
+    only: bool = False,
 ) -> list[Path]:
     """Evaluates the runs; returns the files that it wrote.
 
@@ -87,13 +90,19 @@ def evaluate_all(
         raise FacesError("wanted the folder of at least one run, got none")
     if labels is not None and images is None:
         raise FacesError("labels are of photographs: wanted --images beside --labels, got none")
+    baselines = [run for run in (plain, intrinsic) if run is not None]
+    if only and (baselines or (images is None and not data)):
+        got = f"the baseline {baselines[0]}" if baselines else "neither"
+        raise FacesError(f"--only: wanted --images or --data and no baseline's run, got {got}")
     out = runs[0] / "report" if out is None else out
     check_runs(runs, plain, intrinsic, settings)
-    baselines = [run for run in (plain, intrinsic) if run is not None]
-    check_folders([*runs, *baselines], out)
-    own = evaluate_own_pictures(runs[0], settings, images, labels, data)
+    check_folders([*runs, *baselines], out, only)
     shared = Shared(settings)
     target = Report(out, settings)
+    measure_own_pictures(target, runs, shared, images, labels, data)
+    if only:
+        target.write(None)
+        return target.files
     written = []
     for run in [*runs, *baselines]:
         measures, shown = evaluate(run, settings, shared)
@@ -102,8 +111,6 @@ def evaluate_all(
         write_text(path, json.dumps(measures, indent=1) + "\n")
         written.append(path)
         print(format_report(measures), end="\n\n", flush=True)
-    for of_pictures, columns, name in own:
-        target.add_other(of_pictures, columns, name)
     target.write(shared.of_run(runs[0]))
     return written + target.files
 
@@ -124,30 +131,43 @@ def check_runs(
                 )
 
 
-def check_folders(runs: Sequence[Path], out: Path) -> None:
-    """Refuses folders that the measures cannot be written into, before they are computed."""
+def check_folders(runs: Sequence[Path], out: Path, only: bool) -> None:
+    """Refuses folders that the measures cannot be written into, before they are computed; with
+    `only`, nothing is written into those of the runs."""
     if out.resolve() in [run.resolve() for run in runs]:
         raise ConfigurationError(
             f"--out {out} is a run's own folder, where evaluation.json is of that run; choose "
             "another, or a folder in it"
         )
-    for folder in (*runs, out):
+    for folder in (out,) if only else (*runs, out):
         check_writable(folder)
 
 
-def evaluate_own_pictures(
-    run: Path, settings: Evaluation, images: Path | None, labels: Path | None, data: Path | None
-) -> list[tuple[dict[str, Any], dict[str, Any], str]]:
-    """Measures, sheets and their names for a user's photographs and data set."""
-    evaluated = []
-    size = from_file(run / "configuration.json").model.image_size
-    if images is not None:
-        pictures, _ = read_photographs(images, labels, size)
-        evaluated.append((*evaluate_pictures(run, pictures, settings), "photographs.png"))
-    if data is not None:
-        pictures = read_stored(str(data), settings.batch_size, size)
-        evaluated.append((*evaluate_pictures(run, pictures, settings), "data.png"))
-    return evaluated
+def measure_own_pictures(
+    target: Report,
+    runs: Sequence[Path],
+    shared: Shared,
+    images: Path | None,
+    labels: Path | None,
+    data: Sequence[Path],
+) -> None:
+    """Adds the measures of the runs on a user's photographs and data sets to the report."""
+    if images is None and not data:
+        return
+    settings = shared.settings
+    device = choose_device(settings.device)
+    read: dict[int, list[OwnPictures]] = {}
+    for run in runs:
+        model, configuration, step = load_run(run, settings.checkpoint)
+        materials = shared.of(configuration)
+        if id(materials) not in read:
+            read[id(materials)] = read_own_pictures(materials, images, labels, list(data))
+        for own in read[id(materials)]:
+            measures, sheets = evaluate_own_pictures(
+                model.to(device), configuration, (run, step), own, device
+            )
+            target.add_other(measures, sheets)
+            print(format_report(measures), end="\n\n", flush=True)
 
 
 @command

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ntensor.faces.common.errors import CheckpointError, FacesError
+from ntensor.faces.common.errors import CheckpointError
 from ntensor.faces.data import render
 from ntensor.faces.evaluate import main
 from ntensor.faces.evaluation.groups import Group, group_runs, mean_and_deviation
 from ntensor.faces.evaluation.markdown import format_accuracy_table
 from ntensor.faces.evaluation.materials import Shared
-from ntensor.faces.evaluation.photographs import read_labels, read_photographs
+from ntensor.faces.evaluation.pairs import Transfers
 from ntensor.faces.evaluation.references import _assign_modes
 from ntensor.faces.evaluation.run import evaluate, format_report
 from ntensor.faces.evaluation.settings import Evaluation
@@ -23,13 +23,13 @@ from ntensor.faces.evaluation.transfer import (
     DETAIL,
     FOLLOWS,
     WARP,
-    Transfers,
     measure_baselines,
     select_landmarks,
 )
 from ntensor.faces.training import checkpoint
 from ntensor.faces.training.runs import load_run
 from small_runs import write_run
+from tables import tables_of
 
 SETTINGS = Evaluation(
     identities=2, lights=(0,), frontal_lights=(0, 15), fitted=40, als=(2, 2, 3), folds=2,
@@ -95,25 +95,6 @@ def written(runs, tmp_path_factory):
     return out / "report"
 
 
-def tables_of(text):
-    """Every Markdown table by the last heading before it: dicts of rows by their first cell."""
-    found, heading, lines = {}, "", []
-    for line in [*text.splitlines(), ""]:
-        if line.startswith("|"):
-            lines.append([cell.strip() for cell in line.strip("|").split("|")])
-            continue
-        if lines:
-            header, rule, *rows = lines
-            assert all(re.fullmatch(r":?-+:?", cell) for cell in rule)
-            assert all(len(row) == len(header) for row in rows)
-            named = {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
-            found.setdefault(heading, []).append(named)
-            lines = []
-        if line.startswith("#"):
-            heading = line.lstrip("# ")
-    return found
-
-
 def test_report_has_every_table(written):
     tables = tables_of((written / "report.md").read_text())
     one = tables["Table 1: angular error of normals"]
@@ -139,7 +120,11 @@ def test_report_has_every_table(written):
         assert ("intrinsic" in rows) == (edit == "Light")
     shapes = tables["Shape in 3D"][0]
     assert {"full, shape stream", "mean shape", "landmark fit"} <= set(shapes)
-    assert list(next(iter(tables["Side by side"][0].values()))) == ["full", "no-rotation"]
+    side = tables["Side by side"][0]
+    beside = ["untrained encoder", "pixels, same size"]
+    assert list(next(iter(side.values()))) == ["full", "no-rotation", *beside]
+    assert side["normals, degrees"]["pixels, same size"] == "-"
+    assert "-" not in side["leakage, pose from z_id, %"].values()
 
 
 def test_report_shows_what_was_measured(written, runs):
@@ -165,19 +150,44 @@ def test_report_names_its_pictures(written):
         with Image.open(written / name) as image:
             assert min(image.size) > 16
     assert {path.name for path in written.iterdir()} >= {
-        *("normals.png", "tsne-expression.png", "tsne-pose.png", "photographs.png", "data.png"),
+        *("normals.png", "tsne-expression.png", "tsne-pose.png", "own-photographs.png"),
+        "own-set.png",
         *("transfer-expression.png", "transfer-pose.png", "transfer-light.png"),
     }
 
 
 def test_pictures_of_ones_own(written):
-    photos, data = json.loads((written / "evaluation.json").read_text())["others"]
+    others = json.loads((written / "evaluation.json").read_text())["others"]
+    photos, data = others[0], others[3]
+    assert [measures["name"] for measures in others] == ["photographs"] * 3 + ["set"] * 3
     assert (photos["samples"], data["samples"]) == (4, 6)
     assert set(photos["accuracy"]["z_id"]) == {"identity"}
-    assert not photos["angular_error"]
-    assert set(data["angular_error"]) == {"network", "constant"}
+    assert not photos["angular_error"] and not photos["pose_error"]
+    wanted = {"network", "constant", "mean face", "linear from pixels", "the persons' own mean"}
+    assert set(data["angular_error"]) == wanted
+    assert set(data["pose_error"]) == {"network", "constant", "linear from pixels"}
+    # Of another face model than the run's.
+    assert not data["variance_left"]
     text = (written / "report.md").read_text()
-    assert "## photographs in" in text and "set (analytic face" in text
+    assert "pictures: photographs in" in text and "set (analytic face" in text
+
+
+def test_an_untrained_encoder_stands_beside_every_accuracy(written):
+    """These runs are untrained themselves, with the seed of the untrained encoder."""
+    content = json.loads((written / "evaluation.json").read_text())
+    full, plain = content["runs"][0], content["baselines"][0]
+    for table in (full["accuracy"], full["table_3"], content["others"][0]["accuracy"]):
+        for code in set(table) & {"z_id", "z_exp", "z_l", "z_p"}:
+            assert table[f"untrained {code}"] == table[code]
+    assert plain["accuracy"]["untrained z_0"] == plain["accuracy"]["z_0"]
+    tables = tables_of((written / "report.md").read_text())
+    name = "untrained encoder of the same shape"
+    for heading in (
+        "Table 2: linear SVM on codes, all poses",
+        "Table 3: linear SVM on codes, frontal faces",
+    ):
+        assert tables[heading][0][name] == tables[heading][0]["no-rotation"]
+        assert "untrained z_0 of plain" in tables[heading][0]
 
 
 def test_measures_of_an_untrained_network(runs, shared):
@@ -310,47 +320,6 @@ def test_groups():
     assert other.format("error", "mean", form=".0f") == "0"
     assert full.format("error", "median") == "-"
     assert Group("none").values("error") == []
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("name,identity\na.png,1\n", "line 1: wanted the columns file and any of identity"),
-        ("file,mood\na.png,1\n", "line 1: wanted the columns file"),
-        ("file,identity\na.png\n", "line 2: wanted 2 entries as in the first line, got 1"),
-        ("file,identity\na.png,1\n\na.png,2\n", "line 4: names a.png again"),
-        ("file,identity\n,2\n", "line 2: names no file"),
-        ("file,identity\n", "the file labels no picture"),
-        ("", "line 1: wanted the columns file"),
-    ],
-)
-def test_wrong_labels_are_named(tmp_path, text, message):
-    path = tmp_path / "labels.csv"
-    path.write_text(text)
-    with pytest.raises(FacesError, match=message) as raised:
-        read_labels(path)
-    assert str(path) in str(raised.value)
-
-
-def test_photographs(tmp_path):
-    with pytest.raises(FacesError, match="no pictures"):
-        read_photographs(tmp_path, None, 16)
-    grey = np.full((20, 40), 128, np.uint8)
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    Image.new("RGB", (50, 30), (255, 0, 0)).save(tmp_path / "red.jpg")
-    labels = tmp_path / "labels.csv"
-    labels.write_text("file,light\nred.jpg,left\n")
-    found, names = read_photographs(tmp_path, labels, 16)
-    assert names == ["grey.png", "red.jpg"]
-    batch = found[slice(None)]
-    torch.testing.assert_close(batch["image"][0], torch.full((3, 16, 16), 128 / 255))
-    assert batch["light_bin"].tolist() == [-1, 0] and batch["identity"].tolist() == [-1, -1]
-    labels.write_text("file,light\nblue.jpg,left\n")
-    with pytest.raises(FacesError, match=r"labels blue.jpg, which is not in"):
-        read_photographs(tmp_path, labels, 16)
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(FacesError, match=r"broken.png: not a picture"):
-        read_photographs(tmp_path, None, 16)
 
 
 def refused(*arguments):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from .comparison import NEAREST, name_untrained
+from .estimates import CONSTANT, LINEAR
 from .groups import Group
 from .measures import THRESHOLDS
 
@@ -49,7 +52,7 @@ def format_table_1(groups: Sequence[Group], extra: Sequence[Group], key: str, pa
     for group in [*groups, *extra]:
         if group.values(key, "network", "mean"):
             rows.append([group.name, *_format_angles(group, key, "network")])
-    first = next((g for g in [*groups, *extra] if g.values(key, "mean face", "mean")), None)
+    first = next((g for g in [*groups, *extra] if g.values(key, CONSTANT, "mean")), None)
     if first is not None:
         for name in first.first[key]:
             if name != "network":
@@ -65,32 +68,36 @@ def format_accuracy_table(
     """Table 2 (`key` is `accuracy`) or table 3 (`table_3`): the code of each factor."""
     header = ["codes", *(f"{f} ({CODES[f]})" for f in factors)]
     rows: list[list[str]] = []
-    sizes: dict[str, int] = {}
+    source: Group | None = None
     for group in groups:
         if any(group.values(key, CODES[f], f, "random") for f in factors):
-            rows.append([group.name, *(_format_probe(group, key, CODES[f], f) for f in factors)])
-            if not sizes:
-                model, source = group.first["configuration"]["model"], group
-                sizes = {"z_id": model["k_id"], "z_exp": model["k_exp"], "z_l": model["k_l"]}
-                sizes["z_p"] = 9
+            rows.append([group.name, *(format_probe(group, key, CODES[f], f) for f in factors)])
+            source = group if source is None else source
     for group in [*groups, *extra]:
         if any(group.values(key, "z_0", f, "random") for f in factors):
             name = f"z_0 of {group.name}"
-            rows.append([name, *(_format_probe(group, key, "z_0", f) for f in factors)])
-    if not sizes:
+            rows.append([name, *(format_probe(group, key, "z_0", f) for f in factors)])
+    if source is None:
         return format_table(header, rows)
     one = Group("", [source.first])
-    pixels = [f"pixels, {sizes[CODES[f]]} components" for f in factors]
-    cells = [_format_probe(one, key, name, f) for name, f in zip(pixels, factors, strict=True)]
+    untrained = [name_untrained(CODES[f]) for f in factors]
+    cells = [format_probe(one, key, name, f) for name, f in zip(untrained, factors, strict=True)]
+    rows.append(["untrained encoder of the same shape", *cells])
+    for group in [*groups, *extra]:
+        if any(group.values(key, name_untrained("z_0"), f, "random") for f in factors):
+            name = f"untrained z_0 of {group.name}"
+            first = Group("", [group.first])
+            rows.append([name, *(format_probe(first, key, "untrained z_0", f) for f in factors)])
+    model = source.first["configuration"]["model"]
+    pixels = [name_components(model, CODES[f]) for f in factors]
+    cells = [format_probe(one, key, name, f) for name, f in zip(pixels, factors, strict=True)]
     rows.append(["principal components of the same sizes", *cells])
-    name = "pixels, nearest picture"
-    rows.append([name, *(_format_probe(one, key, name, f) for f in factors)])
+    rows.append([NEAREST, *(format_probe(one, key, NEAREST, f) for f in factors)])
     if als:
         names = [f"multilinear, {f}" for f in factors]
-        cells = [_format_probe(one, key, name, f) for name, f in zip(names, factors, strict=True)]
+        cells = [format_probe(one, key, name, f) for name, f in zip(names, factors, strict=True)]
         rows.append(["multilinear model after [37]", *cells])
-    cells = [one.format(key, CODES[f], f, "chance", form=".1f", scale=100) + " %" for f in factors]
-    rows.append(["chance", *cells])
+    rows.append(["chance", *(format_chance(one, key, CODES[f], f) for f in factors)])
     paper = PAPER_3 if als else PAPER_2
     rows.append(["paper, Multi-PIE", *(paper.get(f, "-") for f in factors)])
     if als:
@@ -99,13 +106,15 @@ def format_accuracy_table(
 
 
 def format_leakage_table(group: Group, key: str = "accuracy") -> str:
-    """Every code against every factor."""
+    """Every code against every factor; what is not the network's is of one run."""
+    one = Group("", [group.first])
     codes = list(group.first[key])
     factors = list(group.first[key][codes[0]])
-    rows = [[code, *(_format_probe(group, key, code, f) for f in factors)] for code in codes]
-    chance = [
-        group.format(key, codes[0], f, "chance", form=".1f", scale=100) + " %" for f in factors
-    ]
+    rows = []
+    for code in codes:
+        chosen = group if code.startswith("z_") else one
+        rows.append([code, *(format_probe(chosen, key, code, f) for f in factors)])
+    chance = [format_chance(one, key, codes[0], f) for f in factors]
     return format_table(["code", *factors], [*rows, ["chance", *chance]])
 
 
@@ -121,7 +130,9 @@ def format_transfer_table(groups: Sequence[Group], extra: Sequence[Group], edit:
     for method in first.first["transfer"][edit]:
         if not method.startswith("network"):
             rows.append([method, *_format_transfer(Group("", [first.first]), edit, method)])
-    return format_table(["method", *MEASURES.values()], rows)
+    known = [k for k in range(1, 1 + len(MEASURES)) if any(row[k] != "-" for row in rows)]
+    header, *rows = ([row[k] for k in (0, *known)] for row in (["", *MEASURES.values()], *rows))
+    return format_table(["method", *header[1:]], rows)
 
 
 def format_shape_table(groups: Sequence[Group]) -> str:
@@ -136,6 +147,25 @@ def format_shape_table(groups: Sequence[Group]) -> str:
         one = Group("", [first.first])
         rows += [[name, *_format_shape(one, name)] for name in ("mean shape", "landmark fit")]
     return format_table(["method", "mean, mm", "std over pictures, mm"], rows)
+
+
+def format_coefficients_table(groups: Sequence[Group]) -> str:
+    """The pose in degrees, and the shares of variance that are left in the coefficients."""
+    rows = []
+    paths = {"pose": ("pose_error", "mean"), "identity": ("variance_left", "identity")}
+    paths["expression"] = ("variance_left", "expression")
+
+    def add(name: str, group: Group, method: str) -> None:
+        cells = [group.format(kind, method, part) for kind, part in paths.values()]
+        if any(cell != "-" for cell in cells):
+            rows.append([name, *cells])
+
+    for group in groups:
+        add(group.name, group, "network")
+    for method in (LINEAR, CONSTANT):
+        add(method, Group("", [groups[0].first]), method)
+    header = ["method", "pose, degrees", "E_id, variance left", "E_exp, variance left"]
+    return format_table(header, rows) if rows else ""
 
 
 def format_side_by_side(groups: Sequence[Group]) -> str:
@@ -154,14 +184,24 @@ def format_side_by_side(groups: Sequence[Group]) -> str:
         path = ("accuracy", code, factor, "random")
         rows.append((f"leakage, {factor} from {code}, %", path, 100))
     for edit in ("expression", "pose", "light"):
-        path = ("transfer", edit, "network", "face")
-        rows.append((f"{edit} transfer, face, 1e-3", path, 1e3))
+        rows.append((f"{edit} transfer, face, 1e-3", ("transfer", edit, "network", "face"), 1e3))
     rows.append(("shape stream, mm", ("shape", "shape stream", "mean"), 1))
-    cells = [
-        [name, *(group.format(*path, scale=scale) for group in groups)]
-        for name, path, scale in rows
-    ]
-    return format_table(["measure", *(group.name for group in groups)], cells)
+    one = Group("", [groups[0].first])
+    model = groups[0].first["configuration"]["model"]
+    cells = []
+    for name, (table, code, *rest), scale in rows:
+        row = [name, *(group.format(table, code, *rest, scale=scale) for group in groups)]
+        for other in (name_untrained(code), name_components(model, code)):
+            row.append(one.format(table, other, *rest, scale=scale))
+        cells.append(row)
+    beside = ["untrained encoder", "pixels, same size"]
+    return format_table(["measure", *(group.name for group in groups), *beside], cells)
+
+
+def name_components(model: Mapping[str, Any], code: str, pixels: str = "pixels") -> str:
+    """The row of so many principal components as a code has; `model` is a configuration."""
+    sizes = {"z_id": "k_id", "z_exp": "k_exp", "z_l": "k_l", "z_0": "k_i"}
+    return f"{pixels}, {model[sizes[code]] if code in sizes else 9} components"
 
 
 def _format_angles(group: Group, key: str, name: str) -> list[str]:
@@ -171,10 +211,17 @@ def _format_angles(group: Group, key: str, name: str) -> list[str]:
     return cells
 
 
-def _format_probe(group: Group, key: str, code: str, factor: str) -> str:
+def format_probe(group: Group, key: str, code: str, factor: str) -> str:
+    """Accuracy by random folds and by whole groups held out; a dash where there is none."""
     random = group.format(key, code, factor, "random", form=".1f", scale=100)
     whole = group.format(key, code, factor, "grouped", form=".1f", scale=100)
     return "-" if random == "-" else f"{random} / {whole} %"
+
+
+def format_chance(group: Group, key: str, code: str, factor: str) -> str:
+    """The share of the most frequent class; a dash where there is none."""
+    share = group.format(key, code, factor, "chance", form=".1f", scale=100)
+    return share if share == "-" else f"{share} %"
 
 
 def _format_transfer(group: Group, edit: str, method: str) -> list[str]:

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from ntensor.faces.configuration import Configuration, from_file
+from ntensor.faces.networks.statistics import Statistics
 from ntensor.faces.training.samples import make_generated
 
 from . import shapes
-from .measures import AngularError, SquaredError
-from .pictures import Pictures, draw_table_2, draw_table_3, draw_training
-from .probes import measure_leakage
-from .references import References
+from .comparison import PIXELS, Comparison
+from .errors import COEFFICIENTS
+from .estimates import measure_references
+from .pairs import Transfers
+from .pictures import (
+    CONCEPTS,
+    Pictures,
+    draw_table_2,
+    draw_table_3,
+    draw_training,
+    draw_training_world,
+)
+from .references import Multilinear, References
 from .settings import Evaluation
-from .transfer import Transfers, measure_baselines
+from .transfer import measure_baselines
 
 
 class Materials:
@@ -54,12 +64,42 @@ class Materials:
     @functools.cached_property
     def references(self) -> References:
         """The baselines that are fitted."""
-        c, count = self.configuration.model, self.settings.fitted
-        frontal = None
-        if self.frontal is not None:
-            frontal = draw_training(self.configuration, count, "frontal")
+        return self._fit(self.training, self._statistics)
+
+    @functools.cached_property
+    def _statistics(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        c = self.configuration
+        return make_generated(c.data, "train", c.model.image_size).statistics
+
+    @functools.cached_property
+    def multilinear(self) -> Multilinear:
+        """The multilinear model of faces in all poses."""
+        return Multilinear(self.training, self.settings.als)
+
+    @functools.cached_property
+    def frontal_multilinear(self) -> Multilinear:
+        """The multilinear model of frontal faces."""
+        pictures = draw_training(self.configuration, self.settings.fitted, "frontal")
+        return Multilinear(pictures, self.settings.als)
+
+    @functools.cached_property
+    def training_references(self) -> References:
+        """The baselines fitted to pictures like those that the run was trained on.
+
+        Raises:
+            ConfigurationError: they, or the face model, are not there any more.
+        """
+        data = self.configuration.data
+        if data.source == "generated" and data.variation in ("all", *CONCEPTS):
+            return self.references
+        return self._fit(*draw_training_world(self.configuration, self.settings.fitted))
+
+    def _fit(self, pictures: Pictures, values: Mapping[str, tuple[Tensor, Tensor]]) -> References:
+        c = self.configuration.model
+        statistics = Statistics({name: values[name][0].numel() for name in COEFFICIENTS})
+        statistics.set(values)
         dimensions = max(9, c.k_exp, c.k_id, c.k_i)
-        return References(self.training, frontal, self.settings, dimensions)
+        return References(pictures, dimensions, statistics)
 
     @functools.cached_property
     def transfers(self) -> Transfers:
@@ -69,90 +109,38 @@ class Materials:
     @functools.cached_property
     def measured(self) -> dict[str, Any]:
         """Entries of `run.evaluate` that do not depend on a network."""
-        references = self.references
-        colour, angle, pixels = self._measure_without_network(self.pictures, frontal=False)
-        entries: dict[str, Any] = {"squared_error": colour, "angular_error": angle}
+        entries, pixels = measure_references(
+            self.pictures, self.references, "baselines, all poses", self.multilinear
+        )
         self._pixels = {"pictures": pixels}
-        if self.frontal is not None and references.frontal is not None:
-            _, entries["angular_error_frontal"], pixels = self._measure_without_network(
-                self.frontal, True
+        if self.frontal is not None:
+            found, pixels = measure_references(
+                self.frontal, self.references, "baselines, frontal", self.frontal_multilinear
             )
+            entries["angular_error_frontal"] = found["angular_error"]
             self._pixels["frontal"] = pixels
             batch = self.frontal[slice(None)]
-            codes = references.frontal.codes(batch["image"], batch["mask"])
+            codes = self.frontal_multilinear.codes(batch["image"], batch["mask"])
             named = {f"multilinear, {name}": z.numpy() for name, z in codes.items()}
-            entries["table_3"] = measure_leakage(
-                named, to_arrays(self.frontal.factors()), self.settings.folds, "multilinear codes"
-            )
-        entries["transfer"], self.shown = measure_baselines(self.transfers, references.unaligned)
-        mean = make_generated(
-            self.configuration.data, "train", self.configuration.model.image_size
-        ).statistics["shape"][0]
+            entries["table_3"] = self.compare("frontal").measure(named, "multilinear codes")
+        entries["transfer"], self.shown = measure_baselines(self.transfers, self.multilinear)
+        mean = self._statistics["shape"][0]
         entries["shape"] = shapes.measure_baseline_shapes(self.pictures, mean, self.settings.shapes)
         return entries
 
-    def probe_pixels(self, which: str, k: int) -> dict[str, dict[str, Any]]:
-        """Probes of the first `k` principal components of `pictures` or `frontal`, by factor."""
-        assert self.measured
-        key = (which, k)
-        if key not in self._probes:
+    def compare(self, which: str) -> Comparison:
+        """What stands beside accuracies on `pictures` or `frontal`."""
+        if which not in self._comparisons:
             pictures = self.pictures if which == "pictures" else self.frontal
-            assert pictures is not None
-            self._probes[key] = measure_leakage(
-                {"": self._pixels[which][:, :k]}, to_arrays(pictures.factors()), self.settings.folds
-            )[""]
-        return self._probes[key]
-
-    def probe_neighbours(self, which: str) -> dict[str, dict[str, Any]]:
-        """Probes by the nearest picture, in as many principal components as there are."""
-        assert self.measured
-        key = (which, 0)
-        if key not in self._probes:
-            pictures = self.pictures if which == "pictures" else self.frontal
-            assert pictures is not None
-            self._probes[key] = measure_leakage(
-                {"": self._pixels[which]},
-                to_arrays(pictures.factors()),
-                self.settings.folds,
-                classifier="neighbour",
-            )[""]
-        return self._probes[key]
+            assert pictures is not None and self._pixels
+            self._comparisons[which] = Comparison(
+                pictures, self.settings, {PIXELS: self._pixels[which]}
+            )
+        return self._comparisons[which]
 
     @functools.cached_property
-    def _probes(self) -> dict[tuple[str, int], dict[str, dict[str, Any]]]:
+    def _comparisons(self) -> dict[str, Comparison]:
         return {}
-
-    def _measure_without_network(
-        self, pictures: Pictures, frontal: bool
-    ) -> tuple[dict[str, Any], dict[str, Any], Any]:
-        """Squared and angular errors of what needs no network, and principal components."""
-        references = self.references
-        multilinear = references.frontal if frontal else references.unaligned
-        colour = SquaredError()
-        names = ("mean face", "constant", "linear from pixels", "multilinear")
-        angle = {name: AngularError() for name in names}
-        pixels = []
-        title = "baselines, frontal" if frontal else "baselines, all poses"
-        for batch in pictures.batches(256, title):
-            image, mask, normal = batch["image"], batch["mask"], batch["normal"]
-            colour.add(references.image.expand_as(image), image, mask)
-            projected = references.project(image)
-            pixels.append(projected.numpy())
-            assert multilinear is not None
-            codes = multilinear.codes(image, mask)
-            estimates: dict[str, Tensor] = {
-                "mean face": references.normal.expand_as(normal),
-                "constant": references.make_constant().expand_as(normal),
-                "linear from pixels": references.regress_normals(projected),
-                "multilinear": multilinear.normals(codes, image.shape[-1]),
-            }
-            for name, value in estimates.items():
-                angle[name].add(value, normal, mask)
-        return (
-            {"mean image": colour.result()},
-            {name: error.result() for name, error in angle.items()},
-            np.concatenate(pixels),
-        )
 
 
 class Shared:
@@ -170,14 +158,9 @@ class Shared:
         """The materials for a run of this configuration."""
         data = asdict(configuration.data)
         key = (
-            *(data[name] for name in ("face_model", "vertices", "variation")),
+            *(data[name] for name in ("face_model", "vertices", "variation", "source")),
             configuration.model.image_size,
         )
         if key not in self._kept:
             self._kept[key] = Materials(configuration, self.settings)
         return self._kept[key]
-
-
-def to_arrays(labels: dict[str, Tensor]) -> dict[str, Any]:
-    """Tensors as arrays."""
-    return {name: value.numpy() for name, value in labels.items()}

@@ -83,3 +83,46 @@ class SquaredError:
             "image": self.total / max(1.0, self.values),
             "face": self.face_total / max(1.0, self.face_values),
         }
+
+
+def rotation_degrees(found: Tensor, target: Tensor) -> Tensor:
+    """Angle of the rotation from one rotation to the other, for each of (n, 3, 3), 0 to 180."""
+    trace = (found * target).sum((1, 2))
+    return torch.rad2deg(((trace - 1) / 2).clamp(-1, 1).acos())
+
+
+@dataclass
+class RotationError:
+    """Angle between rotations: mean and spread over pictures."""
+
+    angles: list[float] = field(default_factory=list)
+
+    def add(self, found: Tensor, target: Tensor) -> None:
+        """Takes rotations (n, 3, 3)."""
+        self.angles += rotation_degrees(found, target).tolist()
+
+    def result(self) -> dict[str, float]:
+        """`mean` and `std`, degrees."""
+        values = torch.tensor(self.angles, dtype=torch.double)
+        deviation = float(values.std()) if len(values) > 1 else 0.0
+        return {"mean": float(values.mean()), "std": deviation}
+
+
+@dataclass
+class VarianceLeft:
+    """The share of the mean square of standardised coefficients that an estimate leaves.
+
+    Coefficients are standardised by training's mean and deviation: 1 is what the mean of training
+    leaves, 0 is the truth.
+    """
+
+    rest: float = 0.0
+    total: float = 0.0
+
+    def add(self, found: Tensor, target: Tensor) -> None:
+        """Takes standardised coefficients (n, k)."""
+        self.rest += float((found - target).double().square().sum())
+        self.total += float(target.double().square().sum())
+
+    def result(self) -> float:
+        return self.rest / self.total if self.total else 1.0

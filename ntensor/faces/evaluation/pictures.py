@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ntensor.faces.common.errors import ConfigurationError, FacesError
-from ntensor.faces.configuration import Configuration
-from ntensor.faces.datasets.generated import GeneratedFaces
+from ntensor.faces.configuration import Configuration, DataConfiguration
+from ntensor.faces.datasets.generated import GeneratedFaces, Variation
 from ntensor.faces.datasets.grids import make_grid
 from ntensor.faces.datasets.records import VALID
-from ntensor.faces.datasets.rendered import SPLITS
-from ntensor.faces.datasets.stored import StoredFaces
+from ntensor.faces.datasets.rendered import SPLITS, Faces
+from ntensor.faces.datasets.stored import OnDamage, StoredFaces
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.morphable.face_models import find_face_model
-from ntensor.faces.training.samples import VARIATIONS, pack, unpack
+from ntensor.faces.training.samples import VARIATIONS, make_generated, pack, unpack
 
 from .settings import Evaluation
 
@@ -28,8 +29,17 @@ FACTORS = {
     "pose_bin": "pose",
     "light_bin": "light",
 }
-KEYS = ("image", "mask", "normal", "light", "pose", "id_3dmm", "exp_3dmm", *FACTORS)
+# Targets of which a stored set may have some for a part of its records alone.
+_PARTIAL = ("light", "pose", "id_3dmm", "exp_3dmm")
+KEYS = (
+    *("image", "input", "mask", "normal", *_PARTIAL, *(f"valid_{name}" for name in _PARTIAL)),
+    *("differs", "pair", *FACTORS),
+)
+# Variations of the proofs of concept, whose persons and pictures are their own.
+CONCEPTS = ("expression", "pose")
 _POC_PICTURES = 40
+# Most classes that classifiers are asked for: their time grows with classes times samples.
+_MOST_CLASSES = 100
 
 
 class Pictures:
@@ -60,7 +70,10 @@ class Pictures:
 
     def __getitem__(self, index: slice | Tensor) -> dict[str, Tensor]:
         """The batch of some of them."""
-        return unpack({name: value[index] for name, value in self.packed.items()})
+        batch = unpack({name: value[index] for name, value in self.packed.items()})
+        if "normal" in batch:  # eight bits leave their lengths near 1 only
+            batch["normal"] = torch.nn.functional.normalize(batch["normal"], dim=1)
+        return batch
 
     def batches(self, size: int, title: str) -> Iterator[dict[str, Tensor]]:
         """All of them in order, with a progress bar."""
@@ -68,16 +81,20 @@ class Pictures:
             yield self[slice(first, first + size)]
 
     def factors(self) -> dict[str, Tensor]:
-        """The labels that vary, by the factor's name; at least 2 samples a class."""
+        """The labels that vary, by the factor's name. Classes of one sample, and those after the
+        first 100, are unknown (-1)."""
         varying = {}
-        for key, factor in FACTORS.items():
-            labels = self.packed.get(key)
-            if labels is None:
-                continue
-            counts = labels[labels >= 0].unique(return_counts=True)[1]
-            if len(counts) > 1 and int(counts.min()) > 1:
-                varying[factor] = labels
+        for factor, labels in self.groups().items():
+            classes, counts = labels[labels >= 0].unique(return_counts=True)
+            chosen = classes[counts > 1][:_MOST_CLASSES]
+            if len(chosen) > 1:
+                varying[factor] = labels.where(torch.isin(labels, chosen), -1)
         return varying
+
+    def groups(self) -> dict[str, Tensor]:
+        """All labels, by the factor's name: what folds keep apart."""
+        named = {factor: self.packed.get(key) for key, factor in FACTORS.items()}
+        return {factor: labels for factor, labels in named.items() if labels is not None}
 
 
 def draw_table_2(configuration: Configuration, settings: Evaluation) -> Pictures:
@@ -86,14 +103,12 @@ def draw_table_2(configuration: Configuration, settings: Evaluation) -> Pictures
     data, size = configuration.data, configuration.model.image_size
     face = find_face_model(data)
     persons = _choose_persons(settings)
-    if data.variation == "all":
+    if data.variation not in CONCEPTS:
         faces = make_grid(persons, lights=settings.lights, face_model=face, size=size)
         count = -(-len(faces) // settings.batch_size)
         bar = tqdm(faces.batches(settings.batch_size), "faces, all poses", count, unit="batch")
         return Pictures(_describe_source(face, persons), bar, face)
-    samples = GeneratedFaces(
-        face, "poc-test", size, data.seed, variation=VARIATIONS[data.variation]
-    )
+    samples = GeneratedFaces(face, "poc-test", size, data.seed, variation=find_variation(data))
     return Pictures(
         f"{face.source}, identities of the proof of concept that training never showed",
         _draw_batches(samples, _POC_PICTURES * settings.identities, settings.batch_size, "faces"),
@@ -104,7 +119,7 @@ def draw_table_2(configuration: Configuration, settings: Evaluation) -> Pictures
 def draw_table_3(configuration: Configuration, settings: Evaluation) -> Pictures | None:
     """Frontal faces of unseen identities under many lights; None for a proof of concept."""
     data, size = configuration.data, configuration.model.image_size
-    if data.variation != "all":
+    if data.variation in CONCEPTS:
         return None
     face = find_face_model(data)
     persons = _choose_persons(settings)
@@ -117,7 +132,7 @@ def draw_table_3(configuration: Configuration, settings: Evaluation) -> Pictures
 
 
 def draw_training(configuration: Configuration, count: int, pose: str = "any") -> Pictures:
-    """Pictures of training identities, all of them or with frontal poses.
+    """Generated pictures of training identities, all of them or with frontal poses.
 
     Args:
         configuration (Configuration)
@@ -126,10 +141,10 @@ def draw_training(configuration: Configuration, count: int, pose: str = "any") -
     """
     data = configuration.data
     face = find_face_model(data)
-    variation = VARIATIONS[data.variation]
+    variation = find_variation(data)
     if pose == "frontal":
         variation = type(variation)("frontal", variation.light, variation.expressions)
-    split = "train" if data.variation == "all" else "poc-train"
+    split = "poc-train" if data.variation in CONCEPTS else "train"
     faces = GeneratedFaces(
         face, split, configuration.model.image_size, data.seed, variation=variation
     )
@@ -137,27 +152,101 @@ def draw_training(configuration: Configuration, count: int, pose: str = "any") -
     return Pictures(f"{face.source}, training", _draw_batches(faces, count, 64, title), face)
 
 
-def read_stored(folder: str, batch_size: int, image_size: int) -> Pictures:
-    """A data set in the format of `ntensor.faces.datasets.storage`.
+def find_variation(data: DataConfiguration) -> Variation:
+    """What varies in the clean generated pictures that a run is measured on."""
+    return VARIATIONS[data.variation if data.variation in CONCEPTS else "all"]
+
+
+def draw_training_world(
+    configuration: Configuration, count: int
+) -> tuple[Pictures, Mapping[str, tuple[Tensor, Tensor]]]:
+    """Pictures like those that the run was trained on, of its stored set or generated; means and
+    deviations of the coefficients.
 
     Raises:
-        FacesError: it is none, is damaged, has other sizes, or lacks normals or masks.
+        ConfigurationError: the set or the face model is not there any more.
     """
-    faces = StoredFaces(folder)
+    data, size = configuration.data, configuration.model.image_size
+    if data.source == "generated":
+        faces = make_generated(data, "train", size)
+        batches = _draw_batches(faces, count, 64, "training faces")
+        face = faces.face_model
+        return Pictures(f"{face.source}, training", batches, face), faces.statistics
+    if not Path(data.source).is_dir():
+        raise ConfigurationError(
+            f"{data.source}: the data set that the run was trained on is not there"
+        )
+    stored = open_set(data.source, size, "skip" if data.skip_damaged else "refuse")
+    chosen = choose_records(stored, count)
+    return read_records(stored, chosen, 64, "training set"), stored.statistics
+
+
+def open_set(folder: str, image_size: int, on_damage: OnDamage = "refuse") -> StoredFaces:
+    """A data set in the format of `ntensor.faces.datasets.storage`, of the network's size.
+
+    Raises:
+        FacesError: it is none, or has other sizes.
+    """
+    faces = StoredFaces(folder, on_damage=on_damage)
     if faces.meta.size != image_size:
         raise ConfigurationError(
             f"{folder}: has pictures of {faces.meta.size} pixels a side, the network wants "
             f"{image_size}"
         )
+    return faces
+
+
+def choose_records(faces: StoredFaces, count: int) -> list[int]:
+    """At most `count` records, in few shards spread over all, since a shard is read as a whole."""
+    shards = faces.meta.shards
+    wanted = min(len(shards), -(-count // max(size for _, size in shards)))
+    chosen = torch.linspace(0, len(shards) - 1, wanted).round().long().tolist()
+    starts = torch.tensor([0, *(size for _, size in shards)]).cumsum(0).tolist()
+    records = [record for k in chosen for record in range(starts[k], starts[k + 1])]
+    return records[:count]
+
+
+def read_stored(folder: str, batch_size: int, image_size: int) -> Pictures:
+    """A whole data set; see `read_records`.
+
+    Raises:
+        FacesError: it is none, is damaged, has other sizes, or lacks normals or masks.
+    """
+    faces = open_set(folder, image_size)
+    return read_records(faces, range(faces.count), batch_size, "data set")
+
+
+def read_records(
+    faces: StoredFaces, records: Sequence[int], batch_size: int, title: str
+) -> Pictures:
+    """Records of a data set that have masks and normals.
+
+    Records 2k and 2k + 1 get the number `pair` k, unless damaged ones are skipped. `valid_NAME`
+    says which of them have a target.
+
+    Raises:
+        FacesError: the set is damaged, or none of the records has both.
+    """
     batches = []
-    for first in tqdm(range(0, faces.count, batch_size), "data set", unit="batch"):
-        batch = faces.batch(range(first, min(first + batch_size, faces.count)))
-        columns = [VALID.index(name) for name in ("mask", "normal")]
-        batches.append({name: v[batch["valid"][:, columns].all(1)] for name, v in batch.items()})
-    pictures = Pictures(f"{folder} ({faces.meta.source})", batches, None)
+    for first in tqdm(range(0, len(records), batch_size), title, unit="batch"):
+        rows = records[first : first + batch_size]
+        batch = faces.batch(rows)
+        if faces.on_damage == "refuse":
+            batch["pair"] = torch.tensor(rows) // 2
+        batch |= {f"valid_{name}": batch["valid"][:, VALID.index(name)] for name in _PARTIAL}
+        usable = batch["valid"][:, [VALID.index(name) for name in ("mask", "normal")]].all(1)
+        batches.append({name: value[usable] for name, value in batch.items()})
+    pictures = Pictures(f"{faces.folder} ({faces.meta.source})", batches, None)
     if not len(pictures):
-        raise FacesError(f"{folder}: no record has both a mask and normals")
+        raise FacesError(f"{faces.folder}: no record has both a mask and normals")
     return pictures
+
+
+def find_known(batch: Mapping[str, Tensor], name: str) -> Tensor:
+    """Which rows of a batch (n,) have a target."""
+    count = len(batch["image"])
+    present = torch.full((count,), name in batch)
+    return present & batch[f"valid_{name}"] if f"valid_{name}" in batch else present
 
 
 def _choose_persons(settings: Evaluation) -> list[int]:
@@ -169,7 +258,7 @@ def _describe_source(face: FaceModel, persons: list[int]) -> str:
 
 
 def _draw_batches(
-    faces: GeneratedFaces, count: int, batch_size: int, title: str
+    faces: Faces, count: int, batch_size: int, title: str
 ) -> Iterator[dict[str, Tensor]]:
     for first in tqdm(range(0, count, batch_size), title, unit="batch"):
         yield faces.batch(range(first, min(count, first + batch_size)))

@@ -105,6 +105,7 @@ def measure_leakage(
     factors: Mapping[str, Any],
     folds: int = 10,
     title: str | None = None,
+    groups: Mapping[str, Any] | None = None,
     classifier: Literal["linear", "neighbour"] = "linear",
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Every code against every factor.
@@ -113,20 +114,23 @@ def measure_leakage(
 
     Args:
         codes (mapping): features (array[n, k]) by name.
-        factors (mapping): labels (array[n]) by name, `identity` among them.
+        factors (mapping): labels (array[n]) by name.
         folds (int)
         title (str or None): of a progress bar; None: no bar.
+        groups (mapping or None): all labels of `identity` and `expression`, as far as they are
+            known; None: those of `factors`.
         classifier (str): as in `measure_accuracy`.
 
     Returns:
         dict: `[code][factor]`, each a `Probe` as a dict.
     """
     table: dict[str, dict[str, dict[str, Any]]] = {}
+    whole = factors if groups is None else groups
     for code, features in tqdm(codes.items(), title, disable=title is None, unit="code"):
         table[code] = {}
         for factor, labels in factors.items():
-            groups = factors.get("expression" if factor == "identity" else "identity")
+            apart = whole.get("expression" if factor == "identity" else "identity")
             table[code][factor] = asdict(
-                measure_accuracy(features, labels, groups, folds, classifier=classifier)
+                measure_accuracy(features, labels, apart, folds, classifier=classifier)
             )
     return table

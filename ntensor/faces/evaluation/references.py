@@ -15,9 +15,11 @@ import ntensor
 from ntensor.faces.baselines import MultilinearModel, fit_multilinear
 from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.common.ridge import fit_ridge
+from ntensor.faces.datasets.records import get_input
+from ntensor.faces.editing import find_nearest_rotation
+from ntensor.faces.networks.statistics import Statistics
 
-from .pictures import Pictures
-from .settings import Evaluation
+from .pictures import Pictures, find_known
 
 MODES = ("light", "expression", "identity")
 # Principal components from which normals are regressed.
@@ -86,44 +88,62 @@ class Multilinear:
 class References:
     """Mean image, mean face, principal components of pixels, and models fitted to training faces.
 
+    Components and regressions are of the pictures that a network is shown.
+
     Args:
-        pictures (Pictures): of training identities, poses as in training.
-        frontal (Pictures or None): the same with frontal poses.
-        settings (Evaluation)
+        pictures (Pictures): of training identities.
         dimensions (int): principal components that codes are compared with.
+        statistics (Statistics): of the coefficients in training.
+
+    Attributes:
+        source (str): of the pictures.
     """
 
-    def __init__(
-        self, pictures: Pictures, frontal: Pictures | None, settings: Evaluation, dimensions: int
-    ) -> None:
-        from sklearn.decomposition import PCA
-
+    def __init__(self, pictures: Pictures, dimensions: int, statistics: Statistics) -> None:
+        self.source, self.statistics = f"{len(pictures)} pictures of {pictures.source}", statistics
         batch = pictures[slice(None)]
         image, normal, mask = batch["image"], batch["normal"], batch["mask"]
         self.image = image.mean(0, keepdim=True)
         self.normal = (normal.sum(0) / mask.sum(0).clamp_min(1)).unsqueeze(0)
-        dimensions = min(max(dimensions, _COMPONENTS), len(image), image[0].numel())
-        self.components = PCA(dimensions, svd_solver="randomized", random_state=0)
-        projected = torch.from_numpy(self.components.fit_transform(image.flatten(1).numpy()))
-        self.used = min(_COMPONENTS, dimensions, max(1, len(image) // 5))
-        self.linear = fit_ridge(projected[:, : self.used], normal.flatten(1))
-        self.unaligned = Multilinear(pictures, settings.als)
-        self.frontal = None if frontal is None else Multilinear(frontal, settings.als)
+        self.components, projected = fit_components(get_input(batch), max(dimensions, _COMPONENTS))
+        self.used = min(_COMPONENTS, projected.shape[1], max(1, len(image) // 5))
+        self.linear = self._regress(projected[:, : self.used], batch)
+
+    def _regress(self, features: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        targets = {"normal": batch["normal"].flatten(1), "pose": batch["pose"].flatten(1)}
+        for name in self.statistics.sizes:
+            if name in batch:
+                targets[name] = self.statistics.standardise(name, batch[name])
+        weights = {}
+        for name, target in targets.items():
+            known = find_known(batch, name)
+            if bool(known.any()) and target.numel():
+                weights[name] = fit_ridge(features[known], target[known])
+        return weights
 
     def project(self, images: Tensor) -> Tensor:
         """Principal components (n, dimensions) of images (n, 3, S, S)."""
         return torch.from_numpy(self.components.transform(images.flatten(1).numpy())).float()
 
-    def make_constant(self) -> Tensor:
-        """The normal that looks to the camera, everywhere (1, 3, S, S)."""
-        forward = torch.zeros_like(self.normal)
-        forward[:, 2] = 1
-        return forward
-
-    def regress_normals(self, projected: Tensor) -> Tensor:
-        """Normals (n, 3, S, S) by linear regression from principal components."""
+    def estimate(self, projected: Tensor) -> dict[str, Tensor]:
+        """Linear regression from principal components: `normal` (n, 3, S, S), unit; and, as far as
+        training pictures have them, `pose` (n, 3, 3) and standardised coefficients."""
         features = F.pad(projected[:, : self.used], (0, 1), value=1)
-        return F.normalize((features @ self.linear).unflatten(1, self.normal.shape[1:]), dim=1)
+        found = {name: features @ weights for name, weights in self.linear.items()}
+        found["normal"] = F.normalize(found["normal"].unflatten(1, self.normal.shape[1:]), dim=1)
+        if "pose" in found:
+            found["pose"] = find_nearest_rotation(found["pose"]).unflatten(1, (3, 3))
+        return found
+
+
+def fit_components(images: Tensor, count: int) -> tuple[Any, Tensor]:
+    """At most `count` principal components of images (n, 3, S, S): scikit-learn's model, and the
+    images' components (n, k)."""
+    from sklearn.decomposition import PCA
+
+    count = min(count, len(images), images[0].numel())
+    components = PCA(count, svd_solver="randomized", random_state=0)
+    return components, torch.from_numpy(components.fit_transform(images.flatten(1).numpy()))
 
 
 def mask_background(image: Tensor, mask: Tensor) -> Tensor:

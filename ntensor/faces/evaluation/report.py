@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ntensor.faces.writing.files import write_text
 
 from . import markdown, plots, shapes
 from .groups import Group, group_runs
+from .look import Shown
 from .materials import Materials
-from .run import Shown
 from .settings import Evaluation
 from .transfer import FOLLOWS
+from .worlds import format_worlds, take_own_world
 
 _POSES = ["-60°", "-40°", "-20°", "0°", "20°", "40°", "60°"]
 
@@ -38,37 +40,49 @@ class Report:
         self.runs: list[dict[str, Any]] = []
         self.extra: list[dict[str, Any]] = []
         self.shown: dict[str, Shown] = {}
-        self.others: list[dict[str, Any]] = []
+        self.others: dict[str, list[dict[str, Any]]] = {}
+        self._sheets: dict[str, list[str]] = {}
 
     def add(self, measures: dict[str, Any], shown: Shown, baseline: bool = False) -> None:
         """Takes a run's measures; a baseline is a row beside the others."""
         (self.extra if baseline else self.runs).append(measures)
         self.shown[measures["run"]] = shown
 
-    def write(self, materials: Materials) -> None:
-        """Writes everything; `materials` are those of the first run."""
+    def write(self, materials: Materials | None) -> None:
+        """Writes everything; `materials` are those of the first run, None where no run was measured
+        on generated faces."""
         groups, extra = group_runs(self.runs), group_runs(self.extra)
-        parts = [self._head(groups, extra)]
-        parts += self._normals(groups, extra, materials)
-        parts += self._codes(groups, extra, materials)
-        parts += self._transfers(groups, extra, materials)
-        if any(group.first["shape"] for group in groups):
-            parts += ["## Shape in 3D", _SHAPE, markdown.format_shape_table(groups)]
-        if len(groups) > 1:
-            parts += ["## Side by side", markdown.format_side_by_side(groups)]
-        parts += [text for other in self.others for text in self._other(other)]
+        worlds = {name: group_runs(runs) for name, runs in self.others.items()}
+        first = groups or next(iter(worlds.values()))
+        parts = [self._head([*first, *extra])]
+        if worlds:
+            own = {GENERATED: group_runs([take_own_world(run) for run in self.runs])}
+            parts += ["## Worlds", _WORLDS, format_worlds({**(own if groups else {}), **worlds})]
+        if materials is not None:
+            parts += self._normals(groups, extra, materials)
+            parts += self._codes(groups, extra, materials)
+            parts += self._transfers(groups, extra, materials)
+            coefficients = markdown.format_coefficients_table(groups)
+            if coefficients:
+                parts += ["## Pose and coefficients", _COEFFICIENTS, coefficients]
+            if any(group.first["shape"] for group in groups):
+                parts += ["## Shape in 3D", _SHAPE, markdown.format_shape_table(groups)]
+            if len(groups) > 1:
+                parts += ["## Side by side", markdown.format_side_by_side(groups)]
+        parts += [text for name in worlds for text in self._other(name, worlds[name])]
         self._text("report.md", "\n\n".join(parts) + "\n")
         content = {
             "runs": self.runs,
             "baselines": self.extra,
-            "groups": {group.name: [run["run"] for run in group.runs] for group in groups},
-            "others": self.others,
+            "groups": {group.name: [run["run"] for run in group.runs] for group in first},
+            "others": [measures for runs in self.others.values() for measures in runs],
         }
         self._text("evaluation.json", json.dumps(content, indent=1) + "\n")
 
-    def _head(self, groups: Sequence[Group], extra: Sequence[Group]) -> str:
-        lines = ["# Evaluation", "", f"Pictures: {groups[0].first['pictures']}."]
-        for group in [*groups, *extra]:
+    def _head(self, groups: Sequence[Group]) -> str:
+        lines = ["# Evaluation", ""]
+        lines += [f"Pictures: {run['pictures']}." for run in self.runs[:1]]
+        for group in groups:
             model = group.first["configuration"]["model"]
             steps = ", ".join(str(run["step"]) for run in group.runs)
             lines.append(
@@ -77,11 +91,7 @@ class Report:
                 f"z_exp {model['k_exp']}; {len(group.runs)} run(s), update {steps}"
             )
         several = any(len(group.runs) > 1 for group in groups)
-        lines += [
-            "",
-            "Trained and tested on generated faces; the paper's figures are on other data",
-        ]
-        lines += ["(Photoface, Multi-PIE) and stand beside as anchors only."]
+        lines += ["", *(_ANCHORS if self.runs else ["Measured on the pictures below alone."])]
         lines += ["Mean ± standard deviation over runs with different seeds."] if several else []
         return "\n".join(lines)
 
@@ -103,7 +113,7 @@ class Report:
             shown = self.shown[group.first["run"]]
             if shown.normals is not None:
                 columns[group.name[:14]] = shown.normals
-        multilinear = materials.references.unaligned
+        multilinear = materials.multilinear
         codes = multilinear.codes(batch["image"], batch["mask"])
         columns["multilinear"] = multilinear.normals(codes, batch["image"].shape[-1])
         columns["mean face"] = materials.references.normal.expand_as(batch["normal"])
@@ -210,25 +220,41 @@ class Report:
             parts.append(self._sheet(f"transfer-{edit}.png", columns, f"{edit} transfer"))
         return parts
 
-    def _other(self, measures: dict[str, Any]) -> list[str]:
-        """Pictures of a user's own: one section for each."""
-        parts = [
-            f"## {measures['pictures']}",
-            f"{measures['samples']} pictures, run {measures['run']}.",
-        ]
-        error = measures["squared_error"]["network"]
-        parts.append(f"Mean squared error of the reconstruction: {1e3 * error['image']:.2f}e-3.")
-        group = Group(Path(measures["run"]).name, [measures])
-        if measures["angular_error"]:
-            parts.append(markdown.format_table_1([group], [], "angular_error", paper=False))
-        if measures["accuracy"]:
-            parts.append(markdown.format_leakage_table(group))
-        return [*parts, f"![reconstructions]({measures['sheet']})"]
+    def _other(self, name: str, groups: Sequence[Group]) -> list[str]:
+        """Pictures of a user's own: one section."""
+        first = groups[0].first
+        text = f"{first['samples']} pictures: {first['pictures']}."
+        if first["references"]:
+            text += f" Baselines of training are fitted to {first['references']}."
+        if first["left_out"]:
+            text += f" Baselines of training are left out: {first['left_out']}."
+        if first["degraded"]:
+            text += f" {_DEGRADED}"
+        parts = [f"## {name[0].upper()}{name[1:]}", text]
+        if first["angular_error"]:
+            parts.append(markdown.format_table_1(groups, [], "angular_error", paper=False))
+        coefficients = markdown.format_coefficients_table(groups)
+        parts += [coefficients] if coefficients else []
+        for group in groups:
+            if group.first["accuracy"]:
+                parts += [f"**{group.name}**", markdown.format_leakage_table(group)]
+        parts += [_PAIRS] if first["transfer"] else []
+        for edit in first["transfer"]:
+            parts += [f"**{edit}**", markdown.format_transfer_table(groups, [], edit)]
+        return [*parts, *self._sheets[name]]
 
-    def add_other(self, measures: dict[str, Any], columns: dict[str, Any], name: str) -> None:
-        """Takes measures of a user's own pictures, and a sheet of them."""
-        self._sheet(name, columns, name)
-        self.others.append({**measures, "sheet": name})
+    def add_other(self, measures: dict[str, Any], sheets: Mapping[str, dict[str, Tensor]]) -> None:
+        """Takes measures of a user's own pictures, and sheets of them; those of the first run are
+        shown."""
+        name = measures["name"]
+        self.others.setdefault(name, []).append(measures)
+        if name in self._sheets:
+            return
+        self._sheets[name] = []
+        for part, columns in sheets.items():
+            words = [name, part] if part else [name]
+            file = f"own-{_make_file_name('-'.join(words))}.png"
+            self._sheets[name].append(self._sheet(file, columns, " ".join(words)))
 
     def _sheet(self, name: str, columns: dict[str, Any], title: str) -> str:
         plots.save_sheet(self._path(name), columns)
@@ -246,6 +272,34 @@ def _make_file_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
 
 
+# The column of the pictures that the tables of the paper are of.
+GENERATED = "generated faces"
+
+_ANCHORS = (
+    "Trained and tested on generated faces; the paper's figures are on other data",
+    "(Photoface, Multi-PIE) and stand beside as anchors only.",
+)
+_WORLDS = (
+    "One column for each kind of pictures, the same measures and baselines in all. Accuracies: "
+    "random folds / persons held out (for identity, expressions). Light is that of frontal "
+    "generated faces under many lights. Mean face, mean image, components of pixels and the linear "
+    "regressions are of training; the persons' own mean is that of all other persons of the set, "
+    "whose pictures' components are shown too. E_id and E_exp: 1 is what the mean of training "
+    "leaves of the coefficients' variance. An edit in a set is of pairs in which nothing else "
+    "differs."
+)
+_COEFFICIENTS = (
+    "Angle between the rotation nearest to z_p and the true one; the constant looks to the camera. "
+    "Share of the variance of the standardised coefficients that is left: 1 says nothing."
+)
+_DEGRADED = (
+    "The network, the untrained encoder and the pixels' components are shown pictures as a camera "
+    "delivers them; all errors are of the clean pictures."
+)
+_PAIRS = (
+    "Edits of pairs in which one factor alone differs: each picture is the truth of an edit of the "
+    "other. What edits the picture itself starts from the clean one, as the copy does."
+)
 _NORMALS = (
     "Degrees over the face: mean and standard deviation over pictures of their mean angles, and "
     "shares of all pixels below an angle. Baselines: the mean face of training, the normal that "

@@ -8,6 +8,7 @@ from torch import Tensor
 from ntensor.faces import editing
 from ntensor.faces.baselines import fit_landmarks
 from ntensor.faces.baselines.landmark_fit import project
+from ntensor.faces.datasets.records import get_input
 from ntensor.faces.networks.model import Model
 
 from .pictures import Pictures
@@ -38,7 +39,7 @@ def measure_network_shapes(
     errors: dict[str, list[Tensor]] = {}
     for first in range(0, len(batch["image"]), batch_size):
         rows = slice(first, first + batch_size)
-        output = editing.decode(model, editing.encode(model, batch["image"][rows].to(device)))
+        output = editing.decode(model, editing.encode(model, get_input(batch)[rows].to(device)))
         vertices = face.vertices(batch["id_3dmm"][rows], batch["exp_3dmm"][rows])
         truth = vertices[:, face.shape_vertices]
         mapped = editing.build_vertices(model, output, face)[:, face.shape_vertices]

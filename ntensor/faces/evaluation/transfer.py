@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,21 +11,15 @@ from tqdm import tqdm
 
 from ntensor.faces import editing
 from ntensor.faces.baselines import estimate_light, fit_landmarks, rewarp, warp_by_flow
-from ntensor.faces.baselines.landmark_fit import project, to_pixels
 from ntensor.faces.common.errors import ConfigurationError
-from ntensor.faces.configuration import Configuration
-from ntensor.faces.datasets.generated import GeneratedFaces
-from ntensor.faces.media.inputs import EDITED
+from ntensor.faces.datasets.records import get_input
 from ntensor.faces.morphable.face_model import FaceModel
-from ntensor.faces.morphable.face_models import find_face_model
 from ntensor.faces.networks.model import Model
 from ntensor.faces.rendering import harmonics
-from ntensor.faces.training.samples import VARIATIONS
 
-from .measures import AngularError, SquaredError
+from .pairs import Batch, Pairs, Transfers
 from .references import Multilinear
 
-Batch = dict[str, Tensor]
 Measures = dict[str, dict[str, float]]
 
 # The method that adds the change of the network's reconstruction to the picture itself, and the
@@ -35,6 +28,8 @@ DETAIL = "network, its change added to the input"
 # The target's picture, moved by the face model with the network's coefficients; see
 # `editing.warp_expression`. Movements are added to the true landmarks, as above.
 WARP = "network's coefficients, the input warped"
+# The target, untouched.
+COPY = "copy of the input"
 # The one in which the identity's code follows the pose; see `editing.fit_pose_leak`.
 FOLLOWS = "network, z_id follows the pose"
 
@@ -43,77 +38,9 @@ _SCALE = 1.0
 _CHUNK = 32
 
 
-class Transfers:
-    """Random pairs of faces of unseen identities, and the truth of every edit of them.
-
-    Args:
-        configuration (Configuration): of a run.
-        count (int): pairs.
-
-    Attributes:
-        face (FaceModel)
-        target, source (dict): batches; an edit gives the target something of the source.
-        truth (dict): by edit, the target rendered so.
-    """
-
-    def __init__(self, configuration: Configuration, count: int) -> None:
-        data, self.size = configuration.data, configuration.model.image_size
-        self.face: FaceModel = find_face_model(data)
-        split = "test" if data.variation == "all" else "poc-test"
-        variation = VARIATIONS[data.variation]
-        faces = GeneratedFaces(self.face, split, self.size, data.seed + 1, variation=variation)
-        drawn = faces.draw(range(2 * count))
-        target, source = drawn[slice(0, count)], drawn[slice(count, 2 * count)]
-        self.target, self.source = faces.render(target), faces.render(source)
-        edits = ["expression"]
-        edits += ["pose"] if variation.pose != "frontal" else []
-        edits += ["light"] if variation.light != "frontal" else []
-        self.truth: dict[str, Batch] = {}
-        for edit in tqdm(edits, "true edits", unit="edit"):
-            fields = {name: getattr(source, name) for name in EDITED[edit]}
-            self.truth[edit] = faces.render(dataclasses.replace(target, **fields))
-
-    def project_landmarks(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The true landmarks (n, 68, 2), millimetres in the camera."""
-        return project(self.face, batch["id_3dmm"], batch["exp_3dmm"], batch["pose"], None)
-
-    def measure(
-        self,
-        edit: str,
-        image: Tensor,
-        normal: Tensor | None = None,
-        landmarks: Tensor | None = None,
-    ) -> dict[str, float]:
-        """Errors of one way to do an edit.
-
-        Args:
-            edit (str): of `truth`.
-            image (Tensor[n, 3, S, S])
-            normal (Tensor[n, 3, S, S] or None)
-            landmarks (Tensor[n, 68, 2] or None): millimetres; NaN where unknown.
-
-        Returns:
-            dict: `image`, `face` (mean squared errors, of the picture and inside the true mask),
-            `normals` (mean angle, degrees), `landmarks` (mean distance, pixels).
-        """
-        truth = self.truth[edit]
-        error = SquaredError()
-        error.add(image, truth["image"], truth["mask"])
-        errors = error.result()
-        if normal is not None:
-            angle = AngularError()
-            angle.add(normal, truth["normal"], truth["mask"])
-            errors["normals"] = angle.result()["mean"]
-        if landmarks is not None:
-            wanted = to_pixels(self.project_landmarks(truth), self.size)
-            distance = (to_pixels(landmarks, self.size) - wanted).norm(dim=2)
-            errors["landmarks"] = float(distance.nanmean())
-        return errors
-
-
 def edit_by_network(
     model: Model,
-    transfers: Transfers,
+    transfers: Pairs,
     device: torch.device,
     batch_size: int,
     leak: Tensor | None = None,
@@ -134,7 +61,7 @@ def edit_by_network(
     for first in range(0, len(transfers.target["image"]), batch_size):
         rows = slice(first, first + batch_size)
         target, source = (
-            editing.encode(model, batch["image"][rows].to(device))
+            editing.encode(model, get_input(batch)[rows].to(device))
             for batch in (transfers.target, transfers.source)
         )
         plain = editing.decode(model, target)
@@ -148,7 +75,7 @@ def edit_by_network(
                 pose = source
             elif edit == "light":
                 output = {**plain, **editing.transfer_light(model, target, source)}
-            kept.append(_keep_output(model, transfers.face, output, pose.codes.get("z_p")))
+            kept.append(_keep_output(model, transfers, output, pose.codes.get("z_p")))
     return {
         edit: {name: torch.cat([part[name] for part in batches]) for name in batches[0]}
         for edit, batches in parts.items()
@@ -157,12 +84,12 @@ def edit_by_network(
 
 def measure_network(
     model: Model,
-    transfers: Transfers,
+    transfers: Pairs,
     device: torch.device,
     batch_size: int,
     leak: Tensor | None = None,
 ) -> tuple[dict[str, Measures], dict[str, Batch]]:
-    """Errors of the network's edits by edit and method, and the edited batches."""
+    """Errors of the network's edits by edit and method, and the edited batches, with `WARP`."""
     edited = edit_by_network(model, transfers, device, batch_size, leak)
     measures = {}
     for edit in transfers.truth:
@@ -172,7 +99,8 @@ def measure_network(
         if edit == "pose" and FOLLOWS in edited:
             rows[FOLLOWS] = edited[FOLLOWS]
         if edit == "expression":
-            rows |= _warp(model, transfers, device)
+            warped = _warp(model, transfers, device)
+            rows, edited = rows | warped, edited | warped
         if edit != "pose":
             rows[DETAIL] = _add_change(transfers, edited[""], edited[edit])
         measures[edit] = {
@@ -182,10 +110,13 @@ def measure_network(
     return measures, edited
 
 
-def _warp(model: Model, transfers: Transfers, device: torch.device) -> dict[str, Batch]:
+def _warp(model: Model, transfers: Pairs, device: torch.device) -> dict[str, Batch]:
     """`WARP`, where the network has pose and coefficients of the transfers' face model."""
+    face = transfers.face
+    if face is None:
+        return {}
     target, source = (
-        editing.encode(model, batch["image"].to(device))
+        editing.encode(model, get_input(batch).to(device))
         for batch in (transfers.target, transfers.source)
     )
     parts = []
@@ -193,18 +124,20 @@ def _warp(model: Model, transfers: Transfers, device: torch.device) -> dict[str,
         for first in range(0, len(transfers.target["image"]), _CHUNK):
             rows = slice(first, first + _CHUNK)
             image = transfers.target["image"][rows]
-            parts.append(
-                editing.warp_expression(model, transfers.face, image, target[rows], source[rows])
-            )
+            parts.append(editing.warp_expression(model, face, image, target[rows], source[rows]))
     except ConfigurationError:
         return {}
     image, normal, movement = (torch.cat(column) for column in zip(*parts, strict=True))
-    landmarks = transfers.project_landmarks(transfers.target) + movement
-    return {WARP: {"image": image, "normal": normal, "landmarks": landmarks}}
+    warped = {"image": image, "normal": normal}
+    if transfers.has_landmarks:
+        warped["landmarks"] = transfers.project_landmarks(transfers.target) + movement
+    return {WARP: warped}
 
 
-def _add_change(transfers: Transfers, plain: Batch, edited: Batch) -> Batch:
-    given = {**transfers.target, "landmarks": transfers.project_landmarks(transfers.target)}
+def _add_change(transfers: Pairs, plain: Batch, edited: Batch) -> Batch:
+    given = dict(transfers.target)
+    if transfers.has_landmarks:
+        given["landmarks"] = transfers.project_landmarks(transfers.target)
     parts = {name: (given[name], plain[name], edited[name]) for name in plain if name in given}
     return {
         name: editing.add_detail(*part) if name == "image" else part[0] + part[2] - part[1]
@@ -243,9 +176,7 @@ def measure_baselines(
             )
             image, _, normal = _draw_in_chunks(draw, face, target["image"], own, wanted, light)
         measures[edit] = {
-            "copy of the input": transfers.measure(
-                edit, target["image"], target["normal"], transfers.project_landmarks(target)
-            ),
+            COPY: measure_copy(transfers, edit),
             "3DMM fit": transfers.measure(edit, image, normal, wanted.landmarks(face)),
         }
         shown[edit] = {"3DMM fit": image}
@@ -254,6 +185,50 @@ def measure_baselines(
             measures[edit]["multilinear"] = transfers.measure(edit, swapped)
             shown[edit]["multilinear"] = swapped
     return measures, shown
+
+
+def measure_copy(transfers: Pairs, edit: str) -> dict[str, float]:
+    """Errors of the untouched target."""
+    target = transfers.target
+    landmarks = transfers.project_landmarks(target) if transfers.has_landmarks else None
+    return transfers.measure(edit, target["image"], target["normal"], landmarks)
+
+
+def measure_pairs(
+    model: Model, pairs: Mapping[str, Pairs], device: torch.device, batch_size: int
+) -> tuple[dict[str, Measures], dict[str, dict[str, Tensor]]]:
+    """Errors of the network's edits of stored pairs, by edit and method, beside the untouched
+    picture's; and pictures by edit and title.
+
+    The network is shown the pictures as they are delivered; all errors are of clean pictures, and
+    what edits the picture itself starts from the clean one.
+    """
+    measures: dict[str, Measures] = {}
+    shown: dict[str, dict[str, Tensor]] = {}
+    for edit, chosen in tqdm(pairs.items(), "edits of pairs", unit="edit"):
+        own, edited = measure_network(model, chosen, device, batch_size)
+        if edit not in own:
+            continue
+        measures[edit] = {**own[edit], COPY: measure_copy(chosen, edit)}
+        shown[edit] = _show_pairs(chosen, edit, edited)
+    return measures, shown
+
+
+def _show_pairs(pairs: Pairs, edit: str, edited: Mapping[str, Batch]) -> dict[str, Tensor]:
+    """The columns of a sheet."""
+    columns = {"input": get_input(pairs.target)}
+    if "input" in pairs.target:
+        columns["target"] = pairs.target["image"]
+    columns |= {
+        f"{edit} of": get_input(pairs.source),
+        "truth": pairs.truth[edit]["image"],
+        "network": edited[edit]["image"],
+    }
+    if edit != "pose":
+        columns["change added"] = _add_change(pairs, edited[""], edited[edit])["image"]
+    if WARP in edited:
+        columns["warped"] = edited[WARP]["image"]
+    return columns
 
 
 def _draw_in_chunks(
@@ -275,9 +250,10 @@ def _match_mean(light: Tensor, own: Tensor, normal: Tensor, inside: Tensor) -> T
     return light * (wanted / given.clamp_min(1e-3)).unsqueeze(2)
 
 
-def _keep_output(model: Model, face: FaceModel, output: Mapping[str, Tensor], z_p: Any) -> Batch:
+def _keep_output(model: Model, transfers: Pairs, output: Mapping[str, Tensor], z_p: Any) -> Batch:
     kept = {name: output[name].float().cpu() for name in ("image", "normal") if name in output}
-    if "shape" in output and z_p is not None:
+    face = transfers.face if transfers.has_landmarks else None
+    if face is not None and "shape" in output and z_p is not None:
         vertices = editing.restore_vertices(model, output).float().cpu()
         rotation = editing.find_nearest_rotation(z_p.float().cpu()).unflatten(1, (3, 3))
         kept["landmarks"] = select_landmarks(face, vertices) @ rotation[:, :2].mT
