@@ -15,7 +15,7 @@ from ntensor.faces.figures import __main__ as figures
 from ntensor.faces.training import checkpoint
 from ntensor.faces.training.trainer import Trainer
 from ntensor.faces.writing import files
-from small_runs import HAPPY, SAD, TRAINING, write_run
+from small_runs import ANALYTIC, HAPPY, SAD, TRAINING, write_run
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and descriptors")
 SHELL = ["/bin/sh", "-c"]
@@ -116,7 +116,7 @@ def replace_and_interrupt(*arguments):
 
 PAIR = ["--target", HAPPY, "--source", SAD]
 RENDER = ["--face-model", "analytic", "--size", "16", "--count", "8", "--shard-size", "4"]
-VERIFY = ["--data.vertices", "1000", "--data.cache", "4", "--data.validation", "2", "--steps", "1",
+VERIFY = [*ANALYTIC, "--data.cache", "4", "--data.validation", "2", "--steps", "1",
           "--image-size", "16", "--input-size", "16", "--width", "0.1"]  # fmt: skip
 
 
