@@ -29,7 +29,7 @@ import tyro
 
 from ntensor.faces.configuration import from_file
 from ntensor.faces.evaluation.materials import Shared
-from ntensor.faces.evaluation.photographs import read_photographs
+from ntensor.faces.evaluation.photographs import open_inputs, read_photographs
 from ntensor.faces.evaluation.pictures import read_stored
 from ntensor.faces.evaluation.report import Report
 from ntensor.faces.evaluation.run import evaluate, evaluate_pictures, format_report
@@ -61,7 +61,8 @@ def evaluate_runs(
         plain: run of a plain adversarial auto-encoder, for its code z_0.
         intrinsic: run of the network after [30].
         images: a folder of photographs that the first run is tried on too.
-        labels: a CSV file with the columns file and any of identity, expression, pose, light.
+        labels: a CSV file with the columns file and any of identity, expression, pose, light;
+            left, top, right, bottom are the face's box in pixels.
         data: a data set in the format of `ntensor.faces.datasets.storage` with real normals, too.
     """
     written = evaluate_all(runs, settings, out, plain, intrinsic, images, labels, data)
@@ -142,7 +143,8 @@ def evaluate_own_pictures(
     evaluated = []
     size = from_file(run / "configuration.json").model.image_size
     if images is not None:
-        pictures, _ = read_photographs(images, labels, size)
+        inputs = open_inputs(run, settings)
+        pictures, _ = read_photographs(images, labels, size, inputs)
         evaluated.append((*evaluate_pictures(run, pictures, settings), "photographs.png"))
     if data is not None:
         pictures = read_stored(str(data), settings.batch_size, size)

@@ -32,11 +32,13 @@ TRAINING = [
 ]
 
 
-def write_run(folder, network="neuro-tensorial", rotation="column", size=16, **data):
+def write_run(
+    folder, network="neuro-tensorial", rotation="column", size=16, channels=(4, 4, 4), **data
+):
     """Writes the run; gives its folder."""
     base = tiny()
     model = dataclasses.replace(
-        base.model, network=network, rotation=rotation, image_size=size, channels=(4, 4, 4),
+        base.model, network=network, rotation=rotation, image_size=size, channels=channels,
         k_i=8, k_b=4, k_m=4, k_l=3, k_exp=3, k_id=4,
     )  # fmt: skip
     variation = "all"
