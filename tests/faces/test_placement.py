@@ -123,12 +123,14 @@ def test_what_is_taken_and_told(inputs, sure, tmp_path, capsys):
 
 
 def test_a_well_placed_picture_stays_as_it_is(inputs, photographs, tmp_path, capsys):
+    kept = 0
     for image, true in photographs:
         left, top = (max(0, round(edge)) for edge in true.box[:2])
-        square = image[:, top : top + SIDE - 5, left : left + SIDE - 5]
+        square = image[:, top : top + SIDE, left : left + SIDE]
         taken = inputs.crop(square, tmp_path / "a.png").image
-        assert torch.equal(taken, images.crop(square, SIZE)[0])
-    assert "the face at" not in capsys.readouterr().err
+        kept += torch.equal(taken, images.crop(square, SIZE)[0])
+    told = capsys.readouterr().err.count(": the face at ")
+    assert kept == len(photographs) - told >= 10
 
 
 def test_commands_place_pictures(run, sure, tmp_path, capsys):

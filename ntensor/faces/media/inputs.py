@@ -217,14 +217,15 @@ class Inputs:
         height, width = image.shape[1:]
         if self.placer is None or (box is None and height == width == self.size):
             return box
-        given = enclose(box) if box else Placement(width / 2, height / 2, min(height, width))
         found = self.placer.find(image)
         if box is None and not found.sure:
             warn(
                 f"{name}: no face found for sure; the middle square is taken, which gives wrong "
                 "results unless the face fills it: --landmarks or --box says where it is"
             )
-        if not found.sure or found.agrees(given):
+        middle = Placement(width / 2, height / 2, min(height, width))
+        given = middle if box is None else enclose(box)
+        if not found.sure or found.agrees(given) or (box is None and found.stays):
             return box
         told = ", ".join(f"{edge:.0f}" for edge in found.box)
         if box is not None:

@@ -44,8 +44,10 @@ PLACES = 4
 SIDES = (1.0, 0.7, 0.5, 0.35)
 # Crops this near to each other, as in `COARSE`, are one place.
 NEAR = (0.12, 0.15)
-# The share of all crops that must end in one place.
-SURE = 0.3
+# The least share of all crops that end in one place, and the least presence there, of a face.
+SURE = (0.3, 0.5)
+# Which regression it is.
+COARSER, FINER, PRESENT = range(3)
 # Squares this near to each other show the same face.
 RIGHT = (0.2, 0.3)
 # Pixels of the shorter side in which faces are looked for, in sides of the network's picture.
@@ -59,12 +61,17 @@ class Placement:
     Attributes:
         x, y, side (float): its middle and side, in pixels from the picture's upper left corner.
         share (float): of the searching crops, those that ended there.
+        presence (float): near 1 where its crop looks like those of faces in their place, near 0
+            where it looks like any other.
+        stays (bool): whether the picture's middle square, as one of them, stayed where it was.
     """
 
     x: float
     y: float
     side: float
     share: float = 1.0
+    presence: float = 1.0
+    stays: bool = False
 
     @property
     def box(self) -> Box:
@@ -75,7 +82,7 @@ class Placement:
     @property
     def sure(self) -> bool:
         """Whether a face is likely there."""
-        return self.share >= SURE
+        return self.share >= SURE[0] and self.presence >= SURE[1]
 
     def agrees(self, other: Placement) -> bool:
         """Whether another square shows the same face well enough."""
@@ -112,7 +119,7 @@ class Placer:
         """
         reduced, factor = self._reduce(image)
         height, width = reduced.shape[1:]
-        squares = spread_squares(height, width)
+        squares = begun = spread_squares(height, width)
         low = squares.new_tensor([0, 0, min(SIDES) / 2 * min(height, width)])
         high = squares.new_tensor([width, height, 1.5 * max(height, width)])
         for number in range(ROUNDS + LAST):
@@ -124,8 +131,14 @@ class Placer:
         ratio = squares[:, 2:] / squares[:, 2]
         near = (apart / squares[:, 2:] < NEAR[0]) & (ratio.log().abs() < NEAR[1])
         most = near.sum(1).argmax()
-        x, y, side = (factor * squares[near[most]].median(0).values).tolist()
-        return Placement(x, y, side, float(near[most].float().mean()))
+        square = squares[near[most]].median(0).values
+        x, y, side = (factor * square).tolist()
+        return Placement(
+            *(x, y, side),
+            share=float(near[most].float().mean()),
+            presence=float(self._regress(reduced, square[None], PRESENT)),
+            stays=Placement(*squares[0].tolist()).agrees(Placement(*begun[0].tolist())),
+        )
 
     def _reduce(self, image: Tensor) -> tuple[Tensor, float]:
         """The picture of a size to be searched, and the length of its pixel in the given one's."""
@@ -138,10 +151,14 @@ class Placer:
 
     def _measure(self, image: Tensor, squares: Tensor, last: bool) -> Tensor:
         """How far (n, 3) the face is from the crops of some squares (n, 3), as in `COARSE`."""
+        step = self._regress(image, squares, FINER if last else COARSER)
+        return step.clamp(-LARGEST_STEP, LARGEST_STEP)
+
+    def _regress(self, image: Tensor, squares: Tensor, which: int) -> Tensor:
+        """One of the regressions on the crops of some squares (n, 3)."""
         mean, deviation, *weights = self._fitted
         features = (self._describe(cut_out(image, squares, self.size)) - mean) / deviation
-        step = F.pad(features, (0, 1), value=1) @ weights[int(last)]
-        return step.clamp(-LARGEST_STEP, LARGEST_STEP)
+        return F.pad(features, (0, 1), value=1) @ weights[which]
 
     def _describe(self, crops: Tensor) -> Tensor:
         """Features (n, k) of crops (n, 3, S, S): the encoder's last maps."""
@@ -158,32 +175,51 @@ class Placer:
 
     @functools.cached_property
     def _fitted(self) -> tuple[Tensor, ...]:
-        """Mean and deviation of the features, and the weights of both regressions."""
+        """Mean and deviation of the features; the weights of both regressions, and of one that
+        tells crops with a face in its place (1) from all others (0)."""
         camera, random = Camera(), torch.Generator().manual_seed(0)
         wide = Camera(ROOM * camera.half_width, camera.center)
         faces = GeneratedFaces(self.face, "train", round(ROOM * self.size), camera=wide)
         found: dict[Sequence[float], list[tuple[Tensor, Tensor]]] = {COARSE: [], FINE: []}
+        empty = []
         for number in range(PICTURES):
-            image = faces.batch([number])["image"][0]
+            drawn = faces.batch([number])
+            image, x, y = self._trim(drawn["image"][0], random)
             for largest, parts in found.items():
-                crops, away = self._jitter(image, largest, random)
+                crops, away = self._jitter(image, x, y, largest, random)
                 parts.append((self._describe(crops), away))
-        coarse, fine = (
-            tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
+            crops, _ = self._jitter(drawn["background"][0], x, y, COARSE, random)
+            empty.append(self._describe(crops))
+        (coarse, far), (fine, near) = (
+            (torch.cat([features for features, _ in parts]), torch.cat([away for _, away in parts]))
             for parts in found.values()
         )
-        mean, deviation = coarse[0].mean(0), coarse[0].std(0) + 1e-3
-        weights = (fit_ridge((x - mean) / deviation, away, RIDGE) for x, away in (coarse, fine))
-        return mean, deviation, *weights
+        mean, deviation = coarse.mean(0), coarse.std(0) + 1e-3
+        everything = torch.cat([coarse, fine, *empty])
+        limits = torch.tensor([RIGHT[0], *RIGHT])
+        shown = torch.zeros(len(everything), 1)
+        shown[: len(far) + len(near), 0] = (torch.cat([far, near]).abs() <= limits).all(1).float()
+        fits = ((coarse, far), (fine, near), (everything, shown))
+        return mean, deviation, *(fit_ridge((x - mean) / deviation, y, RIDGE) for x, y in fits)
+
+    def _trim(self, image: Tensor, random: torch.Generator) -> tuple[Tensor, float, float]:
+        """A generated picture with less room on each side, and where the face's square has its
+        middle: crops then show repeated borders, as those of pictures that are cut closely do."""
+        middle = image.shape[-1] / 2
+        most = round(middle - self.size / 2) + 1
+        left, right, top, bottom = torch.randint(most, (4,), generator=random).tolist()
+        length = image.shape[-1]
+        cut = image[:, top : length - bottom, left : length - right]
+        return cut, middle - left, middle - top
 
     def _jitter(
-        self, image: Tensor, largest: Sequence[float], random: torch.Generator
+        self, image: Tensor, x: float, y: float, largest: Sequence[float], random: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Crops of one picture, half of them grey, and how far the face is from them."""
+        """Crops, half of them grey, of a picture with a face's square about (x, y), and how far
+        the face is from them."""
         away = (2 * torch.rand(CROPS, 3, generator=random) - 1) * torch.tensor(largest)
-        width = image.shape[-1]
-        sides = width / ROOM * (-away[:, 2:]).exp()
-        squares = torch.cat([width / 2 - away[:, :2] * sides, sides], 1)
+        sides = self.size * (-away[:, 2:]).exp()
+        squares = torch.cat([torch.tensor([x, y]) - away[:, :2] * sides, sides], 1)
         crops = cut_out(image, squares, self.size)
         grey = torch.rand(CROPS, 1, 1, 1, generator=random) < 0.5
         return torch.where(grey, crops.mean(1, keepdim=True), crops), away
