@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -295,4 +296,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # Where nobody reads on, as after `| head`, the command ends without a word.
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     main()

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 
@@ -76,6 +77,18 @@ def test_a_plan_is_explained(capsys):
         with pytest.raises(SystemExit):
             ntensor.info.main(["--explain", *wrong])
         assert "got" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
+@pytest.mark.parametrize("words", [[], ["--help"]])
+def test_a_report_that_nobody_reads(words):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "ntensor.info", *words]
+    with os.fdopen(writing) as output:
+        ended = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, timeout=120)
+    # A shell shows 128 + SIGPIPE.
+    assert ended.stderr == b"" and ended.returncode == -signal.SIGPIPE
 
 
 def test_import_does_no_work():

@@ -2,8 +2,8 @@
 
 Faces are picture files, records of a data set on the disk (`FOLDER:INDEX`), or generated faces:
 `generated:SPLIT:PERSON:EXPRESSION:POSE:LIGHT`, as `generated:test:3:happy:20:5` (parts from the
-end may be left out). Pictures are cropped by `--landmarks` or `--box`; without them their largest
-middle square is taken.
+end may be left out). Pictures are cropped by `--landmarks` or `--box`; without them the run's own
+encoder looks for an upright face, and the middle square is taken where none is found for sure.
 
 Example: python -m ntensor.faces.edit expression runs/faces --target photo.jpg
 --source generated:test:3:happy --landmarks photo.txt --out edited

@@ -31,6 +31,7 @@ import tyro
 
 from ntensor.faces.evaluation.materials import Shared
 from ntensor.faces.evaluation.own import OwnPictures, evaluate_own_pictures, read_own_pictures
+from ntensor.faces.evaluation.photographs import open_inputs
 from ntensor.faces.evaluation.report import Report
 from ntensor.faces.evaluation.run import evaluate, format_report
 from ntensor.faces.evaluation.settings import Evaluation
@@ -62,7 +63,8 @@ def evaluate_runs(
         plain: run of a plain adversarial auto-encoder, for its code z_0.
         intrinsic: run of the network after [30].
         images: a folder of photographs that the runs are tried on too.
-        labels: a CSV file with the columns file and any of identity, expression, pose, light.
+        labels: a CSV file with the columns file and any of identity, expression, pose, light;
+            left, top, right, bottom are the face's box in pixels.
         data: data sets in the format of `ntensor.faces.datasets.storage` with normals, too.
         only: the photographs and data sets alone, without generated faces.
     """
@@ -161,7 +163,8 @@ def measure_own_pictures(
         model, configuration, step = load_run(run, settings.checkpoint)
         materials = shared.of(configuration)
         if id(materials) not in read:
-            read[id(materials)] = read_own_pictures(materials, images, labels, list(data))
+            inputs = None if images is None else open_inputs(run, settings)
+            read[id(materials)] = read_own_pictures(materials, images, labels, list(data), inputs)
         for own in read[id(materials)]:
             measures, sheets = evaluate_own_pictures(
                 model.to(device), configuration, (run, step), own, device

@@ -15,6 +15,7 @@ if __name__ == "__main__":
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ntensor.faces.training.processes import Processes, choose_device
@@ -24,7 +25,13 @@ from ntensor.faces.training.trainer import Trainer
 from . import verification
 from .common.command import command
 from .common.errors import ConfigurationError
-from .configuration import Configuration, find_misfits, fit_to_data, to_json
+from .configuration import (
+    Configuration,
+    find_misfits,
+    fit_to_data,
+    settle_face_model,
+    to_json,
+)
 from .configuration.command_line import read_command_line
 
 
@@ -38,6 +45,8 @@ def train(configuration: Configuration, run: Path) -> str:
     Raises:
         FacesError: the data, the settings or the folder do not allow it.
     """
+    data = settle_face_model(configuration.data, chosen=False, named=True)
+    configuration = replace(configuration, data=data)
     settings = configuration.training
     device = choose_device(settings.device)
     weights = settings.verification_weights

@@ -30,7 +30,7 @@ from ntensor.faces.training.sampling import Updates
 
 from .common.command import command
 from .common.errors import CheckpointError, DamagedData, FacesError, OutputError
-from .configuration import DataConfiguration
+from .configuration import DataConfiguration, settle_face_model
 from .configuration.entries import (
     Device,
     Extent,
@@ -206,7 +206,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     out = settings.out
     device = choose_device(settings.device)
-    training, validation = open_sources(settings.data, settings.image_size)
+    data = settle_face_model(settings.data, chosen=settings.data.vertices > 0)
+    training, validation = open_sources(data, settings.image_size)
     with locked(out, out.with_name(f".{out.name}{LOCK}")):
         if out.exists():
             raise OutputError(f"{out}: is there already; remove it, or choose another --out")

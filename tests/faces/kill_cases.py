@@ -5,11 +5,11 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from ntensor.faces import data, edit, evaluate, sweep, train, verification
 from ntensor.faces.datasets.storage import META, read_meta
 from ntensor.faces.training import checkpoint
-from small_runs import HAPPY, SAD, write_run
+from small_runs import ANALYTIC, HAPPY, SAD, write_run
 
 TINY = [
     *("--preset", "tiny", "--model.image-size", "16", "--model.channels", "4", "4", "4"),
-    *("--model.k-i", "8", "--model.k-id", "4", "--model.k-exp", "3", "--data.vertices", "1000"),
+    *("--model.k-i", "8", "--model.k-id", "4", "--model.k-exp", "3", *ANALYTIC),
     *("--data.validation", "3", "--training.batch-size", "3", "--training.code-steps", "2"),
     *("--training.checkpoint-every", "2", "--training.validate-every", "2"),
     *("--training.picture-every", "3", "--training.log-every", "1", "--losses.adversarial", "0.1"),
@@ -152,7 +152,7 @@ class Verification(Case):
         verification.main(
             [
                 *("--out", str(self.folder / "weights.safetensors"), "--steps", "3"),
-                *("--data.cache", "6", "--data.vertices", "1000", "--data.validation", "4"),
+                *("--data.cache", "6", *ANALYTIC, "--data.validation", "4"),
                 *("--image-size", "16", "--width", "0.125", "--embedding", "4"),
                 *("--input-size", "32", "--batch-size", "3"),
             ]

@@ -6,7 +6,7 @@ from PIL import Image
 from ntensor.faces.morphable.ict_convert import BASIC, PARTS
 
 
-def write_ict(path, vertices=60):
+def write_ict(path, vertices=60, modes=3, expressions=("jawOpen", "eyeBlink")):
     rng = np.random.default_rng(0)
     part = np.arange(vertices) % len(PARTS)
     np.savez_compressed(
@@ -16,13 +16,13 @@ def write_ict(path, vertices=60):
         part=part.astype(np.uint8),
         part_names=np.array([name for name, _, _ in PARTS]),
         landmarks68=rng.integers(0, vertices, 68).astype(np.int32),
-        id_q=rng.integers(-99, 99, (3, 3, vertices)).astype(np.int16),
+        id_q=rng.integers(-99, 99, (modes, 3, vertices)).astype(np.int16),
         id_step=np.float32(0.005),
-        expr_q=rng.integers(-99, 99, (2, 3, vertices)).astype(np.int16),
+        expr_q=rng.integers(-99, 99, (len(expressions), 3, vertices)).astype(np.int16),
         expr_step=np.float32(0.005),
-        expr_names=np.array(["jawOpen", "eyeBlink"]),
+        expr_names=np.array(expressions),
         basic_names=np.array(list(BASIC)),
-        basic_weights=rng.random((7, 2)).astype(np.float32),
+        basic_weights=rng.random((7, len(expressions))).astype(np.float32),
         face_count=np.int32(40),
         narrow_face_count=np.int32(30),
         shape9375=np.arange(50, dtype=np.int32),

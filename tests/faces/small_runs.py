@@ -20,20 +20,25 @@ HAPPY = "generated:test:0:happy:20:3"
 SAD = "generated:test:1:sad:-30,5,10"
 
 
+# Words for the analytic face, whatever the environment names.
+ANALYTIC = ("--data.face-model", "analytic", "--data.vertices", str(VERTICES))
+
 # Words of a training of two updates, but for its folder.
 TRAINING = [
     *("--preset", "tiny", "--model.image-size", "16", "--model.channels", "4", "4", "4"),
     *("--training.steps", "2", "--training.batch-size", "2", "--data.cache", "4"),
-    *("--data.validation", "2", "--data.vertices", "1000"),
+    *("--data.validation", "2", *ANALYTIC),
     *("--model.k-id", "4", "--model.k-exp", "3"),
 ]
 
 
-def write_run(folder, network="neuro-tensorial", rotation="column", size=16, **data):
+def write_run(
+    folder, network="neuro-tensorial", rotation="column", size=16, channels=(4, 4, 4), **data
+):
     """Writes the run; gives its folder."""
     base = tiny()
     model = dataclasses.replace(
-        base.model, network=network, rotation=rotation, image_size=size, channels=(4, 4, 4),
+        base.model, network=network, rotation=rotation, image_size=size, channels=channels,
         k_i=8, k_b=4, k_m=4, k_l=3, k_exp=3, k_id=4,
     )  # fmt: skip
     variation = "all"

@@ -8,14 +8,15 @@ import sys
 
 import pytest
 
-from ntensor.faces import data, edit, evaluate, reconstruct, sweep, train, verification
+from ntensor.faces import data, demo, edit, evaluate, reconstruct, sweep, train, verification
 from ntensor.faces.common.command import command
 from ntensor.faces.common.errors import FacesError
 from ntensor.faces.figures import __main__ as figures
+from ntensor.faces.morphable import ict_face
 from ntensor.faces.training import checkpoint
 from ntensor.faces.training.trainer import Trainer
 from ntensor.faces.writing import files
-from small_runs import HAPPY, SAD, TRAINING, write_run
+from small_runs import ANALYTIC, HAPPY, SAD, TRAINING, write_run
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and descriptors")
 SHELL = ["/bin/sh", "-c"]
@@ -116,7 +117,7 @@ def replace_and_interrupt(*arguments):
 
 PAIR = ["--target", HAPPY, "--source", SAD]
 RENDER = ["--face-model", "analytic", "--size", "16", "--count", "8", "--shard-size", "4"]
-VERIFY = ["--data.vertices", "1000", "--data.cache", "4", "--data.validation", "2", "--steps", "1",
+VERIFY = [*ANALYTIC, "--data.cache", "4", "--data.validation", "2", "--steps", "1",
           "--image-size", "16", "--input-size", "16", "--width", "0.1"]  # fmt: skip
 
 
@@ -244,6 +245,17 @@ def test_output_without_a_reader(monkeypatch, capsys):
         assert ended(command(lambda: print("lost"))) == 141
     assert capsys.readouterr().err == ""
     signal.signal(signal.SIGPIPE, before)
+
+
+@POSIX
+@pytest.mark.parametrize(
+    "module",
+    [data, demo, edit, evaluate, figures, ict_face, reconstruct, sweep, train, verification],
+)
+def test_help_that_nobody_reads(module, monkeypatch, capsys):
+    with without_reader(monkeypatch, "stdout"):
+        assert ended(module.main, ["--help"]) == 141
+    assert capsys.readouterr().err == ""
 
 
 @POSIX

@@ -121,7 +121,8 @@ def test_missing_file():
         c.from_file("nowhere.yaml")
 
 
-def test_command_line(tmp_path):
+def test_command_line(tmp_path, monkeypatch):
+    monkeypatch.delenv("NTENSOR_FACE_MODEL", raising=False)
     path = tmp_path / "a.yaml"
     path.write_text("training: {steps: 7, batch_size: 4}")
     words = ["--preset", "small", "--config", str(path), "--out", "somewhere"]

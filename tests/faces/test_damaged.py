@@ -142,12 +142,14 @@ def planned(root, path):
 
 def edit_command(root, path):
     faces = ["--target", str(root / "pictures" / "a.png"), "--source", f"{root / 'set'}:1"]
-    edit.main(["expression", str(root / "run"), *faces, "--out", str(root / "out")])
+    words = [*faces, "--place", "middle", "--out", str(root / "out")]
+    edit.main(["expression", str(root / "run"), *words])
 
 
 def reconstruct_command(root, path):
     picture = str(root / "pictures" / "a.png")
-    reconstruct.main([str(root / "run"), picture, "--out", str(root / "out")])
+    words = [picture, "--place", "middle", "--out", str(root / "out")]
+    reconstruct.main([str(root / "run"), *words])
 
 
 def evaluate_command(root, path):
@@ -156,6 +158,7 @@ def evaluate_command(root, path):
         str(root / "pictures"),
         "--labels",
         str(root / "pictures/labels.csv"),
+        *("--place", "middle"),
     ]
     sizes = ["--identities", "2", "--lights", "0", "--frontal-lights", "0", "--fitted", "12"]
     sizes += ["--als", "1", "1", "2", "--folds", "2", "--transfers", "2", "--shapes", "2"]

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from ntensor.faces.common.errors import ConfigurationError
+from ntensor.faces.configuration.face_source import VARIABLE
 from ntensor.faces.morphable.analytic_face import make_analytic_face
 from ntensor.faces.morphable.face_model import MATERIALS
-from ntensor.faces.morphable.face_models import VARIABLE, load_face_model
+from ntensor.faces.morphable.face_models import load_face_model
 
 FACES = {"analytic": "analytic"}
 if Path(os.environ.get(VARIABLE, "")).is_file():

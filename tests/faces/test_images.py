@@ -98,6 +98,12 @@ def test_folders(tmp_path):
     for name in ("b.png", "a.JPG", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
     assert [path.name for path in images.list_images(tmp_path)] == ["a.JPG", "b.png"]
+    (tmp_path / "folder.png").mkdir()
+    for name, kind in (("c", "GIF"), ("d.dat", "GIF"), ("e.jp2", "JPEG2000")):
+        Image.fromarray(gradient(16, 16)).save(tmp_path / name, kind)
+        assert read_picture(tmp_path / name).shape == (3, 16, 16)
+    found = [path.name for path in images.list_images(tmp_path)]
+    assert found == ["a.JPG", "b.png", "c", "d.dat", "e.jp2"]
     with pytest.raises(ImageError, match="wanted a folder of pictures"):
         images.list_images(tmp_path / "absent")
 

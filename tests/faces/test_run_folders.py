@@ -21,7 +21,7 @@ from ntensor.faces.datasets.storage import ShardWriter
 from ntensor.faces.training import checkpoint
 from ntensor.faces.training.runs import load_run
 from ntensor.faces.writing.files import LOCK, UNFINISHED, locked, replacing, write_text
-from small_runs import HAPPY, TRAINING, write_run
+from small_runs import ANALYTIC, HAPPY, TRAINING, write_run
 from test_training import assert_same_state, trainer
 
 
@@ -158,7 +158,7 @@ def test_sweep_over_a_finished_run_of_other_settings(trained, tmp_path, monkeypa
 def test_verification_does_not_replace_a_file(tmp_path):
     out = tmp_path / "weights.safetensors"
     out.write_text("hours")
-    message = refused(verification.main, "--out", out, "--data.vertices", 1000)
+    message = refused(verification.main, "--out", out, *ANALYTIC)
     assert "is there already; remove it, or choose another --out" in message
     assert contents(tmp_path) == {out.name: b"hours"}
 
@@ -213,7 +213,7 @@ def test_two_processes_in_one_folder(finished):
 def test_two_verifications_of_one_file(tmp_path):
     out = tmp_path / "weights.safetensors"
     with locked(out, tmp_path / f".{out.name}{LOCK}"):
-        message = refused(verification.main, "--out", out, "--data.vertices", 1000)
+        message = refused(verification.main, "--out", out, *ANALYTIC)
     assert f"{out}: another process is writing there" in message
 
 

@@ -6,10 +6,11 @@ import pytest
 
 from ntensor.faces import sweep, train
 from ntensor.faces.common.errors import ConfigurationError
+from small_runs import ANALYTIC
 
 TINY = [
     *("--model.image-size", "16", "--model.channels", "4", "4", "4", "--model.k-i", "8"),
-    *("--data.vertices", "1000", "--data.cache", "8", "--data.validation", "4"),
+    *(*ANALYTIC, "--data.cache", "8", "--data.validation", "4"),
     *("--training.batch-size", "4"),
 ]
 

@@ -1,6 +1,7 @@
 """The settings of a run: dataclasses with checked entries, presets, files, the command line."""
 
 from .comparison import FREE, find_differences, find_misfits, fit_to_data
+from .face_source import settle_face_model
 from .files import from_file, from_mapping, to_json
 from .settings import (
     Configuration,
@@ -24,5 +25,6 @@ __all__ = [
     "fit_to_data",
     "from_file",
     "from_mapping",
+    "settle_face_model",
     "to_json",
 ]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from . import Configuration, from_file
+from ntensor.faces.reading import read_yaml
+
+from . import Configuration, from_file, settle_face_model
 from .presets import PRESETS, find_preset
 
 
@@ -29,7 +32,11 @@ class Command:
 
 def read_command_line(arguments: Sequence[str] | None = None) -> tuple[Configuration, Path]:
     """The configuration and the folder given by `--preset`, `--config` and `--out`, and by options
-    for single entries, such as `--training.steps 100` or `--backend reference`."""
+    for single entries, such as `--training.steps 100` or `--backend reference`.
+
+    Raises:
+        ConfigurationError: a preset, file or entry that cannot be; see `settle_face_model`.
+    """
     import tyro
 
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -55,4 +62,15 @@ def read_command_line(arguments: Sequence[str] | None = None) -> tuple[Configura
         description="Options: --preset {" + ",".join(PRESETS) + "}, --config FILE, --out FOLDER, "
         "and every entry of the configuration:",
     )
-    return configuration, command.out
+    return _settle(configuration, command.config, rest), command.out
+
+
+def _settle(
+    configuration: Configuration, config: Path | None, words: Sequence[str]
+) -> Configuration:
+    """The configuration with its face model settled by what the user gave, see `face_source`."""
+    file: dict[str, Any] = {} if config is None else read_yaml(config).get("data", {})
+    options = {word.split("=")[0] for word in words}
+    named = "face_model" in file
+    chosen = "--data.vertices" in options or ("vertices" in file and not named)
+    return replace(configuration, data=settle_face_model(configuration.data, chosen, named))

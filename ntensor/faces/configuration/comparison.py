@@ -8,6 +8,7 @@ from typing import Any
 
 from ntensor.faces.common.errors import ConfigurationError
 
+from .face_source import identify_face_model
 from .settings import Configuration
 
 
@@ -60,9 +61,14 @@ def find_differences(kept: Configuration, wanted: Configuration) -> list[str]:
     Args:
         kept (Configuration): of the existing run, with the extents of its data.
         wanted (Configuration): extents of 0, and those that its network does not use, are not
-            compared.
+            compared; nor is a face model of which `kept` does not say which one it was.
     """
     old, new = asdict(kept), asdict(wanted)
+    for entries, given in ((old, kept), (new, wanted)):
+        face_model, vertices = identify_face_model(given.data)
+        entries["data"] |= {"face_model": face_model, "vertices": vertices}
+    if identify_face_model(kept.data) == (None, 0) and kept.data.source == "generated":
+        old["data"]["face_model"] = new["data"]["face_model"]
     extents = {"k_3d", "exp_3dmm", "id_3dmm"}
     used = set(wanted.model.targets.values())
     phrases = []

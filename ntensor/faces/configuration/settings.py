@@ -175,8 +175,10 @@ class DataConfiguration:
             `ntensor.faces.datasets.storage`.
         validation_source: the folder of a second data set with other identities; required with a
             folder as `source`.
-        face_model: as `--face-model` of `ntensor.faces`; None: the variable `NTENSOR_FACE_MODEL`,
-            or the built-in analytic face.
+        face_model: an ICT face file, or `"analytic"` for the built-in face. None: the analytic face
+            where `vertices` is above 0, else the one that the variable `NTENSOR_FACE_MODEL` names,
+            or the analytic one. Training notes it in the run's configuration, and lets the variable
+            replace a preset's `vertices`.
         vertices: of the analytic face; 0: its default.
         variation: what varies in generated samples: everything; expression and identity of frontal
             faces under one light (section 4.1); these and one of seven poses (section 4.2).

@@ -145,7 +145,7 @@ def decode(
             face), so that the outline follows an edited pose or identity.
 
     Returns:
-        dict: as the network's `decode`.
+        dict: as the network's `decode`, `frontal_image` clamped to 0 to 1.
     """
     if not isinstance(model, FaceAutoencoder):
         return model.decode(encoded.codes, encoded.kept)
@@ -154,9 +154,14 @@ def decode(
 
 
 def compose(output: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
-    """The output with its `image` joined by another mask; see `decode`."""
+    """The output with its `image` joined by another mask, and a bounded frontal image; see
+    `decode`."""
+    output = dict(output)
+    # Eq. 2 has no bound: on other pictures than training's its values may be anything.
+    if "frontal_image" in output:
+        output["frontal_image"] = output["frontal_image"].clamp(0, 1)
     if mask == "code":
-        return dict(output)
+        return output
     if mask != "normals":
         raise ValueError(f'decode: mask must be "code" or "normals", got {mask!r}')
     # Lengths between a third and two thirds are the soft edge.

@@ -15,6 +15,7 @@ from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.configuration import Configuration
 from ntensor.faces.datasets.records import get_input
 from ntensor.faces.datasets.storage import Meta, read_meta
+from ntensor.faces.media.inputs import Inputs
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.morphable.face_models import find_face_model
 from ntensor.faces.networks.model import Model
@@ -97,7 +98,11 @@ class OwnPictures:
 
 
 def read_own_pictures(
-    materials: Materials, images: Path | None, labels: Path | None, data: list[Path]
+    materials: Materials,
+    images: Path | None,
+    labels: Path | None,
+    data: list[Path],
+    inputs: Inputs | None = None,
 ) -> list[OwnPictures]:
     """The pictures that a user names, photographs first.
 
@@ -105,6 +110,7 @@ def read_own_pictures(
         materials (Materials): of the runs.
         images (Path or None), labels (Path or None): see `read_photographs`.
         data (list of Path): data sets.
+        inputs (Inputs or None): crops photographs; see `read_photographs`.
 
     Raises:
         FacesError: something cannot be read, or has another size than the network.
@@ -112,7 +118,7 @@ def read_own_pictures(
     model, settings = materials.configuration.model, materials.settings
     found: list[tuple[str, Path, Pictures]] = []
     if images is not None:
-        pictures, _ = read_photographs(images, labels, model.image_size)
+        pictures, _ = read_photographs(images, labels, model.image_size, inputs)
         found.append(("photographs", images.resolve(), pictures))
     for folder in data:
         meta = read_meta(folder)

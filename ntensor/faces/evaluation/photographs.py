@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,23 +12,29 @@ from tqdm import tqdm
 
 from ntensor.faces.common.errors import FacesError, ImageError
 from ntensor.faces.media import images
+from ntensor.faces.media.inputs import Inputs
+from ntensor.faces.media.placement import Box
 from ntensor.faces.reading import read_picture, read_text
+from ntensor.faces.training.runs import load_run
 
 from .pictures import FACTORS, Pictures
+from .settings import Evaluation
 
 _UNKNOWN = ("", "-1", "?")
+BOX = ("left", "top", "right", "bottom")
 
 
 def read_labels(path: Path) -> dict[str, dict[str, str]]:
     """Labels of a CSV file: a column `file`, and any of `identity`, `expression`, `pose`, `light`.
 
-    Empty entries, `?` and `-1` are unknown.
+    Empty entries, `?` and `-1` are unknown. Four columns `left`, `top`, `right`, `bottom` hold the
+    face's box in pixels; where all of them are empty, there is none.
 
     Args:
         path (Path)
 
     Returns:
-        dict: name of a picture to its known labels by factor.
+        dict: name of a picture to its known labels by factor, and its box's edges.
 
     Raises:
         FacesError: it cannot be read, has no or other columns, or a line is wrong; the message
@@ -39,11 +46,12 @@ def read_labels(path: Path) -> dict[str, dict[str, str]]:
         with io.StringIO(read_text(path), newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip().lower() for name in next(reader, [])]
-            unknown = [name for name in header if name not in ("file", *factors)]
-            if "file" not in header or unknown or len(set(header)) < len(header):
+            unknown = [name for name in header if name not in ("file", *factors, *BOX)]
+            boxed = sum(name in header for name in BOX) in (0, len(BOX))
+            if "file" not in header or unknown or not boxed or len(set(header)) < len(header):
                 raise FacesError(
-                    f"{path}, line 1: wanted the columns file and any of {', '.join(factors)}, "
-                    f"got {', '.join(header) or 'nothing'}"
+                    f"{path}, line 1: wanted the columns file and any of {', '.join(factors)}, or "
+                    f"all of {', '.join(BOX)}, got {', '.join(header) or 'nothing'}"
                 )
             for row in reader:
                 if not any(cell.strip() for cell in row):
@@ -58,7 +66,11 @@ def read_labels(path: Path) -> dict[str, dict[str, str]]:
                 if not name or name in labels:
                     reason = f"names {name} again" if name else "names no file"
                     raise FacesError(f"{path}, line {reader.line_num}: {reason}")
-                labels[name] = {k: v for k, v in entry.items() if v not in _UNKNOWN}
+                edges = {k: entry.pop(k) for k in BOX if entry.get(k)}
+                if edges:
+                    check_box(edges, f"{path}, line {reader.line_num}")
+                known = {k: v for k, v in entry.items() if v not in _UNKNOWN}
+                labels[name] = known | edges
     except csv.Error as error:
         raise FacesError(f"{path}: not a readable CSV file ({error})") from error
     if not labels:
@@ -66,15 +78,47 @@ def read_labels(path: Path) -> dict[str, dict[str, str]]:
     return labels
 
 
-def read_photographs(folder: Path, labels: Path | None, size: int) -> tuple[Pictures, list[str]]:
-    """The pictures of a folder, cut to a square about their middle and resized.
+def check_box(edges: Mapping[str, str], place: str) -> Box:
+    """A box of numbers within the limits of `--box`.
 
-    Grey pictures get three equal channels.
+    Raises:
+        FacesError: it is none; the message begins with `place`.
+    """
+    try:
+        left, top, right, bottom = (float(edges[name]) for name in BOX)
+        if all(abs(edge) <= images.FARTHEST for edge in (left, top, right, bottom)):
+            return left, top, right, bottom
+    except (KeyError, ValueError):
+        pass
+    got = ", ".join(edges.get(name) or "nothing" for name in BOX)
+    raise FacesError(
+        f"{place}: wanted {', '.join(BOX)} as numbers up to {images.FARTHEST:g}, got {got}"
+    )
+
+
+def open_inputs(run: Path, settings: Evaluation) -> Inputs:
+    """What reads and crops pictures for a run, by `settings`.
+
+    Raises:
+        FacesError: there is no such run.
+    """
+    model, configuration, _ = load_run(run, settings.checkpoint)
+    looking = model if settings.place == "auto" else None
+    return Inputs(configuration, settings.landmarks, settings.box, looking)
+
+
+def read_photographs(
+    folder: Path, labels: Path | None, size: int, inputs: Inputs | None = None
+) -> tuple[Pictures, list[str]]:
+    """The pictures of a folder, cropped and resized.
+
+    A box of the labels comes before what `inputs` crops by. Grey pictures get three equal channels.
 
     Args:
         folder (Path)
         labels (Path or None): see `read_labels`; a picture that it does not name has no labels.
         size (int): pixels a side.
+        inputs (Inputs or None): for networks of this size; None: boxes, else middle squares.
 
     Returns:
         Pictures and the names of their files, in order.
@@ -90,16 +134,22 @@ def read_photographs(folder: Path, labels: Path | None, size: int) -> tuple[Pict
     numbers: dict[str, dict[str, int]] = {factor: {} for factor in FACTORS.values()}
     batches = []
     for path in tqdm(paths, "photographs", unit="picture"):
-        image, _ = images.crop(read_picture(path), size)
+        own = known.get(path.name, {})
+        box = check_box(own, f"{labels}, {path.name}") if BOX[0] in own else None
+        picture = read_picture(path)
+        if inputs is None:
+            image, _ = images.crop(picture, size, box)
+        else:
+            image = inputs.crop(picture, path, box=box).image
         batch = {"image": image.unsqueeze(0)}
         for key, factor in FACTORS.items():
-            label = known.get(path.name, {}).get(factor)
+            label = own.get(factor)
             # Classes are numbered in the order in which they first appear.
             number = (
                 -1 if label is None else numbers[factor].setdefault(label, len(numbers[factor]))
             )
             batch[key] = torch.tensor([number])
         batches.append(batch)
-    if labels is not None and not any(numbers.values()):
+    if known and not any(numbers.values()) and not any(BOX[0] in own for own in known.values()):
         raise ImageError(f"{labels}: every label is unknown")
     return Pictures(f"photographs in {folder}", batches), [path.name for path in paths]

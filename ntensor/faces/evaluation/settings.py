@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from ntensor.faces.common.errors import ConfigurationError
-from ntensor.faces.configuration.entries import Count, Device, Positive, Within, check_entries
+from ntensor.faces.configuration.entries import Count, Device, Positive, Within
 from ntensor.faces.datasets.scenes import FIXED_LIGHTS
+from ntensor.faces.media.inputs import Cropping
 
 Lights = Annotated[tuple[int, ...], Within(0, FIXED_LIGHTS - 1)]
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Cropping):
     """Settings.
 
     Attributes:
@@ -47,7 +48,7 @@ class Evaluation:
     checkpoint: Literal["best", "last"] = "best"
 
     def __post_init__(self) -> None:
-        check_entries(self)
+        super().__post_init__()
         for name in ("lights", "frontal_lights"):
             if not getattr(self, name):
                 raise ConfigurationError(f"{name} must be of 0 to {FIXED_LIGHTS - 1}, got none")

@@ -17,10 +17,11 @@ from ntensor.faces.common import extras
 from ntensor.faces.common.errors import DamagedPicture, ImageError
 from ntensor.faces.datasets import scenes
 from ntensor.faces.morphable.face_model import FaceModel
-from ntensor.faces.reading import parsing, read_json, read_text
+from ntensor.faces.reading import FORMATS, is_picture, parsing, read_json, read_text
 from ntensor.faces.rendering.renderer import Camera
 from ntensor.faces.writing.files import replacing
 
+# A file with such a name is meant to be a picture.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 COUNTS = (5, 68)
 # The 68 points that each of the five stands for: the eyes' rims, the nose's tip, the mouth's
@@ -31,16 +32,18 @@ FARTHEST = 1e6
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The pictures in a folder, by name.
+    """The pictures in a folder, by name: files that begin as a picture does, whatever their names
+    end with, and those that are named as one, which are refused where they are read.
 
     Raises:
         ImageError: it is no folder or has none.
     """
     if not folder.is_dir():
         raise ImageError(f"{folder}: wanted a folder of pictures, there is none")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    paths = [path for path in files if path.suffix.lower() in SUFFIXES or is_picture(path)]
     if not paths:
-        raise ImageError(f"{folder}: the folder has no pictures ({', '.join(SUFFIXES)})")
+        raise ImageError(f"{folder}: the folder has no pictures ({', '.join(FORMATS)})")
     return paths
 
 

@@ -14,9 +14,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -24,14 +26,17 @@ from torch import Tensor
 
 from ntensor.faces.common.errors import ConfigurationError, FacesError, ImageError
 from ntensor.faces.configuration import Configuration
+from ntensor.faces.configuration.entries import Within, check_entries
 from ntensor.faces.datasets import scenes
 from ntensor.faces.datasets.rendered import SPLITS, Batch, Faces, stack
 from ntensor.faces.datasets.stored import StoredFaces
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.morphable.face_models import find_face_model
+from ntensor.faces.networks.model import Model
 from ntensor.faces.reading import read_picture
 
 from . import images
+from .placement import Box, Placement, Placer, enclose
 
 # The entries of a scene that an edit replaces.
 EDITED = {
@@ -63,6 +68,29 @@ class Face:
     scene: scenes.Scenes | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Cropping:
+    """Where the faces in pictures are.
+
+    Attributes:
+        landmarks: of pictures: a text file with 5 or 68 lines "x y", a .pts file, a .json file by
+            picture names, or a folder with a .txt or .pts file for each picture; the faces are
+            turned, scaled and cropped by them.
+        box: left, top, right, bottom of the face in every picture, in pixels; a third wider than
+            the head.
+        place: what is taken without landmarks and box: auto, the face that the run's own encoder
+            finds, or the middle square with a warning where it is not sure; middle, the largest
+            square in the middle.
+    """
+
+    landmarks: Path | None = None
+    box: Annotated[Box | None, Within(-images.FARTHEST, images.FARTHEST)] = None
+    place: Literal["auto", "middle"] = "auto"
+
+    def __post_init__(self) -> None:
+        check_entries(self)
+
+
 class Inputs:
     """Reads the faces that a command names, cropped for a run's network.
 
@@ -70,6 +98,8 @@ class Inputs:
         configuration (Configuration): of the run.
         landmarks (Path or None): of pictures, see `images.read_landmarks`.
         box (sequence or None): left, top, right, bottom of the face in every picture, pixels.
+        model (Model or None): the run's network, which finds faces without landmarks and box, and
+            looks whether boxes show one; None: nothing is looked for.
 
     Attributes:
         files (set of Path): pictures and films that were read.
@@ -82,12 +112,13 @@ class Inputs:
         self,
         configuration: Configuration,
         landmarks: Path | None = None,
-        box: Sequence[float] | None = None,
+        box: Box | None = None,
+        model: Model | None = None,
     ) -> None:
         if landmarks is not None and box is not None:
             raise ConfigurationError("faces are cropped by landmarks or by a box, got both")
         self.configuration = configuration
-        self.landmarks, self.box = landmarks, box
+        self.landmarks, self.box, self.model = landmarks, box, model
         self.size = configuration.model.image_size
         self._face: FaceModel | None = None
         self._faces: Faces | None = None
@@ -138,17 +169,22 @@ class Inputs:
         """The face in a picture."""
         return self.crop(read_picture(path), path)
 
-    def crop(self, image: Tensor, path: Path, frame: int | None = None) -> Face:
+    def crop(
+        self, image: Tensor, path: Path, frame: int | None = None, box: Box | None = None
+    ) -> Face:
         """The face in a picture that was read from `path`, or in one frame of the film there.
 
-        Landmarks of a frame stand in a `.json` file under `film.mp4:NUMBER`, counted from 0.
+        Landmarks of a frame stand in a `.json` file under `film.mp4:NUMBER`, counted from 0. `box`
+        is that of this picture, in place of the one of all pictures.
 
         Raises:
             ImageError: there are no landmarks of this picture, or one text file for several.
         """
         self.files.add(path.resolve())
-        if self.landmarks is None:
-            return Face(str(path), images.crop(image, self.size, self.box)[0])
+        box = box or self.box
+        if self.landmarks is None or box is not None:
+            name = str(path) if frame is None else f"{path}:{frame}"
+            return Face(str(path), images.crop(image, self.size, self._place(image, name, box))[0])
         name = path.name if frame is None else f"{path.name}:{frame}"
         if self.landmarks.is_file() and self.landmarks.suffix != ".json":
             if self._single not in (None, name):
@@ -163,6 +199,40 @@ class Inputs:
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from error
         return Face(str(path), image, points)
+
+    @functools.cached_property
+    def placer(self) -> Placer | None:
+        """What finds faces in pictures; None where there is no network or no face model for it."""
+        if self.model is None:
+            return None
+        try:
+            return Placer(self.model, self.face_model)
+        except FacesError as error:
+            warn(f"faces in pictures are not looked for: {error}")
+            return None
+
+    def _place(self, image: Tensor, name: str, box: Box | None) -> Box | None:
+        """The box to crop: the given one, or that of the face that is found; None is the middle
+        square. What may be wrong with it is told."""
+        height, width = image.shape[1:]
+        if self.placer is None or (box is None and height == width == self.size):
+            return box
+        found = self.placer.find(image)
+        if box is None and not found.sure:
+            warn(
+                f"{name}: no face found for sure; the middle square is taken, which gives wrong "
+                "results unless the face fills it: --landmarks or --box says where it is"
+            )
+        middle = Placement(width / 2, height / 2, min(height, width))
+        given = middle if box is None else enclose(box)
+        if not found.sure or found.agrees(given) or (box is None and found.stays):
+            return box
+        told = ", ".join(f"{edge:.0f}" for edge in found.box)
+        if box is not None:
+            warn(f"{name}: the face seems to be at {told}, not in the box that is given and taken")
+            return box
+        print(f"{name}: the face at {told} is taken", file=sys.stderr, flush=True)
+        return found.box
 
     def read_record(self, folder: Path, index: int) -> Face:
         """A record of a data set on the disk."""
@@ -259,6 +329,11 @@ class Inputs:
         return self.render(
             f"{target.name}, {edit} of {source.name}", dataclasses.replace(target.scene, **fields)
         )
+
+
+def warn(sentence: str) -> None:
+    """Tells a user what may be wrong."""
+    print(f"warning: {sentence}", file=sys.stderr, flush=True)
 
 
 def stack_pictures(faces: Sequence[Face]) -> Tensor:

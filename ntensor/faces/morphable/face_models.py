@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.configuration import DataConfiguration
+from ntensor.faces.configuration.face_source import ANALYTIC, find_named
 
 from .analytic_face import make_analytic_face
 from .face_model import FaceModel
 from .ict_face import load_ict_face
-
-VARIABLE = "NTENSOR_FACE_MODEL"
 
 
 def load_face_model(path: str | Path | None = None) -> FaceModel:
@@ -34,17 +32,18 @@ def load_face_model(path: str | Path | None = None) -> FaceModel:
         >>> load_face_model("analytic").source
         'analytic face, 6000 vertices'
     """
-    chosen = str(path) if path is not None else os.environ.get(VARIABLE, "")
-    if chosen in ("", "analytic"):
+    chosen = find_named() if path is None else str(path)
+    if chosen in ("", ANALYTIC):
         return make_analytic_face()
     if not Path(chosen).is_file():
-        origin = "the argument" if path is not None else VARIABLE
-        raise ConfigurationError(f"load_face_model: {origin} names {chosen}, which is not a file")
+        raise ConfigurationError(
+            f"load_face_model: the argument names {chosen}, which is not a file"
+        )
     return load_ict_face(chosen)
 
 
 def find_face_model(configuration: DataConfiguration) -> FaceModel:
-    """The face model that the configuration names.
+    """The face model that the configuration names; see `DataConfiguration`.
 
     Raises:
         FacesError: there is none.

@@ -129,7 +129,7 @@ class Demo:
         return FixedFace(self.run.model, self.run.encode([Face("", image)])[0])
 
     def read_upload(self, path: Path) -> Tensor:
-        """The middle square of a picture's file, for the network.
+        """The face in a picture's file, for the network; its middle square where none is found.
 
         Raises:
             ImageError: see `read_picture`; the message names the file without its folder.

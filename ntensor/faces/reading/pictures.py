@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -54,6 +54,20 @@ def read_picture(path: str | Path, most_pixels: int = MOST_PIXELS) -> Tensor:
     return next(_read_frames(Path(path), 1, most_pixels))
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file begins as one of the `FORMATS` does, whatever its name ends with; its content
+    may be damaged.
+
+    Raises:
+        DamagedPicture: it cannot be opened.
+    """
+    with open_regular(path, DamagedPicture) as file, parsing(path, DamagedPicture):
+        film = _open_film(file)
+        if film is not None:
+            film.close()
+        return film is not None
+
+
 def read_frames(path: str | Path, most: int, most_pixels: int = MOST_PIXELS) -> Iterator[Tensor]:
     """The first `most` frames (3, h, w) of an animation or a film, one at a time.
 
@@ -69,17 +83,14 @@ def read_frames(path: str | Path, most: int, most_pixels: int = MOST_PIXELS) -> 
 
 
 def _read_frames(path: Path, most: int, most_pixels: int) -> Iterator[Tensor]:
-    pillow = extras.load("PIL.Image")
     with open_regular(path, DamagedPicture) as file, parsing(path, DamagedPicture):
         if file.seek(0, 2) > MOST_PICTURE_BYTES:
             raise DamagedPicture(path, None, f"wanted at most {MOST_PICTURE_BYTES} bytes, got more")
         file.seek(0)
-        pillow.init()
-        try:
-            film = pillow.open(file, formats=[name for name in FORMATS if name in pillow.OPEN])
-        except pillow.UnidentifiedImageError as error:
+        film = _open_film(file)
+        if film is None:
             wanted = ", ".join(FORMATS)
-            raise DamagedPicture(path, None, f"not a picture that is read ({wanted})") from error
+            raise DamagedPicture(path, None, f"not a picture that is read ({wanted})")
         with film:
             frames = min(most, getattr(film, "n_frames", 1)) if most > 1 else 1
             for number in range(frames):
@@ -88,6 +99,16 @@ def _read_frames(path: Path, most: int, most_pixels: int) -> Iterator[Tensor]:
                 _check_size(path, film.size, most_pixels)
                 film.load()
                 yield _to_colours(film if frames == 1 else film.convert("RGB"), str(path))
+
+
+def _open_film(file: BinaryIO) -> Any | None:
+    """The picture as Pillow opens it, not loaded yet; None where its format is not read."""
+    pillow = extras.load("PIL.Image")
+    pillow.init()
+    try:
+        return pillow.open(file, formats=[name for name in FORMATS if name in pillow.OPEN])
+    except pillow.UnidentifiedImageError:
+        return None
 
 
 def _check_size(path: Path, size: tuple[int, int], most_pixels: int) -> None:

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from ntensor.faces import editing
 from ntensor.faces.common.errors import ConfigurationError, OutputError
-from ntensor.faces.configuration.entries import Device, Within, check_entries
+from ntensor.faces.configuration.entries import Device, Within
 from ntensor.faces.editing import Encoded
-from ntensor.faces.media.images import FARTHEST
-from ntensor.faces.media.inputs import Face, Inputs, stack_pictures
+from ntensor.faces.media.inputs import Cropping, Face, Inputs, stack_pictures
 from ntensor.faces.training.processes import choose_device
 from ntensor.faces.training.runs import load_run
 from ntensor.faces.training.samples import open_sources
@@ -26,14 +25,10 @@ PICTURES = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(Cropping):
     """Options that every command about faces has.
 
     Attributes:
-        landmarks: of pictures: a text file with 5 or 68 lines "x y", a .pts file, a .json file by
-            picture names, or a folder with a .txt or .pts file for each picture; the faces are
-            turned, scaled and cropped by them.
-        box: left, top, right, bottom of the face in every picture, in pixels.
         checkpoint: of the run.
         device: auto, cpu or cuda.
         face_model: an ICT face file or the word analytic, in place of the one that the run's
@@ -41,15 +36,10 @@ class Options:
         scale: enlargement of figures.
     """
 
-    landmarks: Path | None = None
-    box: Annotated[tuple[float, float, float, float] | None, Within(-FARTHEST, FARTHEST)] = None
     checkpoint: Literal["best", "last"] = "best"
     device: Device = "auto"
     face_model: str | None = None
     scale: Annotated[int, Within(1, 64)] = 2
-
-    def __post_init__(self) -> None:
-        check_entries(self)
 
 
 class OpenedRun:
@@ -77,7 +67,8 @@ class OpenedRun:
         self.model.to(device)
         self.run, self.configuration, self.options = run, configuration, options
         self.device = device
-        self.inputs = Inputs(configuration, options.landmarks, options.box)
+        looking = self.model if options.place == "auto" else None
+        self.inputs = Inputs(configuration, options.landmarks, options.box, looking)
 
     def read(self, words: Sequence[str]) -> list[Face]:
         """The faces of these words; see `inputs`."""
