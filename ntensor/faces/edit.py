@@ -1,4 +1,4 @@
-"""Edits faces with a trained network: `python -m ntensor.faces.edit SUBCOMMAND RUN ... --out DIR`.
+"""Edits faces with a trained network: `python -m ntensor.faces.edit EDIT [RUN] ... --out DIR`.
 
 Faces are picture files, records of a data set on the disk (`FOLDER:INDEX`), or generated faces:
 `generated:SPLIT:PERSON:EXPRESSION:POSE:LIGHT`, as `generated:test:3:happy:20:5` (parts from the
@@ -39,14 +39,15 @@ from .runs.opened import OpenedRun, Options, pair_faces
 from .writing.files import check_writable
 from .writing.sheet import tile
 
-Run = Annotated[Path, tyro.conf.Positional]
+Run = Annotated[Path | None, tyro.conf.Positional]
 Settings = Annotated[Options, tyro.conf.arg(name="")]
 Edit = Literal["expression", "pose", "light", "identity"]
 _DEFAULT = Options()
 
 
 def expression(
-    run: Run,
+    run: Run = None,
+    *,
     target: list[str],
     source: list[str],
     out: Path,
@@ -60,7 +61,7 @@ def expression(
     --source generated:test:1:happy generated:test:2:surprise --out edited
 
     Args:
-        run: folder of the run.
+        run: folder of the run, or a file of weights; default: those that come with the package.
         target: faces to change; one, or as many as sources.
         source: faces that give the expression; one, or as many as targets.
         out: folder for the pictures.
@@ -78,7 +79,8 @@ def expression(
 
 
 def pose(
-    run: Run,
+    run: Run = None,
+    *,
     target: list[str],
     source: list[str],
     out: Path,
@@ -93,7 +95,7 @@ def pose(
     --source generated:test:0:neutral:40 generated:test:0:neutral:-40 --out edited
 
     Args:
-        run: folder of the run.
+        run: folder of the run, or a file of weights; default: those that come with the package.
         target: faces to change; one, or as many as sources.
         source: faces that give the pose; one, or as many as targets.
         out: folder for the pictures.
@@ -111,7 +113,8 @@ def pose(
 
 
 def identity(
-    run: Run,
+    run: Run = None,
+    *,
     target: list[str],
     source: list[str],
     out: Path,
@@ -125,7 +128,7 @@ def identity(
     --source generated:test:0 --out edited
 
     Args:
-        run: folder of the run.
+        run: folder of the run, or a file of weights; default: those that come with the package.
         target: faces to change; one, or as many as sources.
         source: faces that give the identity; one, or as many as targets.
         out: folder for the pictures.
@@ -140,7 +143,8 @@ def identity(
 
 
 def light(
-    run: Run,
+    run: Run = None,
+    *,
     target: list[str],
     source: list[str],
     out: Path,
@@ -153,7 +157,7 @@ def light(
     --source generated:test:0:neutral:0:1 generated:test:0:neutral:0:13 --out edited
 
     Args:
-        run: folder of the run.
+        run: folder of the run, or a file of weights; default: those that come with the package.
         target: faces to change; one, or as many as sources.
         source: faces that give the light; one, or as many as targets.
         out: folder for the pictures.
@@ -164,7 +168,8 @@ def light(
 
 
 def interpolate(
-    run: Run,
+    run: Run = None,
+    *,
     first: list[str],
     second: list[str],
     out: Path,
@@ -179,7 +184,7 @@ def interpolate(
     --second generated:test:0:surprise --edit expression --out edited
 
     Args:
-        run: folder of the run.
+        run: folder of the run, or a file of weights; default: those that come with the package.
         first: faces that are changed; one, or as many as second.
         second: faces whose code is reached; one, or as many as first.
         out: folder for the pictures.
@@ -213,7 +218,8 @@ def interpolate(
 
 
 def grid(
-    run: Run,
+    run: Run = None,
+    *,
     target: list[str],
     source: list[str],
     out: Path,
@@ -226,7 +232,7 @@ def grid(
     generated:test:1 --source generated:test:2:happy generated:test:3:anger --out edited
 
     Args:
-        run: folder of the run.
+        run: folder of the run, or a file of weights; default: those that come with the package.
         target: faces to change; one row each.
         source: faces that give what is transferred; one column each.
         out: folder for the picture.
@@ -247,7 +253,8 @@ def grid(
 
 
 def video(
-    run: Run,
+    run: Run = None,
+    *,
     template: str,
     drive: str,
     out: Path,
@@ -268,7 +275,7 @@ def video(
     --drive generated:test:3 --out edited
 
     Args:
-        run: folder of the run.
+        run: folder of the run, or a file of weights; default: those that come with the package.
         template: the face that is animated.
         drive: a folder of frames, a film (needs imageio and imageio-ffmpeg), or
             generated:SPLIT:PERSON, a generated film of every basic expression.

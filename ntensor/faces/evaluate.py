@@ -9,8 +9,9 @@ Examples:
     python -m ntensor.faces.evaluate runs/faces --data photoface --identities 12 --fitted 600
 
 The folder OUT gets `report.md`, its pictures and `evaluation.json`; every run's folder gets its own
-`evaluation.json`. Runs of one configuration that differ in their seeds are shown as mean and
-spread, runs of different configurations beside each other.
+`evaluation.json`, a file of weights, which stands for a run, none. Runs of one configuration that
+differ in their seeds are shown as mean and spread, runs of different configurations beside each
+other.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from typing import Annotated, Any
 
 import tyro
 
-from ntensor.faces.configuration import from_file
 from ntensor.faces.evaluation.materials import Shared
 from ntensor.faces.evaluation.photographs import read_photographs
 from ntensor.faces.evaluation.pictures import read_stored
@@ -35,7 +35,7 @@ from ntensor.faces.evaluation.report import Report
 from ntensor.faces.evaluation.run import evaluate, evaluate_pictures, format_report
 from ntensor.faces.evaluation.settings import Evaluation
 from ntensor.faces.training.processes import choose_device
-from ntensor.faces.training.runs import load_run
+from ntensor.faces.training.runs import find_shipped, is_packed, load_run, read_configuration
 
 from .common.command import command
 from .common.errors import ConfigurationError, FacesError
@@ -43,7 +43,8 @@ from .writing.files import check_writable, write_text
 
 
 def evaluate_runs(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
+    *,
     settings: Annotated[Evaluation, tyro.conf.arg(name="")],
     out: Path | None = None,
     plain: Path | None = None,
@@ -55,9 +56,11 @@ def evaluate_runs(
     """Evaluates the runs in the folders `runs`, prints the measures and writes a report.
 
     Args:
-        runs: folders that training wrote.
+        runs: folders that training wrote, or files of weights; default: those that come with the
+            package.
         settings: sizes of the evaluation.
-        out: folder of the report; default: the folder `report` in the first run.
+        out: folder of the report; default: the folder `report` in the first run, of a file of
+            weights the folder `report` here.
         plain: run of a plain adversarial auto-encoder, for its code z_0.
         intrinsic: run of the network after [30].
         images: a folder of photographs that the first run is tried on too.
@@ -83,11 +86,11 @@ def evaluate_all(
     Raises:
         FacesError: a run, an option or a file cannot be used.
     """
-    if not runs:
-        raise FacesError("wanted the folder of at least one run, got none")
+    runs = runs or [find_shipped()]
     if labels is not None and images is None:
         raise FacesError("labels are of photographs: wanted --images beside --labels, got none")
-    out = runs[0] / "report" if out is None else out
+    if out is None:
+        out = Path("report") if is_packed(runs[0]) else runs[0] / "report"
     check_runs(runs, plain, intrinsic, settings)
     baselines = [run for run in (plain, intrinsic) if run is not None]
     check_folders([*runs, *baselines], out)
@@ -98,9 +101,10 @@ def evaluate_all(
     for run in [*runs, *baselines]:
         measures, shown = evaluate(run, settings, shared)
         target.add(measures, shown, run in baselines)
-        path = run / "evaluation.json"
-        write_text(path, json.dumps(measures, indent=1) + "\n")
-        written.append(path)
+        if not is_packed(run):
+            path = run / "evaluation.json"
+            write_text(path, json.dumps(measures, indent=1) + "\n")
+            written.append(path)
         print(format_report(measures), end="\n\n", flush=True)
     for of_pictures, columns, name in own:
         target.add_other(of_pictures, columns, name)
@@ -131,7 +135,7 @@ def check_folders(runs: Sequence[Path], out: Path) -> None:
             f"--out {out} is a run's own folder, where evaluation.json is of that run; choose "
             "another, or a folder in it"
         )
-    for folder in (*runs, out):
+    for folder in (*(run for run in runs if not is_packed(run)), out):
         check_writable(folder)
 
 
@@ -140,7 +144,7 @@ def evaluate_own_pictures(
 ) -> list[tuple[dict[str, Any], dict[str, Any], str]]:
     """Measures, sheets and their names for a user's photographs and data set."""
     evaluated = []
-    size = from_file(run / "configuration.json").model.image_size
+    size = read_configuration(run).model.image_size
     if images is not None:
         pictures, _ = read_photographs(images, labels, size)
         evaluated.append((*evaluate_pictures(run, pictures, settings), "photographs.png"))

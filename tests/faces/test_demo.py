@@ -153,14 +153,14 @@ def test_mesh_is_the_shape_with_the_frontal_image(shown, session):
     torch.testing.assert_close(
         torch.from_numpy(found.vertices).float(), 1e-3 * vertices, rtol=1e-4, atol=1e-5
     )
-    assert found.faces.tolist() == shown.face_model.shape_triangles().tolist()
+    assert found.faces.tolist() == shown.surface.triangles.tolist()
     texture = found.visual.material.baseColorTexture
     assert texture.tobytes() == to_pixels(maps["frontal_image"][0]).tobytes()
 
 
 def test_places_in_the_texture(shown):
     face = shown.run.inputs.generate("test", "0")
-    truth = shown.face_model
+    truth = shown.surface
     vertices = truth.vertices(face.truth["id_3dmm"], face.truth["exp_3dmm"])[0, truth.landmarks68]
     places = find_texture_places(vertices)
     seen = torch.stack([places[:, 0], 1 - places[:, 1]], 1) * 16 - 0.5

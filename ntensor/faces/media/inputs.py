@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from ntensor.faces.morphable.face_models import find_face_model
 from ntensor.faces.reading import read_picture
 
 from . import images
+from .meshes import restrict_to_shape
 
 # The entries of a scene that an edit replaces.
 EDITED = {
@@ -70,9 +72,11 @@ class Inputs:
         configuration (Configuration): of the run.
         landmarks (Path or None): of pictures, see `images.read_landmarks`.
         box (sequence or None): left, top, right, bottom of the face in every picture, pixels.
+        surface (FaceModel or None): of the network's shape, where the run holds it.
 
     Attributes:
         files (set of Path): pictures and films that were read.
+        own_surface: as given.
 
     Raises:
         ConfigurationError: landmarks and a box at once.
@@ -83,12 +87,14 @@ class Inputs:
         configuration: Configuration,
         landmarks: Path | None = None,
         box: Sequence[float] | None = None,
+        surface: FaceModel | None = None,
     ) -> None:
         if landmarks is not None and box is not None:
             raise ConfigurationError("faces are cropped by landmarks or by a box, got both")
         self.configuration = configuration
         self.landmarks, self.box = landmarks, box
         self.size = configuration.model.image_size
+        self.own_surface = surface
         self._face: FaceModel | None = None
         self._faces: Faces | None = None
         self._single: str | None = None
@@ -96,7 +102,9 @@ class Inputs:
 
     @property
     def face_model(self) -> FaceModel:
-        """The face model that the run was trained with.
+        """The face model that generated faces are of: the one that the run was trained with; with
+        ready-made weights, whose face model is not among them, the one that the variable
+        `NTENSOR_FACE_MODEL` or the user names, else the built-in one.
 
         Raises:
             FacesError: there is none.
@@ -116,6 +124,23 @@ class Inputs:
                     "configuration names none"
                 )
         return self._face
+
+    @functools.cached_property
+    def surface(self) -> FaceModel:
+        """The network's shape: its mean, triangles and landmarks, without modes where the run holds
+        the shape itself.
+
+        Raises:
+            FacesError: there is neither that nor a face model.
+        """
+        return self.own_surface or restrict_to_shape(self.face_model)
+
+    @property
+    def knows_coefficients(self) -> bool:
+        """Whether the face model is the one whose coefficients the network has learnt."""
+        face, model = self.face_model, self.configuration.model
+        sizes = (face.shape_size, face.identity_size, face.expression_size)
+        return sizes == (model.k_3d, model.id_3dmm, model.exp_3dmm)
 
     def read(self, words: Sequence[str]) -> list[Face]:
         """The faces of these words.
@@ -158,8 +183,9 @@ class Inputs:
                 )
             self._single = name
         points = images.read_landmarks(self.landmarks, name)
+        reference = self.own_surface or self.face_model
         try:
-            image, points = images.align(image, points, self.face_model, self.size)
+            image, points = images.align(image, points, reference, self.size)
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from error
         return Face(str(path), image, points)

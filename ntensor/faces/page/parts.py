@@ -54,7 +54,7 @@ class Demo:
     """What the page shows and does, without the page.
 
     Args:
-        run (Path): folder that training wrote.
+        run (Path): folder that training wrote, or a file of weights.
         checkpoint (str): `"best"` or `"last"`.
 
     Raises:
@@ -69,21 +69,26 @@ class Demo:
     def sentence(self) -> str:
         """What was trained on what."""
         data, step = self.run.configuration.data, self.run.step
+        if self.run.inputs.own_surface is not None:
+            return (
+                f"Ready-made weights, trained with {step} updates on faces of another model "
+                f"({self.surface.source}). The faces below are generated; it has seen none of them."
+            )
         if data.source != "generated":
             return f"Trained with {step} updates on the data set {data.source}."
         return (
-            f"Trained with {step} updates on generated faces alone ({self.face_model.source}). The "
+            f"Trained with {step} updates on generated faces alone ({self.surface.source}). The "
             "faces below are of persons that it has not seen; of photographs it has seen none."
         )
 
     @property
-    def face_model(self) -> FaceModel:
-        """Whose vertices the network's shape has.
+    def surface(self) -> FaceModel:
+        """Of the network's shape.
 
         Raises:
             FacesError: none is known, or it has other vertices.
         """
-        face, k_3d = self.run.inputs.face_model, self.run.configuration.model.k_3d
+        face, k_3d = self.run.inputs.surface, self.run.configuration.model.k_3d
         if face.shape_size != k_3d:
             raise ConfigurationError(
                 f"the run's shape has {k_3d} coordinates, that of the {face.source} has "
@@ -159,10 +164,10 @@ class Demo:
         """The edited shape as a GLB file, whose texture is the frontal image.
 
         Raises:
-            FacesError: see `face_model`.
+            FacesError: see `surface`.
         """
         trimesh, image_module = extras.load("trimesh"), extras.load("PIL.Image")
-        triangles = self.face_model.shape_triangles()
+        triangles = self.surface.triangles
         maps = session.decode(weights)
         vertices = restore_vertices(self.run.model, maps)[0].float().cpu()
         material = trimesh.visual.material.PBRMaterial(

@@ -18,7 +18,7 @@ from ntensor.faces.editing import Encoded
 from ntensor.faces.media.images import FARTHEST
 from ntensor.faces.media.inputs import Face, Inputs, stack_pictures
 from ntensor.faces.training.processes import choose_device
-from ntensor.faces.training.runs import load_run
+from ntensor.faces.training.runs import find_shipped, open_run
 from ntensor.faces.training.samples import open_sources
 
 # Training pictures that `leak` looks at; its regression has ten unknowns a coordinate.
@@ -56,7 +56,8 @@ class OpenedRun:
     """A run's network on a device, and the faces read for it.
 
     Args:
-        run (Path): folder that training wrote.
+        run (Path or None): folder that training wrote, or a file of weights; None: those that come
+            with the package.
         options (Options)
         edits (str): keys of `editing.CODES` that the network must have codes for.
 
@@ -67,9 +68,11 @@ class OpenedRun:
         FacesError: there is no such run, device or code.
     """
 
-    def __init__(self, run: Path, options: Options, *edits: str) -> None:
+    def __init__(self, run: Path | None, options: Options, *edits: str) -> None:
+        run = find_shipped() if run is None else run
         device = choose_device(options.device)
-        self.model, configuration, self.step = load_run(run, options.checkpoint)
+        trained = open_run(run, options.checkpoint)
+        self.model, self.step, configuration = trained.model, trained.step, trained.configuration
         if options.face_model is not None:
             data = dataclasses.replace(configuration.data, face_model=options.face_model)
             configuration = dataclasses.replace(configuration, data=data)
@@ -77,7 +80,7 @@ class OpenedRun:
         self.model.to(device)
         self.run, self.configuration, self.options = run, configuration, options
         self.device = device
-        self.inputs = Inputs(configuration, options.landmarks, options.box)
+        self.inputs = Inputs(configuration, options.landmarks, options.box, trained.surface)
 
     def read(self, words: Sequence[str]) -> list[Face]:
         """The faces of these words; see `inputs`."""
