@@ -298,7 +298,7 @@ def video(
         part = frames[first : first + 32]
         driven = opened.encode(part)
         if warp:
-            face_model = opened.inputs.face_model
+            face_model = opened.inputs.find_coefficient_model()
             made, _, _ = editing.warp_expression(
                 opened.model, face_model, face.image[None], fixed, driven
             )

@@ -117,13 +117,14 @@ def edit_by_network(
     device: torch.device,
     batch_size: int,
     leak: Tensor | None = None,
+    shaped: bool = True,
 ) -> dict[str, Batch]:
     """Every edit that the network can do: `image`, and `normal` and `landmarks` where it has them.
 
     The key `""` is the target's reconstruction, with nothing edited. In an edited pose, face and
     background are joined where the decoded normals have a length, since the mask of `z_m` has the
     target's outline. With `leak`, of `editing.fit_pose_leak`, there is `FOLLOWS` too, the edited
-    pose with it.
+    pose with it. Unless `shaped`, the network's shape is of another face and has no landmarks.
     """
     has = set(model.encoder.heads)
     edits = [edit for edit in transfers.truth if editing.CODES[edit] in has]
@@ -148,7 +149,8 @@ def edit_by_network(
                 pose = source
             elif edit == "light":
                 output = {**plain, **editing.transfer_light(model, target, source)}
-            kept.append(_keep_output(model, transfers.face, output, pose.codes.get("z_p")))
+            z_p = pose.codes.get("z_p") if shaped else None
+            kept.append(_keep_output(model, transfers.face, output, z_p))
     return {
         edit: {name: torch.cat([part[name] for part in batches]) for name in batches[0]}
         for edit, batches in parts.items()
@@ -161,9 +163,10 @@ def measure_network(
     device: torch.device,
     batch_size: int,
     leak: Tensor | None = None,
+    shaped: bool = True,
 ) -> tuple[dict[str, Measures], dict[str, Batch]]:
     """Errors of the network's edits by edit and method, and the edited batches."""
-    edited = edit_by_network(model, transfers, device, batch_size, leak)
+    edited = edit_by_network(model, transfers, device, batch_size, leak, shaped)
     measures = {}
     for edit in transfers.truth:
         if edit not in edited:

@@ -135,12 +135,22 @@ class Inputs:
         """
         return self.own_surface or restrict_to_shape(self.face_model)
 
-    @property
-    def knows_coefficients(self) -> bool:
-        """Whether the face model is the one whose coefficients the network has learnt."""
+    def find_coefficient_model(self) -> FaceModel:
+        """The face model whose coefficients the network has learnt.
+
+        Raises:
+            FacesError: it is not there.
+        """
         face, model = self.face_model, self.configuration.model
         sizes = (face.shape_size, face.identity_size, face.expression_size)
-        return sizes == (model.k_3d, model.id_3dmm, model.exp_3dmm)
+        wanted = (model.k_3d, model.id_3dmm, model.exp_3dmm)
+        if self.own_surface is not None and sizes != wanted:
+            raise ConfigurationError(
+                "the network's coefficients are of the face model of its training "
+                f"({self.own_surface.source}), which is not among the weights; --face-model names "
+                "it"
+            )
+        return face
 
     def read(self, words: Sequence[str]) -> list[Face]:
         """The faces of these words.

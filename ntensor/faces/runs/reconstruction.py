@@ -65,14 +65,13 @@ class Reconstruction:
                 )
             self.shapes["decoder"] = (vertices, self.part)
         self.left_out = ""
-        if inputs.own_surface is None or inputs.knows_coefficients:
-            vertices = editing.build_vertices(model, output, inputs.face_model)
-            self.shapes["coefficients"] = (vertices, inputs.face_model)
-        else:
-            self.left_out = (
-                "the mesh of the coefficients needs the face model of the training "
-                f"({self.part.source}), which is not among the weights; --face-model names it"
-            )
+        try:
+            face = inputs.find_coefficient_model()
+            self.shapes["coefficients"] = (editing.build_vertices(model, output, face), face)
+        except ConfigurationError as error:
+            if inputs.own_surface is None:
+                raise
+            self.left_out = f"no mesh of the coefficients: {error}"
         self.maps = editing.collect_frontal_maps(self.output)
         if "normal" in self.output:
             self.maps["normal"] = self.output["normal"] * (self.output["mask"] > 0.5)

@@ -79,7 +79,7 @@ def make_columns(
         parts = (shown["target"], plain["image"].cpu(), made["image"].cpu())
         shown[edit] = editing.add_detail(*parts)
     if way.warp:
-        face, image = opened.inputs.face_model, shown["target"]
+        face, image = opened.inputs.find_coefficient_model(), shown["target"]
         shown[edit], _, _ = editing.warp_expression(opened.model, face, image, given, taken)
     if edit in ("expression", "identity") and "frontal_image" in made:
         shown |= {"frontal": plain["frontal_image"], f"fr. {edit[:6]}.": made["frontal_image"]}

@@ -37,7 +37,7 @@ NOTE = "ntensor"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 # Bytes of all factored tensors, multiplied out.
 MOST_BYTES = 2_000_000_000
-_SURFACE = {"surface.triangles": ("T", 3), "surface.landmarks68": (68,)}
+_SURFACE = ("surface.triangles", "surface.landmarks68")
 # It is shown.
 _PRINTABLE = Word(r"[ -~]{1,200}", "up to 200 printable characters")
 
@@ -208,11 +208,8 @@ def read_surface(given: Mapping[str, Tensor], model: Model, source: str) -> Face
     extent = model.statistics.sizes.get("shape", 0)
     triangles = given.get("surface.triangles")
     count = len(triangles) if triangles is not None and triangles.dim() else 0
-    wanted = {
-        name: torch.empty([count if k == "T" else k for k in shape], dtype=torch.int32)
-        for name, shape in _SURFACE.items()
-    }
-    check_tensors(given, wanted)
+    wanted = (torch.empty(count, 3), torch.empty(68))
+    check_tensors(given, {n: t.int() for n, t in zip(_SURFACE, wanted, strict=True)})
     if extent % 3 or not extent:
         raise ValueError(f"a surface wants a shape of vertices, got {extent} coordinates")
     for name, least in zip(_SURFACE, (0, -1), strict=True):

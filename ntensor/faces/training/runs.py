@@ -10,6 +10,7 @@ import torch
 
 from ntensor.faces.common.errors import CheckpointError
 from ntensor.faces.configuration import Configuration, from_file
+from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.networks.model import Model, build
 from ntensor.faces.reading import check_tensors, read_tensors
 
@@ -116,7 +117,7 @@ def open_run(run: Path, which: str = "best") -> Trained:
     return Trained(model.eval(), configuration, step, _read_surface(run / SURFACE, model))
 
 
-def _read_surface(path: Path, model: Model) -> packed.FaceModel | None:
+def _read_surface(path: Path, model: Model) -> FaceModel | None:
     if not path.exists():
         return None
     try:

@@ -28,6 +28,7 @@ from ntensor.faces.common.command import command
 from ntensor.faces.common.errors import ConfigurationError, OutputError
 from ntensor.faces.configuration import to_json
 from ntensor.faces.configuration.entries import Positive, Within, check_arguments
+from ntensor.faces.reading import read_text
 from ntensor.faces.training import checkpoint as checkpoints
 from ntensor.faces.training import packed
 from ntensor.faces.training.runs import SURFACE, open_run
@@ -37,6 +38,7 @@ from .packing import format_figures, pack_run
 
 Named = Annotated[Path, tyro.conf.Positional]
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+_MOST_NOTICE = 100_000
 
 
 def pack(
@@ -49,6 +51,7 @@ def pack(
     validation: str | None = None,
     checkpoint: Literal["best", "last"] = "best",
     trained_by: str = "",
+    notice: Path | None = None,
 ) -> None:
     """Writes the network of a run as one file, and beside it, as JSON, what that changes.
 
@@ -63,10 +66,12 @@ def pack(
         validation: data set in place of the run's own for validation.
         checkpoint: of the run.
         trained_by: the command that trained the run, for the file beside.
+        notice: a text that must go with what the run was trained on, for the file beside.
     """
     check_arguments(pack, locals())
     beside = out.with_suffix(".json")
     check_names(out, beside)
+    notices = [] if notice is None else [read_text(notice, _MOST_NOTICE)]
     trained = open_run(run, checkpoint)
     faces = trained.configuration.data
     if data is not None or validation is not None:
@@ -75,6 +80,7 @@ def pack(
     written = open_run(out)
     described = {
         "licence": "MIT",
+        "notices": notices,
         "trained_by": trained_by,
         "step": trained.step,
         "packed": {"most": most, "precision": precision, **figures},
