@@ -65,17 +65,14 @@ def expression(
         target: faces to change; one, or as many as sources.
         source: faces that give the expression; one, or as many as targets.
         out: folder for the pictures.
-        detail: add the change of the reconstruction to the target itself, so that what the network
-            does not reproduce stays.
+        detail: keep the target's own picture, and change it where the reconstruction changes by
+            more than the network gets wrong there.
         warp: move the target's own picture, as the face model moves with the coefficients that the
             network reads from both pictures; nothing is decoded. For aligned faces.
     """
-    if detail and warp:
-        raise ConfigurationError("detail and warp are two ways to do it; got both")
+    way = transfers.Way(detail=detail, warp=warp)
     opened = OpenedRun(run, options, "expression")
-    transfers.write_transfer(
-        opened, "expression", target, source, out, transfers.Way(detail=detail, warp=warp)
-    )
+    transfers.write_transfer(opened, "expression", target, source, out, way)
 
 
 def pose(
@@ -161,7 +158,8 @@ def light(
         target: faces to change; one, or as many as sources.
         source: faces that give the light; one, or as many as targets.
         out: folder for the pictures.
-        detail: as for expression.
+        detail: add the change of the reconstruction to the target's own picture, so that what the
+            network does not reproduce stays.
     """
     opened = OpenedRun(run, options, "light")
     transfers.write_transfer(opened, "light", target, source, out, transfers.Way(detail=detail))
@@ -261,6 +259,7 @@ def video(
     rate: float = 12.0,
     format: Literal["gif", "webp", "mp4"] = "gif",
     most: int = 600,
+    detail: bool = False,
     warp: bool = False,
     options: Settings = _DEFAULT,
 ) -> None:
@@ -283,8 +282,10 @@ def video(
         rate: pictures a second.
         format: of the films; mp4 needs imageio and imageio-ffmpeg.
         most: frames that are read.
+        detail: as for expression.
         warp: as for expression.
     """
+    way = transfers.Way(detail=detail, warp=warp)
     if format == "mp4":
         extras.check("video")
     opened = OpenedRun(run, options, "expression")
@@ -297,13 +298,8 @@ def video(
     for first in range(0, len(frames), 32):
         part = frames[first : first + 32]
         driven = opened.encode(part)
-        if warp:
-            face_model = opened.inputs.find_coefficient_model()
-            made, _, _ = editing.warp_expression(
-                opened.model, face_model, face.image[None], fixed, driven
-            )
-        else:
-            made = editing.transfer_expression(opened.model, fixed, driven, False)["image"]
+        given = face.image[None]
+        made = transfers.edit_pictures(opened, "expression", given, fixed, driven, way)
         images.append(opened.to_colours(made))
         points += find_landmarks(opened, part, driven)
     edited = torch.cat(images)

@@ -177,7 +177,7 @@ def measure_network(
         if edit == "expression":
             rows |= _warp(model, transfers, device)
         if edit != "pose":
-            rows[DETAIL] = _add_change(transfers, edited[""], edited[edit])
+            rows[DETAIL] = _add_change(edit, transfers, edited[""], edited[edit])
         measures[edit] = {
             name: transfers.measure(edit, b["image"], b.get("normal"), b.get("landmarks"))
             for name, b in rows.items()
@@ -206,11 +206,11 @@ def _warp(model: Model, transfers: Transfers, device: torch.device) -> dict[str,
     return {WARP: {"image": image, "normal": normal, "landmarks": landmarks}}
 
 
-def _add_change(transfers: Transfers, plain: Batch, edited: Batch) -> Batch:
+def _add_change(edit: str, transfers: Transfers, plain: Batch, edited: Batch) -> Batch:
     given = {**transfers.target, "landmarks": transfers.project_landmarks(transfers.target)}
     parts = {name: (given[name], plain[name], edited[name]) for name in plain if name in given}
     return {
-        name: editing.add_detail(*part) if name == "image" else part[0] + part[2] - part[1]
+        name: editing.keep_detail(edit, *part) if name == "image" else part[0] + part[2] - part[1]
         for name, part in parts.items()
     }
 

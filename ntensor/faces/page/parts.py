@@ -131,7 +131,8 @@ class Demo:
 
     def fix_face(self, image: Tensor) -> FixedFace:
         """A picture (3, S, S), encoded."""
-        return FixedFace(self.run.model, self.run.encode([Face("", image)])[0])
+        encoded = self.run.encode([Face("", image)])[0]
+        return FixedFace(self.run.model, encoded, image[None].to(self.run.device))
 
     def read_upload(self, path: Path) -> Tensor:
         """The middle square of a picture's file, for the network.
@@ -152,12 +153,14 @@ class Demo:
         return [format_picture(image, title), format_maps(title, maps)]
 
     def show_edited(self, session: Session, weights: Mapping[str, float]) -> list[str]:
-        """HTML of the edited face, large, as a picture and frontal; and of its decodings."""
+        """HTML of the edited face, large (decoded, frontal, as a change of the first picture), and
+        of its decodings."""
         maps = session.decode(weights)
-        large = {"image": "Edited face", "frontal_image": "Its frontal view"}
-        figures = "".join(
-            format_figure(maps[name][0], title, title) for name, title in large.items()
-        )
+        large = {"Edited face": maps["image"], "Its frontal view": maps["frontal_image"]}
+        changed = session.edit_picture(weights)
+        if changed is not None:
+            large["First picture, expression and light changed"] = changed
+        figures = "".join(format_figure(x[0], title, title) for title, x in large.items())
         return [f'<div class="large">{figures}</div>', format_maps("Edited face", maps)]
 
     def make_mesh(self, session: Session, weights: Mapping[str, float]) -> bytes:
