@@ -158,14 +158,24 @@ def free_port():
     return free_port()
 
 
-def test_evaluation_of_weights_writes_into_its_own_folder(shipped, tmp_path, monkeypatch):
-    from test_evaluate import OPTIONS
-
+def test_evaluation_of_weights_without_their_face_model(foreign, tmp_path, monkeypatch, capsys):
+    """What needs no shape of the built-in face is measured, into a folder of its own."""
+    _, small = foreign
     monkeypatch.chdir(tmp_path)
-    before = set(shipped.parent.iterdir())
-    evaluate.main(OPTIONS)
-    assert set(shipped.parent.iterdir()) == before | {tmp_path / "report"}
-    assert (tmp_path / "report" / "report.md").exists()
+    before = set(small.parent.iterdir())
+    evaluate.main(
+        [
+            *(str(small), "--identities", "2", "--lights", "0", "--frontal-lights", "0"),
+            *("--fitted", "12", "--als", "1", "1", "2", "--folds", "2", "--transfers", "2"),
+            *("--shapes", "2", "--embedded", "0"),
+        ]
+    )
+    assert "shapes and landmarks are left out" in capsys.readouterr().out
+    assert set(small.parent.iterdir()) == before
+    (measures,) = json.loads((tmp_path / "report" / "evaluation.json").read_text())["runs"]
+    assert measures["shape"] == {} and measures["angular_error"]["network"]["mean"] > 0
+    rows = measures["transfer"]["expression"]
+    assert "landmarks" not in rows["network"] and rows["network"]["face"] > 0
 
 
 def test_the_shape_travels_without_the_face_model(foreign, tmp_path, capsys):

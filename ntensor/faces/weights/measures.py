@@ -69,26 +69,32 @@ def compare(
 
 @torch.no_grad()
 def measure_errors(model: Model, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    """A network's errors where the truth is known: `image` and `face` (mean squared errors),
-    `normals` (degrees), `shape` (the shapes' unit).
+    """A network's errors where the truth is known: `image`, `face` and, of near-frontal faces,
+    `frontal_image` (mean squared errors), `normals` (degrees), `shape` (the shapes' unit).
 
     Args:
         model (Model)
         batches (sequence): of faces, with `image`, `mask` and what else is known.
     """
-    colour, angle = SquaredError(), AngularError()
+    colour, frontal, angle = SquaredError(), SquaredError(), AngularError()
     shapes: list[Tensor] = []
     for batch in batches:
         output = editing.decode(model, editing.encode(model, take_input(batch)))
         colour.add(output["image"], batch["image"], batch["mask"])
         if "normal" in output and "normal" in batch:
             angle.add(output["normal"], batch["normal"], batch["mask"])
+        if "frontal_image" in output and "frontal_image" in batch:
+            rows = batch["near_frontal"]
+            found, truth = output["frontal_image"][rows], batch["frontal_image"][rows]
+            frontal.add(found, truth, torch.ones_like(truth[:, :1]))
         truth = batch.get("shape")
         # Shapes of another face have another length.
         if "shape" in output and truth is not None and truth.shape == output["shape"].shape:
             found = editing.restore_vertices(model, output)
             shapes.append(editing.measure_shape_error(found, truth.unflatten(1, (-1, 3))))
     errors = colour.result()
+    if frontal.values:
+        errors["frontal_image"] = frontal.result()["image"]
     if angle.images:
         errors["normals"] = angle.result()["mean"]
     if shapes:
