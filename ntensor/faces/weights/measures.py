@@ -85,8 +85,8 @@ def measure_errors(model: Model, batches: Sequence[Mapping[str, Tensor]]) -> dic
             angle.add(output["normal"], batch["normal"], batch["mask"])
         if "frontal_image" in output and "frontal_image" in batch:
             rows = batch["near_frontal"]
-            found, truth = output["frontal_image"][rows], batch["frontal_image"][rows]
-            frontal.add(found, truth, torch.ones_like(truth[:, :1]))
+            wanted = batch["frontal_image"][rows]
+            frontal.add(output["frontal_image"][rows], wanted, torch.ones_like(wanted[:, :1]))
         truth = batch.get("shape")
         # Shapes of another face have another length.
         if "shape" in output and truth is not None and truth.shape == output["shape"].shape:
