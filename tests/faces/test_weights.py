@@ -109,6 +109,14 @@ def test_directions_are_those_of_real_outputs():
         compression.choose_ranks({"a": spectrum}, {"a": layer.weight.detach()}, 100)
 
 
+def test_the_encoder_is_kept_whole(run):
+    model, _, _ = load_run(run)
+    model.encoder.bottleneck = torch.nn.Linear(100, 100)
+    names = compression.find_layers(model)
+    assert "shape_stream.projection.core" in names
+    assert not [name for name in names if name.startswith("encoder.")]
+
+
 def test_a_layer_without_falling_directions_is_kept():
     weight = torch.linalg.qr(torch.randn(70, 70))[0]
     spectrum = compression.find_spectrum(torch.randn(300, 70) @ weight.T)

@@ -100,12 +100,15 @@ def shrink(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def find_layers(model: Model) -> dict[str, nn.Module]:
-    """The layers that may be factored, by the name of their tensor."""
+    """The layers that may be factored, by the name of their tensor; none of the encoder's, on whose
+    codes every output hangs."""
     tensors = {nn.Linear: "weight", ntensor.nn.MultilinearProjection: "core"}
     return {
         f"{path}.{tensors[type(layer)]}": layer
         for path, layer in model.named_modules()
-        if type(layer) in tensors and getattr(layer, tensors[type(layer)]).numel() >= SMALLEST
+        if type(layer) in tensors
+        and not path.startswith("encoder.")
+        and getattr(layer, tensors[type(layer)]).numel() >= SMALLEST
     }
 
 
