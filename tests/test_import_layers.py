@@ -40,6 +40,7 @@ ORDER = (
     "ntensor.faces.editing",
     "ntensor.faces.media",
     "ntensor.faces.evaluation",
+    "ntensor.faces.weights",
     "ntensor.faces.runs",
     "ntensor.faces.figures",
     "ntensor.faces.page",

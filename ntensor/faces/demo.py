@@ -1,8 +1,10 @@
-"""A page to try a trained face model: `python -m ntensor.faces.demo RUN`.
+"""A page to try a trained face model: `python -m ntensor.faces.demo [RUN]`.
 
 Two faces, chosen or uploaded, and sliders between them for identity, expression, pose and light.
-The page is served to this machine alone, and asks nothing of any other.
+The page is served to this machine alone, and asks nothing of any other. Without a run it shows the
+weights that come with the package.
 
+    python -m ntensor.faces.demo
     python -m ntensor.faces.demo build/tiny
     python -m ntensor.faces.demo build/tiny --port 8080 --checkpoint last
     python -m ntensor.faces.demo build/tiny --share network
@@ -20,7 +22,11 @@ import signal
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
+
+from ntensor.faces.training.runs import find_shipped
 
 from .common import extras
 from .common.command import command
@@ -31,7 +37,7 @@ from .page.parts import Demo
 
 
 def serve(
-    run: Path,
+    run: Annotated[Path | None, tyro.conf.Positional] = None,
     *,
     port: int = 7860,
     share: Literal["never", "network"] = "never",
@@ -40,7 +46,8 @@ def serve(
     """Serves the page until Ctrl-C.
 
     Args:
-        run: folder that training wrote.
+        run: folder that training wrote, or a file of weights; default: the weights that come with
+            the package.
         port: of the page.
         share: never: this machine alone can open the page; network: every machine that reaches
             this one.
@@ -48,6 +55,7 @@ def serve(
     """
     network = share == "network"
     with listen("0.0.0.0" if network else "127.0.0.1", port) as listener:
+        run = find_shipped() if run is None else run
         demo = Demo(run, checkpoint)
         extras.check("demo")
         # An ended program leaves no uploaded picture behind.
@@ -108,10 +116,4 @@ def listen(address: str, port: int) -> socket.socket:
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    tyro = extras.load("tyro")
-    tyro.cli(
-        tyro.conf.configure(tyro.conf.PositionalRequiredArgs)(serve),
-        prog="python -m ntensor.faces.demo",
-        description=__doc__,
-        args=arguments,
-    )
+    tyro.cli(serve, prog="python -m ntensor.faces.demo", description=__doc__, args=arguments)

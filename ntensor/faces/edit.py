@@ -1,4 +1,4 @@
-"""Edits faces with a trained network: `python -m ntensor.faces.edit SUBCOMMAND RUN ... --out DIR`.
+"""Edits faces with a trained network: `python -m ntensor.faces.edit EDIT [RUN] ... --out DIR`.
 
 Faces are picture files, records of a data set on the disk (`FOLDER:INDEX`), or generated faces:
 `generated:SPLIT:PERSON:EXPRESSION:POSE:LIGHT`, as `generated:test:3:happy:20:5` (parts from the
@@ -39,14 +39,15 @@ from .runs.opened import OpenedRun, Options, pair_faces
 from .writing.files import check_writable
 from .writing.sheet import tile
 
-Run = Annotated[Path, tyro.conf.Positional]
+Run = Annotated[Path | None, tyro.conf.Positional]
 Settings = Annotated[Options, tyro.conf.arg(name="")]
 Edit = Literal["expression", "pose", "light", "identity"]
 _DEFAULT = Options()
 
 
 def expression(
-    run: Run,
+    run: Run = None,
+    *,
     target: list[str],
     source: list[str],
     out: Path,
@@ -60,25 +61,23 @@ def expression(
     --source generated:test:1:happy generated:test:2:surprise --out edited
 
     Args:
-        run: folder of the run.
+        run: folder of the run, or a file of weights; default: those that come with the package.
         target: faces to change; one, or as many as sources.
         source: faces that give the expression; one, or as many as targets.
         out: folder for the pictures.
-        detail: add the change of the reconstruction to the target itself, so that what the network
-            does not reproduce stays.
+        detail: keep the target's own picture, and change it where the reconstruction changes by
+            more than the network gets wrong there.
         warp: move the target's own picture, as the face model moves with the coefficients that the
             network reads from both pictures; nothing is decoded. For aligned faces.
     """
-    if detail and warp:
-        raise ConfigurationError("detail and warp are two ways to do it; got both")
+    way = transfers.Way(detail=detail, warp=warp)
     opened = OpenedRun(run, options, "expression")
-    transfers.write_transfer(
-        opened, "expression", target, source, out, transfers.Way(detail=detail, warp=warp)
-    )
+    transfers.write_transfer(opened, "expression", target, source, out, way)
 
 
 def pose(
-    run: Run,
+    run: Run = None,
+    *,
     target: list[str],
     source: list[str],
     out: Path,
@@ -93,7 +92,7 @@ def pose(
     --source generated:test:0:neutral:40 generated:test:0:neutral:-40 --out edited
 
     Args:
-        run: folder of the run.
+        run: folder of the run, or a file of weights; default: those that come with the package.
         target: faces to change; one, or as many as sources.
         source: faces that give the pose; one, or as many as targets.
         out: folder for the pictures.
@@ -111,7 +110,8 @@ def pose(
 
 
 def identity(
-    run: Run,
+    run: Run = None,
+    *,
     target: list[str],
     source: list[str],
     out: Path,
@@ -125,7 +125,7 @@ def identity(
     --source generated:test:0 --out edited
 
     Args:
-        run: folder of the run.
+        run: folder of the run, or a file of weights; default: those that come with the package.
         target: faces to change; one, or as many as sources.
         source: faces that give the identity; one, or as many as targets.
         out: folder for the pictures.
@@ -140,7 +140,8 @@ def identity(
 
 
 def light(
-    run: Run,
+    run: Run = None,
+    *,
     target: list[str],
     source: list[str],
     out: Path,
@@ -153,18 +154,20 @@ def light(
     --source generated:test:0:neutral:0:1 generated:test:0:neutral:0:13 --out edited
 
     Args:
-        run: folder of the run.
+        run: folder of the run, or a file of weights; default: those that come with the package.
         target: faces to change; one, or as many as sources.
         source: faces that give the light; one, or as many as targets.
         out: folder for the pictures.
-        detail: as for expression.
+        detail: add the change of the reconstruction to the target's own picture, so that what the
+            network does not reproduce stays.
     """
     opened = OpenedRun(run, options, "light")
     transfers.write_transfer(opened, "light", target, source, out, transfers.Way(detail=detail))
 
 
 def interpolate(
-    run: Run,
+    run: Run = None,
+    *,
     first: list[str],
     second: list[str],
     out: Path,
@@ -179,7 +182,7 @@ def interpolate(
     --second generated:test:0:surprise --edit expression --out edited
 
     Args:
-        run: folder of the run.
+        run: folder of the run, or a file of weights; default: those that come with the package.
         first: faces that are changed; one, or as many as second.
         second: faces whose code is reached; one, or as many as first.
         out: folder for the pictures.
@@ -213,7 +216,8 @@ def interpolate(
 
 
 def grid(
-    run: Run,
+    run: Run = None,
+    *,
     target: list[str],
     source: list[str],
     out: Path,
@@ -226,7 +230,7 @@ def grid(
     generated:test:1 --source generated:test:2:happy generated:test:3:anger --out edited
 
     Args:
-        run: folder of the run.
+        run: folder of the run, or a file of weights; default: those that come with the package.
         target: faces to change; one row each.
         source: faces that give what is transferred; one column each.
         out: folder for the picture.
@@ -247,13 +251,15 @@ def grid(
 
 
 def video(
-    run: Run,
+    run: Run = None,
+    *,
     template: str,
     drive: str,
     out: Path,
     rate: float = 12.0,
     format: Literal["gif", "webp", "mp4"] = "gif",
     most: int = 600,
+    detail: bool = False,
     warp: bool = False,
     options: Settings = _DEFAULT,
 ) -> None:
@@ -268,7 +274,7 @@ def video(
     --drive generated:test:3 --out edited
 
     Args:
-        run: folder of the run.
+        run: folder of the run, or a file of weights; default: those that come with the package.
         template: the face that is animated.
         drive: a folder of frames, a film (needs imageio and imageio-ffmpeg), or
             generated:SPLIT:PERSON, a generated film of every basic expression.
@@ -276,8 +282,10 @@ def video(
         rate: pictures a second.
         format: of the films; mp4 needs imageio and imageio-ffmpeg.
         most: frames that are read.
+        detail: as for expression.
         warp: as for expression.
     """
+    way = transfers.Way(detail=detail, warp=warp)
     if format == "mp4":
         extras.check("video")
     opened = OpenedRun(run, options, "expression")
@@ -290,13 +298,8 @@ def video(
     for first in range(0, len(frames), 32):
         part = frames[first : first + 32]
         driven = opened.encode(part)
-        if warp:
-            face_model = opened.inputs.face_model
-            made, _, _ = editing.warp_expression(
-                opened.model, face_model, face.image[None], fixed, driven
-            )
-        else:
-            made = editing.transfer_expression(opened.model, fixed, driven, False)["image"]
+        given = face.image[None]
+        made = transfers.edit_pictures(opened, "expression", given, fixed, driven, way)
         images.append(opened.to_colours(made))
         points += find_landmarks(opened, part, driven)
     edited = torch.cat(images)

@@ -10,9 +10,10 @@ Examples:
     python -m ntensor.faces.evaluate runs/faces --images photos --only
 
 The folder OUT gets `report.md`, its pictures and `evaluation.json`; every run's folder gets its own
-`evaluation.json`. Runs of one configuration that differ in their seeds are shown as mean and
-spread, runs of different configurations beside each other. On photographs and data sets all RUNS
-are measured, with the same baselines; the table "Worlds" has them beside the generated faces.
+`evaluation.json`, a file of weights, which stands for a run, none. Runs of one configuration that
+differ in their seeds are shown as mean and spread, runs of different configurations beside each
+other. On photographs and data sets all RUNS are measured, with the same baselines; the table
+"Worlds" has them beside the generated faces.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from ntensor.faces.evaluation.report import Report
 from ntensor.faces.evaluation.run import evaluate, format_report
 from ntensor.faces.evaluation.settings import Evaluation
 from ntensor.faces.training.processes import choose_device
-from ntensor.faces.training.runs import load_run
+from ntensor.faces.training.runs import find_shipped, is_packed, load_run
 
 from .common.command import command
 from .common.errors import ConfigurationError, FacesError
@@ -44,7 +45,8 @@ from .writing.files import check_writable, write_text
 
 
 def evaluate_runs(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
+    *,
     settings: Annotated[Evaluation, tyro.conf.arg(name="")],
     out: Path | None = None,
     plain: Path | None = None,
@@ -57,9 +59,11 @@ def evaluate_runs(
     """Evaluates the runs in the folders `runs`, prints the measures and writes a report.
 
     Args:
-        runs: folders that training wrote.
+        runs: folders that training wrote, or files of weights; default: those that come with the
+            package.
         settings: sizes of the evaluation.
-        out: folder of the report; default: the folder `report` in the first run.
+        out: folder of the report; default: the folder `report` in the first run, of a file of
+            weights the folder `report` here.
         plain: run of a plain adversarial auto-encoder, for its code z_0.
         intrinsic: run of the network after [30].
         images: a folder of photographs that the runs are tried on too.
@@ -88,15 +92,15 @@ def evaluate_all(
     Raises:
         FacesError: a run, an option or a file cannot be used.
     """
-    if not runs:
-        raise FacesError("wanted the folder of at least one run, got none")
+    runs = runs or [find_shipped()]
     if labels is not None and images is None:
         raise FacesError("labels are of photographs: wanted --images beside --labels, got none")
     baselines = [run for run in (plain, intrinsic) if run is not None]
     if only and (baselines or (images is None and not data)):
         got = f"the baseline {baselines[0]}" if baselines else "neither"
         raise FacesError(f"--only: wanted --images or --data and no baseline's run, got {got}")
-    out = runs[0] / "report" if out is None else out
+    if out is None:
+        out = Path("report") if is_packed(runs[0]) else runs[0] / "report"
     check_runs(runs, plain, intrinsic, settings)
     check_folders([*runs, *baselines], out, only)
     shared = Shared(settings)
@@ -109,9 +113,10 @@ def evaluate_all(
     for run in [*runs, *baselines]:
         measures, shown = evaluate(run, settings, shared)
         target.add(measures, shown, run in baselines)
-        path = run / "evaluation.json"
-        write_text(path, json.dumps(measures, indent=1) + "\n")
-        written.append(path)
+        if not is_packed(run):
+            path = run / "evaluation.json"
+            write_text(path, json.dumps(measures, indent=1) + "\n")
+            written.append(path)
         print(format_report(measures), end="\n\n", flush=True)
     target.write(shared.of_run(runs[0]))
     return written + target.files
@@ -141,7 +146,8 @@ def check_folders(runs: Sequence[Path], out: Path, only: bool) -> None:
             f"--out {out} is a run's own folder, where evaluation.json is of that run; choose "
             "another, or a folder in it"
         )
-    for folder in (out,) if only else (*runs, out):
+    written = [] if only else [run for run in runs if not is_packed(run)]
+    for folder in (*written, out):
         check_writable(folder)
 
 

@@ -1,4 +1,4 @@
-"""3D faces from pictures: `python -m ntensor.faces.reconstruct RUN FACE ... --out DIR`.
+"""3D faces from pictures: `python -m ntensor.faces.reconstruct [RUN] FACE ... --out DIR`.
 
 For each face: the mesh of the decoder's shape (equation 3), the mesh of the face model with the
 coefficients that the codes are mapped to (sections 4.1.2 and 5.3), texture and normals of the
@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ntensor.faces.runs.reconstruction import Reconstruction
+from ntensor.faces.training.runs import split_run
 from ntensor.faces.writing import grids
 
 from .common.command import command
@@ -38,7 +39,6 @@ _DRAWN = 128
 
 
 def reconstruct(
-    run: Annotated[Path, tyro.conf.Positional],
     faces: Annotated[list[str], tyro.conf.Positional],
     out: Path,
     format: Literal["ply", "obj"] = "ply",
@@ -47,14 +47,15 @@ def reconstruct(
     """Writes the 3D faces of pictures.
 
     Args:
-        run: folder of the run.
-        faces: pictures, records FOLDER:INDEX, or
+        faces: the folder of the run, or a file of weights; default: those that come with the
+            package. Then pictures, records FOLDER:INDEX, or
             generated:SPLIT:PERSON:EXPRESSION:POSE:LIGHT.
         out: folder for meshes and pictures.
         format: of the meshes.
     """
+    run, words = split_run(faces)
     opened = OpenedRun(run, options)
-    given = opened.read(faces)
+    given = opened.read(words)
     folders = [out / f"{number:03d}" for number in range(len(given))]
     for folder in (out, *folders):
         check_writable(folder)
@@ -62,6 +63,8 @@ def reconstruct(
     for number, folder in enumerate(folders):
         made.write(folder, number, format)
     grids.save_grid(opened.check_output(out / "figure.png"), made.make_columns(), 1)
+    if made.left_out:
+        print(made.left_out)
     known = made.measure_errors()
     if known:
         write_text(out / "errors.json", json.dumps(known, indent=1) + "\n")

@@ -36,6 +36,7 @@ from ntensor.faces.morphable.ict_face import load_ict_face
 from ntensor.faces.networks.light_cnn import LightCNN
 from ntensor.faces.reading import read_frames, read_picture
 from ntensor.faces.training.runs import load_run
+from ntensor.faces.weights.__main__ import main as pack_weights
 from small_files import write_ict, write_mesh, write_pictures
 
 CASES = int(os.environ.get("NTENSOR_DAMAGES", "500"))
@@ -74,6 +75,8 @@ def folder(tmp_path_factory):
     verification.save(LightCNN(0.1, 8, 16), root / "verification.safetensors")
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         train.main(training_words(root, 2))
+        words = ["pack", str(root / "run"), "--out", str(root / "packed.safetensors")]
+        pack_weights([*words, "--most", "1", "--pictures", "4"])
     write_ict(root / "face.npz")
     write_pictures(root / "pictures")
     text = configurations.to_json(tiny())
@@ -177,6 +180,7 @@ TARGETS = {
         2,
     ),
     "weights": Target("verification.safetensors", [lambda r, p: verification.load(p)]),
+    "packed weights": Target("packed.safetensors", [lambda r, p: load_run(p)]),
     "face model": Target("face.npz", [lambda r, p: load_ict_face(p, 2)], 2),
     "configuration": Target("settings.*", [lambda r, p: configurations.from_file(p, tiny())], 2),
     "pictures": Target(

@@ -91,10 +91,30 @@ def test_the_identity_follows_the_pose_where_training_did_not_separate_them(show
         assert (shown.start()[0].leak is None) == (weight > 0)
 
 
+def test_the_first_picture_is_edited_in_expression_and_light(session):
+    image = session.first.image
+    assert torch.equal(session.edit_picture({}), image)
+    assert torch.equal(session.edit_picture({"pose": 1.0, "identity": 0.5}), image)
+    plain, smiling, both = (
+        session.decode(weights)["image"]
+        for weights in ({}, {"expression": 1.0}, {"expression": 1.0, "light": 0.7})
+    )
+    wanted = editing.replace_changed(image, plain, smiling)
+    torch.testing.assert_close(session.edit_picture({"expression": 1.0, "pose": 0.3}), wanted)
+    wanted = editing.add_detail(wanted, smiling, both)
+    found = session.edit_picture({"expression": 1.0, "light": 0.7})
+    torch.testing.assert_close(found, wanted)
+    assert (found - image).abs().max() > 0.02
+    bare = editing.FixedFace(session.model, session.first.encoded)
+    assert Session(bare, session.second).edit_picture({"light": 1.0}) is None
+
+
 def test_html_holds_the_decodings(shown, session):
     large, row = shown.show_edited(session, MIXED)
     maps = session.decode(MIXED)
     assert torch.equal(pictures_in(large)[0], torch.from_numpy(to_pixels(maps["image"][0])))
+    changed = session.edit_picture(MIXED)
+    assert torch.equal(pictures_in(large)[2], torch.from_numpy(to_pixels(changed[0])))
     found = pictures_in(row)
     assert len(found) == len(MAPS)
     for picture, (name, title) in zip(found, MAPS.items(), strict=True):
@@ -153,14 +173,14 @@ def test_mesh_is_the_shape_with_the_frontal_image(shown, session):
     torch.testing.assert_close(
         torch.from_numpy(found.vertices).float(), 1e-3 * vertices, rtol=1e-4, atol=1e-5
     )
-    assert found.faces.tolist() == shown.face_model.shape_triangles().tolist()
+    assert found.faces.tolist() == shown.surface.triangles.tolist()
     texture = found.visual.material.baseColorTexture
     assert texture.tobytes() == to_pixels(maps["frontal_image"][0]).tobytes()
 
 
 def test_places_in_the_texture(shown):
     face = shown.run.inputs.generate("test", "0")
-    truth = shown.face_model
+    truth = shown.surface
     vertices = truth.vertices(face.truth["id_3dmm"], face.truth["exp_3dmm"])[0, truth.landmarks68]
     places = find_texture_places(vertices)
     seen = torch.stack([places[:, 0], 1 - places[:, 1]], 1) * 16 - 0.5

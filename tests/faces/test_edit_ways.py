@@ -28,9 +28,31 @@ def test_detail_keeps_the_picture_and_adds_the_change(run, tmp_path, command):
     images = [Inputs(configuration).read_one(words).image[None] for words in (HAPPY, SAD)]
     target, source = (editing.encode(model, image) for image in images)
     edited = getattr(editing, f"transfer_{command}")(model, target, source)["image"]
-    wanted = images[0] + edited - editing.decode(model, target)["image"]
+    plain = editing.decode(model, target)["image"]
+    wanted = images[0] + edited - plain
+    if command == "expression":
+        wanted = editing.replace_changed(images[0], plain, edited)
     found = picture(tmp_path / f"{command}_000.png")
     assert (found - wanted[0].clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-5
+
+
+def test_what_changes_is_decoded_and_the_rest_stays():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 64, 64, generator=generator)
+    plain = (image + 0.02 * torch.randn(image.shape, generator=generator)).clamp(0, 1)
+    edited = plain.clone()
+    edited[:, :, 40:56, 20:44] = 1 - edited[:, :, 40:56, 20:44]
+    found = editing.replace_changed(image, plain, edited)
+    assert torch.equal(found[:, :, :14], image[:, :, :14])
+    inside = (slice(None), slice(None), slice(44, 52), slice(26, 38))
+    # Decoded where the change is large against the error, put right where colours are wrong.
+    assert (found - edited)[inside].abs().mean() < 0.2 * (image - edited)[inside].abs().mean()
+    shifted = editing.replace_changed(image - 0.1, plain - 0.1, edited - 0.1)
+    assert (shifted - (found - 0.1).clamp(0, 1))[inside].abs().max() < 1e-4
+    # A network that errs as much as it changes is believed less.
+    doubtful = editing.replace_changed(image, plain.flip(3), edited.flip(3))
+    moved = [(x - image)[inside].abs().mean() for x in (doubtful, found)]
+    assert moved[0] < 0.8 * moved[1]
 
 
 def test_warp_moves_the_picture(run, tmp_path):
@@ -47,15 +69,21 @@ def test_warp_moves_the_picture(run, tmp_path):
         edit.main([*words, "--warp", "--detail"])
 
 
-def test_video_by_warp(run, tmp_path):
+@pytest.mark.parametrize("way", ["warp", "detail"])
+def test_video_of_the_picture_itself(run, tmp_path, way):
     edit.main(["video", str(run), "--template", HAPPY, "--drive", "generated:test:5", "--most", "3",
-               "--warp", "--out", str(tmp_path)])  # fmt: skip
+               f"--{way}", "--out", str(tmp_path)])  # fmt: skip
     model, configuration, _ = load_run(run)
     reader = Inputs(configuration)
     image = reader.read_one(HAPPY).image[None]
     frames = stack_pictures(videos.read_driving_frames(reader, "generated:test:5", 3))
     codes = editing.encode(model, image), editing.encode(model, frames)
-    wanted, _, _ = editing.warp_expression(model, reader.face_model, image, *codes)
+    if way == "warp":
+        wanted, _, _ = editing.warp_expression(model, reader.face_model, image, *codes)
+    else:
+        plain = editing.decode(model, codes[0])["image"].expand(3, -1, -1, -1)
+        made = editing.transfer_expression(model, *codes)["image"]
+        wanted = editing.replace_changed(image.expand_as(made), plain, made)
     assert len(wanted) == 3
     for number, frame in enumerate(wanted):
         found = picture(tmp_path / "frames" / f"{number:05d}.png")

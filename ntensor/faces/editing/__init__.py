@@ -1,6 +1,7 @@
 """Editing and reconstruction with the codes of a trained network: tensors in, tensors out."""
 
 from .codes import CODES, Encoded, decode, encode, find_nearest_rotation, require_codes
+from .detail import add_detail, keep_detail, replace_changed
 from .fixed import FixedFace
 from .interpolation import blend, interpolate
 from .leak import fit_pose_leak
@@ -12,7 +13,6 @@ from .reconstruction import (
     restore_vertices,
 )
 from .transfer import (
-    add_detail,
     transfer_expression,
     transfer_identity,
     transfer_light,
@@ -34,7 +34,9 @@ __all__ = [
     "fit_by_network",
     "fit_pose_leak",
     "interpolate",
+    "keep_detail",
     "measure_shape_error",
+    "replace_changed",
     "require_codes",
     "restore_coefficients",
     "restore_vertices",

@@ -23,6 +23,7 @@ class FixedFace:
     Args:
         model (Model): the paper's network.
         encoded (Encoded): one face.
+        image (Tensor[1, 3, S, S] or None): its picture, for edits of the picture itself.
 
     Raises:
         ConfigurationError: another network.
@@ -39,14 +40,14 @@ class FixedFace:
         torch.Size([5, 3, 64, 64])
     """
 
-    def __init__(self, model: Model, encoded: Encoded) -> None:
+    def __init__(self, model: Model, encoded: Encoded, image: Tensor | None = None) -> None:
         if not isinstance(model, FaceAutoencoder) or not model.multilinear:
             raise ConfigurationError(
                 f'FixedFace needs a network "neuro-tensorial", got "{model.configuration.network}"'
             )
         if len(encoded) != 1:
             raise ValueError(f"FixedFace: wanted one face, got {len(encoded)}")
-        self.model, self.encoded = model, encoded
+        self.model, self.encoded, self.image = model, encoded, image
         codes = encoded.codes
         with torch.no_grad():
             z_id = codes["z_id"][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -11,6 +12,7 @@ from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.rendering import harmonics
 
 from .codes import CODES, Encoded, compose, find_nearest_rotation
+from .detail import keep_detail
 from .fixed import FixedFace
 from .interpolation import blend
 from .leak import follow_pose
@@ -54,7 +56,7 @@ class Session:
             raise ConfigurationError("Session: wanted two faces of one model, got two models")
         self.first, self.second, self.leak = first, second, leak
         self.model = first.model
-        self._surface: tuple[tuple[float, ...], tuple[Tensor, Tensor]] | None = None
+        self._surfaces: tuple[tuple[tuple[float, ...], tuple[Tensor, Tensor]], ...] = ()
 
     def replace(self, side: str, face: FixedFace) -> Session:
         """The session with another `"first"` or `"second"` face."""
@@ -73,6 +75,43 @@ class Session:
             dict: as `editing.decode` with the mask of the normals; the background is the first
             face's.
         """
+        output, z, w = self._decode_picture(weights)
+        given = z.codes["z_l"], z.codes["z_exp"]
+        start, end = self.first.streams(*given), self.second.streams(*given)
+        return output | {name: torch.lerp(start[name], end[name], w["identity"]) for name in start}
+
+    @torch.no_grad()
+    def edit_picture(self, weights: Mapping[str, float]) -> Tensor | None:
+        """The first face's own picture with the edited expression, then the edited light; see
+        `keep_detail`. Identity and pose, with which everything moves, stay.
+
+        Args:
+            weights (mapping): as for `decode`.
+
+        Returns:
+            Tensor[1, 3, S, S]: 0 to 1; None where the first face has no picture.
+        """
+        image = self.first.image
+        if image is None:
+            return None
+        before = self._plain
+        kept: dict[str, float] = {}
+        for edit in ("expression", "light"):
+            kept[edit] = weights.get(edit, 0.0)
+            if kept[edit]:
+                after = self._decode_picture(kept)[0]["image"]
+                image, before = keep_detail(edit, image, before, after), after
+        return image
+
+    @functools.cached_property
+    def _plain(self) -> Tensor:
+        """The first face's decoding."""
+        return self._decode_picture({})[0]["image"]
+
+    def _decode_picture(
+        self, weights: Mapping[str, float]
+    ) -> tuple[dict[str, Tensor], Encoded, dict[str, float]]:
+        """Stream 2 and the picture, the codes, and the weight of every edit."""
         w = {edit: float(weights.get(edit, 0.0)) for edit in CODES}
         z = blend(self.first.encoded, self.second.encoded, w, project=True)
         starts, ends = (
@@ -88,15 +127,13 @@ class Session:
             "shading": harmonics.shading(normal.float(), light.float()),
             "background": self.first.background,
         }
-        given = z.codes["z_l"], z.codes["z_exp"]
-        start, end = self.first.streams(*given), self.second.streams(*given)
-        output |= {name: torch.lerp(start[name], end[name], w["identity"]) for name in start}
-        return compose(output, "normals")
+        return compose(output, "normals"), z, w
 
     def _decode_surface(self, z: Encoded, key: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-        """Normals and albedo; the last ones are kept."""
-        kept = self._surface
-        if kept is None or kept[0] != key:
+        """Normals and albedo; the last two are kept, of a whole edit and of one of the picture."""
+        found = next((kept for kept in self._surfaces if kept[0] == key), None)
+        if found is None:
+            found = key, self.model.decode_surface(z.codes, z.kept)
             # One assignment, since a page may decode in several threads.
-            self._surface = kept = key, self.model.decode_surface(z.codes, z.kept)
-        return kept[1]
+            self._surfaces = (found, *self._surfaces[:1])
+        return found[1]

@@ -149,23 +149,6 @@ def transfer_light(model: Model, target: Encoded, source: Encoded) -> dict[str, 
     }
 
 
-def add_detail(image: Tensor, reconstruction: Tensor, edited: Tensor) -> Tensor:
-    r"""A picture with the change that an edit makes to its reconstruction.
-
-    .. math:: x + D(z^{edited}) - D(z)
-
-    What the network does not reproduce (hair, marks, the background's detail) stays. For edits in
-    which nothing moves far: expression and light, not pose.
-
-    Args:
-        image, reconstruction, edited (Tensor[n, 3, S, S]): `x`, `D(z)`, `D(z^{edited})`.
-
-    Returns:
-        Tensor[n, 3, S, S]: cut to 0 to 1.
-    """
-    return (image + edited - reconstruction).clamp(0, 1)
-
-
 def swap_code(model: Model, target: Encoded, source: Encoded, edit: str) -> Encoded:
     """The targets with one code (a key of `CODES`) of the sources."""
     require_codes(model, edit)

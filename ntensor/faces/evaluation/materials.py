@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ntensor.faces.configuration import Configuration, from_file
+from ntensor.faces.configuration import Configuration
 from ntensor.faces.networks.statistics import Statistics
+from ntensor.faces.training.runs import read_configuration
 from ntensor.faces.training.samples import make_generated
 
 from . import shapes
@@ -151,8 +152,8 @@ class Shared:
         self._kept: dict[tuple[Any, ...], Materials] = {}
 
     def of_run(self, run: Path) -> Materials:
-        """The materials for the run in a folder."""
-        return self.of(from_file(run / "configuration.json"))
+        """The materials for a run."""
+        return self.of(read_configuration(run))
 
     def of(self, configuration: Configuration) -> Materials:
         """The materials for a run of this configuration."""

@@ -15,7 +15,7 @@ from ntensor.faces.media import images
 from ntensor.faces.media.inputs import Inputs
 from ntensor.faces.media.placement import Box
 from ntensor.faces.reading import read_picture, read_text
-from ntensor.faces.training.runs import load_run
+from ntensor.faces.training.runs import open_run
 
 from .pictures import FACTORS, Pictures
 from .settings import Evaluation
@@ -102,9 +102,9 @@ def open_inputs(run: Path, settings: Evaluation) -> Inputs:
     Raises:
         FacesError: there is no such run.
     """
-    model, configuration, _ = load_run(run, settings.checkpoint)
-    looking = model if settings.place == "auto" else None
-    return Inputs(configuration, settings.landmarks, settings.box, looking)
+    trained = open_run(run, settings.checkpoint)
+    looking = trained.model if settings.place == "auto" else None
+    return Inputs(trained.configuration, settings.landmarks, settings.box, looking, trained.surface)
 
 
 def read_photographs(

@@ -11,7 +11,7 @@ import torch
 
 from ntensor.faces.editing import fit_pose_leak
 from ntensor.faces.training.processes import choose_device
-from ntensor.faces.training.runs import load_run
+from ntensor.faces.training.runs import open_run
 
 from . import shapes
 from .errors import KINDS
@@ -43,9 +43,16 @@ def evaluate(
         FacesError: the run, the device or the data cannot be used.
     """
     device = choose_device(settings.device)
-    model, configuration, step = load_run(run, settings.checkpoint)
-    model.to(device)
+    trained = open_run(run, settings.checkpoint)
+    model, configuration, step = trained.model.to(device), trained.configuration, trained.step
     materials = (shared or Shared(settings)).of(configuration)
+    face = materials.transfers.face
+    shaped = trained.surface is None or face.shape_size == configuration.model.k_3d
+    if trained.surface is not None and not shaped:
+        print(
+            f"{run}: its shapes are of another face ({trained.surface.source}) than the pictures "
+            f"({face.source}); shapes and landmarks are left out"
+        )
     baselines = materials.measured
     pictures, frontal = materials.pictures, materials.frontal
     errors, shown = look(model, pictures, device, settings.batch_size, shown=8)
@@ -81,16 +88,18 @@ def evaluate(
         )
         leak = fit_pose_leak({name: torch.from_numpy(seen[name]) for name in ("z_p", "z_id")})
     measures, shown.edits = measure_network(
-        model, materials.transfers, device, settings.batch_size, leak
+        model, materials.transfers, device, settings.batch_size, leak, shaped
     )
     result["transfer"] = {
         edit: {**measures.get(edit, {}), **methods}
         for edit, methods in baselines["transfer"].items()
     }
-    with torch.no_grad():
-        own = shapes.measure_network_shapes(
-            model, pictures, settings.shapes, device, settings.batch_size
-        )
+    own = {}
+    if shaped:
+        with torch.no_grad():
+            own = shapes.measure_network_shapes(
+                model, pictures, settings.shapes, device, settings.batch_size
+            )
     result["shape"] = {**own, **baselines["shape"]} if own else {}
     return result, shown
 

@@ -44,13 +44,14 @@ def edit_by_network(
     device: torch.device,
     batch_size: int,
     leak: Tensor | None = None,
+    shaped: bool = True,
 ) -> dict[str, Batch]:
     """Every edit that the network can do: `image`, and `normal` and `landmarks` where it has them.
 
     The key `""` is the target's reconstruction, with nothing edited. In an edited pose, face and
     background are joined where the decoded normals have a length, since the mask of `z_m` has the
     target's outline. With `leak`, of `editing.fit_pose_leak`, there is `FOLLOWS` too, the edited
-    pose with it.
+    pose with it. Unless `shaped`, the network's shape is of another face and has no landmarks.
     """
     has = set(model.encoder.heads)
     edits = [edit for edit in transfers.truth if editing.CODES[edit] in has]
@@ -75,7 +76,8 @@ def edit_by_network(
                 pose = source
             elif edit == "light":
                 output = {**plain, **editing.transfer_light(model, target, source)}
-            kept.append(_keep_output(model, transfers, output, pose.codes.get("z_p")))
+            z_p = pose.codes.get("z_p") if shaped else None
+            kept.append(_keep_output(model, transfers, output, z_p))
     return {
         edit: {name: torch.cat([part[name] for part in batches]) for name in batches[0]}
         for edit, batches in parts.items()
@@ -88,9 +90,10 @@ def measure_network(
     device: torch.device,
     batch_size: int,
     leak: Tensor | None = None,
+    shaped: bool = True,
 ) -> tuple[dict[str, Measures], dict[str, Batch]]:
     """Errors of the network's edits by edit and method, and the edited batches, with `WARP`."""
-    edited = edit_by_network(model, transfers, device, batch_size, leak)
+    edited = edit_by_network(model, transfers, device, batch_size, leak, shaped)
     measures = {}
     for edit in transfers.truth:
         if edit not in edited:
@@ -102,7 +105,7 @@ def measure_network(
             warped = _warp(model, transfers, device)
             rows, edited = rows | warped, edited | warped
         if edit != "pose":
-            rows[DETAIL] = _add_change(transfers, edited[""], edited[edit])
+            rows[DETAIL] = _add_change(edit, transfers, edited[""], edited[edit])
         measures[edit] = {
             name: transfers.measure(edit, b["image"], b.get("normal"), b.get("landmarks"))
             for name, b in rows.items()
@@ -134,13 +137,13 @@ def _warp(model: Model, transfers: Pairs, device: torch.device) -> dict[str, Bat
     return {WARP: warped}
 
 
-def _add_change(transfers: Pairs, plain: Batch, edited: Batch) -> Batch:
+def _add_change(edit: str, transfers: Pairs, plain: Batch, edited: Batch) -> Batch:
     given = dict(transfers.target)
     if transfers.has_landmarks:
         given["landmarks"] = transfers.project_landmarks(transfers.target)
     parts = {name: (given[name], plain[name], edited[name]) for name in plain if name in given}
     return {
-        name: editing.add_detail(*part) if name == "image" else part[0] + part[2] - part[1]
+        name: editing.keep_detail(edit, *part) if name == "image" else part[0] + part[2] - part[1]
         for name, part in parts.items()
     }
 
@@ -225,7 +228,7 @@ def _show_pairs(pairs: Pairs, edit: str, edited: Mapping[str, Batch]) -> dict[st
         "network": edited[edit]["image"],
     }
     if edit != "pose":
-        columns["change added"] = _add_change(pairs, edited[""], edited[edit])["image"]
+        columns["change added"] = _add_change(edit, pairs, edited[""], edited[edit])["image"]
     if WARP in edited:
         columns["warped"] = edited[WARP]["image"]
     return columns

@@ -114,7 +114,13 @@ def project(points: Tensor, size: int, camera: Camera | None = None) -> Tensor:
 
 
 def find_reference_points(face: FaceModel, count: int) -> Tensor:
-    """The mean face's 5 or 68 landmarks (count, 3), millimetres."""
+    """The mean face's 5 or 68 landmarks (count, 3), millimetres.
+
+    Raises:
+        ImageError: the face has not all of them.
+    """
+    if bool((face.landmarks68 < 0).any()):
+        raise ImageError(f"{face.source}: has no 68 landmarks that a picture could be aligned by")
     points = face.mean[face.landmarks68]
     return points if count == 68 else reduce_to_five(points)
 

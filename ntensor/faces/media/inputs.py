@@ -36,6 +36,7 @@ from ntensor.faces.networks.model import Model
 from ntensor.faces.reading import read_picture
 
 from . import images
+from .meshes import restrict_to_shape
 from .placement import Box, Placement, Placer, enclose
 
 # The entries of a scene that an edit replaces.
@@ -100,9 +101,11 @@ class Inputs:
         box (sequence or None): left, top, right, bottom of the face in every picture, pixels.
         model (Model or None): the run's network, which finds faces without landmarks and box, and
             looks whether boxes show one; None: nothing is looked for.
+        surface (FaceModel or None): of the network's shape, where the run holds it.
 
     Attributes:
         files (set of Path): pictures and films that were read.
+        own_surface: as given.
 
     Raises:
         ConfigurationError: landmarks and a box at once.
@@ -114,12 +117,14 @@ class Inputs:
         landmarks: Path | None = None,
         box: Box | None = None,
         model: Model | None = None,
+        surface: FaceModel | None = None,
     ) -> None:
         if landmarks is not None and box is not None:
             raise ConfigurationError("faces are cropped by landmarks or by a box, got both")
         self.configuration = configuration
         self.landmarks, self.box, self.model = landmarks, box, model
         self.size = configuration.model.image_size
+        self.own_surface = surface
         self._face: FaceModel | None = None
         self._faces: Faces | None = None
         self._single: str | None = None
@@ -127,7 +132,9 @@ class Inputs:
 
     @property
     def face_model(self) -> FaceModel:
-        """The face model that the run was trained with.
+        """The face model that generated faces are of: the one that the run was trained with; with
+        ready-made weights, whose face model is not among them, the one that the variable
+        `NTENSOR_FACE_MODEL` or the user names, else the built-in one.
 
         Raises:
             FacesError: there is none.
@@ -147,6 +154,33 @@ class Inputs:
                     "configuration names none"
                 )
         return self._face
+
+    @functools.cached_property
+    def surface(self) -> FaceModel:
+        """The network's shape: its mean, triangles and landmarks, without modes where the run holds
+        the shape itself.
+
+        Raises:
+            FacesError: there is neither that nor a face model.
+        """
+        return self.own_surface or restrict_to_shape(self.face_model)
+
+    def find_coefficient_model(self) -> FaceModel:
+        """The face model whose coefficients the network has learnt.
+
+        Raises:
+            FacesError: it is not there.
+        """
+        face, model = self.face_model, self.configuration.model
+        sizes = (face.shape_size, face.identity_size, face.expression_size)
+        wanted = (model.k_3d, model.id_3dmm, model.exp_3dmm)
+        if self.own_surface is not None and sizes != wanted:
+            raise ConfigurationError(
+                "the network's coefficients are of the face model of its training "
+                f"({self.own_surface.source}), which is not among the weights; --face-model names "
+                "it"
+            )
+        return face
 
     def read(self, words: Sequence[str]) -> list[Face]:
         """The faces of these words.
@@ -194,8 +228,9 @@ class Inputs:
                 )
             self._single = name
         points = images.read_landmarks(self.landmarks, name)
+        reference = self.own_surface or self.face_model
         try:
-            image, points = images.align(image, points, self.face_model, self.size)
+            image, points = images.align(image, points, reference, self.size)
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from error
         return Face(str(path), image, points)

@@ -138,6 +138,33 @@ class FaceModel:
         return dataclasses.replace(self, **moved)
 
 
+def make_rigid_face(source: str, mean: Tensor, triangles: Tensor, landmarks68: Tensor) -> FaceModel:
+    """A face without modes, all of whose vertices are the network's shape.
+
+    Args:
+        source (str): where it comes from.
+        mean (Tensor[V, 3]): millimetres.
+        triangles (Tensor[T, 3], int64), landmarks68 (Tensor[68], int64)
+    """
+    count = len(mean)
+    return FaceModel(
+        source=source,
+        mean=mean,
+        identity_modes=mean.new_zeros(0, count, 3),
+        expression_modes=mean.new_zeros(0, count, 3),
+        expression_names=(),
+        triangles=triangles,
+        parts=torch.zeros(count, dtype=torch.int64),
+        part_names=("face",),
+        landmarks68=landmarks68,
+        basic_names=(),
+        basic_weights=mean.new_zeros(0, 0),
+        materials=mean.new_zeros(count, 0),
+        eye_direction=mean.new_zeros(count, 3),
+        shape_vertices=torch.arange(count),
+    )
+
+
 def _check(operation: str, name: str, value: Tensor, size: int, exact: bool) -> None:
     fits = value.dim() == 2 and (value.shape[1] == size or (not exact and value.shape[1] < size))
     if not fits:

@@ -27,7 +27,7 @@ T = TypeVar("T")
 STYLE = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
 .face img, .large img { width: 100%; display: block; border-radius: 12px; }
-.large { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 12px; }
+.large { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 12px; }
 .maps { display: grid; grid-template-columns: repeat(8, minmax(0, 1fr)); gap: 8px; }
 .large figure, .maps figure { margin: 0; }
 .maps img { width: 100%; display: block; border-radius: 8px; }

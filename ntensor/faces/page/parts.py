@@ -54,7 +54,7 @@ class Demo:
     """What the page shows and does, without the page.
 
     Args:
-        run (Path): folder that training wrote.
+        run (Path): folder that training wrote, or a file of weights.
         checkpoint (str): `"best"` or `"last"`.
 
     Raises:
@@ -69,21 +69,26 @@ class Demo:
     def sentence(self) -> str:
         """What was trained on what."""
         data, step = self.run.configuration.data, self.run.step
+        if self.run.inputs.own_surface is not None:
+            return (
+                f"Ready-made weights, trained with {step} updates on faces of another model "
+                f"({self.surface.source}). The faces below are generated; it has seen none of them."
+            )
         if data.source != "generated":
             return f"Trained with {step} updates on the data set {data.source}."
         return (
-            f"Trained with {step} updates on generated faces alone ({self.face_model.source}). The "
+            f"Trained with {step} updates on generated faces alone ({self.surface.source}). The "
             "faces below are of persons that it has not seen; of photographs it has seen none."
         )
 
     @property
-    def face_model(self) -> FaceModel:
-        """Whose vertices the network's shape has.
+    def surface(self) -> FaceModel:
+        """Of the network's shape.
 
         Raises:
             FacesError: none is known, or it has other vertices.
         """
-        face, k_3d = self.run.inputs.face_model, self.run.configuration.model.k_3d
+        face, k_3d = self.run.inputs.surface, self.run.configuration.model.k_3d
         if face.shape_size != k_3d:
             raise ConfigurationError(
                 f"the run's shape has {k_3d} coordinates, that of the {face.source} has "
@@ -126,7 +131,8 @@ class Demo:
 
     def fix_face(self, image: Tensor) -> FixedFace:
         """A picture (3, S, S), encoded."""
-        return FixedFace(self.run.model, self.run.encode([Face("", image)])[0])
+        encoded = self.run.encode([Face("", image)])[0]
+        return FixedFace(self.run.model, encoded, image[None].to(self.run.device))
 
     def read_upload(self, path: Path) -> Tensor:
         """The face in a picture's file, for the network; its middle square where none is found.
@@ -147,22 +153,24 @@ class Demo:
         return [format_picture(image, title), format_maps(title, maps)]
 
     def show_edited(self, session: Session, weights: Mapping[str, float]) -> list[str]:
-        """HTML of the edited face, large, as a picture and frontal; and of its decodings."""
+        """HTML of the edited face, large (decoded, frontal, as a change of the first picture), and
+        of its decodings."""
         maps = session.decode(weights)
-        large = {"image": "Edited face", "frontal_image": "Its frontal view"}
-        figures = "".join(
-            format_figure(maps[name][0], title, title) for name, title in large.items()
-        )
+        large = {"Edited face": maps["image"], "Its frontal view": maps["frontal_image"]}
+        changed = session.edit_picture(weights)
+        if changed is not None:
+            large["First picture, expression and light changed"] = changed
+        figures = "".join(format_figure(x[0], title, title) for title, x in large.items())
         return [f'<div class="large">{figures}</div>', format_maps("Edited face", maps)]
 
     def make_mesh(self, session: Session, weights: Mapping[str, float]) -> bytes:
         """The edited shape as a GLB file, whose texture is the frontal image.
 
         Raises:
-            FacesError: see `face_model`.
+            FacesError: see `surface`.
         """
         trimesh, image_module = extras.load("trimesh"), extras.load("PIL.Image")
-        triangles = self.face_model.shape_triangles()
+        triangles = self.surface.triangles
         maps = session.decode(weights)
         vertices = restore_vertices(self.run.model, maps)[0].float().cpu()
         material = trimesh.visual.material.PBRMaterial(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from ntensor.faces import editing
@@ -32,15 +31,13 @@ def find_landmarks(opened: OpenedRun, faces: Sequence[Face], codes: Encoded) -> 
             "the warp needs 68 landmarks: give --landmarks, or a network with shape and pose"
         )
     output = editing.decode(opened.model, codes)
-    model = opened.inputs.face_model
+    surface = opened.inputs.surface
     vertices = editing.restore_vertices(opened.model, output).cpu()
-    place = torch.full((model.mean.shape[0],), -1)
-    place[model.shape_vertices] = torch.arange(len(model.shape_vertices))
-    rows = place[model.landmarks68]
-    if vertices.shape[1] != len(model.shape_vertices) or bool((rows < 0).any()):
+    rows = surface.landmarks68
+    if vertices.shape[1] != len(surface.mean) or bool((rows < 0).any()):
         raise FacesError(
             f"the network's shape of {vertices.shape[1]} vertices has no landmarks of the face "
-            f"model ({model.source}): give --landmarks"
+            f"model ({surface.source}): give --landmarks"
         )
     rotation = find_nearest_rotation(codes.codes["z_p"]).cpu().unflatten(1, (3, 3))
     posed = vertices[:, rows] @ rotation.transpose(1, 2)

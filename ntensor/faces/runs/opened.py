@@ -17,7 +17,7 @@ from ntensor.faces.configuration.entries import Device, Within
 from ntensor.faces.editing import Encoded
 from ntensor.faces.media.inputs import Cropping, Face, Inputs, stack_pictures
 from ntensor.faces.training.processes import choose_device
-from ntensor.faces.training.runs import load_run
+from ntensor.faces.training.runs import find_shipped, open_run
 from ntensor.faces.training.samples import open_sources
 
 # Training pictures that `leak` looks at; its regression has ten unknowns a coordinate.
@@ -46,7 +46,8 @@ class OpenedRun:
     """A run's network on a device, and the faces read for it.
 
     Args:
-        run (Path): folder that training wrote.
+        run (Path or None): folder that training wrote, or a file of weights; None: those that come
+            with the package.
         options (Options)
         edits (str): keys of `editing.CODES` that the network must have codes for.
 
@@ -57,9 +58,11 @@ class OpenedRun:
         FacesError: there is no such run, device or code.
     """
 
-    def __init__(self, run: Path, options: Options, *edits: str) -> None:
+    def __init__(self, run: Path | None, options: Options, *edits: str) -> None:
+        run = find_shipped() if run is None else run
         device = choose_device(options.device)
-        self.model, configuration, self.step = load_run(run, options.checkpoint)
+        trained = open_run(run, options.checkpoint)
+        self.model, self.step, configuration = trained.model, trained.step, trained.configuration
         if options.face_model is not None:
             data = dataclasses.replace(configuration.data, face_model=options.face_model)
             configuration = dataclasses.replace(configuration, data=data)
@@ -68,7 +71,9 @@ class OpenedRun:
         self.run, self.configuration, self.options = run, configuration, options
         self.device = device
         looking = self.model if options.place == "auto" else None
-        self.inputs = Inputs(configuration, options.landmarks, options.box, looking)
+        self.inputs = Inputs(
+            configuration, options.landmarks, options.box, looking, trained.surface
+        )
 
     def read(self, words: Sequence[str]) -> list[Face]:
         """The faces of these words; see `inputs`."""

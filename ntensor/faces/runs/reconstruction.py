@@ -35,6 +35,7 @@ class Reconstruction:
             the face model whose triangles they have. Millimetres where the face model has them.
         maps (dict): `texture`, `frontal_image`, `frontal_normal`, `normal` (n, 3, S, S), as far as
             the network has them.
+        left_out (str): why there are no `coefficients`; empty where there are.
 
     Raises:
         ConfigurationError: the network has no 3D shape at all.
@@ -49,8 +50,8 @@ class Reconstruction:
                 f'"{model.configuration.network}"'
             )
         self.opened, self.faces = opened, list(faces)
-        self.face_model = opened.inputs.face_model
-        self.part = meshes.restrict_to_shape(self.face_model)
+        inputs = opened.inputs
+        self.part = inputs.surface
         output = editing.decode(model, opened.encode(faces))
         self.output = to_cpu(output)
         self.shapes: dict[str, tuple[Tensor, FaceModel]] = {}
@@ -60,11 +61,17 @@ class Reconstruction:
             if vertices.shape[1] != wanted:
                 raise ConfigurationError(
                     f"the network's shape has {vertices.shape[1]} vertices, that of the face model "
-                    f"({self.face_model.source}) {wanted}"
+                    f"({self.part.source}) {wanted}"
                 )
             self.shapes["decoder"] = (vertices, self.part)
-        vertices = editing.build_vertices(model, output, self.face_model)
-        self.shapes["coefficients"] = (vertices, self.face_model)
+        self.left_out = ""
+        try:
+            face = inputs.find_coefficient_model()
+            self.shapes["coefficients"] = (editing.build_vertices(model, output, face), face)
+        except ConfigurationError as error:
+            if inputs.own_surface is None:
+                raise
+            self.left_out = f"no mesh of the coefficients: {error}"
         self.maps = editing.collect_frontal_maps(self.output)
         if "normal" in self.output:
             self.maps["normal"] = self.output["normal"] * (self.output["mask"] > 0.5)
@@ -107,14 +114,14 @@ class Reconstruction:
         if not self.truth:
             return {}
         rows, truth = list(self.truth), torch.stack(list(self.truth.values()))
-        chosen = self.face_model.shape_vertices
+        chosen = self.opened.inputs.face_model.shape_vertices
         compared = {"mean face": self.part.mean.expand_as(truth)}
         for name, (vertices, face) in self.shapes.items():
             compared[name] = (vertices if face is self.part else vertices[:, chosen])[rows]
         rms = {name: editing.measure_shape_error(v, truth).tolist() for name, v in compared.items()}
         return {
             "unit": "mm",
-            "face_model": self.face_model.source,
+            "face_model": self.part.source,
             "faces": [self.faces[row].name for row in rows],
             "rms": rms,
         }

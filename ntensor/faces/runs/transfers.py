@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ntensor.faces import editing
+from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.editing.codes import Mask
 from ntensor.faces.media.images import save_image
 from ntensor.faces.media.inputs import Face, stack_pictures
@@ -30,6 +31,10 @@ class Way:
     detail: bool = False
     warp: bool = False
 
+    def __post_init__(self) -> None:
+        if self.detail and self.warp:
+            raise ConfigurationError("detail and warp are two ways to do it; got both")
+
 
 def transfer(
     opened: OpenedRun,
@@ -37,17 +42,38 @@ def transfer(
     target: editing.Encoded,
     source: editing.Encoded,
     way: Way,
+    streams: bool = True,
 ) -> dict[str, Tensor]:
-    """The decoder's outputs of one edit, a key of `editing.CODES`."""
+    """The decoder's outputs of one edit, a key of `editing.CODES`; `streams` as in `decode`."""
     if edit == "expression":
-        return editing.transfer_expression(opened.model, target, source)
+        return editing.transfer_expression(opened.model, target, source, streams)
     if edit == "light":
         return editing.transfer_light(opened.model, target, source)
     if edit == "pose":
         return editing.transfer_pose(
-            opened.model, target, source, way.project, way.mask, leak=way.leak
+            opened.model, target, source, way.project, way.mask, streams, way.leak
         )
-    return editing.transfer_identity(opened.model, target, source, way.mask, leak=way.leak)
+    return editing.transfer_identity(opened.model, target, source, way.mask, streams, way.leak)
+
+
+def edit_pictures(
+    opened: OpenedRun,
+    edit: str,
+    image: Tensor,
+    target: editing.Encoded,
+    source: editing.Encoded,
+    way: Way,
+) -> Tensor:
+    """The edited pictures (n, 3, S, S): decoded, or the targets `image` (n or 1, 3, S, S) with the
+    change of their decodings, or moved."""
+    if way.warp:
+        face = opened.inputs.find_coefficient_model()
+        return editing.warp_expression(opened.model, face, image, target, source)[0]
+    made = transfer(opened, edit, target, source, way, streams=False)["image"].cpu()
+    if not way.detail:
+        return made
+    plain = editing.decode(opened.model, target, streams=False)["image"].cpu()
+    return editing.keep_detail(edit, *(part.expand_as(made) for part in (image, plain, made)))
 
 
 def enlarge(picture: Tensor, scale: int) -> Tensor:
@@ -75,12 +101,8 @@ def make_columns(
             "new shading": to_colours("shading", made["shading"]),
         }
     shown[edit] = made["image"]
-    if way.detail:
-        parts = (shown["target"], plain["image"].cpu(), made["image"].cpu())
-        shown[edit] = editing.add_detail(*parts)
-    if way.warp:
-        face, image = opened.inputs.face_model, shown["target"]
-        shown[edit], _, _ = editing.warp_expression(opened.model, face, image, given, taken)
+    if way.detail or way.warp:
+        shown[edit] = edit_pictures(opened, edit, shown["target"], given, taken, way)
     if edit in ("expression", "identity") and "frontal_image" in made:
         shown |= {"frontal": plain["frontal_image"], f"fr. {edit[:6]}.": made["frontal_image"]}
     truths = [opened.inputs.render_edit(t, s, edit) for t, s in zip(targets, sources, strict=True)]

@@ -1,29 +1,97 @@
-"""Reading the folder that training wrote."""
+"""Reading what training wrote: the folder of a run, or a file of ready-made weights."""
 
 from __future__ import annotations
 
+import importlib.resources
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from ntensor.faces.common.errors import CheckpointError
 from ntensor.faces.configuration import Configuration, from_file
+from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.networks.model import Model, build
-from ntensor.faces.reading import check_tensors
+from ntensor.faces.reading import check_tensors, read_tensors
 
-from . import checkpoint
+from . import checkpoint, packed
+from .packed import Trained
+
+# In the folder of a run that was unpacked: its shape's triangles and landmarks.
+SURFACE = "surface.safetensors"
+
+
+def find_shipped() -> Path:
+    """The file of the weights that come with the package.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    path = shipped_path()
+    if not path.is_file():
+        raise CheckpointError(
+            f"no run was named, and there are no ready-made weights ({path}); train a run by "
+            "python -m ntensor.faces.train --preset tiny --out build/tiny, and name its folder"
+        )
+    return path
+
+
+def shipped_path() -> Path:
+    """Where the weights that come with the package are, or would be."""
+    return Path(str(importlib.resources.files("ntensor.faces") / "weights" / "robust.safetensors"))
+
+
+def split_run(words: Sequence[str]) -> tuple[Path, list[str]]:
+    """The run that the first of some words names, and the others; else the shipped weights and all.
+
+    A run is named by a folder, or by a file with the ending of weights.
+    """
+    if words and (Path(words[0]).is_dir() or words[0].endswith(packed.SUFFIX)):
+        return Path(words[0]), list(words[1:])
+    return find_shipped(), list(words)
+
+
+def is_packed(run: Path) -> bool:
+    """Whether a run is a file of weights, not a folder."""
+    return run.suffix == packed.SUFFIX and not run.is_dir()
+
+
+def read_configuration(run: Path) -> Configuration:
+    """The configuration of a run.
+
+    Raises:
+        FacesError: it cannot be read.
+    """
+    return (
+        open_run(run).configuration if is_packed(run) else from_file(run / checkpoint.CONFIGURATION)
+    )
 
 
 def load_run(run: Path, which: str = "best") -> tuple[Model, Configuration, int]:
     """The network of a run, its configuration, and the update of the checkpoint.
 
     Args:
-        run (Path): folder that training wrote.
-        which (str): `"best"` or `"last"`.
+        run (Path): folder that training wrote, or a file of weights.
+        which (str): `"best"` or `"last"`; a file has one.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
+    trained = open_run(run, which)
+    return trained.model, trained.configuration, trained.step
+
+
+def open_run(run: Path, which: str = "best") -> Trained:
+    """What `load_run` gives, and the surface of the network's shape where the run holds one.
+
+    Raises:
+        CheckpointError: see there.
+    """
+    if is_packed(run):
+        try:
+            return packed.read_packed(run)
+        except ValueError as error:
+            raise CheckpointError(f"{run}: not ready-made weights ({error})") from error
     while True:
         steps = checkpoint.saved_steps(run)
         if not steps:
@@ -46,4 +114,14 @@ def load_run(run: Path, which: str = "best") -> tuple[Model, Configuration, int]
     except ValueError as error:
         raise CheckpointError(f"{run}: weights and configuration.json differ: {error}") from error
     model.load_state_dict(tensors["model"], assign=True)
-    return model.eval(), configuration, step
+    return Trained(model.eval(), configuration, step, _read_surface(run / SURFACE, model))
+
+
+def _read_surface(path: Path, model: Model) -> FaceModel | None:
+    if not path.exists():
+        return None
+    try:
+        tensors, notes = read_tensors(path)
+        return packed.read_surface(tensors, model, notes.get("faces", "unknown"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not the surface of the run's shape ({error})") from error

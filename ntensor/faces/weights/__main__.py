@@ -1,0 +1,135 @@
+"""Makes a trained network small enough to ship, and back: `python -m ntensor.faces.weights`.
+
+A file of weights stands wherever a command takes the folder of a run. It holds the network, its
+configuration, and the triangles and landmarks of the network's shape; it holds no face model.
+
+Example: python -m ntensor.faces.weights pack runs/robust --out robust.safetensors --most 12
+
+Example: python -m ntensor.faces.weights unpack robust.safetensors --out runs/unpacked
+"""
+
+from __future__ import annotations
+
+from ntensor.faces.common.launch import launch
+
+if __name__ == "__main__":
+    launch("ntensor.faces.weights.__main__")
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from ntensor.faces.common.command import command
+from ntensor.faces.common.errors import ConfigurationError, OutputError
+from ntensor.faces.configuration import to_json
+from ntensor.faces.configuration.entries import Positive, Within, check_arguments
+from ntensor.faces.reading import read_text
+from ntensor.faces.training import checkpoint as checkpoints
+from ntensor.faces.training import packed
+from ntensor.faces.training.runs import SURFACE, open_run
+from ntensor.faces.writing.files import check_writable, replacing, write_text
+
+from .packing import format_figures, pack_run
+
+Named = Annotated[Path, tyro.conf.Positional]
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+_MOST_NOTICE = 100_000
+
+
+def pack(
+    run: Named,
+    out: Path,
+    most: Annotated[float, Within(0, 2000, above=True)] = 12.0,
+    precision: Literal["float16", "bfloat16"] = "float16",
+    pictures: Positive = 768,
+    data: str | None = None,
+    validation: str | None = None,
+    checkpoint: Literal["best", "last"] = "best",
+    trained_by: str = "",
+    notice: Path | None = None,
+) -> None:
+    """Writes the network of a run as one file, and beside it, as JSON, what that changes.
+
+    Args:
+        run: folder of the run.
+        out: file to write, with the ending .safetensors.
+        most: megabytes that it may take.
+        precision: of its numbers; float16 is nearer, bfloat16 reaches further.
+        pictures: training pictures whose codes choose what is kept, and validation pictures that
+            the change is measured on, as far as there are.
+        data: data set in place of the run's own for training; with validation.
+        validation: data set in place of the run's own for validation.
+        checkpoint: of the run.
+        trained_by: the command that trained the run, for the file beside.
+        notice: a text that must go with what the run was trained on, for the file beside.
+    """
+    check_arguments(pack, locals())
+    beside = out.with_suffix(".json")
+    check_names(out, beside)
+    notices = [] if notice is None else [read_text(notice, _MOST_NOTICE)]
+    trained = open_run(run, checkpoint)
+    faces = trained.configuration.data
+    if data is not None or validation is not None:
+        faces = dataclasses.replace(faces, source=data or "", validation_source=validation)
+    figures = pack_run(trained, faces, out, int(1e6 * most), DTYPES[precision], pictures)
+    written = open_run(out)
+    described = {
+        "licence": "MIT",
+        "notices": notices,
+        "trained_by": trained_by,
+        "step": trained.step,
+        "packed": {"most": most, "precision": precision, **figures},
+        "configuration": dataclasses.asdict(written.configuration),
+    }
+    write_text(beside, json.dumps(described, indent=1) + "\n")
+    print(format_figures(figures))
+    print(f"{out}: {figures['bytes'] / 1e6:.2f} MB; {beside} says what is in it")
+
+
+def check_names(out: Path, beside: Path) -> None:
+    """Refuses a file of another kind, or one that is there, before anything is computed."""
+    if out.suffix != packed.SUFFIX:
+        raise ConfigurationError(f"{out}: wanted a name that ends in {packed.SUFFIX}")
+    for path in (out, beside):
+        if path.exists():
+            raise OutputError(f"{path}: is there already; remove it, or choose another --out")
+    check_writable(out.parent)
+
+
+def unpack(file: Named, out: Path) -> None:
+    """Writes a file of weights as the folder of a run, in float32.
+
+    Args:
+        file: that pack wrote.
+        out: folder of the run.
+    """
+    trained = open_run(file)
+    if checkpoints.saved_steps(out):
+        raise OutputError(f"{out}: holds a run already; choose another --out")
+    check_writable(out)
+    write_text(out / checkpoints.CONFIGURATION, to_json(trained.configuration))
+    if trained.surface is not None:
+        from safetensors.torch import save
+
+        content = save(packed.list_surface(trained.surface), {"faces": trained.surface.source})
+        with replacing(out / SURFACE) as unfinished:
+            unfinished.write_bytes(content)
+    tensors = {"model": trained.model.state_dict()}
+    written = checkpoints.save(out, trained.step, tensors, {"step": trained.step})
+    print(f"{written}: the network of {file}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"pack": pack, "unpack": unpack}
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, prog="python -m ntensor.faces.weights", description=__doc__, args=arguments
+    )
