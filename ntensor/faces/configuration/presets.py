@@ -117,7 +117,7 @@ def robust() -> Configuration:
         ),
         losses=replace(base.losses, pairs=0.5, swap=60.0),
         data=replace(base.data, vertices=0, workers=1),
-        training=replace(base.training, steps=10_000, code_steps=4000),
+        training=replace(base.training, steps=9_500, code_steps=4500, augment=True),
     )
 
 

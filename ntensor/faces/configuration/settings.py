@@ -223,6 +223,9 @@ class TrainingConfiguration:
             `code_steps`, and then falls by a half cosine to `final_rate` times itself. So does the
             discriminator's, from `discriminator_rate`.
         clip: largest Euclidean norm of the network's gradient; 0: no limit.
+        augment: the network is shown every input with other tones, colours and noise in each update,
+            partly covered, and, while only codes are trained, at another place and size; see
+            `ntensor.faces.training.augmentation`.
         precision: `"bfloat16"` runs convolutions and products under autocast.
         log_every, picture_every, validate_every, checkpoint_every: intervals in updates.
         keep: how many recent checkpoints are kept besides the best one.
@@ -237,6 +240,7 @@ class TrainingConfiguration:
     learning_rate: Rate = 2e-4
     warmup: Count = 200
     clip: Weight = 0.0
+    augment: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
     backend: Literal["native", "triton", "reference"] | None = None

@@ -22,6 +22,7 @@ from ntensor.faces.writing import grids
 from ntensor.faces.writing.files import LOCK, locked, remove_unfinished, write_text
 
 from . import checkpoint, preparation
+from .augmentation import draw_augmentation
 from .independence import build_separation
 from .log import Log
 from .objective import TrainingStep, add_up, build_adversary, compute_terms
@@ -215,7 +216,8 @@ class Trainer:
             self.adversary.requires_grad_(False)
         means: dict[str, Tensor] = {}
         outputs = []
-        for number, batch in enumerate(parts):
+        for number, given in enumerate(parts):
+            batch = self.vary_input(given, number, codes_only)
             with self.synchronise(step, number == len(parts) - 1):
                 with self.autocast():
                     fits = self.draw_fits(number, len(batch["image"]))
@@ -246,6 +248,20 @@ class Trainer:
         fits = draw_fits(self.step, settings.batch_size, settings.seed, settings.without_skips)
         shares = fits.unflatten(0, (settings.accumulation, processes.world, -1))
         return shares[part, processes.rank, :count].to(self.device)
+
+    def vary_input(
+        self, batch: dict[str, Tensor], part: int, codes_only: bool
+    ) -> dict[str, Tensor]:
+        """The batch of a part, its input changed anew where the configuration says so."""
+        settings, processes = self.configuration.training, self.processes
+        if not settings.augment:
+            return batch
+        image = get_input(batch)
+        share = settings.batch_size // (settings.accumulation * processes.world)
+        first = (part * processes.world + processes.rank) * share
+        drawn = draw_augmentation(self.step, settings.batch_size, image.shape[-1], settings.seed)
+        seen = drawn.choose(slice(first, first + len(image))).apply(image, moves=codes_only)
+        return {**batch, "input": seen.contiguous(memory_format=torch.channels_last)}
 
     def codes_only(self, number: int) -> bool:
         """Whether the update after `number` others trains only the codes."""
