@@ -41,7 +41,7 @@ class Report:
         self.extra: list[dict[str, Any]] = []
         self.shown: dict[str, Shown] = {}
         self.others: dict[str, list[dict[str, Any]]] = {}
-        self._sheets: dict[str, list[str]] = {}
+        self._columns: dict[str, Mapping[str, dict[str, Tensor]]] = {}
 
     def add(self, measures: dict[str, Any], shown: Shown, baseline: bool = False) -> None:
         """Takes a run's measures; a baseline is a row beside the others."""
@@ -241,20 +241,16 @@ class Report:
         parts += [_PAIRS] if first["transfer"] else []
         for edit in first["transfer"]:
             parts += [f"**{edit}**", markdown.format_transfer_table(groups, [], edit)]
-        return [*parts, *self._sheets[name]]
+        for sheet, columns in self._columns[name].items():
+            title = f"{name} {sheet}".strip()
+            parts.append(self._sheet(f"own-{_make_file_name(title)}.png", columns, title))
+        return parts
 
     def add_other(self, measures: dict[str, Any], sheets: Mapping[str, dict[str, Tensor]]) -> None:
         """Takes measures of a user's own pictures, and sheets of them; those of the first run are
         shown."""
-        name = measures["name"]
-        self.others.setdefault(name, []).append(measures)
-        if name in self._sheets:
-            return
-        self._sheets[name] = []
-        for part, columns in sheets.items():
-            words = [name, part] if part else [name]
-            file = f"own-{_make_file_name('-'.join(words))}.png"
-            self._sheets[name].append(self._sheet(file, columns, " ".join(words)))
+        self.others.setdefault(measures["name"], []).append(measures)
+        self._columns.setdefault(measures["name"], sheets)
 
     def _sheet(self, name: str, columns: dict[str, Any], title: str) -> str:
         plots.save_sheet(self._path(name), columns)
