@@ -156,7 +156,7 @@ def test_without_a_face_model_nothing_is_looked_for(run, tmp_path, capsys):
     assert said.count("warning: faces in pictures are not looked for: ") == 1
 
 
-def test_boxes_and_landmarks_of_an_evaluation(run, sure, tmp_path, capsys):
+def test_boxes_and_landmarks_of_an_evaluation(run, inputs, sure, tmp_path, capsys):
     image, true = sure
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -167,10 +167,10 @@ def test_boxes_and_landmarks_of_an_evaluation(run, sure, tmp_path, capsys):
     labels.write_text(f"file,left,top,right,bottom\na.png,{edges}\nb.png,,,,\n")
     picture = torch.from_numpy(np.array(Image.open(photos / "a.png"))).permute(2, 0, 1) / 255
     boxed, middle = (images.crop(picture, SIZE, box)[0] for box in (true.box, None))
-    for inputs in (None, open_inputs(run, Evaluation(place="middle"))):
-        found, _ = read_photographs(photos, labels, SIZE, inputs)
+    for plain in (None, open_inputs(run, Evaluation(place="middle"))):
+        found, _ = read_photographs(photos, labels, SIZE, plain)
         assert_close(found[slice(None)]["image"], torch.stack([boxed, middle]), **ROUNDED)
-    inputs = open_inputs(run, Evaluation())
+    assert open_inputs(run, Evaluation()).placer is not None
     found, _ = read_photographs(photos, labels, SIZE, inputs)
     assert_close(found[0:1]["image"][0], boxed, **ROUNDED)
     placed = inputs.placer.find(picture).box
