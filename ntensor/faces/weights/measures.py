@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ntensor.faces import editing
+from ntensor.faces.datasets.records import get_input
 from ntensor.faces.evaluation.measures import AngularError, SquaredError
 from ntensor.faces.networks.model import Model
 
@@ -79,7 +80,7 @@ def measure_errors(model: Model, batches: Sequence[Mapping[str, Tensor]]) -> dic
     colour, frontal, angle = SquaredError(), SquaredError(), AngularError()
     shapes: list[Tensor] = []
     for batch in batches:
-        output = editing.decode(model, editing.encode(model, take_input(batch)))
+        output = editing.decode(model, editing.encode(model, get_input(batch)))
         colour.add(output["image"], batch["image"], batch["mask"])
         if "normal" in output and "normal" in batch:
             angle.add(output["normal"], batch["normal"], batch["mask"])
@@ -100,8 +101,3 @@ def measure_errors(model: Model, batches: Sequence[Mapping[str, Tensor]]) -> dic
     if shapes:
         errors["shape"] = float(torch.cat(shapes).mean())
     return errors
-
-
-def take_input(batch: Mapping[str, Tensor]) -> Tensor:
-    """The pictures as a network is shown them."""
-    return batch.get("input", batch["image"])

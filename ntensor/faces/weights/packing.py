@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.configuration import Configuration, DataConfiguration, to_json
+from ntensor.faces.datasets.records import get_input
 from ntensor.faces.media.inputs import Inputs
 from ntensor.faces.media.meshes import restrict_to_shape
 from ntensor.faces.morphable.analytic_face import make_analytic_face
@@ -121,7 +122,7 @@ def pack_run(
     size = trained.configuration.model.image_size
     known, unseen = read_batches(data, size, count)
     pictures, inputs = (
-        torch.cat([measures.take_input(batch) for batch in batches]) for batches in (known, unseen)
+        torch.cat([get_input(batch) for batch in batches]) for batches in (known, unseen)
     )
     beside = sum(4 * t.numel() for t in packed.list_surface(travelling.surface).values())
     room = most - _HEADER - 2 * len(to_json(travelling.configuration)) - beside
