@@ -223,8 +223,8 @@ class TrainingConfiguration:
             `code_steps`, and then falls by a half cosine to `final_rate` times itself. So does the
             discriminator's, from `discriminator_rate`.
         clip: largest Euclidean norm of the network's gradient; 0: no limit.
-        augment: the network is shown every input with other tones, colours and noise in each update,
-            partly covered, and, while only codes are trained, at another place and size; see
+        augment: each update shows the network its inputs with other tones, colours and noise, partly
+            covered, and, while only codes are trained, at another place and size; see
             `ntensor.faces.training.augmentation`.
         precision: `"bfloat16"` runs convolutions and products under autocast.
         log_every, picture_every, validate_every, checkpoint_every: intervals in updates.

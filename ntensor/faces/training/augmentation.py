@@ -1,4 +1,4 @@
-"""Inputs that differ in every update, so that a network learns from a set longer before it knows it.
+"""Inputs that differ in every update, so that a network does not learn a set by heart.
 
 Targets stay: light and colours that change here are what a camera does to a picture, not what the
 network is to find in it.
