@@ -116,8 +116,8 @@ def robust() -> Configuration:
             skips=True,
         ),
         losses=replace(base.losses, pairs=0.5, swap=60.0),
-        data=replace(base.data, vertices=0, workers=1),
-        training=replace(base.training, steps=9_500, code_steps=4500, augment=True),
+        data=replace(base.data, variation="wild", vertices=0, workers=1),
+        training=replace(base.training, steps=8_500, code_steps=4500, augment=True),
     )
 
 

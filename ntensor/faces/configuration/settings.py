@@ -181,7 +181,8 @@ class DataConfiguration:
             replace a preset's `vertices`.
         vertices: of the analytic face; 0: its default.
         variation: what varies in generated samples: everything; expression and identity of frontal
-            faces under one light (section 4.1); these and one of seven poses (section 4.2).
+            faces under one light (section 4.1); these and one of seven poses (section 4.2); as
+            people and cameras vary, see `ntensor.faces.datasets.wild`.
         cache: how many generated training samples are kept and reused; 0: every sample is new.
         validation: validation samples, of identities that training never shows.
         seed: of the generated samples.
@@ -196,13 +197,18 @@ class DataConfiguration:
     validation_source: str | None = None
     face_model: str | None = None
     vertices: Annotated[int, Within(0, 1_000_000)] = 0
-    variation: Literal["all", "expression", "pose"] = "all"
+    variation: Literal["all", "expression", "pose", "wild"] = "all"
     cache: Count = 0
     validation: Positive = 256
     seed: Seed = 0
     workers: Workers = 0
     device: Device = "cpu"
     skip_damaged: bool = False
+
+    @property
+    def of_concept(self) -> bool:
+        """Whether generated samples are of the proof of concept: persons of their own, textures."""
+        return self.variation in ("expression", "pose")
 
     def __post_init__(self) -> None:
         check_entries(self)
@@ -223,8 +229,8 @@ class TrainingConfiguration:
             `code_steps`, and then falls by a half cosine to `final_rate` times itself. So does the
             discriminator's, from `discriminator_rate`.
         clip: largest Euclidean norm of the network's gradient; 0: no limit.
-        augment: each update shows the network its inputs with other tones, colours and noise, partly
-            covered, and, while only codes are trained, at another place and size; see
+        augment: each update shows the network its inputs in other tones and colours, with noise,
+            partly covered, and, while only codes are trained, at another place and size; see
             `ntensor.faces.training.augmentation`.
         precision: `"bfloat16"` runs convolutions and products under autocast.
         log_every, picture_every, validate_every, checkpoint_every: intervals in updates.

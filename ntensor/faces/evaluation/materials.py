@@ -21,7 +21,6 @@ from .errors import COEFFICIENTS
 from .estimates import measure_references
 from .pairs import Transfers
 from .pictures import (
-    CONCEPTS,
     Pictures,
     draw_table_2,
     draw_table_3,
@@ -91,7 +90,7 @@ class Materials:
             ConfigurationError: they, or the face model, are not there any more.
         """
         data = self.configuration.data
-        if data.source == "generated" and data.variation in ("all", *CONCEPTS):
+        if data.source == "generated" and data.variation != "wild":
             return self.references
         return self._fit(*draw_training_world(self.configuration, self.settings.fitted))
 

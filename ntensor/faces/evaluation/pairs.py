@@ -18,7 +18,7 @@ from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.morphable.face_models import find_face_model
 
 from .measures import AngularError, SquaredError
-from .pictures import CONCEPTS, Pictures, find_variation
+from .pictures import Pictures, find_variation
 
 Batch = dict[str, Tensor]
 
@@ -104,7 +104,7 @@ class Transfers(Pairs):
     def __init__(self, configuration: Configuration, count: int) -> None:
         data, size = configuration.data, configuration.model.image_size
         face = find_face_model(data)
-        split = "poc-test" if data.variation in CONCEPTS else "test"
+        split = "poc-test" if data.of_concept else "test"
         variation = find_variation(data)
         faces = GeneratedFaces(face, split, size, data.seed + 1, variation=variation)
         drawn = faces.draw(range(2 * count))

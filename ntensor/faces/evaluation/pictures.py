@@ -35,8 +35,6 @@ KEYS = (
     *("image", "input", "mask", "normal", *_PARTIAL, *(f"valid_{name}" for name in _PARTIAL)),
     *("differs", "pair", *FACTORS),
 )
-# Variations of the proofs of concept, whose persons and pictures are their own.
-CONCEPTS = ("expression", "pose")
 _POC_PICTURES = 40
 # Most classes that classifiers are asked for: their time grows with classes times samples.
 _MOST_CLASSES = 100
@@ -103,7 +101,7 @@ def draw_table_2(configuration: Configuration, settings: Evaluation) -> Pictures
     data, size = configuration.data, configuration.model.image_size
     face = find_face_model(data)
     persons = _choose_persons(settings)
-    if data.variation not in CONCEPTS:
+    if not data.of_concept:
         faces = make_grid(persons, lights=settings.lights, face_model=face, size=size)
         count = -(-len(faces) // settings.batch_size)
         bar = tqdm(faces.batches(settings.batch_size), "faces, all poses", count, unit="batch")
@@ -119,7 +117,7 @@ def draw_table_2(configuration: Configuration, settings: Evaluation) -> Pictures
 def draw_table_3(configuration: Configuration, settings: Evaluation) -> Pictures | None:
     """Frontal faces of unseen identities under many lights; None for a proof of concept."""
     data, size = configuration.data, configuration.model.image_size
-    if data.variation in CONCEPTS:
+    if data.of_concept:
         return None
     face = find_face_model(data)
     persons = _choose_persons(settings)
@@ -144,7 +142,7 @@ def draw_training(configuration: Configuration, count: int, pose: str = "any") -
     variation = find_variation(data)
     if pose == "frontal":
         variation = type(variation)("frontal", variation.light, variation.expressions)
-    split = "poc-train" if data.variation in CONCEPTS else "train"
+    split = "poc-train" if data.of_concept else "train"
     faces = GeneratedFaces(
         face, split, configuration.model.image_size, data.seed, variation=variation
     )
@@ -154,7 +152,7 @@ def draw_training(configuration: Configuration, count: int, pose: str = "any") -
 
 def find_variation(data: DataConfiguration) -> Variation:
     """What varies in the clean generated pictures that a run is measured on."""
-    return VARIATIONS[data.variation if data.variation in CONCEPTS else "all"]
+    return VARIATIONS[data.variation if data.of_concept else "all"]
 
 
 def draw_training_world(

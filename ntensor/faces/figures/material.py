@@ -135,7 +135,7 @@ class Material:
             strong (bool): larger yaws, no neutral expression, and other expressions than without.
         """
         variation = opened.configuration.data.variation
-        split, count = ("test", 54) if variation == "all" else ("poc-test", 22)
+        split, count = ("poc-test", 22) if opened.configuration.data.of_concept else ("test", 54)
         yaws: tuple[float, ...] = (-40.0, 20.0, 40.0, -20.0) if strong else (0.0, 20.0, -20.0, 10.0)
         if variation == "pose":
             yaws = tuple(20.0 * round(yaw / 20) for yaw in yaws)  # its bins

@@ -324,7 +324,7 @@ class Inputs:
         """One person with these expression weights under a fixed light, or the frontal one."""
         background = scenes.draw_background(np.random.default_rng([person, 0xED]))
         lamps = scenes.make_frontal_lamps() if light is None else scenes.make_fixed_lamps(light)
-        plain = self.configuration.data.variation != "all"
+        plain = self.configuration.data.of_concept
         row: list[Any] = [
             person,
             scenes.draw_identity(person, self.face_model.identity_size),

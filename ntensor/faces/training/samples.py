@@ -16,6 +16,7 @@ from ntensor.faces.datasets.generated import POC_EXPRESSION, POC_POSE, Generated
 from ntensor.faces.datasets.records import VALID
 from ntensor.faces.datasets.rendered import Faces
 from ntensor.faces.datasets.stored import StoredFaces
+from ntensor.faces.datasets.wild import WildFaces
 from ntensor.faces.morphable.face_models import find_face_model
 
 from .processes import choose_device
@@ -203,17 +204,20 @@ def unpack(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return maps
 
 
-def make_generated(configuration: DataConfiguration, split: str, image_size: int) -> GeneratedFaces:
+def make_generated(configuration: DataConfiguration, split: str, image_size: int) -> Faces:
     """Faces of one split: `train`, `validation` or `test`."""
-    if configuration.variation != "all":
+    face, device = find_face_model(configuration), str(choose_device(configuration.device))
+    if configuration.variation == "wild":
+        return WildFaces(face, split, image_size, configuration.seed, device=device)
+    if configuration.of_concept:
         split = "poc-train" if split == "train" else "poc-test"
     return GeneratedFaces(
-        find_face_model(configuration),
+        face,
         split,
         image_size,
         configuration.seed,
         variation=VARIATIONS[configuration.variation],
-        device=str(choose_device(configuration.device)),
+        device=device,
     )
 
 
@@ -237,7 +241,7 @@ def open_sources(configuration: DataConfiguration, image_size: int) -> tuple[Sam
         return open_stored(c.source, c.skip_damaged), open_stored(
             c.validation_source, c.skip_damaged
         )
-    texture = c.variation != "all"
+    texture = c.of_concept
     training: Samples = GeneratedSamples(
         make_generated(c, "train", image_size), c.cache or None, texture
     )
