@@ -255,7 +255,7 @@ class Stopping(RandomPairs):
 def test_samples_without_skips_are_dealt_like_the_samples(tmp_path):
     made = trainer(tmp_path, accumulation=2, batch_size=8, seed=1)
     made.step = 3
-    parts = [made.draw_fits(part, 4) for part in range(2)]
+    parts = [made.draws.draw_fits(made.step, part, 4) for part in range(2)]
     assert torch.equal(
         torch.cat(parts), draw_fits(3, 8, 1, made.configuration.training.without_skips)
     )

@@ -22,13 +22,13 @@ from ntensor.faces.writing import grids
 from ntensor.faces.writing.files import LOCK, locked, remove_unfinished, write_text
 
 from . import checkpoint, preparation
-from .augmentation import draw_augmentation
+from .draws import Draws
 from .independence import build_separation
 from .log import Log
 from .objective import TrainingStep, add_up, build_adversary, compute_terms
 from .processes import Processes
 from .samples import Samples, Told
-from .sampling import Updates, check_pairs, draw_fits
+from .sampling import Updates, check_pairs
 from .schedule import build_optimizer, compute_rate
 from .signals import catch_signals, leave_to_parent
 
@@ -86,6 +86,8 @@ class Trainer:
             self.rival = build_optimizer(adversary.parameters(), settings.discriminator_rate)
         if verification is not None:
             verification.to(self.device).requires_grad_(False).eval()
+        skips = configuration.model.skips and hasattr(model, "decode_surface")
+        self.draws = Draws(settings, processes, skips)
         self.step = 0
         self.stopping: list[str] = []
 
@@ -217,10 +219,10 @@ class Trainer:
         means: dict[str, Tensor] = {}
         outputs = []
         for number, given in enumerate(parts):
-            batch = self.vary_input(given, number, codes_only)
+            batch = self.draws.vary_input(given, self.step, number, codes_only)
             with self.synchronise(step, number == len(parts) - 1):
                 with self.autocast():
-                    fits = self.draw_fits(number, len(batch["image"]))
+                    fits = self.draws.draw_fits(self.step, number, len(batch["image"]))
                     loss, named, output = step(batch, codes_only, fits)
                 (loss / len(parts)).backward()
             for name, term in named.items():
@@ -239,29 +241,6 @@ class Trainer:
         if self.step % settings.log_every == 0 or self.step == settings.steps:
             values = {name: float(term) for name, term in means.items()}
             log.log_losses(self.step, float(weighted), values | told)
-
-    def draw_fits(self, part: int, count: int) -> Tensor | None:
-        """Which samples of a part are decoded with skip connections; None: there are none."""
-        settings, processes = self.configuration.training, self.processes
-        if not self.configuration.model.skips or not hasattr(self.model, "decode_surface"):
-            return None
-        fits = draw_fits(self.step, settings.batch_size, settings.seed, settings.without_skips)
-        shares = fits.unflatten(0, (settings.accumulation, processes.world, -1))
-        return shares[part, processes.rank, :count].to(self.device)
-
-    def vary_input(
-        self, batch: dict[str, Tensor], part: int, codes_only: bool
-    ) -> dict[str, Tensor]:
-        """The batch of a part, its input changed anew where the configuration says so."""
-        settings, processes = self.configuration.training, self.processes
-        if not settings.augment:
-            return batch
-        image = get_input(batch)
-        share = settings.batch_size // (settings.accumulation * processes.world)
-        first = (part * processes.world + processes.rank) * share
-        drawn = draw_augmentation(self.step, settings.batch_size, image.shape[-1], settings.seed)
-        seen = drawn.choose(slice(first, first + len(image))).apply(image, moves=codes_only)
-        return {**batch, "input": seen.contiguous(memory_format=torch.channels_last)}
 
     def codes_only(self, number: int) -> bool:
         """Whether the update after `number` others trains only the codes."""
