@@ -78,7 +78,7 @@ def written_before():
             "final_rate": 0.02,
         },
     }
-    later = {"depth", "normalise_input", "core_rank", "skips", "pairs", "swap"}
+    later = {"depth", "normalise_input", "core_rank", "skips", "pairs", "swap", "augment"}
     whole = {
         section: {name: value for name, value in entries.items() if name not in later}
         for section, entries in dataclasses.asdict(c.Configuration()).items()

@@ -91,13 +91,13 @@ def test_expression_transfer_is_the_multilinear_form(model, faces):
     core = model.frontal_stream.projection.core
     frontal = torch.einsum("xlei,l,e,i->x", core, z_l, z_exp, z_id)
     swapped = target.replace({"z_exp": source.codes["z_exp"]})
-    assert_close(model.decode(swapped.codes, swapped.places)["frontal_image"].flatten(), frontal)
+    assert_close(model.decode(swapped.codes, swapped.kept)["frontal_image"].flatten(), frontal)
     assert_close(found["frontal_image"].flatten(), frontal.clamp(0, 1))
 
 
 def test_frontal_colours_are_bounded(model, faces):
     wild = faces.replace({"z_l": 100 * faces.codes["z_l"]})
-    assert model.decode(wild.codes, wild.places)["frontal_image"].abs().max() > 1
+    assert model.decode(wild.codes, wild.kept)["frontal_image"].abs().max() > 1
     fixed = editing.FixedFace(model, wild[0])
     weights = dict.fromkeys(editing.CODES, 0.5)
     for output in (

@@ -10,6 +10,7 @@ import torch
 from ntensor.faces import demo, edit, editing, evaluate, reconstruct
 from ntensor.faces.common.errors import CheckpointError, ConfigurationError
 from ntensor.faces.configuration import to_json
+from ntensor.faces.configuration.face_source import VARIABLE
 from ntensor.faces.morphable.analytic_face import make_analytic_face
 from ntensor.faces.page.parts import Demo
 from ntensor.faces.reading import read_tensors
@@ -186,7 +187,8 @@ def test_evaluation_of_weights_without_their_face_model(foreign, tmp_path, monke
     assert "landmarks" not in rows["network"] and rows["network"]["face"] > 0
 
 
-def test_the_shape_travels_without_the_face_model(foreign, tmp_path, capsys):
+def test_the_shape_travels_without_the_face_model(foreign, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
     run, small = foreign
     whole, opened = OpenedRun(run, Options()), OpenedRun(small, Options())
     content = small.read_bytes()

@@ -156,10 +156,7 @@ def decode(
 def compose(output: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
     """The output with its `image` joined by another mask, and a bounded frontal image; see
     `decode`."""
-    output = dict(output)
-    # Eq. 2 has no bound: on other pictures than training's its values may be anything.
-    if "frontal_image" in output:
-        output["frontal_image"] = output["frontal_image"].clamp(0, 1)
+    output = bound(output)
     if mask == "code":
         return output
     if mask != "normals":
@@ -169,6 +166,17 @@ def compose(output: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
     face = output["albedo"] * output["shading"]
     image = covered * face + (1 - covered) * output["background"]
     return {**output, "mask": covered, "image": image}
+
+
+def bound(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The output with `frontal_image`, where there is one, clamped to 0 to 1.
+
+    Eq. 2 has no bound: on other pictures than training's its values may be anything.
+    """
+    bounded = dict(output)
+    if "frontal_image" in bounded:
+        bounded["frontal_image"] = bounded["frontal_image"].clamp(0, 1)
+    return bounded
 
 
 def find_nearest_rotation(z_p: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.rendering import harmonics
 
-from .codes import CODES, Encoded, compose, find_nearest_rotation
+from .codes import CODES, Encoded, bound, compose, find_nearest_rotation
 from .detail import keep_detail
 from .fixed import FixedFace
 from .interpolation import blend
@@ -78,7 +78,8 @@ class Session:
         output, z, w = self._decode_picture(weights)
         given = z.codes["z_l"], z.codes["z_exp"]
         start, end = self.first.streams(*given), self.second.streams(*given)
-        return output | {name: torch.lerp(start[name], end[name], w["identity"]) for name in start}
+        mixed = {name: torch.lerp(start[name], end[name], w["identity"]) for name in start}
+        return output | bound(mixed)
 
     @torch.no_grad()
     def edit_picture(self, weights: Mapping[str, float]) -> Tensor | None:

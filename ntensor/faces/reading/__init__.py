@@ -17,13 +17,21 @@ too.
 from .arrays import Expected, floats, integers, read_arrays, texts
 from .documents import explain, parse_document, read_json, read_yaml
 from .files import parsing, read_text
-from .pictures import FORMATS, is_picture, load_imageio, read_frames, read_picture
+from .pictures import (
+    FORMATS,
+    compress_jpeg,
+    is_picture,
+    load_imageio,
+    read_frames,
+    read_picture,
+)
 from .tensors import check_tensors, read_tensors
 
 __all__ = [
     "FORMATS",
     "Expected",
     "check_tensors",
+    "compress_jpeg",
     "explain",
     "floats",
     "integers",

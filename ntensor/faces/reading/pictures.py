@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -52,6 +53,24 @@ def read_picture(path: str | Path, most_pixels: int = MOST_PIXELS) -> Tensor:
             `most_pixels`, or of a kind whose range is unknown (floating point, 32 bits).
     """
     return next(_read_frames(Path(path), 1, most_pixels))
+
+
+def compress_jpeg(picture: Tensor, quality: int) -> Tensor:
+    """What a JPEG file keeps of a picture.
+
+    Args:
+        picture (Tensor[3, height, width]): 0 to 1.
+        quality (int): 1 to 100.
+
+    Returns:
+        Tensor[3, height, width]
+    """
+    image = extras.load("PIL.Image")
+    pixels = (picture.permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
+    stream = io.BytesIO()
+    image.fromarray(pixels).save(stream, "JPEG", quality=quality)
+    read = np.array(image.open(stream))
+    return torch.from_numpy(read).permute(2, 0, 1).to(picture) / 255
 
 
 def is_picture(path: Path) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+from ntensor.faces.reading import compress_jpeg
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def degrade(image: Tensor, how: Degradation) -> Tensor:
             drawn[:] = drawn[:, :1]
         x = x + how.noise * torch.from_numpy(drawn).to(x)
     x = x.clamp(0, 1)
-    return compress(x, how.quality) if how.quality else x
+    return compress_jpeg(x[0], how.quality)[None] if how.quality else x
 
 
 def _lay_margins(x: Tensor, how: Degradation) -> Tensor:
@@ -70,12 +70,3 @@ def _lay_margins(x: Tensor, how: Degradation) -> Tensor:
     if how.black:
         return F.pad(inner, how.margins)
     return F.pad(inner, how.margins, mode="replicate")
-
-
-def compress(image: Tensor, quality: int) -> Tensor:
-    """The picture after JPEG of this quality."""
-    pixels = (image[0].permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=quality)
-    read = np.array(Image.open(stream))
-    return torch.from_numpy(read).permute(2, 0, 1)[None].to(image) / 255
