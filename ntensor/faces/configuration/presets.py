@@ -117,7 +117,7 @@ def robust() -> Configuration:
         ),
         losses=replace(base.losses, pairs=0.5, swap=60.0),
         data=replace(base.data, variation="wild", vertices=0, workers=1),
-        training=replace(base.training, steps=8_500, code_steps=4500, augment=True),
+        training=replace(base.training, steps=7_500, code_steps=4500, augment=True),
     )
 
 
