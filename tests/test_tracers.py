@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 import ntensor
 from cases import PUBLIC
+from ntensor.ops import decomposition
 
 each_case = pytest.mark.parametrize("case", PUBLIC, ids=str)
 pytestmark = [
@@ -267,3 +268,19 @@ def test_bilinear_under_trace_is_torchs():
     ours, theirs = (torch.jit.trace(f, inputs) for f in (ntensor.bilinear, F.bilinear))
     kinds = [[node.kind() for node in made.graph.nodes()] for made in (ours, theirs)]
     assert kinds[0] == kinds[1] == ["aten::bilinear"]
+
+
+def test_decompositions_are_offered_only_while_torch_exports_to_onnx(monkeypatch):
+    """Beside a decomposition the compiler refuses an operation where the variable CI is set."""
+    raw = torch.ops.ntensor.synthesis.default
+    factors = [torch.ones(2, 3, device="meta")] * 2
+
+    def is_offered():
+        torch.ops.ntensor.synthesis(factors)
+        return bool(torch._decomp.get_decompositions([raw]))
+
+    assert not is_offered()
+    monkeypatch.setattr(decomposition, "is_exporting_to_onnx", lambda: True)
+    assert is_offered() and is_offered()
+    monkeypatch.undo()
+    assert not is_offered()

@@ -14,6 +14,7 @@ import torch
 import torch._C._autograd
 import torch._C._functorch
 from torch import Tensor
+from torch._decomp import decomposition_table as _decomposition_table
 from torch._decomp import register_decomposition as _register_decomposition
 from torch.autograd import forward_ad as forward_ad
 
@@ -56,6 +57,12 @@ remove_batch_dim = torch._remove_batch_dim
 # Torch's table of decompositions, where the exporter to ONNX looks. Without it every caller of the
 # exporter hands over a table of his own.
 register_decomposition = _register_decomposition
+decomposition_table = _decomposition_table
+
+
+def is_exporting_to_onnx() -> bool:
+    """Whether `torch.onnx.export` runs, which has imported its exporter by then."""
+    return "torch.onnx._internal.exporter" in sys.modules and torch.onnx.is_in_onnx_export()
 
 
 def legacy_vmap_level() -> int:

@@ -105,6 +105,7 @@ def define(
         return run(*arguments)
 
     def empty(*arguments: Any, backend: str | None = None) -> Any:
+        decomposition.offer()
         net(arguments, arguments[arity] if len(arguments) > arity else backend)
         return fake(*arguments[:arity])
 
