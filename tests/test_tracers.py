@@ -16,7 +16,6 @@ import torch.nn.functional as F
 
 import ntensor
 from cases import PUBLIC
-from ntensor.ops import decomposition
 
 each_case = pytest.mark.parametrize("case", PUBLIC, ids=str)
 pytestmark = [
@@ -270,8 +269,8 @@ def test_bilinear_under_trace_is_torchs():
     assert kinds[0] == kinds[1] == ["aten::bilinear"]
 
 
-def test_decompositions_are_offered_only_while_torch_exports_to_onnx(monkeypatch):
-    """Beside a decomposition the compiler refuses an operation where the variable CI is set."""
+def test_the_compiler_meets_no_decomposition_where_ci_is_set(monkeypatch):
+    """It refuses an operation that has one; whoever exports finds it all the same."""
     raw = torch.ops.ntensor.synthesis.default
     factors = [torch.ones(2, 3, device="meta")] * 2
 
@@ -279,8 +278,10 @@ def test_decompositions_are_offered_only_while_torch_exports_to_onnx(monkeypatch
         torch.ops.ntensor.synthesis(factors)
         return bool(torch._decomp.get_decompositions([raw]))
 
-    assert not is_offered()
-    monkeypatch.setattr(decomposition, "is_exporting_to_onnx", lambda: True)
+    monkeypatch.setenv("CI", "true")
+    assert not is_offered() and not is_offered()
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
     assert is_offered() and is_offered()
     monkeypatch.undo()
-    assert not is_offered()
+    monkeypatch.delenv("CI", raising=False)
+    assert is_offered()

@@ -60,11 +60,6 @@ register_decomposition = _register_decomposition
 decomposition_table = _decomposition_table
 
 
-def is_exporting_to_onnx() -> bool:
-    """Whether `torch.onnx.export` runs, which has imported its exporter by then."""
-    return "torch.onnx._internal.exporter" in sys.modules and torch.onnx.is_in_onnx_export()
-
-
 def legacy_vmap_level() -> int:
     level: int = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()

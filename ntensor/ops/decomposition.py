@@ -1,23 +1,21 @@
 """Every operation in torch's own: for what cannot take an operation of the library.
 
-The formulas are those of the reference backend, which serve any number of samples. They are what
-`torch.jit.trace` records, so that the file needs torch alone. While torch exports to ONNX they
-stand in its table of decompositions, where the exporter finds them; and at no other time, since the
-compiler refuses an operation that is in that table where the environment variable CI is set.
+The formulas are those of the reference backend, which serve any number of samples. They stand in
+torch's table of decompositions, where the exporter to ONNX finds them, and are what
+`torch.jit.trace` records, so that the file needs torch alone.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from ntensor.backends import reference
-from ntensor.backends._torch import (
-    decomposition_table,
-    is_exporting_to_onnx,
-    register_decomposition,
-)
+from ntensor.backends._torch import decomposition_table, register_decomposition
 
 
 def decomposition(stem: str, name: str, arity: int) -> Callable[..., Any]:
@@ -30,25 +28,25 @@ def decomposition(stem: str, name: str, arity: int) -> Callable[..., Any]:
     return decompose
 
 
-_KNOWN: dict[Any, Callable[..., Any]] = {}
+_DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {}
 
 
 def register(raw: Any, decompose: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Keeps the decomposition for `offer`."""
-    _KNOWN[raw] = decompose
+    """Puts the decomposition into torch's table."""
+    _DECOMPOSITIONS[raw] = decompose
+    register_decomposition(raw)(decompose)
     # Without it fake tensors of symbolic sizes would go through the decomposition.
     register_decomposition(raw, type="meta")(fake)
 
 
 def offer() -> None:
-    """Puts the decompositions into torch's table while it exports to ONNX, and takes them out
-    afterwards.
+    """Takes the decompositions out of torch's table where they would hinder, and puts them back.
 
-    Every exporter and compiler first asks for the shapes of an operation's results, which calls
-    this.
+    Where the environment variable CI is set, the compiler refuses an operation that it finds in the
+    table. Exporters and the compiler ask for the shapes of every result first, which calls this.
     """
-    wanted = is_exporting_to_onnx()
-    for raw, decompose in _KNOWN.items():
+    wanted = torch.compiler.is_exporting() or not os.environ.get("CI")
+    for raw, decompose in _DECOMPOSITIONS.items():
         if wanted == (raw in decomposition_table):
             break
         if wanted:
