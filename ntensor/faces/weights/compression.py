@@ -1,5 +1,4 @@
-r"""Compresses a network: large layers are projected onto a basis of their outputs, all in half
-precision.
+r"""Compresses a network: factors large layers by a basis of their outputs, in half precision.
 
 Let :math:`X` be the outputs of a layer with matrix :math:`W` for pictures and edits of them, and
 :math:`U` the first r left singular vectors of :math:`X`. Then
