@@ -214,7 +214,7 @@ class Inputs:
         overrides the box of all pictures.
 
         Raises:
-            ImageError: the picture has no landmarks, or one text file is given for several pictures.
+            ImageError: the picture has no landmarks, or several pictures share one text file.
         """
         self.files.add(path.resolve())
         box = box or self.box
