@@ -87,7 +87,10 @@ class WildFaces(Faces):
         self._persons: dict[int, tuple[Person, Tensor]] = {}
 
     def batch(self, indices: Sequence[int] | Tensor) -> Batch:
-        """As `Faces.batch`, with `input` and `differs`; frontal maps for near-frontal faces only."""
+        """As `Faces.batch`, with `input` and `differs`; only near-frontal faces have frontal maps.
+
+        The others' frontal maps are zero.
+        """
         alone = [self.render_picture(*self.draw_one(int(index))) for index in indices]
         return {name: torch.cat([sample[name] for sample in alone]) for name in alone[0]}
 

@@ -106,7 +106,7 @@ class Processes:
             dist.barrier()
 
     def share(self, model: torch.nn.Module) -> torch.nn.Module:
-        """Wraps the model so that gradients are averaged; with one process, returns it unchanged."""
+        """Wraps the model so that gradients are averaged; with one process, it is unchanged."""
         if self.world == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None

@@ -13,8 +13,8 @@ from ntensor.faces.configuration import TrainingConfiguration
 def compute_rate(configuration: TrainingConfiguration, step: int) -> float:
     """Factor of the learning rate at update `step`, counted from 0.
 
-    It rises linearly from `1 / warmup` to 1, at the start and again after the `code_steps`, during
-    which it stays at 1. It then falls along half a cosine to `final_rate` at the last update.
+    It rises linearly from `1 / warmup` to 1, at the start and again after the `code_steps`. It then
+    falls along half a cosine to `final_rate` at the last update.
     """
     c = configuration
     in_phase = step if step < c.code_steps else step - c.code_steps
