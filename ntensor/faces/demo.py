@@ -77,7 +77,7 @@ def serve(
 
 
 def configure_gradio(folder: Folder) -> None:
-    """Sets the environment variables that Gradio reads on import, and removes all others of it."""
+    """Removes Gradio's environment variables and sets those that it must read on import."""
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
         del os.environ[name]
     os.environ |= {
