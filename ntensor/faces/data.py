@@ -43,7 +43,7 @@ WILD = {"wild": WildFaces, "wild-labelled": LabelledFaces}
 def make_faces(
     face_model: str | None, split: str, size: int, seed: int, variation: str, world: str
 ) -> Faces:
-    """The pictures that the arguments of `render` name."""
+    """The faces given by the arguments of `render`."""
     face = load_face_model(face_model)
     if variation in WILD:
         return WILD[variation](face, split, size, seed, world=WORLDS[world])
@@ -54,7 +54,7 @@ def make_faces(
 
 
 class _Ranges(Dataset[dict[str, Tensor]]):
-    """The samples `first` to `last - 1` in batches."""
+    """Samples `first` to `last - 1`, in batches."""
 
     def __init__(self, faces: Faces, first: int, last: int, batch_size: int) -> None:
         self.faces, self.first, self.last, self.batch_size = faces, first, last, batch_size
@@ -85,19 +85,18 @@ def render(
 
     Args:
         out: the folder.
-        count: samples in all.
-        split: whose persons: train 2000, validation 100, test 54; poc-train 148, poc-test 22.
-        size: pixels a side.
+        count: total number of samples.
+        split: number of persons: train 2000, validation 100, test 54; poc-train 148, poc-test 22.
+        size: pixels per side.
         seed: of the samples.
-        variation: all, or the proof of concept without or with poses; wild: two pictures of each
-            person, with hair, glasses, hard lamps and what cameras do, as people vary;
-            wild-labelled: the same of every person with every expression under nine lights.
-        world: of wild: training, or other, whose skin, hair, lamps and cameras training never has.
-        face_model: an ICT face file or the word analytic; default: NTENSOR_FACE_MODEL, else
-            analytic.
+        variation: all; poc-expression or poc-pose, the proof of concept without or with poses;
+            wild, pairs of pictures with realistic hair, glasses, lamps and cameras; wild-labelled,
+            the same for every person with every expression, under nine lights.
+        world: of wild: training; other, with skin, hair, lamps and cameras that training never has.
+        face_model: an ICT face file, or analytic; default: NTENSOR_FACE_MODEL, else analytic.
         batch_size: samples rendered at once.
-        shard_size: samples a file.
-        workers: processes that render; 0: this one.
+        shard_size: samples per file.
+        workers: processes that render; 0: only this one.
     """
     check_arguments(render, locals())
     faces = make_faces(face_model, split, size, seed, variation, world)
@@ -118,11 +117,11 @@ def render(
 
 
 def check_command(folder: Path, *, limit: int = 20) -> None:
-    """Reads a whole data set and names every damaged file and record; status 1 if there are any.
+    """Reads a whole data set and lists damaged files and records; exits with 1 if there are any.
 
     Args:
         folder: of the data set.
-        limit: how many damages are printed.
+        limit: number of damaged files and records to print.
     """
     check_arguments(check_command, locals())
     meta, damages, figures = check(folder)
@@ -160,11 +159,11 @@ def sheet_command(
         split: of generated faces.
         rows: of the sheet.
         columns: of the sheet, unless maps are shown.
-        size: pixels a side of generated faces.
+        size: of generated faces, pixels per side.
         seed: of generated faces.
         variation: of generated faces, as for render.
         world: of generated faces, as for render.
-        maps: one row a sample, with image, mask, albedo, shading, normals and frontal maps.
+        maps: one row per sample, with image, mask, albedo, shading, normals and frontal maps.
         face_model: as for render.
     """
     check_arguments(sheet_command, locals())

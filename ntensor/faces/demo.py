@@ -1,8 +1,8 @@
 """A page to try a trained face model: `python -m ntensor.faces.demo [RUN]`.
 
 Two faces, chosen or uploaded, and sliders between them for identity, expression, pose and light.
-The page is served to this machine alone, and asks nothing of any other. Without a run it shows the
-weights that come with the package.
+The page is served only to this machine, and makes no requests to others. Without a run it uses the
+weights included in the package.
 
     python -m ntensor.faces.demo
     python -m ntensor.faces.demo build/tiny
@@ -46,11 +46,10 @@ def serve(
     """Serves the page until Ctrl-C.
 
     Args:
-        run: folder that training wrote, or a file of weights; default: the weights that come with
-            the package.
+        run: folder of a run, or a file of weights; default: the weights included in the package.
         port: of the page.
-        share: never: this machine alone can open the page; network: every machine that reaches
-            this one.
+        share: never: only this machine can open the page; network: any machine that can reach this
+            one.
         checkpoint: of the run.
     """
     network = share == "network"
@@ -58,7 +57,7 @@ def serve(
         run = find_shipped() if run is None else run
         demo = Demo(run, checkpoint)
         extras.check("demo")
-        # An ended program leaves no uploaded picture behind.
+        # Uploaded pictures must be removed when the program ends.
         for ending in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(ending, signal.default_int_handler)
         try:
@@ -68,8 +67,8 @@ def serve(
                 from .page.server import make_server
 
                 server = make_server(demo, folder, Hosts(port, network))
-                # The server asks between two turns of its loop, as for the other signals: an
-                # exception may be caught by what the loop runs, and the page would go on.
+                # The server checks a flag between turns of its loop, as for the other signals. An
+                # exception could be caught by code in the loop, and the page would go on.
                 signal.signal(signal.SIGHUP, server.handle_exit)
                 print(f"http://127.0.0.1:{port} shows {run}; Ctrl-C ends it", flush=True)
                 server.run([listener])
@@ -78,13 +77,12 @@ def serve(
 
 
 def configure_gradio(folder: Folder) -> None:
-    """Sets what Gradio reads from the environment when it is imported, and nothing else."""
+    """Removes Gradio's environment variables and sets those that it must read on import."""
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
         del os.environ[name]
     os.environ |= {
         "GRADIO_ANALYTICS_ENABLED": "False",
-        # A history would keep every face in the browser, and writing it would make each move
-        # slower than the one before.
+        # A history would store every face in the browser and slow down every further move.
         "GRADIO_RUN_HISTORY": "False",
         "GRADIO_TEMP_DIR": str(folder.files),
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -93,10 +91,10 @@ def configure_gradio(folder: Folder) -> None:
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """A socket that listens to the port, before anything is loaded.
+    """Opens a socket that listens on the port, before anything is loaded.
 
     Raises:
-        ConfigurationError: it is no port, not allowed, or another program has it.
+        ConfigurationError: the port is invalid, not allowed, or in use.
     """
     if not 0 < port < 65536:
         raise ConfigurationError(f"port must be 1 to 65535, got {port}")

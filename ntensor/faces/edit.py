@@ -1,9 +1,9 @@
 """Edits faces with a trained network: `python -m ntensor.faces.edit EDIT [RUN] ... --out DIR`.
 
-Faces are picture files, records of a data set on the disk (`FOLDER:INDEX`), or generated faces:
-`generated:SPLIT:PERSON:EXPRESSION:POSE:LIGHT`, as `generated:test:3:happy:20:5` (parts from the
-end may be left out). Pictures are cropped by `--landmarks` or `--box`; without them the run's own
-encoder looks for an upright face, and the middle square is taken where none is found for sure.
+Faces are picture files, records of a stored data set (`FOLDER:INDEX`), or generated faces:
+`generated:SPLIT:PERSON:EXPRESSION:POSE:LIGHT`, such as `generated:test:3:happy:20:5`; trailing
+parts may be left out. Pictures are cropped by `--landmarks` or `--box`. Without these, the run's
+own encoder looks for an upright face; if it is not sure, the middle square is used.
 
 Example: python -m ntensor.faces.edit expression runs/faces --target photo.jpg
 --source generated:test:3:happy --landmarks photo.txt --out edited
@@ -55,20 +55,20 @@ def expression(
     warp: bool = False,
     options: Settings = _DEFAULT,
 ) -> None:
-    """Targets with the expressions of sources (equations 17, 18 and 20).
+    """Transfers expressions from sources to targets (equations 17, 18 and 20).
 
     Example: python -m ntensor.faces.edit expression runs/faces --target generated:test:0
     --source generated:test:1:happy generated:test:2:surprise --out edited
 
     Args:
-        run: folder of the run, or a file of weights; default: those that come with the package.
-        target: faces to change; one, or as many as sources.
-        source: faces that give the expression; one, or as many as targets.
+        run: folder of the run, or a file of weights; default: those included in the package.
+        target: faces to edit; one, or as many as sources.
+        source: faces that provide the expression; one, or as many as targets.
         out: folder for the pictures.
-        detail: keep the target's own picture, and change it where the reconstruction changes by
-            more than the network gets wrong there.
-        warp: move the target's own picture, as the face model moves with the coefficients that the
-            network reads from both pictures; nothing is decoded. For aligned faces.
+        detail: keep the target's own picture, and change it only where the change of the
+            reconstruction exceeds its error.
+        warp: warp the target's own picture by the motion of the face model between the coefficients
+            that the network predicts for both pictures; nothing is decoded. For aligned faces.
     """
     way = transfers.Way(detail=detail, warp=warp)
     opened = OpenedRun(run, options, "expression")
@@ -86,21 +86,21 @@ def pose(
     follow: bool = False,
     options: Settings = _DEFAULT,
 ) -> None:
-    """Targets with the poses of sources (equation 20).
+    """Transfers poses from sources to targets (equation 20).
 
     Example: python -m ntensor.faces.edit pose runs/faces --target photo.jpg
     --source generated:test:0:neutral:40 generated:test:0:neutral:-40 --out edited
 
     Args:
-        run: folder of the run, or a file of weights; default: those that come with the package.
-        target: faces to change; one, or as many as sources.
-        source: faces that give the pose; one, or as many as targets.
+        run: folder of the run, or a file of weights; default: those included in the package.
+        target: faces to edit; one, or as many as sources.
+        source: faces that provide the pose; one, or as many as targets.
         out: folder for the pictures.
         project: use the rotation nearest to the source's z_p instead of z_p itself.
-        mask: what joins face and background; code is the target's own mask and outline, normals
-            the outline of the turned face.
-        follow: the identity's code follows the pose as far as it tells of it, by a regression over
-            256 training pictures; without it, the paper's edit.
+        mask: how face and background are joined; code: by the target's own mask and outline;
+            normals: by the outline of the turned face.
+        follow: let the part of the identity code that depends on the pose follow it, by a
+            regression on 256 training pictures; without it, the paper's edit.
     """
     opened = OpenedRun(run, options, "pose")
     leak = opened.leak if follow else None
@@ -119,15 +119,15 @@ def identity(
     follow: bool = False,
     options: Settings = _DEFAULT,
 ) -> None:
-    """Targets with the identities of sources.
+    """Transfers identities from sources to targets.
 
     Example: python -m ntensor.faces.edit identity runs/faces --target photo.jpg
     --source generated:test:0 --out edited
 
     Args:
-        run: folder of the run, or a file of weights; default: those that come with the package.
-        target: faces to change; one, or as many as sources.
-        source: faces that give the identity; one, or as many as targets.
+        run: folder of the run, or a file of weights; default: those included in the package.
+        target: faces to edit; one, or as many as sources.
+        source: faces that provide the identity; one, or as many as targets.
         out: folder for the pictures.
         mask: as for pose.
         follow: as for pose.
@@ -148,18 +148,18 @@ def light(
     detail: bool = False,
     options: Settings = _DEFAULT,
 ) -> None:
-    """Targets under the lights of sources, with the shadings (section 5.2).
+    """Transfers light from sources to targets, and shows the shadings (section 5.2).
 
     Example: python -m ntensor.faces.edit light runs/faces --target photo.jpg
     --source generated:test:0:neutral:0:1 generated:test:0:neutral:0:13 --out edited
 
     Args:
-        run: folder of the run, or a file of weights; default: those that come with the package.
-        target: faces to change; one, or as many as sources.
-        source: faces that give the light; one, or as many as targets.
+        run: folder of the run, or a file of weights; default: those included in the package.
+        target: faces to edit; one, or as many as sources.
+        source: faces that provide the light; one, or as many as targets.
         out: folder for the pictures.
-        detail: add the change of the reconstruction to the target's own picture, so that what the
-            network does not reproduce stays.
+        detail: add the change of the reconstruction to the target's own picture, which keeps
+            detail that the network does not reproduce.
     """
     opened = OpenedRun(run, options, "light")
     transfers.write_transfer(opened, "light", target, source, out, transfers.Way(detail=detail))
@@ -176,19 +176,19 @@ def interpolate(
     project: bool = False,
     options: Settings = _DEFAULT,
 ) -> None:
-    """From the expression, identity, pose or light of one face to another's (supplementary D).
+    """Interpolates expression, identity, pose or light between two faces (supplementary D).
 
     Example: python -m ntensor.faces.edit interpolate runs/faces --first generated:test:0
     --second generated:test:0:surprise --edit expression --out edited
 
     Args:
-        run: folder of the run, or a file of weights; default: those that come with the package.
-        first: faces that are changed; one, or as many as second.
+        run: folder of the run, or a file of weights; default: those included in the package.
+        first: faces to start from; one, or as many as second.
         second: faces whose code is reached; one, or as many as first.
         out: folder for the pictures.
-        edit: which code moves; all others, and the background, stay those of the first face.
-        steps: pictures; 11 are steps of 0.1.
-        project: with the pose, use the nearest rotation of each mixed z_p.
+        edit: which code is interpolated; all others, and the background, are the first face's.
+        steps: number of pictures; 11 gives steps of 0.1.
+        project: for pose, use the rotation nearest to each interpolated z_p.
     """
     if steps < 2:
         raise ConfigurationError(f"steps must be at least 2, got {steps}")
@@ -224,15 +224,15 @@ def grid(
     edit: Edit = "expression",
     options: Settings = _DEFAULT,
 ) -> None:
-    """Every pair of targets and sources in one figure.
+    """Edits every pair of target and source, in one figure.
 
     Example: python -m ntensor.faces.edit grid runs/faces --target generated:test:0
     generated:test:1 --source generated:test:2:happy generated:test:3:anger --out edited
 
     Args:
-        run: folder of the run, or a file of weights; default: those that come with the package.
-        target: faces to change; one row each.
-        source: faces that give what is transferred; one column each.
+        run: folder of the run, or a file of weights; default: those included in the package.
+        target: faces to edit; one row each.
+        source: faces that provide what is transferred; one column each.
         out: folder for the picture.
         edit: what is transferred.
     """
@@ -265,23 +265,22 @@ def video(
 ) -> None:
     """Animates a template face with the expressions of a film (supplementary E).
 
-    Writes the frames, the film, and a side-by-side: driving frame, template with its expression,
-    template warped to the driving frame's landmarks (the paper's baseline), template. Landmarks
-    are those of --landmarks or of a generated film, else those of the network's own shape and
-    pose.
+    Writes the frames, the film, and a side-by-side film: driving frame, template with its
+    expression, template warped to the driving frame's landmarks (the paper's baseline), template.
+    Landmarks come from --landmarks or a generated film, else from the network's own shape and pose.
 
     Example: python -m ntensor.faces.edit video runs/faces --template photo.jpg
     --drive generated:test:3 --out edited
 
     Args:
-        run: folder of the run, or a file of weights; default: those that come with the package.
-        template: the face that is animated.
+        run: folder of the run, or a file of weights; default: those included in the package.
+        template: the face to animate.
         drive: a folder of frames, a film (needs imageio and imageio-ffmpeg), or
             generated:SPLIT:PERSON, a generated film of every basic expression.
         out: folder for frames and films.
-        rate: pictures a second.
+        rate: frames per second.
         format: of the films; mp4 needs imageio and imageio-ffmpeg.
-        most: frames that are read.
+        most: limit on the frames read.
         detail: as for expression.
         warp: as for expression.
     """

@@ -1,4 +1,4 @@
-"""Evaluates runs on identities that training never showed, and writes a report.
+"""Evaluates runs on unseen identities, and writes a report.
 
 Examples:
     python -m ntensor.faces.evaluate runs/faces
@@ -9,11 +9,11 @@ Examples:
     python -m ntensor.faces.evaluate runs/faces --data photoface sets/other --identities 12
     python -m ntensor.faces.evaluate runs/faces --images photos --only
 
-The folder OUT gets `report.md`, its pictures and `evaluation.json`; every run's folder gets its own
-`evaluation.json`, a file of weights, which stands for a run, none. Runs of one configuration that
-differ in their seeds are shown as mean and spread, runs of different configurations beside each
-other. On photographs and data sets all RUNS are measured, with the same baselines; the table
-"Worlds" has them beside the generated faces.
+The folder OUT gets `report.md`, its pictures and `evaluation.json`. Every run's folder also gets
+its own `evaluation.json`; a run may be a file of weights, which gets none. Runs that differ only in
+their seeds are shown as mean and spread, other configurations side by side. All RUNS are also
+measured on the photographs and data sets, with the same baselines; the table "Worlds" compares the
+results with those on generated faces.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ def evaluate_runs(
     """Evaluates the runs in the folders `runs`, prints the measures and writes a report.
 
     Args:
-        runs: folders that training wrote, or files of weights; default: those that come with the
-            package.
-        settings: sizes of the evaluation.
-        out: folder of the report; default: the folder `report` in the first run, of a file of
-            weights the folder `report` here.
+        runs: folders of runs, or files of weights; default: those included in the package.
+        settings: settings of the evaluation.
+        out: folder of the report; default: `report` in the first run's folder, or here if the
+            first run is a file of weights.
         plain: run of a plain adversarial auto-encoder, for its code z_0.
         intrinsic: run of the network after [30].
-        images: a folder of photographs that the runs are tried on too.
-        labels: a CSV file with the columns file and any of identity, expression, pose, light;
+        images: a folder of photographs to evaluate on as well.
+        labels: a CSV file with the column file and any of identity, expression, pose, light;
             left, top, right, bottom are the face's box in pixels.
-        data: data sets in the format of `ntensor.faces.datasets.storage` with normals, too.
-        only: the photographs and data sets alone, without generated faces.
+        data: data sets with normals to evaluate on as well, in the format of
+            `ntensor.faces.datasets.storage`.
+        only: evaluate only on the photographs and data sets, not on generated faces.
     """
     written = evaluate_all(runs, settings, out, plain, intrinsic, images, labels, data, only)
     print("wrote " + ", ".join(str(path) for path in written))
@@ -87,7 +87,7 @@ def evaluate_all(
     data: Sequence[Path] = (),
     only: bool = False,
 ) -> list[Path]:
-    """Evaluates the runs; returns the files that it wrote.
+    """Evaluates the runs; returns the files written.
 
     Raises:
         FacesError: a run, an option or a file cannot be used.
@@ -125,7 +125,7 @@ def evaluate_all(
 def check_runs(
     runs: Sequence[Path], plain: Path | None, intrinsic: Path | None, settings: Evaluation
 ) -> None:
-    """Refuses what cannot be evaluated before anything is computed."""
+    """Refuses runs that cannot be evaluated, before anything is computed."""
     choose_device(settings.device)
     for run in runs:
         load_run(run, settings.checkpoint)
@@ -139,8 +139,10 @@ def check_runs(
 
 
 def check_folders(runs: Sequence[Path], out: Path, only: bool) -> None:
-    """Refuses folders that the measures cannot be written into, before they are computed; with
-    `only`, nothing is written into those of the runs."""
+    """Refuses folders that are not writable, before anything is computed.
+
+    With `only`, nothing is written to the folders of the runs.
+    """
     if out.resolve() in [run.resolve() for run in runs]:
         raise ConfigurationError(
             f"--out {out} is a run's own folder, where evaluation.json is of that run; choose "

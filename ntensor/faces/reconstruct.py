@@ -1,10 +1,10 @@
 """3D faces from pictures: `python -m ntensor.faces.reconstruct [RUN] FACE ... --out DIR`.
 
-For each face: the mesh of the decoder's shape (equation 3), the mesh of the face model with the
-coefficients that the codes are mapped to (sections 4.1.2 and 5.3), texture and normals of the
-frontal face, and normals of the picture (section 5.4), as files and in one figure. Faces are named
-as for `python -m ntensor.faces.edit`. Where the truth is known (generated faces, data sets with
-shapes), errors are written to errors.json beside those of the mean face.
+For each face, as files and in one figure: the mesh of the decoder's shape (equation 3), the mesh of
+the face model with the predicted coefficients (sections 4.1.2 and 5.3), texture and normals of the
+frontal face, and normals of the picture (section 5.4). Faces are given as for
+`python -m ntensor.faces.edit`. For generated faces and data sets with shapes, errors are written to
+errors.json, with those of the mean face for comparison.
 
 Example: python -m ntensor.faces.reconstruct runs/faces generated:test:3:happy:20 --out faces3d
 
@@ -44,11 +44,11 @@ def reconstruct(
     format: Literal["ply", "obj"] = "ply",
     options: Annotated[Options, tyro.conf.arg(name="")] = _DEFAULT,
 ) -> None:
-    """Writes the 3D faces of pictures.
+    """Reconstructs 3D faces from pictures.
 
     Args:
-        faces: the folder of the run, or a file of weights; default: those that come with the
-            package. Then pictures, records FOLDER:INDEX, or
+        faces: first, optionally, the folder of the run or a file of weights; default: those
+            included in the package. Then pictures, records FOLDER:INDEX, or
             generated:SPLIT:PERSON:EXPRESSION:POSE:LIGHT.
         out: folder for meshes and pictures.
         format: of the meshes.
@@ -77,7 +77,7 @@ def reconstruct(
 
 
 def format_errors(known: dict[str, Any]) -> str:
-    """Errors as text."""
+    """Formats errors as text."""
     unit, rms = known["unit"], known["rms"]
     lines = [f"root of the mean squared distance of vertices, {unit}; {known['face_model']}"]
     lines.append(f"{'':44}" + "".join(f"{name:>14}" for name in rms))

@@ -13,19 +13,18 @@ Names:
     no-adversary     without the adversarial loss
     no-verification  without the verification loss
     no-independence  without the term against correlations of codes
-    no-pairs         without the loss that draws pictures of one person together
+    no-pairs         without the contrastive loss on pictures of the same person
     no-swap          without the loss on codes swapped within a pair of pictures
     no-skips         without skip connections from the encoder
-    no-normalisation the encoder sees pictures at their own mean and contrast
-    no-rotation      the pose's code does not rotate the feature
+    no-normalisation without normalising the mean and contrast of the encoder's input
+    no-rotation      the pose code does not rotate the feature
     plain            an adversarial auto-encoder with one code
     intrinsic        the network after [30]
 
-Every run is a folder `OUT/NAME-sSEED`. It is trained by `python -m ntensor.faces.train`, whose
-command is printed. An existing run is continued and a finished one left alone, so the same command
-resumes. If a folder holds a run of other settings, nothing is trained. An ablation of a term that
-the preset does not have is left out. Options that this command does not know are passed to every
-run, followed by those of the ablation.
+Every run has a folder `OUT/NAME-sSEED`, and is trained by a command `python -m ntensor.faces.train`
+that is printed. Existing runs are continued and finished ones skipped, so the same command resumes.
+If a folder holds a run with other settings, nothing is trained. Ablations of terms that the preset
+does not have are left out. Unknown options are passed to every run, before those of the ablation.
 """
 
 from __future__ import annotations
@@ -72,14 +71,14 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is trained.
+    """The runs to train.
 
     Attributes:
-        preset: that every run starts from.
+        preset: the preset of every run.
         names: of the runs; default: all that differ.
         seeds: of training and data.
-        steps: updates of a run; 0: the preset's.
-        seconds: no run is started after so many; a started run is finished. 0: no limit.
+        steps: updates per run; 0: the preset's.
+        seconds: time limit for starting runs; a started run is finished. 0: no limit.
         out: folder of the runs.
         dry_run: print the commands and train nothing.
     """
@@ -98,7 +97,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Planned:
-    """One run: its folder, its configuration, and the words of its command."""
+    """One run: its folder, its configuration, and the arguments of its command."""
 
     folder: Path
     configuration: Configuration
@@ -111,14 +110,14 @@ class Planned:
 
 
 def plan(sweep: Sweep, options: Sequence[str] = ()) -> tuple[list[Planned], list[str]]:
-    """The runs, seed by seed, and the names of ablations that change nothing.
+    """Plans the runs, seed by seed, and lists the ablations that change nothing.
 
     Args:
         sweep (Sweep)
-        options (sequence of str): for every run, as `python -m ntensor.faces.train` takes them.
+        options (sequence of str): options of `python -m ntensor.faces.train` for every run.
 
     Raises:
-        ConfigurationError: an unknown name or preset, or a configuration that cannot be.
+        ConfigurationError: an unknown name or preset, or an invalid configuration.
     """
     unknown = sorted(set(sweep.names) - set(ABLATIONS))
     if unknown:
@@ -145,7 +144,7 @@ def plan(sweep: Sweep, options: Sequence[str] = ()) -> tuple[list[Planned], list
 
 
 def run_to_its_end(command: Sequence[str]) -> int:
-    """The exit status of a command; a signal in the meantime leaves it time to save."""
+    """Runs a command and returns its exit status; if interrupted, gives it time to save."""
     with subprocess.Popen(command) as process:
         try:
             return process.wait()
@@ -156,10 +155,10 @@ def run_to_its_end(command: Sequence[str]) -> int:
 
 
 def train_all(sweep: Sweep, options: Sequence[str] = ()) -> list[Path]:
-    """Trains the planned runs that are not finished; returns the folders of the finished runs.
+    """Trains the planned runs that are not finished; returns the folders of all finished runs.
 
     Raises:
-        FacesError: a run fails, or one of another configuration stands in its folder.
+        FacesError: a run fails, or its folder holds a run of another configuration.
     """
     begin = time.monotonic()
     planned, left_out = plan(sweep, options)

@@ -1,7 +1,7 @@
 """Trains a face model: `python -m ntensor.faces.train --preset tiny --out RUN`.
 
-A run that exists in RUN is continued with its own configuration. SIGINT and SIGTERM save a
-checkpoint and exit with status 130 and 143. Several processes:
+An existing run in RUN is continued with its own configuration. SIGINT and SIGTERM save a checkpoint
+and exit with status 130 and 143. For several processes, use
 `torchrun --nproc-per-node 2 -m ntensor.faces.train ...`.
 """
 
@@ -43,7 +43,7 @@ def train(configuration: Configuration, run: Path) -> str:
         run (Path): folder of the run.
 
     Raises:
-        FacesError: the data, the settings or the folder do not allow it.
+        FacesError: the data, the settings or the folder cannot be used.
     """
     data = settle_face_model(configuration.data, chosen=False, named=True)
     configuration = replace(configuration, data=data)

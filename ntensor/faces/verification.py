@@ -1,8 +1,8 @@
 """Trains the verification network on training identities: `python -m ntensor.faces.verification`.
 
-The network learns to classify the identities of the training split; `E_veri` uses its embedding.
-It is judged by pairs of faces of other identities: the area under the curve of the cosine as a
-score for "same person".
+The network learns to classify the identities of the training split; `E_veri` uses its embedding. It
+is evaluated on pairs of faces of other identities, by the area under the ROC curve with the cosine
+as the score for "same person".
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class VerificationConfiguration:
         out: file of the weights (safetensors).
         data: as in `ntensor.faces.train`; `cache` must be above 0.
         width, embedding, input_size: of `LightCNN`.
-        steps, batch_size, learning_rate: Adam, with half a cosine down to zero.
+        steps, batch_size, learning_rate: of Adam, with cosine decay to zero.
         image_size: of generated faces.
         device, seed
     """
@@ -92,10 +92,10 @@ class Settings:
 def fit(
     settings: VerificationConfiguration, training: Samples, device: torch.device
 ) -> tuple[LightCNN, float]:
-    """The trained network, and its accuracy over the last batches.
+    """Trains the network; returns it with its running accuracy over the last batches.
 
     Raises:
-        FacesError: the set has no numbered identities, or no end.
+        FacesError: the set has no numbered identities, or is endless.
     """
     from tqdm import trange
 
@@ -134,7 +134,7 @@ def fit(
 
 @torch.no_grad()
 def area_under_curve(network: torch.nn.Module, samples: Samples, device: torch.device) -> float:
-    """The probability that a pair of one identity is nearer than a pair of two, over all pairs.
+    """The probability that a same-person pair is closer than a different-person pair.
 
     Args:
         network (Module): images to embeddings.
@@ -155,7 +155,7 @@ def area_under_curve(network: torch.nn.Module, samples: Samples, device: torch.d
 
 
 def save(network: LightCNN, path: Path) -> None:
-    """Writes the embedding's weights and sizes, whole or not at all.
+    """Writes the weights and settings of the embedding network atomically.
 
     Raises:
         OutputError: the file cannot be written.
@@ -172,7 +172,7 @@ def save(network: LightCNN, path: Path) -> None:
 
 
 def load(path: str | Path) -> LightCNN:
-    """The network of a file that `save` wrote, frozen.
+    """Reads the network from a file written by `save`, frozen.
 
     Raises:
         CheckpointError: the file is missing, damaged or of another kind.

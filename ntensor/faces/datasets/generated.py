@@ -1,4 +1,4 @@
-"""Endless pictures of faces with everything known about them, and complete grids for evaluation."""
+"""Endless generated pictures of faces with full ground truth."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Variation:
         pose: `any` (yaw within 60, pitch within 25, roll within 10 degrees), `bins` (one of the
             seven yaws of the tables) or `frontal`.
         light: `any` (random), `bins` (one of the 16 of the tables) or `frontal` (one soft light).
-        expressions (int or None): that many expressions a person; None: ever new ones.
-        background (bool): a texture behind the face, else black.
+        expressions (int or None): number of expressions per person; None: unlimited.
+        background (bool): a textured background, else black.
     """
 
     pose: Literal["any", "bins", "frontal"] = "any"
@@ -36,7 +36,7 @@ class Variation:
     background: bool = True
 
 
-# The paper's proof of concept: 20 expressions a person, no light; seven poses or none.
+# The paper's proof of concept: 20 expressions per person, one light, and one pose or seven.
 POC_EXPRESSION = Variation("frontal", "frontal", 20, False)
 POC_POSE = Variation("bins", "frontal", 20, False)
 
@@ -44,9 +44,9 @@ POC_POSE = Variation("bins", "frontal", 20, False)
 class GeneratedFaces(Faces, IterableDataset[Batch]):
     """An endless stream of batches of new pictures of the persons of one split.
 
-    Sample `index` depends on `(seed, index)` alone. Batch `j` holds the samples
-    `(j * world_size + rank) * batch_size ...`; workers of a `DataLoader` share the batches so that
-    their number changes nothing. Use it with `batch_size=None`:
+    Sample `index` depends only on `(seed, index)`. Batch `j` holds the samples
+    `(j * world_size + rank) * batch_size ...`. The workers of a `DataLoader` share the batches, so
+    their number does not change the stream. Use it with `batch_size=None`:
 
         >>> from torch.utils.data import DataLoader
         >>> from ntensor.faces.datasets.generated import GeneratedFaces
@@ -59,7 +59,7 @@ class GeneratedFaces(Faces, IterableDataset[Batch]):
         face_model (FaceModel): default: `load_face_model()`.
         split (str): `train` (2000 persons), `validation` (100), `test` (54), `poc-train` (148) or
             `poc-test` (22).
-        size (int): pixels a side.
+        size (int): pixels per side.
         seed (int)
         batch_size (int)
         variation (Variation): what varies.

@@ -19,9 +19,9 @@ from .scenes import Scenes
 class FaceGrid(Faces, Dataset[Batch]):
     """Every combination of persons, expressions, poses and lights; see `make_grid`.
 
-    Sample `((person * expressions + expression) * poses + pose) * lights + light`, counted within
-    the lists that were given. Its labels `expression`, `pose_bin` and `light_bin` are positions in
-    those lists (for `expression` in `face_model.basic_names`).
+    The index of a sample is `((person * expressions + expression) * poses + pose) * lights +
+    light`, counted within the given lists. Its labels `pose_bin` and `light_bin` are positions in
+    those lists, and `expression` is one in `face_model.basic_names`.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class FaceGrid(Faces, Dataset[Batch]):
         return {name: values[0] for name, values in self.batch([index]).items()}
 
     def batches(self, batch_size: int = 64) -> Iterator[Batch]:
-        """All samples in order, the last batch smaller."""
+        """All samples in order; the last batch may be smaller."""
         for start in range(0, len(self), batch_size):
             yield self.batch(range(start, min(start + batch_size, len(self))))
 
@@ -112,10 +112,10 @@ def make_grid(
     """A complete evaluation set: identities x expressions x poses x lights.
 
     Args:
-        identities: numbers of persons, or the name of a split.
+        identities: indices of persons, or the name of a split.
         expressions: names of basic expressions; default: all but neutral.
         poses: yaws in degrees, or (yaw, pitch, roll).
-        lights: numbers of fixed lights, 0..15, see `scenes.make_fixed_lamps`.
+        lights: indices of fixed lights, 0..15, see `scenes.make_fixed_lamps`.
         face_model, size, background, seed, camera, device: as for `GeneratedFaces`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""One shard of a data set on disk: its arrays, their checks, and the batch made from them."""
+"""One shard of a stored data set: its arrays, their checks, and the batch made from them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ VALID = ("mask", "normal", "pose", "id_3dmm", "exp_3dmm", "shape", "light", "alb
 LABELS = ("identity", "expression", "pose_bin", "light_bin", "differs")
 MAPS = ("image", "input", "mask", "normal", "albedo", "texture")
 FRONTAL = ("frontal_image", "frontal_normal", "frontal_albedo", "frontal_mask")
-# What the label `differs` of two pictures of one person, the records 2k and 2k + 1, counts: all but
-# the person differs, or one factor alone.
+# The label `differs` indexes these. Records 2k and 2k + 1 show one person and differ in everything
+# else, or in one factor only.
 DIFFERS = ("all", "expression", "pose", "light")
-# Arrays without a replacement: a batch has them where the file does.
+# Arrays without a default: a batch has them only if the file does.
 _WITHOUT_REPLACEMENT = ("valid", "texture", "input")
 
 _POSE_TOLERANCE = 1e-3
@@ -34,15 +34,15 @@ LARGEST = {"light": 1e3, "id_3dmm": 1e4, "exp_3dmm": 1e4, "shape": 1e7, "pose": 
 
 
 def list_fields(size: int, id_3dmm: int, exp_3dmm: int, vertices: int) -> dict[str, Expected]:
-    """Every array that a shard may hold.
+    """Lists every array that a shard may hold.
 
     Args:
-        size (int): pixels a side.
+        size (int): pixels per side.
         id_3dmm, exp_3dmm (int): numbers of coefficients.
-        vertices (int): of the shape.
+        vertices (int): number of vertices of the shape.
 
     Returns:
-        dict: name to type and shape, without the leading number of records. Only `image` is
+        dict: type and shape by name, without the leading number of records. Only `image` is
         required.
     """
     colour, single = (3, size, size), (1, size, size)
@@ -64,13 +64,16 @@ def list_fields(size: int, id_3dmm: int, exp_3dmm: int, vertices: int) -> dict[s
 
 
 def get_input(batch: Mapping[str, Tensor]) -> Tensor:
-    """The pictures (Tensor[n, 3, S, S]) that a network is shown: `input`, as a camera delivered
-    them, where the batch has it, else `image`, which is what it is to reconstruct."""
+    """The pictures (Tensor[n, 3, S, S]) that a network sees.
+
+    This is `input`, the picture as a camera delivers it, if the batch has it, else the target
+    `image`.
+    """
     return batch["input"] if "input" in batch else batch["image"]
 
 
 def encode(batch: Mapping[str, Tensor]) -> Arrays:
-    """Arrays of a shard from a batch (see `Faces.batch`), without the keys that no shard holds."""
+    """Converts a batch, see `Faces.batch`, to the arrays of a shard; other keys are dropped."""
     arrays: Arrays = {}
     for name, value in batch.items():
         value = value.detach().cpu()
@@ -91,24 +94,28 @@ def encode(batch: Mapping[str, Tensor]) -> Arrays:
 
 
 def read_shard(path: Path, fields: Mapping[str, Expected], names: list[str], count: int) -> Arrays:
-    """The arrays of one file, with the types and shapes that the data set's `meta.json` says.
+    """Reads the arrays of one file, with the types and shapes given by the set's `meta.json`.
 
     Raises:
-        DamagedData: the file cannot be read, or an array is missing or of another type or shape.
+        DamagedData: the file cannot be read, or an array is missing or has the wrong type or shape.
     """
     wanted = {name: Expected(fields[name].kinds, (count, *fields[name].shape)) for name in names}
     return read_arrays(path, wanted)
 
 
 def find_faults(arrays: Arrays) -> dict[int, str]:
-    """The fault of each record that cannot be used.
+    """Finds the records that cannot be used.
 
-    Checked, where a record claims to have them: finite and bounded numbers, a mask that covers
-    something, rotations (`R^T R = I` and determinant +1 to 1e-3), unit normals (to 0.05, since
-    they are kept in 8 bits) wherever a mask is not zero.
+    Checks the parts that a record claims to have:
+
+    - numbers are finite and bounded;
+    - the mask is not empty;
+    - poses are rotations: `R^T R = I` to 1e-3, and the determinant is positive;
+    - normals have unit length wherever the mask is not zero, to 0.05, since they are stored in 8
+      bits.
 
     Returns:
-        dict: record to the reason.
+        dict: the reason by record.
     """
     reasons: dict[int, str] = {}
     count = len(arrays["image"])
@@ -141,7 +148,7 @@ def find_faults(arrays: Arrays) -> dict[int, str]:
 
 
 def find_valid(arrays: Arrays) -> Any:
-    """Which parts each record has (n, len(VALID)), bool: those of the file, less the bits unset."""
+    """Which parts each record has, bool (n, len(VALID)): arrays of the file whose bit is set."""
     count = len(arrays["image"])
     present = np.array(
         [("frontal_image" if name == "frontal" else name) in arrays for name in VALID]
@@ -153,11 +160,11 @@ def find_valid(arrays: Arrays) -> Any:
 
 
 def decode(arrays: Arrays, fields: Mapping[str, Expected]) -> dict[str, Tensor]:
-    """The batch of these records, with the keys of `Faces.batch`.
+    """Converts records to a batch with the keys of `Faces.batch`.
 
-    What the file lacks is zero, a missing pose the identity, a missing label -1; `valid` says so.
-    Shading is computed from normals and light. Without frontal pictures, a near-frontal sample's
-    own picture inside its mask replaces them.
+    Missing arrays are zero, a missing pose is the identity, and a missing label is -1; `valid`
+    marks them. Shading is computed from normals and light. Without frontal pictures, a near-frontal
+    sample uses its own picture inside its mask.
     """
     count = len(arrays["image"])
     valid = torch.from_numpy(find_valid(arrays))
@@ -190,7 +197,7 @@ def decode(arrays: Arrays, fields: Mapping[str, Expected]) -> dict[str, Tensor]:
 
 def _to_tensor(name: str, value: Tensor) -> Tensor:
     if name.endswith("normal"):
-        # Bit for bit `functional.normalize`, whose norm over strided rows takes far longer.
+        # Bitwise equal to `functional.normalize`, whose norm over strided rows is far slower.
         value = value.float()
         length = torch.linalg.vector_norm(value.movedim(1, -1).contiguous(), dim=-1, keepdim=True)
         return value / length.movedim(-1, 1).clamp_min(1e-12)

@@ -1,4 +1,4 @@
-"""What all sets of rendered faces share: persons, splits, and the batch of a scene."""
+"""The base of all sets of rendered faces: persons, splits, and the batch of a scene."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .scenes import Scenes
 
 Batch = dict[str, Tensor]
 
-# The persons of each split; no person belongs to two.
+# The persons of each split; the splits are disjoint.
 SPLITS = {
     "train": range(2000),
     "validation": range(2000, 2100),
@@ -34,7 +34,7 @@ _STATISTICS_SAMPLES = 512
 
 
 class Faces:
-    """What every set of rendered faces offers: `batch`, `face_model`, `sizes`, `statistics`."""
+    """The interface of all rendered sets: `batch`, `face_model`, `sizes`, `statistics`."""
 
     def __init__(
         self, face_model: FaceModel | None, size: int, camera: Camera | None, device: str
@@ -47,7 +47,7 @@ class Faces:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """`image` (pixels a side), `id_3dmm` (k_a), `exp_3dmm` (k_b), `shape` (3V)."""
+        """`image` (pixels per side), `id_3dmm` (k_a), `exp_3dmm` (k_b), `shape` (3V)."""
         face = self.face_model
         return {
             "image": self.renderer.size,
@@ -60,7 +60,7 @@ class Faces:
     def statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and standard deviation of `id_3dmm`, `exp_3dmm` and `shape` over training persons.
 
-        From 512 draws, the same for every split; deviations are at least 1e-4.
+        They are computed from 512 draws, the same for every split. Deviations are at least 1e-4.
         """
         face = self.face_model
         coefficients = []
@@ -72,7 +72,7 @@ class Faces:
             torch.from_numpy(np.stack(part)).to(self.device)
             for part in zip(*coefficients, strict=True)
         )
-        # In pieces: 512 shapes of the ICT face are 132 MB.
+        # In parts: 512 shapes of the ICT face take 132 MB.
         total = torch.zeros(face.shape_size, dtype=torch.double, device=self.device)
         square = torch.zeros_like(total)
         for a, b in zip(identity.split(32), expression.split(32), strict=True):
@@ -96,17 +96,17 @@ class Faces:
         """Renders samples.
 
         Args:
-            indices: which; the same index always gives the same sample: on a CPU bit for bit, on a
-                GPU to rounding where its neighbours are others.
+            indices: of the samples. The same index always gives the same sample: bitwise on a CPU,
+                up to rounding on a GPU if the rest of the batch differs.
 
         Returns:
-            dict: `image` (n,3,S,S) RGB in 0..1; `mask` (n,1,S,S); `normal` (n,3,S,S) unit in the
-            mask, camera axes; `albedo`, `shading` (n,3,S,S); `background` (n,3,S,S); `light`
-            (n,3,9); `pose` (n,3,3); `angles` (n,3) degrees; `id_3dmm` (n,k_a), `exp_3dmm`
+            dict: `image` (n,3,S,S) RGB in 0..1; `mask` (n,1,S,S); `normal` (n,3,S,S) in camera
+            axes, unit inside the mask; `albedo`, `shading` (n,3,S,S); `background` (n,3,S,S);
+            `light` (n,3,9); `pose` (n,3,3); `angles` (n,3) degrees; `id_3dmm` (n,k_a), `exp_3dmm`
             (n,k_b); `shape` (n,3V) millimetres; `frontal_image`, `frontal_normal`,
             `frontal_albedo` (n,3,S,S) and `frontal_mask` (n,1,S,S) of the same face unrotated
             under the same light, 0 outside the face; `near_frontal` (n,) bool; `identity`,
-            `expression`, `pose_bin`, `light_bin` (n,) int64, -1 unknown; `valid`
+            `expression`, `pose_bin`, `light_bin` (n,) int64, -1 if unknown; `valid`
             (n, len(records.VALID)) bool, all true here.
         """
         drawn = self.draw([int(index) for index in indices]).to(self.device)
@@ -116,7 +116,7 @@ class Faces:
         """As `batch`, for given scenes."""
         if self.device.type != "cpu":
             return self._render(drawn)
-        # One by one: matrix products round a row depending on the number of rows.
+        # One at a time: the rounding of a row in a matrix product depends on the number of rows.
         alone = [self._render(drawn[k : k + 1]) for k in range(len(drawn.identity))]
         return {name: torch.cat([sample[name] for sample in alone]) for name in alone[0]}
 
@@ -170,7 +170,7 @@ class Faces:
 
 
 def stack(rows: list[list[Any]]) -> Scenes:
-    """Scenes of rows with the columns of `Scenes`, the light still as lamps."""
+    """Stacks rows with the columns of `Scenes`; the light of a row is given as `Lamps`."""
     columns: list[Any] = [list(column) for column in zip(*rows, strict=True)]
     lamps = [field.name for field in dataclasses.fields(Scenes)].index("light")
     columns[lamps] = [scenes.project_lamps([row])[0].numpy() for row in columns[lamps]]

@@ -1,4 +1,4 @@
-"""The content of a generated picture, drawn at random: expression, pose, light, background."""
+"""The random content of a generated picture: expression, pose, light, background."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from ntensor.faces.morphable.face_model import FaceModel
 from ntensor.faces.rendering import harmonics
 
-# The seven poses of the tables, degrees of yaw; positive turns the face to the image's right.
+# The seven poses of the tables, as yaw in degrees; positive turns the face to the image's right.
 YAW_BINS = (-60.0, -40.0, -20.0, 0.0, 20.0, 40.0, 60.0)
 FIXED_LIGHTS = 16
 NEAR_FRONTAL_DEGREES = 15.0
@@ -26,15 +26,15 @@ _POPULATION = 0x1D
 
 @dataclasses.dataclass(frozen=True)
 class Scenes:
-    """`n` pictures in numbers.
+    """The parameters of `n` pictures.
 
     Attributes:
-        identity (Tensor[n], int64): which person; gives `id_3dmm` and the colours.
+        identity (Tensor[n], int64): the person, who determines `id_3dmm` and the colours.
         id_3dmm, exp_3dmm (Tensor[n, k_a], Tensor[n, k_b]): coefficients of the face model.
         angles (Tensor[n, 3]): yaw, pitch, roll in degrees, see `angles_to_rotation`.
         light (Tensor[n, 3, 9])
         background (Tensor[n, 3, 17, 17]): colours on a coarse grid, 0..1.
-        expression, pose_bin, light_bin (Tensor[n], int64): labels, -1 unknown.
+        expression, pose_bin, light_bin (Tensor[n], int64): labels, -1 if unknown.
     """
 
     identity: Tensor
@@ -89,7 +89,7 @@ def angles_to_rotation(angles: Tensor) -> Tensor:
 
 
 def rotation_to_angles(rotation: Tensor) -> Tensor:
-    """Yaw, pitch and roll of camera rotations: `angles_to_rotation` inverted, for |pitch| < 90.
+    """Yaw, pitch and roll of camera rotations: the inverse of `angles_to_rotation`, |pitch| < 90.
 
     Args:
         rotation (Tensor[n, 3, 3])
@@ -104,10 +104,10 @@ def rotation_to_angles(rotation: Tensor) -> Tensor:
 
 
 def draw_identity(identity: int, size: int) -> Any:
-    """The person's shape: `N(0, 0.9^2)` cut at 2.5, the same in every data set.
+    """The person's shape: `N(0, 0.9^2)` clipped at 2.5, the same in every data set.
 
     Args:
-        identity (int): the person's number.
+        identity (int): the person's index.
         size (int): `k_a`.
 
     Returns:
@@ -119,7 +119,7 @@ def draw_identity(identity: int, size: int) -> Any:
 
 
 def draw_expression(rng: np.random.Generator, face: FaceModel) -> tuple[Any, int]:
-    """An expression: in 2 of 3 draws a basic one with small additions, else a free mixture.
+    """Draws an expression: a basic one with small additions in 2 of 3 draws, else a free mixture.
 
     Returns:
         (array[k_b], label): weights in 0..1; the label is the basic expression or -1.
@@ -135,7 +135,7 @@ def draw_expression(rng: np.random.Generator, face: FaceModel) -> tuple[Any, int
 
 
 def draw_angles(rng: np.random.Generator) -> Any:
-    """Yaw within 60, pitch within 25 and roll within 10 degrees, more often small ones.
+    """Draws yaw within 60, pitch within 25 and roll within 10 degrees; small angles are likelier.
 
     Returns:
         array[3], float32
@@ -154,14 +154,14 @@ def find_pose_bin(yaw: float) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Lamps:
-    """A light before it is projected on harmonics.
+    """A light before its projection onto harmonics.
 
     Attributes:
-        azimuth, elevation (array[2]): degrees, of the key and the fill lamp.
-        colour (array[2, 3]): of both.
+        azimuth, elevation (array[2]): of the key and the fill lamp, degrees.
+        colour (array[2, 3]): of both lamps.
         ambient (array[3]): red, green, blue.
-        extra (array[3, 9]): added harmonics.
-        mean (float): wanted mean shading of the front.
+        extra (array[3, 9]): harmonics to add.
+        mean (float): desired mean shading of the front.
     """
 
     azimuth: Any
@@ -173,7 +173,7 @@ class Lamps:
 
 
 def draw_lamps(rng: np.random.Generator) -> Lamps:
-    """A key lamp, a weaker fill lamp, ambient light and a little of every harmonic."""
+    """Draws a key lamp, a weaker fill lamp, ambient light and a little of every harmonic."""
     azimuth = float(np.clip(rng.normal(0, 42), -88, 88))
     key, fill, ambient = rng.uniform(0.35, 1.0), rng.uniform(0.0, 0.3), rng.uniform(0.25, 0.55)
     warmth = rng.normal(0, 0.05) * np.array([1.0, 0.1, -1.0])
@@ -200,7 +200,7 @@ def make_fixed_lamps(index: int) -> Lamps:
         Lamps
 
     Raises:
-        ValueError: another index.
+        ValueError: an invalid index.
     """
     if not 0 <= index < FIXED_LIGHTS:
         raise ValueError(f"make_fixed_lamps: index must be 0..{FIXED_LIGHTS - 1}, got {index}")
@@ -209,7 +209,7 @@ def make_fixed_lamps(index: int) -> Lamps:
 
 
 def make_frontal_lamps() -> Lamps:
-    """The light of the proof of concept: soft, from the camera and a little above."""
+    """The light of the proof of concept: soft, from slightly above the camera."""
     return _make_lamps(0.0, 20.0, 0.6, 0.4)
 
 
@@ -225,10 +225,10 @@ def _make_lamps(azimuth: float, elevation: float, key: float, ambient: float) ->
 
 
 def project_lamps(lamps: Sequence[Lamps]) -> Tensor:
-    """Lights as harmonics, scaled to the wanted mean shading of the front.
+    """Projects lights onto harmonics, scaled to the desired mean shading of the front.
 
     Args:
-        lamps (sequence of Lamps): n of them.
+        lamps (sequence of Lamps): `n` lights.
 
     Returns:
         Tensor[n, 3, 9], float32: see `harmonics`; the front is a spread of normals with z > 0.15.
@@ -238,7 +238,7 @@ def project_lamps(lamps: Sequence[Lamps]) -> Tensor:
 
 
 def project_lamp(lamps: Lamps) -> tuple[Tensor, float]:
-    """As `project_lamps` (1, 3, 9), and the factor by which the lamps were scaled."""
+    """As `project_lamps`, for one light (1, 3, 9); also returns the factor of the scaling."""
     light, scale = _project([lamps])
     return (light * scale[:, None, None]).float(), float(scale)
 
@@ -258,7 +258,7 @@ def _project(lamps: Sequence[Lamps]) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _make_front_basis() -> Tensor:
-    """The harmonics at normals of the front (9, 64)."""
+    """The harmonics (9, 64) at normals of the front."""
     turns = torch.arange(64, dtype=torch.double) * math.pi * (3 - math.sqrt(5))
     z = 0.15 + 0.85 * (torch.arange(64, dtype=torch.double) + 0.5) / 64
     r = (1 - z * z).sqrt()
@@ -266,7 +266,7 @@ def _make_front_basis() -> Tensor:
 
 
 def draw_background(rng: np.random.Generator) -> Any:
-    """A smooth, unsaturated texture on a coarse grid: noise of three scales about one colour.
+    """Draws a smooth, unsaturated texture on a coarse grid: noise of three scales on one colour.
 
     Returns:
         array[3, 17, 17], float32 in 0..1

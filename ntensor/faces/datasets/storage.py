@@ -1,18 +1,18 @@
-"""Data sets of faces on disk: a folder of shards, a `meta.json`, and a linear shape basis.
+"""Stored data sets of faces: a folder of shards, a `meta.json`, and a linear shape basis.
 
-| file | holds |
+| file | content |
 |---|---|
 | `meta.json` | version, axes, order of the harmonics, sizes, arrays, shards and their counts, split, source |
 | `shard_000.npz`, ... | arrays of up to `shard_size` records each, see `records.list_fields` |
-| `basis.npz` (optional) | `mean` (V,3), `id` (k_a,V,3), `exp` (k_b,V,3), `triangles`, `landmarks68`: shapes are rebuilt as mean + id and exp coefficients times modes, so that no shard holds them |
+| `basis.npz` (optional) | `mean` (V,3), `id` (k_a,V,3), `exp` (k_b,V,3), `triangles`, `landmarks68`: shapes are computed as mean + id and exp coefficients times modes, and not stored in shards |
 | `statistics.npz` (optional) | `NAME_mean`, `NAME_std` (at least 1e-4) of `id_3dmm`, `exp_3dmm`, `shape` |
 
-Of the arrays only `image` is required. `input` is the picture as a camera delivered it, which a
-network is shown in place of `image`, its target; where pictures of one person are neighbours,
-`differs` says in what they differ.
+Only the array `image` is required. `input` is the picture as a camera delivers it; a network sees
+it instead of its target, `image`. If pictures of one person are adjacent, `differs` tells in which
+factor they differ.
 
-Colours are 8 bit, normals signed 8 bit (127 is 1; x right, y up, z to the camera), the rest
-float32. Every file appears whole or not at all.
+Colours have 8 bits. Normals have 8 bits with sign: 127 is 1; x right, y up, z to the camera.
+Everything else is float32. Files are written atomically.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ AXES = "x right, y up, z to the camera"
 WRITTEN = {"format": FORMAT, "version": VERSION, "axes": AXES, "harmonics": harmonics.ORDER}
 META = "meta.json"
 STATISTICS = ("id_3dmm", "exp_3dmm", "shape")
-# The largest numbers of `meta.json`.
+# Limits on the numbers in `meta.json`.
 MOST = {"size": 2048, "id_3dmm": 100_000, "exp_3dmm": 100_000, "vertices": 10_000_000}
 MOST_RECORDS = 50_000_000
-# A smaller standard deviation would blow up what it standardises.
+# Standardising by a smaller deviation would amplify noise.
 SMALLEST_DEVIATION = 1e-4
 
 
@@ -55,10 +55,10 @@ class Meta:
 
     Attributes:
         size, id_3dmm, exp_3dmm, vertices (int): sizes, see `records.list_fields`.
-        arrays (list of str): what every shard holds.
+        arrays (list of str): the arrays of every shard.
         shards (list of [file, count])
         split, source (str): descriptions for reports.
-        extra (dict): further notes of the writer.
+        extra (dict): additional entries of the writer.
 
     Raises:
         ValueError: an invalid size, array or shard.
@@ -98,7 +98,7 @@ class Meta:
 
     @property
     def fields(self) -> dict[str, Expected]:
-        """Types and shapes of all arrays that there may be."""
+        """Types and shapes of all possible arrays."""
         return list_fields(self.size, self.id_3dmm, self.exp_3dmm, self.vertices)
 
     def write(self, folder: Path) -> None:
@@ -110,8 +110,8 @@ def read_meta(folder: str | Path) -> Meta:
     """Reads and checks `meta.json`.
 
     Raises:
-        DamagedData: it is missing, is not JSON, is incomplete, or is of another version, other
-            axes or another order of the harmonics.
+        DamagedData: it is missing, not JSON or incomplete, or has another version, other axes or
+            another order of the harmonics.
     """
     path = Path(folder) / META
     content = read_json(path, dict[str, Any])
@@ -132,18 +132,18 @@ def _replace_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 class ShardWriter:
     """Writes a data set shard by shard, or continues the one in the folder.
 
-    `meta.json` is replaced after each shard, so that the folder is a complete, smaller set whenever
-    the process ends. The writer locks the folder from its creation until `close`.
+    `meta.json` is replaced after each shard, so the folder is always a complete, smaller set, even
+    if the process is killed. The writer locks the folder from its creation until `close`.
 
     Args:
         folder: created if necessary.
         face_model (FaceModel): if given, shapes are stored as its basis, not in the shards.
-        shard_size (int): records a shard.
+        shard_size (int): records per shard.
         split, source (str), extra (dict): for `meta.json`.
 
     Raises:
-        ConfigurationError: a wrong argument, or the folder holds another set.
-        OutputError: another process writes the folder, or it cannot be written.
+        ConfigurationError: an invalid argument, or the folder holds another set.
+        OutputError: another process writes to the folder, or it is not writable.
         DamagedData: its `meta.json` is damaged.
 
     Example:
@@ -182,13 +182,13 @@ class ShardWriter:
 
     @property
     def count(self) -> int:
-        """Records on the disk."""
+        """Number of records on disk."""
         return self.meta.count if self.meta else 0
 
     def _read_standing(self) -> Meta | None:
-        """The set that the folder already holds, which must be the beginning of this one."""
+        """The set already in the folder, which this writer must be able to continue."""
         if not (self.folder / META).exists():
-            # A process that dies leaves at most one shard that `meta.json` does not name.
+            # A killed process leaves at most one shard that `meta.json` does not list.
             shards = sorted(self.folder.glob("shard_*.npz"))
             if len(shards) > 1:
                 raise ConfigurationError(
@@ -215,12 +215,12 @@ class ShardWriter:
         return {"split": origin.split, "source": origin.source, **origin.extra}
 
     def add(self, batch: Mapping[str, Tensor]) -> None:
-        """Takes the samples of a batch (see `Faces.batch`); `image` is the only key it must have.
+        """Adds the samples of a batch, see `Faces.batch`; `image` is the only required key.
 
         Raises:
             DamagedData: a sample is faulty; nothing of the batch is written.
             ValueError: keys or shapes differ from those of the set.
-            OSError: a shard cannot be written; earlier ones stay whole.
+            OSError: a shard cannot be written; earlier shards are unaffected.
         """
         if "image" not in batch:
             raise ValueError(f"add: a batch must have image, got {', '.join(batch)}")
@@ -298,7 +298,7 @@ class ShardWriter:
 
 
 def write_statistics(folder: Path, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-    """Writes `statistics.npz`: means and standard deviations by name."""
+    """Writes means and standard deviations by name to `statistics.npz`."""
     arrays: Arrays = {}
     for name, (mean, deviation) in statistics.items():
         arrays |= {f"{name}_mean": mean.cpu().numpy(), f"{name}_std": deviation.cpu().numpy()}
@@ -320,7 +320,7 @@ def make_basis(face: FaceModel) -> Arrays:
 
 
 def read_basis(folder: Path, meta: Meta) -> FaceModel | None:
-    """The face model of `basis.npz`, for shapes only, without materials. None without the file.
+    """Reads `basis.npz` as a face model for shapes, without materials; None without the file.
 
     Raises:
         DamagedData: the file cannot be read or does not match `meta.json`.
@@ -360,10 +360,10 @@ def read_basis(folder: Path, meta: Meta) -> FaceModel | None:
 
 
 def read_statistics(folder: Path, meta: Meta) -> dict[str, tuple[Tensor, Tensor]] | None:
-    """Means and standard deviations of `statistics.npz`, by name. None without the file.
+    """Reads the means and standard deviations of `statistics.npz`; None without the file.
 
     Raises:
-        DamagedData: the file cannot be read or does not fit `meta.json`.
+        DamagedData: the file cannot be read or does not match `meta.json`.
     """
     path = folder / "statistics.npz"
     if not path.exists():
@@ -372,7 +372,7 @@ def read_statistics(folder: Path, meta: Meta) -> dict[str, tuple[Tensor, Tensor]
     wanted = {}
     for name, size in sizes.items():
         wanted[f"{name}_mean"] = floats(size, largest=LARGEST[name])
-        # Slightly less, since 1e-4 is rounded when stored.
+        # Slightly less, since 1e-4 is rounded in the file.
         least = 0.999 * SMALLEST_DEVIATION
         wanted[f"{name}_std"] = Expected("f", (size,), least, LARGEST[name])
     arrays = read_arrays(path, wanted)

@@ -1,4 +1,4 @@
-"""Reads data sets from disk: streaming, checked, by several workers."""
+"""Reads stored data sets: streaming, with checks, by several workers."""
 
 from __future__ import annotations
 
@@ -28,33 +28,35 @@ from .storage import (
 )
 
 OnDamage = Literal["refuse", "skip"]
-# How many pixels `check` decodes at once.
+# Number of pixels that `check` decodes at once.
 _PIXELS = 4_000_000
 
 
 class StoredFaces(IterableDataset[dict[str, Tensor]]):
-    """A data set on disk, see `storage`, with the interface of `GeneratedFaces`.
+    """A stored data set, see `storage`, with the interface of `GeneratedFaces`.
 
-    Iteration gives batches without end, in an order that depends on `seed`, the pass and the
-    number of workers: shards are dealt out to ranks and workers, shuffled, and read one at a time,
-    so that a set larger than memory streams. Use it with `DataLoader(batch_size=None)`. At most
-    `cache` shards are held by each worker.
+    Iteration yields batches endlessly, in an order that depends on `seed`, the pass and the number
+    of workers. Shards are shuffled, distributed over ranks and workers, and read one at a time, so
+    a set may be larger than the memory. Use it with `DataLoader(batch_size=None)`. Each worker
+    holds at most `cache` shards.
 
     Every shard is checked when it is read. Damage, see `records.find_faults`, is refused, or
-    skipped with a warning that names file, record and fault; a batch is then smaller.
+    skipped with a warning that names file, record and fault; the batch is then smaller.
 
     Args:
         folder: of the data set.
         batch_size (int), seed (int)
-        shuffle (bool): else the order of the disk.
+        shuffle (bool): False: in the stored order.
         on_damage: `refuse` or `skip`.
         first_batch (int): where iteration starts; for resuming.
         rank, world_size (int): of distributed training.
-        cache (int): shards held in memory.
-        passes (int or None): how often everything is read; None: without end.
+        cache (int): number of shards held in memory.
+        passes (int or None): number of passes over the set; None: endless.
 
     Attributes:
-        meta (Meta), face_model (FaceModel or None: no `basis.npz`), sizes (dict)
+        meta (Meta)
+        face_model (FaceModel or None): None without `basis.npz`.
+        sizes (dict)
 
     Raises:
         DamagedData: `meta.json` or `basis.npz` is damaged.
@@ -93,7 +95,7 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """`image` (pixels a side), `id_3dmm` (k_a), `exp_3dmm` (k_b), `shape` (3V)."""
+        """`image` (pixels per side), `id_3dmm` (k_a), `exp_3dmm` (k_b), `shape` (3V)."""
         meta = self.meta
         return {
             "image": meta.size,
@@ -104,14 +106,14 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
 
     @property
     def count(self) -> int:
-        """Records of the set, damaged ones included."""
+        """Number of records, including damaged ones."""
         return self.meta.count
 
     @functools.cached_property
     def statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and standard deviation of `id_3dmm`, `exp_3dmm` and `shape`, at least 1e-4.
 
-        Of `statistics.npz`, else from one pass over the set.
+        Read from `statistics.npz`, or else computed in one pass over the set.
         """
         written = read_statistics(self.folder, self.meta)
         return self._measure() if written is None else written
@@ -134,18 +136,18 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
         return moments
 
     def batch(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
-        """Samples by their numbers in the set: the dict of `Faces.batch`, and `valid`.
+        """Reads samples by index, with the keys of `Faces.batch`.
 
         Args:
-            indices: 0 to `count - 1`. With `on_damage="skip"` damaged ones are left out.
+            indices: 0 to `count - 1`. With `on_damage="skip"`, damaged samples are left out.
 
         Returns:
-            dict: `valid` (n, len(VALID)) bool says which parts each sample has; absent ones are
-            zero (labels -1).
+            dict: `valid` (n, len(VALID)) bool marks the parts that each sample has; missing ones
+            are zero, missing labels -1.
 
         Raises:
             DamagedData: a file or record is damaged and `on_damage` is `refuse`.
-            IndexError: no such sample, or none remains after skipping.
+            IndexError: there is no such sample, or none remains after skipping.
         """
         wanted = [int(index) for index in indices]
         for index in wanted:
@@ -163,7 +165,7 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         consumer, consumers = self.rank * workers + number, self.world_size * workers
-        # Of the batches before `first_batch`, those that this worker gave.
+        # The number of batches before `first_batch` that this worker yielded.
         skip = len(range(number, self.first_batch, workers))
         current = 0
         while self.passes is None or current < self.passes:
@@ -184,7 +186,7 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
             current += 1
 
     def _plan(self, current: int, consumer: int, consumers: int) -> list[tuple[int, int]]:
-        """The (shard, record) pairs of one pass for one of the consumers, in their order."""
+        """The (shard, record) pairs of one pass for one consumer, in order."""
         order = np.random.default_rng([self.seed, current])
         shards = np.arange(len(self.meta.shards))
         if self.shuffle:
@@ -224,7 +226,7 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
         return self._cache[shard]
 
     def _gather(self, wanted: list[tuple[int, int]]) -> Arrays | None:
-        """Arrays of the records in this order, or None where all of them are damaged."""
+        """Arrays of the records in this order, or None if all are damaged."""
         kept: dict[int, list[tuple[int, int]]] = {}
         parts: list[Arrays] = []
         places: list[int] = []
@@ -265,11 +267,12 @@ def check(folder: str | Path) -> tuple[Meta, list[DamagedData], dict[str, float]
         folder: of the data set.
 
     Returns:
-        what `meta.json` says; the damages found; and figures: `records`, `near frontal` (part),
-        `render error` (mean over masks of |image - clamp(albedo shading)|, where both are there).
+        the content of `meta.json`; the damage found; and figures: `records`, the share `near
+        frontal`, and `render error`, the mean of |image - clamp(albedo shading)| inside the masks
+        of samples that have both.
 
     Raises:
-        DamagedData: `meta.json` is damaged, so that nothing else can be read.
+        DamagedData: `meta.json` is damaged, so nothing else can be read.
     """
     meta = read_meta(folder)
     damages: list[DamagedData] = []
@@ -289,7 +292,7 @@ def check(folder: str | Path) -> tuple[Meta, list[DamagedData], dict[str, float]
         faulty = find_faults(arrays)
         damages += [DamagedData(path, record, faulty[record]) for record in sorted(faulty)]
         good = [record for record in range(count) if record not in faulty]
-        # Decoded maps take many times the memory of those in the file.
+        # Decoded maps take many times the memory of the stored ones.
         at_once = max(1, _PIXELS // meta.size**2)
         for first in range(0, len(good), at_once):
             rows = good[first : first + at_once]

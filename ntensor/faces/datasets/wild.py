@@ -1,8 +1,8 @@
-"""Faces as they vary among people, seen by cameras as they are, so that training carries over.
+"""Wild faces: generated with realistic variation, so that training transfers to photographs.
 
-A picture's targets are those of `Faces.batch`: the face in the harmonics' light. What the camera
-delivered, `input`, has hair, glasses and hats in front of the face, a hard lamp with shadows and
-gloss, and what files and crops add.
+The targets are those of `Faces.batch`: the face under the light of the harmonics. `input`, the
+picture as a camera delivers it, adds hair, glasses and hats in front of the face, a hard lamp with
+shadows and gloss, and the degradation by camera, file and crop.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ from .records import DIFFERS, VALID
 from .rendered import SPLITS, Batch, Faces
 from .worlds import FIELDS, Person, Picture, World
 
-# How often two pictures of a pair differ in everything but the person, or in one thing only.
+# How often the pictures of a pair differ in everything but the person, or in one factor only.
 _SHARES = {"all": 0.45, "expression": 0.25, "pose": 0.1, "light": 0.2}
 _HIDDEN = ("eye_socket_left", "eye_socket_right", "gums_tongue")
-_DULL = 0.3  # gloss of what is worn, over the face's
-_LOOSE = 0.35  # part of the head's turn that the shoulders follow
+_DULL = 0.3  # gloss of props relative to the face's
+_LOOSE = 0.35  # share of the head's yaw that the shoulders follow
 
 
 class WildFaces(Faces):
-    """Pictures of a split's persons, two by two; see the module.
+    """Wild pictures of a split's persons, in pairs.
 
-    Samples `2k` and `2k + 1` show the same person. They differ in everything else, or only in the
-    expression, the pose or the light, as `differs` says.
+    Samples `2k` and `2k + 1` show the same person. They differ in everything else, or only in
+    expression, pose or light, as given by `differs`.
 
     Args:
-        face_model (FaceModel or None): None: as `load_face_model`.
+        face_model (FaceModel or None): None: `load_face_model()`.
         split (str): as for `GeneratedFaces`.
-        size (int): pixels a side.
+        size (int): pixels per side.
         seed (int), batch_size (int)
-        world (World): the ranges.
+        world (World): the ranges of the variation.
 
     Example:
         >>> from ntensor.faces.datasets.wild import WildFaces
@@ -87,12 +87,15 @@ class WildFaces(Faces):
         self._persons: dict[int, tuple[Person, Tensor]] = {}
 
     def batch(self, indices: Sequence[int] | Tensor) -> Batch:
-        """As `Faces.batch`, with `input` and `differs`; frontal maps of near-frontal faces only."""
+        """As `Faces.batch`, with `input` and `differs`; only near-frontal faces have frontal maps.
+
+        The others' frontal maps are zero.
+        """
         alone = [self.render_picture(*self.draw_one(int(index))) for index in indices]
         return {name: torch.cat([sample[name] for sample in alone]) for name in alone[0]}
 
     def draw_one(self, index: int) -> tuple[int, Picture, int]:
-        """Person, picture and what the pair differs in of a sample."""
+        """The person, the picture and the label `differs` of a sample."""
         pair, second = divmod(index, 2)
         split = list(SPLITS).index(self.split)
         key = [self.world.seed, self.seed, split, pair]
@@ -113,7 +116,7 @@ class WildFaces(Faces):
         return person, picture, DIFFERS.index(differs)
 
     def find_person(self, identity: int) -> tuple[Person, Tensor]:
-        """The person, and the colours (1, V, 3) of the face's vertices."""
+        """The person, and the vertex colours (1, V, 3) of the face."""
         if identity not in self._persons:
             person = worlds.draw_person(self.world, identity)
             self._persons[identity] = person, self._paint(person)
@@ -128,7 +131,7 @@ class WildFaces(Faces):
         return person.patches.paint(face, vertex_albedo(face, person.skin))
 
     def render_picture(self, identity: int, picture: Picture, differs: int) -> Batch:
-        """One sample; see `batch`."""
+        """Renders one sample; see `batch`."""
         face, size = self.face_model, self.renderer.size
         person, colour = self.find_person(identity)
         shape = torch.from_numpy(scenes.draw_identity(identity, face.identity_size))[None]
@@ -205,11 +208,11 @@ class WildFaces(Faces):
 
 
 class LabelledFaces(WildFaces):
-    """The persons of a split with every basic expression but neutral, and nine lights in turn.
+    """The persons of a split with every basic expression but neutral, under one of nine lights.
 
-    Sample `(repeat * persons + person) * expressions + expression`; all else is drawn. Light
-    `3 a + e` comes from azimuth -70, 0 or 70 and elevation -15, 25 or 60 degrees. Its labels
-    `expression` and `light_bin` are known; for tables of how codes tell them.
+    The index of a sample is `(repeat * persons + person) * expressions + expression`; everything
+    else is drawn. Light `3 a + e` has azimuth -70, 0 or 70 and elevation -15, 25 or 60 degrees. The
+    labels `expression` and `light_bin` are known, for probes of the codes.
     """
 
     def draw_one(self, index: int) -> tuple[int, Picture, int]:
@@ -239,7 +242,7 @@ class LabelledFaces(WildFaces):
 
 
 def _leave_out(face: FaceModel) -> FaceModel:
-    """The face without the triangles that no camera sees."""
+    """The face without the triangles that are never visible."""
     hidden = [k for k, name in enumerate(face.part_names) if name in _HIDDEN]
     part = face.parts[face.triangles[:, 0]]
     return dataclasses.replace(
@@ -248,7 +251,7 @@ def _leave_out(face: FaceModel) -> FaceModel:
 
 
 def _shade(layers: Layers, light: Tensor, backdrop: Tensor) -> Batch:
-    """The targets: the face in the harmonics' light; all else belongs to the background."""
+    """The targets: the face under the harmonics' light; everything else is background."""
     mask, props = layers.face.covered, layers.props
     shading = harmonics.shading(layers.face.normal, light) * (mask > 0)
     worn = (props.albedo * harmonics.shading(props.normal, light)).clamp(0, 1)
@@ -269,7 +272,7 @@ def _shade(layers: Layers, light: Tensor, backdrop: Tensor) -> Batch:
 def _photograph(
     layers: Layers, picture: Picture, light: Tensor, scale: float, backdrop: Tensor
 ) -> Tensor:
-    """What the camera delivers."""
+    """The picture as the camera delivers it."""
     lamps = picture.lamps
     azimuth, elevation = (torch.from_numpy(a).float() for a in (lamps.azimuth, lamps.elevation))
 

@@ -1,4 +1,4 @@
-"""Ranges from which faces are drawn as they vary among people: for training, and another world."""
+"""Ranges of the variation of wild faces: one world for training, and another for evaluation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from . import scenes
 from .scenes import Lamps
 
 Range = tuple[float, float]
-# The ranges of `Hair`'s front, side, back, temple and thickness, and the size of its waves.
+# Ranges of front, side, back, temple and thickness of `Hair`, and of the amplitude of its waves.
 _STYLES: dict[str, tuple[Range, Range, Range, Range, Range, Range]] = {
     "cropped": ((46, 64), (4, 24), (-62, -40), (36, 56), (2, 6), (0, 0.5)),
     "short": ((42, 64), (-12, 16), (-66, -44), (36, 60), (8, 20), (0, 2.5)),
@@ -37,19 +37,23 @@ class World:
     """How faces, light, cameras and files vary.
 
     Attributes:
-        skin (str): `tones` mixes those of `draw_skin`; `hues` draws lightness, warmth and redness.
-        mottle (Range): factor of the skin's mottling.
-        patches (float): as `amount` of `draw_patches`.
-        hair (tuple of str): styles of `worlds`, each as often as it is named; `none` is one.
-        glasses, hat (float): share of persons and of pictures.
-        azimuth (float), elevation (Range): of the key lamp: standard deviation, degrees; range.
-        hard (float), hardness (Range), gloss (Range): share of pictures with a hard lamp, and its.
-        warmth (float): standard deviation of the lamps' red over blue.
+        skin (str): `tones`: as drawn by `draw_skin`; `hues`: random lightness, warmth and redness.
+        mottle (Range): factor for the skin's mottling.
+        patches (float): the `amount` of `draw_patches`.
+        hair (tuple of str): styles of hair, or `none`, weighted by how often they are listed.
+        glasses (float): share of persons.
+        hat (float): share of pictures.
+        azimuth (float): standard deviation of the key lamp's azimuth, degrees.
+        elevation (Range): of the key lamp, degrees.
+        hard (float): share of pictures with a hard lamp.
+        hardness, gloss (Range): of the hard lamp.
+        warmth (float): standard deviation of the lamps' colour between red and blue.
         distance (Range): of the camera, millimetres.
-        zoom, shift (float): standard deviations of the face's size and, in millimetres, place.
-        grey, margins (float): share of pictures.
+        zoom, shift (float): standard deviations of the face's relative size and of its position in
+            millimetres.
+        grey, margins (float): shares of pictures.
         blur, noise, quality, gamma (Range): of `Degradation`.
-        seed (int): tells the worlds' draws apart.
+        seed (int): separates the draws of the worlds.
     """
 
     skin: str
@@ -139,14 +143,14 @@ WORLDS = {"training": TRAINING, "other": OTHER}
 
 @dataclasses.dataclass(frozen=True)
 class Person:
-    """What stays the same of a person, apart from the coefficients of the shape.
+    """The constant appearance of a person, apart from the shape's coefficients.
 
     Attributes:
         skin (Skin): one row.
         patches (Patches)
-        hair (Hair or None): usual style; None: none.
-        cropped (bool): the scalp is painted too.
-        glasses (Glasses or None): usual ones.
+        hair (Hair or None): the usual style; None: no hair.
+        cropped (bool): whether the scalp is painted with short hair.
+        glasses (Glasses or None): the usual glasses.
     """
 
     skin: Skin
@@ -158,14 +162,16 @@ class Person:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """One picture of a person, in numbers.
+    """The parameters of one picture of a person.
 
     Attributes:
-        expression (array[k_b]), label (int): coefficients; the basic expression or -1.
+        expression (array[k_b]): coefficients.
+        label (int): the basic expression, or -1.
         angles (array[3]): degrees.
         lamps (Lamps), light_bin (int)
         hardness, gloss, exponent (float): of `HardLight`.
-        hair (Hair or None), hat (tuple or None): a hat's surface and the reach of its brim.
+        hair (Hair or None)
+        hat (tuple or None): the hat's surface, and the reach of its brim.
         glasses (Glasses or None)
         collar (tuple): height, slope, colour.
         lens (Lens)
@@ -190,7 +196,7 @@ class Picture:
     degradation: Degradation
 
 
-# What two pictures differ in, and the fields that differ.
+# The fields that differ in a pair, by the factor in which it differs.
 FIELDS = {
     "expression": ("expression", "label"),
     "pose": ("angles",),
@@ -199,7 +205,7 @@ FIELDS = {
 
 
 def draw_person(world: World, identity: int) -> Person:
-    """The person with this number; the same in every picture of the world."""
+    """Draws the person with this index, who is the same in every picture of the world."""
     rng = np.random.default_rng([world.seed, identity])
     skin = draw_skin([identity])
     if world.skin == "hues":
@@ -243,7 +249,7 @@ def _draw_hair(rng: np.random.Generator, world: World, colour: Any) -> tuple[Hai
 
 
 def draw_glasses(rng: np.random.Generator) -> Glasses:
-    """A pair of glasses."""
+    """Draws a pair of glasses."""
     dark = bool(rng.random() < 0.08)
     grey = rng.uniform(0.02, 0.25) if rng.random() < 0.75 else rng.uniform(0.3, 0.7)
     colour = np.clip(grey * rng.normal(1, 0.2, 3), 0.01, 0.9)
@@ -260,7 +266,7 @@ def draw_glasses(rng: np.random.Generator) -> Glasses:
 def draw_picture(
     world: World, rng: np.random.Generator, face: Any, person: Person, number: int
 ) -> Picture:
-    """A picture of a person."""
+    """Draws a picture of a person."""
     expression, label = scenes.draw_expression(rng, face)
     if rng.random() < 0.06 and "eyeBlink" in face.expression_names:
         expression[face.expression_names.index("eyeBlink")] = rng.uniform(0.8, 1)
@@ -293,7 +299,7 @@ def draw_picture(
 
 
 def draw_lamps(world: World, rng: np.random.Generator) -> Lamps:
-    """As `scenes.draw_lamps`, in the world's ranges."""
+    """As `scenes.draw_lamps`, within the world's ranges."""
     drawn = scenes.draw_lamps(rng)
     azimuth = float(np.clip(rng.normal(0, world.azimuth), -95, 95))
     warmth = 1 + rng.normal(0, world.warmth) * np.array([1.0, 0.1, -1.0])
@@ -318,7 +324,7 @@ def _draw_hat(rng: np.random.Generator) -> tuple[Hair, float]:
 
 
 def draw_degradation(world: World, rng: np.random.Generator) -> Degradation:
-    """What happens to a picture on its way; half of the steps are left out at random."""
+    """Draws the degradation of a picture; its steps are left out at random."""
     grey = rng.random() < world.grey
     margins = (0, 0, 0, 0)
     if rng.random() < world.margins:

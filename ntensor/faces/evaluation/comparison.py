@@ -1,4 +1,4 @@
-"""What stands beside the accuracies of a network's codes on the same pictures."""
+"""Baselines for the accuracies of a network's codes, on the same pictures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .pictures import Pictures
 from .probes import measure_leakage
 from .settings import Evaluation
 
-# What the codes are linear functions of; it is no code, and has no size to compare with.
+# The feature that the codes are linear functions of. It is not a code, and has no size to match.
 _FEATURE = "z_i"
 UNTRAINED = "untrained"
 # Principal components of training pictures, and of the measured pictures themselves.
@@ -64,8 +64,10 @@ class Comparison:
         device: torch.device,
         title: str,
     ) -> Table:
-        """Every code against every factor; so many principal components as each has, the nearest
-        picture in all of them, and the codes of an untrained encoder of the same shape.
+        """Every code against every factor, with baselines.
+
+        The baselines are as many principal components as each code has entries, the nearest
+        picture by all components, and the codes of an untrained encoder of the same shape.
 
         Args:
             codes (mapping): array (n, k) by name.

@@ -1,4 +1,4 @@
-"""Errors of several methods on the same pictures, added up over batches."""
+"""Errors of several methods on the same pictures, accumulated over batches."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ntensor.faces.networks.statistics import Statistics
 from .measures import AngularError, RotationError, SquaredError, VarianceLeft
 from .pictures import find_known
 
-# Vectors whose variance is told, and what they are called in a report.
+# Vectors whose remaining variance is reported, and their names in a report.
 COEFFICIENTS = {"id_3dmm": "identity", "exp_3dmm": "expression"}
 # Entries of `Errors.results`.
 KINDS = ("squared_error", "angular_error", "pose_error", "variance_left")
 
 
 class Errors:
-    """What methods get wrong: colours, normals, rotations and coefficients.
+    """Errors of colours, normals, rotations and coefficients, by method.
 
     Args:
-        statistics (Statistics or None): those of the coefficients in training; None: coefficients
-            are not compared.
+        statistics (Statistics or None): statistics of the training coefficients; None:
+            coefficients are not compared.
     """
 
     def __init__(self, statistics: Statistics | None = None) -> None:
@@ -35,13 +35,13 @@ class Errors:
         self._left: dict[str, dict[str, VarianceLeft]] = {}
 
     def add(self, method: str, batch: Mapping[str, Tensor], estimate: Mapping[str, Tensor]) -> None:
-        """Compares what both have.
+        """Compares the entries that both the batch and the estimate have.
 
         Args:
             method (str)
             batch (mapping): of `Pictures`.
-            estimate (mapping): any of `image`, `normal` (n, 3, S, S), `pose` (n, 3, 3), and of
-                `id_3dmm` and `exp_3dmm`, standardised.
+            estimate (mapping): any of `image` and `normal` (n, 3, S, S), `pose` (n, 3, 3), and
+                standardised `id_3dmm` and `exp_3dmm`.
         """
         image = batch["image"]
         mask = batch.get("mask", torch.ones_like(image[:, :1]))

@@ -24,13 +24,13 @@ SHOWN = "the picture as it is shown"
 def measure_references(
     pictures: Pictures, references: References, title: str, multilinear: Multilinear | None = None
 ) -> tuple[dict[str, Any], Any]:
-    """Errors of what is fitted to training pictures.
+    """Errors of the baselines that are fitted to training pictures.
 
     Args:
         pictures (Pictures)
         references (References)
         title (str): of the progress bar.
-        multilinear (Multilinear or None): measured too.
+        multilinear (Multilinear or None): measured as well.
 
     Returns:
         dict, array[n, d]: as `Errors.results`; principal components of the pictures.
@@ -57,8 +57,10 @@ def measure_references(
 
 
 def measure_without_training(pictures: Pictures) -> dict[str, Any]:
-    """Errors of what no training picture is needed for: the normal and the face that look to the
-    camera, the persons' own mean, and the picture itself where a degraded one is shown.
+    """Errors of the baselines that need no training pictures.
+
+    These are a normal and a pose that face the camera, the persons' own mean, and, for degraded
+    inputs, the input itself.
 
     Returns:
         dict: as `Errors.results`.
@@ -79,7 +81,7 @@ def measure_without_training(pictures: Pictures) -> dict[str, Any]:
 
 
 def make_constant(count: int, size: int) -> dict[str, Tensor]:
-    """The normal that looks to the camera, everywhere, and a face that does."""
+    """Normals that all face the camera, and the frontal pose."""
     forward = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1)
     return {
         "normal": forward.expand(count, 3, size, size),
@@ -88,13 +90,13 @@ def make_constant(count: int, size: int) -> dict[str, Tensor]:
 
 
 class PersonsMean:
-    """The mean normals of the other persons in some pictures.
+    """For each person, the mean normals of all others.
 
     Args:
         pictures (Pictures)
 
     Attributes:
-        persons (int): with a label and normals; 0 where less than two are known.
+        persons (int): those with a label and normals; 0 if there are fewer than two.
     """
 
     def __init__(self, pictures: Pictures) -> None:
@@ -115,6 +117,6 @@ class PersonsMean:
         self._total = self._sums.sum(0)
 
     def leave_out(self, identity: Tensor) -> Tensor:
-        """For each person (n,), the mean (n, 3, S, S) of all others, of any length."""
+        """For each person (n,), the mean normals (n, 3, S, S) of all others, not normalised."""
         places = torch.searchsorted(self._labels, identity)
         return self._total - self._sums[places]

@@ -15,11 +15,11 @@ SEED = re.compile(r"-s\d+$")
 
 @dataclass
 class Group:
-    """Measures of runs that differ in nothing but their seeds.
+    """Measures of runs that differ only in their seeds.
 
     Attributes:
-        name: of the folders, without `-s0`.
-        runs: measures as `run.evaluate` gives them.
+        name: the folders' name without a suffix such as `-s0`.
+        runs: measures returned by `run.evaluate`.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Group:
         return numbers
 
     def format(self, *path: str, form: str = ".2f", scale: float = 1.0) -> str:
-        """Mean, and standard deviation over several runs, at a path; a dash where there is none."""
+        """The mean at a path, with the standard deviation for several runs; a dash for no value."""
         values = [scale * value for value in self.values(*path)]
         if not values:
             return "-"
@@ -81,7 +81,7 @@ def group_runs(measures: Sequence[dict[str, Any]]) -> list[Group]:
 
 
 def _without_seeds(configuration: Mapping[str, Any]) -> Any:
-    """The configuration without what does not change a result's distribution."""
+    """The configuration without the entries that do not change the distribution of the results."""
     plain = copy.deepcopy(dict(configuration))
     plain.pop("seed", None)
     for section, names in (

@@ -1,4 +1,4 @@
-"""One pass of a network over pictures: its codes, and what it gets wrong."""
+"""One pass of a network over pictures: its codes and its errors."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from . import shapes
 from .errors import Errors
 from .pictures import Pictures
 
-# The method whose errors are the network's.
+# The network's name among the methods.
 NETWORK = "network"
 _ESTIMATED = ("image", "normal", "id_3dmm", "exp_3dmm")
 
 
 @dataclass
 class Shown:
-    """The material for the pictures of a report.
+    """What the figures of a report are made from.
 
     Attributes:
-        codes: arrays (n, k) of the pictures of table 2, by name.
-        edits: pictures of the network's edits, by edit; see `transfer.edit_by_network`.
-        normals: some pictures' normals as the network finds them.
+        codes: codes (n, k) of the pictures of table 2, by name.
+        edits: the network's edits, by edit; see `transfer.edit_by_network`.
+        normals: the network's normals for some pictures.
         images: its reconstructions of the same pictures.
     """
 
@@ -47,10 +47,11 @@ def look(
     """One pass of a network over pictures.
 
     Args:
-        model (Model), device: where the model is.
-        pictures (Pictures): with truth or without.
+        model (Model): on the device.
+        pictures (Pictures): with or without ground truth.
+        device
         batch_size (int)
-        shown (int): so many outputs are kept for a picture, of pictures spread over all.
+        shown (int): number of outputs to keep for figures, of pictures spread evenly over all.
 
     Returns:
         dict and Shown: as `Errors.results`; the codes and some outputs.
@@ -78,7 +79,7 @@ def look(
 def encode_pictures(
     model: Model, pictures: Pictures, device: torch.device, batch_size: int, title: str
 ) -> dict[str, Any]:
-    """The codes (arrays (n, k)) of pictures by name; nothing is decoded."""
+    """The codes (n, k) of pictures as arrays, by name; nothing is decoded."""
     codes: dict[str, list[Any]] = {}
     for batch in pictures.batches(batch_size, title):
         for name, value in encode(model, get_input(batch).to(device)).codes.items():

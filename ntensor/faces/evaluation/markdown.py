@@ -31,7 +31,7 @@ _SCALES = {"image": 1e3, "face": 1e3}
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; the first column is to the left, the others to the right.
+    """A table in Markdown; the first column is left-aligned, the others right-aligned.
 
     Example:
         >>> from ntensor.faces.evaluation.markdown import format_table
@@ -106,7 +106,7 @@ def format_accuracy_table(
 
 
 def format_leakage_table(group: Group, key: str = "accuracy") -> str:
-    """Every code against every factor; what is not the network's is of one run."""
+    """Every code against every factor; the baselines are those of the first run."""
     one = Group("", [group.first])
     codes = list(group.first[key])
     factors = list(group.first[key][codes[0]])
@@ -150,7 +150,7 @@ def format_shape_table(groups: Sequence[Group]) -> str:
 
 
 def format_coefficients_table(groups: Sequence[Group]) -> str:
-    """The pose in degrees, and the shares of variance that are left in the coefficients."""
+    """Pose error in degrees, and the remaining share of the coefficients' variance."""
     rows = []
     paths = {"pose": ("pose_error", "mean"), "identity": ("variance_left", "identity")}
     paths["expression"] = ("variance_left", "expression")
@@ -169,7 +169,7 @@ def format_coefficients_table(groups: Sequence[Group]) -> str:
 
 
 def format_side_by_side(groups: Sequence[Group]) -> str:
-    """The main measures, one column a group."""
+    """The main measures, one column per group."""
     rows: list[tuple[str, tuple[str, ...], float]] = [
         ("normals, degrees", ("angular_error", "network", "mean"), 1),
         ("reconstruction, face, 1e-3", ("squared_error", "network", "face"), 1e3),
@@ -199,7 +199,10 @@ def format_side_by_side(groups: Sequence[Group]) -> str:
 
 
 def name_components(model: Mapping[str, Any], code: str, pixels: str = "pixels") -> str:
-    """The row of so many principal components as a code has; `model` is a configuration."""
+    """The row of as many principal components as a code has entries.
+
+    `model` is a model configuration as a dict.
+    """
     sizes = {"z_id": "k_id", "z_exp": "k_exp", "z_l": "k_l", "z_0": "k_i"}
     return f"{pixels}, {model[sizes[code]] if code in sizes else 9} components"
 
@@ -212,14 +215,14 @@ def _format_angles(group: Group, key: str, name: str) -> list[str]:
 
 
 def format_probe(group: Group, key: str, code: str, factor: str) -> str:
-    """Accuracy by random folds and by whole groups held out; a dash where there is none."""
+    """Accuracy by random folds and with whole groups held out; a dash for no value."""
     random = group.format(key, code, factor, "random", form=".1f", scale=100)
     whole = group.format(key, code, factor, "grouped", form=".1f", scale=100)
     return "-" if random == "-" else f"{random} / {whole} %"
 
 
 def format_chance(group: Group, key: str, code: str, factor: str) -> str:
-    """The share of the most frequent class; a dash where there is none."""
+    """The share of the most frequent class; a dash for no value."""
     share = group.format(key, code, factor, "chance", form=".1f", scale=100)
     return share if share == "-" else f"{share} %"
 

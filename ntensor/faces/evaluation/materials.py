@@ -1,4 +1,4 @@
-"""Shared by the evaluations of several runs: pictures, baselines and their measures."""
+"""What the evaluations of several runs share: pictures, baselines and their measures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .transfer import measure_baselines
 class Materials:
     """Pictures of unseen identities, baselines fitted to training pictures, and their measures.
 
-    Everything is computed on first use. It depends on the data and the image size of a
+    Everything is computed on first use. It depends on the data and the image size of the
     configuration, not on its network.
 
     Args:
@@ -48,22 +48,22 @@ class Materials:
 
     @functools.cached_property
     def pictures(self) -> Pictures:
-        """Of table 2: all poses."""
+        """The pictures of table 2: all poses."""
         return draw_table_2(self.configuration, self.settings)
 
     @functools.cached_property
     def frontal(self) -> Pictures | None:
-        """Of table 3: frontal, many lights."""
+        """The pictures of table 3: frontal, many lights."""
         return draw_table_3(self.configuration, self.settings)
 
     @functools.cached_property
     def training(self) -> Pictures:
-        """Of training identities."""
+        """Pictures of training identities."""
         return draw_training(self.configuration, self.settings.fitted)
 
     @functools.cached_property
     def references(self) -> References:
-        """The baselines that are fitted."""
+        """Baselines fitted to generated training pictures."""
         return self._fit(self.training, self._statistics)
 
     @functools.cached_property
@@ -84,10 +84,10 @@ class Materials:
 
     @functools.cached_property
     def training_references(self) -> References:
-        """The baselines fitted to pictures like those that the run was trained on.
+        """Baselines fitted to pictures like those that the run was trained on.
 
         Raises:
-            ConfigurationError: they, or the face model, are not there any more.
+            ConfigurationError: the pictures or the face model no longer exist.
         """
         data = self.configuration.data
         if data.source == "generated" and data.variation != "wild":
@@ -103,7 +103,7 @@ class Materials:
 
     @functools.cached_property
     def transfers(self) -> Transfers:
-        """Pairs of pictures with the truth of every edit."""
+        """Pairs of pictures with the ground truth of every edit."""
         return Transfers(self.configuration, self.settings.transfers)
 
     @functools.cached_property
@@ -129,7 +129,7 @@ class Materials:
         return entries
 
     def compare(self, which: str) -> Comparison:
-        """What stands beside accuracies on `pictures` or `frontal`."""
+        """The baselines for accuracies on `pictures` or `frontal`."""
         if which not in self._comparisons:
             pictures = self.pictures if which == "pictures" else self.frontal
             assert pictures is not None and self._pixels
@@ -144,7 +144,7 @@ class Materials:
 
 
 class Shared:
-    """Materials by data and image size; runs on the same data share them."""
+    """Materials by data and image size, shared by runs on the same data."""
 
     def __init__(self, settings: Evaluation) -> None:
         self.settings = settings

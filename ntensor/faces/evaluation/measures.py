@@ -1,4 +1,4 @@
-"""Errors of pictures and normals, added up over batches."""
+"""Errors of pictures, normals, rotations and coefficients, accumulated over batches."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ THRESHOLDS = (20, 25, 30, 35, 40)
 
 
 def angular_degrees(normals: Tensor, target: Tensor) -> Tensor:
-    """Angle between normals, pixel by pixel.
+    """Angle between normals, per pixel.
 
     Args:
-        normals (Tensor[n, 3, S, S]): of any positive length; where it is zero, the angle is 90.
+        normals (Tensor[n, 3, S, S]): of any length; a zero normal gives an angle of 90.
         target (Tensor[n, 3, S, S]): of unit length.
 
     Returns:
@@ -35,14 +35,14 @@ def angular_degrees(normals: Tensor, target: Tensor) -> Tensor:
 
 @dataclass
 class AngularError:
-    """Angular error of normals over the face: mean, spread over images, shares below angles."""
+    """Angular error of normals over the face: mean, spread over images, shares below thresholds."""
 
     images: list[float] = field(default_factory=list)
     below: dict[int, float] = field(default_factory=lambda: dict.fromkeys(THRESHOLDS, 0.0))
     pixels: float = 0.0
 
     def add(self, normals: Tensor, target: Tensor, mask: Tensor) -> None:
-        """Takes a batch; pixels count that the mask (n, 1, S, S) covers by more than half."""
+        """Adds a batch; only pixels count where the mask (n, 1, S, S) is above 0.5."""
         degrees = angular_degrees(normals, target)
         inside = mask[:, 0] > 0.5
         self.pixels += float(inside.sum())
@@ -70,7 +70,7 @@ class SquaredError:
     face_values: float = 0.0
 
     def add(self, image: Tensor, target: Tensor, mask: Tensor) -> None:
-        """Takes a batch (n, 3, S, S) with its mask (n, 1, S, S)."""
+        """Adds a batch (n, 3, S, S) with its mask (n, 1, S, S)."""
         error = (image.clamp(0, 1) - target).square()
         self.total += float(error.sum())
         self.values += error.numel()
@@ -86,7 +86,7 @@ class SquaredError:
 
 
 def rotation_degrees(found: Tensor, target: Tensor) -> Tensor:
-    """Angle of the rotation from one rotation to the other, for each of (n, 3, 3), 0 to 180."""
+    """Angle between rotations (n, 3, 3), per sample, 0 to 180 degrees."""
     trace = (found * target).sum((1, 2))
     return torch.rad2deg(((trace - 1) / 2).clamp(-1, 1).acos())
 
@@ -98,7 +98,7 @@ class RotationError:
     angles: list[float] = field(default_factory=list)
 
     def add(self, found: Tensor, target: Tensor) -> None:
-        """Takes rotations (n, 3, 3)."""
+        """Adds rotations (n, 3, 3)."""
         self.angles += rotation_degrees(found, target).tolist()
 
     def result(self) -> dict[str, float]:
@@ -110,17 +110,17 @@ class RotationError:
 
 @dataclass
 class VarianceLeft:
-    """The share of the mean square of standardised coefficients that an estimate leaves.
+    """The share of the variance of standardised coefficients that an estimate does not explain.
 
-    Coefficients are standardised by training's mean and deviation: 1 is what the mean of training
-    leaves, 0 is the truth.
+    Coefficients are standardised by the mean and deviation of training: the training mean gives 1,
+    a perfect estimate 0.
     """
 
     rest: float = 0.0
     total: float = 0.0
 
     def add(self, found: Tensor, target: Tensor) -> None:
-        """Takes standardised coefficients (n, k)."""
+        """Adds standardised coefficients (n, k)."""
         self.rest += float((found - target).double().square().sum())
         self.total += float(target.double().square().sum())
 

@@ -1,4 +1,4 @@
-"""Runs measured on a user's own pictures: photographs, and data sets on the disk."""
+"""Measures runs on a user's own pictures: photographs and stored data sets."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from .run import merge_errors
 from .settings import Evaluation
 from .transfer import measure_pairs
 
-# The column of a set that another generator than training's drew, and its split.
+# The column of a set drawn by another generator than training's, and the split of such a set.
 OTHER, OTHER_SPLIT = "another world", "other-world"
 _SHEET = 6
 
 
 class OwnPictures:
-    """Some pictures, and what is measured on them without a network, on first use.
+    """A user's pictures, and the baselines on them, computed on first use.
 
     Args:
         name (str): of their column and files.
@@ -48,7 +48,8 @@ class OwnPictures:
         materials (Materials): of the runs that are measured on them.
 
     Attributes:
-        left_out (str): why nothing is compared with training pictures; empty where it is.
+        left_out (str): why the baselines fitted to training pictures are missing; empty if they
+            are not.
     """
 
     def __init__(self, name: str, pictures: Pictures, materials: Materials) -> None:
@@ -58,7 +59,7 @@ class OwnPictures:
 
     @functools.cached_property
     def references(self) -> References | None:
-        """Baselines fitted to the runs' training world, where that can be read."""
+        """Baselines fitted to the runs' training world; None if it cannot be read."""
         try:
             return self.materials.training_references
         except ConfigurationError as error:
@@ -67,7 +68,7 @@ class OwnPictures:
 
     @functools.cached_property
     def face(self) -> FaceModel | None:
-        """The face model whose coefficients the runs have learnt, where it can be read."""
+        """The face model whose coefficients the runs learnt; None if it cannot be read."""
         try:
             return find_face_model(self.materials.configuration.data)
         except ConfigurationError:
@@ -84,7 +85,7 @@ class OwnPictures:
 
     @functools.cached_property
     def comparison(self) -> Comparison:
-        """What stands beside accuracies."""
+        """The baselines for accuracies."""
         pixels: dict[str, Any] = {}
         if self.pictures.factors():
             if self.references is not None and self.measured:
@@ -104,7 +105,7 @@ def read_own_pictures(
     data: list[Path],
     inputs: Inputs | None = None,
 ) -> list[OwnPictures]:
-    """The pictures that a user names, photographs first.
+    """Reads a user's pictures, photographs first.
 
     Args:
         materials (Materials): of the runs.
@@ -113,7 +114,7 @@ def read_own_pictures(
         inputs (Inputs or None): crops photographs; see `read_photographs`.
 
     Raises:
-        FacesError: something cannot be read, or has another size than the network.
+        FacesError: something cannot be read, or does not have the network's image size.
     """
     model, settings = materials.configuration.model, materials.settings
     found: list[tuple[str, Path, Pictures]] = []
@@ -143,7 +144,7 @@ def read_own_pictures(
 
 
 def name_set(folder: Path, meta: Meta) -> str:
-    """What the column of a data set is called."""
+    """The name of a data set's column."""
     name = folder.resolve().name
     other = meta.split == OTHER_SPLIT or "other" in (name, meta.extra.get("world"))
     return OTHER if other else name
@@ -156,17 +157,18 @@ def evaluate_own_pictures(
     own: OwnPictures,
     device: torch.device,
 ) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """Measures of a network on a user's pictures, and the columns of sheets.
+    """Measures a network on a user's pictures.
 
     Args:
         model (Model): on the device.
         configuration (Configuration)
-        run (tuple): its folder and the update.
+        run (tuple): the run's folder and update.
         own (OwnPictures)
         device: where the network runs.
 
     Returns:
-        dict, dict: as `run.evaluate`, as far as truth is known; pictures by sheet and title.
+        dict, dict: as `run.evaluate`, where the ground truth is known; the columns of picture
+        sheets by sheet and title.
     """
     pictures, settings = own.pictures, own.settings
     errors, kept = look(model, pictures, device, settings.batch_size, shown=_SHEET)

@@ -1,4 +1,4 @@
-"""Pairs of pictures with the truth of an edit: rendered, or found in a stored set."""
+"""Pairs of pictures with the ground truth of an edit: rendered, or found in a stored set."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Batch = dict[str, Tensor]
 
 
 class Pairs:
-    """Pairs of faces, and the truth of some edits of them.
+    """Pairs of faces, and the ground truth of some edits.
 
     Args:
-        target, source (dict): batches; an edit gives the target something of the source.
-        truth (dict): by edit, the target with it.
-        face (FaceModel or None): the one whose coefficients the network reads.
+        target, source (dict): batches; an edit transfers one factor from source to target.
+        truth (dict): the edited target, by edit.
+        face (FaceModel or None): the model whose coefficients the network predicts.
 
     Attributes:
-        size (int): pixels a side.
+        size (int): pixels per side.
         has_landmarks (bool): whether the true landmarks are known.
     """
 
@@ -52,7 +52,10 @@ class Pairs:
         return len(self.target["image"])
 
     def project_landmarks(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The true landmarks (n, 68, 2), millimetres in the camera, where they are known."""
+        """The true landmarks (n, 68, 2) in camera coordinates, millimetres.
+
+        They must be known; see `has_landmarks`.
+        """
         assert self.face is not None and self.has_landmarks
         return project(self.face, batch["id_3dmm"], batch["exp_3dmm"], batch["pose"], None)
 
@@ -63,17 +66,17 @@ class Pairs:
         normal: Tensor | None = None,
         landmarks: Tensor | None = None,
     ) -> dict[str, float]:
-        """Errors of one way to do an edit.
+        """Errors of one method for an edit.
 
         Args:
-            edit (str): of `truth`.
+            edit (str): a key of `truth`.
             image (Tensor[n, 3, S, S])
             normal (Tensor[n, 3, S, S] or None)
             landmarks (Tensor[n, 68, 2] or None): millimetres; NaN where unknown.
 
         Returns:
-            dict: `image`, `face` (mean squared errors, of the picture and inside the true mask),
-            `normals` (mean angle, degrees), `landmarks` (mean distance, pixels).
+            dict: `image` and `face`, mean squared errors of the picture and inside the true mask;
+            `normals`, mean angle in degrees; `landmarks`, mean distance in pixels.
         """
         truth = self.truth[edit]
         error = SquaredError()
@@ -91,11 +94,11 @@ class Pairs:
 
 
 class Transfers(Pairs):
-    """Random pairs of faces of unseen identities, and the truth of every edit of them, rendered.
+    """Random pairs of faces of unseen identities, with the rendered ground truth of every edit.
 
     Args:
         configuration (Configuration): of a run.
-        count (int): pairs.
+        count (int): number of pairs.
     """
 
     face: FaceModel
@@ -120,8 +123,11 @@ class Transfers(Pairs):
 
 
 def find_pairs(pictures: Pictures, count: int, face: FaceModel | None) -> dict[str, Pairs]:
-    """Pairs of pictures in which one factor alone differs, so that each is the truth of an edit of
-    the other: by edit, both directions, at most `count`."""
+    """Pairs of pictures that differ in one factor only, by edit.
+
+    Each picture is the ground truth of an edit of the other, so both directions are used. At most
+    `count` per edit.
+    """
     if "differs" not in pictures or "pair" not in pictures:
         return {}
     differs, pair = pictures.packed["differs"], pictures.packed["pair"]

@@ -1,4 +1,4 @@
-"""A user's own photographs with labels, as pictures of an evaluation."""
+"""A user's own photographs and labels, for evaluation."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ BOX = ("left", "top", "right", "bottom")
 
 
 def read_labels(path: Path) -> dict[str, dict[str, str]]:
-    """Labels of a CSV file: a column `file`, and any of `identity`, `expression`, `pose`, `light`.
+    """Reads labels from a CSV file.
 
-    Empty entries, `?` and `-1` are unknown. Four columns `left`, `top`, `right`, `bottom` hold the
-    face's box in pixels; where all of them are empty, there is none.
+    A column `file` is required; `identity`, `expression`, `pose` and `light` are optional. Empty
+    entries, `?` and `-1` are unknown. The optional columns `left`, `top`, `right` and `bottom` hold
+    the face's box in pixels; if all four are empty, there is no box.
 
     Args:
         path (Path)
 
     Returns:
-        dict: name of a picture to its known labels by factor, and its box's edges.
+        dict: by file name, the known labels by factor, and the edges of the box.
 
     Raises:
-        FacesError: it cannot be read, has no or other columns, or a line is wrong; the message
-            names file and line.
+        FacesError: the file cannot be read, its columns are missing or unknown, or a line is
+            invalid; the message names file and line.
     """
     labels: dict[str, dict[str, str]] = {}
     factors = list(FACTORS.values())
@@ -79,10 +80,10 @@ def read_labels(path: Path) -> dict[str, dict[str, str]]:
 
 
 def check_box(edges: Mapping[str, str], place: str) -> Box:
-    """A box of numbers within the limits of `--box`.
+    """Converts a box to numbers, within the limits of `--box`.
 
     Raises:
-        FacesError: it is none; the message begins with `place`.
+        FacesError: the box is invalid; the message begins with `place`.
     """
     try:
         left, top, right, bottom = (float(edges[name]) for name in BOX)
@@ -97,7 +98,7 @@ def check_box(edges: Mapping[str, str], place: str) -> Box:
 
 
 def open_inputs(run: Path, settings: Evaluation) -> Inputs:
-    """What reads and crops pictures for a run, by `settings`.
+    """The inputs that read and crop pictures for a run, as `settings` say.
 
     Raises:
         FacesError: there is no such run.
@@ -110,21 +111,24 @@ def open_inputs(run: Path, settings: Evaluation) -> Inputs:
 def read_photographs(
     folder: Path, labels: Path | None, size: int, inputs: Inputs | None = None
 ) -> tuple[Pictures, list[str]]:
-    """The pictures of a folder, cropped and resized.
+    """Reads the pictures of a folder, cropped and resized.
 
-    A box of the labels comes before what `inputs` crops by. Grey pictures get three equal channels.
+    A box in the labels takes precedence over the crop of `inputs`. Grey pictures get three equal
+    channels.
 
     Args:
         folder (Path)
-        labels (Path or None): see `read_labels`; a picture that it does not name has no labels.
-        size (int): pixels a side.
-        inputs (Inputs or None): for networks of this size; None: boxes, else middle squares.
+        labels (Path or None): see `read_labels`; pictures that it does not name are unlabelled.
+        size (int): pixels per side.
+        inputs (Inputs or None): crops for networks of this size; None: by box, or else the middle
+            square.
 
     Returns:
-        Pictures and the names of their files, in order.
+        Pictures and list of str: the pictures and their file names, in order.
 
     Raises:
-        FacesError: no folder, no or an unreadable picture, a label of a picture that is not there.
+        FacesError: the folder is missing or has no pictures, a picture is unreadable, or a label
+            names a missing picture.
     """
     paths = images.list_images(folder)
     known = {} if labels is None else read_labels(labels)

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation, kept in eight bits, with everything known about them."""
+"""The pictures of an evaluation, stored in eight bits, with everything known about them."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from ntensor.faces.training.samples import VARIATIONS, make_generated, pack, unp
 
 from .settings import Evaluation
 
-# Labels of a batch, and what they are called in a report.
+# Labels of a batch, and their names in a report.
 FACTORS = {
     "identity": "identity",
     "expression": "expression",
     "pose_bin": "pose",
     "light_bin": "light",
 }
-# Targets of which a stored set may have some for a part of its records alone.
+# Targets that a stored set may have for only some of its records.
 _PARTIAL = ("light", "pose", "id_3dmm", "exp_3dmm")
 KEYS = (
     *("image", "input", "mask", "normal", *_PARTIAL, *(f"valid_{name}" for name in _PARTIAL)),
     *("differs", "pair", *FACTORS),
 )
 _POC_PICTURES = 40
-# Most classes that classifiers are asked for: their time grows with classes times samples.
+# Limit on the classes of a classifier, whose time grows with classes times samples.
 _MOST_CLASSES = 100
 
 
@@ -45,8 +45,8 @@ class Pictures:
 
     Args:
         source (str): a description for the report.
-        batches (iterable of dict): of tensors; other keys than those of `KEYS` are dropped.
-        face (FaceModel or None): the one that they were rendered with, if known.
+        batches (iterable of dict): of tensors; keys not in `KEYS` are dropped.
+        face (FaceModel or None): the model that rendered them, if known.
     """
 
     def __init__(
@@ -67,20 +67,22 @@ class Pictures:
         return name in self.packed
 
     def __getitem__(self, index: slice | Tensor) -> dict[str, Tensor]:
-        """The batch of some of them."""
+        """The pictures at an index, as one batch."""
         batch = unpack({name: value[index] for name, value in self.packed.items()})
-        if "normal" in batch:  # eight bits leave their lengths near 1 only
+        if "normal" in batch:  # in eight bits, lengths are only close to 1
             batch["normal"] = torch.nn.functional.normalize(batch["normal"], dim=1)
         return batch
 
     def batches(self, size: int, title: str) -> Iterator[dict[str, Tensor]]:
-        """All of them in order, with a progress bar."""
+        """All pictures in order, with a progress bar."""
         for first in tqdm(range(0, len(self), size), title, unit="batch"):
             yield self[slice(first, first + size)]
 
     def factors(self) -> dict[str, Tensor]:
-        """The labels that vary, by the factor's name. Classes of one sample, and those after the
-        first 100, are unknown (-1)."""
+        """The labels that vary, by factor.
+
+        Classes of a single sample, and those beyond the first 100, are marked unknown (-1).
+        """
         varying = {}
         for factor, labels in self.groups().items():
             classes, counts = labels[labels >= 0].unique(return_counts=True)
@@ -90,14 +92,16 @@ class Pictures:
         return varying
 
     def groups(self) -> dict[str, Tensor]:
-        """All labels, by the factor's name: what folds keep apart."""
+        """All labels, by factor; grouped folds keep them apart."""
         named = {factor: self.packed.get(key) for key, factor in FACTORS.items()}
         return {factor: labels for factor, labels in named.items() if labels is not None}
 
 
 def draw_table_2(configuration: Configuration, settings: Evaluation) -> Pictures:
-    """Unseen identities with all combinations of the factors, or, for a proof of concept, random
-    samples of its test identities."""
+    """Unseen identities with all combinations of the factors.
+
+    A proof of concept gets random samples of its test identities instead.
+    """
     data, size = configuration.data, configuration.model.image_size
     face = find_face_model(data)
     persons = _choose_persons(settings)
@@ -130,12 +134,12 @@ def draw_table_3(configuration: Configuration, settings: Evaluation) -> Pictures
 
 
 def draw_training(configuration: Configuration, count: int, pose: str = "any") -> Pictures:
-    """Generated pictures of training identities, all of them or with frontal poses.
+    """Generated pictures of training identities.
 
     Args:
         configuration (Configuration)
         count (int)
-        pose (str): `"any"` as training has them, or `"frontal"`.
+        pose (str): `"any"`, poses as in training, or `"frontal"`.
     """
     data = configuration.data
     face = find_face_model(data)
@@ -151,18 +155,20 @@ def draw_training(configuration: Configuration, count: int, pose: str = "any") -
 
 
 def find_variation(data: DataConfiguration) -> Variation:
-    """What varies in the clean generated pictures that a run is measured on."""
+    """The variation of the clean generated pictures that a run is measured on."""
     return VARIATIONS[data.variation if data.of_concept else "all"]
 
 
 def draw_training_world(
     configuration: Configuration, count: int
 ) -> tuple[Pictures, Mapping[str, tuple[Tensor, Tensor]]]:
-    """Pictures like those that the run was trained on, of its stored set or generated; means and
-    deviations of the coefficients.
+    """Pictures like those that the run was trained on, generated or from its stored set.
+
+    Returns:
+        Pictures and mapping: the pictures; means and deviations of the coefficients.
 
     Raises:
-        ConfigurationError: the set or the face model is not there any more.
+        ConfigurationError: the set or the face model no longer exists.
     """
     data, size = configuration.data, configuration.model.image_size
     if data.source == "generated":
@@ -180,10 +186,10 @@ def draw_training_world(
 
 
 def open_set(folder: str, image_size: int, on_damage: OnDamage = "refuse") -> StoredFaces:
-    """A data set in the format of `ntensor.faces.datasets.storage`, of the network's size.
+    """Opens a data set in the format of `ntensor.faces.datasets.storage`.
 
     Raises:
-        FacesError: it is none, or has other sizes.
+        FacesError: it is not such a set, or not of the network's image size.
     """
     faces = StoredFaces(folder, on_damage=on_damage)
     if faces.meta.size != image_size:
@@ -195,7 +201,7 @@ def open_set(folder: str, image_size: int, on_damage: OnDamage = "refuse") -> St
 
 
 def choose_records(faces: StoredFaces, count: int) -> list[int]:
-    """At most `count` records, in few shards spread over all, since a shard is read as a whole."""
+    """At most `count` records from a few evenly spread shards: a shard is always read whole."""
     shards = faces.meta.shards
     wanted = min(len(shards), -(-count // max(size for _, size in shards)))
     chosen = torch.linspace(0, len(shards) - 1, wanted).round().long().tolist()
@@ -205,10 +211,11 @@ def choose_records(faces: StoredFaces, count: int) -> list[int]:
 
 
 def read_stored(folder: str, batch_size: int, image_size: int) -> Pictures:
-    """A whole data set; see `read_records`.
+    """Reads a whole data set; see `read_records`.
 
     Raises:
-        FacesError: it is none, is damaged, has other sizes, or lacks normals or masks.
+        FacesError: it is not a data set, is damaged, has another image size, or lacks normals or
+            masks.
     """
     faces = open_set(folder, image_size)
     return read_records(faces, range(faces.count), batch_size, "data set")
@@ -217,13 +224,13 @@ def read_stored(folder: str, batch_size: int, image_size: int) -> Pictures:
 def read_records(
     faces: StoredFaces, records: Sequence[int], batch_size: int, title: str
 ) -> Pictures:
-    """Records of a data set that have masks and normals.
+    """Reads the records of a data set that have both a mask and normals.
 
-    Records 2k and 2k + 1 get the number `pair` k, unless damaged ones are skipped. `valid_NAME`
-    says which of them have a target.
+    Records 2k and 2k + 1 get the `pair` number k, unless damaged records are skipped. `valid_NAME`
+    marks the records that have that target.
 
     Raises:
-        FacesError: the set is damaged, or none of the records has both.
+        FacesError: the set is damaged, or no record has both.
     """
     batches = []
     for first in tqdm(range(0, len(records), batch_size), title, unit="batch"):
@@ -241,7 +248,7 @@ def read_records(
 
 
 def find_known(batch: Mapping[str, Tensor], name: str) -> Tensor:
-    """Which rows of a batch (n,) have a target."""
+    """The rows of a batch that have a target, as booleans (n,)."""
     count = len(batch["image"])
     present = torch.full((count,), name in batch)
     return present & batch[f"valid_{name}"] if f"valid_{name}" in batch else present

@@ -1,4 +1,4 @@
-"""The pictures of a report."""
+"""The figures of a report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DOTS = 150
 
 
 def plot_heat_map(path: Path, title: str, table: Mapping[str, Mapping[str, Any]]) -> None:
-    """Accuracy of every code (rows) for every factor (columns), chance below.
+    """Accuracy of every code (rows) for every factor (columns), with the chance levels below.
 
     Args:
         path (Path): PNG.
@@ -51,8 +51,8 @@ def plot_embeddings(
 
     Args:
         path (Path): PNG.
-        panels (mapping): title to a code (array[n, k]) and labels (array[n]).
-        names (mapping): title to the labels' names.
+        panels (mapping): a code (array[n, k]) and its labels (array[n]) by title.
+        names (mapping): the names of the labels by title.
         seed (int)
     """
     from sklearn.manifold import TSNE
@@ -76,7 +76,7 @@ def plot_embeddings(
 
 
 def save_sheet(path: Path, columns: Mapping[str, Tensor], rows: int = 6) -> None:
-    """The first rows of several columns of pictures (n, 3, S, S), 0 to 1, with their titles."""
+    """Saves the first rows of several titled columns of pictures (n, 3, S, S), 0 to 1."""
     shown = {
         title: value[:rows].clamp(0, 1).expand(-1, 3, -1, -1) for title, value in columns.items()
     }
@@ -91,7 +91,7 @@ def colour_normals(normal: Tensor, mask: Tensor) -> Tensor:
 
 
 def _make_figure(width: float, height: float, panels: int = 1) -> tuple[Any, Any]:
-    """A figure that no window shows."""
+    """A figure that needs no window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Linear classifiers on codes: what a code reveals about each factor, intended or leaked."""
+"""Classifiers on codes: what a code reveals about each factor, intended or leaked."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .svm import cross_validate
 
 @dataclass(frozen=True)
 class Probe:
-    """Accuracy of a linear classifier.
+    """Accuracy of a classifier.
 
     Attributes:
         random: mean over stratified random folds, as in the paper's tables 2 and 3. A grid shows
-            the same face many times, so near duplicates of a test picture are in the training set.
-        grouped: mean over folds that keep whole groups apart; None where there are no groups.
+            the same face many times, so the training folds hold near duplicates of test pictures.
+        grouped: mean over folds that never split a group; None without groups.
         chance: share of the most frequent class.
         classes, samples: counts.
     """
@@ -42,14 +42,15 @@ def measure_accuracy(
 ) -> Probe:
     """Cross-validated accuracy of a classifier.
 
-    `"linear"`: linear support vector machines, one a class against the rest, on standardised
-    features; `C` is 1 and the loss is the squared hinge, as in scikit-learn's `LinearSVC`.
+    `"linear"`: one-versus-rest linear support vector machines on standardised features; `C` is 1
+    and the loss is the squared hinge, as in scikit-learn's `LinearSVC`.
     `"neighbour"`: the class of the nearest sample.
 
     Args:
-        features (array[n, k]), labels (array[n]): labels below 0 are left out.
-        groups (array[n] or None): samples of one group are all in one fold of `grouped`.
-        folds (int): fewer where a class or the groups have fewer.
+        features (array[n, k])
+        labels (array[n]): samples with a label below 0 are ignored.
+        groups (array[n] or None): `grouped` puts all samples of a group into one fold.
+        folds (int): lowered if there are fewer groups, or fewer samples in a class.
         seed (int): of the random folds.
         classifier (str)
 
@@ -117,8 +118,8 @@ def measure_leakage(
         factors (mapping): labels (array[n]) by name.
         folds (int)
         title (str or None): of a progress bar; None: no bar.
-        groups (mapping or None): all labels of `identity` and `expression`, as far as they are
-            known; None: those of `factors`.
+        groups (mapping or None): the known labels of `identity` and `expression`; None: those of
+            `factors`.
         classifier (str): as in `measure_accuracy`.
 
     Returns:

@@ -29,18 +29,18 @@ _COMPONENTS = 150
 class Multilinear:
     r"""The multilinear model of pictures after [37], and normals from its codes.
 
-    Its pictures have no background: it is given the true mask. The model does not know which of its
-    factors is which. They are named so that linear regressions from them best explain light,
+    Its pictures have no background: the true mask is given. The fit does not tell which factor is
+    which, so they are named such that linear regressions from them best explain the light,
     expressions and identities of the training pictures. Normals are
 
     .. math:: n(x) = N_{(1)} (\tfrac{1}{k_l} 1 \otimes z_{exp} \otimes z_{id})
 
-    as in equation 5, with a core `N` that is fitted to the true normals of the training pictures
-    by ridge regression.
+    as in equation 5. The core `N` is fitted to the true normals of the training pictures by ridge
+    regression.
 
     Args:
         pictures (Pictures): of training identities.
-        sizes (tuple of int): extents of the factors, meant for light, expression and identity.
+        sizes (tuple of int): extents of the factors, intended for light, expression and identity.
     """
 
     def __init__(self, pictures: Pictures, sizes: tuple[int, ...]) -> None:
@@ -69,12 +69,12 @@ class Multilinear:
         return F.normalize(flat.unflatten(1, (3, size, size)), dim=1)
 
     def edit(self, image: Tensor, mask: Tensor, donor: dict[str, Tensor], mode: str) -> Tensor:
-        """Pictures with one factor of other pictures; the background stays.
+        """Transfers one factor from other pictures; the background is kept.
 
         Args:
             image (Tensor[n, 3, S, S]), mask (Tensor[n, 1, S, S])
-            donor (dict): `image` and `mask` of the others.
-            mode (str): of `MODES`.
+            donor (dict): `image` and `mask` of the other pictures.
+            mode (str): one of `MODES`.
         """
         own, other = mask_background(image, mask), mask_background(donor["image"], donor["mask"])
         edited = self.model.edit(own, other, MODES.index(mode)).view_as(image).clamp(0, 1)
@@ -88,15 +88,15 @@ class Multilinear:
 class References:
     """Mean image, mean face, principal components of pixels, and models fitted to training faces.
 
-    Components and regressions are of the pictures that a network is shown.
+    Components and regressions are computed from the pictures as a network sees them.
 
     Args:
         pictures (Pictures): of training identities.
-        dimensions (int): principal components that codes are compared with.
-        statistics (Statistics): of the coefficients in training.
+        dimensions (int): number of principal components for comparison with codes.
+        statistics (Statistics): of the training coefficients.
 
     Attributes:
-        source (str): of the pictures.
+        source (str): a description of the pictures.
     """
 
     def __init__(self, pictures: Pictures, dimensions: int, statistics: Statistics) -> None:
@@ -126,8 +126,12 @@ class References:
         return torch.from_numpy(self.components.transform(images.flatten(1).numpy())).float()
 
     def estimate(self, projected: Tensor) -> dict[str, Tensor]:
-        """Linear regression from principal components: `normal` (n, 3, S, S), unit; and, as far as
-        training pictures have them, `pose` (n, 3, 3) and standardised coefficients."""
+        """Linear regression from principal components.
+
+        Returns:
+            dict: unit `normal` (n, 3, S, S); `pose` (n, 3, 3) and standardised coefficients, if
+            the training pictures have them.
+        """
         features = F.pad(projected[:, : self.used], (0, 1), value=1)
         found = {name: features @ weights for name, weights in self.linear.items()}
         found["normal"] = F.normalize(found["normal"].unflatten(1, self.normal.shape[1:]), dim=1)
@@ -137,8 +141,10 @@ class References:
 
 
 def fit_components(images: Tensor, count: int) -> tuple[Any, Tensor]:
-    """At most `count` principal components of images (n, 3, S, S): scikit-learn's model, and the
-    images' components (n, k)."""
+    """Fits at most `count` principal components to images (n, 3, S, S).
+
+    Returns scikit-learn's model, and the images' components (n, k).
+    """
     from sklearn.decomposition import PCA
 
     count = min(count, len(images), images[0].numel())
@@ -152,7 +158,7 @@ def mask_background(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def _assign_modes(factors: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """The factor for each of `MODES`, by the shares of variance that linear regressions explain."""
+    """The factor for each of `MODES`, by the variance that linear regressions explain."""
     targets = [batch[name].flatten(1) for name in ("light", "exp_3dmm", "id_3dmm")]
     explained = []
     for z in factors:

@@ -31,7 +31,7 @@ class Report:
         settings (Evaluation)
 
     Attributes:
-        files: what was written.
+        files: the paths of the files written.
     """
 
     def __init__(self, out: Path, settings: Evaluation) -> None:
@@ -44,13 +44,15 @@ class Report:
         self._columns: dict[str, Mapping[str, dict[str, Tensor]]] = {}
 
     def add(self, measures: dict[str, Any], shown: Shown, baseline: bool = False) -> None:
-        """Takes a run's measures; a baseline is a row beside the others."""
+        """Adds a run's measures; a baseline is listed beside the runs."""
         (self.extra if baseline else self.runs).append(measures)
         self.shown[measures["run"]] = shown
 
     def write(self, materials: Materials | None) -> None:
-        """Writes everything; `materials` are those of the first run, None where no run was measured
-        on generated faces."""
+        """Writes everything.
+
+        `materials` are those of the first run, or None if no run was measured on generated faces.
+        """
         groups, extra = group_runs(self.runs), group_runs(self.extra)
         worlds = {name: group_runs(runs) for name, runs in self.others.items()}
         first = groups or next(iter(worlds.values()))
@@ -221,7 +223,7 @@ class Report:
         return parts
 
     def _other(self, name: str, groups: Sequence[Group]) -> list[str]:
-        """Pictures of a user's own: one section."""
+        """The section of a user's own pictures."""
         first = groups[0].first
         text = f"{first['samples']} pictures: {first['pictures']}."
         if first["references"]:
@@ -247,8 +249,7 @@ class Report:
         return parts
 
     def add_other(self, measures: dict[str, Any], sheets: Mapping[str, dict[str, Tensor]]) -> None:
-        """Takes measures of a user's own pictures, and sheets of them; those of the first run are
-        shown."""
+        """Adds measures on a user's own pictures, and their sheets; the first run's are shown."""
         self.others.setdefault(measures["name"], []).append(measures)
         self._columns.setdefault(measures["name"], sheets)
 
@@ -268,7 +269,7 @@ def _make_file_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
 
 
-# The column of the pictures that the tables of the paper are of.
+# The column of the generated pictures, which tables 1 to 3 are measured on.
 GENERATED = "generated faces"
 
 _ANCHORS = (

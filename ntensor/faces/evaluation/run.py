@@ -20,24 +20,25 @@ from .materials import Shared
 from .settings import Evaluation
 from .transfer import measure_network
 
-# Codes of table 3, and what they should tell.
+# The codes of table 3, and the factor that each should encode.
 FRONTAL = {"z_id": "identity", "z_exp": "expression", "z_l": "light"}
 
 
 def evaluate(
     run: Path, settings: Evaluation, shared: Shared | None = None
 ) -> tuple[dict[str, Any], Shown]:
-    """All measures of a run, as they are written to `evaluation.json`.
+    """All measures of a run, as written to `evaluation.json`.
 
     Args:
-        run (Path): folder that training wrote.
+        run (Path): the run's folder, written by training.
         settings (Evaluation)
-        shared (Shared or None): materials of other runs.
+        shared (Shared or None): materials shared with other runs.
 
     Returns:
-        dict and Shown: `squared_error`, `angular_error`, `angular_error_frontal`, `accuracy` (every
-        code against every factor, all poses), `table_3` (the same, frontal), `transfer`, `shape`;
-        by method, the network's and those of the baselines. What the run's pictures are made of.
+        dict and Shown: the measures of the network and the baselines, by method; what the figures
+        are made from. The measures include `squared_error`, `angular_error`,
+        `angular_error_frontal`, `accuracy` of every code for every factor, `table_3`, which is the
+        same on frontal faces, `transfer` and `shape`.
 
     Raises:
         FacesError: the run, the device or the data cannot be used.
@@ -105,7 +106,7 @@ def evaluate(
 
 
 def merge_errors(*found: Mapping[str, Any]) -> dict[str, Any]:
-    """The errors of several methods; of a kind that the first, a network, does not have, none."""
+    """Merges errors of several methods; kinds missing from the first, the network's, stay empty."""
     own, *others = found
     merged: dict[str, Any] = {}
     for kind in KINDS:

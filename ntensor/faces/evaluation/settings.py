@@ -1,4 +1,4 @@
-"""Sizes of an evaluation."""
+"""Settings of an evaluation."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ class Evaluation(Cropping):
     """Settings.
 
     Attributes:
-        identities: of the test split, 2 to 54.
-        lights: numbers of the fixed lights of table 2, 0 to 15.
-        frontal_lights: those of table 3.
-        fitted: training pictures for the baselines: mean image, mean face, principal components,
-            multilinear model.
+        identities: number of test identities, 2 to 54.
+        lights: indices of the fixed lights of table 2, 0 to 15.
+        frontal_lights: indices of the fixed lights of table 3.
+        fitted: number of training pictures for the baselines: mean image, mean face, principal
+            components, multilinear model.
         als: extents of light, expression and identity in the multilinear model after [37]; their
             product is at most `fitted`.
-        folds: of the classifiers.
-        transfers: pairs of pictures for the transfers.
-        shapes: pictures for the 3D reconstruction.
-        embedded: pictures in the t-SNE plots; 0: none are made.
-        batch_size: pictures that the network takes at once.
+        folds: cross-validation folds of the classifiers.
+        transfers: number of pairs for the transfers.
+        shapes: number of pictures for the 3D reconstruction.
+        embedded: number of pictures in the t-SNE plots; 0: no plots.
+        batch_size: pictures per forward pass.
         device: auto, cpu or cuda.
-        checkpoint: of the runs.
+        checkpoint: which checkpoint of each run is read.
     """
 
     identities: Annotated[int, Within(2)] = 54

@@ -31,8 +31,11 @@ def choose(pictures: Pictures, count: int) -> dict[str, Tensor]:
 def measure_network_shapes(
     model: Model, pictures: Pictures, count: int, device: torch.device, batch_size: int
 ) -> dict[str, Result]:
-    """Root mean square distance of vertices, millimetres, of the shape stream and of the face model
-    with the predicted coefficients; what the network does not have is left out."""
+    """Root mean square distance of vertices, in millimetres.
+
+    For the shape stream, and for the face model with the predicted coefficients; either is left out
+    if the network does not have it.
+    """
     face, batch = pictures.face, choose(pictures, count)
     if face is None or not hasattr(model, "exp_3dmm"):
         return {}
@@ -52,7 +55,7 @@ def measure_network_shapes(
 
 
 def measure_baseline_shapes(pictures: Pictures, mean: Tensor, count: int) -> dict[str, Result]:
-    """The same of the mean shape of training and of the fit to the true landmarks.
+    """Root mean square distance of vertices for the mean training shape and the landmark fit.
 
     Args:
         pictures (Pictures): with a face model.

@@ -1,11 +1,11 @@
-"""Linear support vector machines, many at once."""
+"""Linear support vector machines, fitted many at once."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# Step lengths that are tried, and the accuracy of a Newton step.
+# Candidate lengths of a Newton step, and the iterations and tolerance of its conjugate gradients.
 _LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.02, 0.0)
 _INNER_STEPS, _INNER_TOLERANCE = 20, 0.1
 
@@ -20,23 +20,23 @@ def fit_machines(
     tolerance: float = 1e-3,
     iterations: int = 30,
 ) -> Tensor:
-    r"""Linear machines with the squared hinge loss, one a column, on common samples.
+    r"""Linear machines with the squared hinge loss on common samples, one per column.
 
     .. math:: \min_w \tfrac12 |w|^2 + C \sum_{n\, used} \max(0,\, 1 - t_n\, w^\top (x_n, 1))^2
 
-    The problem of scikit-learn's `LinearSVC`, its regularised intercept included, by Newton's
-    method: conjugate gradients for all machines together, since a Hessian of one costs `n k^2`,
-    preconditioned by the Hessian that the share of its active samples would give if they were like
-    all.
+    This is the problem of scikit-learn's `LinearSVC`, including its regularised intercept. It is
+    solved by Newton's method with conjugate gradients for all machines together, since one Hessian
+    costs `n k^2`. The preconditioner is the Hessian of all samples, scaled by each machine's share
+    of active samples.
 
     Args:
-        x (Tensor[n, k]): samples; best standardised.
+        x (Tensor[n, k]): samples, preferably standardised.
         targets (Tensor[n, c]): 1 or -1.
-        used (Tensor[n, c] or Tensor[n, 1]): 1 or 0, which samples a machine sees.
+        used (Tensor[n, c] or Tensor[n, 1]): 1 for the samples that a machine sees, else 0.
         penalty (float): `C`.
-        start (Tensor[k + 1, c] or None): weights to begin with; None: 0.
-        tolerance (float): of the gradient's norm relative to that at 0, the worst machine's.
-        iterations (int): most Newton steps.
+        start (Tensor[k + 1, c] or None): initial weights; None: 0.
+        tolerance (float): on every machine's gradient norm, relative to that at 0.
+        iterations (int): limit on Newton steps.
 
     Returns:
         Tensor[k + 1, c]: weights, the intercept last.
@@ -66,7 +66,7 @@ def fit_machines(
         scale = 1 + 2 * penalty * active.mean(0) * values
         step = _conjugate_gradients(x, active, gradient, scale, 2 * penalty)
         along = x @ step
-        # The loss along the step, at no further product with the samples.
+        # The loss along the step needs no further product with the samples.
         losses = []
         for length in _LENGTHS:
             rest = used * (targets - seen - length * along)
@@ -81,7 +81,7 @@ def fit_machines(
 def _conjugate_gradients(
     x: Tensor, active: Tensor, gradient: Tensor, scale: Tensor, weight: float
 ) -> Tensor:
-    """About `-(I + weight X^T diag(active) X)^-1 gradient`, column by column."""
+    """Approximates `-(I + weight X^T diag(active) X)^-1 gradient`, per column."""
     tiny = torch.finfo(x.dtype).tiny
     solution = torch.zeros_like(gradient)
     rest = -gradient
@@ -106,18 +106,18 @@ def _conjugate_gradients(
 def cross_validate(
     x: Tensor, labels: Tensor, folds: Tensor, *, penalty: float = 1.0
 ) -> tuple[float, list[float]]:
-    """Accuracy of one machine a class, the largest of which decides, on folds that are left out.
+    """Cross-validated accuracy of one-versus-rest machines; the largest output decides.
 
-    A fold begins with the machines of the one before, which saw nearly the same samples.
+    Each fold starts from the machines of the previous one, which saw nearly the same samples.
 
     Args:
-        x (Tensor[n, k]): is standardised over all samples.
+        x (Tensor[n, k]): standardised here, over all samples.
         labels (Tensor[n], int64): 0 to classes - 1.
-        folds (Tensor[n], int64): in which fold each sample is tested.
-        penalty (float)
+        folds (Tensor[n], int64): the fold in which each sample is tested.
+        penalty (float): `C`.
 
     Returns:
-        (float, list of float): mean over the folds, and each.
+        (float, list of float): mean over the folds, and the accuracy of each.
     """
     n, classes, count = len(x), int(labels.max()) + 1, int(folds.max()) + 1
     x = x - x.mean(0)

@@ -1,4 +1,4 @@
-"""Transfers of expression, pose and light, measured against the faces rendered with them."""
+"""Transfers of expression, pose and light, measured against the ground truth of each edit."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from .references import Multilinear
 
 Measures = dict[str, dict[str, float]]
 
-# The method that adds the change of the network's reconstruction to the picture itself, and the
-# change of its normals and landmarks to the target's true ones, which a copy of the input has too.
+# Adds the change of the network's reconstruction to the picture, and the change of its normals and
+# landmarks to the target's true ones, which the copy of the input has as well.
 DETAIL = "network, its change added to the input"
-# The target's picture, moved by the face model with the network's coefficients; see
-# `editing.warp_expression`. Movements are added to the true landmarks, as above.
+# The target's picture, warped by the face model with the network's coefficients; see
+# `editing.warp_expression`. The movement is added to the true landmarks, as above.
 WARP = "network's coefficients, the input warped"
-# The target, untouched.
+# The unchanged target.
 COPY = "copy of the input"
-# The one in which the identity's code follows the pose; see `editing.fit_pose_leak`.
+# The edit in which the identity code follows the pose; see `editing.fit_pose_leak`.
 FOLLOWS = "network, z_id follows the pose"
 
-# The camera's scale, which the landmark fit is told.
+# The camera's scale, which is given to the landmark fit.
 _SCALE = 1.0
 _CHUNK = 32
 
@@ -46,12 +46,13 @@ def edit_by_network(
     leak: Tensor | None = None,
     shaped: bool = True,
 ) -> dict[str, Batch]:
-    """Every edit that the network can do: `image`, and `normal` and `landmarks` where it has them.
+    """Every edit that the network can do: `image`, and `normal` and `landmarks` if it has them.
 
-    The key `""` is the target's reconstruction, with nothing edited. In an edited pose, face and
-    background are joined where the decoded normals have a length, since the mask of `z_m` has the
-    target's outline. With `leak`, of `editing.fit_pose_leak`, there is `FOLLOWS` too, the edited
-    pose with it. Unless `shaped`, the network's shape is of another face and has no landmarks.
+    The key `""` is the unedited reconstruction of the target. An edited pose joins face and
+    background by the length of the decoded normals, since the mask of `z_m` has the target's
+    outline. With `leak`, from `editing.fit_pose_leak`, `FOLLOWS` is the edited pose with that
+    correction. Unless `shaped`, the network's shape belongs to another face model and gives no
+    landmarks.
     """
     has = set(model.encoder.heads)
     edits = [edit for edit in transfers.truth if editing.CODES[edit] in has]
@@ -114,7 +115,7 @@ def measure_network(
 
 
 def _warp(model: Model, transfers: Pairs, device: torch.device) -> dict[str, Batch]:
-    """`WARP`, where the network has pose and coefficients of the transfers' face model."""
+    """`WARP`, if the network predicts pose and coefficients of the transfers' face model."""
     face = transfers.face
     if face is None:
         return {}
@@ -153,11 +154,11 @@ def measure_baselines(
 ) -> tuple[dict[str, Measures], dict[str, dict[str, Tensor]]]:
     """Errors of the baselines by edit and method, and their pictures.
 
-    `copy of the input`: the target as it is, with its true normals and landmarks. `3DMM fit`: the
-    face model fitted to the true landmarks of both pictures, coefficients swapped; for an
-    expression the picture is moved by the fitted motion, for a pose the face is drawn again, for a
-    light it is multiplied by the ratio of the shadings that the fitted normals explain.
-    `multilinear`: the model after [37] of faces that are not aligned, with one code swapped.
+    - `copy of the input`: the unchanged target, with its true normals and landmarks.
+    - `3DMM fit`: the face model fitted to the true landmarks of both pictures, with coefficients
+      swapped. An expression warps the picture by the fitted motion, a pose draws the face again,
+      and a light multiplies the picture by the ratio of the shadings of the fitted normals.
+    - `multilinear`: the model after [37] of unaligned faces, with one code swapped.
     """
     face, target, source = transfers.face, transfers.target, transfers.source
     own, other = (
@@ -191,7 +192,7 @@ def measure_baselines(
 
 
 def measure_copy(transfers: Pairs, edit: str) -> dict[str, float]:
-    """Errors of the untouched target."""
+    """Errors of the unchanged target."""
     target = transfers.target
     landmarks = transfers.project_landmarks(target) if transfers.has_landmarks else None
     return transfers.measure(edit, target["image"], target["normal"], landmarks)
@@ -200,11 +201,13 @@ def measure_copy(transfers: Pairs, edit: str) -> dict[str, float]:
 def measure_pairs(
     model: Model, pairs: Mapping[str, Pairs], device: torch.device, batch_size: int
 ) -> tuple[dict[str, Measures], dict[str, dict[str, Tensor]]]:
-    """Errors of the network's edits of stored pairs, by edit and method, beside the untouched
-    picture's; and pictures by edit and title.
+    """Errors of the network's edits of stored pairs and of the unchanged picture.
 
-    The network is shown the pictures as they are delivered; all errors are of clean pictures, and
-    what edits the picture itself starts from the clean one.
+    The network sees the input, which may be degraded. All errors are measured on clean pictures,
+    and methods that edit the picture itself start from the clean one.
+
+    Returns:
+        dict, dict: errors by edit and method; pictures by edit and title.
     """
     measures: dict[str, Measures] = {}
     shown: dict[str, dict[str, Tensor]] = {}
@@ -245,8 +248,10 @@ def _draw_in_chunks(
 
 
 def _match_mean(light: Tensor, own: Tensor, normal: Tensor, inside: Tensor) -> Tensor:
-    """The light, scaled in each channel to the mean shading of `own` on these normals: a light that
-    is found in a picture has its face's colour in it."""
+    """Scales each channel of a light to the mean shading of `own` on these normals.
+
+    A light estimated from a picture includes the colour of its face.
+    """
     given, wanted = (
         (harmonics.shading(normal, lamp) * inside).sum((2, 3)) for lamp in (light, own)
     )
@@ -264,10 +269,10 @@ def _keep_output(model: Model, transfers: Pairs, output: Mapping[str, Tensor], z
 
 
 def select_landmarks(face: FaceModel, shape: Tensor) -> Tensor:
-    """The landmarks (n, 68, 3) of shapes (n, V_s, 3); NaN for those that are not in them.
+    """The landmarks (n, 68, 3) of shapes (n, V_s, 3); NaN for those not among the vertices.
 
     Raises:
-        ConfigurationError: the shapes are of another face.
+        ConfigurationError: the shapes belong to another face model.
     """
     if shape.shape[1] != len(face.shape_vertices):
         raise ConfigurationError(

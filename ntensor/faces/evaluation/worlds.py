@@ -1,4 +1,4 @@
-"""The table that has one column for each world that runs are measured in."""
+"""The table with one column for each world that runs are measured in."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .transfer import COPY, DETAIL, WARP
 Worlds = Mapping[str, Sequence[Group]]
 Cell = Callable[[Group], str]
 Cells = Mapping[str, Cell]
-# A title; the network's methods, by what is added to a group's name; the baselines.
+# Title; the network's methods by the suffix to a group's name; the baselines.
 Measure = tuple[str, Cells, Cells]
 
 
 def format_worlds(worlds: Worlds) -> str:
-    """Every measure that some world has: a row a method, a column a world."""
+    """Every measure that any world has: one row per method, one column per world."""
     rows = []
     for title, own, beside in _list_measures():
         found = _format_rows(worlds, own, beside)
@@ -31,7 +31,7 @@ def format_worlds(worlds: Worlds) -> str:
 
 
 def take_own_world(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Measures of `run.evaluate` as a world's: light is that of table 3, which has many."""
+    """Measures of `run.evaluate` as one world; light is from table 3, which has many lights."""
     table = {code: dict(row) for code, row in run["accuracy"].items()}
     for code, row in run["table_3"].items():
         if "light" in row:
@@ -97,7 +97,7 @@ def _probe(factor: str) -> Measure:
 
 
 def _format_rows(worlds: Worlds, own: Cells, beside: Cells) -> list[list[str]]:
-    """Rows of one measure: those of each group, then one a baseline, of the first group's run."""
+    """Rows of one measure: those of each group, then one per baseline, from the first group."""
     names = list(dict.fromkeys(group.name for groups in worlds.values() for group in groups))
     rows = []
     for name in names:

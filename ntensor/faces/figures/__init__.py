@@ -1,1 +1,1 @@
-"""Figures like the paper's, made from trained runs: `python -m ntensor.faces.figures`."""
+"""Reproduces figures of the paper from trained runs: `python -m ntensor.faces.figures`."""

@@ -1,8 +1,8 @@
-"""Figures like the paper's 1 and 4 to 21, from trained runs: `python -m ntensor.faces.figures`.
+"""Reproduces the paper's figures 1 and 4 to 21 from runs: `python -m ntensor.faces.figures`.
 
-Shown are generated faces of persons that no training shows, with the rendered truth. A figure or
-column whose other run is not given is left out, with a line that says so. Writes figure_NN.png and
-figures.md into the folder.
+The figures show generated faces of persons outside the training set, with the rendered ground
+truth. Figures and columns that need a run that is not given are left out and reported. Writes
+figure_NN.png and figures.md into the folder.
 
 Example: python -m ntensor.faces.figures runs/faces --out figures --poc-expression runs/poc
 --intrinsic runs/intrinsic --plain runs/plain
@@ -72,7 +72,7 @@ def make_figures(
         run: folder of a run of the paper's network.
         out: folder for the figures.
         only: numbers of the figures to make; default: all.
-        rows: faces a figure.
+        rows: faces per figure.
         fitted: training pictures for the multilinear baseline and the mean face.
     """
     unknown = [number for number in only if number not in FIGURES]

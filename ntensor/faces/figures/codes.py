@@ -1,4 +1,4 @@
-"""Figures 14 and 15: codes in the plane."""
+"""Figures 14 and 15: t-SNE embeddings of codes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PERSONS = 12
 
 
 def draw_codes(material: Material, code: str, label: str) -> Figure:
-    """Figures 14 and 15: a code by t-SNE, coloured by a label."""
+    """Figures 14 and 15: the t-SNE embedding of a code, coloured by a label."""
     opened, notes = material.main, []
     face = opened.inputs.face_model
     faces = make_grid(list(SPLITS["test"])[:_PERSONS], lights=[6], face_model=face,

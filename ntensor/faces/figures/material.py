@@ -1,4 +1,4 @@
-"""What the figures are made of: runs, faces, and baselines fitted once."""
+"""The runs, faces and baselines that the figures are made from."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from ntensor.faces.runs.opened import OpenedRun, Options
 
 # Extents of the multilinear baseline's factors: light, expression, identity.
 ALS_SIZES = (4, 6, 16)
-# Expressions row by row, so that targets and strong sources differ.
+# Expressions by row; those of targets and strong sources differ.
 _OF_TARGETS = ("neutral", "happy", "sad", "anger", "surprise", "fear", "disgust")
 _OF_SOURCES = ("surprise", "anger", "happy", "fear", "sad", "disgust")
 
 
 class LeftOut(Exception):
-    """A figure that cannot be made; the message says what it needs."""
+    """A figure cannot be made; the message says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Figure:
 
     Attributes:
         title (str): what it shows.
-        columns (dict of Tensor[n, 3, h, w]): by their titles, one row a face; or None.
-        plot (matplotlib figure or None): instead.
-        notes (tuple of str): what is missing in it, and what one must know to read it.
+        columns (dict of Tensor[n, 3, h, w] or None): pictures by column title, one row per face.
+        plot (matplotlib figure or None): a plot instead of columns.
+        notes (tuple of str): what is missing, and remarks for the reader.
     """
 
     title: str
@@ -67,17 +67,17 @@ class Runs:
 
 
 class Material:
-    """Runs, faces of persons that training never showed, and the baselines.
+    """The runs, faces of persons outside the training set, and the baselines.
 
     Args:
-        run (Path): of the paper's network.
-        runs (Runs): others.
+        run (Path): a run of the paper's network.
+        runs (Runs): other runs.
         options (Options)
-        rows (int): faces a figure.
+        rows (int): faces per figure.
         fitted (int): training pictures for the multilinear baseline.
 
     Raises:
-        FacesError: a run cannot be read, or is of another network.
+        FacesError: a run cannot be read, or has another network.
     """
 
     def __init__(self, run: Path, runs: Runs, options: Options, rows: int, fitted: int) -> None:
@@ -107,7 +107,7 @@ class Material:
             )
 
     def find_other(self, name: str) -> OpenedRun:
-        """Another run.
+        """Returns another run.
 
         Raises:
             LeftOut: it was not given.
@@ -125,14 +125,14 @@ class Material:
         lights: bool = False,
         strong: bool = False,
     ) -> list[Face]:
-        """Test persons with basic expressions.
+        """Draws test persons with basic expressions.
 
         Args:
-            opened (OpenedRun): for which they are drawn.
-            first (int): person.
-            turned (bool): with other yaws than 0, where the run's data have them.
-            lights (bool): with the fixed lights; else the frontal one.
-            strong (bool): larger yaws, no neutral expression, and other expressions than without.
+            opened (OpenedRun): the run that they are drawn for.
+            first (int): first person.
+            turned (bool): with yaws other than 0, if the run's data have them.
+            lights (bool): with the fixed lights, else the frontal light.
+            strong (bool): with larger yaws, different expressions, and none that is neutral.
         """
         variation = opened.configuration.data.variation
         split, count = ("poc-test", 22) if opened.configuration.data.of_concept else ("test", 54)
@@ -155,7 +155,7 @@ class Material:
 
     @functools.cached_property
     def training(self) -> pictures.Pictures:
-        """Pictures of training persons, poses and all."""
+        """Pictures of training persons, with all their variation."""
         needed = math.prod(ALS_SIZES)
         if self.fitted < needed:
             raise ConfigurationError(
@@ -165,12 +165,12 @@ class Material:
 
     @functools.cached_property
     def multilinear(self) -> Multilinear:
-        """The model after [37] of the training pictures as they are, unaligned."""
+        """The multilinear model after [37] of the unaligned training pictures."""
         return Multilinear(self.training, ALS_SIZES)
 
     @functools.cached_property
     def expression_mode(self) -> str:
-        """The factor of `multilinear` that tells expressions best, by the training labels."""
+        """The factor of `multilinear` that best predicts the expressions of the training labels."""
         labels = self.training.packed["expression"].numpy()
         right = {
             mode: measure_accuracy(z.numpy(), labels, folds=3).random
@@ -179,7 +179,7 @@ class Material:
         return max(right, key=right.__getitem__)
 
     def fit_landmarks(self, faces: list[Face]) -> LandmarkFit:
-        """The face model fitted to the faces' true landmarks."""
+        """Fits the face model to the faces' true landmarks."""
         points = torch.stack([face.landmarks for face in faces if face.landmarks is not None])
         size = self.main.inputs.size
         return fit_landmarks(self.main.inputs.face_model, from_pixels(points + 0.5, size))

@@ -24,7 +24,7 @@ def _enlarge(maps: Tensor) -> Tensor:
 
 
 def draw_shapes(material: Material, other: str | None, first: int) -> Figure:
-    """Figures 5 and 12: of another run, or of the main one."""
+    """Figures 5 and 12: shapes of another run, or of the main one."""
     opened = material.main if other is None else material.find_other(other)
     faces = material.draw_faces(opened, first, strong=True)
     made = Reconstruction(opened, faces)

@@ -1,4 +1,4 @@
-"""Figures 1, 4, 7 to 11, 16, 17, 20, 21: one face with a part of another."""
+"""Figures 1, 4, 7 to 11 and 16 to 21: transfers and interpolations between faces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TRUE_LANDMARKS = "the face model is fitted to true landmarks"
 
 
 def render_truths(opened: OpenedRun, targets: list[Face], sources: list[Face], edit: str) -> Tensor:
-    """The edited faces, rendered."""
+    """Renders the ground truth of an edit."""
     made = [opened.inputs.render_edit(t, s, edit) for t, s in zip(targets, sources, strict=True)]
     return stack_pictures([face for face in made if face is not None])
 
@@ -26,8 +26,11 @@ def render_truths(opened: OpenedRun, targets: list[Face], sources: list[Face], e
 def edit_faces(
     opened: OpenedRun, targets: list[Face], sources: list[Face], edit: str, follow: bool = False
 ) -> dict[str, Tensor]:
-    """The network's outputs after an edit; `follow`: `z_id` follows the pose where training did not
-    separate them, see `fit_pose_leak`."""
+    """The network's outputs after an edit.
+
+    With `follow`, `z_id` follows the pose if training did not separate the two; see
+    `fit_pose_leak`.
+    """
     leak = opened.leak if follow and not opened.separated else None
     given, taken = opened.encode(targets), opened.encode(sources)
     if edit == "expression":

@@ -1,1 +1,1 @@
-"""Pictures, meshes and videos: read, aligned, laid out and written."""
+"""Reads, aligns and writes pictures, meshes and videos."""

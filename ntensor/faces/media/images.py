@@ -1,6 +1,6 @@
 """Pictures of faces from files: reading, landmarks, alignment.
 
-Pixel coordinates are `(x, y)`: x to the right, y down, `(0, 0)` the middle of the upper left pixel.
+Pixel coordinates are `(x, y)`: x to the right, y down, `(0, 0)` the centre of the upper left pixel.
 """
 
 from __future__ import annotations
@@ -21,22 +21,24 @@ from ntensor.faces.reading import FORMATS, is_picture, parsing, read_json, read_
 from ntensor.faces.rendering.renderer import Camera
 from ntensor.faces.writing.files import replacing
 
-# A file with such a name is meant to be a picture.
+# Files with these suffixes are treated as pictures.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 COUNTS = (5, 68)
-# The 68 points that each of the five stands for: the eyes' rims, the nose's tip, the mouth's
-# corners; "right" and "left" are the image's left and right.
+# For each of the five points, the landmarks of the 68 that it averages: left eye, right eye, tip of
+# the nose, left and right corner of the mouth, as seen in the image.
 FIVE = (range(36, 42), range(42, 48), (30,), (48,), (54,))
-# Landmarks and boxes lie within so many pixels of the picture's corner.
+# Limit on the coordinates of landmarks and boxes, pixels.
 FARTHEST = 1e6
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The pictures in a folder, by name: files that begin as a picture does, whatever their names
-    end with, and those that are named as one, which are refused where they are read.
+    """Lists the pictures in a folder, by name.
+
+    Files count that have a picture's content, whatever their suffix. So do files with a picture's
+    suffix: reading them reports the error.
 
     Raises:
-        ImageError: it is no folder or has none.
+        ImageError: it is not a folder, or has no pictures.
     """
     if not folder.is_dir():
         raise ImageError(f"{folder}: wanted a folder of pictures, there is none")
@@ -48,25 +50,25 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def read_landmarks(path: Path, image: str | None = None) -> Tensor:
-    """The landmarks of one picture.
+    """Reads the landmarks of one picture.
 
-    A file of text has a line `x y` (or `x, y`) for each of 5 or 68 points, in pixels of the file's
-    own picture; `.pts` files, which count pixels from 1, are read too. A `.json` file holds
-    `{"picture.png": [[x, y], ...], ...}` for several. A folder has one file for each picture, of
-    the picture's name with the ending `.txt` or `.pts`.
+    A text file has a line `x y` or `x, y` for each of 5 or 68 points, in pixels of the original
+    picture. A `.pts` file is the same, but counts pixels from 1. A `.json` file holds
+    `{"picture.png": [[x, y], ...], ...}` for several pictures. A folder has one file per picture,
+    with the picture's name and the suffix `.txt` or `.pts`.
 
-    The 68 points are those of Multi-PIE, the five the image's left eye, its right eye, the nose's
-    tip, the mouth's left and right corner.
+    The 68 points are those of Multi-PIE. The five are left eye, right eye, tip of the nose, left
+    and right corner of the mouth, as seen in the image.
 
     Args:
-        path: of the file or folder.
-        image: name of the picture's file, for `.json` and folders.
+        path: the file or folder.
+        image: the picture's file name, for `.json` files and folders.
 
     Returns:
         Tensor[5 or 68, 2]
 
     Raises:
-        ImageError: it cannot be read, lacks the picture, or has another number of points.
+        ImageError: the file cannot be read, lacks the picture, or does not have 5 or 68 points.
     """
     if path.is_dir():
         stem = Path(image or "").stem
@@ -95,16 +97,16 @@ def read_landmarks(path: Path, image: str | None = None) -> Tensor:
 
 
 def reduce_to_five(landmarks: Tensor) -> Tensor:
-    """The five points (..., 5, d) of 68 (..., 68, d)."""
+    """Reduces 68 landmarks (..., 68, d) to five (..., 5, d)."""
     return torch.stack([landmarks[..., list(rows), :].mean(-2) for rows in FIVE], -2)
 
 
 def project(points: Tensor, size: int, camera: Camera | None = None) -> Tensor:
-    """Where the renderer's camera sees posed points.
+    """Projects posed points with the renderer's camera.
 
     Args:
-        points (Tensor[..., 3]): millimetres, x right, y up, posed.
-        size (int): pixels a side.
+        points (Tensor[..., 3]): posed, millimetres, x right, y up.
+        size (int): pixels per side.
         camera (Camera)
 
     Returns:
@@ -117,7 +119,7 @@ def find_reference_points(face: FaceModel, count: int) -> Tensor:
     """The mean face's 5 or 68 landmarks (count, 3), millimetres.
 
     Raises:
-        ImageError: the face has not all of them.
+        ImageError: the face lacks some of them.
     """
     if bool((face.landmarks68 < 0).any()):
         raise ImageError(f"{face.source}: has no 68 landmarks that a picture could be aligned by")
@@ -126,21 +128,21 @@ def find_reference_points(face: FaceModel, count: int) -> Tensor:
 
 
 def fit_camera(landmarks: Tensor, reference: Tensor) -> tuple[Tensor, float, Tensor]:
-    r"""The scaled orthographic camera that sees a rigid face at the landmarks.
+    r"""Fits a scaled orthographic camera to the landmarks of a rigid face.
 
-    Least squares of :math:`\| p - (s \, R_{1:2} \, v + t) \|^2`: an affine camera in closed form,
-    its nearest rotation, then `s` and `t` for that rotation.
+    Minimises :math:`\| p - (s \, R_{1:2} \, v + t) \|^2` in three steps: an affine camera in closed
+    form, its nearest rotation, then `s` and `t` for that rotation.
 
     Args:
         landmarks (Tensor[k, 2]): pixels, y down.
         reference (Tensor[k, 3]): the face's points, y up.
 
     Returns:
-        rotation (Tensor[3, 3]), scale (pixels a millimetre), and the pixel of the face's origin
+        rotation (Tensor[3, 3]), scale in pixels per millimetre, and the pixel of the face's origin
         (Tensor[2]).
 
     Raises:
-        ImageError: the landmarks lie in one place or on one line.
+        ImageError: the landmarks coincide or are collinear.
     """
     p = landmarks.double() * landmarks.new_tensor([1.0, -1.0], dtype=torch.double)
     v = reference.double()
@@ -163,25 +165,25 @@ def fit_camera(landmarks: Tensor, reference: Tensor) -> tuple[Tensor, float, Ten
 def align(
     image: Tensor, landmarks: Tensor, face: FaceModel, size: int, camera: Camera | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Turns, scales, shifts and crops a picture as the generated faces are.
+    """Aligns a picture like the generated faces: rotates, scales, shifts and crops it.
 
-    A camera is fitted to the landmarks with the mean face. Then the face's origin (its centre of
-    rotation) is moved to where the renderer's camera has it, millimetres get the renderer's size,
-    and the head's roll is taken away; yaw and pitch stay.
+    A camera is fitted to the landmarks with the mean face. The face's origin, which is its centre
+    of rotation, and its scale are then matched to the renderer's camera. Roll is removed; yaw and
+    pitch are kept.
 
     Args:
         image (Tensor[3, h, w]): 0 to 1.
         landmarks (Tensor[5 or 68, 2]): pixels.
-        face (FaceModel): whose mean gives the points in space.
-        size (int): pixels a side of the result.
+        face (FaceModel): its mean provides the 3D points.
+        size (int): pixels per side of the result.
         camera (Camera): of the generated faces.
 
     Returns:
-        the picture (Tensor[3, size, size]), its borders repeated where the crop leaves it, and the
+        the picture (Tensor[3, size, size]), with its border repeated outside the original, and the
         landmarks in it (Tensor[k, 2]).
 
     Raises:
-        ImageError: the landmarks cannot be a face's.
+        ImageError: the landmarks cannot be those of a face.
     """
     rotation, scale, origin = fit_camera(landmarks, find_reference_points(face, len(landmarks)))
     roll = torch.deg2rad(scenes.rotation_to_angles(rotation[None])[0, 2])
@@ -198,18 +200,18 @@ def align(
 def crop(
     image: Tensor, size: int, box: Sequence[float] | None = None, landmarks: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """The square around a box, or the largest one in the middle, as a picture of `size`.
+    """Crops the square around a box, or the largest middle square, and resizes it to `size`.
 
     Args:
         image (Tensor[3, h, w])
-        size (int): pixels a side of the result.
-        box (sequence of 4 numbers): left, top, right, bottom in pixels; it becomes a square of its
-            longer side about its middle.
-        landmarks (Tensor[k, 2]): move with the picture.
+        size (int): pixels per side of the result.
+        box (sequence of 4 numbers): left, top, right, bottom in pixels; extended to a square of its
+            longer side with the same centre.
+        landmarks (Tensor[k, 2]): transformed with the picture.
 
     Returns:
-        the picture (Tensor[3, size, size]) and the landmarks in it. A picture that has this size
-        already, without a box, stays as it is.
+        the picture (Tensor[3, size, size]) and the landmarks in it. Without a box, a picture that
+        already has this size is returned unchanged.
 
     Raises:
         ImageError: the box is empty or outside the picture.
@@ -236,7 +238,7 @@ def crop(
 
 
 def _resample(image: Tensor, matrix: Tensor, offset: Tensor, size: int) -> Tensor:
-    """The picture whose pixel `p` shows the input at `matrix @ p + offset`, free of aliases."""
+    """Resamples so that pixel `p` shows the input at `matrix @ p + offset`, with anti-aliasing."""
     height, width = image.shape[1:]
     step = float(torch.linalg.det(matrix).abs().sqrt())
     smaller = (max(1, round(height / step)), max(1, round(width / step)))
@@ -245,14 +247,14 @@ def _resample(image: Tensor, matrix: Tensor, offset: Tensor, size: int) -> Tenso
         source = F.interpolate(source, smaller, mode="bilinear", antialias=True)
     rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     pixels = torch.stack([columns, rows], -1).float() @ matrix.float().T + offset.float()
-    # grid_sample counts from edge to edge, -1 to 1, so it does not matter that it was reduced.
+    # grid_sample's coordinates run from -1 to 1 between edges, so the reduction does not matter.
     grid = (2 * pixels + 1) / torch.tensor([width, height]) - 1
     resampled = F.grid_sample(source, grid[None], padding_mode="border", align_corners=False)
     return resampled[0].clamp(0, 1)
 
 
 def save_image(path: Path, image: Tensor) -> None:
-    """Writes colours (3, h, w), 0 to 1, in the format of the path's ending."""
+    """Writes colours (3, h, w), 0 to 1, in the format of the path's suffix."""
     pixels = (image.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
     with replacing(path) as unfinished:
         extras.load("PIL.Image").fromarray(pixels.cpu().numpy()).save(unfinished)

@@ -1,13 +1,13 @@
-"""The faces that a command names: pictures, records of a data set, generated faces.
+"""The input faces of a command: pictures, records of a data set, generated faces.
 
 ================================================  =================================================
 `photo.jpg`                                       a picture, see `images`
-`FOLDER:INDEX`                                    a record of a data set on the disk, see `storage`
-`generated:SPLIT:PERSON:EXPRESSION:POSE:LIGHT`    a generated face of a person of a split, counted
+`FOLDER:INDEX`                                    a record of a stored data set, see `storage`
+`generated:SPLIT:PERSON:EXPRESSION:POSE:LIGHT`    a generated face: a person of a split, counted
                                                   from 0; a basic expression; the yaw in degrees, or
                                                   `yaw,pitch,roll`; a fixed light, 0 to 15, or
-                                                  `front`. What is left out from the end is
-                                                  `neutral`, `0` and `front`.
+                                                  `front`. Trailing parts may be left out; they
+                                                  default to `neutral`, `0` and `front`.
 ================================================  =================================================
 """
 
@@ -57,8 +57,8 @@ class Face:
         name (str): as given by the user.
         image (Tensor[3, S, S]): 0 to 1.
         landmarks (Tensor[5 or 68, 2] or None): pixels of `image`.
-        truth (dict): the batch of one sample that a data set or the generator gives; empty for a
-            picture.
+        truth (dict): ground truth from a data set or the generator, a batch of one sample; empty
+            for a picture.
         scene (Scenes or None): of a generated face.
     """
 
@@ -71,17 +71,17 @@ class Face:
 
 @dataclasses.dataclass(frozen=True)
 class Cropping:
-    """Where the faces in pictures are.
+    """How faces in pictures are located.
 
     Attributes:
         landmarks: of pictures: a text file with 5 or 68 lines "x y", a .pts file, a .json file by
-            picture names, or a folder with a .txt or .pts file for each picture; the faces are
-            turned, scaled and cropped by them.
-        box: left, top, right, bottom of the face in every picture, in pixels; a third wider than
-            the head.
-        place: what is taken without landmarks and box: auto, the face that the run's own encoder
-            finds, or the middle square with a warning where it is not sure; middle, the largest
-            square in the middle.
+            picture name, or a folder with a .txt or .pts file for each picture; the faces are
+            rotated, scaled and cropped by them.
+        box: left, top, right, bottom of the face in every picture, in pixels; about a third wider
+            than the head.
+        place: the crop without landmarks and box: auto, the face that the run's own encoder finds,
+            or the middle square with a warning if it is not sure; middle, the largest middle
+            square.
     """
 
     landmarks: Path | None = None
@@ -93,22 +93,22 @@ class Cropping:
 
 
 class Inputs:
-    """Reads the faces that a command names, cropped for a run's network.
+    """Reads a command's input faces, cropped for a run's network.
 
     Args:
         configuration (Configuration): of the run.
         landmarks (Path or None): of pictures, see `images.read_landmarks`.
         box (sequence or None): left, top, right, bottom of the face in every picture, pixels.
-        model (Model or None): the run's network, which finds faces without landmarks and box, and
-            looks whether boxes show one; None: nothing is looked for.
-        surface (FaceModel or None): of the network's shape, where the run holds it.
+        model (Model or None): the run's network. It finds faces without landmarks and box, and
+            checks that boxes show one; None: no search.
+        surface (FaceModel or None): of the network's shape, if the run stores it.
 
     Attributes:
-        files (set of Path): pictures and films that were read.
-        own_surface: as given.
+        files (set of Path): the pictures and films read so far.
+        own_surface: the argument `surface`.
 
     Raises:
-        ConfigurationError: landmarks and a box at once.
+        ConfigurationError: both landmarks and a box are given.
     """
 
     def __init__(
@@ -132,12 +132,13 @@ class Inputs:
 
     @property
     def face_model(self) -> FaceModel:
-        """The face model that generated faces are of: the one that the run was trained with; with
-        ready-made weights, whose face model is not among them, the one that the variable
-        `NTENSOR_FACE_MODEL` or the user names, else the built-in one.
+        """The face model of generated faces, which is the one that the run was trained with.
+
+        Ready-made weights do not include theirs. With them it is the model named by the user or by
+        `NTENSOR_FACE_MODEL`, else the built-in one.
 
         Raises:
-            FacesError: there is none.
+            FacesError: there is no face model.
         """
         if self._face is None:
             data = self.configuration.data
@@ -157,19 +158,20 @@ class Inputs:
 
     @functools.cached_property
     def surface(self) -> FaceModel:
-        """The network's shape: its mean, triangles and landmarks, without modes where the run holds
-        the shape itself.
+        """The network's shape: its mean, triangles and landmarks.
+
+        It has no modes if the run stores the shape itself.
 
         Raises:
-            FacesError: there is neither that nor a face model.
+            FacesError: there is neither a stored shape nor a face model.
         """
         return self.own_surface or restrict_to_shape(self.face_model)
 
     def find_coefficient_model(self) -> FaceModel:
-        """The face model whose coefficients the network has learnt.
+        """The face model whose coefficients the network predicts.
 
         Raises:
-            FacesError: it is not there.
+            FacesError: it is not available.
         """
         face, model = self.face_model, self.configuration.model
         sizes = (face.shape_size, face.identity_size, face.expression_size)
@@ -183,7 +185,7 @@ class Inputs:
         return face
 
     def read(self, words: Sequence[str]) -> list[Face]:
-        """The faces of these words.
+        """Reads faces in the notation of the module.
 
         Raises:
             FacesError: a face cannot be read.
@@ -191,7 +193,7 @@ class Inputs:
         return [self.read_one(word) for word in words]
 
     def read_one(self, word: str) -> Face:
-        """The face of one word."""
+        """Reads one face."""
         if word.startswith("generated:"):
             return self.generate(*word.split(":")[1:])
         folder, _, index = word.rpartition(":")
@@ -200,19 +202,19 @@ class Inputs:
         return self.read_picture(Path(word))
 
     def read_picture(self, path: Path) -> Face:
-        """The face in a picture."""
+        """Reads the face in a picture."""
         return self.crop(read_picture(path), path)
 
     def crop(
         self, image: Tensor, path: Path, frame: int | None = None, box: Box | None = None
     ) -> Face:
-        """The face in a picture that was read from `path`, or in one frame of the film there.
+        """Crops the face in a picture that was read from `path`, or in a frame of that film.
 
-        Landmarks of a frame stand in a `.json` file under `film.mp4:NUMBER`, counted from 0. `box`
-        is that of this picture, in place of the one of all pictures.
+        A `.json` file has the landmarks of a frame under `film.mp4:NUMBER`, counted from 0. `box`
+        overrides the box of all pictures.
 
         Raises:
-            ImageError: there are no landmarks of this picture, or one text file for several.
+            ImageError: the picture has no landmarks, or several pictures share one text file.
         """
         self.files.add(path.resolve())
         box = box or self.box
@@ -237,7 +239,7 @@ class Inputs:
 
     @functools.cached_property
     def placer(self) -> Placer | None:
-        """What finds faces in pictures; None where there is no network or no face model for it."""
+        """The face finder; None without a network or a face model."""
         if self.model is None:
             return None
         try:
@@ -247,8 +249,10 @@ class Inputs:
             return None
 
     def _place(self, image: Tensor, name: str, box: Box | None) -> Box | None:
-        """The box to crop: the given one, or that of the face that is found; None is the middle
-        square. What may be wrong with it is told."""
+        """The box to crop: the given one, or that of the face found; None is the middle square.
+
+        Prints a warning if it may be wrong.
+        """
         height, width = image.shape[1:]
         if self.placer is None or (box is None and height == width == self.size):
             return box
@@ -270,7 +274,7 @@ class Inputs:
         return found.box
 
     def read_record(self, folder: Path, index: int) -> Face:
-        """A record of a data set on the disk."""
+        """Reads a record of a stored data set."""
         try:
             batch = StoredFaces(folder).batch([index])
         except (OSError, ValueError, IndexError) as error:
@@ -291,7 +295,7 @@ class Inputs:
         light: str = "front",
         *rest: str,
     ) -> Face:
-        """A generated face; the parts of the notation."""
+        """Generates a face from the parts of the notation."""
         name = ":".join(["generated", split, person, expression, pose, light])
         if split not in SPLITS or rest:
             wanted = f"{NOTATION}, SPLIT of {', '.join(SPLITS)}"
@@ -321,7 +325,7 @@ class Inputs:
     def make_scene(
         self, person: int, weights: Tensor, angles: Sequence[float], light: int | None
     ) -> scenes.Scenes:
-        """One person with these expression weights under a fixed light, or the frontal one."""
+        """A person with given expression weights under a fixed light; None: the frontal light."""
         background = scenes.draw_background(np.random.default_rng([person, 0xED]))
         lamps = scenes.make_frontal_lamps() if light is None else scenes.make_fixed_lamps(light)
         plain = self.configuration.data.of_concept
@@ -339,7 +343,7 @@ class Inputs:
         return stack([row])
 
     def render(self, name: str, scene: scenes.Scenes) -> Face:
-        """The picture of one scene, with its 68 landmarks and all that is known of it."""
+        """Renders one scene, with its 68 landmarks and all ground truth."""
         face = self.face_model
         if self._faces is None:
             self._faces = Faces(face, self.size, None, "cpu")
@@ -349,14 +353,14 @@ class Inputs:
         return Face(name, batch["image"][0], landmarks, batch, scene)
 
     def render_edit(self, target: Face, source: Face, edit: str) -> Face | None:
-        """The truth of an edit: the target rendered with the source's `edit`.
+        """Renders the ground truth of an edit: the target with the source's `edit`.
 
         Args:
             target, source (Face)
             edit (str): `expression`, `pose`, `light` or `identity`.
 
         Returns:
-            Face, or None where one of them is not generated.
+            Face, or None if one of them is not generated.
         """
         if target.scene is None or source.scene is None:
             return None
@@ -367,10 +371,10 @@ class Inputs:
 
 
 def warn(sentence: str) -> None:
-    """Tells a user what may be wrong."""
+    """Prints a warning."""
     print(f"warning: {sentence}", file=sys.stderr, flush=True)
 
 
 def stack_pictures(faces: Sequence[Face]) -> Tensor:
-    """The pictures (n, 3, S, S) of some faces."""
+    """Stacks the pictures of faces to (n, 3, S, S)."""
     return torch.stack([face.image for face in faces])

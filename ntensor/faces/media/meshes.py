@@ -1,4 +1,4 @@
-"""Meshes of faces: files by trimesh, and pictures of a bare shape."""
+"""Face meshes: files, written by trimesh, and pictures of a bare shape."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ntensor.faces.writing.files import replacing
 from .images import project
 
 FORMATS = ("ply", "obj")
-# Angles (yaw, pitch, roll) that a shape is drawn from.
+# Views of a shape: yaw, pitch, roll in degrees.
 VIEWS = ((0.0, 0.0, 0.0), (40.0, 0.0, 0.0))
 _CLAY = 0.85
 # Millimetres.
@@ -31,7 +31,7 @@ _FARTHEST = 1000.0
 def write_mesh(
     path: Path, vertices: Tensor, triangles: Tensor, colours: Tensor | None = None
 ) -> None:
-    """Writes a mesh as PLY or OBJ, by the path's ending; lengths stay in their unit.
+    """Writes a mesh as PLY or OBJ, by the path's suffix; the unit of lengths is kept.
 
     Args:
         path
@@ -40,7 +40,7 @@ def write_mesh(
         colours (Tensor[V, 3] or None): of the vertices, 0 to 1.
 
     Raises:
-        ConfigurationError: another ending.
+        ConfigurationError: another suffix.
     """
     if path.suffix[1:] not in FORMATS:
         raise ConfigurationError(f"{path}: a mesh is written as {' or '.join(FORMATS)}")
@@ -55,7 +55,7 @@ def write_mesh(
 
 
 def restrict_to_shape(face: FaceModel) -> FaceModel:
-    """The part of a face model that is the network's shape, as a face model of its own."""
+    """Restricts a face model to the vertices of the network's shape."""
     chosen = face.shape_vertices
     place = torch.full((face.mean.shape[0],), -1)
     place[chosen] = torch.arange(len(chosen))
@@ -80,20 +80,21 @@ def draw_shapes(
     size: int = 128,
     colours: Tensor | None = None,
 ) -> Tensor:
-    """Pictures of shapes, grey under a lamp or in colours of their own, on white.
+    """Renders shapes on white, grey under a lamp or with unlit vertex colours.
 
     Args:
-        vertices (Tensor[n, V, 3]): millimetres, not posed.
-        face (FaceModel): with as many vertices, for the triangles.
+        vertices (Tensor[n, V, 3]): unposed, millimetres.
+        face (FaceModel): provides the triangles; has `V` vertices.
         angles (tuple): yaw, pitch, roll, degrees.
-        size (int): pixels a side.
-        colours (Tensor[n, V, 3] or None): of the vertices, 0 to 1, shown as they are.
+        size (int): pixels per side.
+        colours (Tensor[n, V, 3] or None): vertex colours, 0 to 1.
 
     Returns:
         Tensor[n, 3, size, size]: 0 to 1.
 
     Raises:
-        FacesError: a shape is no face's, as damaged weights give; drawing it could take all memory.
+        FacesError: a shape is too large for a face, as with damaged weights; drawing it could
+            exhaust the memory.
     """
     if not bool((vertices.abs() <= _FARTHEST).all()):
         raise FacesError(
@@ -123,14 +124,14 @@ def draw_shapes(
 
 
 def sample_colours(vertices: Tensor, picture: Tensor) -> Tensor:
-    """What a frontal picture shows at the vertices of an unposed face.
+    """Samples a frontal picture at the vertices of an unposed face.
 
     Args:
         vertices (Tensor[n, V, 3]): millimetres.
-        picture (Tensor[n, 3, S, S]): of the frontal face, by the generated faces' camera.
+        picture (Tensor[n, 3, S, S]): of the frontal face, with the generated faces' camera.
 
     Returns:
-        Tensor[n, V, 3]: hidden vertices get the colour of what hides them.
+        Tensor[n, V, 3]: occluded vertices get the colour of what occludes them.
     """
     size = picture.shape[-1]
     places = (2 * project(vertices, size) + 1) / size - 1

@@ -1,9 +1,9 @@
-"""Where a face lies in a picture, by what a run's own encoder makes of crops.
+"""Locates a face in a picture with a run's own encoder.
 
-Faces are generated with room around them, and cut out beside their place and too large or too
-small. A ridge regression on the encoder's features then tells from a crop how far it is from the
-face. In another picture, crops of several sizes all over it move as the regression says, again and
-again; where many of them end in one place, a face is there. The network learns nothing.
+Faces are generated with room around them and cropped with random shifts and scales. A ridge
+regression on the encoder's features then predicts from a crop how far it is from the face. In a new
+picture, crops of several sizes all over it are moved by the regression repeatedly. A place where
+many of them end shows a face. The network itself is not trained.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ from . import images
 # Left, top, right, bottom; pixels.
 Box = tuple[float, float, float, float]
 
-# Generated faces, and crops of each.
+# Number of generated faces, and of crops per face.
 PICTURES, CROPS = 96, 10
-# How much more than the face's square their pictures show.
+# Side of their pictures, relative to the face's square.
 ROOM = 2.5
-# By how much crops are beside the face, in shares of their side, and the logarithm of how much too
-# large or small they are; of the first regression, and of the one that the last rounds use.
+# Largest shifts of the crops in x and y, relative to their side, and the largest logarithm of their
+# scale: for the regression of the first rounds, and for that of the last rounds.
 COARSE, FINE = (0.3, 0.3, 0.7), (0.12, 0.12, 0.2)
 ROUNDS, LAST = 4, 2
 LARGEST_STEP = 0.4
 RIDGE = 1.0
-# Pooled to so many places in each direction.
+# The encoder's maps are pooled to this size in each direction.
 PLACES = 4
 
-# Sides of the crops that the search begins with, in shares of the picture's shorter side.
+# Sides of the initial crops of a search, relative to the picture's shorter side.
 SIDES = (1.0, 0.7, 0.5, 0.35)
-# Crops this near to each other, as in `COARSE`, are one place.
+# Crops this close to each other, in shift and log scale, count as one place.
 NEAR = (0.12, 0.15)
-# The least share of all crops that end in one place, and the least presence there, of a face.
+# The smallest share of crops that end in one place, and the smallest presence there, for a face.
 SURE = (0.3, 0.5)
-# Which regression it is.
+# Indices of the regressions.
 COARSER, FINER, PRESENT = range(3)
-# Squares this near to each other show the same face.
+# Squares this close to each other, in shift and log scale, show the same face.
 RIGHT = (0.2, 0.3)
-# Pixels of the shorter side in which faces are looked for, in sides of the network's picture.
+# Larger pictures are reduced for the search: their shorter side, in sides of the network's picture.
 SEARCHED = 4
 
 
@@ -59,11 +59,10 @@ class Placement:
     """A square in a picture.
 
     Attributes:
-        x, y, side (float): its middle and side, in pixels from the picture's upper left corner.
-        share (float): of the searching crops, those that ended there.
-        presence (float): near 1 where its crop looks like those of faces in their place, near 0
-            where it looks like any other.
-        stays (bool): whether the picture's middle square, as one of them, stayed where it was.
+        x, y, side (float): its centre and side, in pixels from the picture's upper left corner.
+        share (float): share of the search's crops that ended there.
+        presence (float): near 1 if the crop looks like a well-placed face, near 0 if not.
+        stays (bool): whether the picture's middle square, one of the initial crops, did not move.
     """
 
     x: float
@@ -92,7 +91,7 @@ class Placement:
 
 
 def enclose(box: Box) -> Placement:
-    """The square of the longer side of a box (left, top, right, bottom) about its middle."""
+    """The square of a box's longer side with the same centre."""
     left, top, right, bottom = box
     return Placement((left + right) / 2, (top + bottom) / 2, max(right - left, bottom - top))
 
@@ -100,10 +99,11 @@ def enclose(box: Box) -> Placement:
 class Placer:
     """Finds upright faces with a network's encoder.
 
+    The regressions are fitted on first use, which takes seconds.
+
     Args:
-        model (Model): as `load_run` gives it.
-        face (FaceModel): of the generated faces that the regressions are fitted to, on first use;
-            that takes seconds.
+        model (Model): a trained network.
+        face (FaceModel): generates the faces that the regressions are fitted to.
     """
 
     def __init__(self, model: Model, face: FaceModel) -> None:
@@ -112,7 +112,7 @@ class Placer:
 
     @torch.no_grad()
     def find(self, image: Tensor) -> Placement:
-        """The most likely place of a face.
+        """Finds the most likely place of a face.
 
         Args:
             image (Tensor[3, h, w]): 0 to 1.
@@ -141,7 +141,7 @@ class Placer:
         )
 
     def _reduce(self, image: Tensor) -> tuple[Tensor, float]:
-        """The picture of a size to be searched, and the length of its pixel in the given one's."""
+        """Reduces a picture for the search; returns it and the factor of the reduction."""
         height, width = image.shape[1:]
         factor = min(height, width) / (SEARCHED * self.size)
         if factor <= 1:
@@ -150,21 +150,21 @@ class Placer:
         return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0], factor
 
     def _measure(self, image: Tensor, squares: Tensor, last: bool) -> Tensor:
-        """How far (n, 3) the face is from the crops of some squares (n, 3), as in `COARSE`."""
+        """Predicted shift and log scale (n, 3) from the crops of squares (n, 3) to the face."""
         step = self._regress(image, squares, FINER if last else COARSER)
         return step.clamp(-LARGEST_STEP, LARGEST_STEP)
 
     def _regress(self, image: Tensor, squares: Tensor, which: int) -> Tensor:
-        """One of the regressions on the crops of some squares (n, 3)."""
+        """Applies a regression to the crops of squares (n, 3)."""
         mean, deviation, *weights = self._fitted
         features = (self._describe(cut_out(image, squares, self.size)) - mean) / deviation
         return F.pad(features, (0, 1), value=1) @ weights[which]
 
     def _describe(self, crops: Tensor) -> Tensor:
-        """Features (n, k) of crops (n, 3, S, S): the encoder's last maps."""
+        """Features (n, k) of crops (n, 3, S, S): the encoder's last feature maps, pooled."""
         kept: list[Tensor] = []
         stack = self.model.encoder.stack
-        # The maps as the whole encoder makes them, whatever it does to pictures before.
+        # Calling the whole encoder keeps its preprocessing of pictures.
         handle = stack.register_forward_hook(lambda module, given, made: kept.append(made[0]))
         try:
             for part in crops.split(64):
@@ -175,8 +175,10 @@ class Placer:
 
     @functools.cached_property
     def _fitted(self) -> tuple[Tensor, ...]:
-        """Mean and deviation of the features; the weights of both regressions, and of one that
-        tells crops with a face in its place (1) from all others (0)."""
+        """Mean and deviation of the features, and the weights of the three regressions.
+
+        The third separates crops with a well-placed face (1) from all others (0).
+        """
         camera, random = Camera(), torch.Generator().manual_seed(0)
         wide = Camera(ROOM * camera.half_width, camera.center)
         faces = GeneratedFaces(self.face, "train", round(ROOM * self.size), camera=wide)
@@ -203,8 +205,10 @@ class Placer:
         return mean, deviation, *(fit_ridge((x - mean) / deviation, y, RIDGE) for x, y in fits)
 
     def _trim(self, image: Tensor, random: torch.Generator) -> tuple[Tensor, float, float]:
-        """A generated picture with less room on each side, and where the face's square has its
-        middle: crops then show repeated borders, as those of pictures that are cut closely do."""
+        """Trims the sides of a generated picture; returns it and the centre of the face's square.
+
+        Crops then show repeated borders, like those of tightly cropped pictures.
+        """
         middle = image.shape[-1] / 2
         most = round(middle - self.size / 2) + 1
         left, right, top, bottom = torch.randint(most, (4,), generator=random).tolist()
@@ -215,8 +219,10 @@ class Placer:
     def _jitter(
         self, image: Tensor, x: float, y: float, largest: Sequence[float], random: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Crops, half of them grey, of a picture with a face's square about (x, y), and how far
-        the face is from them."""
+        """Random crops around a face centred at (x, y), and the offsets from them to the face.
+
+        Half of the crops are grey.
+        """
         away = (2 * torch.rand(CROPS, 3, generator=random) - 1) * torch.tensor(largest)
         sides = self.size * (-away[:, 2:]).exp()
         squares = torch.cat([torch.tensor([x, y]) - away[:, :2] * sides, sides], 1)
@@ -226,8 +232,10 @@ class Placer:
 
 
 def spread_squares(height: int, width: int) -> Tensor:
-    """Squares (n, 3) of several sizes all over a picture, which overlap by half; the middle one
-    first."""
+    """Squares (n, 3) of several sizes all over a picture, overlapping by half.
+
+    The largest middle square comes first.
+    """
     squares = []
     for share in SIDES:
         side = share * min(height, width)
@@ -242,6 +250,6 @@ def spread_squares(height: int, width: int) -> Tensor:
 
 
 def cut_out(image: Tensor, squares: Tensor, size: int) -> Tensor:
-    """The crops (n, 3, size, size) of squares (n, 3): middle and side, pixels."""
+    """Crops (n, 3, size, size) of squares (n, 3), each given by centre and side in pixels."""
     boxes = [Placement(*square).box for square in squares.tolist()]
     return torch.stack([images.crop(image, size, box)[0] for box in boxes])

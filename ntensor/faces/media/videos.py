@@ -1,4 +1,4 @@
-"""Films of faces: reading frames, writing animations, and the warp of a template as a baseline."""
+"""Films of faces: reads frames, writes animations, and warps a template as a baseline."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from ntensor.faces.writing.files import replacing
 from . import images
 from .inputs import Face, Inputs
 
-# Frames from one basic expression to the next of a generated film.
+# Frames from one basic expression to the next in a generated film.
 _STEPS = 6
-# Landmarks nearer than this to an earlier one, in pixels, do not bend the warp.
+# The warp ignores landmarks closer than this to an earlier one, in pixels.
 _NEAREST = 0.75
 
 
 def read_driving_frames(inputs: Inputs, drive: str, most: int) -> list[Face]:
-    """The frames of a film, cropped.
+    """Reads and crops the frames of a film.
 
     Args:
         inputs (Inputs)
         drive (str): a folder of pictures, a film, or `generated:SPLIT:PERSON`.
-        most (int): frames that are read.
+        most (int): limit on the frames read.
 
     Raises:
-        FacesError: there are none.
+        FacesError: there are no frames.
     """
     if most < 1:
         raise ImageError(f"most must be at least 1 frame, got {most}")
@@ -49,7 +49,7 @@ def read_driving_frames(inputs: Inputs, drive: str, most: int) -> list[Face]:
 
 
 def generate_film(inputs: Inputs, word: str) -> list[Face]:
-    """A person who goes through the basic expressions, nodding a little to and fro."""
+    """Generates a person who shows the basic expressions in turn, with a slight change of yaw."""
     parts = word.split(":")[1:]
     if len(parts) != 2 or parts[0] not in SPLITS or not parts[1].isdecimal():
         raise ImageError(f"{word}: a generated film is generated:SPLIT:PERSON")
@@ -70,14 +70,15 @@ def generate_film(inputs: Inputs, word: str) -> list[Face]:
 
 
 def warp_by_landmarks(image: Tensor, landmarks: Tensor, target: Tensor) -> Tensor:
-    """A picture bent by a thin-plate spline so that its landmarks come to others.
+    """Warps a picture by a thin-plate spline that moves its landmarks to others.
 
-    The paper's baseline of supplementary E. Corners and middles of the borders stay.
+    This is the paper's baseline of supplementary E. The corners and the midpoints of the borders
+    are fixed.
 
     Args:
         image (Tensor[3, S, S])
         landmarks (Tensor[k, 2]): pixels of `image`.
-        target (Tensor[k, 2]): where they come to.
+        target (Tensor[k, 2]): their new positions.
 
     Returns:
         Tensor[3, S, S]
@@ -101,7 +102,7 @@ def warp_by_landmarks(image: Tensor, landmarks: Tensor, target: Tensor) -> Tenso
 
 
 def _choose_apart(points: Tensor) -> list[int]:
-    """Points that are not close to an earlier one of them."""
+    """Indices of the points that are not close to an earlier chosen one."""
     kept: list[int] = []
     for row, point in enumerate(points):
         if all(float((point - points[other]).norm()) >= _NEAREST for other in kept):
@@ -110,16 +111,17 @@ def _choose_apart(points: Tensor) -> list[int]:
 
 
 def write_film(path: Path, frames: Sequence[Tensor], scale: int, rate: float) -> None:
-    """Writes an animation that repeats.
+    """Writes a looping animation.
 
     Args:
-        path: ending in .gif or .webp (by Pillow), or .mp4 (by imageio and imageio-ffmpeg).
+        path: with the suffix .gif or .webp, written by Pillow, or .mp4, written by imageio and
+            imageio-ffmpeg.
         frames (sequence of Tensor[h, w, 3], uint8)
         scale (int): enlargement.
-        rate (float): pictures a second.
+        rate (float): frames per second.
 
     Raises:
-        ImageError: there is no frame, or the rate is not positive.
+        ImageError: there are no frames, or the rate is not positive.
         MissingPackage: imageio is not installed.
     """
     if not frames or rate <= 0:

@@ -1,1 +1,1 @@
-"""Three-dimensional face models: the interface, the built-in analytic face, the ICT face."""
+"""3D morphable face models: the interface, the built-in analytic face, the ICT face."""

@@ -1,4 +1,4 @@
-"""The built-in face: a head made of formulas, without data files or third-party data."""
+"""The built-in face: a head defined by formulas, without data files or third-party data."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ PART_NAMES = ("skin", "pockets", "teeth", "eyeball_left", "eyeball_right")
 
 
 def blush_weight(p: Any) -> Any:
-    """Cheeks, nose tip and chin, 0..1, for points of a mean face in millimetres."""
+    """Weight of blush on cheeks, nose tip and chin, 0..1, at points of a mean face, millimetres."""
     return np.clip(
         bump(p, 42, 0, 17, 15) + 0.7 * bump(p, 0, 2, 12, 10) + 0.4 * bump(p, 0, -70, 15, 10), 0, 1
     )
 
 
 def beard_weight(p: Any) -> Any:
-    """Chin, jaw and upper lip, 0..1, for points of a mean face in millimetres."""
+    """Weight of a beard on chin, jaw and upper lip, 0..1, at points of a mean face, millimetres."""
     x, y = np.abs(p[:, 0]), p[:, 1]
     edge = -40 + 0.008 * np.clip(x - 20, 0, None) ** 2
     jaw = smoothstep(6, -10, y - edge) * smoothstep(-110, -92, y)
@@ -56,12 +56,12 @@ def make_analytic_face(vertices: int = DEFAULT_VERTICES) -> FaceModel:
     """Makes the built-in face: 30 identity modes, 16 expressions, eyes, mouth, 68 landmarks.
 
     Args:
-        vertices (int): `V` exactly, eyes and the inside of the mouth included; at least 1000.
-            The paper's shape has 9375.
+        vertices (int): the exact number of vertices `V`, including the eyes and the inside of the
+            mouth; at least 1000. The paper's shape has 9375.
 
     Returns:
-        FaceModel: all its vertices are part of the shape. Treat it as read-only: the same object
-        is returned for the same count.
+        FaceModel: all vertices are part of the shape. Treat it as read-only: calls with the same
+        count return the same object.
 
     Raises:
         ConfigurationError: too few vertices.
@@ -98,7 +98,7 @@ def _assemble(mesh: SkinMesh, ball: tuple[Any, Any], teeth: tuple[Any, Any, Any]
         [np.array(mesh.triangles), np.array(mesh.pocket_triangles), teeth[2] + starts[2]]
         + [ball[1] + starts[3 + k] for k in range(2)]
     )
-    # A pocket moves with the slit before it, an eyeball as a whole with the skin before it.
+    # A pocket moves with the slit in front of it. An eyeball moves rigidly, with the skin in front.
     before = [np.repeat(c[None] + [0, 0, EYE_RADIUS], len(ball[0]), 0) for c in centers]
     anchor = np.concatenate([skin, skin[follows], teeth[0], *before])
     sides = np.concatenate([side, side[follows], np.sign(teeth[1]), np.zeros(2 * len(ball[0]))])
@@ -151,7 +151,7 @@ def _make_materials(
     white = np.maximum(upper * smoothstep(0.95, 0.85, teeth_v), 0.8 * lower)
     columns["teeth"][is_teeth] = white
     columns["mouth"][is_teeth] = 1 - white
-    # The corners of the eyes are flesh, the mouth is dark.
+    # The corners of the eyes are flesh-coloured, the mouth is dark.
     columns["mouth"][is_pocket] = np.where(mean[is_pocket, 1] > 0, 0.55, 1.0)
     sky = columns["open_sky"]
     sky[is_skin] = 1 - 0.22 * bump(skin, 30, 36, 17, 9) - 0.3 * bump(skin, 7, -15, 5, 4)
@@ -161,8 +161,8 @@ def _make_materials(
     return _float(np.stack([columns[name] for name in MATERIALS], 1))
 
 
-# Where the 68 Multi-PIE points lie on the mean face, subject's right half (x < 0) first; the last
-# column is the side of the slit (0: any).
+# x and y of the 68 Multi-PIE landmarks on the mean face, on the subject's right half (x < 0). A
+# third column is the side of the slit; 0: any.
 _JAW: list[Any] = [
     (-74, 34),
     (-73, 14),

@@ -21,12 +21,12 @@ from .analytic_surface import (
 )
 
 SLITS = (EYE_ROW, MOUTH_ROW)
-# Depth of a pocket and how much its back is higher than the slit, on either side, millimetres.
+# Depth of a pocket, and how far its back extends above and below the slit, millimetres.
 EYE_POCKET, MOUTH_POCKET = (16.0, 3.0), (30.0, 11.0)
 
 
 def _make_levels(count: int) -> Any:
-    """Heights of the rows, top to bottom, dense at eyes, nose, mouth, chin, hairline and crown."""
+    """Row heights from top to bottom, dense at eyes, nose, mouth, chin, hairline and crown."""
     y = np.linspace(TOP, BOTTOM, 4001)
     density = 0.2 + 0.25 * smoothstep(-120, -90, y)
     for center, width, weight in (
@@ -43,7 +43,7 @@ def _make_levels(count: int) -> Any:
 
 
 def _make_azimuths(count: int) -> Any:
-    """`count` angles of a row, symmetric, dense in front and around the eyes."""
+    """`count` azimuths of a row, symmetric, dense in front and around the eyes."""
     t = np.linspace(0, math.pi, 4001)
     degrees = np.rad2deg(t)
     density = 0.26 + 1.0 * np.exp(-((degrees / 48) ** 4))
@@ -65,18 +65,18 @@ def _find_quantiles(t: Any, density: Any, count: int) -> Any:
 class SkinMesh:
     """The skin, row by row from the crown down, and pockets behind the slits of eyes and mouth.
 
-    Rows at `EYE_ROW` and `MOUTH_ROW` have their points inside a slit twice, an upper and a lower
-    one. A pocket keeps a gap between lid and eyeball, or between lip and teeth, from showing what
-    is behind the head.
+    Rows at `EYE_ROW` and `MOUTH_ROW` have each point inside a slit twice, as an upper and a lower
+    vertex. A pocket closes the gap between lid and eyeball, or between lip and teeth, so that the
+    background does not show through.
 
     Args:
         vertices (int): of skin and pockets together.
 
     Attributes:
-        azimuth, y, side (list of float): parameters of `surface`, one for each vertex of the skin.
-        triangles (list of int triples): of the skin, then (`pocket_triangles`) of the pockets,
-            whose vertices are numbered from `len(y)` on.
-        pocket_follows (list of int): the vertex of the skin that one of a pocket moves with.
+        azimuth, y, side (list of float): parameters of `surface`, one per skin vertex.
+        triangles, pocket_triangles (list of int triples): of the skin and of the pockets; pocket
+            vertices are numbered from `len(y)` on.
+        pocket_follows (list of int): the skin vertex that each pocket vertex moves with.
         pocket_offset (list of float triples): from that vertex, millimetres.
     """
 
@@ -132,7 +132,7 @@ class SkinMesh:
         self.pocket_follows += [*ring, *ring, ring[0]]
         back = [(0.0, depth[1] * self.side[index], -depth[0]) for index in ring]
         self.pocket_offset += [*([(0.0, 0.0, 0.0)] * m), *back]
-        # The bottom's middle follows a corner of the slit, half a width away from it.
+        # The middle of the back follows a corner of the slit, half the slit's width away.
         self.pocket_offset.append((half_width, 0.0, -depth[0]))
         for k in range(m):
             here, after = start + k, start + (k + 1) % m
@@ -164,7 +164,7 @@ class SkinMesh:
 
 
 def _count_row_sizes(vertices: int, levels: Any, columns: int) -> list[int]:
-    """Vertices of each row, so that skin, doubled points, pockets and the pole are `vertices`."""
+    """Vertices per row, so that rows, doubled points, pockets and the pole add up to `vertices`."""
     doubled = [int(_inside_slit(float(y), _make_azimuths(columns)).sum()) for y in levels]
     slits = 3
     pockets = 2 * (2 * sum(doubled) + 2 * slits) + slits
@@ -178,7 +178,7 @@ def _count_row_sizes(vertices: int, levels: Any, columns: int) -> list[int]:
 
 
 def _find_rings(top: list[int], bottom: list[int]) -> list[list[int]]:
-    """Vertices around each slit of a row, clockwise seen from the front."""
+    """Vertices around each slit of a row, clockwise as seen from the front."""
     rings = []
     k = 0
     while k < len(top):
@@ -194,7 +194,7 @@ def _find_rings(top: list[int], bottom: list[int]) -> list[list[int]]:
 
 
 def _inside_slit(y: float, angles: Any) -> Any:
-    """Which points of the row at y lie inside a slit (so that the row has them twice)."""
+    """Which points of the row at y lie inside a slit, and so are doubled."""
     if y not in SLITS:
         return np.zeros(len(angles), bool)
     p = surface(angles, np.full(len(angles), y), np.zeros(len(angles)))
@@ -232,7 +232,7 @@ def make_eyeball(rings: int, segments: int) -> tuple[Any, Any]:
 
 
 def make_teeth_and_tongue(columns: int, rows: int) -> tuple[Any, Any, Any]:
-    """The inside of the mouth: positions, side (upper or lower jaw) and triangles."""
+    """The inside of the mouth: positions, side and triangles; positive sides are the upper jaw."""
     u: Any = np.repeat(np.linspace(-1, 1, columns), rows)
     v: Any = np.tile(np.linspace(1, -1, rows), columns)
     upper = v > 0

@@ -1,7 +1,7 @@
 """Identity and expression modes of the built-in face: smooth displacement fields, one formula each.
 
-Every field is a function of the mean position `p` (m, 3), in millimetres, and of `side` (m,): +1
-above a slit (eye or mouth), -1 below.
+Every field is a function of the mean position `p` (m, 3), in millimetres, and of `side` (m,), which
+is +1 above the slit of an eye or the mouth and -1 below.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _field(x: Any = 0.0, y: Any = 0.0, z: Any = 0.0, *, like: Any) -> Any:
 
 
 def _at(amount: Any, x: float, y: float, sx: float, sy: float, power: float = 1.0) -> Field:
-    """`amount` (dx mirrored, dy, dz) times a bump."""
+    """A bump scaled by `amount`, which is (dx, dy, dz) with dx mirrored."""
 
     def field(p: Any, side: Any) -> Any:
         del side
@@ -159,8 +159,8 @@ EXPRESSION_FIELDS: dict[str, Field] = {
     ),
 }
 
-# Expressions that move the lids over the eyeball: opening of the upper and the lower lid in
-# millimetres at weight 1; the displacement is the difference of two surfaces.
+# Expressions that move the lids over the eyeball, as the opening of the upper and the lower lid at
+# weight 1, in millimetres. The displacement is the difference of two surfaces.
 LID_EXPRESSIONS = {
     "eyeBlink": (-0.80 * LOWER_LID, 0.86 * LOWER_LID),
     "eyeWide": (UPPER_LID + 2.6, LOWER_LID + 0.6),

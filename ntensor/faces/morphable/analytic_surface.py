@@ -1,6 +1,6 @@
-"""The built-in face's neutral surface as a formula: a head of stacked ovals plus smooth bumps.
+"""The neutral surface of the built-in face as a formula: stacked ovals plus smooth bumps.
 
-Positions in millimetres, x right in the image, y up, z towards the camera.
+Positions are in millimetres: x right in the image, y up, z towards the camera.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ LID_THICKNESS = 1.3
 EYE_HALF_WIDTH, MOUTH_HALF_WIDTH = 14.5, 25.0
 UPPER_LID, LOWER_LID = 5.2, 3.9
 
-# y, half width, front, back: the outline of the head seen from the front and from the side;
-# last, how pointed the front is, seen from above (1: an ellipse, more: pointed, less: flat).
+# Columns y, half width, front and back are the outline of the head from the front and the side.
+# The last is how pointed the front is from above: 1 is an ellipse, more is pointed, less is flat.
 _PROFILE = np.array(
     [
         (-170.0, 50.0, -10.0, -84.0, 1.0),
@@ -53,29 +53,29 @@ def _smooth_profile() -> Any:
     taps /= taps.sum()
     padded = [np.pad(column, 72, mode="edge") for column in columns]
     smooth = [np.convolve(column, taps, mode="valid") for column in padded]
-    # Rounding by the taps would flatten the crown, whose outline has a vertical tangent there.
+    # Smoothing would flatten the crown, where the outline has a vertical tangent.
     keep = np.clip((y - 120) / 12, 0, 1)
     mixed = [s * (1 - keep) + c * keep for s, c in zip(smooth, columns, strict=True)]
     return y, mixed
 
 
 def smoothstep(low: float, high: float, value: Any) -> Any:
-    """0 below `low`, 1 above `high`, a cubic between."""
+    """0 below `low`, 1 above `high`, a cubic in between."""
     t = np.clip((value - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def bump(p: Any, x: float, y: float, sx: float, sy: float, power: float = 1.0) -> Any:
-    """`exp(-r^(2 power))` of the scaled distance from (x, y), and its mirror image if x > 0.
+    """`exp(-r^(2 power))` of the scaled distance from (x, y), mirrored if x > 0.
 
-    Only on the front of the head; `power` 2 has a flat top.
+    It is restricted to the front of the head; `power` 2 has a flat top.
     """
     r2 = ((np.abs(p[:, 0]) if x > 0 else p[:, 0]) - x) ** 2 / sx**2 + (p[:, 1] - y) ** 2 / sy**2
     return np.exp(-(r2**power)) * smoothstep(-45, -10, p[:, 2])
 
 
 def almond(x: Any, center: float, half_width: float, power: float = 0.75) -> Any:
-    """Relative height of an opening at x: 1 in its middle, 0 from its corners on."""
+    """Relative height of an opening at x: 1 in the middle, 0 beyond the corners."""
     return np.clip(1 - ((x - center) / half_width) ** 2, 0, None) ** power
 
 
@@ -96,9 +96,9 @@ def surface(
 
     Args:
         azimuth (array[m]): radians, 0 in front, positive towards +x.
-        y (array[m]): height before the lids are opened.
-        side (array[m]): +1 above the nearest slit (eye or mouth), -1 below, 0 on its line outside.
-        upper, lower (float): how far the lids are moved from the eye's row, millimetres.
+        y (array[m]): height before the lids are opened, millimetres.
+        side (array[m]): +1 above the nearest slit, -1 below, 0 on its row but outside it.
+        upper, lower (float): distance of the lids from the eye's row, millimetres.
 
     Returns:
         array[m, 3]
@@ -148,7 +148,7 @@ def _ears(p: Any) -> Any:
 
 
 def shell_front(x: Any, y: Any, radius: float) -> Any:
-    """z of the front of the sphere of `radius` around the eye on x's side; -inf outside it."""
+    """Front z of the sphere of `radius` around the eye on the side of x; -inf outside it."""
     d2 = (np.abs(x) - EYE_CENTER[0]) ** 2 + (y - EYE_CENTER[1]) ** 2
     inside = d2 < radius**2
     return np.where(inside, EYE_CENTER[2] + np.sqrt(np.where(inside, radius**2 - d2, 0)), -np.inf)
@@ -162,14 +162,14 @@ def _open_eyes(p: Any, side: Any, upper: float, lower: float) -> Any:
     p[:, 1] += near * (shift + tilt * around)
     lid = shell_front(p[:, 0], p[:, 1], EYE_RADIUS + LID_THICKNESS)
     over = np.where(np.isfinite(lid), lid, -1e3) - p[:, 2]
-    # A smooth maximum of the skin and the lid's shell, 2 mm wide.
+    # A smooth maximum of the skin and the lid's shell, with a width of 2 mm.
     soft = np.where(over > 30, over, 2.0 * np.log1p(np.exp(np.clip(over, -60, 30) / 2.0)))
     p[:, 2] += soft
     return p
 
 
 def brow_weight(p: Any) -> Any:
-    """Where the eyebrows are painted, 0..1, for points of the mean face."""
+    """Weight of the eyebrows, 0..1, at points of the mean face."""
     x = np.abs(p[:, 0])
     arc = 50.5 + 5.5 * np.sin(np.clip((x - 10) / 46, 0, 1) * math.pi * 0.62) - 0.16 * (x - 10)
     thick = np.interp(x, [9, 14, 40, 56], [3.4, 4.4, 3.4, 1.2])
@@ -178,7 +178,7 @@ def brow_weight(p: Any) -> Any:
 
 
 def lip_weight(p: Any) -> Any:
-    """Where the red of the lips is painted, 0..1, for points of the mean face."""
+    """Weight of the lips' red, 0..1, at points of the mean face."""
     x = p[:, 0]
     opening = almond(x, 0.0, MOUTH_HALF_WIDTH + 1.5, 0.7)
     bow = 7.6 * opening * (1 - 0.18 * np.exp(-((x / 4.5) ** 2)))
@@ -188,13 +188,13 @@ def lip_weight(p: Any) -> Any:
 
 
 def below_jaw(p: Any) -> Any:
-    """How much of the sky the jaw hides from the neck, 0..1, for points of the mean face."""
+    """Occlusion of the neck by the jaw, 0..1, at points of the mean face."""
     edge = -82 + 0.0105 * p[:, 0] ** 2
     return smoothstep(-1, -17, p[:, 1] - edge) * smoothstep(-62, -25, p[:, 2])
 
 
 def scalp_weight(p: Any) -> Any:
-    """Where short hair is painted, 0..1, for points of the mean face."""
+    """Weight of short hair, 0..1, at points of the mean face."""
     hairline = 88.0 - 0.003 * p[:, 0] ** 2 - 30 * smoothstep(38, 78, np.abs(p[:, 0]))
     front = smoothstep(-9, 9, p[:, 1] - hairline)
     behind = smoothstep(-42, -62, p[:, 2]) * smoothstep(-62, -45, p[:, 1])

@@ -1,4 +1,4 @@
-"""A linear 3D face: the interface of every source of faces."""
+"""A linear 3D face model: the common interface of all sources of faces."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# What each vertex is made of; `skin.vertex_albedo` mixes colours by these weights in 0..1.
+# Materials of a vertex; `skin.vertex_albedo` mixes colours by their weights, 0..1.
 MATERIALS = ("lips", "brows", "lash", "scalp", "beard", "blush", "teeth", "mouth", "open_sky")
 
 
 @dataclasses.dataclass(frozen=True)
 class FaceModel:
-    """Vertices of a face, linear in identity and expression.
+    """A face whose vertices are linear in identity and expression.
 
     .. math:: v(a, b) = \\bar v + \\sum_k a_k\\, U_k + \\sum_k b_k\\, E_k
 
-    Unit: millimetre. Axes: x right in the image (the subject's left), y up, z towards the camera;
-    the origin is the centre of rotation, a frontal face looks along +z. Triangles are
-    counter-clockwise seen from the visible side.
+    Lengths are in millimetres. Axes: x right in the image, the subject's left; y up; z towards the
+    camera. The origin is the centre of rotation, and a frontal face looks along +z. Triangles are
+    counter-clockwise as seen from the visible side.
 
     Attributes:
-        source (str): where the faces come from; reported with every result.
+        source (str): a description of the model, reported with every result.
         mean (Tensor[V, 3]): the mean face.
         identity_modes (Tensor[k_a, V, 3]): displacement for one standard deviation.
         expression_modes (Tensor[k_b, V, 3]): displacement at weight 1; weights are in 0..1.
@@ -31,12 +31,12 @@ class FaceModel:
         triangles (Tensor[T, 3], int64)
         parts (Tensor[V], int64): index into `part_names`.
         part_names (tuple of str)
-        landmarks68 (Tensor[68], int64): vertices of the 68 Multi-PIE points.
+        landmarks68 (Tensor[68], int64): vertices of the 68 Multi-PIE landmarks.
         basic_names, basic_weights (tuple of str, Tensor[7, k_b]): neutral, happy, sad, surprise,
             anger, disgust, fear as expression coefficients.
-        materials (Tensor[V, len(MATERIALS)]): weights for painting.
-        eye_direction (Tensor[V, 3]): for a vertex of an eyeball the unit direction from the
-            ball's centre, in axes where +z is the gaze; 0 elsewhere.
+        materials (Tensor[V, len(MATERIALS)]): weights of the materials.
+        eye_direction (Tensor[V, 3]): for vertices of an eyeball, the unit direction from the ball's
+            centre, in axes where +z is the gaze; 0 elsewhere.
         shape_vertices (Tensor[V_s], int64): the vertices of the shape that the network predicts.
     """
 
@@ -67,21 +67,22 @@ class FaceModel:
 
     @property
     def shape_size(self) -> int:
-        """Length of one flattened shape, `3 V_s`: the paper's `k_3d`."""
+        """Length of a flattened shape, `3 V_s`; the paper's `k_3d`."""
         return 3 * self.shape_vertices.shape[0]
 
     def vertices(self, identity: Tensor, expression: Tensor) -> Tensor:
-        """The class' formula for a batch.
+        """Computes the formula of the class for a batch.
 
         Args:
-            identity (Tensor[n, k_a]): standard deviations; fewer columns leave the last modes out.
+            identity (Tensor[n, k_a]): standard deviations; with fewer columns, only the first
+                modes are used.
             expression (Tensor[n, k_b]): weights.
 
         Returns:
-            Tensor[n, V, 3]: millimetres, not posed.
+            Tensor[n, V, 3]: unposed, millimetres.
 
         Raises:
-            ValueError: a size does not fit.
+            ValueError: wrong shape.
 
         Example:
             >>> import torch
@@ -105,7 +106,7 @@ class FaceModel:
         return points.unflatten(1, (-1, 3))
 
     def shape(self, vertices: Tensor) -> Tensor:
-        """The network's 3D target: `shape_vertices` of `vertices`, flattened.
+        """The network's 3D target: the `shape_vertices` of `vertices`, flattened.
 
         Args:
             vertices (Tensor[n, V, 3])
@@ -116,7 +117,7 @@ class FaceModel:
         return vertices[:, self.shape_vertices].flatten(1)
 
     def shape_triangles(self) -> Tensor:
-        """Triangles all of whose corners are in `shape_vertices`, numbered within them.
+        """The triangles within `shape_vertices`, as indices into it.
 
         Returns:
             Tensor[T_s, 3], int64
@@ -139,10 +140,10 @@ class FaceModel:
 
 
 def make_rigid_face(source: str, mean: Tensor, triangles: Tensor, landmarks68: Tensor) -> FaceModel:
-    """A face without modes, all of whose vertices are the network's shape.
+    """A face without modes; all its vertices form the network's shape.
 
     Args:
-        source (str): where it comes from.
+        source (str): a description.
         mean (Tensor[V, 3]): millimetres.
         triangles (Tensor[T, 3], int64), landmarks68 (Tensor[68], int64)
     """

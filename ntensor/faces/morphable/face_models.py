@@ -1,4 +1,4 @@
-"""Chooses the source of faces."""
+"""Chooses and loads a face model."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .ict_face import load_ict_face
 
 
 def load_face_model(path: str | Path | None = None) -> FaceModel:
-    """The face model of `path`, else of the file in `NTENSOR_FACE_MODEL`, else the built-in one.
+    """Loads a face model.
 
     Args:
-        path: an ICT face file (see `ntensor.faces.morphable.ict_face`), or the word `analytic` for
-            the built-in face. Default: the environment variable's value, else `analytic`.
+        path: an ICT face file, see `ntensor.faces.morphable.ict_face`, or `analytic` for the
+            built-in face. Default: the environment variable `NTENSOR_FACE_MODEL`, else `analytic`.
 
     Returns:
-        FaceModel: its `source` says which one it is.
+        FaceModel: its `source` describes it.
 
     Raises:
         ConfigurationError: the file does not exist.
@@ -43,10 +43,10 @@ def load_face_model(path: str | Path | None = None) -> FaceModel:
 
 
 def find_face_model(configuration: DataConfiguration) -> FaceModel:
-    """The face model that the configuration names; see `DataConfiguration`.
+    """Loads the face model of a configuration; see `DataConfiguration`.
 
     Raises:
-        FacesError: there is none.
+        FacesError: it cannot be loaded.
     """
     if configuration.face_model is None and configuration.vertices:
         return make_analytic_face(configuration.vertices)

@@ -1,4 +1,4 @@
-"""Makes the ICT face file from a checkout of ICT-FaceKit (`FaceXModel/*.obj`)."""
+"""Converts a checkout of ICT-FaceKit, `FaceXModel/*.obj`, to the ICT face file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ntensor.faces.reading import parsing, read_text
 
 from .analytic_surface import scalp_weight, smoothstep
 
-# Vertices of the source's topology that are kept: name, first, one past the last. Irises, tear
-# fluid, blend and occlusion meshes and lashes cannot be drawn without refraction or transparency.
+# Vertex ranges kept from the source's topology: name, first, one past the last. Irises, tear fluid,
+# blend and occlusion meshes and lashes cannot be rendered without refraction or transparency.
 PARTS = (
     ("face", 0, 9409),
     ("head_neck", 9409, 11248),
@@ -36,7 +36,7 @@ LANDMARKS = (
     5708, 5695, 2081, 0, 4275, 6200, 6213, 6346, 6461, 5518, 5957, 5841, 5702, 5711, 5533, 6216,
     6207, 6470, 5517, 5966,
 )  # fmt: skip
-# Left and right together; gaze and mouthClose left out, as the paper's 28 numbers.
+# Left and right are combined, and gaze and mouthClose left out, which gives the paper's 28.
 EXPRESSIONS = (
     "browDown", "browInnerUp", "browOuterUp", "cheekPuff", "cheekSquint", "eyeBlink", "eyeSquint",
     "eyeWide", "jawForward", "jawLeft", "jawOpen", "jawRight", "mouthDimple", "mouthFrown",
@@ -53,17 +53,19 @@ BASIC: dict[str, dict[str, float]] = {
     "disgust": {"noseSneer": 1.0, "mouthUpperUp": 0.7, "browDown": 0.6, "cheekSquint": 0.5},
     "fear": {"browInnerUp": 1.0, "eyeWide": 1.0, "mouthStretch": 0.8, "jawOpen": 0.25},
 }
-_MILLIMETRES = 10.0  # the source's unit is taken as one centimetre
+_MILLIMETRES = 10.0  # the source's unit is taken to be one centimetre
 _MOST_OBJ = 64_000_000
 _STEP = 0.005  # of the quantised modes, millimetres
-_KEPT_BULGE = 0.35  # part of the cornea's height that stays, so that lids close over it
+_KEPT_BULGE = 0.35  # share of the cornea's height that is kept, so that the lids close over it
 
 
 def read_obj(path: Path, faces: bool = False) -> tuple[Any, list[list[int]]]:
-    """Vertices (V, 3) of a Wavefront OBJ file and, if wanted, its polygons (counted from 0).
+    """Reads the vertices (V, 3) of a Wavefront OBJ file and, with `faces`, its polygons.
+
+    Polygons are zero-based.
 
     Raises:
-        DamagedData: the file is not such text.
+        DamagedData: the file is not valid.
     """
     lines = read_text(path, _MOST_OBJ).splitlines()
     with parsing(path):
@@ -81,7 +83,7 @@ def read_obj(path: Path, faces: bool = False) -> tuple[Any, list[list[int]]]:
 
 
 def triangulate(vertices: Any, polygons: list[list[int]]) -> Any:
-    """Triangles (T, 3): a quad is split on its shorter diagonal, a larger polygon from a corner."""
+    """Triangles (T, 3): quads are split on the shorter diagonal, larger polygons into fans."""
     triangles = []
     for p in polygons:
         if len(p) == 4:
@@ -96,15 +98,15 @@ def triangulate(vertices: Any, polygons: list[list[int]]) -> Any:
 
 
 def convert(checkout: str | Path) -> dict[str, Any]:
-    """The arrays of an ICT face file.
+    """Computes the arrays of an ICT face file.
 
-    Weights for painting are made here from the landmarks; the source has none.
+    Material weights are derived from the landmarks, since the source has none.
 
     Args:
         checkout: the folder of ICT-FaceKit, or its `FaceXModel`.
 
     Returns:
-        dict of arrays, as `load_ict_face` reads them.
+        dict of arrays, as read by `load_ict_face`.
 
     Raises:
         DamagedData: a file is missing, unreadable, or of another topology.
@@ -175,7 +177,7 @@ def _quantise(modes: Any) -> tuple[Any, Any]:
 
 
 def _choose_shape(mean: Any, landmarks: Any) -> Any:
-    """9375 vertices of the face: those nearest to the landmarks' centroid."""
+    """The 9375 vertices of the face nearest to the landmarks' centroid."""
     distance = np.linalg.norm(mean[:FACE] - mean[landmarks].mean(0), axis=1)
     return np.sort(np.argsort(distance, kind="stable")[:SHAPE]).astype(np.int32)
 
@@ -198,7 +200,7 @@ def _find_eyes(mean: Any, part: Any) -> dict[str, Any]:
         bulge = np.clip(length - radius, 0, None) * (away[:, 2] > 0)
         lift[chosen] = (1 - _KEPT_BULGE) * bulge
         axis = (direction[chosen] * bulge[:, None] ** 2).sum(0)
-        # The axis points outwards by some degrees more than a gaze into the camera looks right.
+        # The cornea's axis points a few degrees outwards; scaling x makes the gaze look frontal.
         gaze[side] = axis * (0.59, 1, 1)
     gaze /= np.linalg.norm(gaze, axis=1, keepdims=True)
     return {
@@ -237,7 +239,7 @@ def _paint(mean: Any, part: Any, landmarks: Any, eye_dir: Any) -> dict[str, Any]
 
 
 def _measure_distance(points: Any, line: Any) -> Any:
-    """Distance of points (m, d) to a line of segments (k, d)."""
+    """Distance of points (m, d) to a polyline with vertices (k, d)."""
     best = np.full(len(points), np.inf)
     for a, b in itertools.pairwise(line):
         t = np.clip((points - a) @ (b - a) / max((b - a) @ (b - a), 1e-12), 0, 1)
@@ -246,7 +248,7 @@ def _measure_distance(points: Any, line: Any) -> Any:
 
 
 def _measure_inside(points: Any, polygon: Any) -> Any:
-    """Distance to a polygon's edge, positive inside."""
+    """Signed distance to a polygon's boundary, positive inside."""
     closed = np.concatenate([polygon, polygon[:1]])
     crossings = np.zeros(len(points), bool)
     x, y = points.T

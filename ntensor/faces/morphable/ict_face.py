@@ -1,7 +1,7 @@
 """The face model file made from ICT-FaceKit (MIT licence, USC Institute for Creative Technologies).
 
-The file is no part of this package. It is an `.npz` of the mean, 100 identity modes and 28
-expressions of "ICT Face Model Light" with weights for painting; a checkout of ICT-FaceKit gives it:
+The file is not part of this package. It is an `.npz` with the mean, 100 identity modes and 28
+expressions of "ICT Face Model Light", and material weights. Make it from a checkout of ICT-FaceKit:
 
     python -m ntensor.faces.morphable.ict_face CHECKOUT --out ict_faces.npz
 """
@@ -67,16 +67,16 @@ def load_ict_face(
 
     Args:
         path: the `.npz`.
-        identity_modes (int): how many of its 100 modes; 80 leave 0.42 mm (rms) of the face out.
-        shape (str): which vertices make up the network's shape: `shape9375` (the paper's count),
-            `face` (9409), `narrow` (6706) or `all`.
+        identity_modes (int): number of modes to use, of 100; 80 leave an error of 0.42 mm (rms).
+        shape (str): the vertices of the network's shape: `shape9375` (the paper's count), `face`
+            (9409), `narrow` (6706) or `all`.
 
     Returns:
         FaceModel
 
     Raises:
-        DamagedData: not such a file.
-        ConfigurationError: a wrong argument.
+        DamagedData: not a valid face model file.
+        ConfigurationError: an invalid argument.
     """
     path = Path(path)
     arrays = read_arrays(path, _ARRAYS)
@@ -156,7 +156,7 @@ def _find_eye_direction(arrays: dict[str, Any], names: tuple[str, ...]) -> Tenso
 
 
 def _find_gaze_axes(gaze: Any) -> Any:
-    """The rotation (3, 3) that takes `gaze` to +z and keeps x horizontal."""
+    """The rotation (3, 3) that maps `gaze` to +z and keeps x horizontal."""
     # A gaze of length 0, or straight up, gives NaN.
     with np.errstate(invalid="ignore", divide="ignore"):
         z = gaze / np.linalg.norm(gaze)
@@ -183,10 +183,10 @@ def _choose_shape_vertices(path: Path, arrays: dict[str, Any], shape: str) -> Te
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command: makes the face model file from a checkout of ICT-FaceKit."""
+    """The command that makes the face model file from a checkout of ICT-FaceKit."""
 
     def make(checkout: Path, /, *, out: Path) -> None:
-        """Makes a face model file; keep ICT-FaceKit's licence beside it.
+        """Makes a face model file; keep ICT-FaceKit's licence with it.
 
         Args:
             checkout: the folder of ICT-FaceKit.

@@ -1,4 +1,4 @@
-"""Encoder, decoders, discriminators, the light network for verification, and whole models."""
+"""Encoder, decoders, discriminators, the light CNN for verification, and whole models."""
 
 from .decoder import Decoder, UnpoolingDecoder
 from .discriminator import CodeDiscriminator, Discriminator

@@ -1,4 +1,4 @@
-"""The decoders of supplementary A: a code to a map, by upsampling or by the encoder's indices."""
+"""The decoders of supplementary A: from a code to a map, by upsampling or by unpooling."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from . import initialisation
 from .encoder import threshold
 from .kept import NOTHING, Kept
 
-# Gain of a decoder's last convolution: a map starts near its bias.
+# Initial gain of a decoder's last convolution: a map starts close to its bias.
 LAST = 0.1
-# Gain of a skip connection: a decoder first learns from its code.
+# Initial gain of a skip connection: at first, a decoder learns mostly from its code.
 FIRST_SKIP = 0.3
 
 
 class Decoder(nn.Module):
-    """A code to a map of `S x S`: the mirrored encoder, with upsampling in place of pooling.
+    """Maps a code to a map of `S x S`: the mirrored encoder, with upsampling instead of pooling.
 
-    A linear layer, then three times an upsampling by two (nearest) and a convolution, then a
-    3 x 3 convolution to the map. With `subpixel` the third upsampling is left out, and the last
-    convolution gives four pixels of the map for each place: a third fewer operations.
+    A linear layer, then three stages of nearest-neighbour upsampling by two and a convolution, then
+    a 3 x 3 convolution to the map. With `subpixel`, the third upsampling is left out and the last
+    convolution outputs four pixels per position, which takes a third fewer operations.
 
     Args:
         code_size (int): extent of the code.
         out_channels (int): of the map.
         image_size (int): `S`, a multiple of 8.
-        channels, kernel_size: of the encoder that is mirrored.
+        channels, kernel_size: of the mirrored encoder.
         hidden, output (callable): activations after the inner convolutions and of the map.
-        start (float): first value of the last convolution's bias.
+        start (float): initial bias of the last convolution.
         subpixel (bool): see above.
-        skips (bool): add a linear map of what the encoder kept at the same size to each stage,
-            1 x 1, and 3 x 3 from the picture itself, of which `subpixel` takes four pixels for each
-            place. `forward` then needs the `maps` of the encoder.
+        skips (bool): add skip connections to each stage: a 1 x 1 convolution of the encoder's map
+            of the same size, and a 3 x 3 convolution of the picture, whose 2 x 2 blocks become
+            channels under `subpixel`. `forward` then needs the `maps` of the encoder.
 
     Example:
         >>> import torch
@@ -83,11 +83,11 @@ class Decoder(nn.Module):
                 initialisation.keep_variance(layer, FIRST_SKIP)
 
     def forward(self, code: Tensor, kept: Kept = NOTHING) -> Tensor:
-        """The map (Tensor[n, out_channels, S, S]) of `code` (Tensor[n, code_size]).
+        """Decodes a code to its map (Tensor[n, out_channels, S, S]).
 
         Args:
             code (Tensor[n, code_size])
-            kept (Kept): of the encoder, as far as this decoder needs it.
+            kept (Kept): from the encoder, if this decoder needs it.
         """
         x = self.linear(code).unflatten(1, self.features)
         x = self.hidden(self.add_skip(x, 3, kept))
@@ -99,11 +99,11 @@ class Decoder(nn.Module):
         return self.output(F.pixel_shuffle(x, 2) if self.subpixel else x)
 
     def enlarge(self, x: Tensor, stage: int, kept: Kept) -> Tensor:
-        """Twice the height and width."""
+        """Doubles height and width."""
         return F.interpolate(x, scale_factor=2)
 
     def add_skip(self, x: Tensor, number: int, kept: Kept) -> Tensor:
-        """`x` and what is made of map `number`, in the rows that it fits."""
+        """Adds the skip connection from map `number`, in the rows that it fits."""
         if not self.skips:
             return x
         if len(kept.maps) != 4:
@@ -120,10 +120,10 @@ class Decoder(nn.Module):
 
 
 class UnpoolingDecoder(Decoder):
-    """A decoder that puts each value where the encoder's pooling had found its maximum.
+    """A decoder that places each value where the encoder's pooling found its maximum.
 
-    The skip connection of supplementary A. `forward` needs the `places` of the encoder's
-    `ConvolutionalStack`, which must have this decoder's `channels`.
+    This is the skip connection of supplementary A. `forward` needs the `places` of the encoder's
+    `ConvolutionalStack`, which must have the same `channels`.
     """
 
     def enlarge(self, x: Tensor, stage: int, kept: Kept) -> Tensor:

@@ -1,4 +1,4 @@
-"""Discriminators: the auto-encoder of eq. 8's adversarial loss, and one on codes."""
+"""Discriminators: the auto-encoder of the adversarial loss, eq. 8, and one on codes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .encoder import Encoder
 
 
 class Discriminator(nn.Module):
-    """`D` of section 3.6: an auto-encoder of images, in the shape of the face model's own.
+    """`D` of section 3.6: an auto-encoder of images with the architecture of the face network.
 
     Args: as `Encoder`.
 
@@ -41,7 +41,7 @@ class Discriminator(nn.Module):
 
 
 class CodeDiscriminator(nn.Module):
-    """Logit of a code being drawn from the normal distribution (adversarial auto-encoder, [23]).
+    """Discriminates codes from normal samples, as in the adversarial auto-encoder [23].
 
     Args:
         k (int): extent of the code.
@@ -59,6 +59,6 @@ class CodeDiscriminator(nn.Module):
         )
 
     def forward(self, code: Tensor) -> Tensor:
-        """Tensor[n]: positive for a code that looks drawn."""
+        """Logits (Tensor[n]), positive for a code that looks like a normal sample."""
         logit: Tensor = self.layers(code)
         return torch.squeeze(logit, 1)

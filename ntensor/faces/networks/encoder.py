@@ -1,4 +1,4 @@
-"""The encoder of section 3.5 and supplementary A: an image to its codes."""
+"""The encoder of section 3.5 and supplementary A: from an image to its codes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch.nn import functional as F
 from . import initialisation
 from .kept import Kept
 
-# The floor of the nonlinearity of supplementary A, "thresholding".
+# The lower bound of the nonlinearity of supplementary A, "thresholding".
 FLOOR = 1e-6
 
-# Of normalised pictures: `z_i` then starts with about a standard deviation of 1.
+# Standard deviation of normalised pictures; `z_i` then starts with a deviation of about 1.
 DEVIATION = 0.5
-# A picture of nearly one colour is not blown up to full contrast.
+# Keeps a picture of nearly one colour from being amplified to full contrast.
 SMALLEST_DEVIATION = 0.02
-# Share of a residual convolution: the identity outweighs it, and so it stays while Adam moves every
-# weight by the same step.
+# Weight of a residual convolution. The identity outweighs it, and continues to do so while Adam
+# moves every weight by the same step.
 RESIDUE = 0.2
 
 BOTTLENECKS: dict[str, type[nn.Module]] = {
@@ -31,15 +31,15 @@ BOTTLENECKS: dict[str, type[nn.Module]] = {
 
 
 def threshold(x: Tensor) -> Tensor:
-    """`x` where it is positive, else `1e-6`."""
+    """`x` if it is positive, else `1e-6`."""
     return F.threshold(x, 0.0, FLOOR)
 
 
 def find_places(indices: Tensor) -> Tensor:
-    """Where a 2 x 2 pooling found its maxima.
+    """The positions where a 2 x 2 pooling found its maxima.
 
     Args:
-        indices (Tensor[n, c, h, w]): of `max_pool2d`, places in a plane of `2h x 2w`.
+        indices (Tensor[n, c, h, w]): from `max_pool2d`, positions in a plane of `2h x 2w`.
 
     Returns:
         Tensor[n, c, 2h, 2w]: bool, one True in each 2 x 2 window.
@@ -51,14 +51,16 @@ def find_places(indices: Tensor) -> Tensor:
 
 
 def standardise(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Pictures of mean 0 and deviation `DEVIATION`, all colours together, so that casts remain.
+    """Normalises pictures to mean 0 and deviation `DEVIATION`.
+
+    All colours are normalised together, so colour casts are kept.
 
     Args:
         image (Tensor[n, 3, S, S]): 0 to 1.
 
     Returns:
-        (Tensor[n, 3, S, S], Tensor[n, 2]): the pictures; their mean and deviation, each over about
-        its own spread between pictures.
+        (Tensor[n, 3, S, S], Tensor[n, 2]): the pictures; their mean and deviation, approximately
+        standardised over pictures.
     """
     deviation, mean = torch.std_mean(image, (1, 2, 3), correction=0, keepdim=True)
     level = torch.cat([(mean - 0.4) / 0.15, (deviation - 0.2) / 0.08], 1).flatten(1)
@@ -66,7 +68,7 @@ def standardise(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ResidualConvolution(nn.Module):
-    """A convolution whose output, times `RESIDUE`, is added to its input, then the threshold.
+    """A residual convolution, `threshold(x + RESIDUE * convolution(x))`.
 
     Args:
         channels (int)
@@ -83,14 +85,15 @@ class ResidualConvolution(nn.Module):
 
 
 class ConvolutionalStack(nn.Module):
-    """Three convolutions, each followed by a 2 x 2 max-pooling and the threshold.
+    """Three convolutions, each followed by 2 x 2 max-pooling and the threshold.
 
     Args:
         channels (tuple of int): filters of the convolutions, `(96, 48, 24)` in the paper.
         kernel_size (int): odd; 5 in the paper.
         in_channels (int): of the image.
-        keep_places (bool): keep the places of the maxima, for unpooling.
-        depth (int): convolutions a stage; those after the first are residual, behind the pooling.
+        keep_places (bool): keep the positions of the maxima, for unpooling.
+        depth (int): convolutions per stage; those after the first are residual and follow the
+            pooling.
         keep_maps (bool): keep the image and the stages' outputs, for skip connections.
 
     Example:
@@ -125,7 +128,7 @@ class ConvolutionalStack(nn.Module):
         )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Kept]:
-        """Features (Tensor[n, c_3, S/8, S/8]), and what is kept of the pictures."""
+        """Features (Tensor[n, c_3, S/8, S/8]), and what is kept for the decoders."""
         x, places, maps = image, [], [image]
         for convolution, further in zip(self.convolutions, self.further, strict=True):
             x = convolution(x)
@@ -140,7 +143,7 @@ class ConvolutionalStack(nn.Module):
 
 
 class Encoder(nn.Module):
-    """`E(x)` of eq. 6: an image to `z_i`, and `z_i` to every code by a linear layer of its own.
+    """`E(x)` of eq. 6: maps an image to `z_i`, and `z_i` to each code by a linear layer.
 
     Args:
         code_sizes (mapping): extent of each code by name.
@@ -149,9 +152,9 @@ class Encoder(nn.Module):
         k_i (int): extent of `z_i`.
         bottleneck (str): activation of `z_i`: `"sigmoid"`, `"tanh"` or `"identity"`.
         keep_places (bool), depth (int), keep_maps (bool): as in `ConvolutionalStack`; the first map
-            is the image as it is.
-        normalise (bool): convolve pictures of a standard mean and contrast, see `standardise`;
-            `z_i` is told both.
+            is the image before normalisation.
+        normalise (bool): normalise mean and contrast of pictures before the convolutions, see
+            `standardise`; `z_i` gets both as additional inputs.
 
     Example:
         >>> import torch
@@ -186,7 +189,7 @@ class Encoder(nn.Module):
             initialisation.initialise_code_head(head, name, bottleneck)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> tuple[dict[str, Tensor], Kept]:
-        """The codes by name, `z_i` among them, and what is kept for the decoders."""
+        """The codes by name, including `z_i`, and what is kept for the decoders."""
         if self.normalise:
             normal, level = standardise(image)
             convolved, kept = self.stack(normal)

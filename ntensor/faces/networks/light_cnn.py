@@ -11,7 +11,7 @@ LUMINANCE = (0.299, 0.587, 0.114)
 
 
 class MaxFeatureMap(nn.Module):
-    """A convolution of twice the filters, of which the larger half wins place by place."""
+    """A convolution with twice the filters, and the elementwise maximum of its two halves."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
@@ -25,12 +25,12 @@ class MaxFeatureMap(nn.Module):
 
 
 class LightCNN(nn.Module):
-    """Faces to embeddings whose cosine compares identities: nine layers of maximum feature maps.
+    """Maps faces to embeddings whose cosine compares identities, by nine max-feature-map layers.
 
-    Input colours become luminance, and the image is enlarged or reduced to `input_size`.
+    Colours are converted to luminance, and the image is resized to `input_size`.
 
     Args:
-        width (float): factor of all filters; 1 for the published network.
+        width (float): factor for the number of filters; 1 in the published network.
         embedding (int): extent of the embedding, 256 in the published network.
         input_size (int): of the luminance image, a multiple of 16; 128 in the published network.
         identities (int): classes of `logits`; 0: none.
@@ -87,7 +87,7 @@ class LightCNN(nn.Module):
         return torch.maximum(first, second)
 
     def logits(self, image: Tensor) -> Tensor:
-        """Scores (Tensor[n, identities]) of the training identities."""
+        """Logits (Tensor[n, identities]) of the training identities."""
         if self.classes is None:
             raise ValueError("LightCNN: logits needs identities > 0, got 0")
         features = F.dropout(self(image), self.dropout, self.training)

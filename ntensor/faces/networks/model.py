@@ -1,4 +1,4 @@
-"""The networks as whole models: the paper's, and the baselines that are configurations of it."""
+"""The complete networks: the paper's, and the baselines that are configurations of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .swaps import Swaps
 
 
 class FaceAutoencoder(nn.Module):
-    r"""The network of section 3.5, and the network after [30] by configuration.
+    r"""The network of section 3.5, and, by configuration, the network after [30].
 
     `E(x) = [z_b, z_m, z_l, z_p, z_id, z_exp]` (eq. 6), then
 
@@ -32,8 +32,8 @@ class FaceAutoencoder(nn.Module):
        `mask * albedo * shading + (1 - mask) * background`, not clamped;
     3. frontal image and normals `Q_(1)(z_l (x) z_exp (x) z_id)`, `Q_(1)(1/k_l (x) z_exp (x) z_id)`.
 
-    The network `"intrinsic"`, after [30], has neither 1 nor 3; its normals and albedo are decoded
-    from codes `z_n` and `z_a` of their own, and it has no `z_p`, `z_id`, `z_exp`.
+    The network `"intrinsic"`, after [30], has neither stream 1 nor 3. Its normals and albedo are
+    decoded from separate codes `z_n` and `z_a`, and it has no `z_p`, `z_id`, `z_exp`.
 
     Args:
         configuration (ModelConfiguration)
@@ -82,7 +82,7 @@ class FaceAutoencoder(nn.Module):
         self.statistics = Statistics(list_target_extents(c))
 
     def encode(self, image: Tensor) -> tuple[dict[str, Tensor], Kept]:
-        """The codes of `image` (Tensor[n, 3, S, S], 0 to 1), and what the decoders need of it."""
+        """The codes of `image` (Tensor[n, 3, S, S], 0 to 1), and what is kept for the decoders."""
         codes, kept = self.encoder(image)
         return codes, kept
 
@@ -96,18 +96,18 @@ class FaceAutoencoder(nn.Module):
         """`D(codes)` of eq. 7.
 
         Args:
-            codes (mapping): as `encode` gives them; some may come from another image.
-            kept (Kept): of the image that gives mask and background.
-            streams (bool): compute streams 1 and 3 too.
-            frontal (Tensor[n] or None): bool, for which rows stream 3 is computed; its maps are 0
-                in the others. None: for all.
+            codes (mapping): as returned by `encode`; some may come from another image.
+            kept (Kept): of the image that provides mask and background.
+            streams (bool): also compute streams 1 and 3.
+            frontal (Tensor[n] or None): bool, the rows for which stream 3 is computed; its maps are
+                0 in the others. None: all.
 
         Returns:
             dict: `image`, `normal`, `albedo`, `shading`, `background` (n, 3, S, S), `mask`
             (n, 1, S, S), `light` (n, 3, 9); with `streams` also `shape` (n, k_3d),
             `frontal_image`, `frontal_normal` (n, 3, S, S), `exp_3dmm`, `id_3dmm`. Vectors are
-            standardised by `statistics`. Normals are near unit length inside the mask, near zero
-            outside.
+            standardised by `statistics`. The length of normals is close to 1 inside the mask and
+            close to 0 outside.
         """
         normal, albedo = self.decode_surface(codes, kept)
         vectors = self._regress_vectors(codes)
@@ -153,19 +153,19 @@ class FaceAutoencoder(nn.Module):
         return self.mask(codes["z_m"], whole), self.background(codes["z_b"], whole)
 
     def regress(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What needs no decoder.
+        """The outputs that need no decoder.
 
         Args:
-            codes (mapping): as `encode` gives them.
+            codes (mapping): as returned by `encode`.
 
         Returns:
-            dict: `light`; with streams 1 and 3 `exp_3dmm` and `id_3dmm`; `thumbnail` (n, 48) where
+            dict: `light`; `exp_3dmm` and `id_3dmm`, with streams 1 and 3; `thumbnail` (n, 48), if
             the network has one.
         """
         return self._regress_vectors(codes) | self._regress_thumbnail(codes)
 
     def _see(self, codes: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The codes with the gradients that images and normals give them."""
+        """The codes for images and normals; `z_exp` may be detached from their gradients."""
         if self.multilinear and self.configuration.geometric_expression:
             return {**codes, "z_exp": codes["z_exp"].detach()}
         return codes
@@ -201,15 +201,15 @@ class FaceAutoencoder(nn.Module):
         fits: Tensor | None = None,
         swaps: Swaps | None = None,
     ) -> dict[str, Tensor]:
-        """The codes, `decode(encode(image))`, and the thumbnail where the network has one.
+        """The codes, `decode(encode(image))`, and the thumbnail if the network has one.
 
         Args:
             image (Tensor[n, 3, S, S])
             frontal (Tensor[n] or None): as in `decode`.
             fits (Tensor[n] or None): bool, the rows whose normals and albedo are decoded with skip
                 connections. None: all.
-            swaps (Swaps or None): pictures that are decoded once more, with a code of another:
-                adds `swapped_normal` and `swapped_face`, albedo times shading (m, 3, S, S).
+            swaps (Swaps or None): pictures to decode again with one code of another picture. Adds
+                `swapped_normal` and `swapped_face` (m, 3, S, S), the latter albedo times shading.
         """
         codes, kept = self.encode(image)
         output = {
@@ -234,7 +234,7 @@ class FaceAutoencoder(nn.Module):
 
 
 class PlainAutoencoder(nn.Module):
-    """An adversarial auto-encoder [23]: one code `z_0`, which is drawn to the normal distribution.
+    """An adversarial auto-encoder [23] with one code `z_0`, trained towards a normal distribution.
 
     Encoder and decoder are those of `FaceAutoencoder`.
 
@@ -275,7 +275,7 @@ class PlainAutoencoder(nn.Module):
 
 
 def list_target_extents(configuration: ModelConfiguration) -> dict[str, int]:
-    """Extents of the vectors of the data that the network predicts, by name."""
+    """Extents of the data's vectors that the network predicts, by name."""
     return {name: getattr(configuration, entry) for name, entry in configuration.targets.items()}
 
 
@@ -283,10 +283,10 @@ Model = FaceAutoencoder | PlainAutoencoder | ProofOfConcept
 
 
 def build(configuration: ModelConfiguration) -> Model:
-    """The network that the configuration names, with random weights.
+    """Builds the network of a configuration, with random weights.
 
     Raises:
-        ConfigurationError: an extent that the data decides (0 in the configuration) is not known.
+        ConfigurationError: an extent is 0, which stands for the extent of the data.
     """
     extents = list_target_extents(configuration)
     unknown = [name for name, size in extents.items() if size < 1]

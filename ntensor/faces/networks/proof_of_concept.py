@@ -16,11 +16,11 @@ from .streams import RotatedFeature
 
 
 class ProofOfConcept(nn.Module):
-    """Expression and identity (and pose) of an image without background, mask and light.
+    """Expression, identity and optionally pose, without background, mask and light.
 
-    The image is decoded from `z_exp (x) z_id`, rotated by `z_p` where the configuration has a
-    rotation; the facial texture (the albedo of the neutral, frontal face) from `z_id`; linear
-    layers give the coefficients of the morphable model.
+    The image is decoded from `z_exp (x) z_id`, rotated by `z_p` if the configuration has a
+    rotation. The facial texture, which is the albedo of the neutral, frontal face, is decoded from
+    `z_id`. Linear layers predict the coefficients of the morphable model.
 
     Args:
         configuration (ModelConfiguration)
@@ -59,7 +59,7 @@ class ProofOfConcept(nn.Module):
         return codes, kept
 
     def decode(self, codes: Mapping[str, Tensor], kept: Kept = NOTHING) -> dict[str, Tensor]:
-        """`D(z_exp, z_id)` of eq. 18, or of the same with `z_p`; codes may be of several images.
+        """`D(z_exp, z_id)` of eq. 18, optionally with `z_p`; codes may come from several images.
 
         Returns:
             dict: `image`, `texture` (n, 3, S, S), `exp_3dmm`, `id_3dmm` (standardised).

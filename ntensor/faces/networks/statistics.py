@@ -1,4 +1,4 @@
-"""Means and standard deviations of the pseudo ground truth, kept inside a network's weights."""
+"""Means and standard deviations of the pseudo ground truth, stored in a network's weights."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from torch import Tensor, nn
 
 STANDARDISED = ("exp_3dmm", "id_3dmm", "shape")
 
-# A coordinate that hardly varies is left near its mean instead of blown up to unit variance.
+# Keeps a coordinate that hardly varies from being amplified to unit variance.
 SMALLEST_SHARE = 0.1
 
 
 class Statistics(nn.Module):
-    """Standardises the vectors of a batch: `(x - mean) / std`, coordinate by coordinate.
+    """Standardises the vectors of a batch: `(x - mean) / std`, per coordinate.
 
-    A standard deviation below a tenth of the root of the mean square of all coordinates' counts as
-    that. The shape has one standard deviation for all coordinates, so that lengths keep their
-    proportions.
+    Standard deviations are at least a tenth of their root mean square over all coordinates. The
+    shape has one standard deviation for all coordinates, so lengths keep their proportions.
 
     Args:
         sizes (mapping): extent of each vector by name, among `exp_3dmm`, `id_3dmm`, `shape`.
@@ -40,7 +39,7 @@ class Statistics(nn.Module):
             self.register_buffer(f"{name}_std", torch.ones(size))
 
     def set(self, values: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """Takes the mean and standard deviation of each vector.
+        """Sets the mean and standard deviation of each vector.
 
         Raises:
             ValueError: a vector is missing or has another extent.

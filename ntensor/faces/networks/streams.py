@@ -1,4 +1,4 @@
-"""The three streams of section 3.5 that combine codes multilinearly, and the light of a code."""
+"""The three streams of section 3.5, which combine codes multilinearly, and the light."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Stream(nn.Module):
 
     .. math:: \mathcal{C} = \mathcal{G} \times_1 U
 
-    with `G` of extent `rank` in its output mode. Its parameters and the time of their updates are
-    then a fraction of those of a whole core, and what it gives lies in `rank` dimensions.
+    with `G` of extent `rank` in its output mode. This has a fraction of the parameters and of the
+    update time of a full core; its outputs lie in `rank` dimensions.
 
     Args:
         factor_sizes (tuple of int): as in `ntensor.nn.MultilinearProjection`.
         out_features (int): `k_x`.
-        rank (int): 0: a whole core.
+        rank (int): 0: a full core.
         accumulate_core_grad, device, dtype: as in `ntensor.nn.MultilinearProjection`.
     """
 
@@ -79,8 +79,7 @@ class RotatedFeature(nn.Module):
     """First half of stream 2: 2-way synthesis, rotated by the pose (section 3.4).
 
     Args:
-        layout (str): `"column"` or `"row"`, as in `ntensor.rotation`; `"off"` leaves the rotation
-            out.
+        layout (str): `"column"` or `"row"`, as in `ntensor.rotation`; `"off"`: no rotation.
     """
 
     def __init__(self, layout: str) -> None:
@@ -88,7 +87,7 @@ class RotatedFeature(nn.Module):
         self.layout = layout
 
     def forward(self, z_exp: Tensor, z_id: Tensor, z_p: Tensor | None = None) -> Tensor:
-        """Tensor[n, k_exp k_id]; `z_p` (n, 9) is the rotation matrix, row by row."""
+        """Tensor[n, k_exp k_id]; `z_p` (n, 9) is the rotation matrix in row-major order."""
         if self.layout == "off":
             return ntensor.synthesis(z_exp, z_id)
         if z_p is None:
@@ -131,7 +130,7 @@ class FrontalStream(Stream):
         self.shape = (3, image_size, image_size)
 
     def to_map(self, projected: Tensor) -> Tensor:
-        """Tensor[n, 3, S, S] of what the core gives."""
+        """Reshapes outputs of the core to maps (Tensor[n, 3, S, S])."""
         pixels: Tensor = self.basis(projected)
         return pixels.unflatten(1, self.shape)
 
@@ -142,9 +141,9 @@ class FrontalStream(Stream):
 
 
 class Light(nn.Module):
-    """`z_l` to the spherical harmonics of three colours, in the order of `harmonics.ORDER`.
+    """Maps `z_l` to spherical harmonics of three colours, in the order of `harmonics.ORDER`.
 
-    Starts at white ambient light that shades every normal by `START`.
+    It is initialised to white ambient light that shades every normal by `START`.
 
     Args:
         k_l (int): extent of `z_l`.
@@ -156,7 +155,7 @@ class Light(nn.Module):
         super().__init__()
         self.linear = nn.Linear(k_l, 27)
         if self.linear.weight.is_meta:
-            return  # without values; see `initialisation.keep_variance`
+            return  # no values to set; see `initialisation.keep_variance`
         with torch.no_grad():
             white = harmonics.ambient(torch.full((1, 3), self.START))
             self.linear.weight.mul_(0.1)

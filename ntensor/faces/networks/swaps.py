@@ -1,4 +1,4 @@
-"""Pictures of a batch that are decoded once more, with one code of another picture."""
+"""Pictures of a batch that are decoded again with one code of another picture."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import Tensor
 from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.datasets.records import DIFFERS
 
-# The code of each factor in which two pictures of one person may differ.
+# Codes, and the factor of each in which two pictures of one person may differ.
 _CODES = {"z_exp": "expression", "z_p": "pose", "z_l": "light"}
 
 
 class Swaps(NamedTuple):
     """`m` pictures that get one code of another picture of the same person.
 
-    Where that code's factor is all in which the two differ, the other picture must come out.
+    The two pictures differ only in the factor of that code, so decoding must give the other one.
 
     Attributes:
-        rows, others (Tensor[m]): the pictures' places in the batch, and those of the pictures that
-            give a code.
-        differs (Tensor[m]): the factor, a place in `records.DIFFERS`; not 0.
+        rows, others (Tensor[m]): indices in the batch of the pictures, and of those that provide
+            the code.
+        differs (Tensor[m]): the factor, an index into `records.DIFFERS`; not 0.
     """
 
     rows: Tensor
@@ -31,7 +31,7 @@ class Swaps(NamedTuple):
     differs: Tensor
 
     def exchange(self, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The pictures' codes (Tensor[m, k] by name), one of them replaced."""
+        """The pictures' codes (Tensor[m, k] by name), with one of them replaced."""
         exchanged = {name: code[self.rows] for name, code in codes.items()}
         for name, factor in _CODES.items():
             replaced = (self.differs == DIFFERS.index(factor)).unsqueeze(1)
@@ -48,11 +48,11 @@ def find_swaps(batch: Mapping[str, Tensor]) -> Swaps:
     """The swaps of a batch whose rows 2k and 2k + 1 are pairs, in both directions.
 
     Args:
-        batch (mapping): with `identity` and `differs` (Tensor[n]), as `records` has them. Rows
-            whose label is 0 or unknown (-1), or which are not of one pair, take no part.
+        batch (mapping): with `identity` and `differs` (Tensor[n]), as in `records`. Rows whose
+            label is 0 or unknown (-1), and rows that do not form a pair, are ignored.
 
     Raises:
-        ConfigurationError: the data does not say in what pictures differ.
+        ConfigurationError: the data has no label `differs`.
     """
     if "differs" not in batch:
         raise ConfigurationError(

@@ -1,1 +1,1 @@
-"""The page of `ntensor.faces.demo`: who may ask, what is kept and for how long, how it looks."""
+"""The page of `ntensor.faces.demo`: access control, temporary files, sessions and layout."""

@@ -1,4 +1,4 @@
-"""The calls of the page's functions: checked, and rebuilt from what was understood."""
+"""Validates calls of the page's functions and rebuilds them from the validated parts."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class _Call(pydantic.BaseModel):
 
 
 class Calls:
-    """What may be asked of a page.
+    """The calls that a page accepts.
 
     Args:
-        functions (mapping): index of each function -> the kind of each input, `"weight"` or
+        functions (mapping): by index of a function, the kind of each input, `"weight"` or
             `"upload"`.
-        selecting (collection): of these functions, the ones that take which face was selected.
-        folder (Folder): in which uploads lie.
+        selecting (set): the functions that take the index of the selected face.
+        folder (Folder): holds the uploads.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class Calls:
         self.functions, self.selecting, self.folder = functions, selecting, folder
 
     def check(self, body: bytes) -> bytes:
-        """The JSON of a call, with nothing in it that the page does not use.
+        """Validates the JSON of a call, and drops everything that the page does not use.
 
         Raises:
-            PageError: an unknown function, or a wrong number, kind or size of its inputs.
+            PageError: an unknown function, or inputs of the wrong number, kind or size.
         """
         try:
             call = _Call.model_validate_json(body)

@@ -1,4 +1,4 @@
-"""The page's files: only this user reads them, their size has a limit, none is left at the end."""
+"""The page's files: private to this user, limited in size, and removed at the end."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ MOST_BYTES = 64_000_000
 
 
 class Folder:
-    """A temporary folder (mode 0700) for uploads, and for pictures and meshes that are shown.
+    """A temporary folder of mode 0700 for uploads, and for the pictures and meshes shown.
 
-    A page that was killed leaves its folder behind, without a lock on it; the next page of the
-    same user removes it.
+    A killed page leaves its folder behind, unlocked; the next page of the same user removes it.
 
     Args:
-        most (int): bytes in all.
+        most (int): limit on the total size, bytes.
 
     Attributes:
-        files (Path): where the files lie.
+        files (Path): the folder of the files.
 
     Example:
         >>> from ntensor.faces.page.folder import Folder
@@ -41,7 +40,7 @@ class Folder:
         place = Path(tempfile.gettempdir()).resolve()
         for left in place.glob(f"{PREFIX}*"):
             _remove_left_over(left)
-        # Another page must not see the folder before it is locked.
+        # The folder must be locked before another page can see it.
         new = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=place))
         self._lock = FileLock(new / "lock")
         self._lock.acquire(timeout=0)
@@ -60,7 +59,7 @@ class Folder:
         self._lock.release()
 
     def holds(self, path: str) -> bool:
-        """Whether `path` is a file in here; a link that leads out is not."""
+        """Whether `path` is a file in this folder; links that lead outside are not."""
         try:
             file = Path(path).resolve(strict=True)
         except (OSError, RuntimeError, ValueError):
@@ -68,7 +67,7 @@ class Folder:
         return file.is_relative_to(self.files) and file.is_file()
 
     def keep(self) -> None:
-        """Files that lie here now are not removed to make room."""
+        """Protects the present files from `make_room`."""
         self._kept = {path for path, _ in self._list_by_age()}
 
     def make_room(self, wanted: int = 0) -> None:
@@ -83,7 +82,7 @@ class Folder:
                 size -= status.st_size
 
     def write(self, content: bytes, suffix: str) -> Path:
-        """A new file."""
+        """Writes a new file."""
         self.make_room(len(content))
         number, path = tempfile.mkstemp(suffix, dir=self.files)
         with os.fdopen(number, "wb") as stream:
@@ -96,7 +95,7 @@ class Folder:
             try:
                 status = path.lstat()
             except FileNotFoundError:
-                continue  # removed meanwhile
+                continue  # removed in the meantime
             if not path.is_dir():
                 files.append((path, status))
         return sorted(files, key=lambda file: file[1].st_mtime_ns)
@@ -113,4 +112,4 @@ def _remove_left_over(folder: Path) -> None:
         with FileLock(folder / "lock", timeout=0):
             shutil.rmtree(folder)
     except Timeout:
-        return  # a page that runs
+        return  # in use by a running page

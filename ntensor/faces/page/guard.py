@@ -1,4 +1,4 @@
-"""The page's door: who may ask, for what, and how much (middleware in front of the server)."""
+"""ASGI middleware in front of the page: checks origin, path and size of every request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 MOST_UPLOADED = 20_000_000
 MOST_CALLED = 65_536
-# Uploads that are received at the same time.
+# Limit on simultaneous uploads.
 MOST_UPLOADS = 2
 BODY_SECONDS = 60.0
 
@@ -58,13 +58,12 @@ class _Refusal(PageError):
 
 
 class Guard:
-    """Passes on what the page itself asks for; answers all else with a sentence.
+    """Forwards only requests of the page itself; answers all others with an error.
 
-    - `Host` is one of `hosts`, so that no other name that leads here reads the page (DNS
-      rebinding); `Origin` and `Sec-Fetch-Site`, where a browser sends them, are the page's own, so
-      that no other page writes to it.
-    - Paths are those that the page uses, and files those in its folder.
-    - A body is received whole and within its limit, whatever its headers say, before the
+    - `Host` must be one of `hosts`, which prevents DNS rebinding. `Origin` and `Sec-Fetch-Site`,
+      if a browser sends them, must be the page's own, so that no other site can write to it.
+    - Paths must be among those that the page uses, and files in its folder.
+    - A body is received completely and within its limit, whatever its headers say, before the
       application sees any of it. A call is rebuilt by `Calls.check`; for an upload the folder
       makes room.
 
@@ -73,7 +72,7 @@ class Guard:
         hosts (Hosts)
         calls (Calls)
         folder (Folder)
-        seconds (float): within which a body arrives.
+        seconds (float): time limit for receiving a body.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class Guard:
         self._closing = asyncio.Event()
 
     def close(self) -> None:
-        """Ends the answers that last as long as their client stays."""
+        """Ends responses that would last until their client disconnects."""
         self._closing.set()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -112,7 +111,7 @@ class Guard:
             await _refuse(send, _Refusal(422, str(error)))
         else:
             if body is None:
-                return  # the client has gone
+                return  # the client has disconnected
             uploading = scope["path"] == UPLOAD
             async with self._storing if uploading else contextlib.nullcontext():
                 if uploading:
@@ -129,7 +128,7 @@ class Guard:
             raise _Refusal(403, f"this page takes no {site!r} requests; type its address instead")
 
     def _find_limit(self, scope: Message) -> int:
-        """Bytes that the body of this request may have."""
+        """The largest allowed body of this request, bytes."""
         method, path = scope["method"], scope["path"]
         if method == "POST" and path == UPLOAD:
             return MOST_UPLOADED + MOST_CALLED
@@ -144,7 +143,7 @@ class Guard:
         raise _Refusal(404, "the page has nothing there")
 
     async def _read_body(self, scope: Message, receive: Receive) -> bytes | None:
-        """The body, or None where the client has gone."""
+        """The body, or None if the client has disconnected."""
         limit = self._find_limit(scope)
         length = _find_header(scope, b"content-length") or "0"
         if not length.isdecimal():
@@ -173,7 +172,7 @@ class Guard:
             raise _Refusal(408, f"the request did not arrive in {self.seconds} seconds") from error
 
     def _replay(self, body: bytes, receive: Receive) -> Receive:
-        """The body, and then that the client has gone, once it has or this server closes."""
+        """Replays the body, then a disconnect once the client disconnects or the server closes."""
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def again() -> Message:
@@ -191,12 +190,12 @@ class Guard:
 
 
 class Hosts:
-    """The values of `Host` under which a page may be asked for.
+    """The values of `Host` that a page accepts.
 
     Args:
         port (int)
-        network (bool): every address and the name of this machine too. An address is safe from
-            DNS rebinding, which needs a name.
+        network (bool): also accept any IP address, and this machine's name. Addresses are safe
+            from DNS rebinding, which needs a name.
     """
 
     def __init__(self, port: int, network: bool = False) -> None:
@@ -223,7 +222,7 @@ def _is_address(name: str) -> bool:
 
 
 def _find_header(scope: Message, name: bytes) -> str | None:
-    """The only header of this name; None where there is none."""
+    """The value of a header, or None; more than one is refused."""
     values = [value for key, value in scope["headers"] if key.lower() == name]
     if len(values) > 1:
         raise _Refusal(400, f"wanted one header {name.decode()}, got {len(values)}")
@@ -242,7 +241,7 @@ async def _read(receive: Receive, limit: int) -> bytes | None:
 
 
 def _add_headers(scope: Message, send: Send) -> Send:
-    # Pictures of people are not for the browser's disk.
+    # The browser must not store pictures of people on disk.
     fleeting = not scope["path"].startswith(("/assets/", "/static/"))
     more = HEADERS | ({"cache-control": "no-store"} if fleeting else {})
     added = [(name.encode(), value.encode()) for name, value in more.items()]
@@ -261,7 +260,7 @@ def _too_large(limit: int) -> _Refusal:
 
 
 async def _refuse(send: Send, refusal: _Refusal) -> None:
-    # Gradio's own errors have this form too, so that the page shows the sentence.
+    # The form of Gradio's own errors, so the page shows the message.
     text = json.dumps({"detail": str(refusal)}).encode()
     headers = [
         (b"content-type", b"application/json"),

@@ -1,4 +1,4 @@
-"""How the page looks and what its parts do, in Gradio."""
+"""The layout and the event handlers of the page, in Gradio."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ STYLE = """
 
 
 def build_page(visitors: Visitors) -> gr.Blocks:
-    """The page of a demo."""
+    """Builds the page of a demo."""
     parts: dict[str, Any] = {}
     with gr.Blocks(title="ntensor: two faces", delete_cache=(60, 600)) as page:
         gr.Markdown(f"## Two faces, and what lies between them\n{visitors.demo.sentence}")
@@ -67,7 +67,7 @@ def build_page(visitors: Visitors) -> gr.Blocks:
 
 
 def make_application(page: gr.Blocks) -> Any:
-    """The page as an ASGI application."""
+    """Wraps the page as an ASGI application."""
     return gr.mount_gradio_app(
         fastapi.FastAPI(openapi_url=None),
         page,
@@ -85,7 +85,7 @@ def make_application(page: gr.Blocks) -> Any:
 
 
 def list_calls(page: gr.Blocks, folder: Folder) -> Calls:
-    """What may be asked of the page."""
+    """The calls that the page accepts."""
     kinds = {gr.Slider: "weight", gr.UploadButton: "upload"}
     functions = {
         index: [kinds[type(block)] for block in function.inputs]
@@ -209,13 +209,13 @@ def _wire_side(
     hidden = {"outputs": outputs, "show_progress": "hidden"}
     offered.select(choose, sliders, **hidden).then(**shape_of)
     given = parts[f"{side} upload"]
-    # Gradio's own look at the file would leave another one.
+    # Gradio's preprocessing would leave another copy of the file.
     given.upload(upload, [given, *sliders], **hidden, preprocess=False).then(**shape_of)
     parts[f"{side} others"].click(others, None, offered)
 
 
 def _show_errors(function: Callable[P, T]) -> Callable[P, T]:
-    """Shows an error as a sentence on the page."""
+    """Shows errors as messages on the page."""
 
     @functools.wraps(function)
     def handler(*arguments: P.args, **options: P.kwargs) -> T:

@@ -1,4 +1,4 @@
-"""What the page of `ntensor.faces.demo` shows: pictures as HTML, the shape as a mesh."""
+"""The content of the page of `ntensor.faces.demo`: pictures as HTML, the shape as a mesh."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from ntensor.faces.reading import read_picture
 from ntensor.faces.runs.opened import OpenedRun, Options
 from ntensor.faces.writing.sheet import to_colours
 
-# Faces to choose from at a time.
+# Number of faces offered at a time.
 OFFERED = 12
-# The two that a page begins with.
+# The two initial faces.
 START = (2, 6)
 YAWS = (0, 30, -15, -40, 15)
 MOST_PIXELS = 40_000_000
 
 SIDES = ("first", "second")
-# 0 is the first face, 1 the second.
+# Weights run from the first face, 0, through the second, 1, and beyond.
 LARGEST_WEIGHT = 1.5
 SLIDERS = ("identity", "expression", "pose", "light")
 MAPS = {
@@ -51,10 +51,10 @@ MAPS = {
 
 
 class Demo:
-    """What the page shows and does, without the page.
+    """The content and actions of the page, independent of Gradio.
 
     Args:
-        run (Path): folder that training wrote, or a file of weights.
+        run (Path): a run's folder, or a file of weights.
         checkpoint (str): `"best"` or `"last"`.
 
     Raises:
@@ -67,7 +67,7 @@ class Demo:
 
     @property
     def sentence(self) -> str:
-        """What was trained on what."""
+        """A description of the network's training."""
         data, step = self.run.configuration.data, self.run.step
         if self.run.inputs.own_surface is not None:
             return (
@@ -83,10 +83,10 @@ class Demo:
 
     @property
     def surface(self) -> FaceModel:
-        """Of the network's shape.
+        """The surface of the network's shape.
 
         Raises:
-            FacesError: none is known, or it has other vertices.
+            FacesError: it is unknown, or its number of vertices is wrong.
         """
         face, k_3d = self.run.inputs.surface, self.run.configuration.model.k_3d
         if face.shape_size != k_3d:
@@ -97,7 +97,7 @@ class Demo:
         return face
 
     def choose_face(self, number: int) -> Face:
-        """A face to choose: of the test persons, or of the run's validation set."""
+        """An offered face, of a test person or from the run's validation set."""
         data, inputs = self.run.configuration.data, self.run.inputs
         if data.source == "generated":
             basic = inputs.face_model.basic_names
@@ -112,13 +112,13 @@ class Demo:
         return inputs.read_record(folder, number % StoredFaces(folder).count)
 
     def show_offered(self, page: int) -> list[Any]:
-        """Pictures (S, S, 3), uint8, of the faces to choose from on a page of `OFFERED`."""
+        """Pictures (S, S, 3), uint8, of the faces offered on a page of `OFFERED`."""
         numbers = range(page * OFFERED, (page + 1) * OFFERED)
         faces = [self.choose_face(number) for number in numbers] if page else self.first_offered
         return [to_pixels(face.image) for face in faces]
 
     def start(self) -> tuple[Session, dict[str, list[str]]]:
-        """The session that a page begins with, and `side` of each side."""
+        """The initial session, and `show_side` of each side."""
         faces = {s: self.first_offered[k].image for s, k in zip(SIDES, START, strict=True)}
         first, second = (self.fix_face(image) for image in faces.values())
         session = Session(first, second, self.leak)
@@ -126,16 +126,16 @@ class Demo:
 
     @property
     def leak(self) -> Tensor | None:
-        """By which `z_id` follows the pose; None where it need not."""
+        """The regression by which `z_id` follows the pose; None if training separated the two."""
         return None if self.run.separated else self.run.leak
 
     def fix_face(self, image: Tensor) -> FixedFace:
-        """A picture (3, S, S), encoded."""
+        """Encodes a picture (3, S, S)."""
         encoded = self.run.encode([Face("", image)])[0]
         return FixedFace(self.run.model, encoded, image[None].to(self.run.device))
 
     def read_upload(self, path: Path) -> Tensor:
-        """The face in a picture's file, for the network; its middle square where none is found.
+        """Reads a picture and crops its face; the middle square if no face is found.
 
         Raises:
             ImageError: see `read_picture`; the message names the file without its folder.
@@ -146,15 +146,18 @@ class Demo:
             raise ImageError(str(error).replace(str(path), path.name)) from error
 
     def show_side(self, side: str, session: Session, image: Tensor) -> list[str]:
-        """HTML of the picture of one side, and of its decodings."""
+        """HTML of one side's picture and of its decoded maps."""
         face = getattr(session, side)
         maps = editing.decode(self.run.model, face.encoded)
         title = f"{side.title()} face"
         return [format_picture(image, title), format_maps(title, maps)]
 
     def show_edited(self, session: Session, weights: Mapping[str, float]) -> list[str]:
-        """HTML of the edited face, large (decoded, frontal, as a change of the first picture), and
-        of its decodings."""
+        """HTML of the edited face, large, and of its decoded maps.
+
+        The large pictures are the decoded face, its frontal view and, if available, the first
+        picture with the edited expression and light.
+        """
         maps = session.decode(weights)
         large = {"Edited face": maps["image"], "Its frontal view": maps["frontal_image"]}
         changed = session.edit_picture(weights)
@@ -164,7 +167,7 @@ class Demo:
         return [f'<div class="large">{figures}</div>', format_maps("Edited face", maps)]
 
     def make_mesh(self, session: Session, weights: Mapping[str, float]) -> bytes:
-        """The edited shape as a GLB file, whose texture is the frontal image.
+        """The edited shape as a GLB file, textured with the frontal image.
 
         Raises:
             FacesError: see `surface`.
@@ -190,23 +193,23 @@ class Demo:
 
 
 def find_texture_places(vertices: Tensor) -> Tensor:
-    """Where vertices (V, 3), in millimetres, lie in the frontal image.
+    """Texture coordinates of vertices (V, 3), in millimetres, in the frontal image.
 
     Returns:
         Tensor[V, 2]: 0 to 1, from the left and from the bottom.
     """
-    # A little inwards, so that the outline does not take the empty background's colour.
+    # Slightly inwards, so that the outline does not get the colour of the empty background.
     seen = 0.95 * images.project(vertices, 1) * vertices.new_tensor([1, -1])
     return (0.5 + seen).clamp(0, 1)
 
 
 def to_pixels(image: Tensor) -> Any:
-    """An image (3, S, S), 0 to 1, as array (S, S, 3), uint8."""
+    """Converts an image (3, S, S), 0 to 1, to an array (S, S, 3), uint8."""
     return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
 
 def format_picture(image: Tensor, description: str) -> str:
-    """An image (3, S, S), 0 to 1, as HTML that needs no other file."""
+    """An image (3, S, S), 0 to 1, as self-contained HTML."""
     file = io.BytesIO()
     extras.load("PIL.Image").fromarray(to_pixels(image)).save(file, "PNG", compress_level=1)
     data = base64.b64encode(file.getvalue()).decode()
@@ -214,14 +217,14 @@ def format_picture(image: Tensor, description: str) -> str:
 
 
 def format_figure(image: Tensor, description: str, caption: str) -> str:
-    """`picture` with a caption."""
+    """`format_picture` with a caption."""
     return (
         f"<figure>{format_picture(image, description)}<figcaption>{caption}</figcaption></figure>"
     )
 
 
 def format_maps(title: str, maps: Mapping[str, Tensor]) -> str:
-    """The decodings of one face as HTML, each with its name."""
+    """The decoded maps of one face as HTML, with captions."""
     figures = "".join(
         format_figure(to_colours(name, maps[name])[0], f"{title}: {shown}", shown)
         for name, shown in MAPS.items()

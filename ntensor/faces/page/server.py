@@ -1,4 +1,4 @@
-"""The page's server: uvicorn before the guard before Gradio."""
+"""The page's server: uvicorn, then the guard, then Gradio."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_CONNECTIONS = 64
 
 
 class Server(uvicorn.Server):
-    """Serves what a guard passes on, on sockets that are given to `run`."""
+    """Serves a guarded page, on the sockets given to `run`."""
 
     def __init__(self, guard: Guard) -> None:
         self.guard = guard
@@ -32,13 +32,13 @@ class Server(uvicorn.Server):
         super().__init__(settings)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Ends what a page in a browser holds open, then all the rest."""
+        """Ends the connections that browsers hold open, then everything else."""
         self.guard.close()
         await super().shutdown(sockets)
 
 
 def make_server(demo: Demo, folder: Folder, hosts: Hosts) -> Server:
-    """The server of a demo's page."""
+    """Makes the server of a demo's page."""
     page = build_page(Visitors(demo, folder))
     folder.keep()
     return Server(Guard(make_application(page), hosts, list_calls(page, folder), folder))

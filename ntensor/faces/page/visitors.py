@@ -1,4 +1,4 @@
-"""What the page does for each of its sessions, one after the other."""
+"""The page's sessions; their requests are computed one at a time."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PATIENCE = 30.0
 
 @dataclass
 class Visitor:
-    """What is kept of one open page.
+    """The state of one open page.
 
     Attributes:
         session: its two faces.
         solid: whether the 3D shape is shown.
-        offered: which faces each side chooses from.
-        mesh: the file of the shape that was shown last.
+        offered: the page of offered faces on each side.
+        mesh: the file of the last shape shown.
     """
 
     session: Session
@@ -39,21 +39,21 @@ class Visitor:
     mesh: Path | None = None
 
     def close(self) -> None:
-        """Removes its file."""
+        """Removes the mesh file."""
         if self.mesh is not None:
             self.mesh.unlink(missing_ok=True)
 
 
 class Visitors:
-    """The open pages, of which the one unused for longest makes room for a new one.
+    """The open pages; a new one replaces the least recently used.
 
-    One request is computed at a time; the others wait.
+    Requests are computed one at a time; the others wait.
 
     Args:
         demo (Demo)
         folder (Folder): for meshes.
-        most (int): open pages.
-        patience (float): seconds that a request waits for its turn.
+        most (int): limit on open pages.
+        patience (float): longest wait of a request, seconds.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Visitors:
         return len(self._open)
 
     def start(self, name: str) -> list[str]:
-        """Opens a page: both sides and the edited face as HTML."""
+        """Opens a page; returns HTML of both sides and of the edited face."""
         with self._take_turn():
             session, sides = self.demo.start()
             self._close(name)
@@ -78,7 +78,7 @@ class Visitors:
             return [*sides["first"], *sides["second"], *self.demo.show_edited(session, {})]
 
     def forget(self, name: str) -> None:
-        """Drops what is kept of a page that was closed."""
+        """Drops the state of a closed page."""
         with self._take_turn():
             self._close(name)
 
@@ -88,13 +88,13 @@ class Visitors:
             return self.demo.show_edited(visitor.session, _name_weights(values))
 
     def choose(self, name: str, side: str, index: int, values: Sequence[float]) -> list[str]:
-        """Takes one of the faces that a side offers; HTML of the side and of the edited face."""
+        """Chooses an offered face for a side; returns HTML of the side and of the edited face."""
         with self._visit(name) as visitor:
             number = visitor.offered[side] * OFFERED + index
             return self._replace(visitor, side, self.demo.choose_face(number).image, values)
 
     def upload(self, name: str, side: str, path: Path, values: Sequence[float]) -> list[str]:
-        """As `choose`, with an uploaded picture, whose file is removed."""
+        """As `choose`, with an uploaded picture; its file is removed."""
         try:
             with self._visit(name) as visitor:
                 return self._replace(visitor, side, self.demo.read_upload(path), values)
@@ -102,19 +102,19 @@ class Visitors:
             path.unlink(missing_ok=True)
 
     def offer_others(self, name: str, side: str) -> list[Any]:
-        """Pictures of the next faces that a side offers."""
+        """Pictures of the next faces offered on a side."""
         with self._visit(name) as visitor:
             visitor.offered[side] += 1
             self.folder.make_room()
             return self.demo.show_offered(visitor.offered[side])
 
     def show(self, name: str, solid: bool) -> None:
-        """Chooses between picture and 3D shape."""
+        """Switches between picture and 3D shape."""
         with self._visit(name) as visitor:
             visitor.solid = solid
 
     def make_shape(self, name: str, values: Sequence[float]) -> Path | None:
-        """A GLB file of the edited shape; None where the picture is shown."""
+        """Writes the edited shape as a GLB file; None if the picture is shown."""
         with self._visit(name) as visitor:
             if not visitor.solid:
                 return None

@@ -1,1 +1,1 @@
-"""From vertices, skin, pose and light to pictures."""
+"""Renders pictures from vertices, skin, pose and light."""

@@ -1,4 +1,4 @@
-"""Backgrounds with structure: smooth noise, and shapes in front of it."""
+"""Structured backgrounds: smooth noise with shapes in front of it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 
 def draw_backdrop(seed: int, size: int) -> Any:
-    """A background.
+    """Draws a random background.
 
     Args:
         seed (int)
-        size (int): pixels a side.
+        size (int): pixels per side.
 
     Returns:
         array[3, size, size], float32 in 0..1

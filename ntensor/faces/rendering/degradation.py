@@ -14,18 +14,20 @@ from ntensor.faces.reading import compress_jpeg
 
 @dataclasses.dataclass(frozen=True)
 class Degradation:
-    """Applied in this order; see `degrade`.
+    """The parameters of `degrade`.
 
     Attributes:
-        cast (tuple of float): factors of red, green, blue.
-        exposure (float): factor of all.
+        cast (tuple of float): factors for red, green and blue.
+        exposure (float): factor for all channels.
         gamma (float): exponent.
-        saturation (float): 1 as it is, 0 grey.
-        blur (float): the side of the picture that it is made from over its own, 0..1.
-        noise (float): standard deviation, and `seed` of it.
-        quality (int): of JPEG, 1..100; 0: none.
-        margins (tuple of int): pixels at the left, right, top and bottom that the source did not
-            have; repeated edges, or `black`.
+        saturation (float): 1: unchanged, 0: grey.
+        blur (float): resolution of the picture relative to its size, 0..1.
+        noise (float): standard deviation.
+        seed (int): of the noise.
+        quality (int): JPEG quality, 1..100; 0: no JPEG compression.
+        margins (tuple of int): pixels missing at the left, right, top and bottom; filled by
+            repeating the edge.
+        black (bool): fills the margins with black instead.
     """
 
     cast: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -41,7 +43,7 @@ class Degradation:
 
 
 def degrade(image: Tensor, how: Degradation) -> Tensor:
-    """The picture (1, 3, S, S), 0..1, as it would come from a file."""
+    """Degrades a picture (1, 3, S, S), 0..1, as a camera and an image file would."""
     size = image.shape[-1]
     x = image * image.new_tensor(how.cast).view(1, 3, 1, 1) * how.exposure
     x = x.clamp(0, 1) ** how.gamma

@@ -1,6 +1,6 @@
-r"""Spherical-harmonics lighting of order 2, as the network after reference [30] uses it.
+r"""Spherical-harmonics lighting of order 2, as used in the network after reference [30].
 
-The light of one colour channel is `L_1 ... L_9`; the shading of a unit normal `(x, y, z)` is
+The light of one colour channel is `L_1 ... L_9`. The shading of a unit normal `(x, y, z)` is
 
 .. math:: S(n) = \max\Big(0, \sum_{j=1}^{9} L_j \, b_j(n)\Big)
 
@@ -15,9 +15,9 @@ with, in this order (`ORDER`),
 ====================  ===============================================
 
 `c1 = sqrt(15 pi)/16 = 0.429043`, `c2 = sqrt(3 pi)/6 = 0.511664`, `c4 = sqrt(pi)/2 = 0.886227`,
-`c5 = sqrt(5 pi)/16 = 0.247708`. It is the form `(n, 1)^T M(L) (n, 1)` of Ramamoorthi and Hanrahan
-(2001) with `c3 = 3 c5 = 0.743125`: harmonics times the attenuation `pi (1, 2/3, 1/4)` of a
-Lambertian surface, so that `L` are the coefficients of the incoming light itself.
+`c5 = sqrt(5 pi)/16 = 0.247708`. This is the form `(n, 1)^T M(L) (n, 1)` of Ramamoorthi and Hanrahan
+(2001) with `c3 = 3 c5 = 0.743125`. The basis functions are harmonics times the attenuation
+`pi (1, 2/3, 1/4)` of a Lambertian surface, so `L` are the coefficients of the incoming light.
 
 Normals: x right in the image, y up, z towards the camera.
 """
@@ -49,7 +49,7 @@ def _check_normals(operation: str, normals: Tensor) -> None:
 
 
 def basis(normals: Tensor) -> Tensor:
-    """The nine functions `b_1 ... b_9` of the module's table at unit normals.
+    """The nine basis functions `b_1 ... b_9` of the module's table at unit normals.
 
     Args:
         normals (Tensor[n, 3, ...]): unit vectors.
@@ -85,18 +85,18 @@ def basis(normals: Tensor) -> Tensor:
 
 
 def shading(normals: Tensor, light: Tensor, rectify: bool = True) -> Tensor:
-    """Shading of a normal map: the module's formula, for each colour channel. Differentiable.
+    """Shading of a normal map by the module's formula, per colour channel. Differentiable.
 
     Args:
         normals (Tensor[n, 3, ...]): unit vectors, usually `(n, 3, height, width)`.
         light (Tensor[n, 3, 9]): coefficients of red, green and blue in the order `ORDER`.
-        rectify (bool): cut negative values off, as in the formula. Default: True.
+        rectify (bool): clamp negative values to 0, as in the formula. Default: True.
 
     Returns:
         Tensor[n, 3, ...]: not bounded above; the image is `clamp(albedo * shading, 0, 1)`.
 
     Raises:
-        ValueError: a shape is not as said.
+        ValueError: wrong shape.
 
     Example:
         >>> import torch
@@ -139,15 +139,14 @@ def ambient(colour: Tensor) -> Tensor:
 
 
 def directional(direction: Tensor, colour: Tensor) -> Tensor:
-    """A distant lamp, projected on the harmonics of order 2.
+    """A distant lamp, projected onto the harmonics of order 2.
 
-    The shading approximates `colour * max(0, n . direction)`: 1.07 times `colour` where the
-    normal looks to the lamp, small negative values (that `shading` cuts off) far from it.
+    The shading approximates `colour * max(0, n . direction)`. It is 1.07 times `colour` where the
+    normal faces the lamp. Far from there it has small negative values, which `shading` clamps.
 
     Args:
-        direction (Tensor[n, 3]): unit vectors from the face to the lamp. A lamp at the image's
-            left at azimuth `A > 0` and elevation `E` is
-            `(-sin A cos E, sin E, cos A cos E)`, see `direction_of`.
+        direction (Tensor[n, 3]): unit vectors from the face to the lamp. For azimuth `A` and
+            elevation `E` this is `(-sin A cos E, sin E, cos A cos E)`, see `direction_of`.
         colour (Tensor[n, 3]): red, green, blue.
 
     Returns:
@@ -160,7 +159,7 @@ def directional(direction: Tensor, colour: Tensor) -> Tensor:
         >>> harmonics.directional(left, torch.ones(1, 3)).shape
         torch.Size([1, 3, 9])
     """
-    # A lamp's coefficients are the harmonics at its direction; `basis` holds them attenuated.
+    # A lamp's coefficients are the harmonics at its direction; `basis` returns them attenuated.
     attenuation = direction.new_tensor([math.pi] + [2 * math.pi / 3] * 3 + [math.pi / 4] * 5)
     harmonic = basis(direction) / attenuation
     return colour.unsqueeze(2) * harmonic.unsqueeze(1)
@@ -169,7 +168,8 @@ def directional(direction: Tensor, colour: Tensor) -> Tensor:
 def direction_of(azimuth: Tensor, elevation: Tensor) -> Tensor:
     """Unit vector to a lamp: `(-sin A cos E, sin E, cos A cos E)`.
 
-    A positive azimuth is a lamp at the image's LEFT (`x < 0`), a positive elevation one above.
+    A positive azimuth means a lamp on the LEFT of the image (`x < 0`), a positive elevation one
+    above.
 
     Args:
         azimuth, elevation (Tensor[...]): degrees.
@@ -188,10 +188,10 @@ def direction_of(azimuth: Tensor, elevation: Tensor) -> Tensor:
 
 
 def to_sfsnet(light: Tensor) -> Tensor:
-    """The same light as the 27 numbers of SfSNet: red, green, blue, each in `SFSNET_ORDER`.
+    """Converts light to the 27 numbers of SfSNet: red, green, blue, each in `SFSNET_ORDER`.
 
-    SfSNet attenuates by `pi (1, 2/3, 1/4)` inside its basis, as `basis` does, so the conversion
-    is a permutation; its pictures of the shading are 200/255 of the value.
+    SfSNet's basis includes the attenuation `pi (1, 2/3, 1/4)`, as `basis` does, so the conversion
+    is a permutation. Its shading pictures are 200/255 of the value.
 
     Args:
         light (Tensor[n, 3, 9]): in the order `ORDER`.
@@ -200,7 +200,7 @@ def to_sfsnet(light: Tensor) -> Tensor:
         Tensor[n, 27]
 
     Raises:
-        ValueError: another shape.
+        ValueError: wrong shape.
     """
     if light.dim() != 3 or light.shape[1:] != (3, 9):
         raise ValueError(f"to_sfsnet: light must have shape (n, 3, 9), got {tuple(light.shape)}")
@@ -208,7 +208,7 @@ def to_sfsnet(light: Tensor) -> Tensor:
 
 
 def from_sfsnet(light: Tensor) -> Tensor:
-    """Light of SfSNet in the order `ORDER`; the inverse of `to_sfsnet`.
+    """Converts SfSNet's light to the order `ORDER`; the inverse of `to_sfsnet`.
 
     Args:
         light (Tensor[n, 27]): red, green, blue, each in `SFSNET_ORDER`.
@@ -217,7 +217,7 @@ def from_sfsnet(light: Tensor) -> Tensor:
         Tensor[n, 3, 9]
 
     Raises:
-        ValueError: another shape.
+        ValueError: wrong shape.
 
     Example:
         >>> import torch

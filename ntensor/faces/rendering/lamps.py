@@ -1,4 +1,4 @@
-"""Light that harmonics of order 2 cannot give: one hard lamp, its shadows and its gloss."""
+"""Light beyond harmonics of order 2: a hard lamp with shadows and highlights."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor
 from .wild import Layer, Layers
 
 _STEPS = 22
-# A shadow's edge is soft over as many pixels of height.
+# Height in pixels over which the edge of a shadow fades.
 _SOFT = 1.2
 
 
 @dataclasses.dataclass(frozen=True)
 class HardLight:
-    """A distant lamp that casts shadows, a weaker one that does not, and light from everywhere.
+    """A distant lamp that casts shadows, a weaker one that does not, and ambient light.
 
     Attributes:
         direction (Tensor[2, 3]): unit vectors to the lamps.
         colour (Tensor[2, 3]), ambient (Tensor[3]): red, green, blue.
-        hardness (float): 0: only the harmonics' light; 1: only this.
-        gloss (float), exponent (float): of the highlight, after Blinn and Phong.
+        hardness (float): 0: only the harmonics' light; 1: only this light.
+        gloss (float), exponent (float): of the Blinn-Phong highlight.
     """
 
     direction: Tensor
@@ -34,21 +34,22 @@ class HardLight:
 
 
 def cast_shadows(depth: Tensor, direction: Tensor) -> Tensor:
-    """Where the lamp is seen, from a map of depths.
+    """Visibility of the lamp, from a depth map.
 
     Args:
         depth (Tensor[1, 1, S, S]): towards the camera, pixels.
         direction (Tensor[3]): unit vector to the lamp.
 
     Returns:
-        Tensor[1, 1, S, S]: 0 in shadow to 1. Only surfaces that the camera sees cast shadows.
+        Tensor[1, 1, S, S]: 0 in shadow to 1 in light. Only surfaces visible to the camera cast
+        shadows.
     """
     x, y, z = direction.tolist()
     across = (x * x + y * y) ** 0.5
     if across < 0.05:
         return torch.ones_like(depth)
     size = depth.shape[-1]
-    # As far as a nose or a fringe may cast its shadow, in steps that grow.
+    # Growing steps, as far as the shadow of a nose or a fringe reaches.
     reach = (
         torch.linspace(0, 1, _STEPS + 1)[1:].square() * 0.35 * size
         + torch.arange(1, _STEPS + 1) * 0.3
@@ -63,16 +64,16 @@ def cast_shadows(depth: Tensor, direction: Tensor) -> Tensor:
     )
     rise = (reach * z / across).view(-1, 1, 1, 1)
     above = (seen - depth - rise).amax(0, keepdim=True)
-    # The head's own far side is no blocker of what touches it: a little height does not count.
+    # A small height is ignored, so that a surface does not shade its own surroundings.
     return 1 - ((above - 0.6) / _SOFT).clamp(0, 1)
 
 
 def shade_hard(layer: Layer, lit: Tensor, light: HardLight, soft: Tensor) -> Tensor:
-    """A layer's colours (1, 3, S, S) in a hard light.
+    """A layer's colours (1, 3, S, S) under a hard light.
 
     Args:
         layer (Layer)
-        lit (Tensor[1, 1, S, S]): of `cast_shadows`.
+        lit (Tensor[1, 1, S, S]): from `cast_shadows`.
         light (HardLight)
         soft (Tensor[1, 3, S, S]): the shading by harmonics.
     """
@@ -89,6 +90,6 @@ def shade_hard(layer: Layer, lit: Tensor, light: HardLight, soft: Tensor) -> Ten
 
 
 def join(layers: Layers, face: Tensor, props: Tensor, background: Tensor) -> Tensor:
-    """One picture of the colours of face, props and background, by what each covers."""
+    """Composites the colours of face, props and background by their coverage."""
     a, b = layers.face.covered, layers.props.covered
     return a * face.clamp(0, 1) + b * props.clamp(0, 1) + (1 - a - b) * background

@@ -12,9 +12,9 @@ from torch import Tensor
 from ntensor.faces.morphable.face_model import FaceModel
 
 _CHEEK, _NOSE, _FOREHEAD = (38.0, 4.0, 42.0), (0.0, 4.0, 74.0), (0.0, 84.0, 48.0)
-# Millimetres; what lies further behind has no patches.
+# Millimetres; vertices further back have no patches.
 _BEHIND = -10.0
-# Where hair grows on a face: middle, radii in millimetres.
+# Regions of facial hair: middle and radii in millimetres.
 _MOUSTACHE = ((0.0, -22.0, 64.0), (26.0, 7.0, 22.0))
 _GOATEE = ((0.0, -66.0, 56.0), (20.0, 22.0, 24.0))
 _CHIN = ((0.0, -78.0, 30.0), (70.0, 26.0, 60.0))
@@ -23,12 +23,12 @@ _CHEEKS = ((60.0, -38.0, 4.0), (22.0, 36.0, 42.0))
 
 @dataclasses.dataclass(frozen=True)
 class Patches:
-    """`k` patches, each an ellipsoid with soft edges around a point of the mean face.
+    """`k` patches: ellipsoids with soft edges around points of the mean face.
 
     Attributes:
         middle, radius (Tensor[k, 3]): millimetres.
-        colour (Tensor[k, 3]): what the patch paints, 0..1.
-        strength (Tensor[k]): how much of it in the middle, 0..1.
+        colour (Tensor[k, 3]): 0..1.
+        strength (Tensor[k]): opacity in the middle, 0..1.
     """
 
     middle: Tensor
@@ -37,7 +37,7 @@ class Patches:
     strength: Tensor
 
     def paint(self, face: FaceModel, albedo: Tensor) -> Tensor:
-        """The albedo (n, V, 3) of one face's vertices, with the patches on its skin.
+        """Paints the patches on the albedo (n, V, 3) of one face's vertices.
 
         .. math:: a \\leftarrow a + w_k (c_k - a), \\qquad
                   w_k = s_k \\exp(-\\tfrac12 |(v - m_k) / r_k|^4)
@@ -56,12 +56,12 @@ class Patches:
 def draw_patches(
     rng: np.random.Generator, skin: Any, lips: Any, hair: Any, amount: float
 ) -> Patches:
-    """Patches of one person.
+    """Draws the patches of one person.
 
     Args:
-        rng: of the person.
+        rng: the person's generator.
         skin, lips, hair (array[3]): colours of the person, 0..1.
-        amount (float): scales strengths; 1 in training.
+        amount (float): factor for the strengths; 1 in training.
     """
     skin, lips, hair = (np.asarray(colour, np.float64) for colour in (skin, lips, hair))
     rows: list[tuple[Any, Any, Any, float]] = []
@@ -82,7 +82,7 @@ def draw_patches(
 
 
 def _add_blotches(rng: np.random.Generator, rows: list[Any], skin: Any) -> None:
-    """Large soft differences: flushed or pale regions anywhere, and what faces have in common."""
+    """Large soft regions: flushed nose and cheeks, a paler or darker forehead, random blotches."""
     red = skin * (1.05, 0.78, 0.76)
     for place, size in ((_NOSE, 15.0), (_CHEEK, 20.0), ((-_CHEEK[0], *_CHEEK[1:]), 20.0)):
         rows.append((place, (size, 0.8 * size, 22), red, rng.uniform(0, 0.6)))
@@ -94,7 +94,7 @@ def _add_blotches(rng: np.random.Generator, rows: list[Any], skin: Any) -> None:
 
 
 def _add_spots(rng: np.random.Generator, rows: list[Any], skin: Any) -> None:
-    """Moles, and on some faces freckles."""
+    """Moles, and freckles on some faces."""
     count = int(rng.integers(0, 4)) + (int(rng.integers(12, 28)) if rng.random() < 0.12 else 0)
     for _ in range(count):
         place = rng.normal((0, 0, 48), (34, 32, 14))
@@ -113,7 +113,7 @@ def _add_make_up(rng: np.random.Generator, rows: list[Any], skin: Any, lips: Any
 
 
 def _add_beard(rng: np.random.Generator, rows: list[Any], skin: Any, hair: Any) -> None:
-    """Stubble to a full beard, of regions that grow or not."""
+    """Stubble to a full beard, in a random choice of regions."""
     strength = rng.uniform(0.15, 0.92)
     colour = hair * rng.uniform(0.8, 1.15) + 0.12 * (1 - strength) * skin
     full = rng.random() < 0.55

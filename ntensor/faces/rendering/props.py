@@ -1,4 +1,4 @@
-"""What a head wears, as meshes around it: hair, a hat, glasses, a collar."""
+"""Meshes around a head: hair, a hat, glasses, a collar."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import numpy as np
 
 from ntensor.faces.morphable.face_model import FaceModel
 
-# The grid of hair and hats: columns around the head, rows from the crown to where the head's
-# surface is left, and below it straight down.
+# The grid of hair and hats: columns around the head, rows from the crown down the head's surface,
+# then drops straight down.
 COLUMNS, ROWS, DROPS = 48, 20, 8
 _MIDDLE = np.array([0.0, 38.0, -42.0])
 _LOWEST = -12.0  # degrees, of the rows on the surface
-_STEP = 26.0  # millimetres, from drop to drop
+_STEP = 26.0  # millimetres between drops
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Triangles with a colour at each vertex.
+    """Triangles with vertex colours.
 
     Attributes:
         points (array[V, 3]): millimetres, in the head's axes.
         triangles (array[T, 3])
         colours (array[V, 3]): 0..1.
-        rigid (bool): turns with the head.
+        rigid (bool): whether it turns with the head.
     """
 
     points: Any
@@ -39,11 +39,13 @@ class Hair:
     """The shape and colours of hair, or of a hat.
 
     Attributes:
-        front, side, back (float): height of its edge over the middle of the head, millimetres.
-        parting (float): how much higher the edge is on one side than on the other, in front.
-        temple (float): degrees from the front where the front ends.
+        front, side, back (float): height of the edge above the middle of the head, millimetres.
+        parting (float): asymmetry of the front edge, raised on one side and lowered on the other,
+            millimetres.
+        temple (float): azimuth at which the front ends, degrees.
         thickness (float): millimetres.
-        waves (array[3, 4]): of the surface: cycles around, cycles down, phase, millimetres.
+        waves (array[3, 4]): waves of the surface: cycles around, cycles down, phase, amplitude in
+            millimetres.
         colour (array[3]), streaks (float): 0..1.
     """
 
@@ -62,8 +64,8 @@ def make_hair(surface: Any, vertices: Any, hair: Hair, seed: int) -> Mesh:
     """A surface over the head, from the crown down to the edge.
 
     Args:
-        surface (array): of `find_surface`.
-        vertices (array[V, 3]): this head, not posed.
+        surface (array): from `find_surface`.
+        vertices (array[V, 3]): this head, unposed.
         hair (Hair)
         seed (int): of the streaks.
     """
@@ -86,20 +88,20 @@ def make_hair(surface: Any, vertices: Any, hair: Hair, seed: int) -> Mesh:
     column = np.concatenate([outside, drops], 1)
     edge = _find_edge(hair, around, angle) + middle[1]
     points = _cut(column, edge)
-    # Towards its edge hair lies on the head.
+    # Hair lies flat on the head near its edge.
     near = _cut(np.concatenate([base, drops], 1), edge)
     points += (near - points) * (0.8 * np.linspace(0, 1, ROWS) ** 6)[None, :, None]
     triangles, count = _make_grid(COLUMNS, ROWS), COLUMNS * ROWS
     rng = np.random.default_rng(seed)
     strands = rng.normal(0, 1, (COLUMNS, 1)) + 0.5 * rng.normal(0, 1, (COLUMNS, ROWS))
     colours = hair.colour * (1 + hair.streaks * strands[..., None])
-    # Both sides are seen where long hair hangs beside the neck.
+    # Both sides are visible where long hair hangs beside the neck.
     both = np.concatenate([triangles, triangles[:, ::-1]])
     return Mesh(points.reshape(count, 3), both, colours.reshape(count, 3).clip(0.01, 1))
 
 
 def _find_edge(hair: Hair, around: Any, angle: Any) -> Any:
-    """Height of the edge for each column, over the head's middle."""
+    """Height of the edge above the head's middle, per column."""
     to_side = _step(angle, hair.temple, hair.temple + 22)
     to_back = _step(angle, 100, 150)
     front = hair.front + hair.parting * np.sin(around)
@@ -113,7 +115,7 @@ def _step(x: Any, low: float, high: float) -> Any:
 
 
 def _cut(column: Any, edge: Any) -> Any:
-    """`ROWS` points on each column (COLUMNS, R, 3), from its top down to the height `edge`."""
+    """`ROWS` points per column (COLUMNS, R, 3), from its top down to the height `edge`."""
     height = np.minimum.accumulate(column[..., 1], axis=1)
     above = (height > edge[:, None]).sum(1).clip(1, height.shape[1] - 1)
     upper, lower = (height[np.arange(len(column)), above - k] for k in (1, 0))
@@ -126,7 +128,7 @@ def _cut(column: Any, edge: Any) -> Any:
 
 
 def find_surface(face: FaceModel) -> Any:
-    """The vertex of the head's surface in each direction of the grid (COLUMNS, ROWS)."""
+    """The head's surface vertex in each direction of the grid (COLUMNS, ROWS)."""
     away = face.mean.cpu().double().numpy() - _MIDDLE
     length = np.linalg.norm(away, axis=1)
     around = np.linspace(0, 2 * np.pi, COLUMNS, endpoint=False)[:, None]
@@ -134,14 +136,14 @@ def find_surface(face: FaceModel) -> Any:
     parts = np.sin(around) * np.cos(up), np.sin(up), np.cos(around) * np.cos(up)
     wanted = np.stack(np.broadcast_arrays(*parts), -1)
     near = wanted.reshape(-1, 3) @ (away / length[:, None]).T
-    # Nothing inside of the head.
+    # Excludes vertices inside the head.
     inside = (length < 60) | (face.eye_direction.abs().sum(1) > 0).cpu().numpy()
     near[:, inside] = -2
     return near.argmax(1).reshape(COLUMNS, ROWS)
 
 
 def _make_grid(columns: int, rows: int, closed: bool = True) -> Any:
-    """Triangles of a grid of columns x rows, seen from outside where columns turn to the right."""
+    """Triangles of a columns x rows grid, facing outwards if the columns run to the right."""
     c, r = np.meshgrid(
         np.arange(columns if closed else columns - 1), np.arange(rows - 1), indexing="ij"
     )
@@ -153,10 +155,10 @@ def _make_grid(columns: int, rows: int, closed: bool = True) -> Any:
 
 
 def make_brim(hat: Mesh, reach: float, colour: Any) -> Mesh:
-    """The brim of a cap: from the hat's edge in front outwards.
+    """The brim of a cap, extending from the front edge of the hat.
 
     Args:
-        hat (Mesh): of `make_hair`.
+        hat (Mesh): from `make_hair`.
         reach (float): millimetres.
         colour (array[3])
     """
@@ -174,14 +176,14 @@ def make_brim(hat: Mesh, reach: float, colour: Any) -> Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Glasses:
-    """Glasses.
+    """The shape and colour of glasses.
 
     Attributes:
-        width, height (float): half size of a glass, millimetres.
-        square (float): 2 for an ellipse, more for a rectangle.
-        rim (float): millimetres.
+        width, height (float): half width and half height of a lens, millimetres.
+        square (float): exponent of the superellipse; 2 is an ellipse, more is squarer.
+        rim (float): width of the rim, millimetres.
         colour (array[3])
-        dark (bool): sunglasses.
+        dark (bool): whether they are sunglasses.
     """
 
     width: float
@@ -196,7 +198,7 @@ _CORNERS = 20
 
 
 def make_glasses(face: FaceModel, vertices: Any, glasses: Glasses) -> Mesh:
-    """Two rims before the eyes, a bridge, and temples to the ears."""
+    """Two rims in front of the eyes, a bridge, and temples to the ears."""
     marks = vertices[face.landmarks68.cpu().numpy()]
     eyes = [marks[36:42].mean(0), marks[42:48].mean(0)]
     ears = [marks[0], marks[16]]
@@ -218,7 +220,7 @@ def make_glasses(face: FaceModel, vertices: Any, glasses: Glasses) -> Mesh:
         centre = np.array([eye[0] + outward * 1.5, eye[1] - 2, depth])
         size = np.array([glasses.width, glasses.height])
         rings = [centre + np.pad(shape * s, ((0, 0), (0, 1))) for s in (size, size + glasses.rim)]
-        # Glasses are slightly bent backwards.
+        # Glasses curve slightly backwards.
         for ring in rings:
             ring[:, 2] -= 0.25 * np.abs(ring[:, 0] - eye[0]).clip(8) + 0.004 * ring[:, 0] ** 2
         k = np.arange(_CORNERS)
@@ -249,12 +251,12 @@ def make_glasses(face: FaceModel, vertices: Any, glasses: Glasses) -> Mesh:
 
 
 def make_collar(vertices: Any, height: float, slope: float, colour: Any) -> Mesh:
-    """Neck of a garment and shoulders; does not turn with the head.
+    """A collar with shoulders, which does not turn with the head.
 
     Args:
         vertices (array[V, 3]): this head.
-        height (float): of its upper edge, millimetres below the origin.
-        slope (float): millimetres outwards a millimetre down, at the sides.
+        height (float): distance of the upper edge below the origin, millimetres.
+        slope (float): millimetres outwards per millimetre down, at the sides.
         colour (array[3])
     """
     near = vertices[np.abs(vertices[:, 1] + height) < 8]

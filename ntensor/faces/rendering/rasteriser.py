@@ -1,4 +1,4 @@
-"""A z-buffer for batches of small triangles, in plain tensor operations, on any device."""
+"""A z-buffer rasteriser for batches of small triangles, in plain tensor operations."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import dataclasses
 import torch
 from torch import Tensor
 
-# A sample this far outside a triangle (in barycentric weight) still belongs to it, so that
-# rounding leaves no gap between two triangles with a common edge.
+# Tolerance in barycentric weight for samples outside a triangle. It prevents gaps by rounding
+# between triangles that share an edge.
 _MARGIN = 1e-4
 _DEPTH_STEPS = 2**24
 
 
 @dataclasses.dataclass(frozen=True)
 class Fragments:
-    """The samples that a surface covers, `k` of them.
+    """The `k` samples that a surface covers.
 
     Attributes:
-        position (Tensor[k], int64): index into the flattened `(batch, size, size)` samples, rows
-            from the top.
+        position (Tensor[k], int64): index into the flattened `(batch, size, size)` samples, top
+            row first.
         image (Tensor[k], int64): index in the batch.
         triangle (Tensor[k], int64)
         weights (Tensor[k, 3]): barycentric, >= 0, sum 1.
@@ -31,11 +31,11 @@ class Fragments:
     weights: Tensor
 
     def interpolate(self, values: Tensor, triangles: Tensor) -> Tensor:
-        """Values of vertices at the samples.
+        """Interpolates vertex values at the samples.
 
         Args:
             values (Tensor[batch, V, C])
-            triangles (Tensor[T, 3], int64): those that were rasterised.
+            triangles (Tensor[T, 3], int64): the rasterised triangles.
 
         Returns:
             Tensor[k, C]
@@ -52,20 +52,20 @@ class Fragments:
 
 
 def rasterise(points: Tensor, triangles: Tensor, size: int) -> Fragments:
-    """The nearest front-facing triangle at each sample.
+    """Finds the nearest front-facing triangle at each sample.
 
     Args:
-        points (Tensor[batch, V, 3]): x to the right and y UP in samples from the lower left
-            corner of the picture (sample i has its centre at i + 0.5), z towards the camera.
-        triangles (Tensor[T, 3], int64): counter-clockwise seen from the visible side; others are
-            not drawn.
-        size (int): samples a side.
+        points (Tensor[batch, V, 3]): x to the right and y UP, in samples from the lower left
+            corner of the picture; z towards the camera. Sample i has its centre at i + 0.5.
+        triangles (Tensor[T, 3], int64): counter-clockwise seen from the visible side; back faces
+            are not drawn.
+        size (int): samples per side.
 
     Returns:
         Fragments: not differentiable with respect to `points`.
 
     Raises:
-        ValueError: a shape is wrong.
+        ValueError: wrong shape.
     """
     if points.dim() != 3 or points.shape[2] != 3:
         raise ValueError(
@@ -92,7 +92,7 @@ def rasterise(points: Tensor, triangles: Tensor, size: int) -> Fragments:
         corner[2].index_select(0, owner) * size + (size - 1 - corner[1].index_select(0, owner) - dy)
     ) * size
     position += corner[0].index_select(0, owner) + dx
-    # The larger key wins: the nearer sample, then the later triangle.
+    # The largest key wins: the nearest sample, then the later triangle.
     key = ((z * (_DEPTH_STEPS - 1)).clamp(0, _DEPTH_STEPS - 1).long() << 32) | owner
     buffer = torch.full((batch * size * size,), -1, device=points.device)
     buffer.scatter_reduce_(0, position, key, "amax")
@@ -114,7 +114,7 @@ def rasterise(points: Tensor, triangles: Tensor, size: int) -> Fragments:
 
 
 def _plane(setup: Tensor, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The two last barycentric weights and the depth at (dx, dy) samples from the box's corner."""
+    """The last two barycentric weights and the depth, (dx, dy) samples from the box's corner."""
     s = setup.unbind(1)
     fx, fy = dx.to(setup.dtype), dy.to(setup.dtype)
     wb = torch.addcmul(s[0], s[1], fx).addcmul_(s[2], fy)
@@ -126,16 +126,16 @@ def _plane(setup: Tensor, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tenso
 def _visible_triangles(
     points: Tensor, triangles: Tensor, size: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Triangles that face the camera and whose box holds a sample's centre, K of them.
+    """The K triangles that face the camera and whose bounding box contains a sample centre.
 
     Returns:
-        index into (T, batch) flattened; planes (K, 9); box corner x, y and image (3, K); box
+        index into the flattened (T, batch); planes (K, 9); box corner x, y and image (3, K); box
         width and height in samples (2, K).
     """
     batch = points.shape[0]
     planes = points.permute(2, 1, 0).contiguous()  # (3, V, batch): a gather copies whole rows
     corners = triangles.t().contiguous()
-    # Of one picture, numbers instead of rows of one number: five times as fast.
+    # For a single picture, gathering scalars is five times as fast as rows of one number.
     axes = planes.flatten(1) if batch == 1 else planes
     x, y = ([axis.index_select(0, corner) for corner in corners] for axis in axes[:2])
     area = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])

@@ -1,12 +1,12 @@
-"""Pictures of a face model and every map behind them, for a batch, on any device.
+"""Renders a face model to pictures and all their maps, for a batch, on any device.
 
-Camera: scaled orthographic, looking along -z; normals in its axes: x right in the image, y up, z
-towards the camera. Maps are made with 2 x 2 samples a pixel; shading and composition are done on
-pixels, so that with the maps of one batch
+The camera is scaled orthographic and looks along -z. Normals are in its axes: x right in the image,
+y up, z towards the camera. Maps are rendered with 2 x 2 samples per pixel. Shading and composition
+use the resulting pixels, so for the maps of one batch
 
 .. math:: image = mask * clamp(albedo * shading, 0, 1) + (1 - mask) * background
 
-holds to rounding.
+holds up to rounding.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from .skin import Skin, eye_albedo, vertex_albedo
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """What part of the face's space the picture shows.
+    """The region that the picture shows.
 
     Attributes:
-        half_width (float): millimetres from the picture's middle to its edge.
-        center (tuple of float): x and y that lie in the middle, millimetres.
+        half_width (float): millimetres from the picture's centre to its edge.
+        center (tuple of float): x and y of the picture's centre, millimetres.
     """
 
     half_width: float = 104.0
@@ -39,10 +39,10 @@ class Camera:
 
 @dataclasses.dataclass(frozen=True)
 class Maps:
-    """One view of `n` faces, `size` pixels a side.
+    """One view of `n` faces, `size` pixels per side.
 
     Attributes:
-        mask (Tensor[n, 1, size, size]): covered part of the pixel, 0..1.
+        mask (Tensor[n, 1, size, size]): coverage of the pixel, 0..1.
         normal (Tensor[n, 3, size, size]): unit where mask > 0, else 0.
         albedo (Tensor[n, 3, size, size]): 0..1, 0 outside.
         shading (Tensor[n, 3, size, size]): >= 0, 0 outside.
@@ -57,13 +57,13 @@ class Maps:
 
 
 class Renderer:
-    """Draws faces of one model.
+    """Renders faces of one model.
 
     Args:
-        face (FaceModel): on the device that is to draw.
-        size (int): pixels a side. Default: 64.
+        face (FaceModel): on the device that renders.
+        size (int): pixels per side. Default: 64.
         camera (Camera)
-        samples (int): samples a pixel and direction, against jagged edges. Default: 2.
+        samples (int): samples per pixel in each direction, for anti-aliasing. Default: 2.
 
     Example:
         >>> import torch
@@ -100,7 +100,7 @@ class Renderer:
         self._eye_values = torch.cat([face.eye_direction, sky], 1)
 
     def compute_vertex_normals(self, vertices: Tensor) -> Tensor:
-        """Unit normals: the mean of the adjacent triangles' normals weighted by their areas.
+        """Unit vertex normals: the area-weighted mean of the adjacent triangles' normals.
 
         Args:
             vertices (Tensor[n, V, 3])
@@ -117,7 +117,7 @@ class Renderer:
         return normalise(total.unflatten(1, (n, 3)), 2).transpose(0, 1)
 
     def draw(self, vertices: Tensor, poses: list[Tensor], skin: Skin, light: Tensor) -> list[Maps]:
-        """Every face seen in each of several poses, under the same light.
+        """Renders every face in each of several poses, under the same light.
 
         Args:
             vertices (Tensor[n, V, 3]): unposed, millimetres.
@@ -129,14 +129,14 @@ class Renderer:
             list of Maps: one for each of `poses`.
 
         Raises:
-            ValueError: a shape is wrong.
+            ValueError: wrong shape.
         """
         return self.draw_painted(vertices, poses, vertex_albedo(self.face, skin), skin, light)
 
     def draw_painted(
         self, vertices: Tensor, poses: list[Tensor], colour: Tensor, skin: Skin, light: Tensor
     ) -> list[Maps]:
-        """As `draw`, with given colours (Tensor[n, V, 3]) of all but the eyeballs."""
+        """As `draw`, with given vertex colours (n, V, 3); the eyeballs are painted by `skin`."""
         n, views = vertices.shape[0], len(poses)
         for pose in poses:
             if pose.shape != (n, 3, 3):
@@ -162,13 +162,13 @@ class Renderer:
     def paint_eyes(
         self, values: Tensor, fragments: Fragments, is_face: Tensor | None, skin: Skin, n: int
     ) -> None:
-        """Gives the samples of eyeballs their colours, in the columns 3 to 5 of `values`.
+        """Writes the colours of eyeballs into columns 3 to 5 of `values`.
 
         Args:
-            values (Tensor[k, C]): of the fragments' samples.
-            fragments (Fragments): of the face's triangles, and others after them.
-            is_face (Tensor[k] or None): bool, which samples are of the face's; None: all.
-            skin (Skin): `n` faces, which are repeated.
+            values (Tensor[k, C]): one row per fragment.
+            fragments (Fragments): of the face's triangles, which come before any others.
+            is_face (Tensor[k] or None): bool, the fragments of the face; None: all.
+            skin (Skin): `n` faces, repeated over the batch.
             n (int)
         """
         triangle = fragments.triangle
@@ -185,7 +185,7 @@ class Renderer:
         values[eyes, 3:6] = eye_albedo(skin[part.image % n], eye[:, :3], eye[:, 3:])
 
     def _to_pixels(self, values: Tensor, position: Tensor, views: int) -> Tensor:
-        """Sums over the samples of a pixel: covered part, normal, albedo (views, 7, size, size)."""
+        """Sums coverage, normal and albedo over each pixel's samples: (views, 7, size, size)."""
         count, s = self.size * self.samples, self.samples
         dense = values.new_zeros(views * count * count, 7)
         dense[position] = torch.cat([torch.ones_like(values[:, :1]), values], 1)
@@ -208,9 +208,9 @@ class Renderer:
 
 
 def normalise(vectors: Tensor, dim: int) -> Tensor:
-    """The vectors along `dim`, of extent 3, at unit length; 0 stays 0.
+    """Normalises vectors along `dim`, of extent 3; 0 stays 0.
 
-    `normalize` takes five times as long at this extent.
+    `torch.nn.functional.normalize` takes five times as long at this extent.
     """
     x, y, z = vectors.unbind(dim)
     length = (x * x + y * y + z * z).sqrt_().clamp_min_(1e-12)

@@ -1,4 +1,4 @@
-"""A face's colours, drawn from its identity's seed: skin, lips, brows, hair, beard, eyes."""
+"""A face's colours, drawn from the identity's seed: skin, lips, brows, hair, beard, eyes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ntensor.faces.morphable.face_model import MATERIALS, FaceModel
 
-# Tones of skin from light to dark, and colours of hair and irises, as red, green, blue in 0..1.
+# Skin tones from light to dark, and colours of hair and irises, as red, green, blue in 0..1.
 _TONES = np.array(
     [
         (0.90, 0.74, 0.66),
@@ -43,13 +43,14 @@ _WAVES = 6
 
 @dataclasses.dataclass(frozen=True)
 class Skin:
-    """Colours of `n` faces, red, green, blue in 0..1.
+    """Colours of `n` faces as red, green, blue in 0..1.
 
     Attributes:
         skin, lips, hair, brows, iris (Tensor[n, 3])
         beard, blush, brow_strength (Tensor[n, 1]): blending weights in 0..1.
-        pupil (Tensor[n, 1]): half angle of the pupil seen from the eyeball's centre, degrees.
-        waves (Tensor[n, 6, 5]): mottling: frequency (3) in radians a millimetre, phase, amplitude.
+        pupil (Tensor[n, 1]): half angle of the pupil from the eyeball's centre, degrees.
+        waves (Tensor[n, 6, 5]): mottling: frequency (3) in radians per millimetre, phase,
+            amplitude.
     """
 
     skin: Tensor
@@ -73,10 +74,10 @@ class Skin:
 
 
 def draw_skin(seeds: Sequence[int]) -> Skin:
-    """Colours for the identities with these seeds; the same seed gives the same colours.
+    """Draws the colours of identities; the same seed gives the same colours.
 
     Args:
-        seeds (sequence of int): one for each face, not negative.
+        seeds (sequence of int): one per face, not negative.
 
     Returns:
         Skin
@@ -129,18 +130,18 @@ def _draw_one(rng: np.random.Generator) -> list[Any]:
 
 
 def vertex_albedo(face: FaceModel, skin: Skin) -> Tensor:
-    """Colour of every vertex but those of the eyeballs (see `eye_albedo`).
+    """Albedo of every vertex; for the eyeballs see `eye_albedo`.
 
     Args:
-        face (FaceModel): gives the mean positions and the weights of the materials.
+        face (FaceModel): provides the mean positions and the material weights.
         skin (Skin): `n` faces.
 
     Returns:
-        Tensor[n, V, 3]: in 0..1, darkened where little open sky is seen.
+        Tensor[n, V, 3]: in 0..1, darkened by ambient occlusion.
     """
     weight = {name: face.materials[None, :, k, None] for k, name in enumerate(MATERIALS)}
     frequency, phase, amplitude = skin.waves.split([3, 1, 1], dim=2)
-    # By components: a matrix product rounds as the number of threads tells it to.
+    # By components: the rounding of a matrix product depends on the number of threads.
     x, y, z = frequency.split(1, dim=2)
     wave = phase + x * face.mean[:, 0] + y * face.mean[:, 1] + z * face.mean[:, 2]
     mottle = (amplitude * wave.cos()).sum(1)[..., None]
@@ -165,12 +166,12 @@ def vertex_albedo(face: FaceModel, skin: Skin) -> Tensor:
 
 
 def eye_albedo(skin: Skin, direction: Tensor, open_sky: Tensor) -> Tensor:
-    """Colour of points of eyeballs: pupil, iris with a dark rim, sclera, by the angle to the gaze.
+    """Albedo of points on eyeballs, by their angle to the gaze: pupil, iris with dark rim, sclera.
 
     Args:
-        skin (Skin): one row for each point.
+        skin (Skin): one row per point.
         direction (Tensor[k, 3]): from the ball's centre, in axes where +z is the gaze; any length.
-        open_sky (Tensor[k, 1]): darkening in 0..1.
+        open_sky (Tensor[k, 1]): ambient occlusion, 0 (dark) to 1.
 
     Returns:
         Tensor[k, 3]

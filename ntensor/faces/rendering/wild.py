@@ -1,4 +1,4 @@
-"""A face with what it wears, seen by a camera with a lens: the layers of a picture."""
+"""Renders a face and its props through a perspective lens, as layers of a picture."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .skin import Skin
 
 @dataclasses.dataclass(frozen=True)
 class Lens:
-    """How the camera differs from a standard one, which looks from far away.
+    """How a camera differs from the standard one, which is far away.
 
     Attributes:
         distance (float): from the face, millimetres.
-        zoom (float): size of the face over the standard size.
-        shift (tuple of float): of the face, right and up, millimetres at the face.
+        zoom (float): size of the face relative to the standard camera.
+        shift (tuple of float): of the face to the right and up, millimetres.
     """
 
     distance: float = 1e5
@@ -30,10 +30,10 @@ class Lens:
     shift: tuple[float, float] = (0.0, 0.0)
 
     def project(self, points: Tensor, center: tuple[float, float]) -> Tensor:
-        """Points (n, V, 3) in the camera's axes, as a standard camera would see them.
+        """Projects points (n, V, 3) in the camera's axes to the standard camera.
 
-        `x`, `y` about the picture's middle are divided by the distance; `z` is as it was, since
-        only the order of depths counts.
+        `x` and `y` relative to the picture's centre are scaled by perspective. `z` is unchanged,
+        since only the order of depths matters.
         """
         middle = points.new_tensor([*center, 0.0])
         scale = self.zoom * self.distance / (self.distance - points[..., 2:])
@@ -43,10 +43,10 @@ class Lens:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A part of a picture, of `size` pixels a side.
+    """One layer of a picture, `size` pixels per side.
 
     Attributes:
-        covered (Tensor[1, 1, size, size]): part of the pixel, 0..1.
+        covered (Tensor[1, 1, size, size]): coverage of the pixel, 0..1.
         normal (Tensor[1, 3, size, size]): unit where anything is covered, else 0.
         albedo (Tensor[1, 3, size, size]): 0 where nothing is covered.
     """
@@ -58,12 +58,12 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """A picture without light.
+    """An unlit picture.
 
     Attributes:
-        face, props (Layer): as far as they are seen.
-        depth (Tensor[1, 1, size, size]): of the nearest surface towards the camera, pixels; far
-            behind where there is none.
+        face, props (Layer): their visible parts.
+        depth (Tensor[1, 1, size, size]): of the nearest surface, towards the camera, pixels; far
+            behind where there is no surface.
     """
 
     face: Layer
@@ -84,12 +84,12 @@ def draw_layers(
     props: Sequence[tuple[Mesh, Tensor]],
     lens: Lens,
 ) -> Layers:
-    """One face and its props.
+    """Renders one face and its props, without light.
 
     Args:
-        renderer (Renderer): gives face model, size, samples and standard camera.
-        vertices, normals, colour (Tensor[1, V, 3]): of the face, not posed.
-        skin (Skin): of the face's eyes.
+        renderer (Renderer): provides face model, size, samples and standard camera.
+        vertices, normals, colour (Tensor[1, V, 3]): of the unposed face.
+        skin (Skin): for the eyes.
         rotation (Tensor[1, 3, 3]): of the head.
         props (sequence of (Mesh, Tensor[1, 3, 3])): each with its own rotation.
         lens (Lens)
@@ -115,14 +115,17 @@ def draw_layers(
     values = fragments.interpolate(given, corners)
     values[:, :3] = normalise(values[:, :3], 1)
     is_face = fragments.triangle < len(renderer.face.triangles)
-    # Both sides of a prop are drawn; what is seen looks to the camera.
+    # Both sides of a prop are drawn; visible normals must face the camera.
     values[:, :3] *= torch.where(~is_face & (values[:, 2] < 0), -1.0, 1.0)[:, None]
     renderer.paint_eyes(values, fragments, is_face, skin, 1)
     return _to_layers(renderer, values, fragments.position, is_face)
 
 
 def _find_normals(points: Tensor, triangles: Tensor) -> Tensor:
-    """Normals (V, 3) of a mesh both of whose sides may be listed: of the first half then."""
+    """Vertex normals (V, 3) of a mesh, from the first half of its triangles.
+
+    The second half of a prop's triangles is its other side.
+    """
     faces = triangles[: len(triangles) // 2]
     a, b, c = (points[faces[:, k]] for k in range(3))
     across = torch.linalg.cross(b - a, c - a)

@@ -1,7 +1,7 @@
-"""Inputs that differ in every update, so that a network does not learn a set by heart.
+"""Augmentation of the inputs, so that a network does not memorise a data set.
 
-Targets stay: light and colours that change here are what a camera does to a picture, not what the
-network is to find in it.
+Targets do not change: these variations of light and colour model the camera, not the scene that the
+network should recover.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Standard deviations of the logarithms of exposure, contrast, gamma and of each colour.
+# Standard deviations of the logarithms of exposure, contrast, gamma and each colour.
 _EXPOSURE, _CONTRAST, _GAMMA, _COLOUR = 0.2, 0.2, 0.2, 0.08
 _GREY, _COVERED, _BLURRED = 0.25, 0.5, 0.3  # shares of pictures
 _NOISE = 0.04  # largest standard deviation
-_SIDES = (0.1, 0.45)  # of the rectangle that covers, over the picture's
-# Standard deviations of the logarithm of the size, and of the place over half the picture's side.
+_SIDES = (0.1, 0.45)  # range of the covering rectangle's sides, relative to the picture's
+# Standard deviations of the logarithm of the scale, and of the shift in half picture sides.
 _ZOOM, _SHIFT = 0.05, 0.04
 
 
 class Augmentation(NamedTuple):
-    """What happens to each of `n` pictures.
+    """The parameters of the augmentation of `n` pictures.
 
     Attributes:
         tone (Tensor[n, 3]): logarithms of exposure, contrast, gamma.
-        colour (Tensor[n, 3]): logarithms of factors.
+        colour (Tensor[n, 3]): logarithms of the colours' factors.
         chosen (Tensor[n, 3]): bool: grey, covered, blurred.
-        noise (Tensor[n, 3, S, S]): added.
-        cover (Tensor[n, 7]): middle, half sides, over the picture's side; colour.
-        move (Tensor[n, 3]): logarithm of the size; shift right and down.
+        noise (Tensor[n, 3, S, S]): additive noise.
+        cover (Tensor[n, 7]): centre and half sides of the rectangle, relative to the picture's
+            side; colour.
+        move (Tensor[n, 3]): logarithm of the scale; shift right and down.
     """
 
     tone: Tensor
@@ -41,15 +42,15 @@ class Augmentation(NamedTuple):
     move: Tensor
 
     def choose(self, rows: slice) -> Augmentation:
-        """Those of some pictures."""
+        """The parameters of some pictures."""
         return Augmentation(*(value[rows] for value in self))
 
     def apply(self, image: Tensor, moves: bool) -> Tensor:
-        """The pictures (Tensor[n, 3, S, S], 0..1) as they are shown.
+        """Augments pictures (Tensor[n, 3, S, S], 0..1).
 
         Args:
-            image: of as many pictures.
-            moves (bool): size and place change too; only where no target is a map.
+            image: the pictures.
+            moves (bool): also change scale and position; only valid if no target is a map.
         """
         given = Augmentation(*(value.to(image.device) for value in self))
         x = given.shift(image) if moves else image
@@ -64,7 +65,7 @@ class Augmentation(NamedTuple):
         return (x + given.noise).clamp(0, 1)
 
     def shift(self, image: Tensor) -> Tensor:
-        """The pictures with their faces at another size and place; edges are repeated."""
+        """Scales and shifts the pictures; edges are repeated."""
         size = self.move[:, :1].exp()
         frame = torch.cat([1 / size, torch.zeros_like(size), self.move[:, 1:2]], 1)
         below = torch.cat([torch.zeros_like(size), 1 / size, self.move[:, 2:]], 1)
@@ -72,7 +73,7 @@ class Augmentation(NamedTuple):
         return F.grid_sample(image, grid, padding_mode="border", align_corners=False)
 
     def find_cover(self, size: int) -> Tensor:
-        """Where the rectangles lie (Tensor[n, 1, size, size], bool)."""
+        """The covering rectangles as masks (Tensor[n, 1, size, size], bool)."""
         place = (torch.arange(size, device=self.cover.device) + 0.5) / size
         across, down = (
             (place - self.cover[:, k, None]).abs() < self.cover[:, k + 2, None] for k in range(2)
@@ -81,7 +82,7 @@ class Augmentation(NamedTuple):
 
 
 def draw_augmentation(update: int, count: int, size: int, seed: int) -> Augmentation:
-    """What happens to the `count` pictures, `size` pixels a side, of one update of a run."""
+    """Draws the augmentation of one update: `count` pictures of `size` pixels per side."""
     generator = torch.Generator().manual_seed((seed << 32) + update + (1 << 62))
 
     def normal(*spread: float) -> Tensor:

@@ -1,7 +1,7 @@
-"""Checkpoints: tensors as safetensors, the rest as JSON, a folder that appears whole or not at all.
+"""Checkpoints: folders of safetensors and JSON files, written atomically.
 
-A checkpoint is written into a folder of another name, flushed to disk and renamed. A process that
-dies while writing leaves that folder; no reader opens it and the next writer removes it.
+A checkpoint is written to a folder of another name, flushed to disk and renamed. A process that is
+killed while writing leaves that folder behind; no reader opens it, and the next writer removes it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ntensor.faces.writing.files import UNFINISHED, flush
 PREFIX = "step-"
 CONFIGURATION = "configuration.json"
 
-# The state of an optimizer per parameter.
+# The state of an optimizer, per parameter.
 _ENTRIES: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     torch.optim.Adam: ("step", "exp_avg", "exp_avg_sq"),
 }
@@ -42,19 +42,19 @@ def saved_steps(run: Path) -> list[int]:
     """Steps of the complete checkpoints in a run's folder, oldest first."""
     folders = [path for path in (run / "checkpoints").glob(f"{PREFIX}*") if path.is_dir()]
     numbers = [path.name.removeprefix(PREFIX) for path in folders]
-    # Other folders are not ours.
+    # Folders with other names are ignored.
     steps = {int(number): number for number in numbers if re.fullmatch("[0-9]{8,18}", number)}
     return sorted(step for step, number in steps.items() if number == f"{step:08d}")
 
 
 def best(run: Path) -> tuple[int, float] | None:
-    """Step and validation value of the best complete checkpoint, the first of equal ones.
+    """Step and validation value of the best complete checkpoint, the earliest among equals.
 
-    None if none has a finite value. It is read from the checkpoints alone, so that a process that
-    dies at any moment leaves nothing that contradicts them.
+    None if no checkpoint has a finite value. Only the checkpoints themselves are read, so no
+    killed process can leave anything that contradicts them.
 
     Raises:
-        CheckpointError: one is damaged.
+        CheckpointError: a checkpoint is damaged.
     """
     scored = []
     for step in saved_steps(run):
@@ -62,7 +62,7 @@ def best(run: Path) -> tuple[int, float] | None:
         try:
             value: float | None = read_values(folder).get("validation")
         except CheckpointError:
-            # Training removes old checkpoints while others read.
+            # Training may remove old checkpoints at the same time.
             if folder.exists():
                 raise
             continue
@@ -74,16 +74,16 @@ def best(run: Path) -> tuple[int, float] | None:
 def save(
     run: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]
 ) -> Path:
-    """Writes the checkpoint of `step`; its folder.
+    """Writes the checkpoint of `step` and returns its folder.
 
     Args:
         run: folder of the run.
         step: updates done.
-        tensors: file stems to named tensors; each stem becomes `<stem>.safetensors`.
-        values: what `json` can write; becomes `state.json`.
+        tensors: named tensors by file stem; each stem becomes `<stem>.safetensors`.
+        values: JSON-serialisable values for `state.json`.
 
     Raises:
-        CheckpointError: it cannot be written. Existing checkpoints stay whole.
+        CheckpointError: it cannot be written. Existing checkpoints are unaffected.
     """
     from safetensors.torch import save_file
 
@@ -117,10 +117,10 @@ def save(
 def load(
     folder: Path, stems: tuple[str, ...] = ("model",)
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Tensors by file stem, and the values of `save`.
+    """Reads a checkpoint: tensors by file stem, and the values of `save`.
 
     Raises:
-        CheckpointError: a file is missing, cut short or damaged.
+        CheckpointError: a file is missing, truncated or damaged.
     """
     try:
         values = read_values(folder)
@@ -131,7 +131,7 @@ def load(
 
 
 def read_values(folder: Path) -> dict[str, Any]:
-    """The values of `save`.
+    """Reads the values of `save`.
 
     Raises:
         CheckpointError: the file is missing or damaged.
@@ -156,10 +156,10 @@ def _explain_damage(folder: Path, error: Exception) -> CheckpointError:
 
 
 def prune(run: Path, keep: int, every: int) -> None:
-    """Removes all checkpoints but the newest `keep` and the best.
+    """Removes all checkpoints except the newest `keep` and the best.
 
-    One that a stop between two steps of `every` has left goes as soon as there is a newer one: a
-    run that was stopped keeps what it would have kept otherwise.
+    A checkpoint saved by a stop between two multiples of `every` is removed once there is a newer
+    one, so a stopped run keeps the same checkpoints as an uninterrupted one.
     """
     files.remove_unfinished(run / "checkpoints")
     marked = best(run)
@@ -167,7 +167,7 @@ def prune(run: Path, keep: int, every: int) -> None:
     kept = [step for step in steps if step % every == 0 or step == steps[-1]][-keep:]
     for step in steps:
         if step not in kept and (marked is None or step != marked[0]):
-            # Renamed first: a process that dies while it removes leaves nothing that looks whole.
+            # Renamed first: a killed process leaves nothing that looks like a complete checkpoint.
             old = folder_of(run, step)
             gone = old.with_name(f"{UNFINISHED}{old.name}")
             os.replace(old, gone)
@@ -178,7 +178,7 @@ def check_writable(run: Path, wanted_bytes: int) -> None:
     """Refuses a folder that cannot hold a run, before anything is computed.
 
     Raises:
-        OutputError: no folder can be made there, or it cannot be written.
+        OutputError: the folder cannot be created or is not writable.
         CheckpointError: the disk has less than `wanted_bytes` left.
     """
     folder = run / "checkpoints"
@@ -210,15 +210,16 @@ def unpack_optimizer(
     tensors: Mapping[str, Tensor],
     stepped: bool = True,
 ) -> None:
-    """Restores the state that `pack_optimizer` saved; the optimizer keeps its hyper-parameters.
+    """Restores the state saved by `pack_optimizer`; the optimizer keeps its hyper-parameters.
 
     Args:
         name, optimizer: as for `pack_optimizer`.
-        tensors: what it returned.
-        stepped: whether the optimizer had made a step; before the first it has no state.
+        tensors: the result of `pack_optimizer`.
+        stepped: whether the optimizer had made a step; it has no state before the first.
 
     Raises:
-        CheckpointError: an entry is missing, unknown, or not of its parameter's type and shape.
+        CheckpointError: an entry is missing or unknown, or does not have its parameter's type and
+            shape.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     mine = {key: value for key, value in tensors.items() if key.startswith(f"{name}.")}

@@ -1,4 +1,4 @@
-"""What an update draws at random: by its number, so that a run can continue anywhere."""
+"""The random draws of an update; they depend on its index, so a run can resume anywhere."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from .sampling import draw_fits
 
 
 class Draws:
-    """Draws for all samples of an update, dealt to its parts and processes.
+    """Draws for all samples of an update, distributed over its parts and processes.
 
     Args:
         settings (TrainingConfiguration)
         processes (Processes)
-        skips (bool): the network has skip connections that it learns to do without.
+        skips (bool): whether the network has skip connections to drop at random.
     """
 
     def __init__(self, settings: TrainingConfiguration, processes: Processes, skips: bool) -> None:
         self.settings, self.processes, self.skips = settings, processes, skips
 
     def deal(self, part: int, count: int) -> slice:
-        """Which of an update's samples are the `count` ones of this process's part."""
+        """The slice of an update's samples that forms this process's part, of `count` samples."""
         share = self.settings.batch_size // (self.settings.accumulation * self.processes.world)
         first = (part * self.processes.world + self.processes.rank) * share
         return slice(first, first + count)
 
     def draw_fits(self, update: int, part: int, count: int) -> Tensor | None:
-        """Which samples of a part are decoded with skip connections; None: there are none."""
+        """Which samples of a part are decoded with skip connections; None: the network has none."""
         settings = self.settings
         if not self.skips:
             return None
@@ -42,7 +42,7 @@ class Draws:
     def vary_input(
         self, batch: dict[str, Tensor], update: int, part: int, codes_only: bool
     ) -> dict[str, Tensor]:
-        """The batch of a part, its input changed anew where the settings say so."""
+        """The batch of a part, with its input augmented if the settings require it."""
         settings = self.settings
         if not settings.augment:
             return batch

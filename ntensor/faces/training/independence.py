@@ -1,4 +1,4 @@
-"""A loss term for what codes reveal of factors that they should not reveal."""
+"""A loss term that keeps codes from revealing factors that they should not encode."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Independence(nn.Module):
     .. math:: \frac{1}{k} \sum_{a, b} C_{ab}^2, \qquad
               C_{ab} \approx \mathrm{mean}_i \, \hat z_{ia} \hat f_{ib}
 
-    where a hat means: minus the running mean, divided by the running standard deviation. `C` is a
-    running mean over batches too, initially 0. A batch is too small to estimate correlations: the
-    value and its gradient are those of `2 C . c - C . C`, with the batch's own `c`, and
-    with `C` and what standardises taken as given. All running means are buffers.
+    where a hat means standardised by the running mean and standard deviation. `C` is also a running
+    mean over batches, initially 0. A batch is too small to estimate correlations. Value and
+    gradient are therefore those of `2 C . c - C . C` with the batch's own `c`, where `C` and the
+    running moments are constants. All running means are buffers.
 
     Args:
         k (int): extent of the code.
-        factors (int): number of factors, all of them together.
+        factors (int): total number of factors.
 
     Example:
         >>> import torch
@@ -51,8 +51,10 @@ class Independence(nn.Module):
             self.register_buffer(f"{name}_variance", torch.zeros(size))
 
     def forward(self, code: Tensor, factors: Tensor) -> Tensor:
-        """Tensor[]: the term for a batch, `code` (n, k) and `factors` (n, m), which moves the
-        running means. These are of the batches of all processes in distributed training."""
+        """Tensor[]: the term for a batch of `code` (n, k) and `factors` (n, m).
+
+        Updates the running means; in distributed training, over the batches of all processes.
+        """
         batches = self.get_buffer("batches").add_(1)
         momentum = (1 / batches).clamp_min(self.MOMENTUM)
         z = self._standardise("code", code, momentum)
@@ -102,11 +104,11 @@ class Separation(nn.Module):
         """Tensor[]: the term.
 
         Args:
-            output (mapping): codes.
+            output (mapping): the codes.
             batch (mapping): `exp_3dmm` (Tensor[n, k]), `pose` (Tensor[n, 3, 3]), `image`, `mask`.
         """
         terms = []
-        # Correlations of few samples, in full precision.
+        # Correlations of few samples need full precision.
         with torch.autocast(batch["pose"].device.type, enabled=False):
             given = {**batch, "colours": measure_colours(batch["image"], batch["mask"])}
             for code, part in self.parts.items():
@@ -127,6 +129,6 @@ def measure_colours(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def build_separation(configuration: Configuration) -> Separation | None:
-    """The term if the configuration has a weight for it; None for a network without the codes."""
+    """The term, or None if its weight is 0 or the network does not have the codes."""
     has = configuration.model.network in ("neuro-tensorial", "proof-of-concept")
     return Separation(configuration) if has and configuration.losses.independence else None

@@ -15,12 +15,12 @@ from ntensor.faces.writing import grids
 
 
 class Log:
-    """Progress on stderr, scalars to TensorBoard, grids as PNG; silent where `leads` is False.
+    """Progress on stderr, scalars to TensorBoard, grids as PNG; silent if `leads` is False.
 
     Args:
         run (Path): folder; gets `tensorboard/` and `pictures/`.
         steps, start (int): updates in total, and those already done.
-        batch_size (int): images of an update.
+        batch_size (int): images per update.
         leads (bool): whether this process writes.
     """
 
@@ -37,7 +37,7 @@ class Log:
             from torch.utils.tensorboard import SummaryWriter
             from tqdm import tqdm
 
-            # Entries after the resumed step are from a process that did not save that far.
+            # Entries after the resumed step are from a process that was killed before saving.
             self.writer = SummaryWriter(str(self.run / "tensorboard"), purge_step=self.start + 1)
             self.bar = tqdm(
                 total=self.steps,
@@ -59,12 +59,12 @@ class Log:
             self.writer.close()
 
     def advance(self) -> None:
-        """One more update is done."""
+        """Advances the progress bar by one update."""
         if self.leads:
             self.bar.update()
 
     def log_losses(self, step: int, total: float, values: Mapping[str, float]) -> None:
-        """Terms of an update, and the images per second since the last call."""
+        """Logs the terms of an update, and the images per second since the last call."""
         if not self.leads:
             return
         now = time.perf_counter()
@@ -76,7 +76,7 @@ class Log:
         self.log_scalars(step, "training", {"total": total, "images_per_second": speed, **values})
 
     def log_scalars(self, step: int, section: str, values: Mapping[str, float]) -> None:
-        """Numbers of a step under `section/`."""
+        """Logs the numbers of a step under `section/`."""
         if self.leads:
             for name, value in values.items():
                 self.writer.add_scalar(f"{section}/{name}", value, step)
@@ -87,12 +87,12 @@ class Log:
             self.writer.flush()
 
     def say(self, text: str) -> None:
-        """A line above the progress bar."""
+        """Prints a line above the progress bar."""
         if self.leads:
             self.bar.write(text, file=sys.stderr)
 
     def log_pictures(self, step: int, shown: Mapping[str, Tensor]) -> None:
-        """A grid, as PNG and in TensorBoard."""
+        """Writes a grid, as PNG and to TensorBoard."""
         if self.leads:
             grids.save_grid(self.run / "pictures" / f"step-{step:08d}.png", shown)
             grid = grids.draw_grid(shown)

@@ -1,11 +1,10 @@
 r"""Every term of the paper's objective, as a function of tensors.
 
-Conventions: batch first. A squared norm over pixels or coordinates is a MEAN over them, and a mean
-over the batch (the paper's is a sum; the weights of `LossConfiguration` absorb the factor), so that
-weights keep their meaning at any image size, number of vertices and batch. A mask multiplies, and
-the mean is still over all pixels. Except `white_shading` and `pairs`, which look at the samples of
-a part together, every term is a mean over the batch of a term of each sample, so that averages over
-parts of a batch equal the whole.
+Conventions: batch first. A squared norm is a MEAN over pixels or coordinates and over the batch.
+The paper's is a sum; the weights of `LossConfiguration` absorb the factor, and so keep their
+meaning for any image size, number of vertices and batch size. A mask multiplies; the mean is still
+over all pixels. Every term is a mean over samples, so averages over parts of a batch equal the
+whole. The exceptions are `white_shading` and `pairs`, which use all samples of a part together.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Of the cosines in `pairs`.
+# Temperature of the cosines in `pairs`.
 TEMPERATURE = 0.1
-# Weight of the normals in `swap`, beside the squared error of colours.
+# Weight of the normals in `swap`, relative to the squared error of colours.
 SWAP_NORMAL = 0.2
 
 
@@ -30,8 +29,9 @@ def reconstruction(image: Tensor, target: Tensor) -> Tensor:
 
 
 def opponent(image: Tensor) -> Tensor:
-    r"""Luminance less 0.4, red less green, yellow less blue, each over about its standard deviation
-    in pictures of faces (0.2, 0.05, 0.05).
+    r"""Opponent colours: luminance minus 0.4, red minus green, yellow minus blue.
+
+    Each is divided by its approximate standard deviation in pictures of faces: 0.2, 0.05, 0.05.
 
     Args:
         image (Tensor[n, 3, S, S]): RGB.
@@ -48,8 +48,8 @@ def opponent(image: Tensor) -> Tensor:
 def colour(image: Tensor, target: Tensor) -> Tensor:
     r"""Squared error of the two colour differences of `opponent`; not in the paper.
 
-    The variance of these differences is a fifteenth of luminance's, so that `reconstruction` alone
-    teaches colours late.
+    Their variance is a fifteenth of that of luminance, so with `reconstruction` alone, colours are
+    learnt late.
 
     Args:
         image, target (Tensor[n, 3, S, S]): reconstruction and image.
@@ -61,16 +61,16 @@ def thumbnail(predicted: Tensor, image: Tensor) -> Tensor:
     r"""Squared error of a thumbnail of the image, 4 x 4 means of `opponent`; not in the paper.
 
     Args:
-        predicted (Tensor[n, 48]): as the network gives it.
+        predicted (Tensor[n, 48]): the network's output.
         image (Tensor[n, 3, S, S])
     """
     return (predicted - F.adaptive_avg_pool2d(opponent(image), 4).flatten(1)).square().mean()
 
 
 def adversarial(image: Tensor, autoencoded: Tensor) -> Tensor:
-    r"""`E_adv = |x_hat - D(x_hat)|_1` of eq. 8: the discriminator's error at its input.
+    r"""`E_adv = |x_hat - D(x_hat)|_1` of eq. 8: the discriminator's reconstruction error.
 
-    With a real image, the first term of the discriminator's own objective.
+    For a real image, this is the first term of the discriminator's own objective.
 
     Args:
         image, autoencoded (Tensor[n, 3, S, S]): `x_hat` and `D(x_hat)`.
@@ -79,7 +79,7 @@ def adversarial(image: Tensor, autoencoded: Tensor) -> Tensor:
 
 
 def discriminator(real: Tensor, fake: Tensor, k: Tensor) -> Tensor:
-    r"""Objective of the discriminator: `|x - D(x)|_1 - k_t |x_hat - D(x_hat)|_1` (section 3.6).
+    r"""Discriminator objective: `|x - D(x)|_1 - k_t |x_hat - D(x_hat)|_1` (section 3.6).
 
     Args:
         real, fake (Tensor[]): `adversarial` of images and of reconstructions.
@@ -91,14 +91,14 @@ def discriminator(real: Tensor, fake: Tensor, k: Tensor) -> Tensor:
 def update_balance(
     k: Tensor, real: Tensor, fake: Tensor, gamma: float, rate: float
 ) -> tuple[Tensor, Tensor]:
-    r"""The balance between discriminator and generator of the paper's reference [2].
+    r"""The balance between discriminator and generator, from the paper's reference [2].
 
     .. math:: k_{t+1} = \mathrm{clip}(k_t + \lambda_k (\gamma E_{real} - E_{fake}), 0, 1), \qquad
               M = E_{real} + |\gamma E_{real} - E_{fake}|
 
     Args:
         k, real, fake (Tensor[]): `k_t`, and the two errors of this step.
-        gamma (float): the wanted ratio `E_fake / E_real`.
+        gamma (float): the desired ratio `E_fake / E_real`.
         rate (float): `lambda_k`.
 
     Returns:
@@ -128,7 +128,7 @@ def pose(z_p: Tensor, R: Tensor) -> Tensor:
     r"""`E_p = |z_p - x_p|_2^2` of eq. 9.
 
     Args:
-        z_p (Tensor[n, 9]): the rotation, row by row.
+        z_p (Tensor[n, 9]): the rotation in row-major order.
         R (Tensor[n, 3, 3]): of the fitted model.
     """
     return (z_p - R.flatten(1)).square().mean()
@@ -145,19 +145,19 @@ def identity(predicted: Tensor, id_3dmm: Tensor) -> Tensor:
 
 
 def pairs(z_id: Tensor, identity: Tensor) -> Tensor:
-    r"""Supervised contrastive loss of pictures of the same persons; not in the paper.
+    r"""Supervised contrastive loss over pictures of the same person; not in the paper.
 
     .. math:: -\frac{1}{|A|} \sum_{i \in A} \frac{1}{|P_i|} \sum_{p \in P_i}
               \log \frac{e^{s_{ip} / T}}{\sum_{a \ne i} e^{s_{ia} / T}}, \qquad
               s_{ia} = \cos(z_i - 1, z_a - 1), \quad T = 0.1
 
-    with the other pictures `P_i` of the person of picture `i`, and the pictures `A` that have some.
-    The codes start about 1, see `initialisation.FACTORS`. In distributed training each process
-    compares the pictures of its own part.
+    where `P_i` are the other pictures of the person in picture `i`, and `A` the pictures that have
+    any. The codes are initialised near 1, see `initialisation.FACTORS`. In distributed training,
+    each process compares the pictures of its own part.
 
     Args:
         z_id (Tensor[n, k])
-        identity (Tensor[n]): the persons; pictures of unknown ones (-1) are left out.
+        identity (Tensor[n]): the persons; pictures of unknown persons (-1) are ignored.
     """
     known = identity >= 0
     if known.sum() < 2:
@@ -187,7 +187,7 @@ def frontal_image(predicted: Tensor, target: Tensor, near_frontal: Tensor) -> Te
 
     Args:
         predicted, target (Tensor[n, 3, S, S])
-        near_frontal (Tensor[n]): bool. The mean is over all `n`: other samples count as zero.
+        near_frontal (Tensor[n]): bool. The mean is over all `n`; other samples count as zero.
     """
     return _select(predicted, target, near_frontal)
 
@@ -203,7 +203,7 @@ def frontal_normal(predicted: Tensor, target: Tensor, near_frontal: Tensor) -> T
 def normal(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     r"""Normals against the pseudo ground truth, inside the mask: `|m (N - n)|_2^2` ([30]).
 
-    Outside the mask the target is zero, and so is the wanted output, at a tenth of the weight.
+    Outside the mask the target is zero, at a tenth of the weight.
 
     Args:
         predicted, target (Tensor[n, 3, S, S])
@@ -216,13 +216,15 @@ def normal(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 def swap(
     face: Tensor, normals: Tensor, target: Tensor, target_normals: Tensor, mask: Tensor, n: int
 ) -> Tensor:
-    r"""A picture decoded with one code of another, where that code's factor is all in which they
-    differ, against the other picture: `|m (a s - x)|_2^2 + 0.2 E_normal`; not in the paper.
+    r"""Swapped codes: `|m (a s - x)|_2^2 + 0.2 E_normal`; not in the paper.
+
+    A picture decoded with one code of another is compared with that other picture. The two must
+    differ only in the factor of that code.
 
     Args:
         face, normals (Tensor[m, 3, S, S]): decoded albedo times shading, and normals.
         target, target_normals (Tensor[m, 3, S, S]), mask (Tensor[m, 1, S, S]): of the others.
-        n (int): pictures in the batch. The mean is over all of them: those without a partner count
+        n (int): pictures in the batch. The mean is over all of them; those without a partner count
             as zero.
     """
     if not len(face):
@@ -240,7 +242,7 @@ def normal_unit(predicted: Tensor, mask: Tensor) -> Tensor:
 
 
 def _subtract_neighbours(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Differences of neighbours in a column and in a row, where both lie inside the mask."""
+    """Vertical and horizontal differences of neighbours that both lie inside the mask."""
     down = (x[:, :, 1:] - x[:, :, :-1]) * (mask[:, :, 1:] * mask[:, :, :-1])
     right = (x[..., 1:] - x[..., :-1]) * (mask[..., 1:] * mask[..., :-1])
     return down, right
@@ -275,7 +277,7 @@ def white_shading(shading: Tensor, mask: Tensor, level: float = 0.75) -> Tensor:
 
     Args:
         shading (Tensor[n, 3, S, S]), mask (Tensor[n, 1, S, S])
-        level (float): the wanted mean.
+        level (float): the desired mean.
     """
     total = (mask * shading).sum((0, 2, 3))
     weight = mask.sum()
@@ -313,7 +315,7 @@ def texture(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def prior(logit: Tensor) -> Tensor:
-    r"""A code that passes for a drawn one: `-log sigmoid(D(z))` (adversarial auto-encoder, [23]).
+    r"""Generator loss of the prior, `-log sigmoid(D(z))` (adversarial auto-encoder, [23]).
 
     Args:
         logit (Tensor[n]): of the discriminator at the code.

@@ -1,4 +1,4 @@
-"""The terms of `losses` that train a network, with their weights, and its adversary."""
+"""The objective of a network: weighted terms of `losses`, and the adversary."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ Batch = Mapping[str, Tensor]
 def compute_terms(
     output: Mapping[str, Tensor], batch: Batch, weights: LossConfiguration, statistics: Statistics
 ) -> dict[str, Tensor]:
-    """Every term that has a weight, an output and a target; unweighted, by the weight's name.
+    """Computes every term that has a weight, an output and a target.
+
+    The terms are unweighted, by the name of their weight.
 
     Args:
         output (mapping): of a model's `forward`.
-        batch (mapping): targets; `image` at least.
+        batch (mapping): the targets, at least `image`.
         weights (LossConfiguration)
         statistics (Statistics): of the model.
     """
@@ -70,10 +72,10 @@ def compute_terms(
 def complete(
     batch: Batch, output: Mapping[str, Tensor], statistics: Statistics
 ) -> dict[str, Tensor]:
-    """Replaces each target that a sample lacks by the network's own output.
+    """Replaces the missing targets of samples by the network's own output.
 
-    `valid_NAME` (n,) says which samples have the target NAME; without it all have. A sample that
-    lacks it adds nothing to the terms of that target.
+    `valid_NAME` (n,) marks the samples that have the target NAME; without it, all have. A sample
+    without a target thus contributes nothing to its terms.
     """
     whole = dict(batch)
     own = {"pose": "z_p", "mask": "mask", "normal": "normal", "light": "light"}
@@ -94,7 +96,7 @@ def complete(
 def compare_swapped(
     output: Mapping[str, Tensor], batch: Batch, swaps: Swaps, statistics: Statistics
 ) -> Tensor:
-    """`losses.swap` of the pictures that were decoded with a code of another."""
+    """`losses.swap` of the pictures decoded with a code of another."""
     out = {name: value.float() for name, value in output.items()}
     whole = complete(batch, out, statistics)
     image, normal, mask = (whole[name][swaps.others] for name in ("image", "normal", "mask"))
@@ -112,7 +114,7 @@ class ImageAdversary(nn.Module):
 
     Attributes:
         network (Discriminator)
-        k (Tensor[]): `k_t`, 0 at first.
+        k (Tensor[]): `k_t`, initially 0.
     """
 
     def __init__(self, configuration: Configuration) -> None:
@@ -155,7 +157,7 @@ class ImageAdversary(nn.Module):
 
 
 class CodeAdversary(nn.Module):
-    """The adversary of a plain adversarial auto-encoder [23]: tells codes from normal vectors."""
+    """The adversary of an adversarial auto-encoder [23]: separates codes from normal vectors."""
 
     def __init__(self, configuration: Configuration) -> None:
         super().__init__()
@@ -176,7 +178,7 @@ class CodeAdversary(nn.Module):
         return objective, {"prior_discriminator": objective.detach()}
 
     def update(self, parts: Mapping[str, Tensor]) -> dict[str, float]:
-        """Has no state to update; returns what to log."""
+        """There is no state to update; returns what to log."""
         return {name: float(part) for name, part in parts.items()}
 
 
@@ -184,27 +186,26 @@ Adversary = ImageAdversary | CodeAdversary
 
 
 def build_adversary(configuration: Configuration) -> Adversary | None:
-    """The adversary, if the configuration has a weight for it."""
+    """The adversary, or None if its weight is 0."""
     if configuration.model.network == "plain":
         return CodeAdversary(configuration) if configuration.losses.prior else None
     return ImageAdversary(configuration) if configuration.losses.adversarial else None
 
 
 class TrainingStep(nn.Module):
-    """Forward of one update: a batch to the weighted sum of the terms.
+    """Forward pass of one update: from a batch to the weighted sum of the terms.
 
-    Only the sum carries gradients out of `forward`, so that distributed training sees which
-    parameters are used. The adversary and the verification network take no part in
-    `parameters()`.
+    Only the sum carries gradients out of `forward`, so distributed training detects which
+    parameters are used. `parameters()` does not include the adversary and the verification network.
 
     Args:
         model (Module)
         weights (LossConfiguration)
         adversary (Adversary or None)
-        verification (Module or None): frozen; images (n, 3, S, S) to embeddings.
+        verification (Module or None): frozen; maps images (n, 3, S, S) to embeddings.
         separation (Separation or None): a term of the codes.
-        skips_rows (bool): the model computes stream 3 for near-frontal samples only, which are all
-            that eq. 13 and 14 look at. The number of rows then differs from batch to batch.
+        skips_rows (bool): compute stream 3 only for near-frontal samples, the only ones that eq. 13
+            and 14 use. The number of rows then varies between batches.
     """
 
     def __init__(
@@ -227,16 +228,15 @@ class TrainingStep(nn.Module):
     def forward(
         self, batch: Batch, codes_only: bool = False, fits: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """The sum, every term, and the outputs, the latter two without gradient.
+        """The sum; every term and the outputs, both without gradients.
 
         Args:
             batch (mapping): as in `compute_terms`.
             codes_only (bool): only the terms that need no decoder; the network must have some.
-            fits (Tensor[n] or None): bool, the rows that are decoded with skip connections; None:
-                all.
+            fits (Tensor[n] or None): bool, the rows decoded with skip connections; None: all.
         """
         adversary, verification = (None, None) if codes_only else self.others
-        # Of every batch, so that data without pairs is refused by the first update.
+        # For every batch, so that the first update refuses data without pairs.
         swaps = find_swaps(batch) if self.swaps_codes else None
         if codes_only:
             codes, _ = self.model.encode(get_input(batch))  # type: ignore[operator]

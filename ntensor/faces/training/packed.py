@@ -1,14 +1,14 @@
 """A trained network as one small file: half precision, large layers as products of two factors.
 
-A safetensors file. Of each tensor of the network's `state_dict` it has
+It is a safetensors file. For each tensor of the network's `state_dict` it holds
 
-- either the tensor itself, floating-point ones of two and more dimensions in half precision;
-- or `NAME.basis` (k_x, r), an orthogonal basis of the layer's outputs, and `NAME.core` (r, ...), so
-  that the tensor is `basis @ core`. `ntensor.faces.weights` finds them.
+- either the tensor itself, in half precision if it is floating-point with two or more dimensions;
+- or `NAME.basis` (k_x, r), an orthogonal basis of the layer's outputs, and `NAME.core` (r, ...),
+  such that the tensor is `basis @ core`. `ntensor.faces.weights` computes them.
 
-`surface.triangles` and `surface.landmarks68`, where it has them, are of the network's shape, whose
-mean is among the network's statistics: what a face needs to be aligned, drawn and written, without
-the face model that the training used. The note `ntensor` says what the network is, as JSON.
+The optional `surface.triangles` and `surface.landmarks68` belong to the network's shape, whose mean
+is among the network's statistics. With them, faces can be aligned, drawn and written without the
+face model of the training. The metadata entry `ntensor` describes the network as JSON.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ SUFFIX = ".safetensors"
 BASIS, CORE = ".basis", ".core"
 NOTE = "ntensor"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
-# Bytes of all factored tensors, multiplied out.
+# Limit on the bytes of all factored tensors, multiplied out.
 MOST_BYTES = 2_000_000_000
 _SURFACE = ("surface.triangles", "surface.landmarks68")
-# It is shown.
+# Printed to the user.
 _PRINTABLE = Word(r"[ -~]{1,200}", "up to 200 printable characters")
 
 
 @dataclass(frozen=True)
 class Note:
-    """What the file says of its network.
+    """The file's description of its network.
 
     Attributes:
-        format: of the file.
-        step: updates of the network.
-        faces: the face model that it was trained with, in words.
+        format: version of the file format.
+        step: number of updates.
+        faces: a description of the face model that it was trained with.
         configuration: of the run, without paths.
     """
 
@@ -69,9 +69,9 @@ class Trained:
 
     Attributes:
         model, configuration
-        step: updates that it has had.
-        surface: mean, triangles and landmarks of its shape; None: they are those of the face model
-            that the configuration names.
+        step: number of updates.
+        surface: mean, triangles and landmarks of its shape; None: those of the face model in the
+            configuration.
     """
 
     model: Model
@@ -88,11 +88,11 @@ def write_packed(
     faces: str,
     surface: FaceModel | None,
 ) -> None:
-    """Writes the file, whole or not at all.
+    """Writes the file atomically.
 
     Args:
         path: of the file.
-        tensors: of the network, some as factors; see above.
+        tensors: of the network, some as factors; see the module.
         configuration, step, faces: see `Note`.
         surface: of the network's shape.
 
@@ -111,7 +111,7 @@ def serialise(
     faces: str,
     surface: FaceModel | None,
 ) -> bytes:
-    """The content of the file; see `write_packed`."""
+    """Serialises the content of the file; see `write_packed`."""
     from safetensors.torch import save
 
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -120,7 +120,7 @@ def serialise(
 
 
 def list_surface(surface: FaceModel | None) -> dict[str, Tensor]:
-    """The tensors of a surface, as files hold them."""
+    """The tensors of a surface, as stored in files."""
     if surface is None:
         return {}
     tensors = (surface.triangles, surface.landmarks68)
@@ -128,7 +128,7 @@ def list_surface(surface: FaceModel | None) -> dict[str, Tensor]:
 
 
 def read_packed(path: Path) -> Trained:
-    """The network of a file, in float32.
+    """Reads the network of a file, in float32.
 
     Raises:
         ValueError: the file is missing, damaged, or of another kind.
@@ -150,14 +150,14 @@ def read_packed(path: Path) -> Trained:
 
 
 def restore_tensors(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The network's tensors, of which some are factors.
+    """Restores the network's tensors; factored ones are multiplied out.
 
     Args:
-        given: as the file has them.
-        wanted: of the network, with any values.
+        given: the tensors of the file.
+        wanted: the tensors of the network, with arbitrary values.
 
     Raises:
-        ValueError: other names, types or shapes, or numbers that are not finite.
+        ValueError: wrong names, types or shapes, or numbers that are not finite.
     """
     expected: dict[str, Tensor] = {}
     factored = [name for name in wanted if f"{name}{BASIS}" in given]
@@ -186,22 +186,22 @@ def restore_tensors(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -
 
 
 def _like(given: Tensor | None, wanted: Tensor) -> Tensor:
-    """`wanted` on "meta", in the precision of the tensor that is given for it."""
+    """`wanted` on "meta", in the precision of the given tensor."""
     known = given is not None and wanted.dtype == torch.float32 and given.dtype in FLOATS
     dtype = given.dtype if given is not None and known else wanted.dtype
     return torch.empty(wanted.shape, dtype=dtype, device="meta")
 
 
 def read_surface(given: Mapping[str, Tensor], model: Model, source: str) -> FaceModel | None:
-    """The surface of a network's shape; None where there is none.
+    """Reads the surface of a network's shape; None if there is none.
 
     Args:
-        given: as `list_surface` gives it.
-        model: its statistics have the mean.
-        source: of the face, in words.
+        given: as returned by `list_surface`.
+        model: its statistics hold the mean.
+        source: a description of the face model.
 
     Raises:
-        ValueError: it does not go with the network.
+        ValueError: it does not fit the network.
     """
     if not given:
         return None

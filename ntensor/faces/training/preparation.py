@@ -1,4 +1,4 @@
-"""What happens before the first update: checks of the settings, placement of the networks."""
+"""Before the first update: checks of the settings, placement of the networks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from . import checkpoint
 
 
 def place(module: nn.Module, device: torch.device) -> None:
-    """Moves a network to the device, and its convolutions to the layout of channels last.
+    """Moves a network to the device, and its convolutions to the channels-last layout.
 
-    `Module.to(memory_format=...)` would permute every tensor of four dimensions, a core among them,
+    `Module.to(memory_format=...)` would permute every four-dimensional tensor, including cores,
     which must be contiguous.
     """
     module.to(device)
@@ -29,10 +29,10 @@ def place(module: nn.Module, device: torch.device) -> None:
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
-    """Puts saved tensors into a module.
+    """Loads saved tensors into a module.
 
     Raises:
-        CheckpointError: they are of another network.
+        CheckpointError: they belong to another network.
     """
     try:
         check_tensors(tensors, module.state_dict())
@@ -76,10 +76,10 @@ def check_settings(configuration: Configuration, world: int, device: torch.devic
 
 
 def check_name(run: Path) -> None:
-    """Refuses a folder that TensorBoard, which expects names in UTF-8, would not find.
+    """Refuses a folder that TensorBoard would not find, since it expects names in UTF-8.
 
     Raises:
-        ConfigurationError: the name is not UTF-8, or Python does not read it as such.
+        ConfigurationError: the name is not UTF-8, or Python does not decode it as such.
     """
     try:
         readable = str(run).encode() == os.fsencode(run)
@@ -96,7 +96,8 @@ def check_standing(run: Path, configuration: Configuration) -> None:
     """Refuses to continue a run with a configuration that would make it learn something else.
 
     Raises:
-        ConfigurationError: names every entry that differs; or the run's own cannot be read.
+        ConfigurationError: entries differ, all of which are named; or the run's own configuration
+            cannot be read.
     """
     path = run / checkpoint.CONFIGURATION
     steps = checkpoint.saved_steps(run)
@@ -117,7 +118,7 @@ def check_standing(run: Path, configuration: Configuration) -> None:
 
 
 def accumulates(configuration: Configuration, world: int) -> bool:
-    """Whether backward adds into the cores' gradients.
+    """Whether the backward pass adds into the cores' gradients.
 
     Raises:
         ConfigurationError: it is requested but does not work, with the reason.

@@ -17,7 +17,7 @@ def choose_device(name: str) -> torch.device:
     """The device of this process: `"auto"` is the GPU of its local rank if there is one.
 
     Raises:
-        ConfigurationError: the device does not exist here.
+        ConfigurationError: there is no such device.
     """
     check_entry("device", name, Device)
     if name == "auto":
@@ -42,10 +42,11 @@ def _read_number(name: str, default: int) -> int:
 
 
 class Processes:
-    """Joins the group that `torchrun` describes in the environment, if there is one.
+    """Joins the process group that `torchrun` describes in the environment, if there is one.
 
     Attributes:
-        rank, world: of this process, and how many there are.
+        rank: of this process.
+        world: number of processes.
 
     Example:
         >>> import torch
@@ -100,12 +101,12 @@ class Processes:
         return bool(raised)
 
     def wait(self) -> None:
-        """Waits until every process gets here."""
+        """Waits for all processes."""
         if self.world > 1:
             dist.barrier()
 
     def share(self, model: torch.nn.Module) -> torch.nn.Module:
-        """The model with gradients averaged over the processes; with one process, the model."""
+        """Wraps the model so that gradients are averaged; with one process, it is unchanged."""
         if self.world == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None

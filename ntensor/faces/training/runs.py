@@ -1,4 +1,4 @@
-"""Reading what training wrote: the folder of a run, or a file of ready-made weights."""
+"""Reads trained networks: from the folder of a run, or a file of ready-made weights."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ntensor.faces.reading import check_tensors, read_tensors
 from . import checkpoint, packed
 from .packed import Trained
 
-# In the folder of a run that was unpacked: its shape's triangles and landmarks.
+# The triangles and landmarks of the shape, in the folder of an unpacked run.
 SURFACE = "surface.safetensors"
 
 
 def find_shipped() -> Path:
-    """The file of the weights that come with the package.
+    """The file of the weights included in the package.
 
     Raises:
-        CheckpointError: it has none.
+        CheckpointError: it does not exist.
     """
     path = shipped_path()
     if not path.is_file():
@@ -37,14 +37,14 @@ def find_shipped() -> Path:
 
 
 def shipped_path() -> Path:
-    """Where the weights that come with the package are, or would be."""
+    """The path of the weights included in the package, whether or not it exists."""
     return Path(str(importlib.resources.files("ntensor.faces") / "weights" / "robust.safetensors"))
 
 
 def split_run(words: Sequence[str]) -> tuple[Path, list[str]]:
-    """The run that the first of some words names, and the others; else the shipped weights and all.
+    """Splits off a run named by the first word; without one, the shipped weights are used.
 
-    A run is named by a folder, or by a file with the ending of weights.
+    A run is a folder, or a file with the suffix of weights.
     """
     if words and (Path(words[0]).is_dir() or words[0].endswith(packed.SUFFIX)):
         return Path(words[0]), list(words[1:])
@@ -52,12 +52,12 @@ def split_run(words: Sequence[str]) -> tuple[Path, list[str]]:
 
 
 def is_packed(run: Path) -> bool:
-    """Whether a run is a file of weights, not a folder."""
+    """Whether a run is a file of weights instead of a folder."""
     return run.suffix == packed.SUFFIX and not run.is_dir()
 
 
 def read_configuration(run: Path) -> Configuration:
-    """The configuration of a run.
+    """Reads the configuration of a run.
 
     Raises:
         FacesError: it cannot be read.
@@ -68,24 +68,24 @@ def read_configuration(run: Path) -> Configuration:
 
 
 def load_run(run: Path, which: str = "best") -> tuple[Model, Configuration, int]:
-    """The network of a run, its configuration, and the update of the checkpoint.
+    """Reads the network of a run, its configuration, and the update of the checkpoint.
 
     Args:
-        run (Path): folder that training wrote, or a file of weights.
-        which (str): `"best"` or `"last"`; a file has one.
+        run (Path): a run's folder, or a file of weights.
+        which (str): `"best"` or `"last"`; ignored for a file.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: there is no checkpoint, or it is damaged.
     """
     trained = open_run(run, which)
     return trained.model, trained.configuration, trained.step
 
 
 def open_run(run: Path, which: str = "best") -> Trained:
-    """What `load_run` gives, and the surface of the network's shape where the run holds one.
+    """As `load_run`, with the surface of the network's shape if the run stores one.
 
     Raises:
-        CheckpointError: see there.
+        CheckpointError: as for `load_run`.
     """
     if is_packed(run):
         try:
@@ -102,7 +102,7 @@ def open_run(run: Path, which: str = "best") -> Trained:
             tensors, _ = checkpoint.load(checkpoint.folder_of(run, step))
             break
         except CheckpointError:
-            # Training removes old checkpoints, after another one has become the best.
+            # Training may have removed it, after another checkpoint became the best.
             if step not in steps or checkpoint.folder_of(run, step).exists():
                 raise
     configuration = from_file(run / checkpoint.CONFIGURATION)

@@ -1,4 +1,4 @@
-"""The source of a run's batches: faces rendered on demand, or a data set on disk."""
+"""The source of a run's batches: faces rendered on demand, or a stored data set."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from .processes import choose_device
 
 VARIATIONS = {"all": Variation(), "expression": POC_EXPRESSION, "pose": POC_POSE}
 
-# The entries of a batch that training and its pictures read.
+# The entries of a batch that training and its pictures use.
 KEPT = (
     *("image", "mask", "normal", "albedo", "light", "pose", "id_3dmm", "exp_3dmm", "shape"),
     *("frontal_image", "frontal_normal", "near_frontal", "texture"),
     *("input", "identity", "expression", "pose_bin", "light_bin", "differs"),
 )
-# Scale of the maps that a cache keeps in eight bits: 0 to 1, and -1 to 1.
+# Maps that a cache stores in eight bits, with a range of 0 to 1 and of -1 to 1.
 UNSIGNED = ("image", "input", "mask", "albedo", "frontal_image", "texture")
 SIGNED = ("normal", "frontal_normal")
 
 
 class Samples(Protocol):
-    """Batches by the numbers of their samples.
+    """Batches by the indices of their samples.
 
     Attributes:
         size: number of samples; None: endless.
         sizes: extents by name, among `image`, `id_3dmm`, `exp_3dmm`, `shape`.
         statistics: mean and standard deviation of the standardised vectors, by name.
-        blocks: counts of neighbouring samples that are read together; empty: none are.
+        blocks: sizes of the blocks of adjacent samples that are read together; empty: no blocks.
     """
 
     @property
@@ -57,13 +57,15 @@ class Samples(Protocol):
     def statistics(self) -> Mapping[str, tuple[Tensor, Tensor]]: ...
 
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The batch of these samples. Each sample is bitwise a function of its own index alone;
-        if samples are rendered on a GPU, of all `indices`.
+        """The batch of these samples.
+
+        Each sample depends bitwise on its own index only, or on all `indices` if samples are
+        rendered on a GPU.
         """
 
 
 class GeneratedSamples:
-    """Faces of a `Faces` set, with the keys that training reads.
+    """Faces of a `Faces` set, with the keys that training uses.
 
     Args:
         faces (Faces)
@@ -85,7 +87,7 @@ class GeneratedSamples:
 
     @property
     def statistics(self) -> Mapping[str, tuple[Tensor, Tensor]]:
-        return self.faces.statistics  # drawn where they are first asked for
+        return self.faces.statistics  # computed on first use
 
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         batch = self.faces.batch(indices)
@@ -101,7 +103,7 @@ class GeneratedSamples:
 
 
 class StoredSamples:
-    """A data set on the disk; its shards are blocks, so that an order through them streams.
+    """A stored data set; its shards are blocks, so a shuffled order can be streamed.
 
     Args:
         faces (StoredFaces)
@@ -116,7 +118,7 @@ class StoredSamples:
         """The batch, with `valid_NAME` (n,) for targets that some samples lack.
 
         Raises:
-            DamagedData: a damaged file or record, unless they are skipped.
+            DamagedData: a file or record is damaged, unless damage is skipped.
         """
         batch = self.faces.batch(indices)
         kept = {name: batch[name] for name in KEPT if name in batch}
@@ -128,17 +130,18 @@ class StoredSamples:
 
 
 def open_stored(folder: str, skip_damaged: bool) -> StoredSamples:
-    """The data set of a folder.
+    """Opens the data set in a folder.
 
     Raises:
-        DamagedData: it is none, or damaged.
+        DamagedData: it is not a data set, or is damaged.
     """
     return StoredSamples(StoredFaces(folder, on_damage="skip" if skip_damaged else "refuse"))
 
 
 class Told:
-    """Samples that return an error as a batch. Raised in a worker of a `DataLoader`, its sentence
-    would come back as the text of a traceback.
+    """Samples that return an error instead of raising it.
+
+    An error raised in a worker of a `DataLoader` would arrive as the text of a traceback.
 
     Args:
         samples (Samples)
@@ -155,10 +158,10 @@ class Told:
 
 
 class Cached:
-    """Keeps every sample once it was requested, with its maps rounded to eight bits.
+    """Caches every requested sample, with its maps rounded to eight bits.
 
-    About 65 KB per sample of 64 x 64, and the shape. A sample is always computed alone, so that it
-    is bitwise the same whenever and with whichever others it is read first.
+    A sample of 64 x 64 takes about 65 KB plus the shape. Samples are always computed one at a time,
+    so each is bitwise the same whenever and with whichever others it is first read.
 
     Args:
         samples (Samples): finite.
@@ -185,7 +188,7 @@ class Cached:
 
 
 def pack(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Maps in eight bits."""
+    """Converts maps to eight bits."""
     packed = dict(batch)
     for names, scale, dtype in ((UNSIGNED, 255, torch.uint8), (SIGNED, 127, torch.int8)):
         for name in names:
@@ -195,7 +198,7 @@ def pack(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unpack(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Maps as numbers 0 to 1 or -1 to 1."""
+    """Converts maps back to numbers from 0 to 1 or -1 to 1."""
     maps = dict(batch)
     for names, scale in ((UNSIGNED, 255), (SIGNED, 127)):
         for name in names:
@@ -222,7 +225,7 @@ def make_generated(configuration: DataConfiguration, split: str, image_size: int
 
 
 def open_sources(configuration: DataConfiguration, image_size: int) -> tuple[Samples, Samples]:
-    """Training and validation samples, of different identities.
+    """Opens training and validation samples, of different identities.
 
     Raises:
         ConfigurationError: the source is neither `"generated"` nor a folder, or cannot be read.

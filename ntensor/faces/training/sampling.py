@@ -1,4 +1,4 @@
-"""The samples of an update depend only on its number, so that a run can continue anywhere."""
+"""The samples of an update; they depend only on its index, so a run can resume anywhere."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ntensor.faces.common.errors import ConfigurationError
 def draw_order(
     epoch: int, size: int, seed: int, blocks: Sequence[int] = (), paired: bool = False
 ) -> torch.Tensor:
-    """The order in which pass `epoch` goes through `size` samples (Tensor[size], int64).
+    """The order of `size` samples in pass `epoch` (Tensor[size], int64).
 
-    If samples come in `blocks`, given by their counts, they are visited block by block. With
-    `paired`, samples 2k and 2k + 1 follow each other; every block must then have an even count.
+    If samples come in `blocks`, given by their sizes, they are visited block by block. With
+    `paired`, samples 2k and 2k + 1 are adjacent; every block must then have an even size.
     """
     generator = torch.Generator().manual_seed((seed << 32) + epoch)
     counts = list(blocks) or [size]
@@ -34,7 +34,7 @@ def draw_order(
 def draw_fits(update: int, batch_size: int, seed: int, without: float) -> torch.Tensor:
     """Which samples of an update are decoded with skip connections (Tensor[batch_size], bool).
 
-    It depends on the arguments alone; each is left without them with probability `without`.
+    Each is decoded without them with probability `without`. The draw depends only on the arguments.
     """
     generator = torch.Generator().manual_seed((seed << 32) + update)
     return torch.rand(batch_size, generator=generator) >= without
@@ -44,7 +44,7 @@ def check_pairs(size: int | None, blocks: Sequence[int] = ()) -> None:
     """Refuses samples whose pairs cannot stay together.
 
     Raises:
-        ConfigurationError: a block of an odd count.
+        ConfigurationError: a block has an odd size.
     """
     for number, count in enumerate(list(blocks) or [size or 0]):
         if count % 2:
@@ -55,23 +55,23 @@ def check_pairs(size: int | None, blocks: Sequence[int] = ()) -> None:
 
 
 class Updates(Sampler[list[int]]):
-    """Indices of this process's part of each update, from update `start` to update `stop`.
+    """Indices of this process's share of each update, from update `start` to update `stop`.
 
-    An update takes the next `batch_size` samples of a sequence: the numbers 0, 1, 2, ... of an
-    endless set, or pass after pass through a finite one, each in an order of its own, with `paired`
-    samples 2k and 2k + 1 together. It comes in `accumulation` parts, one after the other, and each
-    part is dealt to the processes in blocks.
+    An update takes the next `batch_size` samples of a sequence. This is 0, 1, 2, ... for an endless
+    set, and pass after pass for a finite one, each in its own order; with `paired`, samples 2k and
+    2k + 1 stay together. An update has `accumulation` consecutive parts, and each part is divided
+    among the processes in contiguous blocks.
 
     Args:
         size (int or None): of the set; None: endless.
         batch_size, accumulation (int): of an update.
         start, stop (int): updates.
         seed (int): of the orders.
-        rank, world (int): of the process.
+        rank, world (int): of the process, and the number of processes.
         blocks (sequence of int), paired (bool): as in `draw_order`.
 
     Raises:
-        ValueError: a part cannot be dealt evenly.
+        ValueError: a part cannot be divided evenly.
 
     Example:
         >>> from ntensor.faces.training.sampling import Updates

@@ -1,4 +1,4 @@
-"""Learning rate of an update, and the optimizers."""
+"""The learning rate schedule and the optimizer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ntensor.faces.configuration import TrainingConfiguration
 
 
 def compute_rate(configuration: TrainingConfiguration, step: int) -> float:
-    """Factor of the learning rate of update `step` (from 0).
+    """Factor of the learning rate at update `step`, counted from 0.
 
-    Linear from `1 / warmup` to 1, at the start and again after the `code_steps`, which end at 1;
-    then half a cosine down to `final_rate` at the last update.
+    It rises linearly from `1 / warmup` to 1, at the start and again after the `code_steps`. It then
+    falls along half a cosine to `final_rate` at the last update.
     """
     c = configuration
     in_phase = step if step < c.code_steps else step - c.code_steps
@@ -29,5 +29,5 @@ def compute_rate(configuration: TrainingConfiguration, step: int) -> float:
 def build_optimizer(
     parameters: Iterable[torch.nn.Parameter], learning_rate: float
 ) -> torch.optim.Optimizer:
-    """Adam (betas 0.9, 0.999)."""
+    """Adam with betas 0.9 and 0.999."""
     return torch.optim.Adam(parameters, lr=learning_rate, fused=True)

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop."""
+"""Handling of the signals that stop a run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 
 def leave_to_parent(number: int = 0) -> None:
-    """Ignores what asks a run to stop. Where it goes to a whole group of processes, it reaches the
-    workers of a `DataLoader` too, which the run still needs to end its update."""
+    """Ignores the signals that stop a run.
+
+    A signal to a whole process group also reaches the workers of a `DataLoader`, which the run
+    still needs to finish its update.
+    """
     for handled in HANDLED:
         signal.signal(handled, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def catch_signals(note: Callable[[str], None]) -> Iterator[None]:
-    """The first SIGINT or SIGTERM calls `note` with its name; a second one acts as ever."""
+    """The first SIGINT or SIGTERM calls `note` with its name; a second one acts as usual."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         note(signal.Signals(number).name)

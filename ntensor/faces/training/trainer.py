@@ -42,9 +42,9 @@ class Trainer:
     Args:
         configuration (Configuration)
         run (Path): folder of the run.
-        training, validation (Samples): batches by indices; of different identities.
-        processes (Processes): entered.
-        verification (Module or None): images to embeddings, for `E_veri`.
+        training, validation (Samples): batches by index; of different identities.
+        processes (Processes): already entered.
+        verification (Module or None): maps images to embeddings, for `E_veri`.
 
     Raises:
         ConfigurationError: incompatible settings.
@@ -96,9 +96,9 @@ class Trainer:
 
         Raises:
             ConfigurationError: the folder holds a run of another configuration.
-            OutputError: another process writes in the folder, or it cannot be written.
-            CheckpointError: a checkpoint could not be read or written.
-            NonFiniteError: a term is NaN or infinite; its name and the last good checkpoint.
+            OutputError: another process writes to the folder, or it is not writable.
+            CheckpointError: a checkpoint cannot be read or written.
+            NonFiniteError: a term is NaN or infinite; names it and the last good checkpoint.
         """
         with self.hold_folder():
             return self.run_updates()
@@ -107,7 +107,7 @@ class Trainer:
     def hold_folder(self) -> Iterator[None]:
         """Locks the folder and resumes the run in it.
 
-        Nothing in the folder is changed before all of it has been checked.
+        Nothing in the folder is changed before everything has been checked.
         """
         processes = self.processes
         with contextlib.ExitStack() as held:
@@ -151,7 +151,7 @@ class Trainer:
         return "finished"
 
     def build_step(self) -> nn.Module:
-        """Forward of an update, compiled and shared as the configuration says."""
+        """The forward pass of an update, compiled and distributed as configured."""
         compiled = self.configuration.training.compile
         model = torch.compile(self.model) if compiled else self.model
         weights = self.configuration.losses
@@ -165,7 +165,7 @@ class Trainer:
         return shared
 
     def load_updates(self) -> Iterator[list[dict[str, Tensor]]]:
-        """The batches of each update, as its parts, on the device."""
+        """The batches of each update as a list of its parts, on the device."""
         settings, processes = self.configuration.training, self.processes
         sampler = Updates(
             self.training.size,
@@ -250,7 +250,7 @@ class Trainer:
     def update_adversary(
         self, parts: list[dict[str, Tensor]], outputs: list[dict[str, Tensor]]
     ) -> dict[str, float]:
-        """One update of the adversary against the outputs of this update; what to log."""
+        """One update of the adversary on the outputs of this update; returns what to log."""
         adversary, rival = self.adversary, self.rival
         assert adversary is not None and rival is not None
         adversary.requires_grad_(True)
@@ -279,7 +279,7 @@ class Trainer:
 
     @staticmethod
     def synchronise(module: nn.Module, last: bool) -> Any:
-        """Gradients of all but the last part of an update stay in the process."""
+        """Gradients are averaged over processes only after the last part of an update."""
         if isinstance(module, nn.parallel.DistributedDataParallel) and not last:
             return module.no_sync()
         return contextlib.nullcontext()
@@ -298,7 +298,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, log: Log) -> float:
-        """The weighted sum of the terms on the validation set; logs each term."""
+        """The weighted sum of the terms on the validation set; also logs each term."""
         self.model.eval()
         sums: dict[str, Tensor] = {}
         weights = self.configuration.losses
@@ -322,7 +322,7 @@ class Trainer:
 
     @torch.no_grad()
     def draw(self, log: Log) -> None:
-        """A grid of validation faces."""
+        """Logs a grid of validation faces."""
         if not self.processes.leads:
             return
         count = min(PICTURED, self.validation.size or 0)
@@ -332,7 +332,7 @@ class Trainer:
         log.log_pictures(self.step, grids.make_columns(batch, output))
 
     def save(self, value: float | None, log: Log) -> None:
-        """Writes a checkpoint; `value` of the validation decides whether it is the best.
+        """Writes a checkpoint; the validation `value` decides whether it is the best.
 
         The log is flushed first, since a run that resumes from here does not log that part again.
         """
@@ -360,8 +360,8 @@ class Trainer:
         checkpoint.prune(self.run, settings.keep, settings.checkpoint_every)
 
     def resume(self) -> None:
-        """Continues from the newest checkpoint of the folder, if there is one."""
-        # Every `save` needs it, so a damaged checkpoint is reported before anything is computed.
+        """Resumes from the newest checkpoint in the folder, if there is one."""
+        # `save` needs it later; a damaged checkpoint is reported before anything is computed.
         checkpoint.best(self.run)
         steps = checkpoint.saved_steps(self.run)
         if not steps:
@@ -389,6 +389,6 @@ class Trainer:
         self.step = int(values["step"])
 
     def list_companions(self) -> dict[str, nn.Module]:
-        """What is saved along with the network in order to continue its training."""
+        """The modules saved along with the network to resume its training."""
         modules = {"adversary": self.adversary, "separation": self.separation}
         return {name: module for name, module in modules.items() if module is not None}

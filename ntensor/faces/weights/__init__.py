@@ -1,5 +1,5 @@
-"""Ready-made weights: a trained network made small enough to ship, and what that costs.
+"""Ready-made weights: compresses a trained network for shipping, and measures the cost.
 
-`robust.safetensors`, where it is, is read by the commands that no run is named to; `robust.json`
-beside it says how it was trained, what its licence is and what was measured.
+Commands that are given no run read `robust.safetensors`, if it exists. `robust.json` next to it
+holds its training, licence and measurements.
 """

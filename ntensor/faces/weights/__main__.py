@@ -1,7 +1,7 @@
-"""Makes a trained network small enough to ship, and back: `python -m ntensor.faces.weights`.
+"""Packs a trained network for shipping, and unpacks it: `python -m ntensor.faces.weights`.
 
-A file of weights stands wherever a command takes the folder of a run. It holds the network, its
-configuration, and the triangles and landmarks of the network's shape; it holds no face model.
+A file of weights can be used wherever a command takes the folder of a run. It holds the network,
+its configuration, and the triangles and landmarks of the network's shape, but no face model.
 
 Example: python -m ntensor.faces.weights pack runs/robust --out robust.safetensors --most 12
 
@@ -53,20 +53,20 @@ def pack(
     trained_by: str = "",
     notice: Path | None = None,
 ) -> None:
-    """Writes the network of a run as one file, and beside it, as JSON, what that changes.
+    """Packs the network of a run into one file, with a JSON file that reports the change.
 
     Args:
         run: folder of the run.
-        out: file to write, with the ending .safetensors.
-        most: megabytes that it may take.
-        precision: of its numbers; float16 is nearer, bfloat16 reaches further.
-        pictures: training pictures whose codes choose what is kept, and validation pictures that
-            the change is measured on, as far as there are.
-        data: data set in place of the run's own for training; with validation.
-        validation: data set in place of the run's own for validation.
-        checkpoint: of the run.
-        trained_by: the command that trained the run, for the file beside.
-        notice: a text that must go with what the run was trained on, for the file beside.
+        out: file to write, with the suffix .safetensors.
+        most: size limit, megabytes.
+        precision: of the numbers; float16 is more accurate, bfloat16 has a larger range.
+        pictures: number of training pictures that decide what is kept, and of validation pictures
+            on which the change is measured, if there are as many.
+        data: training set to use instead of the run's own; requires validation.
+        validation: validation set to use instead of the run's own.
+        checkpoint: checkpoint of the run.
+        trained_by: the command that trained the run, for the JSON file.
+        notice: a text that must accompany the training data, for the JSON file.
     """
     check_arguments(pack, locals())
     beside = out.with_suffix(".json")
@@ -92,7 +92,7 @@ def pack(
 
 
 def check_names(out: Path, beside: Path) -> None:
-    """Refuses a file of another kind, or one that is there, before anything is computed."""
+    """Refuses a wrong suffix or an existing file, before anything is computed."""
     if out.suffix != packed.SUFFIX:
         raise ConfigurationError(f"{out}: wanted a name that ends in {packed.SUFFIX}")
     for path in (out, beside):
@@ -102,10 +102,10 @@ def check_names(out: Path, beside: Path) -> None:
 
 
 def unpack(file: Named, out: Path) -> None:
-    """Writes a file of weights as the folder of a run, in float32.
+    """Unpacks a file of weights to the folder of a run, in float32.
 
     Args:
-        file: that pack wrote.
+        file: a file written by pack.
         out: folder of the run.
     """
     trained = open_run(file)

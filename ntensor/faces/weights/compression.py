@@ -1,12 +1,12 @@
-r"""Makes a network's tensors small: large layers by a basis of their outputs, in half precision.
+r"""Compresses a network: factors large layers by a basis of their outputs, in half precision.
 
-Of the outputs :math:`X` of a layer with the matrix :math:`W`, for the inputs that real pictures and
-edits of them give, the first r left singular vectors :math:`U` are kept and
+Let :math:`X` be the outputs of a layer with matrix :math:`W` for pictures and edits of them, and
+:math:`U` the first r left singular vectors of :math:`X`. Then
 
 .. math:: W \approx U (U^T W)
 
-which of all matrices of rank r leaves the smallest squared error of these outputs. A truncated
-singular value decomposition of :math:`W` itself would spend its rank on inputs that never come.
+has the smallest squared error of these outputs among all matrices of rank r. A truncated singular
+value decomposition of :math:`W` itself would spend its rank on inputs that never occur.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.networks.model import FaceAutoencoder, Model
 from ntensor.faces.training.packed import BASIS, CORE
 
-# Layers of fewer numbers are kept as they are.
+# Layers with fewer numbers are not factored.
 SMALLEST = 4096
-# A direction with a smaller share of the outputs' variance is below the error of half precision.
+# Directions with a smaller share of the outputs' variance are below the error of half precision.
 LEAST_SHARE = 1e-7
-# Directions that are looked at, of each layer.
+# Number of directions considered per layer.
 _DIRECTIONS = 512
 _BATCH = 32
 
@@ -39,8 +39,8 @@ class Spectrum:
     """The outputs of one layer.
 
     Attributes:
-        basis (Tensor[k_x, q]): orthonormal, directions of falling share.
-        share (Tensor[q]): squared length of the outputs along each, over their variance.
+        basis (Tensor[k_x, q]): orthonormal directions, by decreasing share.
+        share (Tensor[q]): squared length of the outputs along each, relative to their variance.
     """
 
     basis: Tensor
@@ -50,19 +50,20 @@ class Spectrum:
 def compress(
     model: Model, pictures: Tensor, room: int, dtype: torch.dtype = torch.float16
 ) -> dict[str, Tensor]:
-    """The tensors of a network in at most `room` bytes, as `packed.restore_tensors` takes them.
+    """Compresses a network to at most `room` bytes, for `packed.restore_tensors`.
 
-    Directions are kept by their share of their layer's variance over the bytes that they take,
-    until there is no more room.
+    Directions are kept in the order of their share of the layer's variance per byte, until the
+    room is used up.
 
     Args:
         model (Model): on the CPU.
-        pictures (Tensor[n, 3, S, S]): that training has seen; as many as directions are needed.
+        pictures (Tensor[n, 3, S, S]): training pictures, at least as many as directions are needed.
         room (int): bytes.
         dtype (torch.dtype): of the half precision.
 
     Raises:
-        ConfigurationError: the rest alone takes more, or a number is too large for the precision.
+        ConfigurationError: the tensors that are not factored already take more, or a number is too
+            large for the precision.
     """
     outputs = collect_outputs(model, find_layers(model), pictures)
     spectra = {name: find_spectrum(torch.cat(rows)) for name, rows in outputs.items()}
@@ -83,10 +84,10 @@ def compress(
 
 
 def shrink(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A tensor in half precision; vectors, which are short and hold biases and means, stay.
+    """Converts a tensor to half precision; vectors, which hold biases and means, are kept.
 
     Raises:
-        ConfigurationError: the precision has no such large numbers.
+        ConfigurationError: a number is too large for the precision.
     """
     if tensor.dim() < 2 or not tensor.is_floating_point():
         return tensor
@@ -100,8 +101,10 @@ def shrink(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def find_layers(model: Model) -> dict[str, nn.Module]:
-    """The layers that may be factored, by the name of their tensor; none of the encoder's, on whose
-    codes every output hangs."""
+    """The layers that may be factored, by the name of their tensor.
+
+    The encoder's are excluded, since every output depends on its codes.
+    """
     tensors = {nn.Linear: "weight", ntensor.nn.MultilinearProjection: "core"}
     return {
         f"{path}.{tensors[type(layer)]}": layer
@@ -115,8 +118,10 @@ def find_layers(model: Model) -> dict[str, nn.Module]:
 def collect_outputs(
     model: Model, layers: Mapping[str, nn.Module], pictures: Tensor
 ) -> dict[str, list[Tensor]]:
-    """Outputs (n, k_x) of each layer, without its bias, for pictures and edits of them; layers that
-    decoding does not use are left out."""
+    """Outputs (n, k_x) of each layer, without its bias, for pictures and edits of them.
+
+    Layers that decoding does not use are left out.
+    """
     rows: dict[str, list[Tensor]] = {name: [] for name in layers}
     hooks = [
         layer.register_forward_hook(functools.partial(_keep, rows[name]))
@@ -139,7 +144,7 @@ def _keep(rows: list[Tensor], layer: nn.Module, given: Any, output: Any) -> None
 
 @torch.no_grad()
 def run_edits(model: Model, pictures: Tensor) -> None:
-    """Decodes pictures, and each with codes of the next: what a network is used for."""
+    """Decodes pictures, and each with codes of the next, as in use."""
     own = editing.encode(model, pictures)
     if not isinstance(model, FaceAutoencoder):
         editing.decode(model, own)
@@ -151,7 +156,7 @@ def run_edits(model: Model, pictures: Tensor) -> None:
 
 
 def find_spectrum(outputs: Tensor) -> Spectrum:
-    """The directions of outputs (n, k_x)."""
+    """The principal directions of outputs (n, k_x)."""
     directions = min(_DIRECTIONS, *outputs.shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -163,14 +168,14 @@ def find_spectrum(outputs: Tensor) -> Spectrum:
 def choose_ranks(
     spectra: Mapping[str, Spectrum], layers: Mapping[str, Tensor], room: int
 ) -> dict[str, int | None]:
-    """How many directions of each layer are kept; None: the layer is, as it is.
+    """The number of directions to keep of each layer; None: the layer is not factored.
 
     Args:
-        spectra, layers: by name.
-        room (int): numbers.
+        spectra, layers (mapping): by name.
+        room (int): limit on the count of numbers.
 
     Raises:
-        ConfigurationError: there is no room for one direction of each.
+        ConfigurationError: there is no room for one direction of each layer.
     """
     costs = {name: len(w) + w[0].numel() for name, w in layers.items()}
     ranks = dict.fromkeys(layers, 1)

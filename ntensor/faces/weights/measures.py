@@ -1,4 +1,4 @@
-"""What making a network small changes, on faces of persons that training has not shown."""
+"""How compression changes a network, on faces of persons outside the training set."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ntensor.faces.networks.model import Model
 Figures = dict[str, dict[str, float]]
 _MAPS = ("image", "albedo", "frontal_image")
 _NORMALS = ("normal", "frontal_normal")
-# Of normals that stand for a face: they are near zero outside.
+# Normals of a smaller length are outside the face.
 _LENGTH = 0.5
 
 
 @torch.no_grad()
 def measure_change(model: Model, small: Model, pictures: Tensor, batch_size: int = 32) -> Figures:
-    """How far the outputs of two networks are apart.
+    """Measures how far the outputs of two networks are apart.
 
     Args:
         model, small (Model)
@@ -29,9 +29,9 @@ def measure_change(model: Model, small: Model, pictures: Tensor, batch_size: int
         batch_size (int)
 
     Returns:
-        dict: by output, `mean` over pictures and `largest` of a picture. Maps of colours: root of
-        the mean square; normals: mean angle in degrees where the face is; `shape`: root of the mean
-        squared distance, in the shapes' unit; codes: length of the change over that of the code.
+        dict: by output, the `mean` over pictures and the `largest`. Colour maps: root mean square
+        difference; normals: mean angle inside the face, degrees; `shape`: root mean square
+        distance, in the unit of the shapes; codes: length of the change relative to the code.
     """
     found: dict[str, list[Tensor]] = {}
     for part in pictures.split(batch_size):
@@ -48,7 +48,7 @@ def measure_change(model: Model, small: Model, pictures: Tensor, batch_size: int
 def compare(
     model: Model, first: Mapping[str, Tensor], second: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The differences (n,) of two networks' outputs; see `measure_change`."""
+    """Differences (n,) of two networks' outputs, per picture; see `measure_change`."""
     changes = {}
     for name, value in first.items():
         other = second[name]
@@ -70,12 +70,15 @@ def compare(
 
 @torch.no_grad()
 def measure_errors(model: Model, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    """A network's errors where the truth is known: `image`, `face` and, of near-frontal faces,
-    `frontal_image` (mean squared errors), `normals` (degrees), `shape` (the shapes' unit).
+    """A network's errors where the ground truth is known.
 
     Args:
         model (Model)
-        batches (sequence): of faces, with `image`, `mask` and what else is known.
+        batches (sequence): of faces, with `image`, `mask` and any other known targets.
+
+    Returns:
+        dict: mean squared errors `image`, `face` and, for near-frontal faces, `frontal_image`;
+        `normals` in degrees; `shape` in the unit of the shapes.
     """
     colour, frontal, angle = SquaredError(), SquaredError(), AngularError()
     shapes: list[Tensor] = []
@@ -89,7 +92,7 @@ def measure_errors(model: Model, batches: Sequence[Mapping[str, Tensor]]) -> dic
             wanted = batch["frontal_image"][rows]
             frontal.add(output["frontal_image"][rows], wanted, torch.ones_like(wanted[:, :1]))
         truth = batch.get("shape")
-        # Shapes of another face have another length.
+        # Shapes of another face model have another length.
         if "shape" in output and truth is not None and truth.shape == output["shape"].shape:
             found = editing.restore_vertices(model, output)
             shapes.append(editing.measure_shape_error(found, truth.unflatten(1, (-1, 3))))

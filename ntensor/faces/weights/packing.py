@@ -1,4 +1,4 @@
-"""Packs a trained run: what travels with its network, and what the packing changes."""
+"""Packs a trained run: collects what accompanies its network, and measures the change."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from . import measures
 from .compression import compress
 
 Batch = dict[str, Tensor]
-# Bytes that names and shapes take at most.
+# Limit on the bytes of names and shapes.
 _HEADER = 30_000
 _BATCH = 32
 
 
 @dataclass(frozen=True)
 class Travelling:
-    """What goes with a network.
+    """What accompanies a packed network.
 
     Attributes:
-        faces: the face model that it was trained with, in words.
+        faces: a description of the face model that it was trained with.
         configuration: of the run, without paths; faces are generated with the built-in face.
         surface: of the network's shape; None: that of the built-in face, or none.
     """
@@ -47,13 +47,13 @@ class Travelling:
 
 
 def collect_travelling(trained: Trained) -> Travelling:
-    """What goes with the network of a run.
+    """Collects what accompanies the network of a run.
 
-    The face model does not: of one that is not built in, only what the network itself has learnt,
-    the mean of its shapes, and which of its vertices are joined and are landmarks.
+    A face model that is not built in is not included, except for its mean shape, which the network
+    has learnt, its triangles and its landmarks.
 
     Raises:
-        FacesError: the run's face model is not there, or is another.
+        FacesError: the run's face model is missing, or is a different one.
     """
     configuration, surface = trained.configuration, trained.surface
     face = Inputs(configuration).face_model if surface is None else surface
@@ -78,14 +78,14 @@ def collect_travelling(trained: Trained) -> Travelling:
 
 
 def is_analytic(face: FaceModel) -> bool:
-    """Whether a face is the built-in one."""
+    """Whether a face model is the built-in one."""
     if not face.source.startswith("analytic face"):
         return False
     return torch.allclose(make_analytic_face(len(face.mean)).mean, face.mean, atol=1e-3)
 
 
 def read_batches(data: DataConfiguration, size: int, count: int) -> tuple[list[Batch], list[Batch]]:
-    """The first `count` faces of training and of validation, or as many as there are."""
+    """The first `count` faces of training and of validation, or all if there are fewer."""
 
     def read(samples: Samples) -> list[Batch]:
         most = min(count, samples.size or count)
@@ -101,22 +101,22 @@ def read_batches(data: DataConfiguration, size: int, count: int) -> tuple[list[B
 def pack_run(
     trained: Trained, data: DataConfiguration, out: Path, most: int, dtype: torch.dtype, count: int
 ) -> dict[str, Any]:
-    """Writes a run as one file; what that changes.
+    """Packs a run into one file and measures the change.
 
     Args:
         trained (Trained)
-        data (DataConfiguration): where faces come from, to choose by and to measure on.
-        out (Path): of the file.
-        most (int): bytes.
+        data (DataConfiguration): the faces for compression and measurement.
+        out (Path): the file.
+        most (int): size limit, bytes.
         dtype (torch.dtype): of the half precision.
-        count (int): faces for either.
+        count (int): number of faces for each.
 
     Returns:
-        dict: `bytes`, `ranks` of the layers that are factored, `pictures`, and `change` and
-        `errors` of `measures`.
+        dict: `bytes`, `ranks` of the factored layers, `pictures`, and `change` and `errors` of
+        `measures`.
 
     Raises:
-        FacesError: it does not fit, or the faces cannot be read.
+        FacesError: the network does not fit, or the faces cannot be read.
     """
     travelling = collect_travelling(trained)
     size = trained.configuration.model.image_size
@@ -150,7 +150,7 @@ def pack_run(
 
 
 def format_figures(figures: dict[str, Any]) -> str:
-    """The figures of a packed network as text."""
+    """Formats the figures of a packed network as text."""
     ranks = ", ".join(f"{name} {rank}" for name, rank in figures["ranks"].items()) or "none"
     title = f"change, {figures['pictures']} pictures"
     lines = [f"directions kept of the layers that are factored: {ranks}", ""]
