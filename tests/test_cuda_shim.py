@@ -19,7 +19,6 @@ from backends import each_dtype
 from cases import mttkrp
 from comparison import assert_matches_definition, evaluate, exact_copy
 from layouts import LAYOUTS, make
-from ntensor.backends.native.gpu import why_not_runnable
 from shapes import LONG, MTTKRP, PROJECTION, ROTATION, SYNTHESIS
 from tolerances import DTYPES, assert_within_rule, largest
 
@@ -343,29 +342,6 @@ def test_the_shim_notices_what_it_should():
         assert "check" in failure
         assert word in failure
     assert (fine, copied) == ("done", "copied")
-
-
-@pytest.mark.parametrize(
-    ("architectures", "runtime", "driver", "capability", "reason"),
-    [
-        ("80,90a-real", 13000, 13000, (9, 0), None),
-        ("80,90a-real", 12040, 12080, (8, 6), None),
-        ("80,90a-real", 13000, 13010, (12, 0), None),
-        ("90a-real", 13000, 13000, (8, 0), "NTENSOR_CUDA_ARCHITECTURES=80-real"),
-        ("80-real", 13000, 13000, (9, 0), "architectures 80-real"),
-        ("80,90a-real", 13000, 12080, (9, 0), "driver runs CUDA 12.8"),
-        ("80,90a-real", 13010, 13000, (9, 0), None),
-        ("80,90a-real", 13010, 13000, (12, 0), "PTX of CUDA 13.1"),
-        ("90-virtual", 13010, 13000, (9, 0), "PTX of CUDA 13.1"),
-        ("90-virtual", 13010, 13010, (9, 0), None),
-        ("100f-real", 13000, 13000, (10, 3), None),
-        ("100f", 13000, 13000, (12, 0), "architectures 100f"),
-        ("75", 13000, 13000, (7, 5), "sm_75"),
-    ],
-)
-def test_why_not(architectures, runtime, driver, capability, reason):
-    answer = why_not_runnable(architectures, runtime, driver, capability)
-    assert answer is None if reason is None else reason in answer
 
 
 @pytest.mark.sanitizer

@@ -12,6 +12,7 @@ import torch
 import ntensor.info
 from ntensor import backends
 from ntensor.backends.native import simd_level
+from ntensor.backends.native.gpu import why_not_runnable
 
 OPERATIONS = [
     "synthesis",
@@ -61,6 +62,29 @@ def test_reason_of_a_backend_that_cannot_serve(report):
     """Triton serves no CPU tensor here: the interpreter is off."""
     wanted = "not CPU tensors" if torch.cuda.is_available() else "there is no CUDA device"
     assert wanted in report
+
+
+@pytest.mark.parametrize(
+    ("architectures", "runtime", "driver", "capability", "reason"),
+    [
+        ("80,90a-real", 13000, 13000, (9, 0), None),
+        ("80,90a-real", 12040, 12080, (8, 6), None),
+        ("80,90a-real", 13000, 13010, (12, 0), None),
+        ("90a-real", 13000, 13000, (8, 0), "NTENSOR_CUDA_ARCHITECTURES=80-real"),
+        ("80-real", 13000, 13000, (9, 0), "architectures 80-real"),
+        ("80,90a-real", 13000, 12080, (9, 0), "driver runs CUDA 12.8"),
+        ("80,90a-real", 13010, 13000, (9, 0), None),
+        ("80,90a-real", 13010, 13000, (12, 0), "PTX of CUDA 13.1"),
+        ("90-virtual", 13010, 13000, (9, 0), "PTX of CUDA 13.1"),
+        ("90-virtual", 13010, 13010, (9, 0), None),
+        ("100f-real", 13000, 13000, (10, 3), None),
+        ("100f", 13000, 13000, (12, 0), "architectures 100f"),
+        ("75", 13000, 13000, (7, 5), "sm_75"),
+    ],
+)
+def test_why_kernels_for_gpus_do_not_run(architectures, runtime, driver, capability, reason):
+    answer = why_not_runnable(architectures, runtime, driver, capability)
+    assert answer is None if reason is None else reason in answer
 
 
 def test_automatic_choice(report):

@@ -13,7 +13,7 @@ from torch.overrides import handle_torch_function
 from ntensor import backends
 from ntensor.backends import DTYPES
 
-from . import checks
+from . import checks, direct
 from .equations import Equation, Labels, classify, read_arguments
 from .groups import GROUPED_PROJECTION
 from .mttkrp import in_memory_order, mttkrp, rows_of_mode
@@ -121,8 +121,10 @@ class _Call:
             if self.form.summed:
                 result: Tensor = PROJECTION_CORE_GRAD((first, None, *others), backend)
                 return self.in_order(result, self.form.labels)
+            factors = (first, *others)
+            found = None if torch.compiler.is_compiling() else direct.synthesise(factors)
             # The public function would cast to autocast's dtype.
-            result = SYNTHESIS((first, *others), backend)
+            result = SYNTHESIS(factors, backend) if found is None else found
             return self.in_order(result, (*self.form.batch, *self.form.labels))
         if self.form.groups:
             return self.compute_groups(backend)

@@ -244,13 +244,15 @@ def test_many_clients_at_once(page, functions):
     assert len(found) == 20 and set(found) <= {200, 500} and found.count(200) >= 1
 
 
-def test_open_pages_do_not_hold_up_the_end(demo_run, tmp_path):
+@pytest.mark.parametrize(("how", "said"), [(signal.SIGINT, "ended\n"), (signal.SIGHUP, "")])
+def test_open_pages_do_not_hold_up_the_end(demo_run, tmp_path, how, said):
+    """Of Ctrl-C, and of a terminal that is closed, where nobody is left to be told."""
     found = Page(demo_run, tmp_path)
     with socket.create_connection(("127.0.0.1", found.port), timeout=120) as raw:
         path = "/gradio_api/heartbeat/open"
         raw.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{found.port}\r\n\r\n".encode())
         assert b"200" in raw.recv(100)
-        assert found.end(signal.SIGINT) == (0, "ended\n")
+        assert found.end(how) == (0, said)
     assert list(tmp_path.iterdir()) == []
 
 
