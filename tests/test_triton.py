@@ -170,6 +170,35 @@ def test_blocks_are_what_kernels_can_take():
             assert 1 <= block.splits <= min(blocks.ceil_div(L, block.u), 65535)
 
 
+@pytest.mark.parametrize(
+    ("programs", "rows", "most", "expected"),
+    [
+        (19, 9, 9, 9),  # 2 rounds of 1 row; 5 parts would be 1 round of 2 rows
+        (171, 384, 32, 3),  # 4 rounds of 128 rows; a single part is 2 rounds of 384
+        (100, 9, 5, 5),  # 4 rounds of 2 rows
+        (132, 10, 4, 2),  # 2 rounds of 5 rows; 4 parts of at most 3 rows are 4 rounds
+        (1, 100, 90, 50),  # more than 50 parts are 100, which are too many
+        (1000, 7, 7, 1),
+    ],
+)
+def test_splits_go_by_rounds_and_rows(programs, rows, most, expected):
+    """On 132 multiprocessors."""
+    assert blocks._splits(programs, rows, most, (9, 0)) == expected
+
+
+def test_splits_are_those_that_result():
+    """Rounded as callers do, they are as many as before, and no possible number is much better."""
+    for programs, rows in itertools.product((1, 7, 19, 64, 131, 133, 300), (1, 2, 9, 31, 150, 384)):
+        for most in {1, rows // 4 + 1, rows}:
+            times = {
+                splits: math.ceil(programs * splits / 132) * math.ceil(rows / splits)
+                for splits in range(1, min(most, max(4 * 132 // programs, 1)) + 1)
+                if math.ceil(rows / math.ceil(rows / splits)) == splits
+            }
+            chosen = blocks._splits(programs, rows, most, (9, 0))
+            assert times[chosen] <= 1.05 * min(times.values())
+
+
 def test_few_samples_fill_the_device():
     """At the sizes of the paper there are at least two programs a multiprocessor."""
     for n, dtype in itertools.product((1, 16, 64), (torch.float32, torch.bfloat16)):

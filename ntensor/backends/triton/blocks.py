@@ -138,17 +138,21 @@ def _reads_shared(capability: Capability) -> bool:
     return capability[0] in (9, 10)
 
 
-def _splits(programs: int, most: int, capability: Capability) -> int:
-    """Into how many parts each program's work is split so that the device is full: as many as fill
-    the last round of programs about as well as can be."""
+def _splits(programs: int, rows: int, most: int, capability: Capability) -> int:
+    """Into how many parts, at most `most`, the `rows` of each program are split.
+
+    Parts are of equal length but for the last one, so that few numbers of parts are possible. The
+    time is that of the rounds of programs, each as long as a part. Of the numbers within 5 % of the
+    shortest time the largest is taken, since programs beside one another hide latency.
+    """
     a_round = multiprocessors(capability)
     most = max(1, min(_PROGRAMS_A_MULTIPROCESSOR * a_round // max(programs, 1), most))
-
-    def filled(splits: int) -> float:
-        return programs * splits / (ceil_div(programs * splits, a_round) * a_round)
-
-    best = max(map(filled, range(1, most + 1)))
-    return next(splits for splits in range(most, 0, -1) if filled(splits) >= 0.95 * best)
+    possible = {ceil_div(rows, ceil_div(rows, splits)) for splits in range(1, most + 1)}
+    times = {
+        splits: ceil_div(programs * splits, a_round) * ceil_div(rows, splits) for splits in possible
+    }
+    shortest = min(times.values())
+    return max(splits for splits, time in times.items() if time <= 1.05 * shortest)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -184,7 +188,7 @@ def projection(
     steps = L * ceil_div(P, k)
     # The parts, written and read again, stay far below the core.
     memory = L * P * dtype.itemsize // (32 * n)
-    splits = _splits(programs, min(max(memory, 1), ceil_div(steps, 4)), capability)
+    splits = _splits(programs, steps, min(max(memory, 1), ceil_div(steps, 4)), capability)
     return Projection(m, s, k, splits, warps, stages)
 
 
@@ -210,11 +214,11 @@ def factor_grads(
         warps, stages = (4 if s <= (16 if mean else 32) else 8), 3
     programs = ceil_div(P, p) * ceil_div(n, s)
     m_steps = ceil_div(k_x, m)
-    l_splits = min(_splits(programs, L, capability), 1 << 15)
+    l_splits = _splits(programs, L, min(L, 1 << 15), capability)
     # The parts of d_inner, written and read again, stay far below the core.
     memory = max(L * k_x * dtype.itemsize // (32 * n * l_splits), 1)
     most = min(ceil_div(m_steps, 8), memory, 1 << 15)
-    m_splits = _splits(programs * l_splits, most, capability)
+    m_splits = _splits(programs * l_splits, m_steps, most, capability)
     return FactorGrads(p, s, m, l_splits, m_splits, warps, stages)
 
 
@@ -241,7 +245,7 @@ def core_grad(
         warps, stages = 8, 3
     programs = ceil_div(k_x, m) * ceil_div(P, p)
     most = min(L, 1 << 15)
-    l_splits = _splits(programs, most, capability) if n <= s else most
+    l_splits = _splits(programs, L, most, capability) if n <= s else most
     return CoreGrad(m, p, s, l_splits, warps, stages)
 
 
@@ -268,7 +272,8 @@ def _product(n: int, U: int, V: int, elements: int, capability: Capability) -> P
     u = between(1, U, elements // v)
     s = between(1, n, elements // (u * v))
     programs = ceil_div(n, s) * ceil_div(V, v)
-    return Product(s, u, v, min(_splits(programs, ceil_div(U, u), capability), 1 << 15), 4)
+    steps = ceil_div(U, u)
+    return Product(s, u, v, _splits(programs, steps, min(steps, 1 << 15), capability), 4)
 
 
 @functools.lru_cache(maxsize=1024)
