@@ -121,10 +121,10 @@ class _Call:
             if self.form.summed:
                 result: Tensor = PROJECTION_CORE_GRAD((first, None, *others), backend)
                 return self.in_order(result, self.form.labels)
-            factors = (first, *others)
-            found = None if torch.compiler.is_compiling() else direct.synthesise(factors)
+            given = (first, *others)
+            found = None if torch.compiler.is_compiling() else direct.synthesise(given)
             # The public function would cast to autocast's dtype.
-            result = SYNTHESIS(factors, backend) if found is None else found
+            result = SYNTHESIS(given, backend) if found is None else found
             return self.in_order(result, (*self.form.batch, *self.form.labels))
         if self.form.groups:
             return self.compute_groups(backend)
