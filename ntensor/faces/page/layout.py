@@ -175,7 +175,9 @@ def _wire(visitors: Visitors, parts: dict[str, Any], page: gr.Blocks) -> None:
         def show(request: gr.Request, solid: bool = solid) -> None:
             visitors.show(request.session_hash, solid)
 
-        parts[f"{name} tab"].select(show, None, None).then(**shape_of)
+        selected = parts[f"{name} tab"].select(show, None, None)
+        if solid:
+            selected.then(**shape_of)
     for name, value in (("back", 0.0), ("across", 1.0)):
         all_of = [value] * len(sliders)
         parts[name].click(lambda weights=all_of: weights, None, sliders).then(**editing_of).then(

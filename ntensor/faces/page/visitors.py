@@ -109,7 +109,9 @@ class Visitors:
             return self.demo.show_offered(visitor.offered[side])
 
     def show(self, name: str, solid: bool) -> None:
-        """Switches between picture and 3D shape."""
+        """Switches between picture and 3D shape; a page that opens selects the picture itself."""
+        if not solid and name not in self._open:
+            return
         with self._visit(name) as visitor:
             visitor.solid = solid
 
