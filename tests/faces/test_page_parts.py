@@ -140,6 +140,13 @@ def test_before_the_start_and_after_the_end(visitors, asked):
         asked(visitors)
 
 
+def test_a_page_selects_its_first_tab_while_it_opens(visitors):
+    visitors.show("a", False)
+    assert len(visitors) == 0
+    with pytest.raises(PageError, match="session has ended; reload"):
+        visitors.show("a", True)
+
+
 def test_choices_and_edits(visitors, shown):
     start = visitors.start("a")
     assert len(start) == 2 * len(SIDES) + 2
