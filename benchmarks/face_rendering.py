@@ -16,8 +16,9 @@ import torch
 from harness.files import write_table
 from harness.machine import describe
 from harness.options import RESULTS, add_out
+from ntensor.faces.configuration.face_source import VARIABLE
 from ntensor.faces.datasets.generated import GeneratedFaces
-from ntensor.faces.morphable.face_models import VARIABLE, load_face_model
+from ntensor.faces.morphable.face_models import load_face_model
 
 
 def parse() -> argparse.Namespace:
