@@ -179,6 +179,7 @@ def test_blocks_are_what_kernels_can_take():
         (132, 10, 4, 2),  # 2 rounds of 5 rows; 4 parts of at most 3 rows are 4 rounds
         (1, 100, 90, 50),  # more than 50 parts are 100, which are too many
         (1000, 7, 7, 1),
+        (19, 0, 0, 1),  # no rows: one part
     ],
 )
 def test_splits_go_by_rounds_and_rows(programs, rows, most, expected):

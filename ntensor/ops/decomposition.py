@@ -52,4 +52,4 @@ def offer() -> None:
         if wanted:
             register_decomposition(raw)(decompose)
         else:
-            del decomposition_table[raw]
+            decomposition_table.pop(raw, None)  # another thread may have been here

@@ -145,7 +145,7 @@ def _splits(programs: int, rows: int, most: int, capability: Capability) -> int:
     time is that of the rounds of programs, each as long as a part. Of the numbers within 5 % of the
     shortest time the largest is taken, since programs beside one another hide latency.
     """
-    a_round = multiprocessors(capability)
+    a_round, rows = multiprocessors(capability), max(rows, 1)
     most = max(1, min(_PROGRAMS_A_MULTIPROCESSOR * a_round // max(programs, 1), most))
     possible = {ceil_div(rows, ceil_div(rows, splits)) for splits in range(1, most + 1)}
     times = {

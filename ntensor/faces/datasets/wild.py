@@ -55,7 +55,7 @@ class WildFaces(Faces):
         face_model (FaceModel or None): None: `load_face_model()`.
         split (str): as for `GeneratedFaces`.
         size (int): pixels per side.
-        seed (int), batch_size (int)
+        seed (int)
         world (World): the ranges of the variation.
 
     Example:
@@ -71,7 +71,6 @@ class WildFaces(Faces):
         split: str = "train",
         size: int = 64,
         seed: int = 0,
-        batch_size: int = 64,
         world: World = worlds.TRAINING,
         device: str = "cpu",
     ) -> None:
@@ -82,7 +81,7 @@ class WildFaces(Faces):
         super().__init__(face_model, size, None, device)
         self.renderer = Renderer(_leave_out(self.face_model), size)
         self.split, self.persons, self.seed = split, SPLITS[split], seed
-        self.batch_size, self.world = batch_size, world
+        self.world = world
         self._surface = find_surface(self.face_model)
         self._persons: dict[int, tuple[Person, Tensor]] = {}
 

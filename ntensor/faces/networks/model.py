@@ -293,7 +293,7 @@ def build(configuration: ModelConfiguration) -> Model:
     if unknown:
         raise ConfigurationError(
             f"build: the extents of {', '.join(unknown)} are 0, which stands for the data's; "
-            "see configuration.fitted"
+            "see configuration.fit_to_data"
         )
     networks: dict[str, type[Model]] = {
         "neuro-tensorial": FaceAutoencoder,
