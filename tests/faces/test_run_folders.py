@@ -227,14 +227,15 @@ def test_a_writer_gives_its_folder_back(tmp_path):
 
 
 # Holds a lock, forks a worker that does not end, and says the worker's process.
-HOLDER = """
+HOLDER = r"""
 import os, pathlib, sys, time
 from ntensor.faces.writing.files import locked
 folder = pathlib.Path(sys.argv[1])
 with locked(folder, folder / ".lock"):
     worker = os.fork()
-    # The worker's line says that it has left the lock to its parent.
-    print(worker, flush=True)
+    # The worker's line says that it has left the lock to its parent. One write
+    # a line: print may write the line's end apart, between the other's words.
+    os.write(1, b"%d\n" % worker)
     time.sleep(600)
 """
 
