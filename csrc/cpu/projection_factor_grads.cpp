@@ -338,11 +338,18 @@ private:
 
     // Rows of D from `begin` on; in.a and D are those of row 0.
     void multiply_tile(TileInput<T> in, int64_t begin, T* D) {
+        constexpr int most = tile_rows(square_tile);
         const T* const a = in.a;
-        for (int64_t row = begin; row < rows_;) {
-            const int rows = rows_at_once(rows_ - row, tile_rows(square_tile));
+        int64_t row = begin;
+        for (; row + most <= rows_; row += most) {
             in.a = a + row * in.a_row;
-            with_rows<tile_rows(square_tile)>(rows, [&]<int Rows>() {
+            tile_in_place<T, most, square_tile, Prefetch::none>(in,
+                                                                add_each(D + row * plan_.panel));
+        }
+        while (row < rows_) {
+            const int rows = rows_at_once(rows_ - row, most);
+            in.a = a + row * in.a_row;
+            with_rows<most>(rows, [&]<int Rows>() {
                 tile<T, Rows, square_tile, Prefetch::none>(in, add_to(D + row * plan_.panel));
             });
             row += rows;
