@@ -40,7 +40,7 @@ def regrets(case: Sizes, generator) -> dict[str, tuple[float, str]]:
     """By part: the regret, and the times of all candidates in words."""
     import torch
 
-    from ntensor.backends.native import library, plans, prices, projection
+    from ntensor.backends.native import library, plans, projection, ways
 
     n, k_x, extents = case.n, case.k_x, case.extents
     core = torch.randn((k_x, *extents), generator=generator)
@@ -53,15 +53,15 @@ def regrets(case: Sizes, generator) -> dict[str, tuple[float, str]]:
     parts = {
         "forward": (
             lambda: projection.synthesis_projection(core, factors),
-            prices.projection(sizes, False),
+            ways.projection(sizes, False),
         ),
         "factor gradients": (
             lambda: projection.projection_grads(core, grad, None, factors, False, needs),
-            prices.factor_grads(sizes, True, False, tuple(needs), True),
+            ways.factor_grads(sizes, True, False, tuple(needs), True),
         ),
         "core gradient": (
             lambda: projection.projection_core_grad(grad, None, factors),
-            prices.core_grad(sizes, False),
+            ways.core_grad(sizes, True, False),
         ),
     }
     found = {}

@@ -21,7 +21,7 @@ import torch
 import ntensor
 from ntensor import backends
 from ntensor.backends import DTYPES
-from ntensor.backends.native import prices
+from ntensor.backends.native import prices, ways
 from ntensor.backends.native.library import DTYPES as DTYPE_NUMBERS
 from ntensor.backends.native.library import (
     MULTIPLY_ADDS_A_THREAD,
@@ -251,14 +251,13 @@ def explain_plans(
     tables: dict[str, dict[str, float]] = {
         "result": {
             _way(split.hoisted) + ", sample by sample" * split.few: price
-            for split, price in prices.projection(sizes, mean).items()
+            for split, price in ways.projection(sizes, mean).items()
         },
         "gradients of the factors": {
-            _way(h): price
-            for h, price in prices.factor_grads(sizes, True, mean, needs, True).items()
+            _way(h): price for h, price in ways.factor_grads(sizes, True, mean, needs, True).items()
         },
         "gradient of the core": {
-            _way(split.hoisted): price for split, price in prices.core_grad(sizes, mean).items()
+            _way(split.hoisted): price for split, price in ways.core_grad(sizes, True, mean).items()
         },
     }
     lines = [f"{operation} on a CPU: level {level}, {threads} threads"]
@@ -270,6 +269,8 @@ def explain_plans(
 
 
 def _way(hoisted: int) -> str:
+    if hoisted == prices.MEAN_APART.hoisted:
+        return "the mean output by a mean core"
     return "a plain product of torch" if hoisted < 0 else f"{hoisted} hoisted"
 
 

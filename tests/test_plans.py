@@ -52,7 +52,7 @@ def factor_grads(
 
 
 def core_grad(n, extents, k_x, mean=False, level=LEVELS[0], dtype=0, threads=1, choice=None):
-    return plans.core_grad(Sizes(level, dtype, n, extents, k_x, threads), mean, choice)
+    return plans.core_grad(Sizes(level, dtype, n, extents, k_x, threads), True, mean, choice)
 
 
 @each_level
@@ -209,7 +209,10 @@ def test_candidates_are_legal():
 def test_a_gpu_chooses_by_itself():
     sizes = Sizes(plans.CUDA, 0, 64, EXTENTS, K_X, 1)
     assert [plans.projection(sizes, mean, None) for mean in (False, True)] == [Split(0), Split(1)]
-    assert [plans.core_grad(sizes, mean, None) for mean in (False, True)] == [Split(0), Split(1)]
+    assert [plans.core_grad(sizes, True, mean, None) for mean in (False, True)] == [
+        Split(0),
+        Split(1),
+    ]
     found = plans.factor_grads(sizes, True, True, (True,) * 3, True, None)
     assert found == (0, Split(0), None)
 

@@ -11,95 +11,21 @@
 // core's rows past it, folds the finished panel into its own sums, and the threads' sums are added
 // in their order.
 
-#include "joined_grad.h"
 #include "parallel.h"
 #include "projection.h"
+#include "projection_factor_grads_plan.h"
 #include "sample.h"
-#include "tile.h"
 
 namespace ntensor {
 namespace NTENSOR_LEVEL {
 namespace {
-
-constexpr int64_t panel_budget = 18432;  // elements of D
-constexpr int64_t factors_budget =
-    16384;  // elements of the gathered factors, and twice that of their gradients
-constexpr int64_t row_block = 128;  // rows of the core between two updates of D
-// A larger core comes from memory, where rows read as they lie are faster.
-constexpr int64_t most_packed_core_bytes = int64_t(24) << 20;
-// Up to so many rows of D a tile would be too small: the core's rows are added up as they lie.
-constexpr int64_t most_few_rows = 3;
-constexpr int64_t few_panel_budget = 6144;  // elements of D
-constexpr int64_t panels_a_block = 32;
-constexpr int few_depth = 8;        // rows of the core at a time
-constexpr int64_t panel_unit = 48;  // a multiple of the tile's width at every level
-
-template <class T>
-constexpr int tile_width = square_tile * lanes<T>;
-
-template <class S>
-struct Plan {
-    using T = Accumulator<S>;
-
-    const ProjectionFactorGrads& job;
-    const Factors& factors;
-    bool both;     // rows of D for G and for G_mean
-    bool of_mean;  // the only row of D is that of G_mean
-    Grouping group;
-    JoinedGrad<S> joined;
-    int64_t K;     // columns of the core
-    int64_t rows;  // its rows
-    int64_t slab;  // samples
-    int64_t slabs;
-    int64_t virtual_rows;  // rows of D and of G: one or two a sample
-    int64_t panel;
-    int64_t panels;
-    bool packs;        // tiles of the core are copied: it lies in the caches, and for many rows
-    bool slabs_apart;  // each thread has slabs of its own; else all share every slab and divide the
-                       // panels
-
-    explicit Plan(const ProjectionFactorGrads& job_)
-        : job(job_),
-          factors(job_.factors),
-          both(job_.split.hoisted == 0 && job_.grad.data && job_.grad_mean.data),
-          of_mean(job_.split.hoisted == 0 && !job_.grad.data),
-          group(factors, job_.split.hoisted,
-                job_.split.hoisted == 0 && job_.grad_mean.data ? 1 : job_.split.hoisted),
-          joined(job_.grad, job_.grad_mean, job_.k_x, factors, job_.split.hoisted),
-          K(group.extent),
-          rows(job_.k_x * product_of_extents(factors, 0, job_.split.hoisted)) {
-        const int64_t rows_a_sample = both ? 2 : 1;
-        slab = min64(most_slab, max64(1, factors_budget / (group.sum * rows_a_sample)));
-        slabs = ceil_div(factors.n, slab);
-        slab = ceil_div(factors.n, slabs);
-        virtual_rows = slab * rows_a_sample;
-        slabs_apart =
-            slabs >= 2 * job.threads || (slabs >= job.threads && slabs % job.threads == 0);
-        packs = virtual_rows >= 12 &&
-                rows * K * static_cast<int64_t>(sizeof(S)) <= most_packed_core_bytes;
-        const int64_t divisor = slabs_apart ? 1 : job.threads;
-        const int64_t most =
-            max64(panel_unit, (virtual_rows <= most_few_rows ? few_panel_budget : panel_budget) /
-                                  virtual_rows / panel_unit * panel_unit);
-        panels = round_up(ceil_div(K, most), divisor);
-        panel = round_up(ceil_div(K, panels), panel_unit);
-        panels = ceil_div(K, panel);
-    }
-
-    // Rows of G are read where they lie, unless they must be widened or collected.
-    bool reads_grad_in_place() const {
-        return (sizeof(S) == sizeof(T) || in_pairs<S>) && !both && job.split.hoisted == 0 &&
-               main_grad().col_stride == 1;
-    }
-    const Matrix& main_grad() const { return job.grad.data ? job.grad : job.grad_mean; }
-};
 
 template <class S>
 class Worker {
     using T = Accumulator<S>;
 
 public:
-    Worker(const Plan<S>& plan, char* scratch) : plan_(plan), arena_{scratch} {
+    Worker(const FactorGradsPlan<S>& plan, char* scratch) : plan_(plan), arena_{scratch} {
         D_ = arena_.template take<T>(plan.virtual_rows * plan.panel);
         z_ = arena_.template take<T>(plan.virtual_rows * plan.group.sum);
         dz_ = arena_.template take<T>(plan.slab * plan.group.sum);
@@ -406,7 +332,7 @@ private:
 #endif
     }
 
-    const Plan<S>& plan_;
+    const FactorGradsPlan<S>& plan_;
     Arena arena_;
     T* D_;                 // [virtual_rows][panel]
     T* z_;                 // [virtual_rows][sum]
@@ -420,7 +346,7 @@ private:
 };
 
 template <class S>
-void run(const Plan<S>& plan, char* scratch) {
+void run(const FactorGradsPlan<S>& plan, char* scratch) {
     const int threads = plan.job.threads;
     const int64_t bytes = Worker<S>(plan, nullptr).scratch_bytes();
     const auto worker_of = [&](int t, int64_t slab) {
@@ -462,14 +388,15 @@ void run(const Plan<S>& plan, char* scratch) {
 int64_t projection_factor_grads_scratch(const ProjectionFactorGrads& job) {
     int64_t bytes = 0;
     with_storage_type(job.factors.dtype, [&]<class S>(S) {
-        bytes = job.threads * Worker<S>(Plan<S>(job), nullptr).scratch_bytes();
+        bytes = job.threads * Worker<S>(FactorGradsPlan<S>(job), nullptr).scratch_bytes();
     });
     return bytes;
 }
 
 void projection_factor_grads(const ProjectionFactorGrads& job) {
-    with_storage_type(job.factors.dtype,
-                      [&]<class S>(S) { run(Plan<S>(job), static_cast<char*>(job.scratch)); });
+    with_storage_type(job.factors.dtype, [&]<class S>(S) {
+        run(FactorGradsPlan<S>(job), static_cast<char*>(job.scratch));
+    });
 }
 
 }  // namespace NTENSOR_LEVEL

@@ -35,8 +35,8 @@ _PROJECTION, _MTTKRP, _CORE_GRAD, _FACTOR_GRADS, _SYNTHESIS = range(5)
 def _plan(
     call: int, dtype: int, n: int, extents: tuple[int, ...], k_x: int, option: int, threads: int
 ) -> tuple[str, int, int, list[plans.Split | None]]:
-    """Level, threads, choice and splits, as direct.cpp keeps them; None for products of torch,
-    which the ordinary way makes."""
+    """Level, threads, choice and splits, as direct.cpp keeps them; None for what the ordinary way
+    makes of several calls."""
     level = library.simd_level()
     each = library.ELEMENTS_A_THREAD if call == _SYNTHESIS else library.MULTIPLY_ADDS_A_THREAD
     work = n * (1 if call == _MTTKRP else k_x) * math.prod(extents)
@@ -50,11 +50,16 @@ def _plan(
         projects, split = plans.mttkrp(sizes, option, None)
         choice, splits = int(projects), [split]
     elif call == _CORE_GRAD:
-        splits = [plans.core_grad(sizes, False, None)]
+        splits = [plans.core_grad(sizes, True, False, None)]
     elif call == _FACTOR_GRADS:
         needs = tuple(bool(option >> m & 1) for m in range(len(extents)))
         choice, *splits = plans.factor_grads(sizes, True, False, needs, True, None)
-    return level, threads, choice, [None if each == plans.PRODUCT else each for each in splits]
+    return (
+        level,
+        threads,
+        choice,
+        [None if each is None or each.hoisted < 0 else each for each in splits],
+    )
 
 
 def _never(*_: Any) -> None:

@@ -9,7 +9,7 @@ the other factors, `H` that of the hoisted ones and `A = G H` the gradient joine
     core gradient    dcore  = A^T W
 
 Every `h` gives the same result, at another price: few rows, short columns, products that are formed
-once too often. Each candidate has its price (`prices.py`), and the cheapest is taken. Plans are
+once too often. Each candidate has its price (`ways.py`), and the cheapest is taken. Plans are
 pure functions of sizes, threads and SIMD level, and are kept.
 """
 
@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from ntensor.backends.native import prices
-from ntensor.backends.native.prices import PRODUCT, Sizes, Split
+from ntensor.backends.native import prices, ways
+from ntensor.backends.native.prices import MEAN_APART, PRODUCT, Sizes, Split
 from ntensor.backends.override import Overrides
 
 # The level of a GPU, whose kernels choose by themselves how many factors they hoist.
@@ -34,7 +34,8 @@ class FactorGradsPlan(NamedTuple):
     """`inner`: of the gradients of the factors from `hoisted` on; `outer`: of dH, which those
     before are taken from. None: not needed.
 
-    A negative `hoisted`: dL/dy by a plain product of torch, which all are taken from."""
+    `hoisted` of `PRODUCT`: dL/dy by a plain product of torch, which all are taken from; of
+    `MEAN_APART`: those of each output by themselves."""
 
     hoisted: int
     inner: Split | None
@@ -63,10 +64,10 @@ def _cheapest(prices: dict[Any, float], choice: str | None) -> Any:
 
 @functools.lru_cache(maxsize=4096)
 def projection(sizes: Sizes, mean: bool, choice: str | None) -> Split:
-    """How the result is computed; `PRODUCT`: by torch."""
+    """How the result is computed; `PRODUCT`: by torch; `MEAN_APART`: x and x_mean by themselves."""
     if sizes.level == CUDA:
         return Split(int(mean))
-    split: Split = _cheapest(prices.projection(sizes, mean), choice)
+    split: Split = _cheapest(ways.projection(sizes, mean), choice)
     return split
 
 
@@ -89,9 +90,9 @@ def factor_grads(
     """apart: the gradients are matrices of their own, so dH may be written as it is."""
     if sizes.level == CUDA:
         return FactorGradsPlan(0, Split(), None)
-    hoisted = _cheapest(prices.factor_grads(sizes, grad, grad_mean, needs, apart), choice)
+    hoisted = _cheapest(ways.factor_grads(sizes, grad, grad_mean, needs, apart), choice)
     if hoisted < 0:
-        return FactorGradsPlan(-1, None, None)
+        return FactorGradsPlan(hoisted, None, None)
     inner = outer = None
     # Without gradients of the factors before them, these stand with one factor at least.
     if any(needs[hoisted:]):
@@ -102,16 +103,17 @@ def factor_grads(
 
 
 @functools.lru_cache(maxsize=4096)
-def core_grad(sizes: Sizes, grad_mean: bool, choice: str | None) -> Split:
-    """How the core's gradient is computed; `PRODUCT`: by torch."""
+def core_grad(sizes: Sizes, grad: bool, grad_mean: bool, choice: str | None) -> Split:
+    """How the core's gradient is computed; `PRODUCT`, `MEAN_APART`: as in `projection`."""
     if sizes.level == CUDA:
         return Split(int(grad_mean))
-    split: Split = _cheapest(prices.core_grad(sizes, grad_mean), choice)
+    split: Split = _cheapest(ways.core_grad(sizes, grad, grad_mean), choice)
     return split
 
 
 __all__ = [
     "CUDA",
+    "MEAN_APART",
     "PRODUCT",
     "FactorGradsPlan",
     "Sizes",

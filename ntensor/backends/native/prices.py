@@ -78,13 +78,15 @@ class Split(NamedTuple):
 
 # By plain products of torch, with the synthesis of the batch or its derivative formed in between.
 PRODUCT = Split(-1)
+# The mean output by a core of its own, the mean over the leading extent, and the rest without it.
+MEAN_APART = Split(-2)
 
 
 def _ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-class _Level(NamedTuple):
+class Level(NamedTuple):
     lanes: int
     wide: int
     square: int
@@ -92,13 +94,13 @@ class _Level(NamedTuple):
 
 
 @functools.cache
-def _level(name: str, dtype: int) -> _Level:
+def level_of(name: str, dtype: int) -> Level:
     size, wide, square = _VECTORS.get(name, _OF_ARM)
     widen = 2.0 if dtype in (BFLOAT16, FLOAT16) else 0.0
-    return _Level(size // (8 if dtype == FLOAT64 else 4), wide, square, widen)
+    return Level(size // (8 if dtype == FLOAT64 else 4), wide, square, widen)
 
 
-def _by_segments(inner: Extents, price: float, level: _Level) -> float:
+def _by_segments(inner: Extents, price: float, level: Level) -> float:
     """Of a sample's synthesis or its derivative, `price` a vector, segment by segment."""
     P = math.prod(inner)
     place = len(inner) - 1
@@ -141,7 +143,7 @@ def _tiles(count: int, most: int, vectors: int, depth: float) -> float:
 
 
 def _price_of_samples(
-    level: _Level, n: int, extents: Extents, k_x: int, hoisted: int, threads: int, paired: bool
+    level: Level, n: int, extents: Extents, k_x: int, hoisted: int, threads: int, paired: bool
 ) -> float:
     """Of a projection with the samples in the lanes."""
     outer, inner = extents[:hoisted], extents[hoisted:]
@@ -173,7 +175,7 @@ def _price_of_samples(
 
 
 def _price_of_few(
-    level: _Level, n: int, extents: Extents, k_x: int, hoisted: int, threads: int
+    level: Level, n: int, extents: Extents, k_x: int, hoisted: int, threads: int
 ) -> float:
     """Of a projection with the inner indices in the lanes."""
     outer, inner = extents[:hoisted], extents[hoisted:]
@@ -190,10 +192,10 @@ def _price_of_few(
     return core / divided + formed
 
 
-def _price_of_product(sizes: Sizes) -> float | None:
+def price_of_product(sizes: Sizes) -> float | None:
     """Of one product of torch and the synthesis of the batch; None where it is no way to go."""
     level, dtype, n, extents, k_x, threads = sizes
-    at, K = _level(level, dtype), math.prod(extents)
+    at, K = level_of(level, dtype), math.prod(extents)
     size = 8 if dtype == FLOAT64 else 4
     if (
         level not in TORCH
@@ -209,7 +211,7 @@ def _price_of_product(sizes: Sizes) -> float | None:
 def projection(sizes: Sizes, mean: bool) -> dict[Split, float]:
     """Of every way to a projection."""
     level, dtype, n, extents, k_x, threads = sizes
-    at = _level(level, dtype)
+    at = level_of(level, dtype)
     hoists = range(1 if mean else 0, len(extents))
     prices = {}
     for h in hoists:
@@ -218,7 +220,7 @@ def projection(sizes: Sizes, mean: bool) -> dict[Split, float]:
     if n <= FEW:
         for h in hoists:
             prices[Split(h, few=1)] = _price_of_few(at, n, extents, k_x, h, threads)
-    product = _price_of_product(sizes)
+    product = price_of_product(sizes)
     if product is not None and not mean:
         prices[PRODUCT] = product
     return prices
@@ -230,7 +232,7 @@ def mttkrp(sizes: Sizes, mode: int) -> dict[tuple[bool, Split], float]:
     By whether the mode is the output of a projection, with the modes before it hoisted and those
     behind it in W; else it is a factor's gradient."""
     level, dtype, rank, shape, _, threads = sizes
-    at = _level(level, dtype)
+    at = level_of(level, dtype)
     last = len(shape) - 1
     others = shape[:mode] + shape[mode + 1 :]
     prices: dict[tuple[bool, Split], float] = {}
@@ -258,7 +260,7 @@ def _is_paired(level: str, dtype: int, extents: Extents, hoisted: int) -> bool:
 
 
 def _price_of_inner_grads(
-    level: _Level, n: int, extents: Extents, k_x: int, hoisted: int, rows: int, threads: int
+    level: Level, n: int, extents: Extents, k_x: int, hoisted: int, rows: int, threads: int
 ) -> float:
     """Of dW, folded into its factors; rows: one or two a sample."""
     outer, inner = extents[:hoisted], extents[hoisted:]
@@ -281,7 +283,7 @@ def factor_grads(
 ) -> dict[int, float]:
     """By the number of hoisted factors: from there on dW is needed, before it dH."""
     level, dtype, n, extents, k_x, threads = sizes
-    at = _level(level, dtype)
+    at = level_of(level, dtype)
     first, last = needs.index(True), len(needs) - 1 - needs[::-1].index(True)
     candidates = list(range(first + 1))
     if not grad_mean and dtype in (FLOAT32, FLOAT64) and (apart or sum(needs) == 1):
@@ -295,16 +297,16 @@ def factor_grads(
             prices[h] += min(outer_grads(sizes, h).values())
             if h > 1:
                 prices[h] += n * _by_segments(extents[:h], SPREAD, at) / threads
-    product = _price_of_product(sizes)
+    product = price_of_product(sizes)
     if product is not None and not grad_mean:
-        prices[-1] = product + n * _by_segments(extents, SPREAD, at) / threads
+        prices[PRODUCT.hoisted] = product + n * _by_segments(extents, SPREAD, at) / threads
     return prices
 
 
 def outer_grads(sizes: Sizes, hoisted: int) -> dict[Split, float]:
     """Of dH: the core's outputs and the hoisted indices change places."""
     level, dtype, n, extents, k_x, threads = sizes
-    at, outputs = _level(level, dtype), math.prod(extents[:hoisted])
+    at, outputs = level_of(level, dtype), math.prod(extents[:hoisted])
     swapped = (k_x, *extents[hoisted:])
     split = Split(1, output_inside=1)
     prices = {split: _price_of_samples(at, n, swapped, outputs, 1, threads, False)}
@@ -314,7 +316,7 @@ def outer_grads(sizes: Sizes, hoisted: int) -> dict[Split, float]:
 
 
 def _price_of_core_grad(
-    level: _Level, n: int, extents: Extents, k_x: int, hoisted: int, threads: int
+    level: Level, n: int, extents: Extents, k_x: int, hoisted: int, threads: int
 ) -> float:
     outer, inner = extents[:hoisted], extents[hoisted:]
     Q, P = k_x * math.prod(outer), math.prod(inner)
@@ -337,12 +339,12 @@ def _price_of_core_grad(
 
 def core_grad(sizes: Sizes, grad_mean: bool) -> dict[Split, float]:
     level, dtype, n, extents, k_x, threads = sizes
-    at = _level(level, dtype)
+    at = level_of(level, dtype)
     prices = {
         Split(h): _price_of_core_grad(at, n, extents, k_x, h, threads)
         for h in range(1 if grad_mean else 0, len(extents))
     }
-    product = _price_of_product(sizes)
+    product = price_of_product(sizes)
     if product is not None and not grad_mean:
         prices[PRODUCT] = product
     return prices

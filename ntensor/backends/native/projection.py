@@ -48,6 +48,8 @@ def _project(
         return products(factors[0], core, groups, True), x_mean
     sizes, stack = call.stacked_sizes_of(core, groups, rows // groups, extents, k_x)
     split = plans.projection(sizes, mean, plans.forced())
+    if split == plans.MEAN_APART:
+        return _project(core, factors, False)[0], _project(core.mean(1), factors[1:], False)[0]
     if split == plans.PRODUCT:
         return products(synthesis(factors), core.view(groups * k_x, K), groups, True), None
     x = torch.empty(rows, k_x, dtype=dtype, device=core.device)
@@ -104,10 +106,33 @@ def _joined_factor_grads(
         return core.new_zeros((rows, width))
     if len(factors) == 1:
         return core.new_zeros((rows, width)) if grad is None else products(grad, core, groups)
+    if grad_mean is not None and _takes_mean_apart(core, grad, rows, extents, needs, False):
+        of_mean = projection_factor_grads(core.mean(1), grad_mean, None, factors[1:], needs[1:])
+        leading = width - of_mean.shape[1]
+        if grad is None:
+            return torch.nn.functional.pad(of_mean, (leading, 0))
+        of_x = projection_factor_grads(core, grad, None, factors, needs)
+        of_x[:, leading:] += of_mean
+        return of_x
     out = torch.empty(rows, width, dtype=core.dtype, device=core.device)
     addresses = describe_grads(out, extents, needs)
     _write_factor_grads(addresses, width, core, grad, grad_mean, rows, described, groups)
     return out
+
+
+def _takes_mean_apart(
+    core: Tensor,
+    grad: Tensor | None,
+    rows: int,
+    extents: tuple[int, ...],
+    needs: list[bool],
+    each: bool,
+) -> bool:
+    """Whether the gradients of the mean output are computed by themselves; each: those of every
+    factor are a tensor of their own."""
+    sizes = call.sizes_of(core, rows, extents, core.shape[0])
+    wanted = (grad is not None, True, tuple(needs), each)
+    return plans.factor_grads(sizes, *wanted, plans.forced()).hoisted == plans.MEAN_APART.hoisted
 
 
 def projection_core_grad(
@@ -159,6 +184,23 @@ def projection_grads(
     if needs_core:
         core_grad = large_empty(core.shape, core)
         _write_core_grad(core_grad, grad, grad_mean, factors, False, described)
+    if (
+        grad_mean is not None
+        and True in needs
+        and _takes_mean_apart(core, grad, n, extents, needs, True)
+    ):
+        parts = [
+            None,
+            *projection_grads(core.mean(1), grad_mean, None, factors[1:], False, needs[1:])[1:],
+        ]
+        if grad is None:
+            parts[0] = torch.zeros_like(factors[0]) if needs[0] else None
+            return [core_grad, *parts]
+        found = projection_grads(core, grad, None, factors, False, needs)[1:]
+        for total, part in zip(found, parts, strict=True):
+            if total is not None and part is not None:
+                total += part
+        return [core_grad, *found]
     addresses = []
     for extent, need in zip(extents, needs, strict=True):
         out = torch.empty(n, extent, dtype=dtype, device=core.device) if need else None
@@ -236,8 +278,19 @@ def _write_core_grad(
     sizes, stack = call.stacked_sizes_of(out, groups, rows // groups, extents, k_x)
     by_torch = len(factors) == 1
     if not by_torch:
-        split = plans.core_grad(sizes, grad_mean is not None, plans.forced())
+        wanted = (grad is not None, grad_mean is not None)
+        split = plans.core_grad(sizes, *wanted, plans.forced())
         by_torch = split == plans.PRODUCT
+        if split == plans.MEAN_APART:
+            if grad is not None:
+                _write_core_grad(out, grad, None, factors, accumulate, described)
+            of_mean = projection_core_grad(grad_mean, None, factors[1:]) / extents[0]
+            leading = out.view(k_x, extents[0], *extents[1:])
+            if grad is not None or accumulate:
+                leading += of_mean.unsqueeze(1)
+            else:
+                leading.copy_(of_mean.unsqueeze(1).expand_as(leading))
+            return
     if by_torch:
         assert grad is not None
         y = synthesis(factors) if len(factors) > 1 else factors[0]
