@@ -26,6 +26,8 @@ from ntensor.backends.native.library import DTYPES as DTYPE_NUMBERS
 from ntensor.backends.native.library import (
     MULTIPLY_ADDS_A_THREAD,
     cpu_module,
+    in_order,
+    kernel_order,
     simd_level,
     threads_for,
 )
@@ -244,6 +246,7 @@ def explain_plans(
             f"extents {extents}"
         )
     mean = operation.endswith("mean")
+    extents = tuple(in_order(extents, kernel_order(extents, int(mean))))
     level, number = simd_level(), DTYPE_NUMBERS[dtype]
     threads = threads_for(n * k_x * math.prod(extents), MULTIPLY_ADDS_A_THREAD)
     sizes = prices.Sizes(level, number, n, extents, k_x, threads)

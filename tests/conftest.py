@@ -8,6 +8,7 @@ import torch
 
 import attack_counts
 import kernel_counts
+import partials
 
 # Triton's kernels run on the CPU in its interpreter, which is chosen when they are imported.
 if torch.cuda.is_available():
@@ -95,6 +96,13 @@ def fresh_compiler():
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def shared_at_any_size():
+    """`partials.sharing_at_any_size`."""
+    with partials.sharing_at_any_size():
+        yield
 
 
 @pytest.fixture

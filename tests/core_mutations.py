@@ -30,7 +30,7 @@ class Fault(NamedTuple):
     after: str
 
 
-PROJECTION, FEW = "cpu/projection.cpp", "cpu/projection_few.h"
+PROJECTION, FEW = "cpu/projection_slabs.h", "cpu/projection_few.h"
 CORE_GRAD, FACTOR_GRADS = "cpu/projection_core_grad.cpp", "cpu/projection_factor_grads.cpp"
 PLAN, SAMPLE, SIMD = "cpu/projection_plan.h", "cpu/sample.h", "cpu/simd.h"
 COLUMNS, JOINED, VECTORS = "cpu/columns.h", "cpu/joined_grad.h", "cpu/vectors.h"

@@ -26,6 +26,7 @@ from guarded import Memory
 from ntensor import _cpu
 from ntensor.backends.native import call, force_simd_level
 from ntensor.backends.native.plans import force_plan
+from partials import sharing_at_any_size
 
 # A value may differ from the exact one by this part of itself, and of the root of the sum of the
 # squares of the terms that it adds up: some sixteen roundings of a half type, some five hundred of
@@ -165,7 +166,8 @@ def _check(case, memory):
     exact = [each.to(torch.float64).contiguous() for each in inputs]
     level = force_simd_level(case.level) if case.level else nullcontext()
     plan = nullcontext() if case.plan is None else force_plan(case.plan)
-    with memory.for_empty(), level, plan:
+    sharing = sharing_at_any_size() if case.seed % 2 else nullcontext()
+    with memory.for_empty(), level, plan, sharing:
         if case.order == "accumulate":
             needs = [True, *needs[1:]]
             found = accumulated(case, inputs, cotangents, needs)

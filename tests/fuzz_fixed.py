@@ -107,3 +107,18 @@ FIXED += tuple(
     for dtype in ("float32", "float64", "bfloat16", "float16")
     for outputs in (1, 2, 3)
 )
+# Every way to a mean output and its gradients, a mean core among them.
+FIXED += tuple(
+    Case("with_mean", 9, sizes, k_x=5, order=order, outputs=outputs, plan=plan, backend=backend)
+    for sizes, order in (((4, 6, 1), "second"), ((1, 31), "forward"), ((3, 1), "accumulate"))
+    for outputs in (1, 2, 3)
+    for plan, backend in ((None, None), *((plan, "native") for plan in range(6)))
+)
+# Factors of extent 1, which kernels take before the others, in every place.
+FIXED += tuple(
+    Case(operation, 17, sizes, k_x=3, order=order, backend=backend, needs=needs)
+    for operation in ("projection", "with_mean", "synthesis", "grouped")
+    for sizes in ((150, 1), (1, 140, 1), (1, 1), (7, 1, 130, 1))
+    for order, needs in (("gradients", (True,)), ("gradients", (False, True)), ("second", (True,)))
+    for backend in (None, "native")
+)

@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from contextlib import contextmanager
 
 import pytest
 
@@ -32,6 +33,18 @@ each_shape = pytest.mark.parametrize(
 def make_inputs(sizes, rank, dtype, generator, layout="contiguous", tensor_layout="contiguous"):
     tensor = make(tensor_layout, sizes, dtype, generator)
     return [tensor, *(make(layout, (k, rank), dtype, generator) for k in sizes)]
+
+
+@contextmanager
+def sharing_at_any_size():
+    """Modes share wherever a partial product is small beside its tensor, as those of large tensors
+    do."""
+    before = module.LEAST_SHARED_RANK, module.LEAST_SHARED_WORK
+    module.LEAST_SHARED_RANK, module.LEAST_SHARED_WORK = 1, 0
+    try:
+        yield
+    finally:
+        module.LEAST_SHARED_RANK, module.LEAST_SHARED_WORK = before
 
 
 def passes(monkeypatch):

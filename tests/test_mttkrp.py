@@ -14,6 +14,7 @@ import strategies
 from backends import each_backend, each_backend_often, each_dtype, each_kernel, each_kernel_on
 from comparison import assert_matches_definition
 from layouts import LAYOUTS, make
+from partials import shared_modes
 from shapes import MTTKRP
 
 SHAPES = [(sizes, rank, mode) for sizes, rank, _ in MTTKRP for mode in (*range(len(sizes)), -1)]
@@ -120,3 +121,10 @@ def test_one_mode(backend):
     assert torch.equal(wide, column.expand(4, 5))
     weighted = ntensor.mttkrp(tensor, [None], 0, weights=weights, backend=backend)
     torch.testing.assert_close(weighted, column * weights)
+
+
+def test_small_tensors_share_nothing():
+    """A mode by itself is one call; sharing takes several."""
+    assert shared_modes((300, 300, 300), 32) == 2
+    assert shared_modes((300, 300, 300), 7) == 0
+    assert shared_modes((40, 40, 40, 40), 8) == 0

@@ -13,6 +13,8 @@ from comparison import assert_matches_definition
 from layouts import LAYOUTS, make
 from partials import each_shape, make_inputs, passes, shared_modes
 
+pytestmark = pytest.mark.usefixtures("shared_at_any_size")
+
 
 def operations(backend, weighted=False):
     def ours(tensor, *rest):

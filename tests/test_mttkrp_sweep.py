@@ -15,6 +15,8 @@ import ntensor
 from partials import each_shape, make_inputs, module, passes
 from writes import INVISIBLE, KINDS, NAN, REFUSED, SWAPPED, VISIBLE, written
 
+pytestmark = pytest.mark.usefixtures("shared_at_any_size")
+
 SIZES, RANK = (3, 4, 7, 40), 2
 SHARED = 3
 

@@ -257,7 +257,7 @@ def passes(monkeypatch):
     return made
 
 
-@pytest.mark.usefixtures("however_small")
+@pytest.mark.usefixtures("however_small", "shared_at_any_size")
 @pytest.mark.parametrize("sharing", [False, True])
 @pytest.mark.parametrize("decompose", [parafac, non_negative_parafac_hals])
 def test_decompositions(served, passes, decompose, sharing):
@@ -286,7 +286,7 @@ def test_parafac2(served):
     assert served["mttkrp"]
 
 
-@pytest.mark.usefixtures("however_small")
+@pytest.mark.usefixtures("however_small", "shared_at_any_size")
 def test_writes_are_seen(passes):
     """Before a decomposition, between two, and in the callback of one: nobody counts them."""
     options = {"n_iter_max": 4, "init": "random", "random_state": 1, "tol": 1e-30}
@@ -334,7 +334,7 @@ def sweep(array_of, factors, keep):
 """
 
 
-@pytest.mark.usefixtures("however_small")
+@pytest.mark.usefixtures("however_small", "shared_at_any_size")
 def test_another_array_at_the_same_address(passes):
     """Within one sweep: nothing of the one before is taken for it."""
     memory = bytearray(3 * 4 * 7 * 40 * 8)
@@ -361,7 +361,7 @@ def test_another_array_at_the_same_address(passes):
 
 def test_large_enough_to_share_by_itself(served, passes):
     """Without a hint about sizes, as a user calls it."""
-    tensor = planted((20, 20, 200), 10, np.float32)
+    tensor = planted((64, 64, 1024), 10, np.float32)
     with integration.register():
         found = parafac(tensor, 10, n_iter_max=3, init="random", random_state=1)
     assert all(factor.dtype == np.float32 for factor in found.factors)

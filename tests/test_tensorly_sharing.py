@@ -25,6 +25,8 @@ from layouts import make
 from ntensor.integrations import tensorly as integration
 from partials import passes, shared_modes
 
+pytestmark = pytest.mark.usefixtures("shared_at_any_size")
+
 SIZES, RANK = (3, 4, 7, 40), 2
 LAST = 2
 

@@ -56,7 +56,7 @@ PyObject* project(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         const bool mean = arguments[1] == Py_True;
         const Items values(arguments[0]);
         CoreAndFactors given;
-        if (!given.read(values.begin, values.size, !answers(around->is_grad_enabled)))
+        if (!given.read(values.begin, values.size, !answers(around->is_grad_enabled), mean))
             return nullptr;
         const DType dtype = given.core.dtype;
         const Plan plan =
@@ -161,8 +161,8 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         if (given.core.numel() * bytes_of(dtype) >= most_result_bytes) return nullptr;
         // Every plan before any work: a part that takes the ordinary way takes all with it.
         int64_t needed = 0;
-        for (Py_ssize_t i = 1; i < values.size; ++i)
-            if (needs.begin[i] == Py_True) needed |= int64_t(1) << (i - 1);
+        for (int m = 0; m < given.count; ++m)
+            if (needs.begin[1 + given.given[m]] == Py_True) needed |= int64_t(1) << m;
         const bool needs_core = needs.begin[0] == Py_True;
         Plan core_plan, plan;
         if (needs_core) {
@@ -176,30 +176,29 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
             if (plan.choice < 0) return nullptr;
         }
         Reference results(PyList_New(values.size));
-        for (Py_ssize_t i = 0; i < values.size; ++i) {
-            if (needs.begin[i] != Py_True) {
-                PyList_SET_ITEM(results.get(), i, Py_NewRef(Py_None));
-                continue;
-            }
+        for (Py_ssize_t i = 0; i < values.size; ++i)
+            PyList_SET_ITEM(results.get(), i, Py_NewRef(Py_None));
+        if (needs_core) {
             Operand out;
-            const int64_t of_factor[2] = {given.n, i ? given.extents[i - 1] : 0};
-            PyObject* made = make_tensor(i ? of_factor : given.core.view.shape,
-                                         i ? 2 : given.core.view.ndim, dtype, &out);
-            PyList_SET_ITEM(results.get(), i, made);
-            if (i == 0) {
-                run(core_plan, ProjectionCoreGrad{given.view(),
-                                                  given.k_x,
-                                                  grad.matrix(),
-                                                  {},
-                                                  *core_plan.passes[0],
-                                                  out.view.data,
-                                                  false});
-            } else {
-                Factor& factor = given.factors[i - 1];
-                factor.needs_grad = true;
-                factor.grad = out.view.data;
-                factor.grad_stride = factor.extent;
-            }
+            PyList_SetItem(results.get(), 0,
+                           make_tensor(given.core.view.shape, given.core.view.ndim, dtype, &out));
+            run(core_plan, ProjectionCoreGrad{given.view(),
+                                              given.k_x,
+                                              grad.matrix(),
+                                              {},
+                                              *core_plan.passes[0],
+                                              out.view.data,
+                                              false});
+        }
+        for (int m = 0; m < given.count; ++m) {
+            if (!(needed >> m & 1)) continue;
+            Operand out;
+            Factor& factor = given.factors[m];
+            const int64_t shape[2] = {given.n, factor.extent};
+            PyList_SetItem(results.get(), 1 + given.given[m], make_tensor(shape, 2, dtype, &out));
+            factor.needs_grad = true;
+            factor.grad = out.view.data;
+            factor.grad_stride = factor.extent;
         }
         if (!needed) return results.release();
         const auto& [inner, outer] = plan.passes;

@@ -157,10 +157,12 @@ struct CoreAndFactors {
     Operand core;
     Factor factors[most_direct_factors];
     int64_t extents[most_direct_factors];
+    int given[most_direct_factors];  // the place at which each was given
     int count = 0;
     int64_t n = 0, k_x = 0;
 
-    bool read(PyObject* const* values, Py_ssize_t size, bool may_require_grad) {
+    // Factors of extent 1 come before the others from place `first` on (library.py).
+    bool read(PyObject* const* values, Py_ssize_t size, bool may_require_grad, int first = 0) {
         count = static_cast<int>(size) - 1;
         if (count < 2 || count > most_direct_factors) return false;
         if (!core.read(values[0], may_require_grad)) return false;
@@ -171,10 +173,17 @@ struct CoreAndFactors {
             if (!z.read(values[m + 1], may_require_grad)) return false;
             if (z.view.ndim != 2 || z.dtype != core.dtype) return false;
             if (m == 0) n = z.view.shape[0];
-            extents[m] = core.view.shape[m + 1];
-            if (z.view.shape[0] != n || z.view.shape[1] != extents[m]) return false;
-            factors[m].values = z.matrix();
-            factors[m].extent = extents[m];
+            const int64_t extent = core.view.shape[m + 1];
+            if (z.view.shape[0] != n || z.view.shape[1] != extent) return false;
+            int to = m;
+            for (; extent == 1 && to > first && extents[to - 1] != 1; --to) {
+                factors[to] = factors[to - 1];
+                extents[to] = extents[to - 1];
+                given[to] = given[to - 1];
+            }
+            factors[to].values = z.matrix();
+            factors[to].extent = extents[to] = extent;
+            given[to] = m;
         }
         return n > 0 && core.numel() > 0;
     }

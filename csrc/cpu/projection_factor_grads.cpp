@@ -11,6 +11,7 @@
 // core's rows past it, folds the finished panel into its own sums, and the threads' sums are added
 // in their order.
 
+#include "few_rows.h"
 #include "parallel.h"
 #include "projection.h"
 #include "projection_factor_grads_plan.h"
@@ -109,9 +110,9 @@ private:
         }
         if (rows_ <= most_few_rows) {
             const S* core = static_cast<const S*>(plan_.job.core) + r * plan_.K + c0_;
-            if (rows_ == 1) return multiply_few<1>(core, G, G_row, depth);
-            if (rows_ == 2) return multiply_few<2>(core, G, G_row, depth);
-            return multiply_few<3>(core, G, G_row, depth);
+            return with_rows<most_few_rows>(static_cast<int>(rows_), [&]<int Rows>() {
+                add_few_rows<Rows>(core, plan_.K, G, G_row, depth, columns_, D_, plan_.panel);
+            });
         }
         for (int64_t c = 0; c < columns_; c += tile_width<T>) {
             const S* core = static_cast<const S*>(plan_.job.core) + r * plan_.K + c0_ + c;
@@ -130,44 +131,6 @@ private:
             } else {
                 multiply_in_place({G, G_row, 1, reinterpret_cast<const T*>(core), plan_.K, depth},
                                   reinterpret_cast<const T*>(next), D);
-            }
-        }
-    }
-
-    // Few rows of D, the core row after row: as it lies in memory, each element read once.
-    template <int Rows>
-    void multiply_few(const S* core, const G_type* G, int64_t G_row, int64_t depth) {
-        int64_t r = 0;
-        for (; r + few_depth <= depth; r += few_depth)
-            add_rows<Rows, few_depth>(core + r * plan_.K, G + r, G_row);
-        for (; r < depth; ++r) add_rows<Rows, 1>(core + r * plan_.K, G + r, G_row);
-    }
-
-    // D += G[:, 0 ... Depth) core[0 ... Depth)
-    template <int Rows, int Depth>
-    void add_rows(const S* core, const G_type* G, int64_t G_row) {
-        constexpr int V = lanes<T>;
-        T scale[Depth][Rows];
-        for (int k = 0; k < Depth; ++k)
-            for (int i = 0; i < Rows; ++i) scale[k][i] = to_accumulator(G[i * G_row + k]);
-        int64_t c = 0;
-        for (; c + V <= columns_; c += V) {
-            Vector<T> sums[Rows];
-#pragma GCC unroll 4
-            for (int i = 0; i < Rows; ++i) sums[i] = load(D_ + i * plan_.panel + c);
-#pragma GCC unroll 8
-            for (int k = 0; k < Depth; ++k) {
-                const Vector<T> row = load_widened(core + k * plan_.K + c);
-#pragma GCC unroll 4
-                for (int i = 0; i < Rows; ++i) sums[i] += scale[k][i] * row;
-            }
-#pragma GCC unroll 4
-            for (int i = 0; i < Rows; ++i) store(D_ + i * plan_.panel + c, sums[i]);
-        }
-        for (; c < columns_; ++c) {
-            for (int k = 0; k < Depth; ++k) {
-                const T element = to_accumulator(core[k * plan_.K + c]);
-                for (int i = 0; i < Rows; ++i) D_[i * plan_.panel + c] += scale[k][i] * element;
             }
         }
     }
@@ -246,10 +209,10 @@ private:
             ask_for(next + k * plan_.K);
             if (width == tile_width<T>) {
                 widen(core + k * plan_.K, to, tile_width<T>);
-            } else {
-                widen(core + k * plan_.K, to, width);
-                for (int64_t j = width; j < tile_width<T>; ++j) to[j] = 0;
+                continue;
             }
+            widen(core + k * plan_.K, to, width);
+            for (int64_t j = width; j < tile_width<T>; ++j) to[j] = 0;
         }
     }
 
@@ -262,7 +225,8 @@ private:
         }
     }
 
-    // Rows of D from `begin` on; in.a and D are those of row 0.
+    // Rows of D from `begin` on; in.a and D are those of row 0. Whole groups are multiplied in
+    // place: a call for each would cost 10 % of the time.
     void multiply_tile(TileInput<T> in, int64_t begin, T* D) {
         constexpr int most = tile_rows(square_tile);
         const T* const a = in.a;

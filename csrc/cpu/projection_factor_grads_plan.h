@@ -18,7 +18,6 @@ constexpr int64_t most_packed_core_bytes = int64_t(24) << 20;
 constexpr int64_t most_few_rows = 3;
 constexpr int64_t few_panel_budget = 6144;  // elements of D
 constexpr int64_t panels_a_block = 32;
-constexpr int few_depth = 8;        // rows of the core at a time
 constexpr int64_t panel_unit = 48;  // a multiple of the tile's width at every level
 
 template <class T>

@@ -34,6 +34,10 @@ from .synthesis import synthesis
 # The longest partial product is at most the tensor's size over this: it is written and read again,
 # which must cost little beside a pass over the tensor.
 TENSOR_OVER_PARTIAL = 8
+# Sharing takes several calls where a mode by itself takes one, and its products of one factor are
+# bound by memory: from this rank, and this many multiply-adds a mode on, it is faster.
+LEAST_SHARED_RANK = 8
+LEAST_SHARED_WORK = 1 << 25
 # Up to this many columns (a slab of samples) a product with one factor is faster by the kernels
 # than by BLAS.
 COLUMNS_OF_A_SLAB = 64
@@ -54,8 +58,8 @@ def mttkrp_all(
               \prod_{j \neq m} A_j[i_j, r]
 
     It is the gradient of :math:`\langle X, \sum_r w_r A_0[:, r] \circ \dots \circ
-    A_{N-1}[:, r] \rangle` in all factors at once. Modes share partial products where these are at
-    most an eighth of the tensor's size, so the tensor is read fewer times than it has modes.
+    A_{N-1}[:, r] \rangle` in all factors at once. Modes of a large tensor share partial products
+    where these are at most an eighth of its size, so it is read fewer times than it has modes.
     For alternating least squares, where a factor changes before the next mode is taken, see
     `ntensor.MttkrpSweep`.
 
@@ -273,6 +277,8 @@ def _same_bits(first: Tensor, second: Tensor) -> bool:
 def shared_modes(shape: Sequence[int], rank: int) -> int:
     """How many of the leading modes share a partial product; 0 where none is worth it."""
     elements = math.prod(shape)
+    if rank < LEAST_SHARED_RANK or rank * elements < LEAST_SHARED_WORK:
+        return 0
     for modes in range(len(shape) - 1, 1, -1):
         if 0 < TENSOR_OVER_PARTIAL * rank * math.prod(shape[:modes]) <= elements:
             return modes

@@ -2,9 +2,10 @@
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
+from typing import TypeVar
 
 import torch
 
@@ -23,11 +24,14 @@ ELEMENTS_A_THREAD = 1 << 15
 
 NO_MATRIX = (0, 0, 0)
 
-# Factors as the kernels take them, their extents, and the product of these.
-Described = tuple[list[int], tuple[int, ...], int]
+# Factors as the kernels take them, their extents, the product of these, and the place of each
+# factor among those that were given, None where they keep their order.
+Described = tuple[list[int], tuple[int, ...], int, list[int] | None]
 LAYOUTS = {"column": 0, "row": 1}
 
 forced_level = Overrides()
+
+_Item = TypeVar("_Item")
 
 
 @functools.cache
@@ -73,20 +77,39 @@ def threads_for(work: int, work_a_thread: int) -> int:
     return max(1, min(torch.get_num_threads(), work // work_a_thread))
 
 
-def describe_factors(factors: list[torch.Tensor]) -> Described:
-    """The `(n, k_m)` factors as the kernels take them, `(k_1, ..., k_M)`, and their product K.
+def kernel_order(extents: Sequence[int], first: int = 0) -> list[int] | None:
+    """The places of the factors in the order in which kernels take them, None for that which they
+    have.
+
+    Those of extent 1 come before the others from place `first` on: the synthesis is the same, and
+    its segments are not cut to one element.
+    """
+    if 1 not in extents[first + 1 :]:
+        return None
+    rest = sorted(range(first, len(extents)), key=lambda place: extents[place] != 1)
+    return [*range(first), *rest]
+
+
+def describe_factors(factors: list[torch.Tensor], first: int = 0) -> Described:
+    """The `(n, k_m)` factors as the kernels take them, in the order of `kernel_order`.
 
     A factor is four integers: address, extent, row stride, column stride.
     """
+    extents = tuple([z.shape[1] for z in factors])
+    order = kernel_order(extents, first)
+    if order is not None:
+        factors, extents = in_order(factors, order), tuple(in_order(extents, order))
     described: list[int] = []
-    extents: tuple[int, ...] = ()
     K = 1
-    for z in factors:
-        extent = z.shape[1]
+    for z, extent in zip(factors, extents, strict=True):
         described += (z.data_ptr(), extent, *z.stride())
-        extents += (extent,)
         K *= extent
-    return described, extents, K
+    return described, extents, K, order
+
+
+def in_order(items: Sequence[_Item], order: list[int] | None) -> list[_Item]:
+    """The items at these places; all where there is no order."""
+    return [*items] if order is None else [items[place] for place in order]
 
 
 def describe_sizes(extents: tuple[int, ...]) -> list[int]:

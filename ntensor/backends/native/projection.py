@@ -18,6 +18,7 @@ from ntensor.backends.native.library import (
     describe_grads,
     describe_matrix,
     describe_optional,
+    in_order,
     needed_width,
     split_grads,
     write_core_grad_of_one,
@@ -40,7 +41,7 @@ def _project(
     core: Tensor, factors: list[Tensor], mean: bool, groups: int = 1
 ) -> tuple[Tensor, Tensor | None]:
     rows, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0] // groups
-    described, extents, K = describe_factors(factors)
+    described, extents, K, _ = describe_factors(factors, int(mean))
     if rows * k_x * K == 0:
         return core.new_zeros((rows, k_x)), core.new_zeros((rows, k_x)) if mean else None
     if len(factors) == 1:
@@ -98,15 +99,15 @@ def _joined_factor_grads(
     groups: int,
     needs: list[bool],
 ) -> Tensor:
-    described = describe_factors(factors)
-    _, extents, K = described
+    described = describe_factors(factors, int(grad_mean is not None))
+    extents = tuple([z.shape[1] for z in factors])
     rows = factors[0].shape[0]
     width = needed_width(extents, needs)
-    if rows * core.shape[0] * K * width == 0:
+    if rows * core.numel() * width == 0:
         return core.new_zeros((rows, width))
     if len(factors) == 1:
         return core.new_zeros((rows, width)) if grad is None else products(grad, core, groups)
-    if grad_mean is not None and _takes_mean_apart(core, grad, rows, extents, needs, False):
+    if grad_mean is not None and _takes_mean_apart(core, grad, rows, described, needs, False):
         of_mean = projection_factor_grads(core.mean(1), grad_mean, None, factors[1:], needs[1:])
         leading = width - of_mean.shape[1]
         if grad is None:
@@ -124,14 +125,14 @@ def _takes_mean_apart(
     core: Tensor,
     grad: Tensor | None,
     rows: int,
-    extents: tuple[int, ...],
+    described: Described,
     needs: list[bool],
     each: bool,
 ) -> bool:
     """Whether the gradients of the mean output are computed by themselves; each: those of every
     factor are a tensor of their own."""
-    sizes = call.sizes_of(core, rows, extents, core.shape[0])
-    wanted = (grad is not None, True, tuple(needs), each)
+    sizes = call.sizes_of(core, rows, described[1], core.shape[0])
+    wanted = (grad is not None, True, tuple(in_order(needs, described[3])), each)
     return plans.factor_grads(sizes, *wanted, plans.forced()).hoisted == plans.MEAN_APART.hoisted
 
 
@@ -139,23 +140,21 @@ def projection_core_grad(
     grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
 ) -> Tensor:
     main: Any = grad_mean if grad is None else grad
-    described = describe_factors(factors)
-    out = large_empty((main.shape[1], *described[1]), main)
-    _write_core_grad(out, grad, grad_mean, factors, False, described)
+    out = large_empty((main.shape[1], *[z.shape[1] for z in factors]), main)
+    _write_core_grad(out, grad, grad_mean, factors, False)
     return out
 
 
 def grouped_projection_core_grad(grad: Tensor, factors: list[Tensor], groups: int) -> Tensor:
-    described = describe_factors(factors)
-    out = large_empty((groups * grad.shape[1], *described[1]), grad)
-    _write_core_grad(out, grad, None, factors, False, described, groups)
+    out = large_empty((groups * grad.shape[1], *[z.shape[1] for z in factors]), grad)
+    _write_core_grad(out, grad, None, factors, False, groups)
     return out
 
 
 def projection_core_grad_(
     core_grad: Tensor, grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
 ) -> None:
-    _write_core_grad(core_grad, grad, grad_mean, factors, True, describe_factors(factors))
+    _write_core_grad(core_grad, grad, grad_mean, factors, True)
 
 
 def projection_grads(
@@ -171,23 +170,23 @@ def projection_grads(
     The same as the two operations together, at less host time: arguments are described once, and
     each gradient is contiguous, so that autograd keeps it as it is.
     """
-    n, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0]
-    described = describe_factors(factors)
-    _, extents, K = described
+    n, dtype = factors[0].shape[0], core.dtype
+    extents = tuple([z.shape[1] for z in factors])
     core_grad = None
     found: list[Tensor | None] = []
-    if len(factors) == 1 or n * k_x * K == 0:
+    if len(factors) == 1 or n * core.numel() == 0:
         if needs_core:
             core_grad = projection_core_grad(grad, grad_mean, factors)
         joined = projection_factor_grads(core, grad, grad_mean, factors, needs)
         return [core_grad, *split_grads(joined, extents, needs)]
     if needs_core:
         core_grad = large_empty(core.shape, core)
-        _write_core_grad(core_grad, grad, grad_mean, factors, False, described)
+        _write_core_grad(core_grad, grad, grad_mean, factors, False)
+    described = describe_factors(factors, int(grad_mean is not None))
     if (
         grad_mean is not None
         and True in needs
-        and _takes_mean_apart(core, grad, n, extents, needs, True)
+        and _takes_mean_apart(core, grad, n, described, needs, True)
     ):
         parts = [
             None,
@@ -221,8 +220,10 @@ def _write_factor_grads(
     described: Described,
     groups: int = 1,
 ) -> None:
-    """Writes to the addresses that are not 0; a row stride of 0: each gradient is contiguous."""
-    inputs, extents, K = described
+    """Writes to the addresses that are not 0, one for each factor as it was given; a row stride of
+    0: each gradient is contiguous."""
+    inputs, extents, K, order = described
+    addresses = in_order(addresses, order)
     k_x = core.shape[0] // groups
     sizes, stack = call.stacked_sizes_of(core, groups, rows // groups, extents, k_x)
     n = sizes.n
@@ -263,10 +264,9 @@ def _write_core_grad(
     grad_mean: Tensor | None,
     factors: list[Tensor],
     accumulate: bool,
-    described: Described,
     groups: int = 1,
 ) -> None:
-    inputs, extents, K = described
+    inputs, extents, K, _ = describe_factors(factors, int(grad_mean is not None))
     rows, k_x = factors[0].shape[0], out.shape[0] // groups
     if rows * k_x * K == 0:
         if not accumulate:
@@ -283,13 +283,13 @@ def _write_core_grad(
         by_torch = split == plans.PRODUCT
         if split == plans.MEAN_APART:
             if grad is not None:
-                _write_core_grad(out, grad, None, factors, accumulate, described)
-            of_mean = projection_core_grad(grad_mean, None, factors[1:]) / extents[0]
-            leading = out.view(k_x, extents[0], *extents[1:])
-            if grad is not None or accumulate:
-                leading += of_mean.unsqueeze(1)
+                _write_core_grad(out, grad, None, factors, accumulate)
+            of_mean = projection_core_grad(grad_mean, None, factors[1:]).div_(extents[0])
+            along, of_mean = out.view(k_x, extents[0], -1), of_mean.view(k_x, 1, -1)
+            if grad is None and not accumulate:
+                along.copy_(of_mean)
             else:
-                leading.copy_(of_mean.unsqueeze(1).expand_as(leading))
+                along += of_mean
             return
     if by_torch:
         assert grad is not None

@@ -41,7 +41,7 @@ def rotation_matrix_grad(grad: Tensor, y: Tensor, layout: str) -> Tensor:
 
 def rotated_synthesis(z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> Tensor:
     n, dtype = z_exp.shape[0], z_exp.dtype
-    described, _, K = describe_factors([z_exp, z_id])
+    described, _, K, _ = describe_factors([z_exp, z_id], 2)
     out = torch.empty((n, K), dtype=dtype, device=z_exp.device)
     if n * K > 0:
         matrices = rows_of_nine(R)
@@ -55,7 +55,7 @@ def rotated_synthesis_grads(
     grad: Tensor, z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str, needs: list[bool]
 ) -> Tensor:
     n, dtype = z_exp.shape[0], z_exp.dtype
-    described, extents, K = describe_factors([z_exp, z_id])
+    described, extents, K, _ = describe_factors([z_exp, z_id], 2)
     factor_width = needed_width(extents, needs[:2])
     width = factor_width + (9 if needs[2] else 0)
     if n * K * width == 0:

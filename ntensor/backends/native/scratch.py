@@ -12,6 +12,8 @@ from ntensor.backends.native.library import (
     ELEMENTS_A_THREAD,
     NO_MATRIX,
     describe_sizes,
+    in_order,
+    kernel_order,
     threads_for,
 )
 
@@ -32,6 +34,8 @@ def scratch_bytes(
     if operation.startswith("synthesis_projection"):
         mean = operation.endswith("mean")
         return 0 if len(extents) == 1 else _of_projection(like, n, extents, k_x, mean)
+    if operation == "synthesis":
+        extents = tuple(in_order(extents, kernel_order(extents)))
     K, factors, width = math.prod(extents), describe_sizes(extents), sum(extents)
     grads = [1] * len(extents)
     jobs: dict[str, tuple[Any, ...]]
@@ -59,32 +63,34 @@ def _of_projection(
     like: torch.Tensor, n: int, extents: tuple[int, ...], k_x: int, mean: bool
 ) -> int:
     """Of the result, of the core's gradient, and of each way to the gradients of the factors."""
+    extents = tuple(in_order(extents, kernel_order(extents, int(mean))))
     sizes, choice = sizes_of(like, n, extents, k_x), plans.forced()
     factors, grads = describe_sizes(extents), [1] * len(extents)
-    products = False
+    products = mean_apart = False
 
     def needed(name: str, *job: Any) -> int:
         stack = (ALONE,) if name.startswith("projection") else ()
         return scratch_of(name, like, sizes.threads, sizes.dtype, n, *job, *stack)
 
+    def by_kernels(hoisted: int) -> bool:
+        nonlocal products, mean_apart
+        products |= hoisted == plans.PRODUCT.hoisted
+        mean_apart |= hoisted == plans.MEAN_APART.hoisted
+        return hoisted >= 0
+
     found = [0]
     split = plans.projection(sizes, mean, choice)
-    if split == plans.PRODUCT:
-        products = True
-    else:
+    if by_kernels(split.hoisted):
         found.append(needed("projection", factors, 0, k_x, 0, int(mean), split))
-    split = plans.core_grad(sizes, mean, choice)
+    split = plans.core_grad(sizes, True, mean, choice)
     for matrix in (_MATRIX, _STRIDED):
         both = (matrix, matrix if mean else NO_MATRIX)
-        if split == plans.PRODUCT:
-            products = True
-        else:
+        if by_kernels(split.hoisted):
             found.append(needed("projection_core_grad", factors, k_x, *both, 0, False, split))
         for apart in (True, False):
             needs = (True,) * len(extents)
             h, inner, outer = plans.factor_grads(sizes, True, mean, needs, apart, choice)
-            if h < 0:
-                products = True
+            if not by_kernels(h) and h == plans.PRODUCT.hoisted:
                 found.append(needed("synthesis_grads", factors, grads, sum(extents), _MATRIX))
             if inner is not None:
                 places = ([0] * h + grads[h:], sum(extents), 0, k_x, *both)
@@ -98,4 +104,12 @@ def _of_projection(
                     found.append(needed("synthesis_grads", *leading))
     # Beside plain products of torch the synthesis of the batch, or its derivative.
     formed = n * math.prod(extents) * like.element_size() if products else 0
+    if mean_apart:
+        # Beside each output by itself the mean core, and its factors' gradients.
+        inner_extents = extents[1:]
+        found.append(_of_projection(like, n, extents, k_x, False))
+        if len(inner_extents) > 1:
+            found.append(_of_projection(like, n, inner_extents, k_x, False))
+        rest = k_x * math.prod(inner_extents) + n * sum(inner_extents)
+        formed += rest * like.element_size()
     return formed + max(found)

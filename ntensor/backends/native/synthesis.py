@@ -10,6 +10,7 @@ from ntensor.backends.native.library import (
     describe_factors,
     describe_grads,
     describe_matrix,
+    in_order,
     needed_width,
     threads_for,
 )
@@ -18,7 +19,7 @@ from ntensor.backends.native.library import (
 def synthesis(factors: list[Tensor]) -> Tensor:
     z = factors[0]
     n, dtype = z.shape[0], z.dtype
-    described, _, K = describe_factors(factors)
+    described, _, K, _ = describe_factors(factors)
     y = torch.empty((n, K), dtype=dtype, device=z.device)
     if n * K > 0:
         threads = threads_for(n * K, ELEMENTS_A_THREAD)
@@ -29,12 +30,13 @@ def synthesis(factors: list[Tensor]) -> Tensor:
 def synthesis_grads(grad: Tensor, factors: list[Tensor], needs: list[bool]) -> Tensor:
     z = factors[0]
     n, dtype = z.shape[0], z.dtype
-    described, extents, K = describe_factors(factors)
+    described, _, K, order = describe_factors(factors)
+    extents = tuple([z.shape[1] for z in factors])
     width = needed_width(extents, needs)
     if n * K * width == 0:
         return z.new_zeros((n, width))
     out = torch.empty(n, width, dtype=dtype, device=z.device)
-    grads = describe_grads(out, extents, needs)
+    grads = in_order(describe_grads(out, extents, needs), order)
     job = (DTYPES[dtype], n, described, grads, width, describe_matrix(grad))
     run("synthesis_grads", z, threads_for(n * K, ELEMENTS_A_THREAD), *job)
     return out

@@ -24,6 +24,8 @@ from ntensor.backends.native.prices import (
     level_of,
 )
 
+# Of the mean core and of its factors' gradients, lest the memory of a call grow with its sizes.
+MOST_MEAN_BYTES = 2 << 20
 # Of a vector of the core that torch adds up or adds to, in the caches and from memory.
 PASS, PASS_FROM_MEMORY = 16.0, 32.0
 HOST = 60000.0  # of each call
@@ -69,13 +71,15 @@ def core_grad(sizes: Sizes, grad: bool, grad_mean: bool) -> dict[Split, float]:
 def _apart(
     way: _Way, sizes: Sizes, price_of_x: float, least: Callable[[Sizes], float]
 ) -> dict[_Way, float]:
-    """Empty for half types, whose mean core would be rounded on the way."""
+    """Empty for half types, whose mean core would be rounded on the way, and where it is large."""
     level, dtype, n, extents, k_x, threads = sizes
-    if dtype not in (FLOAT32, FLOAT64):
-        return {}
     lanes = level_of(level, dtype).lanes
     elements = k_x * math.prod(extents)
-    cached = elements * (8 if dtype == FLOAT64 else 4) <= MOST_CORE_BYTES
+    element = 8 if dtype == FLOAT64 else 4
+    formed = (elements // extents[0] + n * sum(extents[1:])) * element
+    if dtype not in (FLOAT32, FLOAT64) or formed > MOST_MEAN_BYTES:
+        return {}
+    cached = elements * element <= MOST_CORE_BYTES
     passes = elements / lanes * (PASS if cached else PASS_FROM_MEMORY) / threads
     work = n * k_x * math.prod(extents[1:])
     of_mean = sizes._replace(
