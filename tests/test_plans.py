@@ -4,6 +4,8 @@ import inspect
 import itertools
 import math
 import random
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -287,3 +289,37 @@ def test_a_forced_plan():
     assert many == 4 * [Split(h) for h in (0, 1, 2)]
     means = [projection(8, (4, 5, 6), 3, True, dtype=2, choice=str(i)) for i in range(8)]
     assert means == 2 * [Split(h, 0, few) for few in (0, 1) for h in (1, 2)]
+
+
+def test_prices_know_the_kernels():
+    """What they repeat of the sources is what stands there."""
+    sources = Path(prices.__file__).parents[3] / "csrc" / "cpu"
+    stated = {
+        "grouping.h": {
+            "least_tail": prices.LEAST_TAIL,
+            "most_tail": prices.MOST_TAIL,
+            "short_tail": prices.SHORT_TAIL,
+        },
+        "projection.h": {"most_slab": prices.SLAB},
+        "projection_plan.h": {
+            "panel_budget": f"Pairs ? {prices.PANEL_OF_PAIRS} : {prices.PANEL}",
+            "x_budget": prices.X_BUDGET,
+            "shared_core_bytes": "int64_t(1) << 18",
+            "least_extent_of_pairs": prices.LEAST_EXTENT_OF_PAIRS,
+        },
+        "projection_factor_grads_plan.h": {
+            "panel_budget": prices.FACTOR_GRADS_PANEL,
+            "row_block": prices.ROW_BLOCK,
+        },
+        "projection_core_grad.cpp": {
+            "panel_budget": prices.CORE_GRAD_PANEL,
+            "packed_budget": prices.PACKED,
+            "packed_rows": prices.PACKED_ROWS,
+        },
+    }
+    assert prices.SHARED_CORE_BYTES == 1 << 18
+    for file, values in stated.items():
+        text = (sources / file).read_text()
+        for name, value in values.items():
+            (found,) = re.findall(rf"constexpr int64_t {name}(?:<Pairs>)? =\s+([^;]*);", text)
+            assert found == str(value), (file, name)

@@ -25,11 +25,16 @@ _OF_ARM = (16, 4, 3)
 PAIRED_LEVELS = ("avx512bf16", "emulated")
 LEAST_EXTENT_OF_PAIRS = 32
 
-# As in csrc/cpu/grouping.h.
+# As in csrc/cpu, which tests/test_plans.py reads: of grouping.h, projection.h, projection_plan.h,
+# the plan of the factors' gradients, and the core's gradient.
 LEAST_TAIL, MOST_TAIL, SHORT_TAIL = 32, 128, 12
 SLAB = 64  # most samples that are taken together
-FEW = 8  # most samples that are taken one by one
 SHARED_CORE_BYTES = 1 << 18
+PANEL, PANEL_OF_PAIRS, X_BUDGET = 43008, 28672, 9216
+FACTOR_GRADS_PANEL, ROW_BLOCK = 18432, 128
+CORE_GRAD_PANEL, PACKED, PACKED_ROWS = 40960, 4096, 16
+
+FEW = 8  # most samples that are taken one by one
 
 FLOAT32, FLOAT64, BFLOAT16, FLOAT16 = range(4)
 
@@ -163,9 +168,9 @@ def _price_of_samples(
         FORM * (P + (L if outer else 0)) + GATHER * (sum(inner) + sum(outer)) + 2.0 * P * paired
     )
     # A panel of W is formed again for each chunk of rows, unless it is the only one.
-    chunks = (
-        _ceil_div(k_x * vectors * level.lanes, 9216) if P * vectors * level.lanes > 43008 else 1
-    )
+    width = vectors * level.lanes
+    panel = PANEL_OF_PAIRS if paired else PANEL
+    chunks = _ceil_div(k_x * width, X_BUDGET) if P * width > panel else 1
     formed += (chunks - 1) * vectors * FORM * P
     out = vectors * k_x * OUT
     if slabs % threads == 0:
@@ -268,12 +273,14 @@ def _price_of_inner_grads(
     slab = min(n, SLAB) * rows
     slabs = n * rows / slab
     most = _tile_rows(level.square, level.wide)
-    blocks = _ceil_div(Q, 64)
+    blocks = _ceil_div(Q, ROW_BLOCK)
     depth = Q / blocks
     columns = _ceil_div(P, (level.square * level.lanes))
     core = columns * blocks * _tiles(slab, most, level.square, depth)
     core += Q * columns * level.square * level.widen
-    joined = slab * Q * _join(JOIN, outer) * max(1.0, P * slab / 18432) if outer else 0.0
+    joined = (
+        slab * Q * _join(JOIN, outer) * max(1.0, P * slab / FACTOR_GRADS_PANEL) if outer else 0.0
+    )
     fold = slab * _by_segments(inner, SPREAD, level)
     return slabs * (core * FACTOR_GRADS + joined + fold) / threads
 
@@ -320,14 +327,14 @@ def _price_of_core_grad(
 ) -> float:
     outer, inner = extents[:hoisted], extents[hoisted:]
     Q, P = k_x * math.prod(outer), math.prod(inner)
-    blocks = _ceil_div(n, 512)
+    blocks = _ceil_div(n, PACKED // PACKED_ROWS)
     samples = n / blocks
     most = _tile_rows(level.square, level.wide)
     columns = _ceil_div(P, (level.square * level.lanes))
-    packs = _ceil_div(Q, 16)
-    product = columns * packs * _tiles(min(16, Q), most, level.square, samples)
+    packs = _ceil_div(Q, PACKED_ROWS)
+    product = columns * packs * _tiles(min(PACKED_ROWS, Q), most, level.square, samples)
     store = Q * _ceil_div(P, level.lanes) * (STORE + level.widen)
-    panels = max(1.0, P * samples / 40960)
+    panels = max(1.0, P * samples / CORE_GRAD_PANEL)
     packed = samples * Q * (_join(PACK, outer) if outer else PACK) * panels
     gathered = panels * (sum(inner) / level.lanes + SEGMENT)
     formed = samples * (_by_segments(inner, SYNTHESISE, level) + gathered)
