@@ -43,6 +43,10 @@ FLOAT32, FLOAT64, BFLOAT16, FLOAT16 = range(4)
 # what the host does for torch.
 TORCH = {"avx2": 1.05}
 MOST_CORE_BYTES = 8 << 20
+LEAST_COLUMNS = 12  # of a product that torch is fast at
+TORCH_GRAD = 30.0  # of a vector of the core's gradient by torch
+# Of a vector of a result of torch that does not stay in the caches.
+TORCH_OUT, MOST_OUT_BYTES = 45.0, 4 << 20
 CORE_GRAD, FACTOR_GRADS = 1.3, 1.15
 HOST = 200000.0
 FORM_IN_MEMORY = 8.0  # of a vector of the synthesis of the batch, written and read again
@@ -57,6 +61,8 @@ PACK = 1.5  # of an element of A in the order of a tile
 SPREAD, ELEMENT = 6.0, 3.0  # of a vector of dW folded into factors, and of an element by itself
 SEGMENT = 30.0  # of a segment of a synthesis or its derivative
 STORE = 2.0  # of a vector of the core's gradient
+# The same where rows are short and do not stay in the caches: stores are not streams then.
+SHORT_STORE, SHORT_ROW, CACHED_BYTES = 6.0, 2048, 1 << 20
 SYNTHESISE = 2.0  # of a vector of one sample's synthesis
 
 
@@ -205,6 +211,7 @@ def price_of_product(sizes: Sizes) -> float | None:
     if (
         level not in TORCH
         or dtype not in (FLOAT32, FLOAT64)
+        or K < LEAST_COLUMNS
         or k_x < 2 * K  # the synthesis of the batch is formed, and must be small beside the result
         or k_x * K * size > MOST_CORE_BYTES
     ):
@@ -227,7 +234,9 @@ def projection(sizes: Sizes, mean: bool) -> dict[Split, float]:
             prices[Split(h, few=1)] = _price_of_few(at, n, extents, k_x, h, threads)
     product = price_of_product(sizes)
     if product is not None and not mean:
-        prices[PRODUCT] = product
+        vectors = n * k_x / at.lanes
+        large = n * k_x * (8 if dtype == FLOAT64 else 4) > MOST_OUT_BYTES
+        prices[PRODUCT] = product + (vectors * TORCH_OUT / threads if large else 0.0)
     return prices
 
 
@@ -333,7 +342,9 @@ def _price_of_core_grad(
     columns = _ceil_div(P, (level.square * level.lanes))
     packs = _ceil_div(Q, PACKED_ROWS)
     product = columns * packs * _tiles(min(PACKED_ROWS, Q), most, level.square, samples)
-    store = Q * _ceil_div(P, level.lanes) * (STORE + level.widen)
+    vectors = Q * _ceil_div(P, level.lanes)
+    short = P < SHORT_ROW and 4 * level.lanes * vectors > CACHED_BYTES
+    store = vectors * ((SHORT_STORE if short else STORE) + level.widen)
     panels = max(1.0, P * samples / CORE_GRAD_PANEL)
     packed = samples * Q * (_join(PACK, outer) if outer else PACK) * panels
     gathered = panels * (sum(inner) / level.lanes + SEGMENT)
@@ -353,5 +364,5 @@ def core_grad(sizes: Sizes, grad_mean: bool) -> dict[Split, float]:
     }
     product = price_of_product(sizes)
     if product is not None and not grad_mean:
-        prices[PRODUCT] = product
+        prices[PRODUCT] = product + TORCH_GRAD * k_x * math.prod(extents) / at.lanes / threads
     return prices
