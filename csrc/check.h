@@ -85,6 +85,8 @@ inline void check_sizes(const ProjectionFactorGrads& job) {
     check_factors(job.factors, 2, job.k_x, job.threads);
     check_split(job.split, 0, job.factors);
     require(job.grad.data || job.grad_mean.data, "an incoming gradient");
+    if (job.split.transposed)
+        return require(!job.grad_mean.data, "no mean output where gradients are projections");
     for (int m = 0; m < job.split.hoisted; ++m)
         require(!job.factors.items[m].needs_grad, "no gradient of a hoisted factor");
 }

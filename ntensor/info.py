@@ -274,6 +274,8 @@ def explain_plans(
 def _way(hoisted: int) -> str:
     if hoisted == prices.MEAN_APART.hoisted:
         return "the mean output by a mean core"
+    if hoisted <= prices.FACTOR_PROJECTIONS:
+        return f"a projection each, {prices.FACTOR_PROJECTIONS - hoisted} hoisted"
     return "a plain product of torch" if hoisted < 0 else f"{hoisted} hoisted"
 
 

@@ -60,7 +60,7 @@ SPLITS = {
 }
 WRONG_SPLITS = {
     "projection": ((0, 0, 0, 0), (0, 0, 1, 1), (1, 1, 0, 0), (1, 1, 1, 1)),
-    "projection_factor_grads": ((1, 0, 0, 0),),
+    "projection_factor_grads": ((1, 0, 0, 0), (0, 0, 0, 1)),
     "projection_core_grad": ((0, 0, 0, 0),),
 }
 TYPES = (None, "float", 1.5, (), {}, 1 << 70)

@@ -156,6 +156,9 @@ def test_gradients_of_leading_factors(level):
                 if plan.hoisted < 0:
                     assert (plan.inner, plan.outer) == (None, None)
                     continue
+                if plan.inner is not None and plan.inner.transposed:
+                    assert (plan.hoisted, plan.outer) == (0, None)
+                    continue
                 first, last = needs.index(True), max(m for m in range(3) if needs[m])
                 assert (plan.inner is None) == (last < plan.hoisted)
                 assert (plan.outer is None) == (first >= plan.hoisted)
@@ -169,6 +172,18 @@ def test_gradients_of_leading_factors(level):
     both = (True, True, False)
     for choice in map(str, range(6)):
         assert factor_grads(9, (20, 30, 40), 9, both, apart=False, choice=choice).outer is None
+
+
+@each_level
+@each_dtype
+def test_gradients_as_projections(level, dtype):
+    """Of many samples beside a small core; a large one is not copied."""
+    at = {"level": level, "dtype": NUMBERS[dtype]}
+    assert factor_grads(2000, (4, 5), 1, **at).inner.transposed
+    assert factor_grads(2000, (3, 20, 40), 1, (False, True, True), **at).inner.transposed
+    assert not factor_grads(16, EXTENTS, K_X, **at).inner.transposed
+    ways = [factor_grads(100, (90, 800), 20, choice=str(c), **at) for c in range(8)]
+    assert not any(way.inner and way.inner.transposed for way in ways)
 
 
 def some_sizes(source):

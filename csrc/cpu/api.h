@@ -43,7 +43,9 @@ struct Split {
     bool output_inside = false;  // the core is (L, k_x, P), for L and P the extents of the hoisted
                                  // and of the other factors; else (k_x, L, P)
     bool few = false;            // each sample by itself, for few of them
-    bool transposed = false;     // x and x_mean are (k_x, n)
+    // x and x_mean are (k_x, n). Of factor gradients: each by a projection of its own, by a copy of
+    // the core with the factor's mode in front; `hoisted` counts from G on, the factor left out.
+    bool transposed = false;
 };
 
 // x = core_(1) y for y the synthesis of the factors; x_mean the same with z_1 := 1/k_1.
@@ -56,10 +58,14 @@ struct Projection {
     Split split;
     int threads = 1;
     void* scratch = nullptr;
+    int64_t x_stride = 0;  // of the rows of x where they are no k_x apart; without x_mean
+
+    int64_t row_stride() const { return x_stride ? x_stride : k_x; }
 };
 
 // dz_m for every factor that needs it, from G = dL/dx and G_mean = dL/dx_mean (either may be null).
-// No hoisted factor needs one.
+// No hoisted factor needs one, unless each gradient is a projection of its own: G alone is then
+// given.
 struct ProjectionFactorGrads {
     Factors factors;
     const void* core;  // (k_x, K) contiguous

@@ -227,7 +227,8 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
                     SynthesisGrads{{given.factors, hoisted, given.n, dtype}, {dH.data(), L, 1}});
         }
         if (inner) {
-            for (int m = 0; m < inner->hoisted; ++m) given.factors[m].needs_grad = false;
+            for (int m = 0; m < inner->hoisted && !inner->transposed; ++m)
+                given.factors[m].needs_grad = false;
             run(plan,
                 ProjectionFactorGrads{
                     given.view(), given.core.view.data, given.k_x, grad.matrix(), {}, *inner});

@@ -11,6 +11,7 @@
 // core's rows past it, folds the finished panel into its own sums, and the threads' sums are added
 // in their order.
 
+#include "factor_projections.h"
 #include "few_rows.h"
 #include "parallel.h"
 #include "projection.h"
@@ -350,6 +351,7 @@ void run(const FactorGradsPlan<S>& plan, char* scratch) {
 }  // namespace
 
 int64_t projection_factor_grads_scratch(const ProjectionFactorGrads& job) {
+    if (job.split.transposed) return factor_projections_scratch(job);
     int64_t bytes = 0;
     with_storage_type(job.factors.dtype, [&]<class S>(S) {
         bytes = job.threads * Worker<S>(FactorGradsPlan<S>(job), nullptr).scratch_bytes();
@@ -358,6 +360,7 @@ int64_t projection_factor_grads_scratch(const ProjectionFactorGrads& job) {
 }
 
 void projection_factor_grads(const ProjectionFactorGrads& job) {
+    if (job.split.transposed) return factor_projections(job);
     with_storage_type(job.factors.dtype, [&]<class S>(S) {
         run(FactorGradsPlan<S>(job), static_cast<char*>(job.scratch));
     });

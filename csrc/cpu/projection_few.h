@@ -308,7 +308,8 @@ private:
     // Rows [r, r + rows) of one sample.
     void write_out(const T* from, void* out, int64_t s, int64_t r, int64_t rows) const {
         S* to = static_cast<S*>(out);
-        if (!plan_.job.split.transposed) return narrow(from, to + s * plan_.job.k_x + r, rows);
+        if (!plan_.job.split.transposed)
+            return narrow(from, to + s * plan_.job.row_stride() + r, rows);
         for (int64_t i = 0; i < rows; ++i) round_to(from[i], to + (r + i) * plan_.n + s);
     }
 

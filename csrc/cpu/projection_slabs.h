@@ -333,7 +333,7 @@ private:
     }
 
     void write_out(const T* x, void* out) const {
-        const int64_t row = plan_.job.split.transposed ? 1 : plan_.job.k_x;
+        const int64_t row = plan_.job.split.transposed ? 1 : plan_.job.row_stride();
         const int64_t column = plan_.job.split.transposed ? plan_.factors.n : 1;
         narrow_columns(x, width_, rows_here_, samples_,
                        static_cast<S*>(out) + s0_ * row + row0_ * column, row, column);

@@ -35,7 +35,8 @@ class FactorGradsPlan(NamedTuple):
     before are taken from. None: not needed.
 
     `hoisted` of `PRODUCT`: dL/dy by a plain product of torch, which all are taken from; of
-    `MEAN_APART`: those of each output by themselves."""
+    `MEAN_APART`: those of each output by themselves. A transposed `inner`: each gradient by a
+    projection of its own."""
 
     hoisted: int
     inner: Split | None
@@ -91,6 +92,9 @@ def factor_grads(
     if sizes.level == CUDA:
         return FactorGradsPlan(0, Split(), None)
     hoisted = _cheapest(ways.factor_grads(sizes, grad, grad_mean, needs, apart), choice)
+    if hoisted <= prices.FACTOR_PROJECTIONS:
+        split = Split(prices.FACTOR_PROJECTIONS - hoisted, transposed=1)
+        return FactorGradsPlan(0, split, None)
     if hoisted < 0:
         return FactorGradsPlan(hoisted, None, None)
     inner = outer = None

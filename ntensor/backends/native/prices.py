@@ -59,6 +59,10 @@ JOIN = 1.0  # of an element of A
 ROW = 8.0  # of a row of the last hoisted factor, scaled
 PACK = 1.5  # of an element of A in the order of a tile
 SPREAD, ELEMENT = 6.0, 3.0  # of a vector of dW folded into factors, and of an element by itself
+# Of a sample whose dW is folded into one factor, and into several.
+SAMPLE_OF_ONE, SAMPLE = 450.0, 1100.0
+MOVE = 6.0  # of an element of the core in another order
+MOST_MOVED_BYTES = 1 << 20
 SEGMENT = 30.0  # of a segment of a synthesis or its derivative
 STORE = 2.0  # of a vector of the core's gradient
 # The same where rows are short and do not stay in the caches: stores are not streams then.
@@ -91,6 +95,8 @@ class Split(NamedTuple):
 PRODUCT = Split(-1)
 # The mean output by a core of its own, the mean over the leading extent, and the rest without it.
 MEAN_APART = Split(-2)
+# Gradients of factors as projections of their own, `h` hoisted: FACTOR_PROJECTIONS - h.
+FACTOR_PROJECTIONS = -3
 
 
 def _ceil_div(a: int, b: int) -> int:
@@ -126,6 +132,11 @@ def _by_segments(inner: Extents, price: float, level: Level) -> float:
     elif last < SHORT_TAIL:
         return P * ELEMENT + P / last / inner[place - 1] * SEGMENT
     return P / level.lanes * price + P / last * SEGMENT
+
+
+def _spread(inner: Extents, level: Level) -> float:
+    """Of a sample's dW, folded into its factors."""
+    return _by_segments(inner, SPREAD, level) + (SAMPLE_OF_ONE if len(inner) == 1 else SAMPLE)
 
 
 def _join(price: float, outer: Extents) -> float:
@@ -290,7 +301,7 @@ def _price_of_inner_grads(
     joined = (
         slab * Q * _join(JOIN, outer) * max(1.0, P * slab / FACTOR_GRADS_PANEL) if outer else 0.0
     )
-    fold = slab * _by_segments(inner, SPREAD, level)
+    fold = slab * _spread(inner, level)
     return slabs * (core * FACTOR_GRADS + joined + fold) / threads
 
 
@@ -312,10 +323,33 @@ def factor_grads(
         if first < h:
             prices[h] += min(outer_grads(sizes, h).values())
             if h > 1:
-                prices[h] += n * _by_segments(extents[:h], SPREAD, at) / threads
+                prices[h] += n * _spread(extents[:h], at) / threads
+    if not grad_mean:
+        prices |= _factor_projections(sizes, needs)
     product = price_of_product(sizes)
     if product is not None and not grad_mean:
-        prices[PRODUCT.hoisted] = product + n * _by_segments(extents, SPREAD, at) / threads
+        prices[PRODUCT.hoisted] = product + n * _spread(extents, at) / threads
+    return prices
+
+
+def _factor_projections(sizes: Sizes, needs: tuple[bool, ...]) -> dict[int, float]:
+    """Of every needed gradient by a projection of the core with the factor's mode in front."""
+    level, dtype, n, extents, k_x, threads = sizes
+    elements = k_x * math.prod(extents)
+    size = {FLOAT32: 4, FLOAT64: 8}.get(dtype, 2)
+    if n <= FEW or elements * size > MOST_MOVED_BYTES:
+        return {}
+    at = level_of(level, dtype)
+    prices = {}
+    for h in range(len(extents)):
+        price = 0.0
+        for m in range(len(extents)):
+            if needs[m]:
+                others = (k_x, *extents[:m], *extents[m + 1 :])
+                paired = _is_paired(level, dtype, others, h)
+                price += _price_of_samples(at, n, others, extents[m], h, threads, paired)
+                price += MOVE * elements / threads
+        prices[FACTOR_PROJECTIONS - h] = price
     return prices
 
 

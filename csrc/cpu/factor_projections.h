@@ -1,0 +1,108 @@
+// The gradients of the factors as projections: with the core's outputs and mode m in each other's
+// place,
+//   dz_m[s, i] = sum over r and all i_l with l != m of core[r, ..., i, ...] G[s, r] prod_l z_l[s,
+//   i_l]
+//
+// For many samples beside a small core, of which a copy is made with mode m in front: samples then
+// lie side by side, and none of them is folded by itself.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "parallel.h"
+#include "projection.h"
+#include "simd.h"
+
+namespace ntensor {
+namespace NTENSOR_LEVEL {
+
+// to[i][b][c] = from[b][i][c] for from [before][extent][behind], by `threads` threads.
+template <class S>
+inline void move_mode_to_front(const S* from, int64_t before, int64_t extent, int64_t behind, S* to,
+                               int threads) {
+    constexpr int64_t block = 16;  // of what is written side by side
+    parallel_for_threads(threads, [&](int t) {
+        const int64_t end = before * (t + 1) / threads;
+        for (int64_t b0 = before * t / threads; b0 < end; b0 += block) {
+            const int64_t count = min64(block, end - b0);
+            for (int64_t i = 0; i < extent; ++i) {
+                for (int64_t b = b0; b < b0 + count; ++b)
+                    std::memcpy(to + (i * before + b) * behind, from + (b * extent + i) * behind,
+                                static_cast<size_t>(behind) * sizeof(S));
+            }
+        }
+    });
+}
+
+// The projection that is factor m's gradient, of a core that lies at `core`; its factors are
+// written to items.
+inline Projection projection_of_factor(const ProjectionFactorGrads& job, int m, Factor* items,
+                                       const void* core, void* scratch) {
+    const Factor& factor = job.factors.items[m];
+    int count = 0;
+    items[count] = Factor{};
+    items[count].values = job.grad;
+    items[count++].extent = job.k_x;
+    for (int l = 0; l < job.factors.count; ++l) {
+        if (l == m) continue;
+        items[count] = Factor{};
+        items[count].values = job.factors.items[l].values;
+        items[count++].extent = job.factors.items[l].extent;
+    }
+    Projection projection{{items, count, job.factors.n, job.factors.dtype},
+                          core,
+                          factor.extent,
+                          factor.grad,
+                          nullptr,
+                          {}};
+    projection.split.hoisted = job.split.hoisted;
+    projection.threads = job.threads;
+    projection.scratch = scratch;
+    projection.x_stride = factor.grad_stride;
+    return projection;
+}
+
+// Bytes of the copy of the core.
+inline int64_t moved_core_bytes(const ProjectionFactorGrads& job) {
+    int64_t elements = job.k_x;
+    for (int m = 0; m < job.factors.count; ++m) elements *= job.factors.items[m].extent;
+    int64_t bytes = 0;
+    with_storage_type(job.factors.dtype,
+                      [&]<class S>(S) { bytes = elements * static_cast<int64_t>(sizeof(S)); });
+    return round_up(bytes, 64);
+}
+
+inline int64_t factor_projections_scratch(const ProjectionFactorGrads& job) {
+    Factor items[most_factors];
+    int64_t most = 0;
+    for (int m = 0; m < job.factors.count; ++m) {
+        if (!job.factors.items[m].needs_grad) continue;
+        most = std::max(most,
+                        projection_scratch(projection_of_factor(job, m, items, nullptr, nullptr)));
+    }
+    return moved_core_bytes(job) + most;
+}
+
+inline void factor_projections(const ProjectionFactorGrads& job) {
+    Factor items[most_factors];
+    char* const moved = static_cast<char*>(job.scratch);
+    char* const scratch = moved + moved_core_bytes(job);
+    int64_t before = job.k_x, behind = 1;
+    for (int m = 0; m < job.factors.count; ++m) behind *= job.factors.items[m].extent;
+    for (int m = 0; m < job.factors.count; ++m) {
+        const Factor& factor = job.factors.items[m];
+        behind /= factor.extent;
+        if (factor.needs_grad) {
+            with_storage_type(job.factors.dtype, [&]<class S>(S) {
+                move_mode_to_front(static_cast<const S*>(job.core), before, factor.extent, behind,
+                                   reinterpret_cast<S*>(moved), job.threads);
+            });
+            projection(projection_of_factor(job, m, items, moved, scratch));
+        }
+        before *= factor.extent;
+    }
+}
+
+}  // namespace NTENSOR_LEVEL
+}  // namespace ntensor
