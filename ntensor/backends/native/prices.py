@@ -43,20 +43,20 @@ FLOAT32, FLOAT64, BFLOAT16, FLOAT16 = range(4)
 # what the host does for torch.
 TORCH = {"avx2": 1.05}
 MOST_CORE_BYTES = 8 << 20
-LEAST_COLUMNS = 12  # of a product that torch is fast at
+LEAST_SAMPLES, LEAST_COLUMNS = 8, 12  # of a product that torch is fast at
 TORCH_GRAD = 30.0  # of a vector of the core's gradient by torch
 # Of a vector of a result of torch that does not stay in the caches.
-TORCH_OUT, MOST_OUT_BYTES = 45.0, 4 << 20
+TORCH_OUT, MOST_OUT_BYTES = 45.0, 2 << 20
 CORE_GRAD, FACTOR_GRADS = 1.3, 1.15
 HOST = 200000.0
 FORM_IN_MEMORY = 8.0  # of a vector of the synthesis of the batch, written and read again
 LATENCY = 8.0  # the least of a step of a tile: its sums depend on those of the step before
-FOLD, TILE = 3.0, 15.0  # of a vector of sums, and of a tile
+FOLD, TILE = 3.6, 15.0  # of a vector of sums, and of a tile
 FORM, GATHER = 3.0, 10.0  # of a vector of W or H, and of one of a factor's columns
 SUM = 6.0  # of the lanes of a vector
 OUT = 16.0  # of a vector of results
 JOIN = 1.0  # of an element of A
-ROW = 8.0  # of a row of the last hoisted factor, scaled
+ROW = 9.6  # of a row of the last hoisted factor, scaled
 PACK = 1.5  # of an element of A in the order of a tile
 SPREAD, ELEMENT = 6.0, 3.0  # of a vector of dW folded into factors, and of an element by itself
 # Of a sample whose dW is folded into one factor, and into several.
@@ -66,8 +66,10 @@ MOST_MOVED_BYTES = 1 << 20
 SEGMENT = 30.0  # of a segment of a synthesis or its derivative
 STORE = 2.0  # of a vector of the core's gradient
 # The same where rows are short and do not stay in the caches: stores are not streams then.
-SHORT_STORE, SHORT_ROW, CACHED_BYTES = 6.0, 2048, 1 << 20
+SHORT_STORE, SHORT_ROW, CACHED_BYTES = 6.0, 4096, 1 << 20
 SYNTHESISE = 2.0  # of a vector of one sample's synthesis
+START = 30.0  # of a sample's part of a panel
+AGAIN, READ = 5000.0, 5.0  # of a second call, and of a vector of a core from memory
 
 
 class Sizes(NamedTuple):
@@ -222,6 +224,7 @@ def price_of_product(sizes: Sizes) -> float | None:
     if (
         level not in TORCH
         or dtype not in (FLOAT32, FLOAT64)
+        or n < LEAST_SAMPLES
         or K < LEAST_COLUMNS
         or k_x < 2 * K  # the synthesis of the batch is formed, and must be small beside the result
         or k_x * K * size > MOST_CORE_BYTES
@@ -315,6 +318,10 @@ def factor_grads(
     candidates = list(range(first + 1))
     if not grad_mean and dtype in (FLOAT32, FLOAT64) and (apart or sum(needs) == 1):
         candidates += range(first + 1, len(extents))
+    elements = k_x * math.prod(extents)
+    again = AGAIN
+    if 4 * elements > CACHED_BYTES:
+        again += elements / at.lanes * READ / threads
     prices = dict.fromkeys(candidates, 0.0)
     for h in candidates:
         if last >= h:
@@ -322,6 +329,8 @@ def factor_grads(
             prices[h] += _price_of_inner_grads(at, n, extents, k_x, h, rows, threads)
         if first < h:
             prices[h] += min(outer_grads(sizes, h).values())
+            if last >= h:
+                prices[h] += again
             if h > 1:
                 prices[h] += n * _spread(extents[:h], at) / threads
     if not grad_mean:
@@ -381,7 +390,7 @@ def _price_of_core_grad(
     store = vectors * ((SHORT_STORE if short else STORE) + level.widen)
     panels = max(1.0, P * samples / CORE_GRAD_PANEL)
     packed = samples * Q * (_join(PACK, outer) if outer else PACK) * panels
-    gathered = panels * (sum(inner) / level.lanes + SEGMENT)
+    gathered = panels * (sum(inner) / level.lanes + START)
     formed = samples * (_by_segments(inner, SYNTHESISE, level) + gathered)
     divided = threads if 192 * threads <= P or 16 * threads <= Q else 1
     duplicated = 1 if 192 * threads <= P else threads
