@@ -66,16 +66,18 @@ def _of_projection(
     extents = tuple(in_order(extents, kernel_order(extents, int(mean))))
     sizes, choice = sizes_of(like, n, extents, k_x), plans.forced()
     factors, grads = describe_sizes(extents), [1] * len(extents)
-    products = mean_apart = False
+    products, of_mean = False, 0
 
     def needed(name: str, *job: Any) -> int:
         stack = (ALONE,) if name.startswith("projection") else ()
         return scratch_of(name, like, sizes.threads, sizes.dtype, n, *job, *stack)
 
-    def by_kernels(hoisted: int) -> bool:
-        nonlocal products, mean_apart
+    def by_kernels(hoisted: int, beside: int = 0) -> bool:
+        """beside: elements formed beside a mean core, or its gradient."""
+        nonlocal products, of_mean
         products |= hoisted == plans.PRODUCT.hoisted
-        mean_apart |= hoisted == plans.MEAN_APART.hoisted
+        if hoisted == plans.MEAN_APART.hoisted:
+            of_mean = max(of_mean, k_x * math.prod(extents[1:]) + beside)
         return hoisted >= 0
 
     found = [0]
@@ -90,7 +92,7 @@ def _of_projection(
         for apart in (True, False):
             needs = (True,) * len(extents)
             h, inner, outer = plans.factor_grads(sizes, True, mean, needs, apart, choice)
-            if not by_kernels(h) and h == plans.PRODUCT.hoisted:
+            if not by_kernels(h, n * sum(extents[1:])) and h == plans.PRODUCT.hoisted:
                 found.append(needed("synthesis_grads", factors, grads, sum(extents), _MATRIX))
             if inner is not None:
                 places = ([0] * h + grads[h:], sum(extents), 0, k_x, *both)
@@ -104,12 +106,8 @@ def _of_projection(
                     found.append(needed("synthesis_grads", *leading))
     # Beside plain products of torch the synthesis of the batch, or its derivative.
     formed = n * math.prod(extents) * like.element_size() if products else 0
-    if mean_apart:
-        # Beside each output by itself the mean core, and its factors' gradients.
-        inner_extents = extents[1:]
+    if of_mean:  # each output by itself
         found.append(_of_projection(like, n, extents, k_x, False))
-        if len(inner_extents) > 1:
-            found.append(_of_projection(like, n, inner_extents, k_x, False))
-        rest = k_x * math.prod(inner_extents) + n * sum(inner_extents)
-        formed += rest * like.element_size()
-    return formed + max(found)
+        if len(extents) > 2:
+            found.append(_of_projection(like, n, extents[1:], k_x, False))
+    return formed + of_mean * like.element_size() + max(found)

@@ -55,7 +55,9 @@ def factor_grads(
     found = prices.factor_grads(sizes, grad, grad_mean, needs, apart)
     if not grad_mean:
         return found
-    return found | _apart(MEAN_APART.hoisted, sizes, least(sizes) if grad else 0.0, least)
+    of_x = least(sizes) if grad else 0.0
+    beside = sizes.n * sum(sizes.extents[1:])
+    return found | _apart(MEAN_APART.hoisted, sizes, of_x, least, beside)
 
 
 def core_grad(sizes: Sizes, grad: bool, grad_mean: bool) -> dict[Split, float]:
@@ -69,14 +71,19 @@ def core_grad(sizes: Sizes, grad: bool, grad_mean: bool) -> dict[Split, float]:
 
 
 def _apart(
-    way: _Way, sizes: Sizes, price_of_x: float, least: Callable[[Sizes], float]
+    way: _Way,
+    sizes: Sizes,
+    price_of_x: float,
+    least: Callable[[Sizes], float],
+    beside: int = 0,
 ) -> dict[_Way, float]:
-    """Empty for half types, whose mean core would be rounded on the way, and where it is large."""
+    """Empty for half types, whose mean core would be rounded on the way, and where it is large;
+    beside: elements of what is formed beside the mean core."""
     level, dtype, n, extents, k_x, threads = sizes
     lanes = level_of(level, dtype).lanes
     elements = k_x * math.prod(extents)
     element = 8 if dtype == FLOAT64 else 4
-    formed = (elements // extents[0] + n * sum(extents[1:])) * element
+    formed = (elements // extents[0] + beside) * element
     if dtype not in (FLOAT32, FLOAT64) or formed > MOST_MEAN_BYTES:
         return {}
     cached = elements * element <= MOST_CORE_BYTES
