@@ -35,6 +35,16 @@ def test_no_label_is_looked_at(equation, monkeypatch):
         assert found.stride() == general.stride()
 
 
+@pytest.mark.parametrize("n, direct", [(256, True), (257, False)])
+def test_no_large_result_is_turned(n, direct):
+    x, y, core = torch.randn(n, 3), torch.randn(n, 2), torch.randn(3, 2, 256)
+    found = einsum._directly("bi,bj,ijo->bo", (x, y, core))
+    assert (found is not None) == direct
+    torch.testing.assert_close(
+        ntensor.einsum("bi,bj,ijo->bo", x, y, core), torch.einsum("bi,bj,ijo->bo", x, y, core)
+    )
+
+
 def test_with_gradients(monkeypatch):
     monkeypatch.setattr(einsum, "_recognise", None)
     equation = "xij,ni,nj->nx"

@@ -21,6 +21,10 @@ from .mttkrp import in_memory_order, mttkrp, rows_of_mode
 from .projection import PROJECTION_CORE_GRAD, SYNTHESIS_PROJECTION
 from .synthesis import SYNTHESIS
 
+# Elements of a result that the MTTKRP gives turned, and that is copied; larger ones are written as
+# they are wanted, by the gradient of a factor.
+MOST_TURNED = 1 << 16
+
 
 class EinsumPath(NamedTuple):
     """How `einsum` computes an equation.
@@ -249,7 +253,7 @@ def _directly(equation: str, operands: Sequence[Any]) -> Tensor | None:
         return found if found is None or way.output_rows else found.T
     core, *matrices = given
     if way.rows:
-        if not eager(given):
+        if len(matrices[0]) * core.shape[way.mode] > MOST_TURNED or not eager(given):
             return None  # nobody sees the views
         matrices = [matrix.T for matrix in matrices]
     found = direct.mttkrp(core, matrices, way.mode)
