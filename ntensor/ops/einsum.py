@@ -79,7 +79,7 @@ def einsum(*arguments: Any) -> Tensor:
     """  # noqa: E501
     equation, operands = read_arguments(arguments)
     if not torch.compiler.is_compiling():
-        found = _directly(equation, operands)
+        found = _directly(equation, operands, arguments)
         if found is not None:
             return found
     if checks.overridden(operands) and not checks.overrides_torch(operands):
@@ -229,7 +229,7 @@ class _Call:
         return _permuted(whole, labels, self.output)
 
 
-def _directly(equation: str, operands: Sequence[Any]) -> Tensor | None:
+def _directly(equation: str, operands: Sequence[Any], arguments: Sequence[Any]) -> Tensor | None:
     """The result by the shortest way, which looks at no label; None where it is not open."""
     for operand in operands:
         if type(operand) is not Tensor and type(operand) is not torch.nn.Parameter:
@@ -237,6 +237,8 @@ def _directly(equation: str, operands: Sequence[Any]) -> Tensor | None:
     if checks.overridden(operands):
         return None  # a mode
     way = direct_way(equation, tuple([operand.dim() for operand in operands]))
+    if isinstance(way, str):
+        return torch.einsum(*arguments)
     if way is None:
         return None
     given = [operands[place] for place in way.operands]

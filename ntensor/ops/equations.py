@@ -138,10 +138,13 @@ def classify(equation: str, dims: tuple[int, ...]) -> Equation | str:
 
 
 @functools.lru_cache(maxsize=1024)
-def direct_way(equation: str, dims: tuple[int, ...]) -> Direct | None:
-    """None where labels are taken together, or an operand scales, or matrices differ in order."""
+def direct_way(equation: str, dims: tuple[int, ...]) -> Direct | str | None:
+    """None where labels are taken together, or an operand scales, or matrices differ in order;
+    why there is no kernel."""
     form = classify(equation, dims)
-    if isinstance(form, str) or len(form.batch) != 1 or form.scales or form.groups or form.summed:
+    if isinstance(form, str):
+        return form
+    if len(form.batch) != 1 or form.scales or form.groups or form.summed:
         return None
     (sample,) = form.batch
     own = dict(zip(form.labels, form.matrices, strict=True))
