@@ -37,6 +37,9 @@ LAYERS = [
     Layer(Shape("nnconv", 64, (129, 64), "NNConv on QM9"), (39_000,), "ek,ei,iok->eo"),
     Layer(Shape("cin-64", 64, (64, 39), "xDeepFM, CIN"), (65_536,), "nh,nm,ohm->no"),
     Layer(Shape("cin-128", 128, (128, 39), "xDeepFM, CIN"), (65_536,), "nh,nm,ohm->no"),
+    Layer(Shape("experts", 128, (16, 128), "soft mixture of experts"), (8192,), "ne,ni,oei->no"),
+    # Code and input have a one appended, for the biases.
+    Layer(Shape("hypernetwork", 128, (33, 129), "hypernetwork"), (4096,), "nc,ni,oci->no"),
     Layer(Shape("discriminator", 1, (512, 512), "DGI, discriminator"), (512,), "bi,bj,oij->bo"),
     Layer(
         Shape("bilinear-128", 256, (128, 128), "bilinear"),

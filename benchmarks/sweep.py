@@ -23,7 +23,7 @@ import torch
 from harness.files import replaced, write_table
 from harness.machine import ForeignLoad, describe
 from harness.options import add_out
-from harness.sizes import FULL, KINDS, QUICK, WITH_K_X, differentiates, draw
+from harness.sizes import FULL, GROUPED, KINDS, QUICK, WITH_K_X, differentiates, draw
 from harness.sweep_plot import write_plot
 from rivals.sweep import PART, largest_error, problem
 
@@ -35,7 +35,7 @@ MOST_ROUNDS = 200
 # A plain form that takes this many times the time of another is not the fastest: no more of it.
 TOO_SLOW = 5
 AT_ONCE = 50  # cases between two writings of the table
-CLASSES = {"k_x": (1, 4, 16, 64), "n": (1, 4, 16)}
+CLASSES = {"k_x": (1, 4, 16, 64), "n": (1, 4, 16), "groups": (1, 4, 16)}
 
 
 def measure(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
@@ -73,6 +73,7 @@ def run(kind: str, seed: int, place: int, options: argparse.Namespace) -> dict[s
         "seed": seed,
         "case": place,
         "dtype": options.dtype,
+        "groups": sizes.groups if kind in GROUPED else "",
         "n": sizes.n,
         "k_x": sizes.k_x if kind in WITH_K_X else "",
         "extents": "x".join(map(str, sizes.extents)),

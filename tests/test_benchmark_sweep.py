@@ -8,8 +8,9 @@ import torch
 
 import ntensor
 import sweep
-from harness.sizes import Limits, differentiates, draw
+from harness.sizes import Limits, Sizes, differentiates, draw
 from rivals.sweep import PART, largest_error, problem
+from rivals.sweep_forms import operation
 
 
 def sweep_rows(path):
@@ -78,8 +79,12 @@ def test_sizes_of_a_sweep(kind):
         assert each.within(sweep.FULL)
         assert min(each.n, each.k_x, *each.extents) >= 1
         assert max(each.extents) <= 702 and each.n <= 4096 and each.k_x <= 4000
+        assert 1 <= each.groups <= 64 and (each.groups == 1 or kind.startswith("grouped"))
         assert not kind.startswith("rotated") or each.extents[0] * each.extents[1] % 3 == 0
     assert len(set(sizes)) > 90
+    if kind.startswith("grouped"):
+        assert {len(each.extents) for each in sizes} == {2, 3}
+        assert len({each.groups for each in sizes}) > 10
 
 
 @pytest.mark.parametrize("kind", ["einsum", "permuted"])
@@ -117,6 +122,22 @@ def test_plain_forms_of_a_sweep(kind, generator):
     assert len(seen) >= 3 and ("einsum" in seen) != kind.startswith("rotated")
 
 
+def test_each_group_of_a_sweep_has_its_core(generator):
+    sizes = Sizes(n=5, extents=(3, 4), k_x=2, groups=6)
+    case = problem("grouped", sizes, "float64", generator)
+    assert set(case.calls) == {
+        *("ntensor", "bmm", "vmap", "last first", "row by row", "einsum, left to right"),
+        *(f"loop, {name}" for name in ("broadcast", "last first", "row by row", "F.bilinear")),
+    }
+    case = operation("grouped", sizes)
+    tensors = [
+        torch.randn(shape, dtype=torch.float64, generator=generator) for shape in case.shapes
+    ]
+    (found,) = case.ours(*tensors)
+    for group, (core, *factors) in enumerate(zip(*tensors, strict=True)):
+        torch.testing.assert_close(found[group], ntensor.synthesis_projection(core, *factors))
+
+
 def test_a_sum_that_cancels_is_judged_by_its_terms():
     exact, terms = torch.tensor([1e-9, 1.0]).double(), torch.tensor([4.0, 4.0]).double()
     error = largest_error([torch.tensor([1e-6, 1.0])], [exact], [terms])
@@ -127,7 +148,8 @@ def test_a_sum_that_cancels_is_judged_by_its_terms():
 
 def timed_case(ratio, k_x="", n=1, seed=1, rival_us=100.0):
     times = {"ratio": ratio, "ours_us": rival_us / ratio, "rival_us": rival_us}
-    return {"kind": "forward", "seed": seed, "n": n, "k_x": k_x, "foreign_load": 0.1, **times}
+    sizes = {"n": n, "k_x": k_x, "groups": ""}
+    return {"kind": "forward", "seed": seed, **sizes, "foreign_load": 0.1, **times}
 
 
 def test_summary_of_a_sweep():

@@ -1,7 +1,6 @@
 """The shortest way, `ntensor/ops/direct.py`: open for plain eager calls alone, and then right."""
 
 import contextlib
-import importlib
 import random
 import threading
 
@@ -47,24 +46,6 @@ def test_open():
     assert is_open(
         [torch.nn.Parameter(each, requires_grad=False) for each in tensors(3, (2, 3), 4)]
     )
-
-
-def test_open_to_einsum(monkeypatch):
-    """A product without a sum; autocast leaves its dtype alone, so that the way is closed."""
-    _, *factors = tensors(3, (2, 3), 4)
-    einsum = importlib.import_module("ntensor.ops.einsum")
-    ordinary = einsum.SYNTHESIS
-    called = []
-
-    def noting(*arguments):
-        called.append(1)
-        return ordinary(*arguments)
-
-    monkeypatch.setattr(einsum, "SYNTHESIS", noting)
-    wanted = torch.einsum("bi,bj->bij", *factors)
-    assert torch.equal(ntensor.einsum("bi,bj->bij", *factors), wanted) and not called
-    with torch.autocast("cpu"):
-        assert torch.equal(ntensor.einsum("bi,bj->bij", *factors), wanted) and called
 
 
 class _Look(TorchDispatchMode):

@@ -2,7 +2,6 @@
 
 For those whose product of a batch is large: it is never in memory."""
 
-import csv
 import runpy
 import sys
 from pathlib import Path
@@ -14,7 +13,6 @@ import torch
 
 import cp_decomposition
 import dimenet
-import gallery
 import hypernetwork
 import mixture_of_experts
 import multi_head_bilinear
@@ -94,15 +92,3 @@ def test_script_prints_each_form(name, monkeypatch, capsys):
     _, _, *rows = map(str.split, capsys.readouterr().out.splitlines())
     assert [row[0] for row in rows[:2]] == ["published", "ntensor"]
     assert all(len(row) == 5 and all(float(cell) >= 0 for cell in row[1:]) for row in rows)
-
-
-def test_benchmark_writes_a_row_for_each_form(monkeypatch, tmp_path):
-    monkeypatch.setattr(side_by_side, "ROUNDS", 1)
-    threads = str(torch.get_num_threads())
-    gallery.main(["neural_tensor_network", "--threads", threads, "--out", str(tmp_path)])
-    rows = list(csv.DictReader((tmp_path / "gallery.csv").open()))
-    assert [(row["example"], row["form"]) for row in rows] == [
-        ("neural_tensor_network", "published"),
-        ("neural_tensor_network", "ntensor"),
-    ]
-    assert all(float(row["step_ms"]) > 0 and float(row["peak_mb"]) > 0 for row in rows)

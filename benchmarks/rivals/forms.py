@@ -71,13 +71,16 @@ def from_the_first(core: Tensor, x1: Tensor, x2: Tensor) -> tuple[Tensor]:
 
 def last_first(core: Tensor, *factors: Tensor, mean: bool = False) -> tuple[Tensor, ...]:
     """The last factor by one product for all rows, then one factor after the other."""
-    n, (k_x, k_1) = len(factors[0]), core.shape[:2]
     left = factors[-1] @ core.reshape(-1, core.shape[-1]).T
     for z in factors[-2:0:-1]:
-        left = (left.view(n, -1, z.shape[1]) @ z.unsqueeze(2)).squeeze(2)
-    left = left.view(n, k_x, k_1)
-    output = (left @ factors[0].unsqueeze(2)).squeeze(2)
-    return (output, left.mean(2)) if mean else (output,)
+        left = _without_last(left, z)
+    output = _without_last(left, factors[0])
+    return (output, left.view(*output.shape, -1).mean(2)) if mean else (output,)
+
+
+def _without_last(left: Tensor, z: Tensor) -> Tensor:
+    """Each sample's last mode times its row of a factor, all modes of `left` flattened."""
+    return (left.view(len(z), -1, z.shape[1]) @ z.unsqueeze(2)).squeeze(2)
 
 
 def row_by_row(core: Tensor, *factors: Tensor, mean: bool = False) -> tuple[Tensor, ...]:
@@ -90,6 +93,26 @@ def row_by_row(core: Tensor, *factors: Tensor, mean: bool = False) -> tuple[Tens
     rest = khatri_rao(factors[1:])
     rows = [((factors[0] @ row.flatten(1)) * rest).sum(-1) for row in core.unbind(0)]
     return (torch.stack(rows, 1),)
+
+
+def grouped_broadcast(core: Tensor, *factors: Tensor) -> tuple[Tensor]:
+    """Of cores `(g, k_x, k_1, ...)` and factors `(g, n, k_m)`, as all grouped forms."""
+    product = khatri_rao(tuple(z.flatten(0, 1) for z in factors))
+    return (torch.bmm(product.view(*factors[0].shape[:2], -1), core.flatten(2).mT),)
+
+
+def grouped_last_first(core: Tensor, *factors: Tensor) -> tuple[Tensor]:
+    groups, n, k_m = factors[-1].shape
+    left = torch.bmm(factors[-1], core.reshape(groups, -1, k_m).mT).flatten(0, 1)
+    for z in factors[-2::-1]:
+        left = _without_last(left, z.flatten(0, 1))
+    return (left.view(groups, n, -1),)
+
+
+def grouped_row_by_row(core: Tensor, *factors: Tensor) -> tuple[Tensor]:
+    rest = khatri_rao(tuple(z.flatten(0, 1) for z in factors[1:])).view(*factors[0].shape[:2], -1)
+    rows = [(torch.bmm(factors[0], row.flatten(2)) * rest).sum(-1) for row in core.unbind(1)]
+    return (torch.stack(rows, 2),)
 
 
 def torch_bilinear(core: Tensor, *factors: Tensor) -> tuple[Tensor]:

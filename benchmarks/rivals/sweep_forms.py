@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 import ntensor
@@ -43,9 +44,8 @@ def operation(kind: str, sizes: Sizes) -> Operation:
         return _mttkrp(base, sizes)
     if base in SPELLED:
         return _spelled(base, sizes)
-    return {"mean": _mean, "synthesis": _synthesis, "rotated": _rotated}.get(base, _projection)(
-        base, sizes
-    )
+    others = {"mean": _mean, "synthesis": _synthesis, "rotated": _rotated, "grouped": _grouped}
+    return others.get(base, _projection)(base, sizes)
 
 
 def _projection(base: str, sizes: Sizes) -> Operation:
@@ -111,6 +111,48 @@ def _where_it_fits(sizes: Sizes, mean: bool = False) -> dict[str, Form]:
     if sizes.k_x <= 4:
         found["row by row"] = lambda *given: forms.row_by_row(*given, mean=mean)
     return found
+
+
+def _grouped(base: str, sizes: Sizes) -> Operation:
+    """Several cores at once: the forms of one core in a loop, by vmap, and written for groups."""
+    alone, groups = _projection("", sizes), sizes.groups
+    plain = alone.forms | (_projection("bilinear", sizes).forms if sizes.is_bilinear else {})
+    equation = _with_groups(alone.equations[0][0])
+    labels = dict(zip("gnx", (groups, sizes.n, sizes.k_x), strict=True))
+    extents = labels | dict(zip(equation.partition(",")[0][2:], sizes.extents, strict=True))
+
+    def in_a_loop(form: Form) -> Form:
+        def call(*tensors: Tensor) -> list[Tensor]:
+            each = zip(*(tensor.unbind(0) for tensor in tensors), strict=True)
+            return [torch.stack([form(*given)[0] for given in each])]
+
+        return call
+
+    def by_vmap(*tensors: Tensor) -> Sequence[Tensor]:
+        return torch.func.vmap(forms.broadcast)(*tensors)
+
+    found: dict[str, Form] = {"bmm": forms.grouped_broadcast, "vmap": by_vmap}
+    if groups * sizes.n * sizes.k_x * math.prod(sizes.extents[:-1]) <= MOST_BETWEEN:
+        found["last first"] = forms.grouped_last_first
+    if "row by row" in plain:
+        found["row by row"] = forms.grouped_row_by_row
+    if _left_to_right(equation, extents) <= MOST_BETWEEN:
+        found["einsum, left to right"] = _by(torch_einsum(optimised=False), equation)
+    found |= {f"loop, {name}": in_a_loop(form) for name, form in plain.items()}
+    return replace(
+        alone,
+        shapes=[(groups, *shape) for shape in alone.shapes],
+        outputs=[(groups, *shape) for shape in alone.outputs],
+        forms=found,
+        reference=forms.grouped_broadcast,
+        squares=forms.grouped_broadcast,
+        equations=[(equation, alone.equations[0][1])],
+    )
+
+
+def _with_groups(equation: str) -> str:
+    operands, _, output = equation.partition("->")
+    return f"{','.join('g' + term for term in operands.split(','))}->g{output}"
 
 
 def _spelled(base: str, sizes: Sizes) -> Operation:

@@ -137,7 +137,7 @@ def factors(operation: str, values: Sequence[Tensor]) -> None:
 
 def core_and_factors(operation: str, values: Sequence[Tensor], name: str = "core") -> None:
     """A core and its factors, of one dtype and device."""
-    if _fit(values):
+    if fit(values):
         return
     first, *rest = values
     factor_count(operation, len(rest))
@@ -147,7 +147,7 @@ def core_and_factors(operation: str, values: Sequence[Tensor], name: str = "core
     core(operation, name, first, rest)
 
 
-def _fit(values: Sequence[Tensor]) -> bool:
+def fit(values: Sequence[Tensor]) -> bool:
     """Whether core and factors pass every check of `core_and_factors`, at the least host time."""
     core = values[0]
     extents = core.shape

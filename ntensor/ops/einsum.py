@@ -14,11 +14,16 @@ from ntensor import backends
 from ntensor.backends import DTYPES
 
 from . import checks, direct
-from .equations import Equation, Labels, classify, read_arguments
+from .dispatch import eager
+from .equations import Equation, Labels, classify, direct_way, read_arguments
 from .groups import GROUPED_PROJECTION
 from .mttkrp import in_memory_order, mttkrp, rows_of_mode
-from .projection import PROJECTION_CORE_GRAD, synthesis_projection
+from .projection import PROJECTION_CORE_GRAD, SYNTHESIS_PROJECTION
 from .synthesis import SYNTHESIS
+
+# Elements of a result that the MTTKRP gives turned, and that is copied; larger ones are written as
+# they are wanted, by the gradient of a factor.
+MOST_TURNED = 1 << 16
 
 
 class EinsumPath(NamedTuple):
@@ -73,6 +78,10 @@ def einsum(*arguments: Any) -> Tensor:
         torch.Size([5, 4])
     """  # noqa: E501
     equation, operands = read_arguments(arguments)
+    if not torch.compiler.is_compiling():
+        found = _directly(equation, operands, arguments)
+        if found is not None:
+            return found
     if checks.overridden(operands) and not checks.overrides_torch(operands):
         taken: Tensor = handle_torch_function(einsum, operands, *arguments)
         return taken
@@ -103,14 +112,9 @@ def einsum_path(*arguments: Any) -> EinsumPath:
 class _Call:
     """A recognised equation and its operands, cast where autocast says so."""
 
-    def __init__(self, form: Equation, operands: Sequence[Tensor]) -> None:
+    def __init__(self, form: Equation, operands: Sequence[Tensor], sizes: dict[Any, int]) -> None:
         self.form, self.terms, self.output = form, form.terms, form.output
-        self.operands = operands
-        self.sizes = {
-            label: size
-            for term, operand in zip(form.terms, operands, strict=True)
-            for label, size in zip(term, operand.shape, strict=True)
-        }
+        self.operands, self.sizes = operands, sizes
         self.n = math.prod([self.sizes[label] for label in form.batch])
         self.groups = math.prod([self.sizes[label] for label in form.groups])
 
@@ -120,7 +124,7 @@ class _Call:
             first, *others = self.matrices(self.form.labels)
             if self.form.summed:
                 result: Tensor = PROJECTION_CORE_GRAD((first, None, *others), backend)
-                return self.in_order(result, self.form.labels)
+                return self.in_order(result, self.form.labels, merged=False)
             given = (first, *others)
             found = None if torch.compiler.is_compiling() else direct.synthesise(given)
             # The public function would cast to autocast's dtype.
@@ -130,16 +134,19 @@ class _Call:
             return self.compute_groups(backend)
         core, order, mode = self.core()
         rest = self.rest(order)
+        merged = len(rest) != 1 or len(self.form.batch) != 1
         others = self.matrices([label for label in order if label not in rest])
         if mode == 0:
-            x = synthesis_projection(core, *others)
+            given = (core, *others)
+            found = None if torch.compiler.is_compiling() else direct.project(given, False)
+            x = SYNTHESIS_PROJECTION(given, backend) if found is None else found
         elif self.output == (*rest, *self.form.batch):
             factors: list[Tensor | None] = [factor.T for factor in others]
             factors.insert(mode, None)
-            return self.in_order(mttkrp(core, factors, mode), self.output)
+            return self.in_order(mttkrp(core, factors, mode), self.output, merged)
         else:
             x = rows_of_mode(core, others, mode, backend)
-        return self.in_order(x, (*self.form.batch, *rest))
+        return self.in_order(x, (*self.form.batch, *rest), merged)
 
     def compute_groups(self, backend: str | None) -> Tensor:
         """Each group by its own core. These lie behind one another, so the tensor is copied where
@@ -188,6 +195,8 @@ class _Call:
         assert place is not None
         operand = _permuted(self.operands[place], self.terms[place], labels)
         of_matrix = len(labels) > len(self.form.groups) + len(self.form.batch)
+        if of_matrix and len(labels) == 2:
+            return operand
         samples = self.groups * self.n
         return operand.reshape(samples, self.sizes[labels[-1]] if of_matrix else 1)
 
@@ -208,14 +217,49 @@ class _Call:
         if labels[mode : mode + len(rest)] != rest:
             order = (*rest, *(label for label in labels if label not in rest))
             core, labels, mode = _permuted(core, labels, order).contiguous(), order, 0
+        if len(rest) == 1:
+            return core, labels, mode
         shape = list(core.shape)
         shape[mode : mode + len(rest)] = [math.prod([self.sizes[label] for label in rest])]
         return core.reshape(shape), labels, mode
 
-    def in_order(self, result: Tensor, labels: Labels) -> Tensor:
+    def in_order(self, result: Tensor, labels: Labels, merged: bool = True) -> Tensor:
         """The result, whose dimensions these labels have when they are taken apart."""
-        whole = result.reshape([self.sizes[label] for label in labels])
+        whole = result.reshape([self.sizes[label] for label in labels]) if merged else result
         return _permuted(whole, labels, self.output)
+
+
+def _directly(equation: str, operands: Sequence[Any], arguments: Sequence[Any]) -> Tensor | None:
+    """The result by the shortest way, which looks at no label; None where it is not open."""
+    for operand in operands:
+        if type(operand) is not Tensor and type(operand) is not torch.nn.Parameter:
+            return None
+    if checks.overridden(operands):
+        return None  # a mode
+    way = direct_way(equation, tuple([operand.dim() for operand in operands]))
+    if isinstance(way, str):
+        return torch.einsum(*arguments)
+    if way is None:
+        return None
+    given = [operands[place] for place in way.operands]
+    found: Tensor | None
+    if way.mode is None:
+        found = direct.synthesise(given)
+        return None if found is None else found.view(-1, *[factor.shape[1] for factor in given])
+    if way.rows and way.mode == 0:
+        found = direct.project(given, False)
+        if found is None and not checks.recorded():
+            values = checks.autocast(given)
+            if checks.fit(values):
+                found = SYNTHESIS_PROJECTION(values, backends.requested(None))
+        return found if found is None or way.output_rows else found.T
+    core, *matrices = given
+    if way.rows:
+        if len(matrices[0]) * core.shape[way.mode] > MOST_TURNED or not eager(given):
+            return None  # nobody sees the views
+        matrices = [matrix.T for matrix in matrices]
+    found = direct.mttkrp(core, matrices, way.mode)
+    return found if found is None or not way.output_rows else found.T.contiguous()
 
 
 def _permuted(tensor: Tensor, labels: Labels, wanted: Labels) -> Tensor:
@@ -239,14 +283,16 @@ def _recognise(equation: str, operands: Sequence[Any]) -> _Call | str:
     # A product without a sum is by elements, which autocast leaves in the widest dtype.
     by_elements = form.core is None and not form.summed
     operands = checks.autocast(operands, widest=by_elements)
-    dtypes = {operand.dtype for operand in operands}
-    if len(dtypes) > 1 or not dtypes.issubset(DTYPES):
-        return "operands must have one dtype, float32, float64, bfloat16 or float16"
-    if any(operand.device != operands[0].device for operand in operands):
-        return "operands lie on several devices"
+    dtype, device = operands[0].dtype, operands[0].device
+    for operand in operands:
+        if operand.dtype is not dtype or dtype not in DTYPES:
+            return "operands must have one dtype, float32, float64, bfloat16 or float16"
+    for operand in operands:
+        if operand.device != device:
+            return "operands lie on several devices"
     sizes: dict[Any, int] = {}
     for term, operand in zip(form.terms, operands, strict=True):
         for label, size in zip(term, operand.shape, strict=True):
             if sizes.setdefault(label, size) != size:
                 return f"the label {label} has several sizes"
-    return _Call(form, operands)
+    return _Call(form, operands, sizes)

@@ -38,6 +38,23 @@ class Equation(NamedTuple):
     output: Labels
 
 
+class Direct(NamedTuple):
+    """An equation whose tensor, matrices and output have one label a dimension of a kernel's.
+
+    Attributes:
+        operands: places of the tensor, if there is one, and of the matrices in the order of its
+            modes; without one in the order of the output.
+        mode: of the tensor, which the output keeps; None: a synthesis.
+        rows: whether the matrices are `(n, k_m)`; else they are `(k_m, n)`.
+        output_rows: whether the output is `(n, ...)`.
+    """
+
+    operands: tuple[int, ...]
+    mode: int | None
+    rows: bool
+    output_rows: bool
+
+
 def read_arguments(arguments: Sequence[Any]) -> tuple[str, Sequence[Any]]:
     """Equation and operands; an empty equation where the arguments are none of `torch.einsum`."""
     if arguments and isinstance(arguments[0], str):
@@ -118,6 +135,32 @@ def classify(equation: str, dims: tuple[int, ...]) -> Equation | str:
         or _with_groups(terms, output)
         or "it is no form of one tensor and matrices"
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def direct_way(equation: str, dims: tuple[int, ...]) -> Direct | str | None:
+    """None where labels are taken together, or an operand scales, or matrices differ in order;
+    why there is no kernel."""
+    form = classify(equation, dims)
+    if isinstance(form, str):
+        return form
+    if len(form.batch) != 1 or form.scales or form.groups or form.summed:
+        return None
+    (sample,) = form.batch
+    own = dict(zip(form.labels, form.matrices, strict=True))
+    rest = [label for label, place in own.items() if place is None]
+    places = tuple([place for place in own.values() if place is not None])
+    terms = [form.terms[place] for place in places]
+    rows = all(term[0] == sample for term in terms)
+    if not rows and any(term[0] == sample for term in terms):
+        return None
+    if form.core is None:
+        whole = rows and form.output == (sample, *form.labels)
+        return Direct(places, None, True, True) if whole else None
+    output_rows = form.output[0] == sample
+    if len(rest) != 1 or (output_rows and not rows):
+        return None
+    return Direct((form.core, *places), form.labels.index(rest[0]), rows, output_rows)
 
 
 def _with_core(terms: tuple[Labels, ...], output: Labels, core: int) -> Equation | None:
