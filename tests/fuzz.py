@@ -5,7 +5,7 @@
 
 Every input, result and piece of scratch memory lies between guard pages and starts as NaN. A value
 that is wrong ends the run with a minimal case, which then joins `FIXED` in `fuzz_fixed.py`; a crash
-leaves the case in the file named by --last.
+leaves the case in the file named by --last. An interrupt ends the run with what it has counted.
 """
 
 import argparse
@@ -258,7 +258,8 @@ def main():
         print(f"fuzz: seed {seed}, levels {', '.join(levels)}", flush=True)
         source = random.Random(seed)
         cases = drawn_cases(source, levels, threads, chosen.seconds, chosen.products)
-    print(f"fuzz: {run(cases, chosen.last)} cases, none wrong")
+    done = run(cases, chosen.last)
+    print(f"fuzz: {done} cases, none wrong, {time.process_time():.0f} s of processor time")
 
 
 def fixed_cases(levels, threads, products):
@@ -275,7 +276,8 @@ def drawn_cases(source, levels, threads, seconds, products):
 
 
 def run(cases, last):
-    """The number of cases; the first wrong one ends the process, made small."""
+    """The number of cases until the last, or an interrupt; the first wrong one ends the process,
+    made small."""
     done = 0
     for case in cases:
         if last:
@@ -286,6 +288,8 @@ def run(cases, last):
             print(wrong, flush=True)
             print(f"minimal after {done} right cases: {minimal(case, is_wrong)!r}")
             raise SystemExit(1) from None
+        except KeyboardInterrupt:
+            break
         done += 1
     return done
 
