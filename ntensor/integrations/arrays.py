@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ntensor.backends.native.library import limit_threads
 from ntensor.ops import MttkrpSweep
 from ntensor.ops.mttkrp_all import keepable, state_of
 
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 # Elements that NumPy writes and the kernels do not, from which on they are faster: measured.
-FORMED = 6000
+FORMED = 10000
+# Multiply-adds up to which a call runs in one thread. NumPy's BLAS has threads of its own, which
+# wait for work in a loop after each product, so those of a short call would wait for them.
+ALONE = 1 << 26
 
 
 def is_array(value: Any) -> bool:
@@ -47,23 +51,34 @@ def as_array(tensor: Tensor) -> Any:
     return tensor.detach().numpy()
 
 
-def worth_mttkrp(tensor: Any, rank: int, mode: int) -> bool:
-    """Whether TensorLy's product of matrices forms enough to be slower.
+def threads_of(value: Any, multiply_adds: int) -> AbstractContextManager[None]:
+    """Those that a call for a tensor or an array of NumPy takes."""
+    alone = is_array(value) and multiply_adds < ALONE
+    return limit_threads(1) if alone else nullcontext()
+
+
+def worth_mttkrp(tensor: Any, factor: Any, mode: int) -> bool:
+    """Whether TensorLy's product of matrices forms enough to be slower; factor: any other than that
+    of the mode.
 
     It forms the Khatri-Rao product of the other factors, and copies the tensor where its unfolding
     is no view: along a mode in the middle.
     """
-    if tensor.ndim < 3 or not tensor.size:
+    if tensor.ndim < 3 or not tensor.size or not is_array(factor) or factor.ndim != 2:
         return False
-    product = tensor.size // tensor.shape[mode] * rank
+    product = tensor.size // tensor.shape[mode] * factor.shape[1]
     copied = tensor.size if 0 < mode < tensor.ndim - 1 else 0
     return bool(product + copied // 8 >= FORMED)
 
 
 def worth_product(matrices: Sequence[Any]) -> bool:
     """Whether a Khatri-Rao product is large enough."""
-    rows = math.prod(len(matrix) for matrix in matrices)
-    return rows * matrices[0].shape[1] >= FORMED
+    elements = 1
+    for matrix in matrices:
+        if type(matrix) is not np.ndarray or matrix.ndim != 2:
+            return False
+        elements *= len(matrix)
+    return elements * matrices[0].shape[1] >= FORMED
 
 
 class ArraySweep(MttkrpSweep):

@@ -16,6 +16,7 @@ constrained and randomised CP, CP regression, PARAFAC2.
 from __future__ import annotations
 
 import functools
+import math
 import sys
 import threading
 import weakref
@@ -182,19 +183,20 @@ def _mttkrp_of(theirs: Callable[..., Any], sweeps: _Sweeps | None) -> Callable[.
         weights, factors = cp_tensor
         if not _is_mttkrp(tensor, weights, factors, mode):
             return theirs(tensor, cp_tensor, mode)
-        if (
-            sweeps is not None
-            and not torch.compiler.is_compiling()
-            and _is_contiguous(tensor)
-            and _fits(tensor, factors, mode)
-        ):
-            return sweeps.mttkrp(tensor, factors, mode, weights)
-        # The modes in the order in which they lie in memory, the slowest first.
-        order = _memory_order(tensor)
-        others = [None if place == mode else as_tensor(factors[place]) for place in order]
-        permuted = as_tensor(tensor).permute(order)
-        result = mttkrp(permuted, others, order.index(mode), as_tensor(weights))
-        return as_array(result) if is_array(tensor) else result
+        with arrays.threads_of(tensor, math.prod(tensor.shape) * factors[mode - 1].shape[1]):
+            if (
+                sweeps is not None
+                and not torch.compiler.is_compiling()
+                and _is_contiguous(tensor)
+                and _fits(tensor, factors, mode)
+            ):
+                return sweeps.mttkrp(tensor, factors, mode, weights)
+            # The modes in the order in which they lie in memory, the slowest first.
+            order = _memory_order(tensor)
+            others = [None if place == mode else as_tensor(factors[place]) for place in order]
+            permuted = as_tensor(tensor).permute(order)
+            result = mttkrp(permuted, others, order.index(mode), as_tensor(weights))
+            return as_array(result) if is_array(tensor) else result
 
     return unfolding_dot_khatri_rao
 
@@ -210,7 +212,9 @@ def _product_of(theirs: Callable[..., Any], _: _Sweeps | None) -> Callable[..., 
         factors = [as_tensor(matrix).T for matrix in left]
         if weights is not None:
             factors.insert(0, as_tensor(weights).unsqueeze(1))
-        result = synthesis(*factors).T
+        elements = math.prod(factor.shape[1] for factor in factors) * len(factors[0])
+        with arrays.threads_of(left[0], elements):
+            result = synthesis(*factors).T
         return as_array(result) if is_array(left[0]) else result
 
     return khatri_rao
@@ -231,7 +235,12 @@ def _is_mttkrp(tensor: Any, weights: Any, factors: Any, mode: Any) -> bool:
         return False
     if not _is_plain(tensor) or tensor.ndim < 2 or len(factors) != tensor.ndim:
         return False
-    if not 0 <= mode < tensor.ndim or not _is_dense(tensor):
+    if not 0 <= mode < tensor.ndim:
+        return False
+    # The commonest reason first: a small call costs no more than this question.
+    if is_array(tensor) and not arrays.worth_mttkrp(tensor, factors[mode - 1], mode):
+        return False
+    if not _is_dense(tensor):
         return False
     others = [place for place in range(tensor.ndim) if place != mode]
     if weights is not None and len(others) == 1:
@@ -241,8 +250,6 @@ def _is_mttkrp(tensor: Any, weights: Any, factors: Any, mode: Any) -> bool:
         return False
     rank = given[1].shape[-1] if given[1].ndim else 0
     if weights is not None and tuple(weights.shape) != (rank,):
-        return False
-    if is_array(tensor) and not arrays.worth_mttkrp(tensor, rank, mode):
         return False
     return all(tuple(factors[place].shape) == (tensor.shape[place], rank) for place in others)
 
@@ -256,11 +263,13 @@ def _fits(tensor: Tensor, factors: Sequence[Any], mode: int) -> bool:
 
 def _is_product(matrices: Sequence[Any], weights: Any) -> bool:
     """Whether `ntensor.synthesis` gives what TensorLy's own Khatri-Rao product would."""
-    if len(matrices) < 2 or not _alike(matrices if weights is None else [*matrices, weights]):
-        return False
-    if any(matrix.ndim != 2 for matrix in matrices):
+    if len(matrices) < 2:
         return False
     if is_array(matrices[0]) and not arrays.worth_product(matrices):
+        return False
+    if not _alike(matrices if weights is None else [*matrices, weights]):
+        return False
+    if any(matrix.ndim != 2 for matrix in matrices):
         return False
     rank = matrices[0].shape[1]
     return all(matrix.shape[1] == rank for matrix in matrices) and (

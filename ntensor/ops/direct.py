@@ -89,7 +89,7 @@ def _set_up() -> bool:
         "forced_level": library.forced_level,
         "forward_ad": forward_ad,
         "is_grad_enabled": torch.is_grad_enabled,
-        "thread_count": torch.get_num_threads,
+        "thread_count": library.thread_count,
         "dtypes": list(library.DTYPES),
         "cpu": library.CPU,
         "plan": _plan,

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
@@ -72,9 +73,32 @@ def force_simd_level(name: str) -> Iterator[None]:
         forced_level.leave(override)
 
 
+class _ThreadLimit(threading.local):
+    value: int | None = None
+
+
+_thread_limit = _ThreadLimit()
+
+
+def thread_count() -> int:
+    """Torch's number of threads, or the limit that holds in this thread."""
+    return _thread_limit.value or torch.get_num_threads()
+
+
+@contextmanager
+def limit_threads(count: int) -> Iterator[None]:
+    """Kernels for CPUs that this thread calls run in `count` threads."""
+    before = _thread_limit.value
+    _thread_limit.value = count
+    try:
+        yield
+    finally:
+        _thread_limit.value = before
+
+
 def threads_for(work: int, work_a_thread: int) -> int:
-    """The threads for a call: torch's number, fewer where there is not enough to do."""
-    return max(1, min(torch.get_num_threads(), work // work_a_thread))
+    """The threads for a call: those there are, fewer where there is not enough to do."""
+    return max(1, min(thread_count(), work // work_a_thread))
 
 
 def kernel_order(extents: Sequence[int], first: int = 0) -> list[int] | None:
