@@ -118,13 +118,9 @@ def ways_of(case: Case, every: bool = True, numpy: bool = False) -> list[Way]:
                 return_errors=True,
             )
 
-    def registered(share_partials: bool) -> object:
-        with by_ntensor.register(share_partials=share_partials):
-            return decompose("pytorch", "core", tensor, start)
-
-    def registered_numpy() -> object:
-        with by_ntensor.register():
-            return decompose("numpy", "core", array, begin)
+    def register(share_partials: bool = True) -> None:
+        by_ntensor.unregister()
+        by_ntensor.register(share_partials=share_partials)
 
     array, begin = tensor.numpy().copy(), [f.numpy().copy() for f in start]
     # The memory that numpy was shown is shared: the tensor of the library's rows is another.
@@ -134,28 +130,33 @@ def ways_of(case: Case, every: bool = True, numpy: bool = False) -> list[Way]:
     def note(_) -> str:
         return notes[-1]
 
-    def way(name, kind, call, numpy=False) -> Way:
-        return Way(name, kind, call, wrong, numpy, note)
+    def on_torch() -> object:
+        return decompose("pytorch", "core", tensor, start)
 
-    alone = way("TensorLy, torch", "rival", lambda: decompose("pytorch", "core", tensor, start))
-    ours = way("ntensor registered", "ours", lambda: registered(True))
-    on_numpy = way(
-        "TensorLy, numpy", "rival", lambda: decompose("numpy", "core", array, begin), numpy=True
-    )
+    def with_numpy() -> object:
+        return decompose("numpy", "core", array, begin)
+
+    # A program registers once, so that is not timed.
+    def way(name, call, prepare=by_ntensor.unregister, numpy=False) -> Way:
+        kind = "rival" if prepare is by_ntensor.unregister else "ours"
+        return Way(name, kind, call, wrong, numpy, note, prepare)
+
+    alone = way("TensorLy, torch", on_torch)
+    ours = way("ntensor registered", on_torch, register)
+    on_numpy = way("TensorLy, numpy", with_numpy, numpy=True)
     if numpy:
-        return [on_numpy, way("ntensor registered, numpy", "ours", registered_numpy, numpy=True)]
+        return [on_numpy, way("ntensor registered, numpy", with_numpy, register, numpy=True)]
     if not every:
         return [alone, ours]
     return [
         alone,
         way(
             "TensorLy, torch, einsum tenalg",
-            "rival",
             lambda: decompose("pytorch", "einsum", tensor, start),
         ),
         on_numpy,
         ours,
-        way("ntensor registered, no shared partials", "ours", lambda: registered(False)),
+        way("ntensor registered, no shared partials", on_torch, lambda: register(False)),
     ]
 
 
@@ -166,6 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     from harness import ways
+    from ntensor.integrations import tensorly as by_ntensor
 
     torch.set_num_threads(given.threads)
     rows: list[dict[str, object]] = []
@@ -176,6 +178,7 @@ def main(argv: list[str] | None = None) -> int:
         if given.numpy or not every:
             given.seconds = min(given.seconds, SECONDS_OF_MANY)
         rows += ways.measure(case.name, ways_of(case, every, given.numpy), given)
+        by_ntensor.unregister()
     name = "tensorly_numpy" if given.numpy else "tensorly_cp"
     return ways.finish(rows, given, name, "a decomposition")
 

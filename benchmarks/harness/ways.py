@@ -30,7 +30,8 @@ OURS, OTHERS = ("#c1121f", "#e85d04", "#f48c06"), "#4dabf7"
 
 @dataclass(frozen=True)
 class Way:
-    """One way of a case. `call` is timed; `wrong(result)` says what is wrong with it, or "".
+    """One way of a case. `call` is timed, `prepare` before it is not; `wrong(result)` says what is
+    wrong with it, or "".
 
     `kind` is "ours" or "rival"; the fastest of the rivals is what the others are compared with.
     """
@@ -41,6 +42,7 @@ class Way:
     wrong: Callable[[Any], str]
     numpy: bool = False
     note: Callable[[Any], str] = lambda result: ""
+    prepare: Callable[[], object] | None = None
 
 
 def measure(
@@ -51,7 +53,9 @@ def measure(
     clock = HostClock()
     spent: dict[str, list[float]] = {way.name: [] for way in ways}
     for way in ways:
-        step = Step(_counted(way.call, spent[way.name]), results=lambda output: {})
+        step = Step(_counted(way.call, spent[way.name]), lambda output: {}, way.prepare)
+        if way.prepare:
+            way.prepare()
         result = way.call()
         row: dict[str, object] = {"case": case, "method": way.name, "kind": way.kind}
         row |= {"status": way.wrong(result), "note": way.note(result)}
