@@ -201,7 +201,7 @@ def test_cuda(seed):
 
 
 # Triton: what each launch of a kernel decides, as its constants and its grid tell. WIDE is for more
-# than 2^31 elements.
+# than 2^31 elements, GROUPED has a file of tests.
 def flags(kernel, *names):
     """Both values of each name."""
     for values in itertools.product((False, True), repeat=len(names)):
@@ -270,7 +270,7 @@ def launched_as(kernel, grid, constants):
     """The keys of `TRITON_LAUNCHES` for a launch."""
     name = kernel.fn.__name__
     found = {(key, value) for key, value in constants.items() if isinstance(value, bool)}
-    found.discard(("WIDE", False))
+    found -= {("WIDE", False), ("GROUPED", False)}
     if name in ("hoisted", "formed"):
         found.add(("split", grid[1] > 1))
     yield name, frozenset(found)
