@@ -56,8 +56,10 @@ def test_other_equations_go_to_torch(equation):
     torch.testing.assert_close(ntensor.einsum(equation, *tensors), torch.einsum(equation, *tensors))
 
 
-@pytest.mark.parametrize("backend", [None, "native", "reference"])
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("backend", "threads"),
+    [*itertools.product((None, "native", "reference"), (1, 2)), ("triton", 1)],
+)
 @pytest.mark.parametrize(
     ("groups", "n", "k_x", "sizes"),
     [

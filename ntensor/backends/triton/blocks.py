@@ -26,10 +26,9 @@ _PROGRAMS_A_MULTIPROCESSOR = 4
 
 
 class Modes(NamedTuple):
-    """The factors as two groups: the first `outer` ones, and the others.
+    """The factors as a pair of products: of the first `outer` ones, and of the others.
 
-    `hoisted`: the outer group scales accumulators; else its product with the others is formed block
-    by block.
+    `hoisted`: the outer product scales accumulators; else the one of both is formed block by block.
     """
 
     outer: int
@@ -104,10 +103,10 @@ def between(low: int, extent: int, high: int) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def modes(extents: tuple[int, ...]) -> Modes:
-    """Two groups of at least two factors.
+    """How at least two factors form a pair.
 
-    The outer one is the longest that leaves an inner extent of `HOISTED_INNER`; where there is
-    none, it is the leading factor.
+    The outer product is of the most factors that leave an inner extent of `HOISTED_INNER`; where
+    there are none, of the leading one alone.
     """
     places = range(1, len(extents))
     for outer in reversed(places):
@@ -118,8 +117,8 @@ def modes(extents: tuple[int, ...]) -> Modes:
 
 @functools.lru_cache(maxsize=1024)
 def pair(extents: tuple[int, ...]) -> int:
-    """How many leading factors form the first of two groups: both together are shortest, and where
-    that is equal they are of equal number."""
+    """How many leading factors form the first product of a pair: both together are shortest, and
+    where that is equal they are of equal number of factors."""
     return min(
         range(1, len(extents)),
         key=lambda outer: (

@@ -1,9 +1,11 @@
 """Projection, with and without the mean output, and its gradients.
 
-The factors form two groups, `outer` `(n, L)` and `inner` `(n, P)` with `L P = K`. In the mean
-output the constant `1/k_1` takes the place of the leading factor, so only `outer` is another one. A
-single factor is the inner group of an outer one of extent 1. Several cores lie behind one another,
-as do the samples of each, and one launch serves them all.
+The factors form a pair of products, `outer` `(n, L)` and `inner` `(n, P)` with `L P = K`. In the
+mean output the constant `1/k_1` takes the place of the leading factor, so only `outer` is another
+one. A single factor is the inner product beside an outer one of extent 1.
+
+Several cores, the groups, lie behind one another, as do the samples of each; one launch serves them
+all.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from .launch import accumulator, capability, launch, precision
 from .synthesis import add_parts, features, joined, write_feature_grads
 
 
-class Groups(NamedTuple):
+class Pair(NamedTuple):
     """The factors of one output: `outer` in the type to calculate in or the factors' own."""
 
     outer: Tensor
@@ -44,8 +46,35 @@ def projection_factor_grads(
     grad_mean: Tensor | None,
     factors: list[Tensor],
     needs: list[bool],
+    groups: int = 1,
 ) -> Tensor:
-    return _joined_factor_grads(core, grad, grad_mean, factors, needs)
+    out, parts = joined(factors, needs)
+    if out.numel() * core.numel() == 0:
+        return out.zero_()
+    if len(factors) == 1:
+        if grad is None:
+            return out.zero_()
+        pair = _alone(factors[0])
+        d_inner = _pair_factor_grads(core, grad, None, pair, None, False, True, groups)[2]
+        assert d_inner is not None
+        return out.copy_(d_inner)
+    split = blocks.modes(_extents(factors)).outer
+    need_outer, need_inner = any(needs[:split]), any(needs[split:])
+    d_outer, d_outer_mean, d_inner = _pair_factor_grads(
+        core,
+        grad,
+        grad_mean,
+        Pair(features(factors[:split]), features(factors[split:], core.dtype)),
+        None if grad_mean is None else _mean_outer(factors[:split]),
+        need_outer,
+        need_inner,
+        groups,
+    )
+    if d_inner is not None:
+        write_feature_grads(d_inner, factors[split:], parts[split:])
+    if need_outer:
+        _write_outer_grads(d_outer, d_outer_mean, factors[:split], parts[:split])
+    return out
 
 
 def projection_core_grad(
@@ -76,7 +105,7 @@ def grouped_projection_core_grad(grad: Tensor, factors: list[Tensor], groups: in
 def grouped_projection_factor_grads(
     core: Tensor, grad: Tensor, factors: list[Tensor], groups: int, needs: list[bool]
 ) -> Tensor:
-    return _joined_factor_grads(core, grad, None, factors, needs, groups)
+    return projection_factor_grads(core, grad, None, factors, needs, groups)
 
 
 def _project(
@@ -86,19 +115,19 @@ def _project(
     if rows * core.numel() == 0:
         return core.new_zeros((rows, k_x)), core.new_zeros((rows, k_x)) if mean else None
     if len(factors) == 1:
-        x, _ = _project_groups(core, _alone(factors[0]), None, True, groups)
+        x, _ = _project_pair(core, _alone(factors[0]), None, True, groups)
         if not mean:
             return x, None
-        return x, _project_groups(core, _mean_alone(factors[0]), None, True, groups)[0]
+        return x, _project_pair(core, _mean_alone(factors[0]), None, True, groups)[0]
     split, hoisted = blocks.modes(extents)
     inner = features(factors[split:], core.dtype if hoisted else None)
     mean_outer = _mean_outer(factors[:split]) if mean else None
-    pair = Groups(features(factors[:split]), inner)
-    return _project_groups(core, pair, mean_outer, hoisted, groups)
+    pair = Pair(features(factors[:split]), inner)
+    return _project_pair(core, pair, mean_outer, hoisted, groups)
 
 
-def _project_groups(
-    core: Tensor, pair: Groups, mean_outer: Tensor | None, hoisted: bool, groups: int
+def _project_pair(
+    core: Tensor, pair: Pair, mean_outer: Tensor | None, hoisted: bool, groups: int
 ) -> tuple[Tensor, Tensor | None]:
     outer, inner = pair
     (rows, L), P = outer.shape, inner.shape[1]
@@ -129,54 +158,18 @@ def _project_groups(
     return add_parts(x).to(dtype), add_parts(x_mean).to(dtype) if mean else None
 
 
-def _joined_factor_grads(
+def _pair_factor_grads(
     core: Tensor,
     grad: Tensor | None,
     grad_mean: Tensor | None,
-    factors: list[Tensor],
-    needs: list[bool],
-    groups: int = 1,
-) -> Tensor:
-    out, parts = joined(factors, needs)
-    if out.numel() * core.numel() == 0:
-        return out.zero_()
-    if len(factors) == 1:
-        if grad is None:
-            return out.zero_()
-        d_inner = _group_grads(core, grad, None, _alone(factors[0]), None, False, True, groups)[2]
-        assert d_inner is not None
-        return out.copy_(d_inner)
-    split = blocks.modes(_extents(factors)).outer
-    need_outer, need_inner = any(needs[:split]), any(needs[split:])
-    d_outer, d_outer_mean, d_inner = _group_grads(
-        core,
-        grad,
-        grad_mean,
-        Groups(features(factors[:split]), features(factors[split:], core.dtype)),
-        None if grad_mean is None else _mean_outer(factors[:split]),
-        need_outer,
-        need_inner,
-        groups,
-    )
-    if d_inner is not None:
-        write_feature_grads(d_inner, factors[split:], parts[split:])
-    if need_outer:
-        _write_outer_grads(d_outer, d_outer_mean, factors[:split], parts[:split])
-    return out
-
-
-def _group_grads(
-    core: Tensor,
-    grad: Tensor | None,
-    grad_mean: Tensor | None,
-    pair: Groups,
+    pair: Pair,
     mean_outer: Tensor | None,
     need_outer: bool,
     need_inner: bool,
     groups: int,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of the outer group, of that of the mean output, and of the inner group, in the
-    type to calculate in; None where they are zero or not needed."""
+    """The gradients of the outer product, of that of the mean output, and of the inner product, in
+    the type to calculate in; None where they are zero or not needed."""
     main, main_outer, other, other_outer = _in_order(grad, grad_mean, pair.outer, mean_outer)
     inner, mean = pair.inner, grad is not None and grad_mean is not None
     (rows, k_x), L, P = main.shape, main_outer.shape[1], inner.shape[1]
@@ -249,23 +242,23 @@ def _write_core_grad(
         return
     if len(factors) == 1:
         if grad is not None:
-            _write_group_core_grad(out, grad, None, _alone(factors[0]), None, accumulate, groups)
+            _write_pair_core_grad(out, grad, None, _alone(factors[0]), None, accumulate, groups)
         if grad_mean is not None:
             added = accumulate or grad is not None
             lead = _mean_alone(factors[0])
-            _write_group_core_grad(out, grad_mean, None, lead, None, added, groups)
+            _write_pair_core_grad(out, grad_mean, None, lead, None, added, groups)
         return
     split = blocks.modes(extents).outer
-    pair = Groups(features(factors[:split]), features(factors[split:], out.dtype))
+    pair = Pair(features(factors[:split]), features(factors[split:], out.dtype))
     mean_outer = None if grad_mean is None else _mean_outer(factors[:split])
-    _write_group_core_grad(out, grad, grad_mean, pair, mean_outer, accumulate, groups)
+    _write_pair_core_grad(out, grad, grad_mean, pair, mean_outer, accumulate, groups)
 
 
-def _write_group_core_grad(
+def _write_pair_core_grad(
     out: Tensor,
     grad: Tensor | None,
     grad_mean: Tensor | None,
-    pair: Groups,
+    pair: Pair,
     mean_outer: Tensor | None,
     accumulate: bool,
     groups: int,
@@ -316,9 +309,9 @@ def _mean_outer(factors: list[Tensor]) -> Tensor:
     return features([_mean_lead(factors[0]), *factors[1:]])
 
 
-def _alone(factor: Tensor) -> Groups:
-    return Groups(factor.new_ones(()).expand(factor.shape[0], 1), factor)
+def _alone(factor: Tensor) -> Pair:
+    return Pair(factor.new_ones(()).expand(factor.shape[0], 1), factor)
 
 
-def _mean_alone(factor: Tensor) -> Groups:
-    return Groups(_mean_lead(factor)[:, :1], factor.new_ones(()).expand(factor.shape))
+def _mean_alone(factor: Tensor) -> Pair:
+    return Pair(_mean_lead(factor)[:, :1], factor.new_ones(()).expand(factor.shape))
