@@ -64,12 +64,19 @@ def one_by_one(solve, groups, *tensors):
     return torch.cat([solve(1, *part) for part in parts])
 
 
+def modes(hoisted):
+    """The outer product is of all factors but the last one: in the mean output it differs from
+    sample to sample, where the leading factor is a constant."""
+    return lambda extents: blocks.Modes(max(1, len(extents) - 1), hoisted)
+
+
 def einsum(core, factors, groups):
-    """The output `(g, n, k_x)`, and what it is made of, in float64."""
-    leaves = [t.double().unflatten(0, (groups, -1)).requires_grad_() for t in (core, *factors)]
-    letters = "abc"[: len(factors)]
+    """Both outputs `(g, n, k_x)`, and what they are made of, in float64."""
+    core, *z = [t.double().unflatten(0, (groups, -1)).requires_grad_() for t in (core, *factors)]
+    letters = "abc"[: len(z)]
     equation = f"gx{letters},{','.join('gn' + k for k in letters)}->gnx"
-    return torch.einsum(equation, *leaves), leaves
+    leads = z[0], torch.full_like(z[0], 1 / z[0].shape[2])
+    return [torch.einsum(equation, core, lead, *z[1:]) for lead in leads], [core, *z]
 
 
 @pytest.mark.parametrize("hoisted", [True, False])
@@ -77,7 +84,7 @@ def einsum(core, factors, groups):
 def test_projection(case, hoisted, splits, launches, generator, monkeypatch):
     """Both outputs side by side."""
     groups, n, k_x, sizes = case
-    monkeypatch.setattr(blocks, "modes", lambda _: blocks.Modes(1, hoisted))
+    monkeypatch.setattr(blocks, "modes", modes(hoisted))
     core = torch.randn(groups * k_x, *sizes, generator=generator)
     z = [new(groups, n, k, generator) for k in sizes]
 
@@ -86,35 +93,39 @@ def test_projection(case, hoisted, splits, launches, generator, monkeypatch):
 
     found = solve(groups, core, *z)
     assert len(launches) == (2 if len(z) == 1 else 1)
-    lead = torch.full_like(z[0], 1 / sizes[0])
-    exact = [einsum(core, [first, *z[1:]], groups)[0] for first in (z[0], lead)]
-    assert_close(found, torch.cat(exact, 2).flatten(0, 1), math.prod(sizes))
+    exact = torch.cat(einsum(core, z, groups)[0], 2).flatten(0, 1)
+    assert_close(found, exact, math.prod(sizes))
     assert torch.equal(found, one_by_one(solve, groups, core, *z))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_gradients(case, splits, launches, generator):
+def test_gradients(case, splits, launches, generator, monkeypatch):
+    """Of both outputs together."""
     groups, n, k_x, sizes = case
+    monkeypatch.setattr(blocks, "modes", modes(False))
     core = torch.randn(groups * k_x, *sizes, generator=generator)
     z = [new(groups, n, k, generator) for k in sizes]
-    grad = new(groups, n, k_x, generator)
+    grads = [new(groups, n, k_x, generator) for _ in range(2)]
 
-    def of_core(count, grad, *z):
-        return projection.grouped_projection_core_grad(grad, list(z), count)
+    def of_core(count, grad, grad_mean, *z):
+        out = torch.empty(count * k_x, *sizes)
+        projection._write_core_grad(out, grad, grad_mean, list(z), False, count)
+        return out
 
-    def of_factors(count, core, grad, *z):
+    def of_factors(count, core, grad, grad_mean, *z):
         needs = [True] * len(z)
-        return projection.grouped_projection_factor_grads(core, grad, list(z), count, needs)
+        return projection.projection_factor_grads(core, grad, grad_mean, list(z), needs, count)
 
-    d_core, d_z = of_core(groups, grad, *z), of_factors(groups, core, grad, *z)
-    assert launches == ["core_grad", "factor_grads"]
-    x, leaves = einsum(core, z, groups)
-    exact = torch.autograd.grad(x, leaves, grad.double().view_as(x))
+    d_core, d_z = of_core(groups, *grads, *z), of_factors(groups, core, *grads, *z)
+    assert launches == ["core_grad"] * (2 if len(z) == 1 else 1) + ["factor_grads"]
+    outputs, leaves = einsum(core, z, groups)
+    cotangents = [grad.double().view_as(x) for grad, x in zip(grads, outputs, strict=True)]
+    exact = torch.autograd.grad(outputs, leaves, cotangents)
     exact_core, *exact_z = (each.flatten(0, 1) for each in exact)
     assert_close(d_core, exact_core, n)
     assert_close(d_z, torch.cat(exact_z, 1), k_x * math.prod(sizes))
-    assert torch.equal(d_core, one_by_one(of_core, groups, grad, *z))
-    assert torch.equal(d_z, one_by_one(of_factors, groups, core, grad, *z))
+    assert torch.equal(d_core, one_by_one(of_core, groups, *grads, *z))
+    assert torch.equal(d_z, one_by_one(of_factors, groups, core, *grads, *z))
 
 
 def test_what_is_not_finite_stays_in_its_group(splits, generator):
