@@ -152,6 +152,23 @@ def projection_calls(n, k_x, sizes, dtype):
     yield f"core grad added {text}", lambda: projection.projection_core_grad_(core, g, None, z)
 
 
+def grouped_calls(groups, n, k_x, sizes, dtype):
+    core = meta(groups * k_x, *sizes, dtype=dtype)
+    z = [meta(groups * n, k, dtype=dtype) for k in sizes]
+    g, needs = meta(groups * n, k_x, dtype=dtype), [True] * len(sizes)
+    shape = "x".join(map(str, (groups, k_x, *sizes)))
+    text = f"{shape} n={n} {str(dtype).removeprefix('torch.')}"
+    yield f"grouped projection {text}", lambda: projection.grouped_projection(core, z, groups)
+    yield (
+        f"grouped factor grads {text}",
+        lambda: projection.grouped_projection_factor_grads(core, g, z, groups, needs),
+    )
+    yield (
+        f"grouped core grad {text}",
+        lambda: projection.grouped_projection_core_grad(g, z, groups),
+    )
+
+
 def feature_calls(n, dtype):
     z, R = [meta(n, k, dtype=dtype) for k in (9, 15, 80)], meta(n, 3, 3, dtype=dtype)
     text = f"n={n} {str(dtype).removeprefix('torch.')}"
@@ -189,10 +206,13 @@ def documented(everything):
             for n in (*SAMPLES, 63) if dtype is not torch.float64 else (16, 64):
                 for k_x, sizes in cores:
                     yield from projection_calls(n, k_x, sizes, dtype)
+                for k_x, sizes in (SMALL, (8, (8, 8))):
+                    yield from grouped_calls(64, n, k_x, sizes, dtype)
                 yield from feature_calls(n, dtype)
         return
     for dtype in (torch.bfloat16, torch.float32):
         yield from projection_calls(64, *PAPER_3WAY, dtype)
+        yield from grouped_calls(64, 64, *SMALL, dtype)
     yield from list(projection_calls(4096, *PAPER_2WAY, torch.bfloat16))[1:2]
     yield from feature_calls(4096, torch.float32)
 

@@ -30,12 +30,18 @@ OPERATIONS = (
     "rotated_synthesis",
     "rotated_synthesis_grads",
 )
+# With several cores: the operation for one of them.
+GROUPED = {
+    "grouped_projection": "synthesis_projection",
+    "grouped_projection_factor_grads": "projection_factor_grads",
+    "grouped_projection_core_grad": "projection_core_grad",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """One call. `given`: which of grad and grad_mean; `layouts`: of the core or the feature, of the
-    incoming gradients, of the factors."""
+    incoming gradients, of the factors; `n` and `k_x` are those of each of the `groups`."""
 
     operation: str
     n: int
@@ -47,6 +53,7 @@ class Problem:
     needs: tuple[bool, ...] = (True,) * 6
     rotation: str = "column"
     seed: int = 0
+    groups: int = 1
 
     @property
     def K(self):
@@ -79,7 +86,9 @@ def draw(rng, operation, dtype, most):
             sizes[rng.randrange(len(sizes))] = extent(rng, 8)
     n = rng.choice((extent(rng, 80), 1, 16, 64, 65))
     k_x = rng.choice((extent(rng, 300), 1, 128))
-    while n * k_x * math.prod(sizes) > most and max(n, k_x) > 1:
+    grouped = operation in GROUPED
+    groups = rng.choice((1, 2, 3, extent(rng, 40))) if grouped else 1
+    while groups * n * k_x * math.prod(sizes) > most and max(n, k_x) > 1:
         n, k_x = (n // 2, k_x) if n > k_x else (n, k_x // 2)
     return Problem(
         operation,
@@ -92,16 +101,17 @@ def draw(rng, operation, dtype, most):
             rng.choice(("contiguous", *LAYOUTS)),
             rng.choice(("contiguous", *LAYOUTS)),
         ),
-        rng.choice(((True, True), (True, False), (False, True))),
+        (True, False) if grouped else rng.choice(((True, True), (True, False), (False, True))),
         tuple(rng.random() < 0.6 for _ in range(6)),
         rng.choice(("column", "row")),
         rng.randrange(2**31),
+        groups,
     )
 
 
-def problems(seed, rounds, most, dtypes=DTYPES):
+def problems(seed, rounds, most, dtypes=DTYPES, operations=OPERATIONS):
     rng = random.Random(seed)
-    for _, operation, dtype in itertools.product(range(rounds), OPERATIONS, dtypes):
+    for _, operation, dtype in itertools.product(range(rounds), operations, dtypes):
         yield draw(rng, operation, dtype, most)
 
 
@@ -109,11 +119,12 @@ def arguments(problem):
     """What the call reads, by name."""
     p, generator = problem, torch.Generator().manual_seed(problem.seed)
     new = functools.partial(make, dtype=p.dtype, generator=generator)
-    found = {"z": [new(p.layouts[2], (p.n, k)) for k in p.sizes]}
+    rows = p.groups * p.n
+    found = {"z": [new(p.layouts[2], (rows, k)) for k in p.sizes]}
     if "projection" in p.operation:
-        found["core"] = new(p.layouts[0], (p.k_x, *p.sizes))
+        found["core"] = new(p.layouts[0], (p.groups * p.k_x, *p.sizes))
         for name, given in zip(("grad", "grad_mean"), p.given, strict=True):
-            found[name] = new(p.layouts[1], (p.n, p.k_x)) if given else None
+            found[name] = new(p.layouts[1], (rows, p.k_x)) if given else None
     else:
         found["y"] = new(p.layouts[0], (p.n, p.K))
         found["grad"] = new(p.layouts[1], (p.n, p.K))
@@ -142,6 +153,12 @@ def call(problem, given, backend):
         case "projection_core_grad_":
             results = [given["core"].clone()]
             operation(results[0], *grads, z, backend)
+        case "grouped_projection":
+            results = [operation(given["core"], z, p.groups, backend)]
+        case "grouped_projection_factor_grads":
+            results = [operation(given["core"], grads[0], z, p.groups, needs, backend)]
+        case "grouped_projection_core_grad":
+            results = [operation(grads[0], z, p.groups, backend)]
         case "rotation":
             results = [operation(given["y"], given["R"], p.rotation, backend)]
         case "rotation_matrix_grad":
@@ -159,6 +176,10 @@ def call(problem, given, backend):
 def definition(problem, given):
     """The same by torch.einsum, in the type of what is given."""
     p, z = problem, given["z"]
+    if p.operation in GROUPED:
+        one = dataclasses.replace(p, operation=GROUPED[p.operation], groups=1)
+        parts = [definition(one, of_group(given, p.groups, place)) for place in range(p.groups)]
+        return [torch.cat(each) for each in zip(*parts, strict=True)]
     letters = LETTERS[: len(z)]
     factors = [f"n{letter}" for letter in letters]
 
@@ -220,6 +241,11 @@ def rotated(p, given, contract, y, needed):
         if name in needed
     ]
     return [*results, dR.flatten(1)] if p.needed[2] else results
+
+
+def of_group(given, groups, place):
+    """What a group of the problem is given."""
+    return convert(given, lambda tensor: tensor.tensor_split(groups)[place])
 
 
 def convert(given, function):

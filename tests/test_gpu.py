@@ -54,6 +54,38 @@ def test_projection_shapes(operation, backend, dtype, shape, device):
 
 @each_backend
 @each_dtype
+@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+@pytest.mark.parametrize(
+    ("groups", "n", "k_x", "sizes"),
+    [
+        (1, 5, 6, (3, 4)),
+        (3, 1, 2, (1, 1)),
+        (3, 65, 1, (7, 1)),
+        (2, 17, 40, (200,)),
+        (64, 16, 64, (8, 8)),
+        (5, 70, 65, (9, 3, 20)),
+        (2, 3, 150, (2, 1000)),
+    ],
+)
+def test_groups(groups, n, k_x, sizes, layout, backend, dtype, device, generator):
+    """Several cores in one call."""
+    require(backend, device, dtype)
+    inputs = [made("contiguous", (groups, k_x, *sizes), dtype, generator, device)]
+    inputs += [made(layout, (groups, n, k), dtype, generator, device) for k in sizes]
+
+    def definition(*tensors):
+        return torch.stack(
+            [definitions.synthesis_projection(*group) for group in zip(*tensors, strict=True)]
+        )
+
+    ours = functools.partial(ntensor.synthesis_projection, backend=backend)
+    assert_values(
+        ours, definition, inputs, [made(layout, (groups, n, k_x), dtype, generator, device)]
+    )
+
+
+@each_backend
+@each_dtype
 @pytest.mark.parametrize("shape", SYNTHESIS, ids=str)
 def test_synthesis_shapes(backend, dtype, shape, device, generator):
     require(backend, device, dtype)

@@ -73,17 +73,33 @@ def test_other_equations_go_to_torch(equation):
     ],
 )
 def test_gradients_of_a_group_index(groups, n, k_x, sizes, threads, backend):
-    torch.manual_seed(0)
+    torch.set_num_threads(threads)
+    check_gradients(groups, n, k_x, sizes, backend)
+
+
+@pytest.mark.parametrize(
+    ("groups", "n", "k_x", "sizes"),
+    [
+        (1, 3, 5, (4, 3)),
+        (3, 65, 1, (2, 1)),
+        (2, 5, 17, (20,)),
+        (0, 3, 4, (2, 3)),
+        (2, 0, 4, (2, 3)),
+        (2, 3, 0, (2, 3)),
+        (2, 3, 4, (2, 0)),
+    ],
+)
+def test_gradients_by_triton(groups, n, k_x, sizes):
+    check_gradients(groups, n, k_x, sizes, "triton")
+
+
+def check_gradients(groups, n, k_x, sizes, backend):
+    """Result and gradients of `(g, n, k_m)` factors, against float64 einsum."""
     core = torch.randn(groups, k_x, *sizes, requires_grad=True)
     z = [torch.randn(groups, n, k, requires_grad=True) for k in sizes]
     cotangent = torch.randn(groups, n, k_x)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        x = ntensor.synthesis_projection(core, *z, backend=backend)
-        found = torch.autograd.grad(x, (core, *z), cotangent)
-    finally:
-        torch.set_num_threads(before)
+    x = ntensor.synthesis_projection(core, *z, backend=backend)
+    found = torch.autograd.grad(x, (core, *z), cotangent)
     wide = [each.detach().double().requires_grad_() for each in (core, *z)]
     letters = "abcdef"[: len(sizes)]
     factors = ",".join("gn" + k for k in letters)

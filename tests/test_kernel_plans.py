@@ -1,6 +1,7 @@
 """Every branch of the plans of the GPU kernels, on random problems: CUDA by the host shim, Triton
 by its interpreter. A branch that no problem takes is a failure."""
 
+import functools
 import itertools
 import math
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 import cuda_shim
-from kernel_problems import Problem, arguments, check, problems
+from kernel_problems import GROUPED, Problem, arguments, check, problems
 from ntensor.backends.triton import launch, projection, rotation, synthesis
 from tolerances import DTYPES
 
@@ -185,7 +186,8 @@ def test_cuda(seed):
     seen = {operation: set() for operation in CUDA_BRANCHES}
     before = cuda_shim.launched()
     with cuda_shim.native_on_the_shim() as device:
-        for place, problem in enumerate([*CUDA_PROBLEMS, *problems(seed, 6, 2e5)]):
+        drawn = [*problems(seed, 6, 2e5), *problems(seed, 2, 2e5, operations=GROUPED)]
+        for place, problem in enumerate([*CUDA_PROBLEMS, *drawn]):
             device.multiprocessors = (4, 0, 64)[place % 3]
             device.tf32 = False
             given = arguments(problem)
@@ -238,6 +240,16 @@ TRITON_LAUNCHES |= {
     )
     for split in (False, True)
 }
+# Of groups, which have no mean output.
+TRITON_LAUNCHES |= {
+    *flags("grouped hoisted", "split"),
+    *flags("grouped formed", "split"),
+    *some("grouped factor_grads", ("OUTER", "INNER")),
+    *flags("grouped core_grad", "RESIDENT"),
+    *flags("grouped factor_grads, axis 1 of its grid", "split"),
+    *flags("grouped factor_grads, axis 2 of its grid", "split"),
+    *flags("grouped core_grad, axis 1 of its grid", "split"),
+}
 BOTH, ALONE, MEAN = (True, True), (True, False), (False, True)
 TRITON_PROBLEMS = [
     *(
@@ -265,16 +277,45 @@ TRITON_PROBLEMS = [
     *(Problem("synthesis_grads", 3, 1, (3, 4), needs=needs) for needs in (BOTH, ALONE, MEAN)),
 ]
 
+of_groups = functools.partial(Problem, given=ALONE)
+GROUPED_PROBLEMS = [
+    *(of_groups("grouped_projection", n, 3, (2, 1000), HALF, groups=2) for n in (1, 64)),
+    *(of_groups("grouped_projection", n, 3, (20, 30), HALF, groups=2) for n in (1, 65)),
+    *(
+        of_groups("grouped_projection_factor_grads", 1, k_x, (2, 5), needs=needs, groups=2)
+        for k_x in (3, 600)
+        for needs in (BOTH, ALONE, MEAN)
+    ),
+    *(
+        of_groups("grouped_projection_core_grad", n, 3, sizes, groups=2)
+        for n in (3, 70)
+        for sizes in ((2, 5), (1, 5))
+    ),
+    *(
+        of_groups(operation, *rest, groups=groups, layouts=("offset", layout, layout))
+        for operation in GROUPED
+        for groups, layout, *rest in (
+            (1, "sliced", 5, 3, (2, 3)),
+            (2, "transposed", 65, 1, (3, 1), torch.bfloat16),
+            (3, "stepped", 2, 3, (7,), torch.bfloat16),
+            (30, "expanded_rows", 1, 2, (4, 3)),
+        )
+    ),
+]
+
 
 def launched_as(kernel, grid, constants):
     """The keys of `TRITON_LAUNCHES` for a launch."""
     name = kernel.fn.__name__
     found = {(key, value) for key, value in constants.items() if isinstance(value, bool)}
-    found.discard(("WIDE", False))
-    if name in ("hoisted", "formed"):
+    found -= {("WIDE", False), ("GROUPED", False)}
+    if ("GROUPED", True) in found:
+        name = f"grouped {name}"
+        found -= {("GROUPED", True), ("MEAN", False), ("ACCUMULATE", False)}
+    if name.endswith(("hoisted", "formed")):
         found.add(("split", grid[1] > 1))
     yield name, frozenset(found)
-    if name.endswith("grads") or name == "core_grad":
+    if name.endswith(("grads", "core_grad")):
         for axis in range(1, len(grid)):
             yield f"{name}, axis {axis} of its grid", frozenset({("split", grid[axis] > 1)})
 
@@ -290,6 +331,8 @@ def test_triton(seed, monkeypatch):
 
     for module in (projection, rotation, synthesis):
         monkeypatch.setattr(module, "launch", noting)
-    for problem in [*TRITON_PROBLEMS, *problems(seed, 3, 1e5)]:
+    fixed = [*TRITON_PROBLEMS, *GROUPED_PROBLEMS]
+    drawn = [*problems(seed, 3, 1e5), *problems(seed, 2, 1e5, operations=GROUPED)]
+    for problem in fixed + drawn:
         check(problem, arguments(problem), "triton")
     assert seen == TRITON_LAUNCHES

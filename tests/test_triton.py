@@ -213,6 +213,23 @@ def test_few_samples_fill_the_device():
             assert tiles * grads.l_splits * grads.m_splits >= wanted
 
 
+def test_groups_fill_the_device_together():
+    """Blocks are those of one core; sums are split less, and not at all where groups are many."""
+    sizes, last = (4, 512, 9, 1200), (torch.float32, (9, 0))
+    for plan, middle in (
+        (blocks.projection, (False, False)),
+        (blocks.factor_grads, (False,)),
+        (blocks.core_grad, (False,)),
+    ):
+        alone = plan(*sizes, *middle, *last)
+        some, many = (plan(*sizes, *middle, *last, groups) for groups in (8, 600))
+        for name, value in alone._asdict().items():
+            if name.endswith("splits"):
+                assert value > getattr(many, name) == 1 and value >= getattr(some, name)
+            else:
+                assert value == getattr(some, name) == getattr(many, name)
+
+
 def test_parts_stay_far_below_the_core():
     """What splits write and read again is at most a quarter of the core."""
     for n, k_x, L, P, dtype, capability in every_case():

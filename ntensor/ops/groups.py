@@ -1,8 +1,8 @@
 """Several cores at once: each group of samples is projected by a core of its own.
 
 Groups lie behind one another in the first dimension of every tensor: `(groups k_x, k_1, ..., k_M)`
-for the cores, `(groups n, k_m)` for the factors. The CPU serves them in one call of a
-kernel; Triton launches one kernel per group.
+for the cores, `(groups n, k_m)` for the factors. One call of a kernel serves them all; only the
+CUDA kernels are launched for one group after another.
 """
 
 from __future__ import annotations

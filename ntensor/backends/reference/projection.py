@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
-
-from ntensor.backends.groups import by_group
 
 from . import narrow, widen
 from .synthesis import feature_grads, features, join
@@ -73,31 +73,29 @@ def projection_core_grad_(
 
 def grouped_projection(core: Tensor, factors: list[Tensor], groups: int) -> Tensor:
     """`(groups k_x, k_1, ..., k_M), (groups n, k_m)... -> (groups n, k_x)`: group by group."""
-
-    def solve(core: Tensor, *factors: Tensor) -> Tensor:
-        return synthesis_projection(core, list(factors))
-
-    return by_group(solve, groups, core, *factors)
+    parts = _by_group(groups, core, *factors)
+    return torch.cat([synthesis_projection(core, z) for core, *z in parts])
 
 
 def grouped_projection_core_grad(grad: Tensor, factors: list[Tensor], groups: int) -> Tensor:
     """`-> (groups k_x, k_1, ..., k_M)`."""
-
-    def solve(grad: Tensor, *factors: Tensor) -> Tensor:
-        return projection_core_grad(grad, None, list(factors))
-
-    return by_group(solve, groups, grad, *factors)
+    parts = _by_group(groups, grad, *factors)
+    return torch.cat([projection_core_grad(grad, None, z) for grad, *z in parts])
 
 
 def grouped_projection_factor_grads(
     core: Tensor, grad: Tensor, factors: list[Tensor], groups: int, needs: list[bool]
 ) -> Tensor:
     """`-> (groups n, sum of k_m over the needed m)`."""
+    parts = _by_group(groups, core, grad, *factors)
+    return torch.cat(
+        [projection_factor_grads(core, grad, None, z, needs) for core, grad, *z in parts]
+    )
 
-    def solve(core: Tensor, grad: Tensor, *factors: Tensor) -> Tensor:
-        return projection_factor_grads(core, grad, None, list(factors), needs)
 
-    return by_group(solve, groups, core, grad, *factors)
+def _by_group(groups: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Each group's rows of the tensors."""
+    return zip(*(tensor.tensor_split(groups) for tensor in tensors), strict=True)
 
 
 def _core_grad(grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]) -> Tensor:

@@ -26,10 +26,9 @@ _PROGRAMS_A_MULTIPROCESSOR = 4
 
 
 class Modes(NamedTuple):
-    """The factors as two groups: the first `outer` ones, and the others.
+    """The factors as a pair of products: of the first `outer` ones, and of the others.
 
-    `hoisted`: the outer group scales accumulators; else its product with the others is formed block
-    by block.
+    `hoisted`: the outer product scales accumulators; else the one of both is formed block by block.
     """
 
     outer: int
@@ -104,10 +103,10 @@ def between(low: int, extent: int, high: int) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def modes(extents: tuple[int, ...]) -> Modes:
-    """Two groups of at least two factors.
+    """How at least two factors form a pair.
 
-    The outer one is the longest that leaves an inner extent of `HOISTED_INNER`; where there is
-    none, it is the leading factor.
+    The outer product is of the most factors that leave an inner extent of `HOISTED_INNER`; where
+    there are none, of the leading one alone.
     """
     places = range(1, len(extents))
     for outer in reversed(places):
@@ -118,8 +117,8 @@ def modes(extents: tuple[int, ...]) -> Modes:
 
 @functools.lru_cache(maxsize=1024)
 def pair(extents: tuple[int, ...]) -> int:
-    """How many leading factors form the first of two groups: both together are shortest, and where
-    that is equal they are of equal number."""
+    """How many leading factors form the first product of a pair: both together are shortest, and
+    where that is equal they are of equal number of factors."""
     return min(
         range(1, len(extents)),
         key=lambda outer: (
@@ -165,8 +164,10 @@ def projection(
     mean: bool,
     dtype: torch.dtype,
     capability: Capability,
+    groups: int = 1,
 ) -> Projection:
-    """For a core `(k_x, L P)`; `L` is 1 where products are `formed`, block by block."""
+    """For cores `(k_x, L P)`, each with `n` samples; `L` is 1 where products are `formed`, block by
+    block."""
     if dtype is torch.float64:
         m, s, k, warps, stages = between(16, k_x, 32), between(16, n, 32), 16, 4, 2
     elif dtype is torch.float32:
@@ -184,7 +185,7 @@ def projection(
         if s == 128 and _reads_shared(capability):
             # Both sums, of 64 registers a thread each, leave room for short steps alone.
             k, stages = 32, 4
-    programs = ceil_div(k_x, m) * ceil_div(n, s)
+    programs = groups * ceil_div(k_x, m) * ceil_div(n, s)
     steps = L * ceil_div(P, k)
     # The parts, written and read again, stay far below the core.
     memory = L * P * dtype.itemsize // (32 * n)
@@ -194,9 +195,16 @@ def projection(
 
 @functools.lru_cache(maxsize=1024)
 def factor_grads(
-    n: int, k_x: int, L: int, P: int, mean: bool, dtype: torch.dtype, capability: Capability
+    n: int,
+    k_x: int,
+    L: int,
+    P: int,
+    mean: bool,
+    dtype: torch.dtype,
+    capability: Capability,
+    groups: int = 1,
 ) -> FactorGrads:
-    """For a core `(k_x, L, P)`."""
+    """For cores `(k_x, L, P)`, each with `n` samples."""
     p = min((128, 64, 32, 16), key=lambda block: ceil_div(P, block) * (block + 16))
     if dtype is torch.float64:
         p, s, m, warps, stages = min(p, 32), between(16, n, 32), 16, 8, 2
@@ -212,7 +220,7 @@ def factor_grads(
         p, s = min(p, 64) if mean else p, between(16, n, 32 if small else 64)
         m = 32 if mean and P % 8 != 0 else 64
         warps, stages = (4 if s <= (16 if mean else 32) else 8), 3
-    programs = ceil_div(P, p) * ceil_div(n, s)
+    programs = groups * ceil_div(P, p) * ceil_div(n, s)
     m_steps = ceil_div(k_x, m)
     l_splits = _splits(programs, L, min(L, 1 << 15), capability)
     # The parts of d_inner, written and read again, stay far below the core.
@@ -224,9 +232,16 @@ def factor_grads(
 
 @functools.lru_cache(maxsize=1024)
 def core_grad(
-    n: int, k_x: int, L: int, P: int, mean: bool, dtype: torch.dtype, capability: Capability
+    n: int,
+    k_x: int,
+    L: int,
+    P: int,
+    mean: bool,
+    dtype: torch.dtype,
+    capability: Capability,
+    groups: int = 1,
 ) -> CoreGrad:
-    """For a core `(k_x, L, P)`; all samples are resident where `n` is at most the block's."""
+    """For cores `(k_x, L, P)`; all samples are resident where `n` is at most the block's."""
     p = min((128, 64, 32, 16), key=lambda block: ceil_div(P, block) * (block + 16))
     if dtype is torch.float64:
         m, p, s, warps, stages = between(16, k_x, 32), min(p, 32), 16, 8, 2
@@ -243,7 +258,7 @@ def core_grad(
         m = between(16, k_x, 128 if aligned and not mean and not registers else 64)
         s = 32 if registers and n > s else s
         warps, stages = 8, 3
-    programs = ceil_div(k_x, m) * ceil_div(P, p)
+    programs = groups * ceil_div(k_x, m) * ceil_div(P, p)
     most = min(L, 1 << 15)
     l_splits = _splits(programs, L, most, capability) if n <= s else most
     return CoreGrad(m, p, s, l_splits, warps, stages)

@@ -1,8 +1,11 @@
 """Projection, with and without the mean output, and its gradients.
 
-The factors form two groups, `outer` `(n, L)` and `inner` `(n, P)` with `L P = K`. In the mean
-output the constant `1/k_1` takes the place of the leading factor, so only `outer` is another one. A
-single factor is the inner group of an outer one of extent 1.
+The factors form a pair of products, `outer` `(n, L)` and `inner` `(n, P)` with `L P = K`. In the
+mean output the constant `1/k_1` takes the place of the leading factor, so only `outer` is another
+one. A single factor is the inner product beside an outer one of extent 1.
+
+Several cores, the groups, lie behind one another, as do the samples of each; one launch serves them
+all.
 """
 
 from __future__ import annotations
@@ -12,8 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ntensor.backends.groups import by_group
-
 from . import blocks
 from .kernels import projection as kernels
 from .kernels.projection_core_grad import core_grad
@@ -22,7 +23,7 @@ from .launch import accumulator, capability, launch, precision
 from .synthesis import add_parts, features, joined, write_feature_grads
 
 
-class Groups(NamedTuple):
+class Pair(NamedTuple):
     """The factors of one output: `outer` in the type to calculate in or the factors' own."""
 
     outer: Tensor
@@ -45,6 +46,7 @@ def projection_factor_grads(
     grad_mean: Tensor | None,
     factors: list[Tensor],
     needs: list[bool],
+    groups: int = 1,
 ) -> Tensor:
     out, parts = joined(factors, needs)
     if out.numel() * core.numel() == 0:
@@ -52,19 +54,21 @@ def projection_factor_grads(
     if len(factors) == 1:
         if grad is None:
             return out.zero_()
-        d_inner = _group_grads(core, grad, None, _alone(factors[0]), None, False, True)[2]
+        pair = _alone(factors[0])
+        d_inner = _pair_factor_grads(core, grad, None, pair, None, False, True, groups)[2]
         assert d_inner is not None
         return out.copy_(d_inner)
     split = blocks.modes(_extents(factors)).outer
     need_outer, need_inner = any(needs[:split]), any(needs[split:])
-    d_outer, d_outer_mean, d_inner = _group_grads(
+    d_outer, d_outer_mean, d_inner = _pair_factor_grads(
         core,
         grad,
         grad_mean,
-        Groups(features(factors[:split]), features(factors[split:], core.dtype)),
+        Pair(features(factors[:split]), features(factors[split:], core.dtype)),
         None if grad_mean is None else _mean_outer(factors[:split]),
         need_outer,
         need_inner,
+        groups,
     )
     if d_inner is not None:
         write_feature_grads(d_inner, factors[split:], parts[split:])
@@ -89,64 +93,64 @@ def projection_core_grad_(
 
 
 def grouped_projection(core: Tensor, factors: list[Tensor], groups: int) -> Tensor:
-    def solve(core: Tensor, *factors: Tensor) -> Tensor:
-        return synthesis_projection(core, list(factors))
-
-    return by_group(solve, groups, core, *factors)
+    return _project(core, factors, False, groups)[0]
 
 
 def grouped_projection_core_grad(grad: Tensor, factors: list[Tensor], groups: int) -> Tensor:
-    def solve(grad: Tensor, *factors: Tensor) -> Tensor:
-        return projection_core_grad(grad, None, list(factors))
-
-    return by_group(solve, groups, grad, *factors)
+    out = grad.new_empty((groups * grad.shape[1], *_extents(factors)))
+    _write_core_grad(out, grad, None, factors, False, groups)
+    return out
 
 
 def grouped_projection_factor_grads(
     core: Tensor, grad: Tensor, factors: list[Tensor], groups: int, needs: list[bool]
 ) -> Tensor:
-    def solve(core: Tensor, grad: Tensor, *factors: Tensor) -> Tensor:
-        return projection_factor_grads(core, grad, None, list(factors), needs)
-
-    return by_group(solve, groups, core, grad, *factors)
+    return projection_factor_grads(core, grad, None, factors, needs, groups)
 
 
-def _project(core: Tensor, factors: list[Tensor], mean: bool) -> tuple[Tensor, Tensor | None]:
-    extents, n, k_x = _extents(factors), factors[0].shape[0], core.shape[0]
-    if n * core.numel() == 0:
-        return core.new_zeros((n, k_x)), core.new_zeros((n, k_x)) if mean else None
+def _project(
+    core: Tensor, factors: list[Tensor], mean: bool, groups: int = 1
+) -> tuple[Tensor, Tensor | None]:
+    extents, rows, k_x = _extents(factors), factors[0].shape[0], core.shape[0] // groups
+    if rows * core.numel() == 0:
+        return core.new_zeros((rows, k_x)), core.new_zeros((rows, k_x)) if mean else None
     if len(factors) == 1:
-        x, _ = _project_groups(core, _alone(factors[0]), None, True)
+        x, _ = _project_pair(core, _alone(factors[0]), None, True, groups)
         if not mean:
             return x, None
-        return x, _project_groups(core, _mean_alone(factors[0]), None, True)[0]
+        return x, _project_pair(core, _mean_alone(factors[0]), None, True, groups)[0]
     split, hoisted = blocks.modes(extents)
     inner = features(factors[split:], core.dtype if hoisted else None)
     mean_outer = _mean_outer(factors[:split]) if mean else None
-    return _project_groups(core, Groups(features(factors[:split]), inner), mean_outer, hoisted)
+    pair = Pair(features(factors[:split]), inner)
+    return _project_pair(core, pair, mean_outer, hoisted, groups)
 
 
-def _project_groups(
-    core: Tensor, groups: Groups, mean_outer: Tensor | None, hoisted: bool
+def _project_pair(
+    core: Tensor, pair: Pair, mean_outer: Tensor | None, hoisted: bool, groups: int
 ) -> tuple[Tensor, Tensor | None]:
-    outer, inner = groups
-    (n, L), P, k_x = outer.shape, inner.shape[1], core.shape[0]
+    outer, inner = pair
+    (rows, L), P = outer.shape, inner.shape[1]
+    n, k_x = rows // groups, core.shape[0] // groups
     mean, dtype, wide = mean_outer is not None, core.dtype, accumulator(core.dtype)
     sizes = (L, P) if hoisted else (1, L * P)
-    block = blocks.projection(n, k_x, *sizes, not hoisted, mean, dtype, capability(core.device))
+    card = capability(core.device)
+    block = blocks.projection(n, k_x, *sizes, not hoisted, mean, dtype, card, groups)
     steps = sizes[0] * blocks.ceil_div(sizes[1], block.k)
     steps_a_split = blocks.ceil_div(steps, block.splits)
     splits = blocks.ceil_div(steps, steps_a_split)
     # A part a split; a single one is the result itself.
-    x = core.new_empty((splits, n, k_x), dtype=wide) if splits > 1 else core.new_empty((n, k_x))
+    shape = (rows, k_x)
+    x = core.new_empty((splits, *shape), dtype=wide) if splits > 1 else core.new_empty(shape)
     x_mean = torch.empty_like(x) if mean else x
     other = outer if mean_outer is None else mean_outer
     launch(
         kernels.hoisted if hoisted else kernels.formed,
-        (blocks.ceil_div(k_x, block.m) * blocks.ceil_div(n, block.n), splits),
+        (groups * blocks.ceil_div(k_x, block.m) * blocks.ceil_div(n, block.n), splits),
         core, outer, other, inner, x, x_mean, n, k_x, L, P,
         *outer.stride(), *other.stride(), *inner.stride(), steps_a_split,
-        MEAN=mean, WIDE=L * P >= 2**31, PRECISION=precision(dtype, core.device), ACC=wide,
+        MEAN=mean, GROUPED=groups > 1, WIDE=L * P >= 2**31,
+        PRECISION=precision(dtype, core.device), ACC=wide,
         BM=block.m, BN=block.n, BK=block.k, warps=block.warps, stages=block.stages,
     )  # fmt: skip
     if splits == 1:
@@ -154,38 +158,40 @@ def _project_groups(
     return add_parts(x).to(dtype), add_parts(x_mean).to(dtype) if mean else None
 
 
-def _group_grads(
+def _pair_factor_grads(
     core: Tensor,
     grad: Tensor | None,
     grad_mean: Tensor | None,
-    groups: Groups,
+    pair: Pair,
     mean_outer: Tensor | None,
     need_outer: bool,
     need_inner: bool,
+    groups: int,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of the outer group, of that of the mean output, and of the inner group, in the
-    type to calculate in; None where they are zero or not needed."""
-    main, main_outer, other, other_outer = _in_order(grad, grad_mean, groups.outer, mean_outer)
-    inner, mean = groups.inner, grad is not None and grad_mean is not None
-    (n, k_x), L, P = main.shape, main_outer.shape[1], inner.shape[1]
+    """The gradients of the outer product, of that of the mean output, and of the inner product, in
+    the type to calculate in; None where they are zero or not needed."""
+    main, main_outer, other, other_outer = _in_order(grad, grad_mean, pair.outer, mean_outer)
+    inner, mean = pair.inner, grad is not None and grad_mean is not None
+    (rows, k_x), L, P = main.shape, main_outer.shape[1], inner.shape[1]
+    n = rows // groups
     dtype, wide = core.dtype, accumulator(core.dtype)
-    block = blocks.factor_grads(n, k_x, L, P, mean, dtype, capability(core.device))
+    block = blocks.factor_grads(n, k_x, L, P, mean, dtype, capability(core.device), groups)
     p_blocks, m_steps = blocks.ceil_div(P, block.p), blocks.ceil_div(k_x, block.m)
     l_a_split = blocks.ceil_div(L, block.l_splits)
     l_splits = blocks.ceil_div(L, l_a_split)
     m_steps_a_split = blocks.ceil_div(m_steps, block.m_splits)
     m_splits = blocks.ceil_div(m_steps, m_steps_a_split)
     empty = core.new_empty(0, dtype=wide)
-    d_outer = core.new_empty((m_splits * p_blocks, n, L), dtype=wide) if need_outer else empty
+    d_outer = core.new_empty((m_splits * p_blocks, rows, L), dtype=wide) if need_outer else empty
     d_other = torch.empty_like(d_outer) if mean else d_outer
-    d_inner = core.new_empty((m_splits * l_splits, n, P), dtype=wide) if need_inner else empty
+    d_inner = core.new_empty((m_splits * l_splits, rows, P), dtype=wide) if need_inner else empty
     launch(
         factor_grads,
-        (p_blocks * blocks.ceil_div(n, block.n), l_splits, m_splits),
+        (groups * p_blocks * blocks.ceil_div(n, block.n), l_splits, m_splits),
         core, main, other, main_outer, other_outer, inner, d_outer, d_other, d_inner,
         n, k_x, L, P, *main.stride(), *other.stride(),
         *main_outer.stride(), *other_outer.stride(), *inner.stride(), l_a_split, m_steps_a_split,
-        MEAN=mean, OUTER=need_outer, INNER=need_inner,
+        MEAN=mean, GROUPED=groups > 1, OUTER=need_outer, INNER=need_inner,
         PRECISION=precision(dtype, core.device), ACC=wide,
         BP=block.p, BN=block.n, BM=block.m, warps=block.warps, stages=block.stages,
     )  # fmt: skip
@@ -227,46 +233,50 @@ def _write_core_grad(
     grad_mean: Tensor | None,
     factors: list[Tensor],
     accumulate: bool,
+    groups: int = 1,
 ) -> None:
-    extents, n = _extents(factors), factors[0].shape[0]
-    if n * out.numel() == 0:
+    extents = _extents(factors)
+    if factors[0].shape[0] * out.numel() == 0:
         if not accumulate:
             out.zero_()
         return
     if len(factors) == 1:
         if grad is not None:
-            _write_group_core_grad(out, grad, None, _alone(factors[0]), None, accumulate)
+            _write_pair_core_grad(out, grad, None, _alone(factors[0]), None, accumulate, groups)
         if grad_mean is not None:
             added = accumulate or grad is not None
-            _write_group_core_grad(out, grad_mean, None, _mean_alone(factors[0]), None, added)
+            lead = _mean_alone(factors[0])
+            _write_pair_core_grad(out, grad_mean, None, lead, None, added, groups)
         return
     split = blocks.modes(extents).outer
-    groups = Groups(features(factors[:split]), features(factors[split:], out.dtype))
+    pair = Pair(features(factors[:split]), features(factors[split:], out.dtype))
     mean_outer = None if grad_mean is None else _mean_outer(factors[:split])
-    _write_group_core_grad(out, grad, grad_mean, groups, mean_outer, accumulate)
+    _write_pair_core_grad(out, grad, grad_mean, pair, mean_outer, accumulate, groups)
 
 
-def _write_group_core_grad(
+def _write_pair_core_grad(
     out: Tensor,
     grad: Tensor | None,
     grad_mean: Tensor | None,
-    groups: Groups,
+    pair: Pair,
     mean_outer: Tensor | None,
     accumulate: bool,
+    groups: int,
 ) -> None:
-    main, main_outer, other, other_outer = _in_order(grad, grad_mean, groups.outer, mean_outer)
-    inner, mean = groups.inner, grad is not None and grad_mean is not None
-    (n, k_x), L, P, dtype = main.shape, main_outer.shape[1], inner.shape[1], out.dtype
-    block = blocks.core_grad(n, k_x, L, P, mean, dtype, capability(out.device))
+    main, main_outer, other, other_outer = _in_order(grad, grad_mean, pair.outer, mean_outer)
+    inner, mean = pair.inner, grad is not None and grad_mean is not None
+    (rows, k_x), L, P, dtype = main.shape, main_outer.shape[1], inner.shape[1], out.dtype
+    n = rows // groups
+    block = blocks.core_grad(n, k_x, L, P, mean, dtype, capability(out.device), groups)
     l_a_split = blocks.ceil_div(L, block.l_splits)
-    grid = blocks.ceil_div(k_x, block.m) * blocks.ceil_div(P, block.p)
+    grid = groups * blocks.ceil_div(k_x, block.m) * blocks.ceil_div(P, block.p)
     launch(
         core_grad,
         (grid, blocks.ceil_div(L, l_a_split)),
         main, other, main_outer, other_outer, inner, out, n, k_x, L, P,
         *main.stride(), *other.stride(),
         *main_outer.stride(), *other_outer.stride(), *inner.stride(), l_a_split,
-        MEAN=mean, ACCUMULATE=accumulate, RESIDENT=n <= block.n,
+        MEAN=mean, GROUPED=groups > 1, ACCUMULATE=accumulate, RESIDENT=n <= block.n,
         PRECISION=precision(dtype, out.device), ACC=accumulator(dtype),
         BM=block.m, BP=block.p, BN=block.n, warps=block.warps, stages=block.stages,
     )  # fmt: skip
@@ -299,9 +309,9 @@ def _mean_outer(factors: list[Tensor]) -> Tensor:
     return features([_mean_lead(factors[0]), *factors[1:]])
 
 
-def _alone(factor: Tensor) -> Groups:
-    return Groups(factor.new_ones(()).expand(factor.shape[0], 1), factor)
+def _alone(factor: Tensor) -> Pair:
+    return Pair(factor.new_ones(()).expand(factor.shape[0], 1), factor)
 
 
-def _mean_alone(factor: Tensor) -> Groups:
-    return Groups(_mean_lead(factor)[:, :1], factor.new_ones(()).expand(factor.shape))
+def _mean_alone(factor: Tensor) -> Pair:
+    return Pair(_mean_lead(factor)[:, :1], factor.new_ones(()).expand(factor.shape))

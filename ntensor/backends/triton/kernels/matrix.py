@@ -20,6 +20,17 @@ def divided(k, V, WIDE: tl.constexpr):
 
 
 @triton.jit
+def of_group(tile, tiles, GROUPED: tl.constexpr):
+    """The group and the tile in it of program `tile`, where each of the groups has `tiles`."""
+    if GROUPED:
+        group = tile // tiles
+        tile -= group * tiles
+    else:
+        group = tl.cast(0, tl.int32)
+    return group.to(tl.int64), tile
+
+
+@triton.jit
 def load(base, rows, cols, row_stride, col_stride, row_count, col_count):
     """Elements `(rows, cols)` of a matrix, 0 outside of it."""
     mask = (rows[:, None] < row_count) & (cols[None, :] < col_count)

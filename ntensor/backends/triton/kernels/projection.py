@@ -1,13 +1,14 @@
 """Projection: `x[s, m] = sum_k core[m, k] y[s, k]`, one block of `(k_x, n)` a program.
 
 The sum may be split between programs; each then writes its part to `x[split]`, and the parts are
-added up afterwards in their order.
+added up afterwards in their order. With `GROUPED` the rows of core, factors and results are those
+of groups behind one another, and so are the programs.
 """
 
 import triton
 import triton.language as tl
 
-from .matrix import divided, indices, load, load_vector, multiply, store
+from .matrix import divided, indices, load, load_vector, multiply, of_group, store
 
 
 @triton.jit(do_not_specialize=["steps_a_split"])
@@ -16,8 +17,8 @@ def hoisted(
     n, k_x, L, P,
     outer_n, outer_l, mean_n, mean_l, inner_n, inner_p,
     steps_a_split,
-    MEAN: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    MEAN: tl.constexpr, GROUPED: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    ACC: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """`x[s] = sum_l outer[s, l] (core_l inner[s])`, core `(k_x, L, P)`.
 
@@ -25,11 +26,18 @@ def hoisted(
     accumulator gives the second output.
     """
     n_blocks = tl.cdiv(n, BN)
-    m = indices(tl.program_id(0) // n_blocks, BM)
-    s = indices(tl.program_id(0) % n_blocks, BN)
+    tiles = tl.cdiv(k_x, BM) * n_blocks
+    group, tile = of_group(tl.program_id(0), tiles, GROUPED)
+    m = indices(tile // n_blocks, BM)
+    s = indices(tile % n_blocks, BN)
     split = tl.program_id(1).to(tl.int64)
 
     K = tl.cast(L, tl.int64) * P
+    if GROUPED:
+        core += group * k_x * K
+        outer += group * n * outer_n
+        outer_mean += group * n * mean_n
+        inner += group * n * inner_n
     steps_a_row = tl.cdiv(P, BK)
     first = tl.program_id(1) * steps_a_split
     last = tl.minimum(first + steps_a_split, L * steps_a_row)
@@ -55,6 +63,8 @@ def hoisted(
         row = tl.where(ends, row + 1, row)
         place = tl.where(ends, 0, place + 1)
     offset = split * n * k_x
+    if GROUPED:
+        offset = (split * (tl.num_programs(0) // tiles) + group) * n * k_x
     store(x + offset, total, m, s, 1, k_x, k_x, n)
     if MEAN:
         store(x_mean + offset, total_mean, m, s, 1, k_x, k_x, n)
@@ -66,17 +76,24 @@ def formed(
     n, k_x, U, V,
     left_n, left_u, mean_n, mean_u, right_n, right_v,
     steps_a_split,
-    MEAN: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    MEAN: tl.constexpr, GROUPED: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    ACC: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """The same, core `(k_x, U V)`, with blocks of `y[s, (u, v)] = left[s, u] right[s, v]` formed
     here, rounded once."""
     n_blocks = tl.cdiv(n, BN)
-    m = indices(tl.program_id(0) // n_blocks, BM)
-    s = indices(tl.program_id(0) % n_blocks, BN)
+    tiles = tl.cdiv(k_x, BM) * n_blocks
+    group, tile = of_group(tl.program_id(0), tiles, GROUPED)
+    m = indices(tile // n_blocks, BM)
+    s = indices(tile % n_blocks, BN)
     split = tl.program_id(1).to(tl.int64)
 
     K = tl.cast(U, tl.int64) * V
+    if GROUPED:
+        core += group * k_x * K
+        left += group * n * left_n
+        left_mean += group * n * mean_n
+        right += group * n * right_n
     first = tl.program_id(1) * steps_a_split
     last = tl.minimum(first + steps_a_split, tl.cdiv(K, BK).to(tl.int32))
     total = tl.zeros((BM, BN), ACC)
@@ -97,6 +114,8 @@ def formed(
             y_mean = (mean_block.to(ACC) * right_block).to(core.dtype.element_ty)
             total_mean = multiply(core_block, y_mean, total_mean, PRECISION)
     offset = split * n * k_x
+    if GROUPED:
+        offset = (split * (tl.num_programs(0) // tiles) + group) * n * k_x
     store(x + offset, total, m, s, 1, k_x, k_x, n)
     if MEAN:
         store(x_mean + offset, total_mean, m, s, 1, k_x, k_x, n)

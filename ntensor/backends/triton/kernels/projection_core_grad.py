@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .matrix import indices, load, load_vector, multiply, store
+from .matrix import indices, load, load_vector, multiply, of_group, store
 
 
 @triton.jit
@@ -18,19 +18,28 @@ def core_grad(
     grad_n, grad_m, grad_mean_n, grad_mean_m,
     outer_n, outer_l, mean_n, mean_l, inner_n, inner_p,
     l_a_split,
-    MEAN: tl.constexpr, ACCUMULATE: tl.constexpr, RESIDENT: tl.constexpr,
+    MEAN: tl.constexpr, GROUPED: tl.constexpr, ACCUMULATE: tl.constexpr, RESIDENT: tl.constexpr,
     PRECISION: tl.constexpr, ACC: tl.constexpr,
     BM: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """One block of `(k_x, P)` a program, for a range of `l`; out `(k_x, L, P)`.
 
-    With `RESIDENT` one block holds all samples, and is loaded once for all `l`.
+    With `RESIDENT` one block holds all samples, and is loaded once for all `l`. With `GROUPED` as
+    `projection.py`.
     """
     p_blocks = tl.cdiv(P, BP)
-    m = indices(tl.program_id(0) // p_blocks, BM)
-    p = indices(tl.program_id(0) % p_blocks, BP)
+    group, tile = of_group(tl.program_id(0), tl.cdiv(k_x, BM) * p_blocks, GROUPED)
+    m = indices(tile // p_blocks, BM)
+    p = indices(tile % p_blocks, BP)
     first = tl.program_id(1) * l_a_split
     K = tl.cast(L, tl.int64) * P
+    if GROUPED:
+        grad += group * n * grad_n
+        grad_mean += group * n * grad_mean_n
+        outer += group * n * outer_n
+        outer_mean += group * n * mean_n
+        inner += group * n * inner_n
+        out += group * k_x * K
     dtype: tl.constexpr = inner.dtype.element_ty
     s = tl.arange(0, BN).to(tl.int64)
     if RESIDENT:

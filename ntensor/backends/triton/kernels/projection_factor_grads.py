@@ -7,7 +7,7 @@ With `D_l = core_l^T grad` in registers: `d_outer[s, l] = <D_l[s], inner[s]>` an
 import triton
 import triton.language as tl
 
-from .matrix import indices, load, load_vector, multiply, store
+from .matrix import indices, load, load_vector, multiply, of_group, store
 
 
 @triton.jit(do_not_specialize=["l_a_split", "m_steps_a_split"])
@@ -17,23 +17,38 @@ def factor_grads(
     grad_n, grad_m, grad_mean_n, grad_mean_m,
     outer_n, outer_l, mean_n, mean_l, inner_n, inner_p,
     l_a_split, m_steps_a_split,
-    MEAN: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr,
+    MEAN: tl.constexpr, GROUPED: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr,
     PRECISION: tl.constexpr, ACC: tl.constexpr,
     BP: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
     """One block of `(P, n)` a program, for a range of `l` and a range of `k_x`.
 
     Parts: `d_outer` `(splits of k_x, blocks of P, n, L)`, `d_inner` `(splits of k_x, splits of L,
-    n, P)`; all are written, and are added up afterwards in their order.
+    n, P)`; all are written, and are added up afterwards in their order. With `GROUPED` as
+    `projection.py`, `n` in these shapes that of all groups.
     """
     n_blocks = tl.cdiv(n, BN)
     p_blocks = tl.cdiv(P, BP)
-    p_block = tl.program_id(0) // n_blocks
+    tiles = p_blocks * n_blocks
+    group, tile = of_group(tl.program_id(0), tiles, GROUPED)
+    p_block = tile // n_blocks
     p = indices(p_block, BP)
-    s = indices(tl.program_id(0) % n_blocks, BN)
+    s = indices(tile % n_blocks, BN)
     l_split, m_split = tl.program_id(1), tl.program_id(2)
 
     K = tl.cast(L, tl.int64) * P
+    samples = n
+    if GROUPED:
+        core += group * k_x * K
+        grad += group * n * grad_n
+        grad_mean += group * n * grad_mean_n
+        outer += group * n * outer_n
+        outer_mean += group * n * mean_n
+        inner += group * n * inner_n
+        d_outer += group * n * L
+        d_outer_mean += group * n * L
+        d_inner += group * n * P
+        samples = tl.cast(n, tl.int64) * (tl.num_programs(0) // tiles)
     m_steps = tl.cdiv(k_x, BM)
     first_m = m_split * m_steps_a_split
     steps = tl.minimum(first_m + m_steps_a_split, m_steps) - first_m
@@ -58,7 +73,7 @@ def factor_grads(
         if ends:
             if OUTER:
                 w = load(inner, p, s, inner_p, inner_n, P, n).to(ACC)
-                places = (part * n + s) * L + l
+                places = (part * samples + s) * L + l
                 # Where grad is infinite, products with the zeros outside of the core are NaN.
                 sums = tl.sum(tl.where(inside, d * w, 0.0), 0)
                 tl.store(d_outer + places, sums, s < n)
@@ -77,4 +92,4 @@ def factor_grads(
         place = tl.where(ends, 0, place + 1)
     if INNER:
         split = m_split.to(tl.int64) * tl.num_programs(1) + l_split
-        store(d_inner + split * n * P, total, p, s, 1, P, P, n)
+        store(d_inner + split * samples * P, total, p, s, 1, P, P, n)
