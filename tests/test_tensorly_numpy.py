@@ -4,7 +4,6 @@ import contextlib
 import csv
 import gc
 import importlib
-import threading
 import weakref
 
 import numpy as np
@@ -16,7 +15,6 @@ from tensorly.decomposition import non_negative_parafac_hals, parafac, parafac2
 
 import tensorly_cp
 import tensorly_suite
-from ntensor.backends.native import library
 from ntensor.integrations import arrays
 from ntensor.integrations import tensorly as integration
 
@@ -388,29 +386,3 @@ def test_benchmark(tmp_path):
     assert [row["kind"] for row in rows] == ["rival", "ours"] * len(tensorly_cp.QUICK)
     assert not any(row["status"] for row in rows)
     assert len(set(tensorly_cp.NUMPY)) == 20
-
-
-def test_short_calls_take_one_thread(monkeypatch):
-    """Of this thread alone, until they end; BLAS has threads of its own, which wait in a loop."""
-    torch.set_num_threads(2)
-    seen = []
-
-    def counting(*_):
-        seen.append(library.thread_count())
-        thread = threading.Thread(target=lambda: seen.append(library.thread_count()))
-        thread.start()
-        thread.join()
-        raise LookupError
-
-    monkeypatch.setattr(integration, "mttkrp", counting)
-    tensor, factors = problem((30, 40, 50), 8)
-    with integration.register(share_partials=False):
-        for served in (tensor, torch.from_numpy(tensor)):
-            given = factors if served is tensor else [*map(torch.from_numpy, factors)]
-            with pytest.raises(LookupError):
-                tenalg.unfolding_dot_khatri_rao(served, (None, given), 0)
-        monkeypatch.setattr(arrays, "ALONE", 0)
-        with pytest.raises(LookupError):
-            tenalg.unfolding_dot_khatri_rao(tensor, (None, factors), 0)
-    assert seen == [1, 2, 2, 2, 2, 2]
-    assert library.thread_count() == 2

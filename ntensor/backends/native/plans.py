@@ -74,8 +74,8 @@ def projection(sizes: Sizes, mean: bool, choice: str | None) -> Split:
 
 @functools.lru_cache(maxsize=4096)
 def mttkrp(sizes: Sizes, mode: int, choice: str | None) -> tuple[bool, Split]:
-    """Whether by a projection; see `prices.mttkrp`."""
-    projects, split = _cheapest(prices.mttkrp(sizes, mode), choice)
+    """Whether by a projection; see `ways.mttkrp`."""
+    projects, split = _cheapest(ways.mttkrp(sizes, mode), choice)
     return projects, split
 
 

@@ -166,7 +166,7 @@ def _tiles(count: int, most: int, vectors: int, depth: float) -> float:
     return price
 
 
-def _price_of_samples(
+def price_of_samples(
     level: Level, n: int, extents: Extents, k_x: int, hoisted: int, threads: int, paired: bool
 ) -> float:
     """Of a projection with the samples in the lanes."""
@@ -198,7 +198,7 @@ def _price_of_samples(
     return slabs * (core / divided + formed + out / divided)
 
 
-def _price_of_few(
+def price_of_few(
     level: Level, n: int, extents: Extents, k_x: int, hoisted: int, threads: int
 ) -> float:
     """Of a projection with the inner indices in the lanes."""
@@ -241,11 +241,11 @@ def projection(sizes: Sizes, mean: bool) -> dict[Split, float]:
     hoists = range(1 if mean else 0, len(extents))
     prices = {}
     for h in hoists:
-        paired = _is_paired(level, dtype, extents, h)
-        prices[Split(h)] = _price_of_samples(at, n, extents, k_x, h, threads, paired)
+        paired = is_paired(level, dtype, extents, h)
+        prices[Split(h)] = price_of_samples(at, n, extents, k_x, h, threads, paired)
     if n <= FEW:
         for h in hoists:
-            prices[Split(h, few=1)] = _price_of_few(at, n, extents, k_x, h, threads)
+            prices[Split(h, few=1)] = price_of_few(at, n, extents, k_x, h, threads)
     product = price_of_product(sizes)
     if product is not None and not mean:
         vectors = n * k_x / at.lanes
@@ -254,31 +254,7 @@ def projection(sizes: Sizes, mean: bool) -> dict[Split, float]:
     return prices
 
 
-def mttkrp(sizes: Sizes, mode: int) -> dict[tuple[bool, Split], float]:
-    """Of an MTTKRP, the rank in the place of the samples, the shape in that of the extents.
-
-    By whether the mode is the output of a projection, with the modes before it hoisted and those
-    behind it in W; else it is a factor's gradient."""
-    level, dtype, rank, shape, _, threads = sizes
-    at = level_of(level, dtype)
-    last = len(shape) - 1
-    others = shape[:mode] + shape[mode + 1 :]
-    prices: dict[tuple[bool, Split], float] = {}
-    for h in range(last) if mode == 0 else range(mode, mode + (mode < last)):
-        paired = _is_paired(level, dtype, others, h)
-        split = Split(h, output_inside=int(mode > 0), transposed=1)
-        prices[True, split] = _price_of_samples(at, rank, others, shape[mode], h, threads, paired)
-        if rank <= FEW:
-            split = split._replace(few=1)
-            prices[True, split] = _price_of_few(at, rank, others, shape[mode], h, threads)
-    for h in range(mode):
-        prices[False, Split(h)] = _price_of_inner_grads(
-            at, rank, shape[1:], shape[0], h, 1, threads
-        )
-    return prices
-
-
-def _is_paired(level: str, dtype: int, extents: Extents, hoisted: int) -> bool:
+def is_paired(level: str, dtype: int, extents: Extents, hoisted: int) -> bool:
     return (
         level in PAIRED_LEVELS
         and dtype == BFLOAT16
@@ -287,7 +263,7 @@ def _is_paired(level: str, dtype: int, extents: Extents, hoisted: int) -> bool:
     )
 
 
-def _price_of_inner_grads(
+def price_of_inner_grads(
     level: Level, n: int, extents: Extents, k_x: int, hoisted: int, rows: int, threads: int
 ) -> float:
     """Of dW, folded into its factors; rows: one or two a sample."""
@@ -326,7 +302,7 @@ def factor_grads(
     for h in candidates:
         if last >= h:
             rows = 2 if grad and grad_mean and h == 0 else 1
-            prices[h] += _price_of_inner_grads(at, n, extents, k_x, h, rows, threads)
+            prices[h] += price_of_inner_grads(at, n, extents, k_x, h, rows, threads)
         if first < h:
             prices[h] += min(outer_grads(sizes, h).values())
             if last >= h:
@@ -355,8 +331,8 @@ def _factor_projections(sizes: Sizes, needs: tuple[bool, ...]) -> dict[int, floa
         for m in range(len(extents)):
             if needs[m]:
                 others = (k_x, *extents[:m], *extents[m + 1 :])
-                paired = _is_paired(level, dtype, others, h)
-                price += _price_of_samples(at, n, others, extents[m], h, threads, paired)
+                paired = is_paired(level, dtype, others, h)
+                price += price_of_samples(at, n, others, extents[m], h, threads, paired)
                 price += MOVE * elements / threads
         prices[FACTOR_PROJECTIONS - h] = price
     return prices
@@ -368,9 +344,9 @@ def outer_grads(sizes: Sizes, hoisted: int) -> dict[Split, float]:
     at, outputs = level_of(level, dtype), math.prod(extents[:hoisted])
     swapped = (k_x, *extents[hoisted:])
     split = Split(1, output_inside=1)
-    prices = {split: _price_of_samples(at, n, swapped, outputs, 1, threads, False)}
+    prices = {split: price_of_samples(at, n, swapped, outputs, 1, threads, False)}
     if n <= FEW:
-        prices[split._replace(few=1)] = _price_of_few(at, n, swapped, outputs, 1, threads)
+        prices[split._replace(few=1)] = price_of_few(at, n, swapped, outputs, 1, threads)
     return prices
 
 
