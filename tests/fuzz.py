@@ -11,6 +11,7 @@ leaves the case in the file named by --last. An interrupt ends the run with what
 import argparse
 import math
 import random
+import signal
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -244,6 +245,8 @@ def main():
     parser.add_argument("--fixed", action="store_true", help="the cases of fuzz_fixed.py alone")
     parser.add_argument("--last", default=None, help="file that holds the case at hand")
     chosen = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # the first is ignored in the background
+        signal.signal(number, signal.default_int_handler)
     call.KEPT_SCRATCH_BYTES = 0  # all scratch is fresh, and so guarded
     torch.use_deterministic_algorithms(True)
     if chosen.case:
