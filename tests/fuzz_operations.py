@@ -172,20 +172,43 @@ def _two_sweeps(case, one, tensor, rest):
     return results
 
 
-def exact(case, squared=False):
-    """The operation in float64; `squared`: its constants are squared, for inputs that are."""
+def einsum_by_sums(equation, *operands):
+    """As `torch.einsum`, with every product of the operands' elements in memory: torch.sum adds
+    them up in pairs, in the derivatives too, where a product of matrices may add in one chain."""
+    inputs, output = equation.split("->")
+    terms = inputs.split(",")
+    dims = max(
+        each.dim() - len(term.replace("...", ""))
+        for term, each in zip(terms, operands, strict=True)
+    )
+    leading = "PQRSTU"[:dims]
+    terms = [term.replace("...", leading) for term in terms]
+    output = output.replace("...", leading)
+    letters = "".join(dict.fromkeys(output + "".join(terms)))
+    product = None
+    for term, each in zip(terms, operands, strict=True):
+        each = each.permute([term.index(letter) for letter in letters if letter in term])
+        each = each[tuple(slice(None) if letter in term else None for letter in letters)]
+        product = each if product is None else product * each
+    summed = tuple(range(len(output), len(letters)))
+    return product.sum(summed) if summed else product
+
+
+def exact(case, squared=False, sum_products=torch.einsum):
+    """The operation in float64; `squared`: its constants are squared, for inputs that are;
+    `sum_products` is `torch.einsum` or takes its place."""
 
     def khatri_rao(*z):
         y = z[0]
         for each in z[1:]:
-            y = torch.einsum("na,nb->nab", y, each).flatten(1)
+            y = sum_products("na,nb->nab", y, each).flatten(1)
         return y
 
     def synthesis(*z):
         return [khatri_rao(*z)]
 
     def projection(core, *z):
-        return [torch.einsum("xk,nk->nx", core.flatten(1), khatri_rao(*z))]
+        return [sum_products("xk,nk->nx", core.flatten(1), khatri_rao(*z))]
 
     def with_mean(core, *z):
         part = 1 / core.shape[1]
@@ -194,8 +217,8 @@ def exact(case, squared=False):
 
     def bilinear(x1, x2, weight, bias=None):
         # Two steps, or an intermediate result may have n k_x k_2 elements.
-        product = torch.einsum("...a,...b->...ab", x1, x2)
-        result = torch.einsum("...ab,xab->...x", product, weight)
+        product = sum_products("...a,...b->...ab", x1, x2)
+        result = sum_products("...ab,xab->...x", product, weight)
         return [result if bias is None else result + bias]
 
     def einsum(core, *z):
@@ -218,20 +241,20 @@ def exact(case, squared=False):
         if not rest:
             return [first.sum(1)]
         y = khatri_rao(*(each.T for each in rest))
-        whole = torch.einsum("an,nk->ak", first, y)
+        whole = sum_products("an,nk->ak", first, y)
         return [whole.reshape(case.sizes)]
 
     def contract(core, z):
         place = case.option % len(case.sizes)
         letters = "abcdef"[: len(case.sizes)]
         rest = letters.replace(letters[place], "")
-        return [torch.einsum(f"x{letters},{letters[place]}->x{rest}", core, z)]
+        return [sum_products(f"x{letters},{letters[place]}->x{rest}", core, z)]
 
     def rotation(y, R):
         n, K = y.shape
         if _layout(case) == "row":
-            return [torch.einsum("nab,nbj->naj", R, y.reshape(n, 3, K // 3)).flatten(1)]
-        return [torch.einsum("nab,njb->nja", R, y.reshape(n, K // 3, 3)).flatten(1)]
+            return [sum_products("nab,nbj->naj", R, y.reshape(n, 3, K // 3)).flatten(1)]
+        return [sum_products("nab,njb->nja", R, y.reshape(n, K // 3, 3)).flatten(1)]
 
     def rotated(z_exp, z_id, R):
         return rotation(khatri_rao(z_exp, z_id), R)
@@ -242,7 +265,7 @@ def exact(case, squared=False):
         if not others:
             result = unfolded.expand(-1, case.n)
         else:
-            result = torch.einsum("ik,rk->ir", unfolded, khatri_rao(*others))
+            result = sum_products("ik,rk->ir", unfolded, khatri_rao(*others))
         return result if weights is None else result * weights
 
     def mttkrp(tensor, *rest):
