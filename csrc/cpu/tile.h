@@ -56,18 +56,25 @@ struct TileInput {
         nullptr;  // Prefetch::b_...: where the lines to ask for start, in the next tile of b
 };
 
-// Keeps the compiler from taking products in another order, which would need more registers than
-// there are: sums would go to memory and back in each step.
+// sums += a * b, in the order in which the products stand, each sum in its own register: left to
+// itself the compiler would hold more values at a time than there are registers, and take sums to
+// memory and back in each step, or from one register to another.
 template <class V>
-__attribute__((always_inline)) inline void stay_in_register([[maybe_unused]] V& sums) {
+__attribute__((always_inline)) inline void add_product(V& sums, V a, V b) {
 #if defined(NTENSOR_EMULATED)
-    // Its vectors have no registers.
-#elif defined(__AVX512F__)
-    asm volatile("" : "+v"(sums));
-#elif defined(__x86_64__)
+    sums += a * b;  // its vectors have no registers
+#elif defined(__FMA__)
+    if constexpr (sizeof(sums[0]) == 4)
+        asm volatile("vfmadd231ps %2, %1, %0" : "+v"(sums) : "v"(a), "v"(b));
+    else
+        asm volatile("vfmadd231pd %2, %1, %0" : "+v"(sums) : "v"(a), "v"(b));
+#else
+    sums += a * b;
+#if defined(__x86_64__)
     asm volatile("" : "+x"(sums));
 #elif defined(__aarch64__)
     asm volatile("" : "+w"(sums));
+#endif
 #endif
 }
 
@@ -94,34 +101,52 @@ __attribute__((always_inline)) inline void add_products(const TileInput<T>& in,
     const T* b = in.b;
     const T* next_b = in.next_b;
     const int64_t a_row = in.a_row;
-    for (int64_t k0 = 0; k0 < in.depth; k0 += line) {
-        const int64_t count = min64(line, in.depth - k0);
+    const int64_t a_step = Ahead == Prefetch::rows_of_a ? 1 : in.a_step;
+    const auto ask_ahead = [&](int64_t k) __attribute__((always_inline)) {
         if constexpr (Ahead == Prefetch::rows_of_a) {
-            const T* ahead = in.walk.ahead_of(in.a, k0);
+            const T* ahead = in.walk.ahead_of(in.a, k);
 #pragma GCC unroll 8
             for (int i = 0; i < Rows; ++i) __builtin_prefetch(ahead + i * a_row);
         }
+    };
+    const auto step = [&]() __attribute__((always_inline)) {
+        Vector<T> row[Vectors];
 #pragma GCC unroll 4
-        for (int64_t k = 0; k < count; ++k) {
-            Vector<T> row[Vectors];
-#pragma GCC unroll 4
-            for (int c = 0; c < Vectors; ++c) row[c] = load(b + c * V);
-            if constexpr (lines_of_b(Ahead) > 0) {
-                for (int c = 0; c < lines_of_b(Ahead); ++c) __builtin_prefetch(next_b + c * line);
-                next_b += in.b_step;
-            }
-#pragma GCC unroll 8
-            for (int i = 0; i < Rows; ++i) {
-                const T scale = a[i * a_row];
-#pragma GCC unroll 4
-                for (int c = 0; c < Vectors; ++c) {
-                    acc[i][c] += scale * row[c];
-                    if constexpr (Pinned) stay_in_register(acc[i][c]);
-                }
-            }
-            a += in.a_step;
-            b += in.b_step;
+        for (int c = 0; c < Vectors; ++c) row[c] = load(b + c * V);
+        if constexpr (lines_of_b(Ahead) > 0) {
+            for (int c = 0; c < lines_of_b(Ahead); ++c) __builtin_prefetch(next_b + c * line);
+            next_b += in.b_step;
         }
+#pragma GCC unroll 8
+        for (int i = 0; i < Rows; ++i) {
+            const T scale = a[i * a_row];
+#pragma GCC unroll 4
+            for (int c = 0; c < Vectors; ++c) {
+                if constexpr (Pinned)
+                    add_product(acc[i][c], scale - Vector<T>{}, row[c]);
+                else
+                    acc[i][c] += scale * row[c];
+            }
+        }
+        a += a_step;
+        b += in.b_step;
+        // One pointer that moves on, not one for each of the steps below: there are few registers.
+        asm volatile("" : "+r"(b));
+    };
+    // Whole lines have loops without a remainder, which leave every sum in its register.
+    int64_t k = 0;
+    for (; k + line <= in.depth; k += line) {
+        ask_ahead(k);
+        for (int64_t i = 0; i < line; i += 4) {
+            step();
+            step();
+            step();
+            step();
+        }
+    }
+    if (k < in.depth) {
+        ask_ahead(k);
+        for (; k < in.depth; ++k) step();
     }
 }
 
