@@ -80,7 +80,6 @@ private:
     std::vector<Factor> items_;
 };
 
-constexpr int64_t scratch_unit = 64;  // bytes
 
 // Runs a job with this scratch memory, or returns how many bytes it lacks: then nothing was done
 // and no address was looked at.
@@ -101,9 +100,8 @@ std::optional<int64_t> run(const typename Backend::Context& context, Job first, 
                            int64_t scratch, int64_t bytes) {
     if (stack.problems == 1 && stack.at_once == 1)
         return run<Backend>(context, first, scratch, bytes);
-    int64_t one = Backend::prepare(context, first);
+    const int64_t one = whole_lines(Backend::prepare(context, first));
     check_stack(stack, first);
-    one = (one + scratch_unit - 1) / scratch_unit * scratch_unit;
     if (one * stack.at_once > bytes) return one * stack.at_once;
     check_addresses(first);
     Backend::at_once(stack.at_once, [&](int t) {

@@ -20,15 +20,18 @@ inline int64_t bytes_of(DType dtype) {
 // The factors of each problem of a stack in turn.
 class StackedFactors {
 public:
-    explicit StackedFactors(const Factors& first)
-        : first_(first), items_(first.items, first.items + first.count) {}
+    // steps: elements from the values of a factor of one problem to those of the next; null: n
+    // rows.
+    StackedFactors(const Factors& first, const int64_t* steps)
+        : first_(first), items_(first.items, first.items + first.count), steps_(steps) {}
 
     Factors of(int64_t problem) {
-        const int64_t rows = problem * first_.n * bytes_of(first_.dtype);
+        const int64_t bytes = problem * bytes_of(first_.dtype);
         for (int m = 0; m < first_.count; ++m) {
             const Factor& factor = first_.items[m];
-            items_[m].values.data = moved(factor.values.data, rows * factor.values.row_stride);
-            items_[m].grad = moved(factor.grad, rows * factor.grad_stride);
+            const int64_t step = steps_ ? steps_[m] : first_.n * factor.values.row_stride;
+            items_[m].values.data = moved(factor.values.data, bytes * step);
+            items_[m].grad = moved(factor.grad, bytes * first_.n * factor.grad_stride);
         }
         return {items_.data(), first_.count, first_.n, first_.dtype};
     }
@@ -44,6 +47,7 @@ public:
 private:
     const Factors& first_;
     std::vector<Factor> items_;
+    const int64_t* const steps_;
 };
 
 inline int64_t extent_of(const Factors& factors) {
@@ -78,6 +82,12 @@ inline void move(ProjectionCoreGrad& job, int64_t problem) {
     job.grad_mean = moved(job.grad_mean, problem * job.factors.n, dtype);
 }
 
+// Scratch of one problem of several, in bytes: those of two threads share no line.
+inline int64_t whole_lines(int64_t bytes) {
+    constexpr int64_t line = 64;
+    return (bytes + line - 1) / line * line;
+}
+
 // Each array of a stack has fewer than 2^48 elements.
 template <class Job>
 void check_stack(const Stack& stack, const Job& job) {
@@ -96,8 +106,9 @@ void check_stack(const Stack& stack, const Job& job) {
 
 // Calls solve(job) for the problems of a stack that are worker t's, of `at_once`, in their order.
 template <class Job, class Solve>
-void solve_each(const Stack& stack, const Job& first, int t, const Solve& solve) {
-    StackedFactors factors(first.factors);
+void solve_each(const Stack& stack, const Job& first, int t, const Solve& solve,
+                const int64_t* steps = nullptr) {
+    StackedFactors factors(first.factors, steps);
     const int64_t end = stack.problems * (t + 1) / stack.at_once;
     for (int64_t problem = stack.problems * t / stack.at_once; problem < end; ++problem) {
         Job job = first;

@@ -13,6 +13,7 @@
 #include "../check.h"
 #include "direct_operands.h"
 #include "direct_plan.h"
+#include "parallel.h"
 
 namespace py = pybind11;
 
@@ -23,15 +24,30 @@ namespace {
 // Larger results are made by the ordinary way, on huge pages.
 constexpr int64_t most_result_bytes = int64_t(32) << 20;
 
-// Runs a job without the GIL.
+// Runs a job without the GIL, or one for each of several problems; steps: as in stack.h.
 template <class Job>
-void run(const Plan& plan, Job job) {
+void run(const Plan& plan, Job job, int64_t problems = 1, const int64_t* steps = nullptr) {
     const Entry<Job>& entry = plan.kernels->entry<Job>();
     job.threads = plan.threads;
     check_sizes(job);
-    const Scratch scratch(entry.scratch_bytes(job));
+    const int64_t one = whole_lines(entry.scratch_bytes(job));
+    const Scratch scratch(one * plan.at_once);
     job.scratch = scratch.data();
     check_addresses(job);
+    if constexpr (requires { move(job, problems); }) {
+        if (problems > 1) {
+            const Stack stack{problems, plan.at_once};
+            check_stack(stack, job);
+            const py::gil_scoped_release release;
+            return parallel_for_threads(stack.at_once, [&](int t) {
+                const auto solve = [&](Job& each) {
+                    each.scratch = static_cast<char*>(scratch.data()) + t * one;
+                    entry.run(each);
+                };
+                solve_each(stack, job, t, solve, steps);
+            });
+        }
+    }
     const py::gil_scoped_release release;
     entry.run(job);
 }
@@ -69,6 +85,34 @@ PyObject* project(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         run(plan, Projection{given.view(), given.core.view.data, given.k_x, x.view.data,
                              mean ? x_mean.view.data : nullptr, *plan.passes[0]});
         return mean ? PyTuple_Pack(2, result.get(), second.get()) : result.release();
+    });
+}
+
+// project_groups(values, groups): x for values (core, z_1, ..., z_M) of several groups of samples,
+// as CoreAndFactors::read takes them: (groups n, k_x), or (groups, n, k_x) for 0 groups.
+PyObject* project_groups(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+    return or_none([&]() -> PyObject* {
+        if (count != 2 || !nothing_around()) return nullptr;
+        const Items values(arguments[0]);
+        const int64_t groups = PyLong_AsLongLong(arguments[1]);
+        CoreAndFactors given;
+        if (groups < 0 ||
+            !given.read(values.begin, values.size, !answers(around->is_grad_enabled), 0, groups))
+            return nullptr;
+        const DType dtype = given.core.dtype;
+        const Plan plan = plan_of(Call::projection, dtype, given.n, given.k_x, 0, given.count,
+                                  given.extents, given.problems);
+        if (!plan.passes[0]) return nullptr;
+        const int64_t shape[3] = {given.problems, given.n, given.k_x};
+        const int64_t flat[2] = {given.problems * given.n, given.k_x};
+        Operand x;
+        Reference result(groups == 0 ? make_tensor(shape, 3, dtype, &x)
+                                     : make_tensor(flat, 2, dtype, &x));
+        run(plan,
+            Projection{given.view(), given.core.view.data, given.k_x, x.view.data, nullptr,
+                       *plan.passes[0]},
+            given.problems, given.steps);
+        return result.release();
     });
 }
 
@@ -144,19 +188,23 @@ PyObject* mttkrp(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     });
 }
 
-// gradients(values, grad, needs): for values (core, z_1, ..., z_M), dL/dx and what is needed, a
-// list of the gradients, None where not needed. Only where nothing is differentiated again.
+// gradients(values, grad, needs, groups): for values (core, z_1, ..., z_M), dL/dx and what is
+// needed, a list of the gradients, None where not needed. Only where nothing is differentiated
+// again. groups: as many, behind one another in the first dimension of every tensor.
 PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     return or_none([&]() -> PyObject* {
-        if (count != 3 || !nothing_around() || answers(around->is_grad_enabled)) return nullptr;
+        if (count != 4 || !nothing_around() || answers(around->is_grad_enabled)) return nullptr;
         const Items values(arguments[0]), needs(arguments[2]);
+        const int64_t groups = PyLong_AsLongLong(arguments[3]);
         CoreAndFactors given;
-        if (!given.read(values.begin, values.size, true) || needs.size != values.size)
+        if (groups < 1 || !given.read(values.begin, values.size, true, 0, groups) ||
+            needs.size != values.size)
             return nullptr;
+        const int64_t rows = groups * given.n;
         Operand grad;
         const DType dtype = given.core.dtype;
         if (!grad.read(arguments[1], true) || grad.dtype != dtype || grad.view.ndim != 2 ||
-            grad.view.shape[0] != given.n || grad.view.shape[1] != given.k_x)
+            grad.view.shape[0] != rows || grad.view.shape[1] != given.k_x)
             return nullptr;
         if (given.core.numel() * bytes_of(dtype) >= most_result_bytes) return nullptr;
         // Every plan before any work: a part that takes the ordinary way takes all with it.
@@ -166,13 +214,13 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         const bool needs_core = needs.begin[0] == Py_True;
         Plan core_plan, plan;
         if (needs_core) {
-            core_plan =
-                plan_of(Call::core_grad, dtype, given.n, given.k_x, 0, given.count, given.extents);
+            core_plan = plan_of(Call::core_grad, dtype, given.n, given.k_x, 0, given.count,
+                                given.extents, groups);
             if (!core_plan.passes[0]) return nullptr;
         }
         if (needed) {
             plan = plan_of(Call::factor_grads, dtype, given.n, given.k_x, needed, given.count,
-                           given.extents);
+                           given.extents, groups);
             if (plan.choice < 0) return nullptr;
         }
         Reference results(PyList_New(values.size));
@@ -182,19 +230,21 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
             Operand out;
             PyList_SetItem(results.get(), 0,
                            make_tensor(given.core.view.shape, given.core.view.ndim, dtype, &out));
-            run(core_plan, ProjectionCoreGrad{given.view(),
-                                              given.k_x,
-                                              grad.matrix(),
-                                              {},
-                                              *core_plan.passes[0],
-                                              out.view.data,
-                                              false});
+            run(core_plan,
+                ProjectionCoreGrad{given.view(),
+                                   given.k_x,
+                                   grad.matrix(),
+                                   {},
+                                   *core_plan.passes[0],
+                                   out.view.data,
+                                   false},
+                groups);
         }
         for (int m = 0; m < given.count; ++m) {
             if (!(needed >> m & 1)) continue;
             Operand out;
             Factor& factor = given.factors[m];
-            const int64_t shape[2] = {given.n, factor.extent};
+            const int64_t shape[2] = {rows, factor.extent};
             PyList_SetItem(results.get(), 1 + given.given[m], make_tensor(shape, 2, dtype, &out));
             factor.needs_grad = true;
             factor.grad = out.view.data;
@@ -215,23 +265,25 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
                 swapped[1 + m - hoisted].extent = given.extents[m];
             }
             const bool apart = hoisted > 1;
-            const Scratch dH(apart ? given.n * L * bytes_of(dtype) : 0, true);
-            run(plan, Projection{{swapped, given.count - hoisted + 1, given.n, dtype},
-                                 given.core.view.data,
-                                 L,
-                                 apart ? dH.data() : given.factors[0].grad,
-                                 nullptr,
-                                 *outer});
+            const Scratch dH(apart ? rows * L * bytes_of(dtype) : 0, true);
+            run(plan,
+                Projection{{swapped, given.count - hoisted + 1, given.n, dtype},
+                           given.core.view.data,
+                           L,
+                           apart ? dH.data() : given.factors[0].grad,
+                           nullptr,
+                           *outer},
+                groups);
             if (apart)
-                run(plan,
-                    SynthesisGrads{{given.factors, hoisted, given.n, dtype}, {dH.data(), L, 1}});
+                run(plan, SynthesisGrads{{given.factors, hoisted, rows, dtype}, {dH.data(), L, 1}});
         }
         if (inner) {
             for (int m = 0; m < inner->hoisted && !inner->transposed; ++m)
                 given.factors[m].needs_grad = false;
             run(plan,
                 ProjectionFactorGrads{
-                    given.view(), given.core.view.data, given.k_x, grad.matrix(), {}, *inner});
+                    given.view(), given.core.view.data, given.k_x, grad.matrix(), {}, *inner},
+                groups);
         }
         return results.release();
     });
@@ -278,6 +330,8 @@ PyMethodDef methods[] = {
      METH_FASTCALL, "(n, K) of plain tensors; None: take the ordinary way."},
     {"project", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(project)), METH_FASTCALL,
      "x, or (x, x_mean), of plain tensors; None: take the ordinary way."},
+    {"project_groups", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(project_groups)),
+     METH_FASTCALL, "x of several cores, of plain tensors; None: take the ordinary way."},
     {"mttkrp", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(mttkrp)), METH_FASTCALL,
      "(I_mode, R) of plain tensors; None: take the ordinary way."},
     {"gradients", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(gradients)),

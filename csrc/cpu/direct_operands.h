@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "../stack.h"
 #include "api.h"
 #include "dlpack.h"
 
@@ -136,10 +137,6 @@ struct Operand {
     Matrix transposed() const { return {view.data, stride(1), stride(0)}; }
 };
 
-inline int64_t bytes_of(DType dtype) {
-    return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
-}
-
 // The items of a tuple or list; empty for anything else.
 struct Items {
     PyObject* const* begin = nullptr;
@@ -152,40 +149,56 @@ struct Items {
     }
 };
 
-// Core and factors that fit each other, nothing of them empty.
+// Core and factors that fit each other, nothing of them empty. They may be those of several
+// problems of one size, groups of samples with a core each.
 struct CoreAndFactors {
     Operand core;
-    Factor factors[most_direct_factors];
+    Factor factors[most_direct_factors];  // of the first problem
     int64_t extents[most_direct_factors];
-    int given[most_direct_factors];  // the place at which each was given
+    int64_t steps[most_direct_factors];  // elements from one problem's to the next one's
+    int given[most_direct_factors];      // the place at which each was given
     int count = 0;
-    int64_t n = 0, k_x = 0;
+    int64_t problems = 1, n = 0, k_x = 0;  // n, k_x: of one problem
 
+    // groups: their number where they lie behind one another in the first dimension of the core and
+    // of every factor; 0: they have a dimension of their own, in front of all.
     // Factors of extent 1 come before the others from place `first` on (library.py).
-    bool read(PyObject* const* values, Py_ssize_t size, bool may_require_grad, int first = 0) {
+    bool read(PyObject* const* values, Py_ssize_t size, bool may_require_grad, int first = 0,
+              int64_t groups = 1) {
         count = static_cast<int>(size) - 1;
         if (count < 2 || count > most_direct_factors) return false;
         if (!core.read(values[0], may_require_grad)) return false;
-        if (core.view.ndim != count + 1 || !core.is_contiguous()) return false;
-        k_x = core.view.shape[0];
+        const int lead = groups == 0;
+        if (core.view.ndim != count + 1 + lead || !core.is_contiguous()) return false;
+        problems = lead ? core.view.shape[0] : groups;
+        k_x = core.view.shape[lead];
+        if (problems < 1 || core.numel() == 0) return false;
         for (int m = 0; m < count; ++m) {
             Operand z;
             if (!z.read(values[m + 1], may_require_grad)) return false;
-            if (z.view.ndim != 2 || z.dtype != core.dtype) return false;
-            if (m == 0) n = z.view.shape[0];
-            const int64_t extent = core.view.shape[m + 1];
-            if (z.view.shape[0] != n || z.view.shape[1] != extent) return false;
+            if (z.view.ndim != 2 + lead || z.dtype != core.dtype) return false;
+            if (lead && z.view.shape[0] != problems) return false;
+            if (m == 0) n = z.view.shape[lead];
+            const int64_t extent = core.view.shape[m + 1 + lead];
+            if (z.view.shape[lead] != n || z.view.shape[1 + lead] != extent) return false;
             int to = m;
             for (; extent == 1 && to > first && extents[to - 1] != 1; --to) {
                 factors[to] = factors[to - 1];
                 extents[to] = extents[to - 1];
+                steps[to] = steps[to - 1];
                 given[to] = given[to - 1];
             }
-            factors[to].values = z.matrix();
+            factors[to].values = {z.view.data, z.stride(lead), z.stride(1 + lead)};
             factors[to].extent = extents[to] = extent;
+            steps[to] = lead ? z.stride(0) : n / problems * z.stride(0);
             given[to] = m;
         }
-        return n > 0 && core.numel() > 0;
+        if (n == 0 || (!lead && (n % problems || k_x % problems))) return false;
+        if (!lead) {
+            n /= problems;
+            k_x /= problems;
+        }
+        return true;
     }
     Factors view() const { return {factors, count, n, core.dtype}; }
 };

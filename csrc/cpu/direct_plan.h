@@ -51,7 +51,7 @@ enum class Call : int64_t { projection, mttkrp, core_grad, factor_grads, synthes
 
 // What a plan depends on, beside what the process was started with.
 struct Key {
-    int64_t words[8 + most_direct_factors] = {};
+    int64_t words[9 + most_direct_factors] = {};
 
     bool operator==(const Key& other) const {
         return std::memcmp(words, other.words, sizeof(words)) == 0;
@@ -73,6 +73,7 @@ struct Hash {
 struct Plan {
     const Kernels* kernels = nullptr;
     int threads = 1;
+    int at_once = 1;  // of several problems
     int choice =
         0;  // of an MTTKRP: whether it is a projection; of factor gradients: hoisted factors
     // Of factor gradients: inner, outer (plans.py); of all else the first.
@@ -91,7 +92,7 @@ inline int64_t forced_level() {
 
 // A copy, since other threads may empty what is kept while a kernel runs.
 inline Plan plan_of(Call call, DType dtype, int64_t n, int64_t k_x, int64_t option, int count,
-                    const int64_t* extents) {
+                    const int64_t* extents, int64_t problems = 1) {
     static auto* const plans = new std::unordered_map<Key, Plan, Hash>();
     const Reference threads(PyObject_CallNoArgs(around->thread_count));
     Key key;
@@ -104,19 +105,21 @@ inline Plan plan_of(Call call, DType dtype, int64_t n, int64_t k_x, int64_t opti
     w[5] = PyLong_AsLong(threads.get());
     w[6] = count;
     w[7] = forced_level();
-    for (int m = 0; m < count; ++m) w[8 + m] = extents[m];
+    w[8] = problems;
+    for (int m = 0; m < count; ++m) w[9 + m] = extents[m];
     const auto known = plans->find(key);
     if (known != plans->end()) return known->second;
     if (plans->size() > 4096) plans->clear();
     const pybind11::tuple sizes(count);
     for (int m = 0; m < count; ++m) sizes[m] = extents[m];
     const pybind11::tuple found = pybind11::reinterpret_borrow<pybind11::object>(around->plan)(
-        w[0], w[1], n, sizes, k_x, option, w[5]);
+        w[0], w[1], n, sizes, k_x, option, w[5], problems);
     Plan plan{kernels(found[0].cast<std::string>().c_str()),
               found[1].cast<int>(),
               found[2].cast<int>(),
+              found[3].cast<int>(),
               {}};
-    const pybind11::tuple passes = found[3];
+    const pybind11::tuple passes = found[4];
     for (size_t i = 0; i < passes.size(); ++i) {
         if (passes[i].is_none()) continue;
         const auto how = passes[i].cast<std::array<int, 4>>();

@@ -25,6 +25,7 @@ from ntensor.backends._torch import (
     tracing_state,
 )
 from ntensor.backends.native import library, plans
+from ntensor.backends.native.call import divide
 
 from .dispatch import PLAIN_KEYS
 
@@ -33,14 +34,21 @@ _PROJECTION, _MTTKRP, _CORE_GRAD, _FACTOR_GRADS, _SYNTHESIS = range(5)
 
 
 def _plan(
-    call: int, dtype: int, n: int, extents: tuple[int, ...], k_x: int, option: int, threads: int
-) -> tuple[str, int, int, list[plans.Split | None]]:
-    """Level, threads, choice and splits, as direct.cpp keeps them; None for what the ordinary way
-    makes of several calls."""
+    call: int,
+    dtype: int,
+    n: int,
+    extents: tuple[int, ...],
+    k_x: int,
+    option: int,
+    threads: int,
+    problems: int,
+) -> tuple[str, int, int, int, list[plans.Split | None]]:
+    """Level, threads of a problem, problems at the same time, choice and splits, as direct.cpp
+    keeps them; None for what the ordinary way makes of several calls."""
     level = library.simd_level()
     each = library.ELEMENTS_A_THREAD if call == _SYNTHESIS else library.MULTIPLY_ADDS_A_THREAD
-    work = n * (1 if call == _MTTKRP else k_x) * math.prod(extents)
-    threads = max(1, min(threads, work // each))
+    work = problems * n * (1 if call == _MTTKRP else k_x) * math.prod(extents)
+    threads, at_once = divide(problems, max(1, min(threads, work // each)))
     sizes = plans.Sizes(level, dtype, n, extents, k_x, threads)
     choice = 0
     splits: list[plans.Split | None] = [plans.Split()]
@@ -57,6 +65,7 @@ def _plan(
     return (
         level,
         threads,
+        at_once,
         choice,
         [None if each is None or each.hoisted < 0 else each for each in splits],
     )
@@ -100,11 +109,13 @@ def _set_up() -> bool:
 
 synthesise: Callable[..., Tensor | None] = _never
 project: Callable[..., Any] = _never
+project_groups: Callable[..., Tensor | None] = _never
 mttkrp: Callable[..., Tensor | None] = _never
 gradients: Callable[..., list[Tensor | None] | None] = _never
 
 if _set_up():
     synthesise = library.cpu_module().synthesise
     project = library.cpu_module().project
+    project_groups = library.cpu_module().project_groups
     mttkrp = library.cpu_module().mttkrp
     gradients = library.cpu_module().gradients

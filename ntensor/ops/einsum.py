@@ -15,7 +15,7 @@ from ntensor.backends import DTYPES
 
 from . import checks, direct
 from .dispatch import eager
-from .equations import Equation, Labels, classify, direct_way, read_arguments
+from .equations import DirectGroups, Equation, Labels, classify, direct_way, read_arguments
 from .groups import GROUPED_PROJECTION
 from .mttkrp import in_memory_order, mttkrp, rows_of_mode
 from .projection import PROJECTION_CORE_GRAD, SYNTHESIS_PROJECTION
@@ -243,6 +243,15 @@ def _directly(equation: str, operands: Sequence[Any], arguments: Sequence[Any]) 
         return None
     given = [operands[place] for place in way.operands]
     found: Tensor | None
+    if isinstance(way, DirectGroups):
+        if checks.recorded():
+            return None
+        orders = zip(given, way.orders, strict=True)
+        given = [each if order is None else each.permute(order) for each, order in orders]
+        found = direct.project_groups(given, 0)
+        if found is None:
+            found = _project_groups(checks.autocast(given))
+        return found if found is None or way.output is None else found.permute(way.output)
     if way.mode is None:
         found = direct.synthesise(given)
         return None if found is None else found.view(-1, *[factor.shape[1] for factor in given])
@@ -260,6 +269,19 @@ def _directly(equation: str, operands: Sequence[Any], arguments: Sequence[Any]) 
         matrices = [matrix.T for matrix in matrices]
     found = direct.mttkrp(core, matrices, way.mode)
     return found if found is None or not way.output_rows else found.T.contiguous()
+
+
+def _project_groups(values: Sequence[Tensor]) -> Tensor | None:
+    """`(g, x, ...), (g, n, k_m)... -> (g, n, x)`; None where the shapes or dtypes do not fit."""
+    groups, n = values[1].shape[:2]
+    if any(len(each) != groups for each in values) or groups == 0:
+        return None
+    flat = [each.flatten(0, 1) for each in values]
+    flat[0] = flat[0].contiguous()
+    if not checks.fit(flat) or any(each.shape[1] != n for each in values[1:]):
+        return None
+    x: Tensor = GROUPED_PROJECTION(flat, groups, backends.requested(None))
+    return x.view(groups, n, values[0].shape[1])
 
 
 def _permuted(tensor: Tensor, labels: Labels, wanted: Labels) -> Tensor:

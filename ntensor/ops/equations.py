@@ -55,6 +55,21 @@ class Direct(NamedTuple):
     output_rows: bool
 
 
+class DirectGroups(NamedTuple):
+    """The same where each value of one label has a core of its own.
+
+    Attributes:
+        operands: places of the tensor and of the matrices in the order of its modes.
+        orders: of the dimensions of each, so that they become `(g, x, k_1, ..., k_M)` and
+            `(g, n, k_m)`; None where they are.
+        output: of the dimensions of the result `(g, n, x)`, in the same way.
+    """
+
+    operands: tuple[int, ...]
+    orders: tuple[tuple[int, ...] | None, ...]
+    output: tuple[int, ...] | None
+
+
 def read_arguments(arguments: Sequence[Any]) -> tuple[str, Sequence[Any]]:
     """Equation and operands; an empty equation where the arguments are none of `torch.einsum`."""
     if arguments and isinstance(arguments[0], str):
@@ -138,18 +153,22 @@ def classify(equation: str, dims: tuple[int, ...]) -> Equation | str:
 
 
 @functools.lru_cache(maxsize=1024)
-def direct_way(equation: str, dims: tuple[int, ...]) -> Direct | str | None:
+def direct_way(equation: str, dims: tuple[int, ...]) -> Direct | DirectGroups | str | None:
     """None where labels are taken together, or an operand scales, or matrices differ in order;
     why there is no kernel."""
     form = classify(equation, dims)
     if isinstance(form, str):
         return form
-    if len(form.batch) != 1 or form.scales or form.groups or form.summed:
+    if len(form.batch) != 1 or form.scales or form.summed:
         return None
     (sample,) = form.batch
     own = dict(zip(form.labels, form.matrices, strict=True))
     rest = [label for label, place in own.items() if place is None]
     places = tuple([place for place in own.values() if place is not None])
+    if form.groups:
+        if len(form.groups) != 1 or len(rest) != 1:
+            return None
+        return _direct_groups(form, places, (*form.groups, sample, *rest))
     terms = [form.terms[place] for place in places]
     rows = all(term[0] == sample for term in terms)
     if not rows and any(term[0] == sample for term in terms):
@@ -161,6 +180,21 @@ def direct_way(equation: str, dims: tuple[int, ...]) -> Direct | str | None:
     if len(rest) != 1 or (output_rows and not rows):
         return None
     return Direct((form.core, *places), form.labels.index(rest[0]), rows, output_rows)
+
+
+def _direct_groups(form: Equation, places: tuple[int, ...], output: Labels) -> DirectGroups:
+    group, sample, rest = output
+    assert form.core is not None
+    own = [label for label in form.labels if label != rest]
+    orders = [_order(form.terms[form.core], (group, rest, *own))]
+    for place, label in zip(places, own, strict=True):
+        orders.append(_order(form.terms[place], (group, sample, label)))
+    return DirectGroups((form.core, *places), tuple(orders), _order(output, form.output))
+
+
+def _order(labels: Labels, wanted: Labels) -> tuple[int, ...] | None:
+    """Where each of the labels is that are wanted; None: where it is wanted."""
+    return None if labels == wanted else tuple([labels.index(label) for label in wanted])
 
 
 def _with_core(terms: tuple[Labels, ...], output: Labels, core: int) -> Equation | None:

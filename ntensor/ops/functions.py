@@ -59,7 +59,7 @@ def functions_of(operation: Operation) -> tuple[Any, Any]:
             ctx.statics = statics
             save(ctx, tensors, uncast=True)
             if operation.direct is not None and statics[-1] is None:
-                found = operation.direct(tensors)
+                found = operation.direct(tensors, *statics[:-1])
                 if found is not None:
                     return found
             return operation.without_autograd(tensors, statics)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ntensor import backends
 
-from . import checks
+from . import checks, direct
 from .forms import Form, Slot, Values, split_columns
 from .operation import Operation
 from .projection import PROJECTION_CORE_GRAD, PROJECTION_FACTOR_GRADS, SYNTHESIS_PROJECTION
@@ -31,6 +31,10 @@ def grouped_projection(
     Raises:
         TypeError, ValueError: as `ntensor.synthesis_projection`, and for groups that differ.
     """
+    if backend is None and not torch.compiler.is_compiling():
+        found = direct.project_groups((core, *factors), 0)
+        if found is not None:
+            return found
     names = checks.core_and_factor_names(len(factors))
     values = checks.autocast((core, *factors))
     core, *others = values
@@ -87,6 +91,18 @@ class GroupedProjectionForm(Form):
         return found
 
 
+def _gradients_at_once(
+    tensors: Sequence[Tensor],
+    cotangents: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    groups: int,
+    backend: str | None,
+) -> Sequence[Tensor | None] | None:
+    if backend is not None:
+        return None
+    return direct.gradients(tensors, cotangents[0], needs, groups)
+
+
 def _check_groups(operation: str, groups: int, **extents: int) -> None:
     if groups < 1:
         raise ValueError(f"{operation}: groups: wanted at least 1, got {groups}")
@@ -140,6 +156,8 @@ GROUPED_PROJECTION = Operation(
         (factors[0].shape[0], core.shape[0] // groups)
     ),
     flops=_flops,
+    at_once=_gradients_at_once,
+    direct=lambda tensors, groups: direct.project_groups(tensors, groups),
 )
 
 GROUPED_FACTOR_GRADS = Operation(

@@ -47,8 +47,8 @@ class Operation(Signature):
         at_once: its gradients for plain tensors that nobody differentiates again, by a backend
             that has all of them in one function; None where the backend has none, or a tensor is
             not plain.
-        direct: its result for plain tensors by the shortest way, None where it is not open
-            (`direct.py`).
+        direct: from its tensors and options, its result for plain tensors by the shortest way, None
+            where it is not open (`direct.py`).
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Operation(Signature):
         fake: Callable[..., Any],
         flops: Callable[..., int],
         at_once: Callable[..., Sequence[Tensor | None] | None] | None = None,
-        direct: Callable[[Sequence[Tensor | None]], Any] | None = None,
+        direct: Callable[..., Any] | None = None,
     ) -> None:
         self.name = schema.partition("(")[0]
         self.stem = stem

@@ -88,13 +88,17 @@ def sizes_of(like: torch.Tensor, n: int, extents: tuple[int, ...], k_x: int) -> 
 def stacked_sizes_of(
     like: torch.Tensor, problems: int, n: int, extents: tuple[int, ...], k_x: int
 ) -> tuple[Sizes, Stack]:
-    """The sizes of one problem of a stack, and the stack.
-
-    Problems are divided among the threads where there are as many, else solved one after another.
-    """
+    """The sizes of one problem of a stack, and the stack."""
     if problems == 1:
         return sizes_of(like, n, extents, k_x), ALONE
     sizes = sizes_of(like, problems * n, extents, k_x)
-    if runs_on_gpu(like) or problems < sizes.threads:
-        return sizes._replace(n=n), (problems, 1)
-    return sizes._replace(n=n, threads=1), (problems, sizes.threads)
+    threads, at_once = (1, 1) if runs_on_gpu(like) else divide(problems, sizes.threads)
+    return sizes._replace(n=n, threads=threads), (problems, at_once)
+
+
+def divide(problems: int, threads: int) -> tuple[int, int]:
+    """The threads of one problem of a stack, and how many are solved at the same time.
+
+    Problems are divided among the threads where there are as many, else solved one after another.
+    """
+    return (threads, 1) if problems < threads else (1, threads)
