@@ -174,13 +174,18 @@ def test_gradients_closed_for_what_does_not_fit():
     with torch.no_grad():
         closed(
             direct.gradients,
-            (values, grad, [True] * 3),
-            {0: (values[:2], (), None), 1: wrong_grads, 2: ([True] * 2, [], None)},
+            (values, grad, [True] * 3, 1),
+            {
+                0: (values[:2], (), None),
+                1: wrong_grads,
+                2: ([True] * 2, [], None),
+                3: (0, -1, 2, 1 << 40, "a", None),
+            },
         )
-        assert direct.gradients(large, torch.ones(3, 1), [True] * 3) is None
+        assert direct.gradients(large, torch.ones(3, 1), [True] * 3, 1) is None
         with force_plan(0):
-            assert direct.gradients(values, grad, [True] * 3) is None
-    assert direct.gradients(values, grad, [True] * 3) is None
+            assert direct.gradients(values, grad, [True] * 3, 1) is None
+    assert direct.gradients(values, grad, [True] * 3, 1) is None
 
 
 def test_synthesis_closed_for_what_does_not_fit():
@@ -202,7 +207,7 @@ def test_products_of_torch_are_left_to_it():
     with force_simd_level("avx2"), torch.no_grad():
         assert direct.project(values, False) is None
         for needs in ([True, False, False], [False, True, True]):
-            assert direct.gradients(values, grad, needs) is None
+            assert direct.gradients(values, grad, needs, 1) is None
 
 
 def test_gradient_of_the_leading_factor_alone():
@@ -210,14 +215,15 @@ def test_gradient_of_the_leading_factor_alone():
     core, *factors = tensors(64, (20, 30), 256)
     grad = torch.randn(64, 256, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        found = direct.gradients((core, *factors), grad, [False, True, False])
+        found = direct.gradients((core, *factors), grad, [False, True, False], 1)
     wide = [each.double() for each in (grad, core, factors[1])]
     assert found[0] is None and found[2] is None
     close(found[1], torch.einsum("nx,xab,nb->na", *wide), torch.float32)
 
 
 def test_nonsense():
-    for function in (direct.project, direct.mttkrp, direct.gradients, direct.synthesise):
+    functions = direct.project, direct.project_groups, direct.gradients, direct.mttkrp
+    for function in (*functions, direct.synthesise):
         for arguments in ((), (1,), (None, None), ("a", 2, 3), ({}, [], ()), (1,) * 7):
             assert function(*arguments) is None
 
@@ -251,7 +257,7 @@ def test_values(level, dtype, sizes):
             [True] + [False] * len(extents),
             [False, *[True] * len(extents)],
         ):
-            found = direct.gradients((core, *factors), grad, needs)
+            found = direct.gradients((core, *factors), grad, needs, 1)
             for need, each, right in zip(needs, found, gradients, strict=True):
                 assert (each is not None) == need
                 if need:
