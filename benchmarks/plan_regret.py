@@ -49,7 +49,9 @@ def regrets(case: Sizes, generator) -> dict[str, tuple[float, str]]:
     needs = [True] * len(extents)
     work = core.numel() * n
     threads = library.threads_for(work, library.MULTIPLY_ADDS_A_THREAD)
-    sizes = plans.Sizes(library.simd_level(), 0, n, extents, k_x, threads)
+    order = library.kernel_order(extents)
+    planned = extents if order is None else tuple([extents[place] for place in order])
+    sizes = plans.Sizes(library.simd_level(), 0, n, planned, k_x, threads)
     parts = {
         "forward": (
             lambda: projection.synthesis_projection(core, factors),
@@ -73,9 +75,9 @@ def regrets(case: Sizes, generator) -> dict[str, tuple[float, str]]:
                 continue  # never near
             with plans.force_plan(place):
                 times[name] = seconds(call)
-        chosen = times[min(table, key=table.__getitem__)]
+        chosen = min(table, key=table.__getitem__)
         words = ", ".join(f"{name}: {1e6 * each:.0f} us" for name, each in times.items())
-        found[part] = chosen / min(times.values()), words
+        found[part] = times[chosen] / min(times.values()), f"{chosen} of {words}"
     return found
 
 
