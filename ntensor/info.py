@@ -253,14 +253,15 @@ def explain_plans(
     needs = (True,) * len(extents)
     tables: dict[str, dict[str, float]] = {
         "result": {
-            _way(split.hoisted) + ", sample by sample" * split.few: price
+            _way(split) + ", sample by sample" * split.few: price
             for split, price in ways.projection(sizes, mean).items()
         },
         "gradients of the factors": {
-            _way(h): price for h, price in ways.factor_grads(sizes, True, mean, needs, True).items()
+            _way(split): price
+            for split, price in ways.factor_grads(sizes, True, mean, needs, True).items()
         },
         "gradient of the core": {
-            _way(split.hoisted): price for split, price in ways.core_grad(sizes, True, mean).items()
+            _way(split): price for split, price in ways.core_grad(sizes, True, mean).items()
         },
     }
     lines = [f"{operation} on a CPU: level {level}, {threads} threads"]
@@ -271,12 +272,14 @@ def explain_plans(
     return "\n".join(lines)
 
 
-def _way(hoisted: int) -> str:
-    if hoisted == prices.MEAN_APART.hoisted:
-        return "the mean output by a mean core"
-    if hoisted <= prices.FACTOR_PROJECTIONS:
-        return f"a projection each, {prices.FACTOR_PROJECTIONS - hoisted} hoisted"
-    return "a plain product of torch" if hoisted < 0 else f"{hoisted} hoisted"
+def _way(split: prices.Split) -> str:
+    named = {
+        prices.PRODUCT: "a plain product of torch",
+        prices.MEAN_APART: "the mean output by a mean core",
+        prices.MEAN_BESIDE: "the mean output by samples of its own",
+    }
+    hoisted = f"{split.hoisted} hoisted"
+    return named.get(split, f"a projection each, {hoisted}" if split.transposed else hoisted)
 
 
 def main(argv: list[str] | None = None) -> None:

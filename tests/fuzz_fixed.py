@@ -107,12 +107,12 @@ FIXED += tuple(
     for dtype in ("float32", "float64", "bfloat16", "float16")
     for outputs in (1, 2, 3)
 )
-# Every way to a mean output and its gradients, a mean core among them.
+# Every way to a mean output and its gradients, a mean core and samples of its own among them.
 FIXED += tuple(
     Case("with_mean", 9, sizes, k_x=5, order=order, outputs=outputs, plan=plan)
     for sizes, order in (((4, 6, 1), "second"), ((3, 1), "accumulate"))
     for outputs in (1, 2, 3)
-    for plan in range(1, 5)
+    for plan in range(1, 6)
 )
 # Factors of extent 1, which kernels take before the others, in every place.
 FIXED += tuple(

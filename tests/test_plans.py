@@ -21,6 +21,7 @@ LEVELS = _cpu.simd_levels()
 MATRIX, NO_MATRIX = (1, 1, 1), (0, 0, 0)
 # Of the paper: rows of a core, factors, samples.
 K_X, EXTENTS = 4096, (9, 15, 80)
+MEANS = (plans.MEAN_APART, plans.MEAN_BESIDE)
 CACHED = (plans.projection, plans.mttkrp, plans.factor_grads, plans.core_grad)
 
 each_level = pytest.mark.parametrize("level", LEVELS)
@@ -83,7 +84,7 @@ def test_a_mean_output_hoists(level):
             for dtype in (NUMBERS[torch.float32], NUMBERS[torch.bfloat16]):
                 for plan in (projection, core_grad):
                     split = plan(n, extents, k_x, True, level, dtype, choice=choice)
-                    if dtype == NUMBERS[torch.float32] and split == plans.MEAN_APART:
+                    if dtype == NUMBERS[torch.float32] and split in MEANS:
                         continue
                     assert 1 <= split.hoisted < len(extents)
 
@@ -98,12 +99,26 @@ def test_a_mean_core(level):
         (1, (300, 300), 100, False),
     ):
         grads = factor_grads(n, extents, k_x, grads=(True, True), level=level)
-        assert (grads.hoisted == plans.MEAN_APART.hoisted) is apart, (n, extents)
+        assert (grads.way == plans.MEAN_APART) is apart, (n, extents)
         half = {"level": level, "dtype": NUMBERS[torch.float16]}
-        assert factor_grads(n, extents, k_x, grads=(True, True), **half).hoisted >= 0
+        assert factor_grads(n, extents, k_x, grads=(True, True), **half).way.hoisted >= 0
     # The mean alone needs no pass of the samples over the whole core.
     alone = factor_grads(64, (8, 30), 500, (False, True), grads=(False, True), level=level)
-    assert alone.hoisted == plans.MEAN_APART.hoisted
+    assert alone.way == plans.MEAN_APART
+
+
+@each_level
+def test_samples_of_the_mean(level):
+    """Few samples and a short rest beside the leading factor: what the kernel shares is little."""
+    for n, extents, k_x in ((2, (125, 2), 2766), (2, (40, 3), 5000), (3, (30, 2), 9000)):
+        assert projection(n, extents, k_x, True, level) == plans.MEAN_BESIDE
+        assert core_grad(n, extents, k_x, True, level) == plans.MEAN_BESIDE
+        half = {"level": level, "dtype": NUMBERS[torch.bfloat16]}
+        assert projection(n, extents, k_x, True, **half).hoisted >= 0
+    for each in (projection, core_grad):
+        assert each(16, EXTENTS, K_X, True, level).hoisted >= 0
+    long = factor_grads(1, (5, 38, 130, 122), 2, grads=(True, True), level=level)
+    assert long.way == plans.MEAN_BESIDE
 
 
 @each_level
@@ -116,7 +131,7 @@ def test_sizes_of_the_paper(level, n):
         assert (split.few, split.output_inside, split.transposed) == (0, 0, 0)
         assert split.hoisted <= 1
     grads = factor_grads(n, EXTENTS, K_X, level=level)
-    assert grads == (0, Split(0), None)
+    assert grads == (Split(), Split(0), None)
     assert core_grad(n, EXTENTS, K_X, level=level).hoisted <= 1
 
 
@@ -125,7 +140,7 @@ def test_short_inner_extents_are_not_left_alone():
     for level in LEVELS:
         assert projection(64, (500, 2), 64, level=level).hoisted <= 0
         assert core_grad(64, (500, 2), 64, level=level).hoisted <= 0
-        assert factor_grads(64, (500, 2), 64, level=level).hoisted <= 0
+        assert factor_grads(64, (500, 2), 64, level=level).way.hoisted <= 0
 
 
 def test_modes_of_an_mttkrp():
@@ -153,16 +168,16 @@ def test_gradients_of_leading_factors(level):
         for needs in ((True, False, False), (True, True, False), (True, True, True)):
             for choice in (None, *map(str, range(4))):
                 plan = factor_grads(n, (20, 30, 40), k_x, needs, level=level, choice=choice)
-                if plan.hoisted < 0:
+                if plan.way.hoisted < 0:
                     assert (plan.inner, plan.outer) == (None, None)
                     continue
                 if plan.inner is not None and plan.inner.transposed:
-                    assert (plan.hoisted, plan.outer) == (0, None)
+                    assert (plan.way, plan.outer) == (Split(), None)
                     continue
                 first, last = needs.index(True), max(m for m in range(3) if needs[m])
-                assert (plan.inner is None) == (last < plan.hoisted)
-                assert (plan.outer is None) == (first >= plan.hoisted)
-                assert plan.inner in (None, Split(plan.hoisted))
+                assert (plan.inner is None) == (last < plan.way.hoisted)
+                assert (plan.outer is None) == (first >= plan.way.hoisted)
+                assert plan.inner in (None, plan.way)
                 assert plan.outer is None or plan.outer[:2] == (1, 1)
                 ways.add((plan.inner is None, plan.outer is None))
     assert ways == {(True, False), (False, True), (False, False)}
@@ -233,7 +248,8 @@ def test_candidates_are_legal():
                 others = describe_sizes(shape[:mode] + shape[mode + 1 :])
                 assert scratch("projection", others, 0, shape[mode], 0, 0, split) > 0
             wanted = needs, grads, apart
-            h, inner, outer = factor_grads(n, extents, k_x, *wanted, choice=choice, **at)
+            way, inner, outer = factor_grads(n, extents, k_x, *wanted, choice=choice, **at)
+            h = way.hoisted
             assert inner or outer or h < 0
             if inner:
                 flags = [int(need and m >= h) for m, need in enumerate(needs)]
@@ -252,7 +268,7 @@ def test_a_gpu_chooses_by_itself():
         Split(1),
     ]
     found = plans.factor_grads(sizes, True, True, (True,) * 3, True, None)
-    assert found == (0, Split(0), None)
+    assert found == (Split(), Split(0), None)
 
 
 def test_plans_are_kept():

@@ -61,7 +61,8 @@ def _plan(
         splits = [plans.core_grad(sizes, True, False, None)]
     elif call == _FACTOR_GRADS:
         needs = tuple(bool(option >> m & 1) for m in range(len(extents)))
-        choice, *splits = plans.factor_grads(sizes, True, False, needs, True, None)
+        way, *splits = plans.factor_grads(sizes, True, False, needs, True, None)
+        choice = way.hoisted
     return (
         level,
         threads,

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ntensor.backends.native import prices, ways
-from ntensor.backends.native.prices import MEAN_APART, PRODUCT, Sizes, Split
+from ntensor.backends.native.prices import MEAN_APART, MEAN_BESIDE, PRODUCT, Sizes, Split
 from ntensor.backends.override import Overrides
 
 # The level of a GPU, whose kernels choose by themselves how many factors they hoist.
@@ -31,14 +31,14 @@ forced_plan = Overrides()
 
 
 class FactorGradsPlan(NamedTuple):
-    """`inner`: of the gradients of the factors from `hoisted` on; `outer`: of dH, which those
+    """`inner`: of the gradients of the factors from `way.hoisted` on; `outer`: of dH, which those
     before are taken from. None: not needed.
 
-    `hoisted` of `PRODUCT`: dL/dy by a plain product of torch, which all are taken from; of
-    `MEAN_APART`: those of each output by themselves. A transposed `inner`: each gradient by a
-    projection of its own."""
+    way: `PRODUCT`: dL/dy by a plain product of torch, which all are taken from; `MEAN_APART`: those
+    of each output by themselves; `MEAN_BESIDE`: of twice as many samples. A transposed `inner`:
+    each gradient by a projection of its own."""
 
-    hoisted: int
+    way: Split
     inner: Split | None
     outer: Split | None
 
@@ -65,7 +65,8 @@ def _cheapest(prices: dict[Any, float], choice: str | None) -> Any:
 
 @functools.lru_cache(maxsize=4096)
 def projection(sizes: Sizes, mean: bool, choice: str | None) -> Split:
-    """How the result is computed; `PRODUCT`: by torch; `MEAN_APART`: x and x_mean by themselves."""
+    """How the result is computed; `PRODUCT`: by torch; `MEAN_APART`: x and x_mean by themselves;
+    `MEAN_BESIDE`: both by twice as many samples."""
     if sizes.level == CUDA:
         return Split(int(mean))
     split: Split = _cheapest(ways.projection(sizes, mean), choice)
@@ -90,25 +91,24 @@ def factor_grads(
 ) -> FactorGradsPlan:
     """apart: the gradients are matrices of their own, so dH may be written as it is."""
     if sizes.level == CUDA:
-        return FactorGradsPlan(0, Split(), None)
-    hoisted = _cheapest(ways.factor_grads(sizes, grad, grad_mean, needs, apart), choice)
-    if hoisted <= prices.FACTOR_PROJECTIONS:
-        split = Split(prices.FACTOR_PROJECTIONS - hoisted, transposed=1)
-        return FactorGradsPlan(0, split, None)
-    if hoisted < 0:
-        return FactorGradsPlan(hoisted, None, None)
+        return FactorGradsPlan(Split(), Split(), None)
+    way: Split = _cheapest(ways.factor_grads(sizes, grad, grad_mean, needs, apart), choice)
+    if way.hoisted < 0:
+        return FactorGradsPlan(way, None, None)
+    if way.transposed:
+        return FactorGradsPlan(Split(), way, None)
     inner = outer = None
     # Without gradients of the factors before them, these stand with one factor at least.
-    if any(needs[hoisted:]):
-        inner = Split(hoisted)
-    if any(needs[:hoisted]):
-        outer = _cheapest(prices.outer_grads(sizes, hoisted), choice)
-    return FactorGradsPlan(hoisted, inner, outer)
+    if any(needs[way.hoisted :]):
+        inner = way
+    if any(needs[: way.hoisted]):
+        outer = _cheapest(prices.outer_grads(sizes, way.hoisted), choice)
+    return FactorGradsPlan(way, inner, outer)
 
 
 @functools.lru_cache(maxsize=4096)
 def core_grad(sizes: Sizes, grad: bool, grad_mean: bool, choice: str | None) -> Split:
-    """How the core's gradient is computed; `PRODUCT`, `MEAN_APART`: as in `projection`."""
+    """How the core's gradient is computed; the named ways: as in `projection`."""
     if sizes.level == CUDA:
         return Split(int(grad_mean))
     split: Split = _cheapest(ways.core_grad(sizes, grad, grad_mean), choice)
@@ -118,6 +118,7 @@ def core_grad(sizes: Sizes, grad: bool, grad_mean: bool, choice: str | None) -> 
 __all__ = [
     "CUDA",
     "MEAN_APART",
+    "MEAN_BESIDE",
     "PRODUCT",
     "FactorGradsPlan",
     "Sizes",

@@ -97,8 +97,8 @@ class Split(NamedTuple):
 PRODUCT = Split(-1)
 # The mean output by a core of its own, the mean over the leading extent, and the rest without it.
 MEAN_APART = Split(-2)
-# Gradients of factors as projections of their own, `h` hoisted: FACTOR_PROJECTIONS - h.
-FACTOR_PROJECTIONS = -3
+# Both outputs by one projection of twice as many samples, half of them with 1 / k_1 for z_1.
+MEAN_BESIDE = Split(-3)
 
 
 def _ceil_div(a: int, b: int) -> int:
@@ -286,8 +286,9 @@ def price_of_inner_grads(
 
 def factor_grads(
     sizes: Sizes, grad: bool, grad_mean: bool, needs: tuple[bool, ...], apart: bool
-) -> dict[int, float]:
-    """By the number of hoisted factors: from there on dW is needed, before it dH."""
+) -> dict[Split, float]:
+    """By the number of hoisted factors: from there on dW is needed, before it dH; transposed: each
+    gradient by a projection of its own."""
     level, dtype, n, extents, k_x, threads = sizes
     at = level_of(level, dtype)
     first, last = needs.index(True), len(needs) - 1 - needs[::-1].index(True)
@@ -298,26 +299,28 @@ def factor_grads(
     again = AGAIN
     if 4 * elements > CACHED_BYTES:
         again += elements / at.lanes * READ / threads
-    prices = dict.fromkeys(candidates, 0.0)
+    prices: dict[Split, float] = {}
     for h in candidates:
+        price = 0.0
         if last >= h:
             rows = 2 if grad and grad_mean and h == 0 else 1
-            prices[h] += price_of_inner_grads(at, n, extents, k_x, h, rows, threads)
+            price += price_of_inner_grads(at, n, extents, k_x, h, rows, threads)
         if first < h:
-            prices[h] += min(outer_grads(sizes, h).values())
+            price += min(outer_grads(sizes, h).values())
             if last >= h:
-                prices[h] += again
+                price += again
             if h > 1:
-                prices[h] += n * _spread(extents[:h], at) / threads
+                price += n * _spread(extents[:h], at) / threads
+        prices[Split(h)] = price
     if not grad_mean:
         prices |= _factor_projections(sizes, needs)
     product = price_of_product(sizes)
     if product is not None and not grad_mean:
-        prices[PRODUCT.hoisted] = product + n * _spread(extents, at) / threads
+        prices[PRODUCT] = product + n * _spread(extents, at) / threads
     return prices
 
 
-def _factor_projections(sizes: Sizes, needs: tuple[bool, ...]) -> dict[int, float]:
+def _factor_projections(sizes: Sizes, needs: tuple[bool, ...]) -> dict[Split, float]:
     """Of every needed gradient by a projection of the core with the factor's mode in front."""
     level, dtype, n, extents, k_x, threads = sizes
     elements = k_x * math.prod(extents)
@@ -334,7 +337,7 @@ def _factor_projections(sizes: Sizes, needs: tuple[bool, ...]) -> dict[int, floa
                 paired = is_paired(level, dtype, others, h)
                 price += price_of_samples(at, n, others, extents[m], h, threads, paired)
                 price += MOVE * elements / threads
-        prices[FACTOR_PROJECTIONS - h] = price
+        prices[Split(h, transposed=1)] = price
     return prices
 
 

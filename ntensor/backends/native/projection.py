@@ -51,6 +51,9 @@ def _project(
     split = plans.projection(sizes, mean, plans.forced())
     if split == plans.MEAN_APART:
         return _project(core, factors, False)[0], _project(core.mean(1), factors[1:], False)[0]
+    if split == plans.MEAN_BESIDE:
+        both = _project(core, _samples_of_outputs(factors, True), False)[0]
+        return both[:rows].clone(), both[rows:].clone()
     if split == plans.PRODUCT:
         return products(synthesis(factors), core.view(groups * k_x, K), groups, True), None
     x = torch.empty(rows, k_x, dtype=dtype, device=core.device)
@@ -59,6 +62,20 @@ def _project(
     job = (sizes.dtype, sizes.n, described, *places, split, stack)
     call.run("projection", core, sizes.threads, *job)
     return x, x_mean
+
+
+def _samples_of_outputs(factors: list[Tensor], of_both: bool) -> list[Tensor]:
+    """Factors whose projection is x_mean, of_both: x and then x_mean."""
+    leading, *others = factors
+    of_mean = torch.full_like(leading, 1 / leading.shape[1], memory_format=torch.contiguous_format)
+    if not of_both:
+        return [of_mean, *others]
+    return [torch.cat((leading, of_mean)), *(torch.cat((each, each)) for each in others)]
+
+
+def _joined_grads(grad: Tensor | None, grad_mean: Tensor) -> Tensor:
+    """Of the samples of `_samples_of_outputs`."""
+    return grad_mean if grad is None else torch.cat((grad, grad_mean))
 
 
 def synthesis_projection(core: Tensor, factors: list[Tensor]) -> Tensor:
@@ -107,7 +124,19 @@ def _joined_factor_grads(
         return core.new_zeros((rows, width))
     if len(factors) == 1:
         return core.new_zeros((rows, width)) if grad is None else products(grad, core, groups)
-    if grad_mean is not None and _takes_mean_apart(core, grad, rows, described, needs, False):
+    way = plans.PRODUCT
+    if grad_mean is not None:
+        way = _way_of_factor_grads(core, grad, rows, described, needs, False)
+    if way == plans.MEAN_BESIDE:
+        assert grad_mean is not None
+        joined = _joined_grads(grad, grad_mean)
+        beside = _samples_of_outputs(factors, grad is not None)
+        both = projection_factor_grads(core, joined, None, beside, needs)
+        leading = extents[0] if needs[0] else 0
+        both[-rows:, :leading] = 0
+        return both if grad is None else both[:rows] + both[rows:]
+    if way == plans.MEAN_APART:
+        assert grad_mean is not None
         of_mean = projection_factor_grads(core.mean(1), grad_mean, None, factors[1:], needs[1:])
         leading = width - of_mean.shape[1]
         if grad is None:
@@ -121,19 +150,18 @@ def _joined_factor_grads(
     return out
 
 
-def _takes_mean_apart(
+def _way_of_factor_grads(
     core: Tensor,
     grad: Tensor | None,
     rows: int,
     described: Described,
     needs: list[bool],
     each: bool,
-) -> bool:
-    """Whether the gradients of the mean output are computed by themselves; each: those of every
-    factor are a tensor of their own."""
+) -> plans.Split:
+    """With a mean output; each: those of every factor are a tensor of their own."""
     sizes = call.sizes_of(core, rows, described[1], core.shape[0])
     wanted = (grad is not None, True, tuple(in_order(needs, described[3])), each)
-    return plans.factor_grads(sizes, *wanted, plans.forced()).hoisted == plans.MEAN_APART.hoisted
+    return plans.factor_grads(sizes, *wanted, plans.forced()).way
 
 
 def projection_core_grad(
@@ -183,11 +211,24 @@ def projection_grads(
         core_grad = large_empty(core.shape, core)
         _write_core_grad(core_grad, grad, grad_mean, factors, False)
     described = describe_factors(factors, int(grad_mean is not None))
-    if (
-        grad_mean is not None
-        and True in needs
-        and _takes_mean_apart(core, grad, n, described, needs, True)
-    ):
+    way = plans.PRODUCT
+    if grad_mean is not None and True in needs:
+        way = _way_of_factor_grads(core, grad, n, described, needs, True)
+    if way == plans.MEAN_BESIDE:
+        assert grad_mean is not None
+        joined = _joined_grads(grad, grad_mean)
+        beside = _samples_of_outputs(factors, grad is not None)
+        both = projection_grads(core, joined, None, beside, False, needs)[1:]
+        for place, total in enumerate(both):
+            if total is None:
+                found.append(None)
+            elif place == 0:  # x_mean does not depend on z_1
+                found.append(torch.zeros_like(total) if grad is None else total[:n].clone())
+            else:
+                found.append(total if grad is None else total[:n] + total[n:])
+        return [core_grad, *found]
+    if way == plans.MEAN_APART:
+        assert grad_mean is not None
         parts = [
             None,
             *projection_grads(core.mean(1), grad_mean, None, factors[1:], False, needs[1:])[1:],
@@ -229,7 +270,8 @@ def _write_factor_grads(
     n = sizes.n
     needs = tuple([address != 0 for address in addresses])
     wanted = (grad is not None, grad_mean is not None, needs, row_stride == 0)
-    h, inner, outer = plans.factor_grads(sizes, *wanted, plans.forced())
+    way, inner, outer = plans.factor_grads(sizes, *wanted, plans.forced())
+    h = way.hoisted
 
     def spread(dy: Tensor, count: int) -> None:
         """Takes the gradient of the synthesis of the first factors apart."""
@@ -281,6 +323,12 @@ def _write_core_grad(
         wanted = (grad is not None, grad_mean is not None)
         split = plans.core_grad(sizes, *wanted, plans.forced())
         by_torch = split == plans.PRODUCT
+        if split == plans.MEAN_BESIDE:
+            assert grad_mean is not None
+            joined = _joined_grads(grad, grad_mean)
+            beside = _samples_of_outputs(factors, grad is not None)
+            _write_core_grad(out, joined, None, beside, accumulate)
+            return
         if split == plans.MEAN_APART:
             if grad is not None:
                 _write_core_grad(out, grad, None, factors, accumulate)

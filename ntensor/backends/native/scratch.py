@@ -66,33 +66,35 @@ def _of_projection(
     extents = tuple(in_order(extents, kernel_order(extents, int(mean))))
     sizes, choice = sizes_of(like, n, extents, k_x), plans.forced()
     factors, grads = describe_sizes(extents), [1] * len(extents)
-    products, of_mean = False, 0
+    products, of_mean, beside = False, 0, False
 
     def needed(name: str, *job: Any) -> int:
         stack = (ALONE,) if name.startswith("projection") else ()
         return scratch_of(name, like, sizes.threads, sizes.dtype, n, *job, *stack)
 
-    def by_kernels(hoisted: int, beside: int = 0) -> bool:
-        """beside: elements formed beside a mean core, or its gradient."""
-        nonlocal products, of_mean
-        products |= hoisted == plans.PRODUCT.hoisted
-        if hoisted == plans.MEAN_APART.hoisted:
-            of_mean = max(of_mean, k_x * math.prod(extents[1:]) + beside)
-        return hoisted >= 0
+    def by_kernels(way: plans.Split, formed: int = 0) -> bool:
+        """formed: elements beside a mean core, or its gradient."""
+        nonlocal products, of_mean, beside
+        products |= way == plans.PRODUCT
+        beside |= way == plans.MEAN_BESIDE
+        if way == plans.MEAN_APART:
+            of_mean = max(of_mean, k_x * math.prod(extents[1:]) + formed)
+        return way.hoisted >= 0
 
     found = [0]
     split = plans.projection(sizes, mean, choice)
-    if by_kernels(split.hoisted):
+    if by_kernels(split):
         found.append(needed("projection", factors, 0, k_x, 0, int(mean), split))
     split = plans.core_grad(sizes, True, mean, choice)
     for matrix in (_MATRIX, _STRIDED):
         both = (matrix, matrix if mean else NO_MATRIX)
-        if by_kernels(split.hoisted):
+        if by_kernels(split):
             found.append(needed("projection_core_grad", factors, k_x, *both, 0, False, split))
         for apart in (True, False):
             needs = (True,) * len(extents)
-            h, inner, outer = plans.factor_grads(sizes, True, mean, needs, apart, choice)
-            if not by_kernels(h, n * sum(extents[1:])) and h == plans.PRODUCT.hoisted:
+            way, inner, outer = plans.factor_grads(sizes, True, mean, needs, apart, choice)
+            h = way.hoisted
+            if not by_kernels(way, n * sum(extents[1:])) and way == plans.PRODUCT:
                 found.append(needed("synthesis_grads", factors, grads, sum(extents), _MATRIX))
             if inner is not None:
                 places = ([0] * h + grads[h:], sum(extents), 0, k_x, *both)
@@ -110,4 +112,8 @@ def _of_projection(
         found.append(_of_projection(like, n, extents, k_x, False))
         if len(extents) > 2:
             found.append(_of_projection(like, n, extents[1:], k_x, False))
-    return formed + of_mean * like.element_size() + max(found)
+    copied = 0
+    if beside:  # their samples, results and incoming gradients
+        copied = 2 * n * (sum(extents) + k_x)
+        found.append(_of_projection(like, 2 * n, extents, k_x, False))
+    return formed + (of_mean + copied) * like.element_size() + max(found)

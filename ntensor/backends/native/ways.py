@@ -1,73 +1,70 @@
 """Every way to a projection or its gradients on a CPU, with its price.
 
-In one pass over the core, as `prices.py` counts it; or the mean output by a core of its own. The
-mean over the leading extent is a core `(k_x, k_2, ..., k_M)`. Its result and its gradients
-are those of a projection of one factor less; its own gradient is spread along the leading extent.
+In one pass over the core, as `prices.py` counts it. The mean output may have a core of its own: the
+mean over the leading extent, `(k_x, k_2, ..., k_M)`. Its result and its gradients are those of a
+projection of one factor less; its own gradient is spread along the leading extent. Or it may have
+samples of its own, with 1 / k_1 for z_1, beside the others in a projection without a mean output.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
 
 from ntensor.backends.native import prices
-from ntensor.backends.native.library import MULTIPLY_ADDS_A_THREAD
+from ntensor.backends.native.library import MULTIPLY_ADDS_A_THREAD, in_order, kernel_order
 from ntensor.backends.native.prices import (
     FLOAT32,
     FLOAT64,
     MEAN_APART,
+    MEAN_BESIDE,
     MOST_CORE_BYTES,
     TORCH,
+    Extents,
     Sizes,
     Split,
     level_of,
 )
 
-# Of the mean core and of its factors' gradients, lest the memory of a call grow with its sizes.
+# Of what is formed for the mean output, lest the memory of a call grow with its sizes.
 MOST_MEAN_BYTES = 2 << 20
-# Of a vector of the core that torch adds up or adds to, in the caches and from memory.
-PASS, PASS_FROM_MEMORY = 16.0, 32.0
+# Of a vector of the core that torch adds up or adds to, in the caches and from memory; and where it
+# adds to rows that are short, of one vector of each row.
+PASS, PASS_FROM_MEMORY, SHORT_ROW = 6.0, 12.0, 60.0
+COPY = 8.0  # of a vector of factors and results that are copied
 HOST = 60000.0  # of each call
-
-_Way = TypeVar("_Way")
 
 
 def projection(sizes: Sizes, mean: bool) -> dict[Split, float]:
     def least(of: Sizes) -> float:
-        return min(prices.projection(of, False).values())
+        return min(prices.projection(_in_kernel_order(of), False).values())
 
     found = prices.projection(sizes, mean)
-    return found | _apart(MEAN_APART, sizes, least(sizes), least) if mean else found
+    return found | _with_mean(sizes, True, least) if mean else found
 
 
 def factor_grads(
     sizes: Sizes, grad: bool, grad_mean: bool, needs: tuple[bool, ...], apart: bool
-) -> dict[int, float]:
-    """By the number of hoisted factors, or that of `PRODUCT` or `MEAN_APART`."""
-
+) -> dict[Split, float]:
     def least(of: Sizes) -> float:
         needed = needs[len(needs) - len(of.extents) :]
         if True not in needed:
             return 0.0
-        return min(prices.factor_grads(of, True, False, needed, apart).values())
+        needed = tuple(in_order(needed, kernel_order(of.extents)))
+        found = prices.factor_grads(_in_kernel_order(of), True, False, needed, apart)
+        return min(found.values())
 
     found = prices.factor_grads(sizes, grad, grad_mean, needs, apart)
-    if not grad_mean:
-        return found
-    of_x = least(sizes) if grad else 0.0
     beside = sizes.n * sum(sizes.extents[1:])
-    return found | _apart(MEAN_APART.hoisted, sizes, of_x, least, beside)
+    return found | _with_mean(sizes, grad, least, beside) if grad_mean else found
 
 
 def core_grad(sizes: Sizes, grad: bool, grad_mean: bool) -> dict[Split, float]:
     def least(of: Sizes) -> float:
-        return min(prices.core_grad(of, False).values())
+        return min(prices.core_grad(_in_kernel_order(of), False).values())
 
     found = prices.core_grad(sizes, grad_mean)
-    if not grad_mean:
-        return found
-    return found | _apart(MEAN_APART, sizes, least(sizes) if grad else 0.0, least)
+    return found | _with_mean(sizes, grad, least, adds=True) if grad_mean else found
 
 
 def mttkrp(sizes: Sizes, mode: int) -> dict[tuple[bool, Split], float]:
@@ -96,30 +93,54 @@ def mttkrp(sizes: Sizes, mode: int) -> dict[tuple[bool, Split], float]:
     return found
 
 
-def _apart(
-    way: _Way,
+def _with_mean(
     sizes: Sizes,
-    price_of_x: float,
+    of_both: bool,
     least: Callable[[Sizes], float],
     beside: int = 0,
-) -> dict[_Way, float]:
-    """Empty for half types, whose mean core would be rounded on the way, and where it is large;
-    beside: elements of what is formed beside the mean core."""
+    adds: bool = False,
+) -> dict[Split, float]:
+    """The ways of the mean output alone, and beside that of x; least: the price of one output.
+
+    None for half types, which round the mean core, or 1 / k_1, on the way, and none that form much.
+
+    Args:
+        of_both: x takes part; else the mean output alone.
+        beside: elements of what is formed beside the mean core.
+        adds: the gradient of the mean core is added to that of the core along the leading extent.
+    """
     level, dtype, n, extents, k_x, threads = sizes
-    lanes = level_of(level, dtype).lanes
-    elements = k_x * math.prod(extents)
-    element = 8 if dtype == FLOAT64 else 4
-    formed = (elements // extents[0] + beside) * element
-    if dtype not in (FLOAT32, FLOAT64) or formed > MOST_MEAN_BYTES:
+    if dtype not in (FLOAT32, FLOAT64):
         return {}
+    lanes = level_of(level, dtype).lanes
+    elements, element = k_x * math.prod(extents), 8 if dtype == FLOAT64 else 4
+    found = {}
+    rows = n * (2 if of_both else 1)
+    copied = rows * (sum(extents) + k_x)
+    if copied * element <= MOST_MEAN_BYTES:
+        price = least(_resized(sizes, rows, extents))
+        found[MEAN_BESIDE] = price + copied / lanes * COPY + HOST
+    if (elements // extents[0] + beside) * element > MOST_MEAN_BYTES:
+        return found
     cached = elements * element <= MOST_CORE_BYTES
-    passes = elements / lanes * (PASS if cached else PASS_FROM_MEMORY) / threads
-    work = n * k_x * math.prod(extents[1:])
-    of_mean = sizes._replace(
-        extents=extents[1:], threads=max(1, min(threads, work // MULTIPLY_ADDS_A_THREAD))
-    )
+    short = SHORT_ROW * extents[0] * k_x if adds else 0.0
+    passes = (elements / lanes * (PASS if cached else PASS_FROM_MEMORY) + short) / threads
+    of_mean = _resized(sizes, n, extents[1:])
     if len(extents) == 2:  # of one factor: a product of matrices by torch
+        work = n * k_x * extents[1]
         price_of_mean = work / lanes * TORCH.get(level, 1.0) / of_mean.threads + HOST
     else:
         price_of_mean = least(of_mean)
-    return {way: price_of_x + price_of_mean + passes + 2 * HOST}
+    found[MEAN_APART] = (least(sizes) if of_both else 0.0) + price_of_mean + passes + 2 * HOST
+    return found
+
+
+def _in_kernel_order(sizes: Sizes) -> Sizes:
+    return sizes._replace(extents=tuple(in_order(sizes.extents, kernel_order(sizes.extents))))
+
+
+def _resized(sizes: Sizes, n: int, extents: Extents) -> Sizes:
+    """For other samples and extents, and no more threads than these want."""
+    work = n * sizes.k_x * math.prod(extents)
+    threads = max(1, min(sizes.threads, work // MULTIPLY_ADDS_A_THREAD))
+    return sizes._replace(n=n, extents=extents, threads=threads)
