@@ -6,7 +6,8 @@
 
 Extents, the batch and the rows of the core are log-uniform; the library's result is compared with
 float64, then timed in turns with every plain form of torch that suits the case. Prints quantiles of
-`time of the fastest plain form / time of ntensor`, and the worst
+`time of the fastest plain form / time of ntensor`, and the worst. Kinds that are not run keep the
+rows that the tables have of them.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
-from harness.files import replaced, write_table
+from harness.files import read_table, replaced, write_table
 from harness.machine import ForeignLoad, describe
 from harness.options import add_out
 from harness.sizes import FULL, GROUPED, KINDS, QUICK, WITH_K_X, differentiates, draw
@@ -216,6 +219,28 @@ def batches(options: argparse.Namespace) -> Iterable[tuple[str, int, range]]:
                 yield kind, seed, range(start, min(start + AT_ONCE, options.cases))
 
 
+def kept(path: Path, kinds: Iterable[str]) -> list[dict]:
+    """The rows of other kinds that a table has, their numbers read."""
+    return [
+        {name: number(value) for name, value in row.items()}
+        for row in read_table(path)
+        if row["kind"] not in kinds
+    ]
+
+
+def number(text: str) -> str | int | float:
+    for read in (int, float):
+        with suppress(ValueError):
+            return read(text)
+    return text
+
+
+def of_all_kinds(earlier: list[dict], rows: list[dict], machine: dict) -> list[dict]:
+    """Earlier rows and new ones, which get the machine, in the order of the kinds."""
+    rows = [*earlier, *({**row, **machine} for row in rows)]
+    return sorted(rows, key=lambda row: list(KINDS).index(row["kind"]))
+
+
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     torch.set_num_threads(options.threads)
@@ -225,6 +250,7 @@ def main(argv: list[str] | None = None) -> int:
         options.out / name for name in ("sweep.csv", "sweep_summary.csv", "sweep.png")
     )
     rows: list[dict] = []
+    earlier = kept(table, options.kinds)
     for kind, seed, places in batches(options):
         if not places.start and kind == options.kinds[0]:
             print(f"seed {seed}, {options.threads} threads", flush=True)
@@ -235,7 +261,7 @@ def main(argv: list[str] | None = None) -> int:
         for row in found:
             if row["status"]:
                 print(f"WRONG: {row}", flush=True)
-        write_table(table, rows, machine)
+        write_table(table, of_all_kinds(earlier, rows, machine))
         if places.stop == options.cases:
             done = [row for row in rows if (row["kind"], row["seed"]) == (kind, seed)]
             print_summary(kind, done, options.worst)
@@ -243,8 +269,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"seeds {', '.join(map(str, options.seed))}")
         for kind in options.kinds:
             print_summary(kind, [row for row in rows if row["kind"] == kind], options.worst)
-    write_table(summary_table, summaries(rows), machine)
-    timed = [row for row in rows if "ratio" in row]
+    earlier_summaries = kept(summary_table, options.kinds)
+    write_table(summary_table, of_all_kinds(earlier_summaries, summaries(rows), machine))
+    timed = [row for row in of_all_kinds(earlier, rows, machine) if row.get("ratio", "") != ""]
     if timed:
         with replaced(picture) as path:
             write_plot(timed, machine, is_lost, path)

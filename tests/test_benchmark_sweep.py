@@ -43,6 +43,26 @@ def test_a_timed_sweep(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "sweep.png").stat().st_size > 1000
 
 
+def test_kinds_that_are_not_run_keep_their_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "FULL", sweep.QUICK)
+    command = ["--cases", "2", "--seconds", "0.001", "--out", str(tmp_path), "--kinds"]
+    assert sweep.main([*command, "mttkrp", "forward", "--seed", "5"]) == 0
+    before = sweep_rows(tmp_path / "sweep.csv")
+    summaries = sweep_rows(tmp_path / "sweep_summary.csv")
+    assert sweep.main([*command, "forward", "--seed", "6", "7"]) == 0
+    after = sweep_rows(tmp_path / "sweep.csv")
+    assert [(row["kind"], row["seed"]) for row in after] == [
+        *(("forward", seed) for seed in ("6", "6", "7", "7")),
+        *[("mttkrp", "5")] * 2,
+    ]
+
+    def of_kind(rows):
+        return [{k: v for k, v in row.items() if v} for row in rows if row["kind"] == "mttkrp"]
+
+    assert of_kind(after) == of_kind(before)
+    assert of_kind(sweep_rows(tmp_path / "sweep_summary.csv")) == of_kind(summaries)
+
+
 def test_a_sweep_says_what_is_wrong_and_does_not_time_it(tmp_path, capsys, monkeypatch):
     right = ntensor.synthesis
 
