@@ -24,22 +24,24 @@ namespace {
 // Larger results are made by the ordinary way, on huge pages.
 constexpr int64_t most_result_bytes = int64_t(32) << 20;
 
-// Runs a job without the GIL, or one for each of several problems; steps: as in stack.h.
+// Runs a job without the GIL, on all threads, or one for each of several problems; steps: as in
+// stack.h.
 template <class Job>
 void run(const Plan& plan, Job job, int64_t problems = 1, const int64_t* steps = nullptr) {
     const Entry<Job>& entry = plan.kernels->entry<Job>();
-    job.threads = plan.threads;
+    const int at_once = problems > 1 ? plan.at_once : 1;
+    job.threads = plan.threads * plan.at_once / at_once;
     check_sizes(job);
     const int64_t one = whole_lines(entry.scratch_bytes(job));
-    const Scratch scratch(one * plan.at_once);
+    const Scratch scratch(one * at_once);
     job.scratch = scratch.data();
     check_addresses(job);
     if constexpr (requires { move(job, problems); }) {
         if (problems > 1) {
-            const Stack stack{problems, plan.at_once};
+            const Stack stack{problems, at_once};
             check_stack(stack, job);
             const py::gil_scoped_release release;
-            return parallel_for_threads(stack.at_once, [&](int t) {
+            return parallel_for_threads(at_once, [&](int t) {
                 const auto solve = [&](Job& each) {
                     each.scratch = static_cast<char*>(scratch.data()) + t * one;
                     entry.run(each);

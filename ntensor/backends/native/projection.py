@@ -276,7 +276,7 @@ def _write_factor_grads(
     def spread(dy: Tensor, count: int) -> None:
         """Takes the gradient of the synthesis of the first factors apart."""
         job = (rows, inputs[: 4 * count], addresses[:count], row_stride, describe_matrix(dy))
-        call.run("synthesis_grads", core, sizes.threads, sizes.dtype, *job)
+        call.run("synthesis_grads", core, sizes.threads * stack[1], sizes.dtype, *job)
 
     if h < 0:
         assert grad is not None
