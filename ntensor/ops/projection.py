@@ -114,8 +114,9 @@ def synthesis_projection_with_mean(
               x_{mean} = \mathcal{C}_{(1)} (\tfrac{1}{k_1} 1 \otimes z_2 \otimes \dots \otimes z_M)
 
     Equations 5 and 14 of the paper, where texture and normals share one core. Both outputs come
-    from one pass over the core; or `x_mean` from the mean of the core over `k_1`, or from samples of
-    its own beside the others, where that takes at most 2 MiB and is faster. With one factor each row of `x_mean` is that mean.
+    from one pass over the core; or `x_mean` from the mean of the core over `k_1`, or from samples
+    of its own beside the others, where that takes at most 2 MiB and is faster. With one factor each
+    row of `x_mean` is that mean.
 
     Args:
         core, factors, accumulate_core_grad, backend: as in `ntensor.synthesis_projection`.
