@@ -40,10 +40,11 @@ def write_plot(
         pair[0].set_title(title, fontsize=10, loc="left")
         pair[0].set_ylabel("times as fast")
         pair[1].set_xlabel("rank" if kind.startswith("mttkrp") else "n")
+    commits = list(dict.fromkeys(row["commit"] for row in rows))
     figure.suptitle(
         "ntensor beside the fastest plain form of torch, "
         f"{rows[0]['dtype']}, {machine['processor']},\n{machine['threads']} threads, "
-        f"torch {machine['torch']}, ntensor at {machine['commit']}",
+        f"torch {machine['torch']}, ntensor at {', '.join(commits)}",
         fontsize=9,
     )
     figure.savefig(path, dpi=100, format="png")
