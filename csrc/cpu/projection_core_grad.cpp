@@ -23,9 +23,6 @@ constexpr int64_t panel_unit = 48;       // a multiple of the tile's width at ev
 // Results larger than this do not stay in the caches anyway and are written past them.
 constexpr int64_t cached_bytes = int64_t(16) << 20;
 
-template <class T>
-constexpr int tile_width = square_tile * lanes<T>;
-
 template <class S>
 struct Plan {
     using T = Accumulator<S>;

@@ -20,9 +20,6 @@ constexpr int64_t few_panel_budget = 6144;  // elements of D
 constexpr int64_t panels_a_block = 32;
 constexpr int64_t panel_unit = 48;  // a multiple of the tile's width at every level
 
-template <class T>
-constexpr int tile_width = square_tile * lanes<T>;
-
 template <class S>
 struct FactorGradsPlan {
     using T = Accumulator<S>;

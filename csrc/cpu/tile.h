@@ -17,6 +17,10 @@
 namespace ntensor {
 namespace NTENSOR_LEVEL {
 
+// Columns of a square tile.
+template <class T>
+constexpr int tile_width = square_tile * lanes<T>;
+
 // What the tile asks the memory for while it calculates: the rows of a further on, or for each k
 // one, two or three lines of the tile of b that comes next.
 enum class Prefetch { none, rows_of_a, b_one_line, b_two_lines, b_three_lines };
