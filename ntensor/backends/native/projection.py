@@ -124,7 +124,7 @@ def _joined_factor_grads(
         return core.new_zeros((rows, width))
     if len(factors) == 1:
         return core.new_zeros((rows, width)) if grad is None else products(grad, core, groups)
-    way = plans.PRODUCT
+    way = plans.Split()
     if grad_mean is not None:
         way = _way_of_factor_grads(core, grad, rows, described, needs, False)
     if way == plans.MEAN_BESIDE:
@@ -211,7 +211,7 @@ def projection_grads(
         core_grad = large_empty(core.shape, core)
         _write_core_grad(core_grad, grad, grad_mean, factors, False)
     described = describe_factors(factors, int(grad_mean is not None))
-    way = plans.PRODUCT
+    way = plans.Split()
     if grad_mean is not None and True in needs:
         way = _way_of_factor_grads(core, grad, n, described, needs, True)
     if way == plans.MEAN_BESIDE:
