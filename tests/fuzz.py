@@ -9,6 +9,7 @@ leaves the case in the file named by --last. An interrupt ends the run with what
 """
 
 import argparse
+import functools
 import math
 import random
 import signal
@@ -16,6 +17,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -51,7 +53,7 @@ class Wrong(AssertionError):
     """A result that is not what float64 says."""
 
 
-def make(case, memory):
+def make(case):
     """The inputs, the cotangents, the tangents or second cotangents; and which need gradients."""
     generator = torch.Generator().manual_seed(case.seed)
     dtype = getattr(torch, case.dtype)
@@ -66,7 +68,7 @@ def make(case, memory):
         if case.order == "forward" and layout in layouts.OVERLAPPING:
             layout = "transposed"  # torch writes tangents into such memory, which it refuses
         place += 1
-        made = memory.copy(layouts.make(layout, shape, dtype, generator))
+        made = layouts.make(layout, shape, dtype, generator)
         flat = _flat(made)
         flat.copy_(_of_fair_size(flat))
         return made
@@ -150,6 +152,53 @@ def accumulated(case, inputs, cotangents, needs):
             tensor.requires_grad_(False)
 
 
+class Expected(NamedTuple):
+    """What `make` gives, what float64 says of it, and the same of all squares: everything here is
+    a sum of products."""
+
+    inputs: list
+    cotangents: list
+    second: list
+    needs: list
+    wanted: list
+    terms: list
+
+    def converted(self, function):
+        """Inputs, cotangents and second cotangents."""
+        return [
+            [None if each is None else function(each) for each in tensors]
+            for tensors in (self.inputs, self.cotangents, self.second)
+        ]
+
+
+def expected(case):
+    """`Expected` of the case, once for all ways to run it that follow one another."""
+    plain = Case(case.operation, case.n, case.sizes)
+    ways = ("backend", "level", "threads", "plan", "at_end")
+    return _expected(replace(case, **{name: getattr(plain, name) for name in ways}))
+
+
+@functools.lru_cache(maxsize=1)
+def _expected(case):
+    inputs, cotangents, second, needs = make(case)
+    if case.order == "accumulate":
+        needs = [True, *needs[1:]]
+    given = Expected(inputs, cotangents, second, needs, [], [])
+    exact = given.converted(_exactly)
+    squares = [[None if e is None else e.square() for e in tensors] for tensors in exact]
+    wanted = evaluate(case, fuzz_operations.exact(case), *exact, needs)
+    terms = evaluate(case, fuzz_operations.exact(case, squared=True), *squares, needs)
+    return given._replace(wanted=_values(wanted), terms=_values(terms))
+
+
+def _values(tensors):
+    return [None if each is None else each.detach() for each in tensors]
+
+
+def _exactly(tensor):
+    return tensor.to(torch.float64).contiguous()
+
+
 def check(case):
     """Raises `Wrong` where a value of the case is not what float64 says."""
     torch.set_num_threads(case.threads)
@@ -165,28 +214,22 @@ def check(case):
 
 
 def _check(case, memory):
-    inputs, cotangents, second, needs = make(case, memory)
-    exact = [each.to(torch.float64).contiguous() for each in inputs]
+    given = expected(case)
+    needs = given.needs
+    inputs, cotangents, second = given.converted(memory.copy)
     level = force_simd_level(case.level) if case.level else nullcontext()
     plan = nullcontext() if case.plan is None else force_plan(case.plan)
     sharing = sharing_at_any_size() if case.seed % 2 else nullcontext()
     with memory.for_empty(), level, plan, sharing:
         if case.order == "accumulate":
-            needs = [True, *needs[1:]]
             found = accumulated(case, inputs, cotangents, needs)
         else:
             found = evaluate(case, fuzz_operations.ours(case), inputs, cotangents, second, needs)
-    rest = [
-        [None if each is None else each.to(torch.float64) for each in tensors]
-        for tensors in (cotangents, second)
-    ]
-    wanted = evaluate(case, fuzz_operations.exact(case), exact, *rest, needs)
-    # The same of all squares: everything here is a sum of products.
-    squares = [[None if e is None else e.square() for e in tensors] for tensors in (exact, *rest)]
-    terms = evaluate(case, fuzz_operations.exact(case, squared=True), *squares, needs)
+    wanted, terms = given.wanted, given.terms
     assert len(found) == len(wanted) == len(terms), (len(found), len(wanted))
 
     def rival(place):
+        tensors = given.converted(lambda tensor: tensor)
         plain = evaluate(case, fuzz_operations.exact(case), *tensors, needs)[place]
         return (plain.detach().double() - wanted[place]).abs().max()
 
@@ -195,14 +238,13 @@ def _check(case, memory):
         if multiply_adds(case) > MOST_SUMMED:
             return wanted[place]
         exactly = fuzz_operations.exact(case, sum_products=fuzz_operations.einsum_by_sums)
-        return evaluate(case, exactly, exact, *rest, needs)[place]
+        return evaluate(case, exactly, *given.converted(_exactly), needs)[place]
 
     def magnitude(place):
         """The sum of the magnitudes of all terms, which partial sums may reach."""
-        magnitudes = [[None if e is None else e.abs() for e in each] for each in (exact, *rest)]
+        magnitudes = given.converted(lambda tensor: _exactly(tensor).abs())
         return evaluate(case, fuzz_operations.exact(case), *magnitudes, needs)[place].detach()
 
-    tensors = inputs, cotangents, second
     for place, each in enumerate(zip(found, wanted, terms, strict=True)):
         compare(case, place, *each, precise, rival, magnitude)
 

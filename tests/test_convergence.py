@@ -9,7 +9,7 @@ from backends import each_backend
 
 STEPS = 50
 # Triton's interpreter takes most of a second a step.
-STEPS_OF_TRITON = 12
+STEPS_OF_TRITON = 5
 
 
 class Model(torch.nn.Module):

@@ -58,7 +58,7 @@ def run(processes, folder):
     return written
 
 
-@pytest.mark.parametrize("processes", CHECKS)
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes(processes, tmp_path):
     for rank, outcomes in enumerate(run(processes, tmp_path)):
         for name in CHECKS[processes]:

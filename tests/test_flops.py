@@ -1,5 +1,6 @@
 """`FlopCounterMode` counts every operation, forward and backward, as torch counts its own."""
 
+import os
 import subprocess
 import sys
 
@@ -92,36 +93,42 @@ def test_every_operation_has_a_formula(registered):
             assert counts[0] == 0 < counts[1] == counts[2] / 2
 
 
-PROLOGUE = """
-import sys
+# Each call is the first of its process: a fork of the one that has imported the library.
+PROGRAM = """
+import os, sys
 import torch, ntensor
 assert "torch.utils.flop_counter" not in sys.modules
 assert "torch.distributed.tensor" not in sys.modules
 from torch.utils.flop_counter import FlopCounterMode
-counters = FlopCounterMode(display=False), FlopCounterMode(display=False)
-z = [torch.randn(6, 3), torch.randn(6, 4)]
+torch.set_num_threads(1)  # a fork would lose the others
+
+def counts(call):
+    counters = FlopCounterMode(display=False), FlopCounterMode(display=False)
+    z = [torch.randn(6, 3), torch.randn(6, 4)]
+    with torch.no_grad() if "backward" not in call else torch.enable_grad():
+        for counter in counters:
+            with counter:
+                eval(call)
+            assert counter.get_flop_counts()["Global"][torch.ops.ntensor.synthesis] >= 72
+
+for call in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        counts(call)
+        sys.exit(0)
+    assert os.waitpid(child, 0)[1] == 0, call
 """
-CALLS = {
-    "public": "ntensor.synthesis(*z)",
-    "raw": "torch.ops.ntensor.synthesis(z)",
-    "in inference mode": "torch.inference_mode()(ntensor.synthesis)(*z)",
-    "transformed": "torch.func.jvp(ntensor.synthesis, tuple(z), tuple(z))",
-    "backward": "ntensor.synthesis(z[0].requires_grad_(), z[1]).sum().backward()",
-}
+CALLS = (
+    "ntensor.synthesis(*z)",
+    "torch.ops.ntensor.synthesis(z)",
+    "torch.inference_mode()(ntensor.synthesis)(*z)",
+    "torch.func.jvp(ntensor.synthesis, tuple(z), tuple(z))",
+    "ntensor.synthesis(z[0].requires_grad_(), z[1]).sum().backward()",
+)
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_counting_is_loaded_where_it_is_used(call):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_counting_is_loaded_where_it_is_used():
     """Importing the library loads no counter, and the first call under one is counted, as are
     those under a counter that was made before."""
-    program = (
-        PROLOGUE
-        + f"""
-with torch.no_grad() if {"backward" not in call} else torch.enable_grad():
-    for counter in counters:
-        with counter:
-            {call}
-        assert counter.get_flop_counts()["Global"][torch.ops.ntensor.synthesis] >= 72
-"""
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=250)
+    subprocess.run([sys.executable, "-c", PROGRAM, *CALLS], check=True, timeout=250)

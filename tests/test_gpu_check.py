@@ -26,7 +26,7 @@ def test_programs_are_stopped_at_their_limit(shell):
         "import time\nprint('begun')\n"
         "try: time.sleep(60)\nexcept KeyboardInterrupt: print('written')"
     )
-    run = shell.run([sys.executable, "-c", program], 6.0)
+    run = shell.run([sys.executable, "-c", program], 3.0)
     assert run.code is None and run.seconds < 50
     assert "begun" in run.output and "written" in run.output
     assert shell.run([sys.executable, "-c", "raise SystemExit(3)"], 20.0).code == 3

@@ -266,6 +266,7 @@ def test_samples_without_skips_are_dealt_like_the_samples(tmp_path):
     assert 0.72 < share < 0.78
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_parameters_of_one(tmp_path):
     """Both decode the same pictures with skip connections, and swap the same codes."""
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone")
