@@ -35,10 +35,27 @@ KERNELS = [
     *(("reference", dtype) for dtype in (torch.float32, torch.bfloat16)),
     *(("triton", dtype) for dtype in (torch.float32, torch.float16)),
 ]
+# Of Triton's two dtypes each problem goes through one, in turn: `mark_the_other_dtype`.
 each_kernel = pytest.mark.parametrize(
     ("backend", "dtype"),
     [pytest.param(backend, dtype, id=f"{backend}-{name_of(dtype)}") for backend, dtype in KERNELS],
 )
+
+
+def mark_the_other_dtype(items):
+    """Marks as slow, of the tests that differ in Triton's dtype alone, all but one: with the first
+    dtype, with the second, and so on in turn."""
+    alike = {}
+    for item in items:
+        given = dict(item.callspec.params) if hasattr(item, "callspec") else {}
+        dtype = given.pop("dtype", None)
+        if given.get("backend") == "triton" and dtype and not item.get_closest_marker("slow"):
+            rest = item.nodeid.replace(name_of(dtype), "")
+            alike.setdefault(rest, []).append(item)
+    for place, tests in enumerate(alike.values()):
+        for item in tests:
+            if item is not tests[place % len(tests)]:
+                item.add_marker(pytest.mark.slow)
 
 
 def each_kernel_on(shapes, large=(), long=(), once=()):

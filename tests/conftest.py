@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import attack_counts
+import backends
 import kernel_counts
 import partials
 
@@ -33,6 +34,11 @@ def pytest_configure(config):
     # Workers that run side by side share the cores.
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
+def pytest_collection_modifyitems(items):
+    backends.mark_the_other_dtype(items)
 
 
 def pytest_sessionfinish(session):

@@ -369,8 +369,9 @@ def test_large_enough_to_share_by_itself(served, passes):
     assert len(passes) == 3
 
 
+@pytest.mark.slow
 def test_own_tests_of_tensorly():
-    """A part of what `tests/tensorly_suite.py --backend numpy` runs."""
+    """A part of what `tools/tensorly_suite.py --backend numpy` runs."""
     found = tensorly_suite.run_ways(tensorly_suite.WAYS, list(SUBSET), "numpy")
     assert not tensorly_suite.broken(found), found["ntensor"]["output"][-4000:]
     assert all(found["ntensor"]["served"].values())
