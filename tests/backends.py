@@ -43,19 +43,20 @@ each_kernel = pytest.mark.parametrize(
 
 
 def mark_the_other_dtype(items):
-    """Marks as slow, of the tests that differ in Triton's dtype alone, all but one: with the first
-    dtype, with the second, and so on in turn."""
-    alike = {}
+    """Marks as slow, of the calls of a test that differ in Triton's dtype alone, all but one: with
+    the first dtype, with the second, and so on in turn."""
+    alike = {}  # by the function of the test, then by what is left without the dtype
     for item in items:
         given = dict(item.callspec.params) if hasattr(item, "callspec") else {}
         dtype = given.pop("dtype", None)
         if given.get("backend") == "triton" and dtype and not item.get_closest_marker("slow"):
             rest = item.nodeid.replace(name_of(dtype), "")
-            alike.setdefault(rest, []).append(item)
-    for place, tests in enumerate(alike.values()):
-        for item in tests:
-            if item is not tests[place % len(tests)]:
-                item.add_marker(pytest.mark.slow)
+            alike.setdefault(item.function, {}).setdefault(rest, []).append(item)
+    for groups in alike.values():
+        for place, calls in enumerate(groups.values()):
+            for item in calls:
+                if item is not calls[place % len(calls)]:
+                    item.add_marker(pytest.mark.slow)
 
 
 def each_kernel_on(shapes, large=(), long=(), once=()):

@@ -46,7 +46,9 @@ def plain_copy(tensor):
 
 def assert_matches_definition(function, definition, inputs, cotangents, needs=None):
     """`function` obeys the tolerance rule on outputs and gradients, leaves the buffers of its
-    inputs and incoming gradients as they were, and returns memory of its own."""
+    inputs and incoming gradients as they were, and returns memory of its own.
+
+    Returns its outputs and gradients."""
     given = [t for t in (*inputs, *cotangents) if t is not None]
     before = [storage_bytes(t).clone() for t in given]
     results = assert_values(function, definition, inputs, cotangents, needs)
@@ -56,6 +58,7 @@ def assert_matches_definition(function, definition, inputs, cotangents, needs=No
     for output in results[: len(cotangents)]:
         if output.numel():
             assert output.untyped_storage().data_ptr() not in owned, "an output aliases an argument"
+    return results
 
 
 def assert_values(function, definition, inputs, cotangents, needs=None):

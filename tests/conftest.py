@@ -1,5 +1,6 @@
 """Settings of every test: poisoned memory, a fixed seed, the thread count put back."""
 
+import gc
 import os
 
 import hypothesis
@@ -39,6 +40,12 @@ def pytest_configure(config):
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
 def pytest_collection_modifyitems(items):
     backends.mark_the_other_dtype(items)
+
+
+def pytest_collection_finish():
+    """What stands by now, all items among it, is not looked through by each `gc.collect`."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session):

@@ -247,7 +247,8 @@ def test_folders_use_those_below_them_alone():
             assert names & own <= allowed, path
 
 
-# Starts each command in a fork of this process, which has imported torch for all of them.
+# Starts each command in a fork of this process, which has imported torch for all of them, and
+# leaves without the interpreter's own end.
 HELP_OF_EACH = """
 import os, runpy, sys
 import torch
@@ -256,7 +257,11 @@ for command in sys.argv[1:]:
     if child == 0:
         os.dup2(os.open(os.path.basename(command), os.O_WRONLY | os.O_CREAT), 1)
         sys.argv, sys.path[0] = [command, "--help"], os.path.dirname(command)
-        runpy.run_path(command, run_name="__main__")
+        try:
+            runpy.run_path(command, run_name="__main__")
+        except SystemExit as ended:
+            sys.stdout.flush()
+            os._exit(ended.code or 0)
         sys.exit("--help did not end it")
     assert os.waitpid(child, 0)[1] == 0, command
 """

@@ -132,9 +132,9 @@ def test_split_sums(dtype, multiprocessors, device, generator):
     device.multiprocessors = multiprocessors
     given, cotangents = projection(19, 260, (3, 100), dtype, generator)
     both = operations("synthesis_projection_with_mean")
-    assert_matches_definition(*both, given, cotangents)
-    first, second = (evaluate(both[0], given, [True] * 3, cotangents) for _ in range(2))
-    for one, other in zip((*first[0], *first[1]), (*second[0], *second[1]), strict=True):
+    first = assert_matches_definition(*both, given, cotangents)
+    outputs, grads = evaluate(both[0], given, [True] * 3, cotangents)
+    for one, other in zip(first, (*outputs, *grads), strict=True):
         assert torch.equal(one, other)
 
 

@@ -17,6 +17,8 @@ from tolerances import DTYPES
 
 each_case = pytest.mark.parametrize("case", PUBLIC, ids=str)
 each_registered = pytest.mark.parametrize("registered", REGISTERED, ids=str)
+# Of the dtypes: the types of their results are told as those of float64 and bfloat16 are.
+SLOW = (torch.float32, torch.float16)
 
 
 def loss_of(function):
@@ -50,7 +52,10 @@ def test_every_registered_operation_has_a_row():
 @pytest.mark.parametrize(
     ("dtype", "layout", "n"),
     [
-        *((dtype, "contiguous", 3) for dtype in DTYPES),
+        *(
+            pytest.param(dtype, "contiguous", 3, marks=[pytest.mark.slow] * (dtype in SLOW))
+            for dtype in DTYPES
+        ),
         (torch.float64, "contiguous", 0),
         (torch.float64, "transposed", 3),
     ],

@@ -39,7 +39,7 @@ from ntensor.faces.training.runs import load_run
 from ntensor.faces.weights.__main__ import main as pack_weights
 from small_files import write_ict, write_mesh, write_pictures
 
-CASES = int(os.environ.get("NTENSOR_DAMAGES", "500"))
+CASES = int(os.environ.get("NTENSOR_DAMAGES", "250"))
 SEED = int(os.environ.get("NTENSOR_DAMAGE_SEED", "0"))
 ONLY = os.environ.get("NTENSOR_DAMAGE_CASE", "")
 # Bytes that a damaged file may ask for beyond what the process has.
