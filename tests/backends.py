@@ -36,27 +36,29 @@ KERNELS = [
     *(("triton", dtype) for dtype in (torch.float32, torch.float16)),
 ]
 # Of Triton's two dtypes each problem goes through one, in turn: `mark_the_other_dtype`.
+in_turn = {"triton": (pytest.mark.in_turn,)}
 each_kernel = pytest.mark.parametrize(
     ("backend", "dtype"),
-    [pytest.param(backend, dtype, id=f"{backend}-{name_of(dtype)}") for backend, dtype in KERNELS],
+    [
+        pytest.param(
+            backend, dtype, id=f"{backend}-{name_of(dtype)}", marks=in_turn.get(backend, ())
+        )
+        for backend, dtype in KERNELS
+    ],
 )
 
 
 def mark_the_other_dtype(items):
-    """Marks as slow, of the calls of a test that differ in Triton's dtype alone, all but one: with
-    the first dtype, with the second, and so on in turn."""
-    alike = {}  # by the function of the test, then by what is left without the dtype
+    """Marks as slow, of two calls of a test in Triton's interpreter that differ in the dtype of
+    `KERNELS` alone, one: that with the second dtype, then that with the first, in turn."""
+    pairs = {}  # by the function of the test, then by what is left without the dtype
     for item in items:
-        given = dict(item.callspec.params) if hasattr(item, "callspec") else {}
-        dtype = given.pop("dtype", None)
-        if given.get("backend") == "triton" and dtype and not item.get_closest_marker("slow"):
-            rest = item.nodeid.replace(name_of(dtype), "")
-            alike.setdefault(item.function, {}).setdefault(rest, []).append(item)
-    for groups in alike.values():
-        for place, calls in enumerate(groups.values()):
-            for item in calls:
-                if item is not calls[place % len(calls)]:
-                    item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("in_turn") and not item.get_closest_marker("slow"):
+            rest = item.nodeid.replace(name_of(item.callspec.params["dtype"]), "")
+            pairs.setdefault(item.function, {}).setdefault(rest, []).append(item)
+    for calls in pairs.values():
+        for place, pair in enumerate(pair for pair in calls.values() if len(pair) == 2):
+            pair[1 - place % 2].add_marker(pytest.mark.slow)
 
 
 def each_kernel_on(shapes, large=(), long=(), once=()):
@@ -69,7 +71,7 @@ def each_kernel_on(shapes, large=(), long=(), once=()):
         if shape in long:
             return minutes_in_the_interpreter
         is_slow = shape in large or (shape in once and dtype is not torch.float32)
-        return pytest.mark.slow if is_slow else ()
+        return pytest.mark.slow if is_slow else in_turn[backend]
 
     return pytest.mark.parametrize(
         ("backend", "dtype", "shape"),

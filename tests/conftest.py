@@ -28,6 +28,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: in the full run only")
     config.addinivalue_line("markers", "exhaustive: hours, in .ci/exhaustive only; slow as well")
+    config.addinivalue_line("markers", "in_turn: of two dtypes in Triton's interpreter one runs")
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
     config.addinivalue_line(
         "markers", "sanitizer: calls the compiled core eagerly; runs under AddressSanitizer too"
@@ -39,7 +40,8 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
 def pytest_collection_modifyitems(items):
-    backends.mark_the_other_dtype(items)
+    if not torch.cuda.is_available():
+        backends.mark_the_other_dtype(items)
 
 
 def pytest_collection_finish():
