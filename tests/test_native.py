@@ -232,7 +232,9 @@ def test_special_values_pass_through(backend, dtype, shape, generator):
     sizes, value = shape
     operation = functools.partial(ntensor.synthesis_projection_with_mean, backend=backend)
     shapes = [(6, *sizes), *((5, k) for k in sizes), (5, 6), (5, 6)]
-    for place in range(len(shapes)):
+    # In the core, a factor of each half, and one incoming gradient where each takes seconds.
+    in_seconds = backend == "triton" and math.prod(sizes) > 1000
+    for place in (0, 1, 2, 5) if in_seconds else range(len(shapes)):
         tensors = positive(shapes, dtype, generator)
         tensors[place].view(-1)[-1] = value
         assert_same_special_values(

@@ -31,7 +31,7 @@ def run(count):
 
 
 def test_few_calls():
-    run(1000)
+    run(500)
 
 
 @pytest.mark.slow
