@@ -52,6 +52,7 @@ def pytest_collection_finish():
 
 def pytest_sessionfinish(session):
     """A worker hands its notes on kernels to the process that started it."""
+    gc.unfreeze()  # bindings of C++ name what is left at the interpreter's end
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["kernels"] = kernel_counts.noted()
 
