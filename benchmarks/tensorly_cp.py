@@ -12,6 +12,7 @@ error of each among them, as by TensorLy's default. First every way has to reach
 from __future__ import annotations
 
 import sys
+from copy import deepcopy
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness import options
@@ -113,7 +114,7 @@ def ways_of(case: Case, every: bool = True, numpy: bool = False) -> list[Way]:
                 given,
                 case.rank,
                 n_iter_max=case.iterations,
-                init=(None, begin),
+                init=(None, deepcopy(begin)),  # TensorLy 0.9 writes to what it is given
                 tol=1e-30,
                 return_errors=True,
             )

@@ -177,9 +177,11 @@ def check_core_rows(mesh):
         assert x.placements == (Shard(1),)
         x.backward(upstream)
     gradients = [layer.core.grad, *(t.grad for t in whole)]
-    assert communication.get_total_counts() == 0
     assert gradients[0].placements == (Shard(0),)
-    assert all(g.placements == (Partial(),) for g in gradients[1:])
+    # torch 2.11 adds up the parts of a gradient that it keeps; later ones leave them.
+    placements = [g.placements for g in gradients[1:]]
+    assert all(each in ((Partial(),), (Replicate(),)) for each in placements)
+    assert communication.get_total_counts() == placements.count((Replicate(),))
     for ours, expected in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(ours.full_tensor(), expected, rtol=1e-4, atol=1e-5)
     layer.accumulate_core_grad = True

@@ -304,6 +304,9 @@ def test_each_thread_has_its_own_sweep():
     torch.testing.assert_close(found, alone, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.skipif(  # Python 3.10 gets no later one
+    tensorly.__version__.startswith("0.9."), reason="TensorLy 0.9 lacks one of the tests"
+)
 def test_own_tests_of_tensorly():
     """A part of what `tools/tensorly_suite.py` runs; what is green alone is green with us."""
     found = tensorly_suite.run_ways(tensorly_suite.WAYS, list(SUBSET))
