@@ -80,7 +80,6 @@ private:
     std::vector<Factor> items_;
 };
 
-
 // Runs a job with this scratch memory, or returns how many bytes it lacks: then nothing was done
 // and no address was looked at.
 template <class Backend, class Job>
