@@ -14,7 +14,7 @@ import math
 import random
 import signal
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -335,18 +335,17 @@ def run(cases, last):
     """The number of cases until the last, or an interrupt; the first wrong one ends the process,
     made small."""
     done = 0
-    for case in cases:
-        if last:
-            Path(last).write_text(f"{case!r}\n")
-        try:
-            check(case)
-        except Wrong as wrong:
-            print(wrong, flush=True)
-            print(f"minimal after {done} right cases: {minimal(case, is_wrong)!r}")
-            raise SystemExit(1) from None
-        except KeyboardInterrupt:
-            break
-        done += 1
+    with suppress(KeyboardInterrupt):
+        for case in cases:
+            if last:
+                Path(last).write_text(f"{case!r}\n")
+            try:
+                check(case)
+            except Wrong as wrong:
+                print(wrong, flush=True)
+                print(f"minimal after {done} right cases: {minimal(case, is_wrong)!r}")
+                raise SystemExit(1) from None
+            done += 1
     return done
 
 
