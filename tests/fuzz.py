@@ -220,6 +220,7 @@ def _check(case, memory):
     level = force_simd_level(case.level) if case.level else nullcontext()
     plan = nullcontext() if case.plan is None else force_plan(case.plan)
     sharing = sharing_at_any_size() if case.seed % 2 else nullcontext()
+    call._kept_scratch()  # what a thread keeps must not lie in memory that is given back
     with memory.for_empty(), level, plan, sharing:
         if case.order == "accumulate":
             found = accumulated(case, inputs, cotangents, needs)
