@@ -73,9 +73,13 @@ def _samples_of_outputs(factors: list[Tensor], of_both: bool) -> list[Tensor]:
     return [torch.cat((leading, of_mean)), *(torch.cat((each, each)) for each in others)]
 
 
-def _joined_grads(grad: Tensor | None, grad_mean: Tensor) -> Tensor:
-    """Of the samples of `_samples_of_outputs`."""
-    return grad_mean if grad is None else torch.cat((grad, grad_mean))
+def _grads_beside(
+    grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """The gradients of both outputs, or of x_mean, as those of one projection; its factors."""
+    assert grad_mean is not None
+    joined = grad_mean if grad is None else torch.cat((grad, grad_mean))
+    return joined, _samples_of_outputs(factors, grad is not None)
 
 
 def synthesis_projection(core: Tensor, factors: list[Tensor]) -> Tensor:
@@ -128,9 +132,7 @@ def _joined_factor_grads(
     if grad_mean is not None:
         way = _way_of_factor_grads(core, grad, rows, described, needs, False)
     if way == plans.MEAN_BESIDE:
-        assert grad_mean is not None
-        joined = _joined_grads(grad, grad_mean)
-        beside = _samples_of_outputs(factors, grad is not None)
+        joined, beside = _grads_beside(grad, grad_mean, factors)
         both = projection_factor_grads(core, joined, None, beside, needs)
         leading = extents[0] if needs[0] else 0
         both[-rows:, :leading] = 0
@@ -215,9 +217,7 @@ def projection_grads(
     if grad_mean is not None and True in needs:
         way = _way_of_factor_grads(core, grad, n, described, needs, True)
     if way == plans.MEAN_BESIDE:
-        assert grad_mean is not None
-        joined = _joined_grads(grad, grad_mean)
-        beside = _samples_of_outputs(factors, grad is not None)
+        joined, beside = _grads_beside(grad, grad_mean, factors)
         both = projection_grads(core, joined, None, beside, False, needs)[1:]
         for place, total in enumerate(both):
             if total is None:
@@ -324,9 +324,7 @@ def _write_core_grad(
         split = plans.core_grad(sizes, *wanted, plans.forced())
         by_torch = split == plans.PRODUCT
         if split == plans.MEAN_BESIDE:
-            assert grad_mean is not None
-            joined = _joined_grads(grad, grad_mean)
-            beside = _samples_of_outputs(factors, grad is not None)
+            joined, beside = _grads_beside(grad, grad_mean, factors)
             _write_core_grad(out, joined, None, beside, accumulate)
             return
         if split == plans.MEAN_APART:
