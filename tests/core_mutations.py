@@ -32,7 +32,12 @@ class Fault(NamedTuple):
 
 PROJECTION, FEW = "cpu/projection_slabs.h", "cpu/projection_few.h"
 CORE_GRAD, FACTOR_GRADS = "cpu/projection_core_grad.cpp", "cpu/projection_factor_grads.cpp"
-PLAN, SAMPLE, SIMD = "cpu/projection_plan.h", "cpu/sample.h", "cpu/simd.h"
+PLAN, SAMPLE, ROWS, SIMD = (
+    "cpu/projection_plan.h",
+    "cpu/sample.h",
+    "cpu/rows.h",
+    "cpu/simd.h",
+)
 COLUMNS, JOINED, VECTORS = "cpu/columns.h", "cpu/joined_grad.h", "cpu/vectors.h"
 SYNTHESIS, INDEX = "cpu/synthesis.cpp", "math/synthesis.h"
 FAULTS = (
@@ -76,8 +81,13 @@ FAULTS = (
     Fault(
         "columns of a long factor", COLUMNS, "at.last + j, here, width_", "at.last, here, width_"
     ),
-    Fault("rows of a short factor", SAMPLE, "int64_t p = first % width;", "int64_t p = 0;"),
-    Fault("last block", SAMPLE, "    if (in_blocks) finish_block();\n", ""),
+    Fault("row begun before", SAMPLE, "part(i++, first, 0, at);", "part(i++, 0, 0, at);"),
+    Fault(
+        "rows run over the end",
+        ROWS,
+        "Part ? min64(rows, ceil_div(V - left, width)) : 0",
+        "Part ? min64(rows, 1) : 0",
+    ),
     Fault(
         "mean over another mode",
         JOINED,

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "../math/synthesis.h"
-#include "simd.h"
+#include "rows.h"
 
 namespace ntensor {
 namespace NTENSOR_LEVEL {
@@ -12,7 +12,6 @@ namespace NTENSOR_LEVEL {
 // the most.
 constexpr int64_t least_tail = 32;
 constexpr int64_t most_tail = 128;
-constexpr int64_t short_tail = 12;
 
 // split_index (math/synthesis.h) for the factors [begin, end).
 template <class Body>
@@ -50,9 +49,6 @@ struct Grouping {
         push(tail_extent);
     }
 
-    // Segments would be shorter than a vector.
-    bool has_short_tail() const { return count > 1 && extents[count - 1] < short_tail; }
-
     // Calls body(m, i) for each factor m that has a part in index `at` of the group's factor
     // `place`, i its own index: for one factor, or for all that are merged.
     template <class Body>
@@ -87,18 +83,21 @@ inline void gather_sample(const Factors& factors, const Grouping& g, int64_t s,
     const int64_t tail_extent = g.extents[g.count - 1];
     const Factor& last = factors.items[g.end - 1];
     widen_row<S>(last.values, s, 0, last.extent, to + tail_extent - last.extent);
-    // Grown from the right end of `to`, so that the product can be written where its source stands.
+    // Grown from the right end of `to`.
     int64_t done = last.extent;
     for (int m = g.end - 2; m >= g.tail; --m) {
         const Factor& factor = factors.items[m];
-        const Accumulator<S>* source = to + tail_extent - done;
-        Accumulator<S>* target = to + tail_extent - done * factor.extent;
-        for (int64_t i = 0; i < factor.extent; ++i) {
-            const Accumulator<S> z = element<S>(factor.values, s, i);
-            // The last block lies on its own source, element by element.
-            for (int64_t j = 0; j < done; ++j) target[i * done + j] = z * source[j];
+        if (factor.extent == 1) {
+            const Accumulator<S> z = element<S>(factor.values, s, 0);
+            write_row(z, to + tail_extent - done, done, to + tail_extent - done);
+            continue;
         }
+        Accumulator<S> z[most_tail], source[most_tail];
+        widen_row<S>(factor.values, s, 0, factor.extent, z);
+        widen(to + tail_extent - done, source, done);
         done *= factor.extent;
+        write_rows(Accumulator<S>(1), z, factor.extent, source, done / factor.extent,
+                   to + tail_extent - done);
     }
 }
 

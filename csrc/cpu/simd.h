@@ -85,6 +85,25 @@ template <class S>
 inline void narrow(const Accumulator<S>* from, S* to, int64_t count) {
     for (int64_t i = 0; i < count; ++i) round_to(from[i], to + i);
 }
+// A type that is its own accumulator is copied.
+template <class T>
+inline void copy_row(const T* from, T* to, int64_t count) {
+    int64_t i = 0;
+    for (; i + lanes<T> <= count; i += lanes<T>) store(to + i, load(from + i));
+    if (i < count) store_first(to + i, load_first(from + i, count - i), count - i);
+}
+inline void widen(const float* from, float* to, int64_t count) {
+    copy_row(from, to, count);
+}
+inline void widen(const double* from, double* to, int64_t count) {
+    copy_row(from, to, count);
+}
+inline void narrow(const float* from, float* to, int64_t count) {
+    copy_row(from, to, count);
+}
+inline void narrow(const double* from, double* to, int64_t count) {
+    copy_row(from, to, count);
+}
 #if defined(__AVX512F__)
 inline void widen(const float16* from, float* to, int64_t count) {
     for (int64_t i = 0; i < count; i += 16) {

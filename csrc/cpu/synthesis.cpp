@@ -41,8 +41,15 @@ void synthesis_rows(const Synthesis& job, const Grouping& group, const Scratch<S
         const int64_t s = at / K;
         const int64_t begin = at % K;
         const int64_t count = min64(K - begin, end - at);
-        gather_sample<S>(job.factors, group, s, scratch.z);
         S* to = static_cast<S*>(job.y) + at;
+        at += count;
+        if constexpr (sizeof(S) == sizeof(Accumulator<S>)) {
+            if (group.count == 1 && count == K) {
+                gather_sample<S>(job.factors, group, s, to);
+                continue;
+            }
+        }
+        gather_sample<S>(job.factors, group, s, scratch.z);
         if constexpr (sizeof(S) == sizeof(Accumulator<S>)) {
             synthesise(group, scratch.z, begin, begin + count, to);
         } else {
@@ -52,7 +59,6 @@ void synthesis_rows(const Synthesis& job, const Grouping& group, const Scratch<S
                 narrow(scratch.y, to + p, here);
             }
         }
-        at += count;
     }
 }
 

@@ -105,13 +105,6 @@ inline void finish_stores() {
 #endif
 }
 
-template <class T>
-inline T sum_lanes(Vector<T> v) {
-    T sum = 0;
-    for (int i = 0; i < lanes<T>; ++i) sum += v[i];
-    return sum;
-}
-
 template <bool first, class A, class B>
 struct SelectType {
     using type = A;
@@ -122,6 +115,60 @@ struct SelectType<false, A, B> {
 };
 template <bool first, class A, class B>
 using Select = typename SelectType<first, A, B>::type;
+
+// Integers as wide as the lanes of a vector.
+template <class T>
+struct Lanes {
+    typedef Select<sizeof(T) == 4, int32_t, int64_t> index;
+    typedef index type __attribute__((vector_size(vector_bytes)));
+
+    static type places() {
+        return []<int... I>(std::integer_sequence<int, I...>) {
+            return type{I...};
+        }(std::make_integer_sequence<int, lanes<T>>());
+    }
+};
+
+// v with 0 in the lanes from count on.
+template <class T>
+inline Vector<T> keep_first(Vector<T> v, int64_t count) {
+    using Mask = typename Lanes<T>::type;
+    using Index = typename Lanes<T>::index;
+    const Mask kept = Lanes<T>::places() < static_cast<Index>(count);
+    return reinterpret_cast<Vector<T>>(reinterpret_cast<Mask>(v) & kept);
+}
+
+// The first count lanes alone, fewer than all of them; the others are 0.
+template <class T>
+inline Vector<T> load_first(const T* p, int64_t count) {
+    T values[lanes<T>] = {};
+    for (int64_t i = 0; i < count; ++i) values[i] = p[i];
+    return load(values);
+}
+template <class T>
+inline void store_first(T* p, Vector<T> v, int64_t count) {
+    T values[lanes<T>];
+    store(values, v);
+    for (int64_t i = 0; i < count; ++i) p[i] = values[i];
+}
+#if defined(__AVX512F__)
+inline float_vector load_first(const float* p, int64_t count) {
+    const auto mask = static_cast<__mmask16>((1u << count) - 1);
+    return reinterpret_cast<float_vector>(_mm512_maskz_loadu_ps(mask, p));
+}
+inline void store_first(float* p, float_vector v, int64_t count) {
+    const auto mask = static_cast<__mmask16>((1u << count) - 1);
+    _mm512_mask_storeu_ps(p, mask, reinterpret_cast<__m512>(v));
+}
+inline double_vector load_first(const double* p, int64_t count) {
+    const auto mask = static_cast<__mmask8>((1u << count) - 1);
+    return reinterpret_cast<double_vector>(_mm512_maskz_loadu_pd(mask, p));
+}
+inline void store_first(double* p, double_vector v, int64_t count) {
+    const auto mask = static_cast<__mmask8>((1u << count) - 1);
+    _mm512_mask_storeu_pd(p, mask, reinterpret_cast<__m512d>(v));
+}
+#endif
 
 // first[0], second[0], first[1], second[1], ..., of the lower or the upper halves.
 template <bool Upper, class V>
@@ -137,6 +184,30 @@ inline V interleave(V first, V second) {
         return __builtin_shuffle(first, second, indices{(start + I / 2 + I % 2 * count)...});
 #endif
     }(std::make_integer_sequence<int, count>());
+}
+
+// Lane i is v[i + Places], lanes counted around.
+template <int Places, class V>
+inline V rotate_lanes(V v) {
+    constexpr int count = sizeof(V) / sizeof(v[0]);
+    return [&]<int... I>(std::integer_sequence<int, I...>) {
+#if defined(__clang__)
+        return __builtin_shufflevector(v, v, ((I + Places) % count)...);
+#else
+        using Index = Select<sizeof(v[0]) == 4, int32_t, int64_t>;
+        typedef Index indices __attribute__((vector_size(sizeof(V))));
+        return __builtin_shuffle(v, indices{((I + Places) % count)...});
+#endif
+    }(std::make_integer_sequence<int, count>());
+}
+
+template <class T, int Half = lanes<T> / 2>
+inline T sum_lanes(Vector<T> v) {
+    if constexpr (Half == 0) {
+        return v[0];
+    } else {
+        return sum_lanes<T, Half / 2>(v + rotate_lanes<Half>(v));
+    }
 }
 
 // A square of lanes x lanes elements: its rows become its columns.

@@ -36,7 +36,7 @@ inline void split_index(int begin, int end, int64_t index, const Extent& extent,
 
 // The indices (i_1, ..., i_{M-1}) of a segment, counted upwards from the one that holds p.
 struct SegmentIndex {
-    int64_t prefix[most_factors] = {};
+    int64_t prefix[most_factors];
     int64_t last = 0;  // i_M where the segment starts
 
     // extents: k_1 ... k_M
