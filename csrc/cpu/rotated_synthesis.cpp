@@ -1,76 +1,87 @@
-// The rotated synthesis and its gradients. Where the rotation acts on one factor alone, blocks of
-// samples are synthesised with that factor rotated. Where it does not, samples are taken one by
-// one, in pieces that stay in the first-level cache. The unrotated feature exists only as such a
-// piece.
+// The rotated synthesis and its gradients, by blocks of samples that the synthesis itself takes.
+// Where the rotation acts on one factor alone, that factor is rotated and the feature comes out
+// right; else the block's features are, which then exist beside the result only as long as the
+// block does. Features too long for a block are formed in pieces (rotated_pieces.h).
 
 #include "parallel.h"
-#include "rotate.h"
+#include "rotated_pieces.h"
 #include "rotation.h"
-#include "sample.h"
 #include "synthesis.h"
 
 namespace ntensor {
 namespace NTENSOR_LEVEL {
 namespace {
 
-// Elements of a block's rotated factor, or of its synthesis where that is widened.
-constexpr int64_t most_block = 1 << 14;
+// Elements of a block's rotated factor, or of its features where these are held.
+constexpr int64_t most_block = 1 << 13;
 
 int64_t feature_extent(const Factors& factors) {
     return product_of_extents(factors, 0, factors.count);
 }
 
-// Calls body(S, Column, samples [begin, end)) for each of `threads` shares.
-template <class Job, class Body>
-void share_samples(const Job& job, int threads, const Body& body) {
-    with_types(job.factors.dtype, job.layout, [&]<class S, bool Column>() {
-        parallel_for_threads(threads, [&](int t) {
-            const int64_t n = job.factors.n;
-            body.template operator()<S, Column>(t, n * t / threads, n * (t + 1) / threads);
-        });
-    });
-}
-
 // The factor on which the rotation acts alone, -1 where there is none: in the layout "row" the rows
 // of the matrix are thirds of the leading factor, in "column" its columns are triples of the last
 // one. Factors of extent 1 do not count.
-template <class Job>
-int rotated_factor(const Job& job) {
-    const Factors& factors = job.factors;
-    const bool column = job.layout == Layout::column;
-    const bool widens = factors.dtype == DType::bfloat16 || factors.dtype == DType::float16;
-    if (widens && feature_extent(factors) > most_block) return -1;
+int rotated_factor(const Factors& factors, Layout layout) {
+    const bool column = layout == Layout::column;
     int m = column ? factors.count - 1 : 0;
     while (factors.items[m].extent == 1) m += column ? -1 : 1;
     return factors.items[m].extent % 3 == 0 ? m : -1;
 }
 
-// Some samples at a time, one of their factors rotated, and the gradients of a synthesis of them.
-template <class S>
+template <class Job>
+bool in_blocks(const Job& job) {
+    if (feature_extent(job.factors) <= most_block) return true;
+    const bool widens = job.factors.dtype == DType::bfloat16 || job.factors.dtype == DType::float16;
+    return !widens && rotated_factor(job.factors, job.layout) >= 0;
+}
+
+// How many blocks are worked on at the same time. Of few samples one after the other, each by all
+// threads, where the synthesis does all that is worth dividing.
+template <class Job>
+int blocks_at_once(const Job& job) {
+    const bool many = job.factors.n >= 8 * int64_t{job.threads};
+    return many || rotated_factor(job.factors, job.layout) < 0 ? job.threads : 1;
+}
+
+bool wants_matrix(const RotatedSynthesis&) {
+    return false;
+}
+bool wants_matrix(const RotatedSynthesisGrads& job) {
+    return job.dR;
+}
+
+// Some samples at a time, and the gradients of a synthesis of them.
+template <class S, class Job>
 struct Block {
     using T = Accumulator<S>;
     static constexpr bool widens = sizeof(S) != sizeof(T);
 
+    const Job& job;
     const Factors& given;
-    const int place;     // of the rotated factor
-    const int64_t k, K;  // extents of that factor and of the feature
+    const int place;     // of the rotated factor, -1: features are rotated
+    const int64_t K, k;  // extents of the feature and of what is rotated
     const int64_t rows;  // most samples
+    const int threads;
     Factor items[most_factors];
     T* copies[most_factors];  // rotated or widened values
-    T* y = nullptr;           // (rows, K), where results are rounded or gradients widened
-    T *room, *grad_room;      // a row of the rotated factor
-    int64_t used;             // bytes, what follows is scratch of the synthesis
+    T* y = nullptr;           // (rows, K), where features are rotated, or rounded, or widened
+    T *room, *more_room;      // k elements each
+    void* scratch;            // of the synthesis
+    int64_t bytes;
 
-    Block(const Factors& factors, int rotated, bool of_matrix, char* base)
-        : given(factors),
-          place(rotated),
-          k(factors.items[rotated].extent),
-          K(feature_extent(factors)),
-          rows(max64(1, min64(factors.n, most_block / (widens ? K : k)))) {
+    Block(const Job& job_, char* base)
+        : job(job_),
+          given(job.factors),
+          place(rotated_factor(given, job.layout)),
+          K(feature_extent(given)),
+          k(place < 0 ? K : given.items[place].extent),
+          rows(max64(1, min64(given.n, most_block / (widens ? K : k)))),
+          threads(job.threads / blocks_at_once(job)) {
         Arena arena{base};
         for (int m = 0; m < given.count; ++m) {
             Factor& item = items[m] = given.items[m];
-            if (m == place) item.needs_grad |= of_matrix;
+            if (m == place) item.needs_grad |= wants_matrix(job);
             if (!widens && m != place) continue;
             copies[m] = arena.take<T>(rows * item.extent);
             item.values = {copies[m], item.extent, 1};
@@ -78,26 +89,35 @@ struct Block {
             item.grad = arena.take<T>(rows * item.extent);
             item.grad_stride = item.extent;
         }
-        if (widens) y = arena.take<T>(rows * K);
+        if (widens || place < 0) y = arena.take<T>(rows * K);
         room = arena.take<T>(k);
-        grad_room = arena.take<T>(k);
-        used = arena.used;
+        more_room = arena.take<T>(k);
+        scratch = base + arena.used;
+        const Factors factors = view(rows);
+        const int64_t forward = synthesis_scratch(Synthesis{factors, nullptr, threads});
+        const int64_t backward = synthesis_grads_scratch(SynthesisGrads{factors, {}, threads});
+        bytes = arena.used + round_up(max64(forward, backward), 64);
     }
 
     Factors view(int64_t count) const {
         return {items, given.count, count, sizeof(T) == 8 ? DType::float64 : DType::float32};
     }
+    bool needs_grad() const {
+        for (int m = 0; m < given.count; ++m)
+            if (items[m].needs_grad) return true;
+        return false;
+    }
 
     // Samples s ... s + count.
     template <bool Column>
-    void read(const Matrix& R, int64_t s, int64_t count) {
+    void read(int64_t s, int64_t count) {
         for (int m = 0; m < given.count; ++m) {
             const Factor& from = given.items[m];
             if (m == place) {
                 for (int64_t r = 0; r < count; ++r) {
-                    T entries[9];
-                    widen_row<S>(R, s + r, 0, 9, entries);
-                    rotate<Column>(entries, row_of<S>(from.values, s + r, k, room), k / 3, k / 3,
+                    T R[9];
+                    widen_row<S>(job.R, s + r, 0, 9, R);
+                    rotate<Column>(R, row_of<S>(from.values, s + r, k, room), k / 3, k / 3,
                                    copies[m] + r * k, k / 3);
                 }
             } else if (widens) {
@@ -112,9 +132,64 @@ struct Block {
         }
     }
 
-    // The gradients of samples s ... s + count that the synthesis does not write itself.
+    void synthesise(int64_t count, void* to) { synthesis({view(count), to, threads, scratch}); }
+
     template <bool Column>
-    void write_grads(const RotatedSynthesisGrads& job, int64_t s, int64_t count) {
+    void write_features(S* out, int64_t s, int64_t count) {
+        if (!y) return synthesise(count, out);
+        synthesise(count, y);
+        if (place >= 0) return narrow(y, out, count * K);
+        for (int64_t r = 0; r < count; ++r) {
+            T R[9];
+            widen_row<S>(job.R, s + r, 0, 9, R);
+            if constexpr (widens) {
+                rotate<Column>(R, y + r * K, K / 3, K / 3, room, K / 3);
+                narrow(room, out + r * K, K);
+            } else {
+                rotate<Column>(R, y + r * K, K / 3, K / 3, out + r * K, K / 3);
+            }
+        }
+    }
+
+    // dR += g y^T for a row of gradients and of what was rotated.
+    template <bool Column>
+    void write_matrix_grad(int64_t s, const T* grad, const T* values) {
+        T dR[9] = {};
+        add_matrix_grad<Column>(grad, k / 3, values, k / 3, k / 3, dR);
+        narrow(dR, static_cast<S*>(job.dR) + s * job.dR_stride, 9);
+    }
+
+    // to = R^T grad.
+    template <bool Column>
+    void rotate_back(int64_t s, const T* grad, T* to) {
+        T R[9], transposed[9];
+        widen_row<S>(job.R, s, 0, 9, R);
+        transpose3(R, transposed);
+        rotate<Column>(transposed, grad, k / 3, k / 3, to, k / 3);
+    }
+
+    // The gradient of the synthesis, dR where features are rotated.
+    template <bool Column>
+    Matrix grad_of_synthesis(int64_t s, int64_t count) {
+        if (!y)
+            return {static_cast<const S*>(job.grad.data) + s * job.grad.row_stride,
+                    job.grad.row_stride, job.grad.col_stride};
+        if (place < 0 && job.dR) synthesise(count, y);
+        for (int64_t r = 0; r < count; ++r) {
+            if (place >= 0) {
+                widen_row<S>(job.grad, s + r, 0, K, y + r * K);
+                continue;
+            }
+            const T* grad = row_of<S>(job.grad, s + r, K, room);
+            if (job.dR) write_matrix_grad<Column>(s + r, grad, y + r * K);
+            rotate_back<Column>(s + r, grad, y + r * K);
+        }
+        return {y, K, 1};
+    }
+
+    // What the synthesis does not write itself.
+    template <bool Column>
+    void write_grads(int64_t s, int64_t count) {
         for (int m = 0; m < given.count; ++m) {
             const Factor& to = given.items[m];
             if (!widens || m == place || !to.needs_grad) continue;
@@ -122,189 +197,46 @@ struct Block {
                 narrow(static_cast<const T*>(items[m].grad) + r * to.extent,
                        static_cast<S*>(to.grad) + (s + r) * to.grad_stride, to.extent);
         }
-        if (!items[place].needs_grad) return;
+        if (place < 0 || !items[place].needs_grad) return;
         const Factor& to = given.items[place];
         for (int64_t r = 0; r < count; ++r) {
             const T* grad = static_cast<const T*>(items[place].grad) + r * k;
             if (to.needs_grad) {
-                T entries[9], transposed[9];
-                widen_row<S>(job.R, s + r, 0, 9, entries);
-                transpose3(entries, transposed);
-                rotate<Column>(transposed, grad, k / 3, k / 3, grad_room, k / 3);
-                narrow(grad_room, static_cast<S*>(to.grad) + (s + r) * to.grad_stride, k);
+                rotate_back<Column>(s + r, grad, more_room);
+                narrow(more_room, static_cast<S*>(to.grad) + (s + r) * to.grad_stride, k);
             }
-            if (job.dR) {
-                T dR[9] = {};
-                add_matrix_grad<Column>(grad, k / 3, row_of<S>(to.values, s + r, k, room), k / 3,
-                                        k / 3, dR);
-                narrow(dR, static_cast<S*>(job.dR) + (s + r) * job.dR_stride, 9);
-            }
+            if (job.dR)
+                write_matrix_grad<Column>(s + r, grad, row_of<S>(to.values, s + r, k, room));
         }
     }
 };
 
-// How many blocks are worked on at the same time. Of few samples one after the other, each by all
-// threads.
-template <class Job>
-int blocks_at_once(const Job& job) {
-    return job.factors.n >= 8 * int64_t{job.threads} ? job.threads : 1;
-}
-
-Synthesis inner_job(const RotatedSynthesis&, const Factors& factors, int threads) {
-    return {factors, nullptr, threads};
-}
-SynthesisGrads inner_job(const RotatedSynthesisGrads&, const Factors& factors, int threads) {
-    return {factors, {}, threads};
-}
-int64_t inner_scratch(const Synthesis& job) {
-    return synthesis_scratch(job);
-}
-int64_t inner_scratch(const SynthesisGrads& job) {
-    return synthesis_grads_scratch(job);
-}
-bool wants_matrix(const RotatedSynthesis&) {
-    return false;
-}
-bool wants_matrix(const RotatedSynthesisGrads& job) {
-    return job.dR;
-}
-
-template <class S, class Job>
-int64_t block_bytes(const Job& job, int place) {
-    const Block<S> block(job.factors, place, wants_matrix(job), nullptr);
-    const int threads = job.threads / blocks_at_once(job);
-    return block.used +
-           round_up(inner_scratch(inner_job(job, block.view(block.rows), threads)), 64);
-}
-
-// Calls body(block, its synthesis, s, count) for each block of samples s ... s + count.
+// Calls body(block, s, count) for each block of samples s ... s + count.
 template <class Job, class Body>
-void run_blocks(const Job& job, int place, const Body& body) {
-    const int at_once = blocks_at_once(job);
-    share_samples(job, at_once, [&]<class S, bool Column>(int t, int64_t begin, int64_t end) {
-        char* memory = static_cast<char*>(job.scratch) + t * block_bytes<S>(job, place);
-        Block<S> block(job.factors, place, wants_matrix(job), memory);
-        for (int64_t s = begin; s < end; s += block.rows) {
-            const int64_t count = min64(block.rows, end - s);
-            block.template read<Column>(job.R, s, count);
-            auto inner = inner_job(job, block.view(count), job.threads / at_once);
-            inner.scratch = memory + block.used;
-            body.template operator()<Column>(block, inner, s, count);
-        }
-    });
-}
-
-// Of a single sample.
-template <class S>
-struct Scratch {
-    using T = Accumulator<S>;
-
-    T* y;
-    T* out;
-    T* z;
-    T* dz;
-    int64_t bytes;
-
-    Scratch(const Grouping& group, char* base) {
-        Arena arena{base};
-        const int64_t elements = min64(group.extent, 3 * piece);
-        y = arena.take<T>(elements);
-        out = arena.take<T>(elements);
-        z = arena.take<T>(group.sum);
-        dz = arena.take<T>(group.sum);
-        bytes = arena.used;
-    }
-};
-
-template <bool Column, class T>
-inline void synthesise_piece(const Grouping& group, const T* z, int64_t j, int64_t count, T* to) {
-    for_each_stretch<Column>(group.extent, j, count, [&](int64_t from, int64_t at, int64_t length) {
-        synthesise(group, z, from, from + length, to + at);
-    });
-}
-
-// Calls body(scratch, s, its R) for each sample.
-template <class Job, class Body>
-void run_samples(const Job& job, const Grouping& group, const Body& body) {
-    share_samples(job, job.threads, [&]<class S, bool Column>(int t, int64_t begin, int64_t end) {
-        const int64_t bytes = Scratch<S>(group, nullptr).bytes;
-        const Scratch<S> scratch(group, static_cast<char*>(job.scratch) + t * bytes);
-        for (int64_t s = begin; s < end; ++s) {
-            Accumulator<S> R[9];
-            widen_row<S>(job.R, s, 0, 9, R);
-            gather_sample<S>(job.factors, group, s, scratch.z);
-            body.template operator()<S, Column>(scratch, s, R);
-        }
-    });
+void run_blocks(const Job& job, const Body& body) {
+    share_samples(job, blocks_at_once(job),
+                  [&]<class S, bool Column>(int t, int64_t begin, int64_t end) {
+                      char* memory = static_cast<char*>(job.scratch);
+                      if (t > 0) memory += t * Block<S, Job>(job, nullptr).bytes;
+                      Block<S, Job> block(job, memory);
+                      for (int64_t s = begin; s < end; s += block.rows) {
+                          const int64_t count = min64(block.rows, end - s);
+                          block.template read<Column>(s, count);
+                          body.template operator()<Column>(block, s, count);
+                      }
+                  });
 }
 
 template <class Job>
 int64_t scratch_bytes(const Job& job) {
-    const int place = rotated_factor(job);
     int64_t bytes = 0;
     with_storage_type(job.factors.dtype, [&]<class S>(S) {
-        if (place >= 0)
-            bytes = blocks_at_once(job) * block_bytes<S>(job, place);
+        if (in_blocks(job))
+            bytes = blocks_at_once(job) * Block<S, Job>(job, nullptr).bytes;
         else
-            bytes = job.threads * Scratch<S>(Grouping(job.factors, 0, 0), nullptr).bytes;
+            bytes = job.threads * SampleScratch<S>(Grouping(job.factors, 0, 0), nullptr).bytes;
     });
     return bytes;
-}
-
-void synthesise_samples(const RotatedSynthesis& job) {
-    const Grouping group(job.factors, 0, 0);
-    const int64_t K = group.extent;
-    run_samples(
-        job, group, [&]<class S, bool Column>(const Scratch<S>& scratch, int64_t s, auto R) {
-            for (int64_t j = 0; j < K / 3; j += piece) {
-                const int64_t count = min64(piece, K / 3 - j);
-                synthesise_piece<Column>(group, scratch.z, j, count, scratch.y);
-                if constexpr (sizeof(S) == sizeof(Accumulator<S>)) {
-                    rotate<Column>(R, scratch.y, count, count,
-                                   static_cast<S*>(job.out) + s * K + (Column ? 3 * j : j), K / 3);
-                } else {
-                    rotate<Column>(R, scratch.y, count, count, scratch.out, count);
-                    write_piece<Column, S>(scratch.out, job.out, s, K, j, count);
-                }
-            }
-        });
-}
-
-void grads_of_samples(const RotatedSynthesisGrads& job) {
-    const Grouping group(job.factors, 0, 0);
-    const int64_t K = group.extent;
-    bool factors_need_grad = false;
-    for (int m = 0; m < job.factors.count; ++m)
-        factors_need_grad |= job.factors.items[m].needs_grad;
-    run_samples(
-        job, group, [&]<class S, bool Column>(const Scratch<S>& scratch, int64_t s, auto R) {
-            using T = Accumulator<S>;
-            T R_transposed[9], dR[9] = {};
-            transpose3(R, R_transposed);
-            for (int64_t i = 0; i < group.sum; ++i) scratch.dz[i] = 0;
-            const bool ready = lies_ready<S>(job.grad);
-            for (int64_t j = 0; j < K / 3; j += piece) {
-                const int64_t count = min64(piece, K / 3 - j), step = ready ? K / 3 : count;
-                const T* grad = scratch.out;
-                if (ready)
-                    grad = static_cast<const T*>(job.grad.data) + s * job.grad.row_stride +
-                           (Column ? 3 * j : j);
-                else
-                    read_piece<Column, S>(job.grad, s, K, j, count, scratch.out);
-                if (job.dR) {
-                    synthesise_piece<Column>(group, scratch.z, j, count, scratch.y);
-                    add_matrix_grad<Column>(grad, step, scratch.y, count, count, dR);
-                }
-                if (!factors_need_grad) continue;
-                rotate<Column>(R_transposed, grad, step, count, scratch.y, count);
-                for_each_stretch<Column>(K, j, count, [&](int64_t p, int64_t at, int64_t length) {
-                    add_factor_grads(group, scratch.z, scratch.y + at, p, p + length, false,
-                                     scratch.dz);
-                });
-            }
-            if (job.dR) narrow(dR, static_cast<S*>(job.dR) + s * job.dR_stride, 9);
-            scatter_grads<S>(job.factors, group, s, scratch.dz);
-        });
 }
 
 }  // namespace
@@ -314,16 +246,12 @@ int64_t rotated_synthesis_scratch(const RotatedSynthesis& job) {
 }
 
 void rotated_synthesis(const RotatedSynthesis& job) {
-    const int place = rotated_factor(job);
-    if (place < 0) return synthesise_samples(job);
-    run_blocks(
-        job, place,
-        [&]<bool Column, class S>(Block<S>& block, Synthesis& inner, int64_t s, int64_t count) {
-            S* out = static_cast<S*>(job.out) + s * block.K;
-            inner.y = block.widens ? static_cast<void*>(block.y) : out;
-            synthesis(inner);
-            if (block.widens) narrow(block.y, out, count * block.K);
-        });
+    if (!in_blocks(job)) return synthesise_samples(job);
+    run_blocks(job, [&]<bool Column, class S>(Block<S, RotatedSynthesis>& block, int64_t s,
+                                              int64_t count) {
+        S* out = static_cast<S*>(job.out) + s * block.K;
+        block.template write_features<Column>(out, s, count);
+    });
 }
 
 int64_t rotated_synthesis_grads_scratch(const RotatedSynthesisGrads& job) {
@@ -331,23 +259,14 @@ int64_t rotated_synthesis_grads_scratch(const RotatedSynthesisGrads& job) {
 }
 
 void rotated_synthesis_grads(const RotatedSynthesisGrads& job) {
-    const int place = rotated_factor(job);
-    if (place < 0) return grads_of_samples(job);
-    run_blocks(job, place,
-               [&]<bool Column, class S>(Block<S>& block, SynthesisGrads& inner, int64_t s,
-                                         int64_t count) {
-                   inner.grad = job.grad;
-                   if (block.widens) {
-                       for (int64_t r = 0; r < count; ++r)
-                           widen_row<S>(job.grad, s + r, 0, block.K, block.y + r * block.K);
-                       inner.grad = {block.y, block.K, 1};
-                   } else {
-                       inner.grad.data =
-                           static_cast<const S*>(job.grad.data) + s * job.grad.row_stride;
-                   }
-                   synthesis_grads(inner);
-                   block.template write_grads<Column>(job, s, count);
-               });
+    if (!in_blocks(job)) return grads_of_samples(job);
+    run_blocks(job, [&]<bool Column, class S>(Block<S, RotatedSynthesisGrads>& block, int64_t s,
+                                              int64_t count) {
+        const Matrix grad = block.template grad_of_synthesis<Column>(s, count);
+        if (block.needs_grad())
+            synthesis_grads({block.view(count), grad, block.threads, block.scratch});
+        block.template write_grads<Column>(s, count);
+    });
 }
 
 }  // namespace NTENSOR_LEVEL
