@@ -60,6 +60,18 @@ inline void add_row_products(const T* __restrict g, int64_t g_step, const T* __r
     }
 }
 
+// The rows of count columns, `step` apart.
+template <class T>
+inline void take_apart(const T* __restrict columns, int64_t count, T* __restrict rows,
+                       int64_t step) {
+    T *second = rows + step, *third = rows + 2 * step;
+    for (int64_t j = 0; j < count; ++j) {
+        rows[j] = columns[3 * j];
+        second[j] = columns[3 * j + 1];
+        third[j] = columns[3 * j + 2];
+    }
+}
+
 // dR += g Y^T over count columns, steps as in `rotate`. Sums of a piece at a time, lest rounding
 // errors add up.
 template <bool Column, class T>
@@ -81,15 +93,9 @@ inline void add_matrix_grad(const T* g, int64_t g_step, const T* y, int64_t y_st
     constexpr int64_t block = 128;
     for (int64_t begin = 0; begin < count; begin += block) {
         const int64_t here = min64(block, count - begin);
-        const T* __restrict g_ = g + 3 * begin;
-        const T* __restrict y_ = y + 3 * begin;
         T rows[6 * block];
-        for (int64_t j = 0; j < here; ++j) {
-            for (int a = 0; a < 3; ++a) rows[a * block + j] = g_[3 * j + a];
-        }
-        for (int64_t j = 0; j < here; ++j) {
-            for (int a = 0; a < 3; ++a) rows[(3 + a) * block + j] = y_[3 * j + a];
-        }
+        take_apart(g + 3 * begin, here, rows, block);
+        take_apart(y + 3 * begin, here, rows + 3 * block, block);
         add_row_products(rows, block, rows + 3 * block, block, here, dR);
     }
 }
