@@ -107,6 +107,9 @@ inline void check_sizes(const Rotation& job) {
 inline void check_sizes(const RotationMatrixGrad& job) {
     check_rotation(job.dtype, job.n, job.K, job.layout, job.threads);
 }
+inline void check_sizes(const RotationGrads& job) {
+    check_rotation(job.dtype, job.n, job.K, job.layout, job.threads);
+}
 inline void check_sizes(const RotatedSynthesis& job) {
     check_rotated(job.factors, job.layout, job.threads);
 }
@@ -147,6 +150,9 @@ inline void check_addresses(const Rotation& job) {
 }
 inline void check_addresses(const RotationMatrixGrad& job) {
     check_each(job.grad.data, job.y.data, job.dR);
+}
+inline void check_addresses(const RotationGrads& job) {
+    check_each(job.R.data, job.grad.data, job.y.data);
 }
 inline void check_addresses(const RotatedSynthesis& job) {
     check_each(job.factors, job.R.data, job.out);

@@ -133,6 +133,21 @@ struct RotationMatrixGrad {
     void* scratch = nullptr;
 };
 
+// Both gradients of a rotation in one pass: dy[b, j] = sum_a R[a, b] grad[a, j], and dR as above.
+struct RotationGrads {
+    DType dtype;
+    int64_t n;
+    int64_t K;
+    Layout layout;
+    Matrix R;     // (n, 9)
+    Matrix grad;  // (n, K)
+    Matrix y;     // (n, K)
+    void* dy;     // (n, K) contiguous, or null
+    void* dR;     // (n, 9) contiguous, or null
+    int threads = 1;
+    void* scratch = nullptr;
+};
+
 struct RotatedSynthesis {
     Factors factors;
     Layout layout;
@@ -167,7 +182,7 @@ struct Entry {
 struct Kernels {
     std::tuple<Entry<Projection>, Entry<ProjectionFactorGrads>, Entry<ProjectionCoreGrad>,
                Entry<Synthesis>, Entry<SynthesisGrads>, Entry<Rotation>, Entry<RotationMatrixGrad>,
-               Entry<RotatedSynthesis>, Entry<RotatedSynthesisGrads>>
+               Entry<RotationGrads>, Entry<RotatedSynthesis>, Entry<RotatedSynthesisGrads>>
         entries;
     // Runs one pass over the buffers and returns the bytes moved or the operations done; 0: not on
     // this level.

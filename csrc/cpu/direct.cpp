@@ -10,62 +10,13 @@
 // Nothing of torch is linked: tensors are described by the interface of dlpack.h.
 #include "direct.h"
 
-#include "../check.h"
-#include "direct_operands.h"
-#include "direct_plan.h"
-#include "parallel.h"
+#include "direct_call.h"
 
 namespace py = pybind11;
 
 namespace ntensor {
 namespace direct {
 namespace {
-
-// Larger results are made by the ordinary way, on huge pages.
-constexpr int64_t most_result_bytes = int64_t(32) << 20;
-
-// Runs a job without the GIL, on all threads, or one for each of several problems; steps: as in
-// stack.h.
-template <class Job>
-void run(const Plan& plan, Job job, int64_t problems = 1, const int64_t* steps = nullptr) {
-    const Entry<Job>& entry = plan.kernels->entry<Job>();
-    const int at_once = problems > 1 ? plan.at_once : 1;
-    job.threads = plan.threads * plan.at_once / at_once;
-    check_sizes(job);
-    const int64_t one = whole_lines(entry.scratch_bytes(job));
-    const Scratch scratch(one * at_once);
-    job.scratch = scratch.data();
-    check_addresses(job);
-    if constexpr (requires { move(job, problems); }) {
-        if (problems > 1) {
-            const Stack stack{problems, at_once};
-            check_stack(stack, job);
-            const py::gil_scoped_release release;
-            return parallel_for_threads(at_once, [&](int t) {
-                const auto solve = [&](Job& each) {
-                    each.scratch = static_cast<char*>(scratch.data()) + t * one;
-                    entry.run(each);
-                };
-                solve_each(stack, job, t, solve, steps);
-            });
-        }
-    }
-    const py::gil_scoped_release release;
-    entry.run(job);
-}
-
-// Turns an exception, of Python too, into None: the ordinary way will meet the same and say so.
-template <class Body>
-PyObject* or_none(const Body& body) {
-    PyObject* result = nullptr;
-    try {
-        result = body();
-    } catch (const std::exception&) {
-    }
-    if (result) return result;
-    PyErr_Clear();
-    Py_RETURN_NONE;
-}
 
 // project(values, mean): x for values (core, z_1, ..., z_M), or (x, x_mean).
 PyObject* project(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
@@ -225,31 +176,20 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
                            given.extents, groups);
             if (plan.choice < 0) return nullptr;
         }
-        Reference results(PyList_New(values.size));
-        for (Py_ssize_t i = 0; i < values.size; ++i)
-            PyList_SET_ITEM(results.get(), i, Py_NewRef(Py_None));
+        Gradients results(values.size);
         if (needs_core) {
-            Operand out;
-            PyList_SetItem(results.get(), 0,
-                           make_tensor(given.core.view.shape, given.core.view.ndim, dtype, &out));
+            void* dcore = results.add(0, given.core.view.shape, given.core.view.ndim, dtype);
             run(core_plan,
-                ProjectionCoreGrad{given.view(),
-                                   given.k_x,
-                                   grad.matrix(),
-                                   {},
-                                   *core_plan.passes[0],
-                                   out.view.data,
-                                   false},
+                ProjectionCoreGrad{
+                    given.view(), given.k_x, grad.matrix(), {}, *core_plan.passes[0], dcore, false},
                 groups);
         }
         for (int m = 0; m < given.count; ++m) {
             if (!(needed >> m & 1)) continue;
-            Operand out;
             Factor& factor = given.factors[m];
             const int64_t shape[2] = {rows, factor.extent};
-            PyList_SetItem(results.get(), 1 + given.given[m], make_tensor(shape, 2, dtype, &out));
             factor.needs_grad = true;
-            factor.grad = out.view.data;
+            factor.grad = results.add(1 + given.given[m], shape, 2, dtype);
             factor.grad_stride = factor.extent;
         }
         if (!needed) return results.release();
@@ -291,45 +231,7 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     });
 }
 
-// synthesise(factors): (n, K).
-PyObject* synthesise(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-    return or_none([&]() -> PyObject* {
-        if (count != 1 || !nothing_around()) return nullptr;
-        const bool may_require_grad = !answers(around->is_grad_enabled);
-        const Items values(arguments[0]);
-        if (values.size < 1 || values.size > most_direct_factors) return nullptr;
-        const int factors_count = static_cast<int>(values.size);
-        Factor factors[most_direct_factors];
-        int64_t extents[most_direct_factors];
-        int64_t shape[2] = {0, 1};
-        DType dtype = DType::float32;
-        for (int m = 0; m < factors_count; ++m) {
-            Operand z;
-            if (!z.read(values.begin[m], may_require_grad) || z.view.ndim != 2) return nullptr;
-            if (m == 0) {
-                shape[0] = z.view.shape[0];
-                dtype = z.dtype;
-            }
-            if (z.view.shape[0] != shape[0] || z.dtype != dtype || z.numel() == 0) return nullptr;
-            factors[m].values = z.matrix();
-            factors[m].extent = extents[m] = z.view.shape[1];
-            if (__builtin_mul_overflow(shape[1], extents[m], &shape[1])) return nullptr;
-        }
-        int64_t elements = 0;
-        if (__builtin_mul_overflow(shape[0], shape[1], &elements) ||
-            elements >= most_result_bytes / bytes_of(dtype))
-            return nullptr;
-        const Plan plan = plan_of(Call::synthesis, dtype, shape[0], 1, 0, factors_count, extents);
-        Operand y;
-        Reference result(make_tensor(shape, 2, dtype, &y));
-        run(plan, Synthesis{{factors, factors_count, shape[0], dtype}, y.view.data});
-        return result.release();
-    });
-}
-
 PyMethodDef methods[] = {
-    {"synthesise", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(synthesise)),
-     METH_FASTCALL, "(n, K) of plain tensors; None: take the ordinary way."},
     {"project", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(project)), METH_FASTCALL,
      "x, or (x, x_mean), of plain tensors; None: take the ordinary way."},
     {"project_groups", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(project_groups)),
@@ -390,7 +292,8 @@ bool set_up(const py::object& capsule, const py::dict& given) {
 
 void define_direct_calls(py::module_& m) {
     m.def("set_up_direct_calls", &direct::set_up);
-    if (PyModule_AddFunctions(m.ptr(), direct::methods) != 0) throw py::error_already_set();
+    for (PyMethodDef* each : {direct::methods, direct::feature_methods})
+        if (PyModule_AddFunctions(m.ptr(), each) != 0) throw py::error_already_set();
 }
 
 }  // namespace ntensor

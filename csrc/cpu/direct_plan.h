@@ -47,7 +47,7 @@ private:
     Memory own_;
 };
 
-enum class Call : int64_t { projection, mttkrp, core_grad, factor_grads, synthesis };
+enum class Call : int64_t { projection, mttkrp, core_grad, factor_grads, features };
 
 // What a plan depends on, beside what the process was started with.
 struct Key {

@@ -17,6 +17,7 @@ const Kernels kernels = {
                 {synthesis_grads_scratch, synthesis_grads},
                 {rotation_scratch, rotation},
                 {rotation_matrix_grad_scratch, rotation_matrix_grad},
+                {rotation_grads_scratch, rotation_grads},
                 {rotated_synthesis_scratch, rotated_synthesis},
                 {rotated_synthesis_grads_scratch, rotated_synthesis_grads}},
     .roof = roof,

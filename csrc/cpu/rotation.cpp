@@ -1,265 +1,158 @@
-// The feature rotation and the rotated synthesis, sample by sample, in pieces that stay in the
-// first-level cache: the unrotated feature of rotated_synthesis exists only as such a piece.
+// The feature rotation and its gradients, straight from operand to result where these are of the
+// accumulator type and contiguous, else in pieces that stay in the first-level cache.
 
-#include "../math/rotation.h"
+#include "rotation.h"
 
 #include "parallel.h"
-#include "rotation.h"
-#include "sample.h"
+#include "rotate.h"
 
 namespace ntensor {
 namespace NTENSOR_LEVEL {
 namespace {
-
-constexpr int64_t piece = 512;  // columns of the 3 x K/3 matrix
-
-// A piece in the layout's order: three runs of count elements, or one run of 3 count.
-template <bool Column, class Body>
-inline void for_each_run(int64_t K, int64_t j, int64_t count, const Body& body) {
-    if (Column) {
-        body(3 * j, 0, 3 * count);
-    } else {
-        for (int a = 0; a < 3; ++a) body(a * (K / 3) + j, a * count, count);
-    }
-}
-
-template <bool Column, class T>
-inline void rotate(const T* __restrict R, const T* __restrict y, int64_t count, T* __restrict out) {
-    const T R_[9] = {R[0], R[1], R[2], R[3], R[4], R[5], R[6], R[7], R[8]};
-    for (int64_t j = 0; j < count; ++j) {
-        const T y0 = y[place_in_piece<Column>(0, j, count)];
-        const T y1 = y[place_in_piece<Column>(1, j, count)];
-        const T y2 = y[place_in_piece<Column>(2, j, count)];
-        out[place_in_piece<Column>(0, j, count)] = rotated_row(R_, 0, y0, y1, y2);
-        out[place_in_piece<Column>(1, j, count)] = rotated_row(R_, 1, y0, y1, y2);
-        out[place_in_piece<Column>(2, j, count)] = rotated_row(R_, 2, y0, y1, y2);
-    }
-}
-
-// dR += g Y^T over the piece. rows: room for 6 count elements.
-template <bool Column, class T>
-inline void add_matrix_grad(const T* __restrict g, const T* __restrict y, int64_t count,
-                            T* __restrict rows, T* dR) {
-    constexpr int V = lanes<T>;
-    if (Column) {
-        for (int64_t j = 0; j < count; ++j) {
-            rows[j] = g[3 * j];
-            rows[count + j] = g[3 * j + 1];
-            rows[2 * count + j] = g[3 * j + 2];
-            rows[3 * count + j] = y[3 * j];
-            rows[4 * count + j] = y[3 * j + 1];
-            rows[5 * count + j] = y[3 * j + 2];
-        }
-        g = rows;
-        y = rows + 3 * count;
-    }
-    Vector<T> sums[9] = {};
-    int64_t j = 0;
-    for (; j + V <= count; j += V) {
-        for (int a = 0; a < 3; ++a) {
-            for (int b = 0; b < 3; ++b)
-                sums[3 * a + b] += load(g + a * count + j) * load(y + b * count + j);
-        }
-    }
-    for (int i = 0; i < 9; ++i) dR[i] += sum_lanes<T>(sums[i]);
-    for (; j < count; ++j) {
-        for (int a = 0; a < 3; ++a) {
-            for (int b = 0; b < 3; ++b) dR[3 * a + b] += g[a * count + j] * y[b * count + j];
-        }
-    }
-}
 
 template <class S>
 struct Scratch {
     using T = Accumulator<S>;
 
     T* y;
+    T* grad;
     T* out;
-    T* rows;
-    T* z;
-    T* dz;
     int64_t bytes;
 
-    // sum: extents of the gathered factors, 0 where there are none
-    Scratch(int64_t K, int64_t sum, char* base) {
+    Scratch(int64_t K, char* base) {
         Arena arena{base};
         const int64_t elements = min64(K, 3 * piece);
         y = arena.take<T>(elements);
+        grad = arena.take<T>(elements);
         out = arena.take<T>(elements);
-        rows = arena.take<T>(2 * elements);
-        z = arena.take<T>(sum);
-        dz = arena.take<T>(sum);
         bytes = arena.used;
     }
 };
 
-// Calls body(S, Column, scratch of thread t, samples [begin, end)) on every thread.
-template <class Body>
-void run(DType dtype, Layout layout, int64_t n, int64_t K, int64_t sum, int threads, void* memory,
-         const Body& body) {
-    with_storage_type(dtype, [&]<class S>(S) {
-        const int64_t bytes = Scratch<S>(K, sum, nullptr).bytes;
-        parallel_for_threads(threads, [&](int t) {
-            const Scratch<S> scratch(K, sum, static_cast<char*>(memory) + t * bytes);
-            const int64_t begin = n * t / threads;
-            const int64_t end = n * (t + 1) / threads;
-            if (layout == Layout::column)
-                body.template operator()<S, true>(scratch, begin, end);
-            else
-                body.template operator()<S, false>(scratch, begin, end);
+// Calls body(S, Column, scratch of thread t, t) on every thread.
+template <class Job, class Body>
+void run(const Job& job, const Body& body) {
+    with_types(job.dtype, job.layout, [&]<class S, bool Column>() {
+        const int64_t bytes = Scratch<S>(job.K, nullptr).bytes;
+        parallel_for_threads(job.threads, [&](int t) {
+            const Scratch<S> scratch(job.K, static_cast<char*>(job.scratch) + t * bytes);
+            body.template operator()<S, Column>(scratch, t);
         });
     });
 }
 
-int64_t scratch_bytes(DType dtype, int64_t K, int64_t sum, int threads) {
+template <class Job>
+int64_t scratch_bytes(const Job& job) {
     int64_t bytes = 0;
-    with_storage_type(dtype,
-                      [&]<class S>(S) { bytes = threads * Scratch<S>(K, sum, nullptr).bytes; });
+    with_storage_type(job.dtype,
+                      [&]<class S>(S) { bytes = job.threads * Scratch<S>(job.K, nullptr).bytes; });
     return bytes;
 }
 
+// Columns j ... j + count of sample s.
 template <bool Column, class S>
-inline void read_piece(const Matrix& m, int64_t s, int64_t K, int64_t j, int64_t count,
-                       Accumulator<S>* to) {
-    for_each_run<Column>(K, j, count, [&](int64_t from, int64_t at, int64_t length) {
-        widen_row<S>(m, s, from, length, to + at);
-    });
+void rotate_columns(const Rotation& job, const Scratch<S>& scratch, int64_t s, int64_t j,
+                    int64_t count) {
+    using T = Accumulator<S>;
+    const int64_t J = job.K / 3;
+    T R[9];
+    widen_row<S>(job.R, s, 0, 9, R);
+    if constexpr (sizeof(S) == sizeof(T)) {
+        if (lies_ready<S>(job.y)) {
+            const int64_t place = Column ? 3 * j : j;
+            rotate<Column>(R, static_cast<const S*>(job.y.data) + s * job.y.row_stride + place, J,
+                           count, static_cast<S*>(job.out) + s * job.K + place, J);
+            return;
+        }
+    }
+    for (const int64_t end = j + count; j < end; j += piece) {
+        const int64_t here = min64(piece, end - j);
+        read_piece<Column, S>(job.y, s, job.K, j, here, scratch.y);
+        rotate<Column>(R, scratch.y, here, here, scratch.out, here);
+        write_piece<Column, S>(scratch.out, job.out, s, job.K, j, here);
+    }
 }
 
 template <bool Column, class S>
-inline void write_piece(const Accumulator<S>* from, void* out, int64_t s, int64_t K, int64_t j,
-                        int64_t count) {
-    for_each_run<Column>(K, j, count, [&](int64_t to, int64_t at, int64_t length) {
-        narrow(from + at, static_cast<S*>(out) + s * K + to, length);
-    });
+void grads_of_sample(const RotationGrads& job, const Scratch<S>& scratch, int64_t s) {
+    using T = Accumulator<S>;
+    const int64_t J = job.K / 3;
+    const bool grad_ready = lies_ready<S>(job.grad), y_ready = lies_ready<S>(job.y);
+    constexpr bool writes_straight = sizeof(S) == sizeof(T);
+    T R[9], transposed[9] = {}, dR[9] = {};
+    if (job.dy) {
+        widen_row<S>(job.R, s, 0, 9, R);
+        transpose3(R, transposed);
+    }
+    for (int64_t j = 0; j < J; j += piece) {
+        const int64_t here = min64(piece, J - j), place = Column ? 3 * j : j;
+        const T *grad = scratch.grad, *y = scratch.y;
+        if (grad_ready)
+            grad = static_cast<const T*>(job.grad.data) + s * job.grad.row_stride + place;
+        else
+            read_piece<Column, S>(job.grad, s, job.K, j, here, scratch.grad);
+        const int64_t grad_step = grad_ready ? J : here;
+        if (job.dR) {
+            if (y_ready)
+                y = static_cast<const T*>(job.y.data) + s * job.y.row_stride + place;
+            else
+                read_piece<Column, S>(job.y, s, job.K, j, here, scratch.y);
+            add_matrix_grad<Column>(grad, grad_step, y, y_ready ? J : here, here, dR);
+        }
+        if (!job.dy) continue;
+        if constexpr (writes_straight) {
+            rotate<Column>(transposed, grad, grad_step, here,
+                           static_cast<S*>(job.dy) + s * job.K + place, J);
+        } else {
+            rotate<Column>(transposed, grad, grad_step, here, scratch.out, here);
+            write_piece<Column, S>(scratch.out, job.dy, s, job.K, j, here);
+        }
+    }
+    if (job.dR) narrow(dR, static_cast<S*>(job.dR) + s * 9, 9);
 }
 
-template <bool Column, class T>
-inline void synthesise_piece(const Grouping& group, const T* z, int64_t j, int64_t count, T* to) {
-    for_each_run<Column>(group.extent, j, count, [&](int64_t from, int64_t at, int64_t length) {
-        synthesise(group, z, from, from + length, to + at);
-    });
+RotationGrads of_matrix_alone(const RotationMatrixGrad& job) {
+    return {job.dtype, job.n,   job.K,  job.layout,  {},         job.grad,
+            job.y,     nullptr, job.dR, job.threads, job.scratch};
 }
 
 }  // namespace
 
 int64_t rotation_scratch(const Rotation& job) {
-    return scratch_bytes(job.dtype, job.K, 0, job.threads);
+    return scratch_bytes(job);
 }
 
 void rotation(const Rotation& job) {
-    run(job.dtype, job.layout, job.n, job.K, 0, job.threads, job.scratch,
-        [&]<class S, bool Column>(const Scratch<S>& scratch, int64_t begin, int64_t end) {
-            using T = Accumulator<S>;
-            for (int64_t s = begin; s < end; ++s) {
-                T R[9];
-                widen_row<S>(job.R, s, 0, 9, R);
-                for (int64_t j = 0; j < job.K / 3; j += piece) {
-                    const int64_t count = min64(piece, job.K / 3 - j);
-                    if constexpr (Column && sizeof(S) == sizeof(T)) {
-                        if (job.y.col_stride == 1) {
-                            rotate<true>(
-                                R, static_cast<const S*>(job.y.data) + s * job.y.row_stride + 3 * j,
-                                count, static_cast<S*>(job.out) + s * job.K + 3 * j);
-                            continue;
-                        }
-                    }
-                    read_piece<Column, S>(job.y, s, job.K, j, count, scratch.y);
-                    rotate<Column>(R, scratch.y, count, scratch.out);
-                    write_piece<Column, S>(scratch.out, job.out, s, job.K, j, count);
-                }
-            }
-        });
+    run(job, [&]<class S, bool Column>(const Scratch<S>& scratch, int t) {
+        // Columns, not samples, are divided, so that few long rows occupy every thread.
+        const int64_t J = job.K / 3, total = job.n * J;
+        const int64_t end = total * (t + 1) / job.threads;
+        for (int64_t at = total * t / job.threads; at < end;) {
+            const int64_t count = min64(J - at % J, end - at);
+            rotate_columns<Column, S>(job, scratch, at / J, at % J, count);
+            at += count;
+        }
+    });
+}
+
+int64_t rotation_grads_scratch(const RotationGrads& job) {
+    return scratch_bytes(job);
+}
+
+void rotation_grads(const RotationGrads& job) {
+    run(job, [&]<class S, bool Column>(const Scratch<S>& scratch, int t) {
+        const int64_t end = job.n * (t + 1) / job.threads;
+        for (int64_t s = job.n * t / job.threads; s < end; ++s)
+            grads_of_sample<Column, S>(job, scratch, s);
+    });
 }
 
 int64_t rotation_matrix_grad_scratch(const RotationMatrixGrad& job) {
-    return scratch_bytes(job.dtype, job.K, 0, job.threads);
+    return rotation_grads_scratch(of_matrix_alone(job));
 }
 
 void rotation_matrix_grad(const RotationMatrixGrad& job) {
-    run(job.dtype, job.layout, job.n, job.K, 0, job.threads, job.scratch,
-        [&]<class S, bool Column>(const Scratch<S>& scratch, int64_t begin, int64_t end) {
-            using T = Accumulator<S>;
-            for (int64_t s = begin; s < end; ++s) {
-                T dR[9] = {};
-                for (int64_t j = 0; j < job.K / 3; j += piece) {
-                    const int64_t count = min64(piece, job.K / 3 - j);
-                    read_piece<Column, S>(job.grad, s, job.K, j, count, scratch.out);
-                    read_piece<Column, S>(job.y, s, job.K, j, count, scratch.y);
-                    add_matrix_grad<Column>(scratch.out, scratch.y, count, scratch.rows, dR);
-                }
-                narrow(dR, static_cast<S*>(job.dR) + s * 9, 9);
-            }
-        });
-}
-
-int64_t rotated_synthesis_scratch(const RotatedSynthesis& job) {
-    const Grouping group(job.factors, 0, 0);
-    return scratch_bytes(job.factors.dtype, group.extent, group.sum, job.threads);
-}
-
-void rotated_synthesis(const RotatedSynthesis& job) {
-    const Grouping group(job.factors, 0, 0);
-    const int64_t K = group.extent;
-    run(job.factors.dtype, job.layout, job.factors.n, K, group.sum, job.threads, job.scratch,
-        [&]<class S, bool Column>(const Scratch<S>& scratch, int64_t begin, int64_t end) {
-            using T = Accumulator<S>;
-            for (int64_t s = begin; s < end; ++s) {
-                T R[9];
-                widen_row<S>(job.R, s, 0, 9, R);
-                gather_sample<S>(job.factors, group, s, scratch.z);
-                for (int64_t j = 0; j < K / 3; j += piece) {
-                    const int64_t count = min64(piece, K / 3 - j);
-                    synthesise_piece<Column>(group, scratch.z, j, count, scratch.y);
-                    if constexpr (Column && sizeof(S) == sizeof(T)) {
-                        rotate<true>(R, scratch.y, count, static_cast<S*>(job.out) + s * K + 3 * j);
-                    } else {
-                        rotate<Column>(R, scratch.y, count, scratch.out);
-                        write_piece<Column, S>(scratch.out, job.out, s, K, j, count);
-                    }
-                }
-            }
-        });
-}
-
-int64_t rotated_synthesis_grads_scratch(const RotatedSynthesisGrads& job) {
-    const Grouping group(job.factors, 0, 0);
-    return scratch_bytes(job.factors.dtype, group.extent, group.sum, job.threads);
-}
-
-void rotated_synthesis_grads(const RotatedSynthesisGrads& job) {
-    const Grouping group(job.factors, 0, 0);
-    const int64_t K = group.extent;
-    bool factors_need_grad = false;
-    for (int m = 0; m < job.factors.count; ++m)
-        factors_need_grad |= job.factors.items[m].needs_grad;
-    run(job.factors.dtype, job.layout, job.factors.n, K, group.sum, job.threads, job.scratch,
-        [&]<class S, bool Column>(const Scratch<S>& scratch, int64_t begin, int64_t end) {
-            using T = Accumulator<S>;
-            for (int64_t s = begin; s < end; ++s) {
-                T R[9], R_transposed[9], dR[9] = {};
-                widen_row<S>(job.R, s, 0, 9, R);
-                transpose3(R, R_transposed);
-                gather_sample<S>(job.factors, group, s, scratch.z);
-                for (int64_t i = 0; i < group.sum; ++i) scratch.dz[i] = 0;
-                for (int64_t j = 0; j < K / 3; j += piece) {
-                    const int64_t count = min64(piece, K / 3 - j);
-                    read_piece<Column, S>(job.grad, s, K, j, count, scratch.out);
-                    if (job.dR) {
-                        synthesise_piece<Column>(group, scratch.z, j, count, scratch.y);
-                        add_matrix_grad<Column>(scratch.out, scratch.y, count, scratch.rows, dR);
-                    }
-                    if (!factors_need_grad) continue;
-                    rotate<Column>(R_transposed, scratch.out, count, scratch.y);
-                    for_each_run<Column>(K, j, count, [&](int64_t p, int64_t at, int64_t length) {
-                        add_factor_grads(group, scratch.z, scratch.y + at, p, p + length, false,
-                                         scratch.dz);
-                    });
-                }
-                if (job.dR) narrow(dR, static_cast<S*>(job.dR) + s * job.dR_stride, 9);
-                scatter_grads<S>(job.factors, group, s, scratch.dz);
-            }
-        });
+    rotation_grads(of_matrix_alone(job));
 }
 
 }  // namespace NTENSOR_LEVEL

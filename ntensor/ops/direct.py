@@ -1,4 +1,5 @@
-"""The shortest way from a plain eager call to the compiled core for CPUs: `csrc/cpu/direct.cpp`.
+"""The shortest way from a plain eager call to the compiled core for CPUs: `csrc/cpu/direct.cpp`
+and `direct_features.cpp`.
 
 Each function answers None where the call is not plain, or anything is wrong with it; the ordinary
 way then serves it, or raises. Code under `torch.compile` must not come here.
@@ -30,7 +31,7 @@ from ntensor.backends.native.call import divide
 from .dispatch import PLAIN_KEYS
 
 # `Call` of direct.cpp.
-_PROJECTION, _MTTKRP, _CORE_GRAD, _FACTOR_GRADS, _SYNTHESIS = range(5)
+_PROJECTION, _MTTKRP, _CORE_GRAD, _FACTOR_GRADS, _FEATURES = range(5)
 
 
 def _plan(
@@ -46,7 +47,7 @@ def _plan(
     """Level, threads of a problem, problems at the same time, choice and splits, as direct.cpp
     keeps them; None for what the ordinary way makes of several calls."""
     level = library.simd_level()
-    each = library.ELEMENTS_A_THREAD if call == _SYNTHESIS else library.MULTIPLY_ADDS_A_THREAD
+    each = library.ELEMENTS_A_THREAD if call == _FEATURES else library.MULTIPLY_ADDS_A_THREAD
     work = problems * n * (1 if call == _MTTKRP else k_x) * math.prod(extents)
     threads, at_once = divide(problems, max(1, min(threads, work // each)))
     sizes = plans.Sizes(level, dtype, n, extents, k_x, threads)
@@ -108,15 +109,25 @@ def _set_up() -> bool:
     return capsule is not None and bool(module.set_up_direct_calls(capsule, given))
 
 
-synthesise: Callable[..., Tensor | None] = _never
 project: Callable[..., Any] = _never
 project_groups: Callable[..., Tensor | None] = _never
 mttkrp: Callable[..., Tensor | None] = _never
 gradients: Callable[..., list[Tensor | None] | None] = _never
+synthesise: Callable[..., Tensor | None] = _never
+synthesis_gradients: Callable[..., list[Tensor | None] | None] = _never
+rotate: Callable[..., Tensor | None] = _never
+rotation_gradients: Callable[..., list[Tensor | None] | None] = _never
+synthesise_rotated: Callable[..., Tensor | None] = _never
+rotated_gradients: Callable[..., list[Tensor | None] | None] = _never
 
 if _set_up():
-    synthesise = library.cpu_module().synthesise
     project = library.cpu_module().project
     project_groups = library.cpu_module().project_groups
     mttkrp = library.cpu_module().mttkrp
     gradients = library.cpu_module().gradients
+    synthesise = library.cpu_module().synthesise
+    synthesis_gradients = library.cpu_module().synthesis_gradients
+    rotate = library.cpu_module().rotate
+    rotation_gradients = library.cpu_module().rotation_gradients
+    synthesise_rotated = library.cpu_module().synthesise_rotated
+    rotated_gradients = library.cpu_module().rotated_gradients

@@ -6,12 +6,13 @@ import math
 from collections.abc import Hashable, Sequence, Set
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function
 
 from ntensor import backends
 
-from . import checks
+from . import checks, direct
 from .forms import Form, Slot, Values, split_columns
 from .operation import Operation
 from .synthesis import SYNTHESIS, fake_joined
@@ -50,6 +51,10 @@ def rotation(y: Tensor, R: Tensor, layout: str = "column", *, backend: str | Non
         >>> ntensor.rotation(torch.arange(6.0).reshape(1, 6), swap, layout="row")
         tensor([[2., 3., 0., 1., 4., 5.]])
     """
+    if backend is None and not torch.compiler.is_compiling():
+        found = direct.rotate(y, R, layout)
+        if found is not None:
+            return found
     result: Tensor
     if checks.overridden((y, R)):
         result = handle_torch_function(rotation, (y, R), y, R, layout, backend=backend)
@@ -68,8 +73,9 @@ def rotated_synthesis(
     .. math:: x_{(a, j)} = \sum_{b=1}^{3} R[a, b]\, (z_{exp} \otimes z_{id})_{(b, j)}
 
     with `(a, j)` as in `ntensor.rotation`: the second stream of section 3.4 of the paper. In the
-    layout "row" with 3 dividing `k_exp` the rotation acts on `z_exp` alone, and the result is
-    computed as `synthesis((R (x) I) z_exp, z_id)`.
+    layout "row" with 3 dividing `k_exp` the rotation acts on `z_exp` alone, and in "column" with 3
+    dividing `k_id` on `z_id` alone: `synthesis((R (x) I) z_exp, z_id)` is then what is computed, or
+    `synthesis(z_exp, (I (x) R) z_id)`.
 
     Args:
         z_exp (Tensor[n, k_exp]): any strides; float32, float64, bfloat16 or float16.
@@ -94,8 +100,12 @@ def rotated_synthesis(
         >>> ntensor.rotated_synthesis(z_exp, z_id, 2 * torch.eye(3)[None])
         tensor([[ 2., 20.,  4., 40.,  6., 60.]])
     """
-    result: Tensor
     given = (z_exp, z_id, R)
+    if backend is None and not torch.compiler.is_compiling():
+        found = direct.synthesise_rotated(given, layout)
+        if found is not None:
+            return found
+    result: Tensor
     if checks.overridden(given):
         result = handle_torch_function(rotated_synthesis, given, *given, layout, backend=backend)
         return result
@@ -104,7 +114,8 @@ def rotated_synthesis(
     k_exp = z_exp.shape[1]
     checks.rotatable("rotated_synthesis", k_exp * z_id.shape[1], layout)
     backend = backends.requested(backend)
-    if layout == "row" and k_exp % 3 == 0:
+    if layout == "row" and k_exp % 3 == 0 and z_exp.device.type != "cpu":
+        # Kernels of GPUs rotate the whole feature.
         result = SYNTHESIS((ROTATION((z_exp, R), layout, backend), z_id), backend)
     else:
         result = ROTATED_SYNTHESIS(values, layout, backend)
@@ -127,6 +138,30 @@ def _check_operands(
     checks.alike(operation, names, values)
     checks.matrices(operation, names, values[:-1], symbols)
     checks.rotations(operation, values[-1], values[0].shape[0])
+
+
+def _rotation_gradients(
+    tensors: Sequence[Tensor],
+    cotangents: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    layout: str,
+    backend: str | None,
+) -> Sequence[Tensor | None] | None:
+    if backend is not None:
+        return None
+    return direct.rotation_gradients(tensors, cotangents[0], layout, needs)
+
+
+def _rotated_gradients(
+    tensors: Sequence[Tensor],
+    cotangents: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    layout: str,
+    backend: str | None,
+) -> Sequence[Tensor | None] | None:
+    if backend is not None:
+        return None
+    return direct.rotated_gradients(tensors, cotangents[0], layout, needs)
 
 
 class RotationForm(Form):
@@ -229,6 +264,8 @@ ROTATION = Operation(
     returns=("grad",),
     check=_check_rotation,
     fake=lambda y, R, layout: y.new_empty(y.shape),
+    at_once=_rotation_gradients,
+    direct=lambda tensors, layout: direct.rotate(*tensors, layout),
     flops=lambda y, R, layout: 6 * math.prod(y),
 )
 
@@ -252,6 +289,8 @@ ROTATED_SYNTHESIS = Operation(
     fake=lambda z_exp, z_id, R, layout: z_exp.new_empty(
         (z_exp.shape[0], z_exp.shape[1] * z_id.shape[1])
     ),
+    at_once=_rotated_gradients,
+    direct=lambda tensors, layout: direct.synthesise_rotated(tensors, layout),
     flops=lambda z_exp, z_id, R, layout: 7 * z_exp[0] * z_exp[1] * z_id[1],
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Set
+from collections.abc import Hashable, Sequence, Set
 from typing import Any
 
 import torch
@@ -93,6 +93,17 @@ class SynthesisForm(Form):
         return found
 
 
+def _gradients_at_once(
+    factors: Sequence[Tensor],
+    cotangents: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    backend: str | None,
+) -> Sequence[Tensor | None] | None:
+    if backend is not None:
+        return None
+    return direct.synthesis_gradients(factors, cotangents[0], needs)
+
+
 def fake_joined(like: Tensor, widths: list[int], needs: list[bool]) -> Tensor:
     width = sum(width for width, need in zip(widths, needs, strict=True) if need)
     return like.new_empty((like.shape[0], width))
@@ -129,6 +140,7 @@ SYNTHESIS = Operation(
     returns=("grad",),
     check=checks.factors,
     fake=_fake,
+    at_once=_gradients_at_once,
     direct=lambda tensors: direct.synthesise(tensors),
     flops=lambda factors: (len(factors) - 1) * _size(factors),
 )

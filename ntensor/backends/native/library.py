@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 # Below this many multiply-adds (or elements, for kernels bound by memory) a further thread costs
 # more than it brings.
 MULTIPLY_ADDS_A_THREAD = 1 << 18
-ELEMENTS_A_THREAD = 1 << 15
+ELEMENTS_A_THREAD = 1 << 13
 
 NO_MATRIX = (0, 0, 0)
 

@@ -10,6 +10,7 @@ from ntensor.backends.native.call import ALONE, scratch_of, sizes_of
 from ntensor.backends.native.library import (
     DTYPES,
     ELEMENTS_A_THREAD,
+    LAYOUTS,
     NO_MATRIX,
     describe_sizes,
     in_order,
@@ -38,25 +39,25 @@ def scratch_bytes(
         extents = tuple(in_order(extents, kernel_order(extents)))
     K, factors, width = math.prod(extents), describe_sizes(extents), sum(extents)
     grads = [1] * len(extents)
-    jobs: dict[str, tuple[Any, ...]]
+    jobs: list[tuple[Any, ...]]
     if operation == "synthesis":
-        jobs = {
-            "synthesis": (factors, 0),
-            "synthesis_grads": (factors, grads, width, _MATRIX),
-        }
+        jobs = [
+            ("synthesis", factors, 0),
+            ("synthesis_grads", factors, grads, width, _MATRIX),
+        ]
     elif operation == "rotation":
-        jobs = {
-            "rotation": (K, 0, _MATRIX, _MATRIX, 0),
-            "rotation_matrix_grad": (K, 0, _MATRIX, _MATRIX, 0),
-        }
+        jobs = [
+            ("rotation", K, 0, _MATRIX, _MATRIX, 0),
+            ("rotation_matrix_grad", K, 0, _MATRIX, _MATRIX, 0),
+        ]
     else:
-        matrices = (0, _MATRIX, _MATRIX, 1, width + 9)
-        jobs = {
-            "rotated_synthesis": (factors, 0, _MATRIX, 0),
-            "rotated_synthesis_grads": (factors, grads, width + 9, *matrices),
-        }
+        jobs = []
+        for layout in LAYOUTS.values():  # the ways are different ones
+            matrices = (layout, _MATRIX, _MATRIX, 1, width + 9)
+            jobs.append(("rotated_synthesis", factors, layout, _MATRIX, 0))
+            jobs.append(("rotated_synthesis_grads", factors, grads, width + 9, *matrices))
     threads, number = threads_for(n * K, ELEMENTS_A_THREAD), DTYPES[dtype]
-    return max(scratch_of(name, like, threads, number, n, *job) for name, job in jobs.items())
+    return max(scratch_of(name, like, threads, number, n, *job) for name, *job in jobs)
 
 
 def _of_projection(
