@@ -10,7 +10,7 @@
 // Nothing of torch is linked: tensors are described by the interface of dlpack.h.
 #include "direct.h"
 
-#include "direct_call.h"
+#include "direct_run.h"
 
 namespace py = pybind11;
 
@@ -176,7 +176,7 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
                            given.extents, groups);
             if (plan.choice < 0) return nullptr;
         }
-        Gradients results(values.size);
+        GradientList results(values.size);
         if (needs_core) {
             void* dcore = results.add(0, given.core.view.shape, given.core.view.ndim, dtype);
             run(core_plan,

@@ -2,7 +2,7 @@
 // gradients of one of them.
 #include <memory>
 
-#include "direct_call.h"
+#include "direct_run.h"
 
 namespace ntensor {
 namespace direct {
@@ -53,7 +53,7 @@ struct Features {
     Plan plan() const { return plan_of(Call::features, dtype, n, 1, 0, count, extents); }
 
     // Makes the needed gradients; their places in the list are those of the factors.
-    void make_grads(Gradients& results, const Items& needs) {
+    void make_grads(GradientList& results, const Items& needs) {
         for (int m = 0; m < count; ++m) {
             if (needs.begin[given[m]] != Py_True) continue;
             const int64_t shape[2] = {n, extents[m]};
@@ -143,7 +143,7 @@ PyObject* synthesis_gradients(PyObject*, PyObject* const* arguments, Py_ssize_t 
         if (needs.size != values.size || !given.read(values.begin, values.size, true, 0) ||
             !read_feature(grad, arguments[1], true, given.n, given.K, given.dtype))
             return nullptr;
-        Gradients results(values.size);
+        GradientList results(values.size);
         given.make_grads(results, needs);
         run(given.plan(), SynthesisGrads{given.view(), grad.matrix()});
         return results.release();
@@ -191,7 +191,7 @@ PyObject* rotation_gradients(PyObject*, PyObject* const* arguments, Py_ssize_t c
             return nullptr;
         const auto& [given, R, layout] = turned;
         if (!read_feature(grad, arguments[1], true, given.n, given.K, given.dtype)) return nullptr;
-        Gradients results(2);
+        GradientList results(2);
         const int64_t shape[2] = {given.n, given.K}, nine[3] = {given.n, 3, 3};
         void *dy = nullptr, *dR = nullptr;
         if (needs.begin[0] == Py_True) dy = results.add(0, shape, 2, given.dtype);
@@ -241,7 +241,7 @@ PyObject* rotated_gradients(PyObject*, PyObject* const* arguments, Py_ssize_t co
         if (needs.size != 3 || !pair.read(Items(arguments[0]), arguments[2], true) ||
             !read_feature(grad, arguments[1], true, given.n, given.K, given.dtype))
             return nullptr;
-        Gradients results(3);
+        GradientList results(3);
         given.make_grads(results, needs);
         const int64_t nine[3] = {given.n, 3, 3};
         void* dR = nullptr;

@@ -59,9 +59,9 @@ PyObject* or_none(const Body& body) {
 }
 
 // The gradients of a call, None where not needed.
-class Gradients {
+class GradientList {
 public:
-    explicit Gradients(Py_ssize_t size) : list_(PyList_New(size)) {
+    explicit GradientList(Py_ssize_t size) : list_(PyList_New(size)) {
         for (Py_ssize_t i = 0; i < size; ++i) PyList_SET_ITEM(list_.get(), i, Py_NewRef(Py_None));
     }
     // The address of a new one, contiguous, at this place.
