@@ -10,62 +10,13 @@
 // Nothing of torch is linked: tensors are described by the interface of dlpack.h.
 #include "direct.h"
 
-#include "../check.h"
-#include "direct_operands.h"
-#include "direct_plan.h"
-#include "parallel.h"
+#include "direct_run.h"
 
 namespace py = pybind11;
 
 namespace ntensor {
 namespace direct {
 namespace {
-
-// Larger results are made by the ordinary way, on huge pages.
-constexpr int64_t most_result_bytes = int64_t(32) << 20;
-
-// Runs a job without the GIL, on all threads, or one for each of several problems; steps: as in
-// stack.h.
-template <class Job>
-void run(const Plan& plan, Job job, int64_t problems = 1, const int64_t* steps = nullptr) {
-    const Entry<Job>& entry = plan.kernels->entry<Job>();
-    const int at_once = problems > 1 ? plan.at_once : 1;
-    job.threads = plan.threads * plan.at_once / at_once;
-    check_sizes(job);
-    const int64_t one = whole_lines(entry.scratch_bytes(job));
-    const Scratch scratch(one * at_once);
-    job.scratch = scratch.data();
-    check_addresses(job);
-    if constexpr (requires { move(job, problems); }) {
-        if (problems > 1) {
-            const Stack stack{problems, at_once};
-            check_stack(stack, job);
-            const py::gil_scoped_release release;
-            return parallel_for_threads(at_once, [&](int t) {
-                const auto solve = [&](Job& each) {
-                    each.scratch = static_cast<char*>(scratch.data()) + t * one;
-                    entry.run(each);
-                };
-                solve_each(stack, job, t, solve, steps);
-            });
-        }
-    }
-    const py::gil_scoped_release release;
-    entry.run(job);
-}
-
-// Turns an exception, of Python too, into None: the ordinary way will meet the same and say so.
-template <class Body>
-PyObject* or_none(const Body& body) {
-    PyObject* result = nullptr;
-    try {
-        result = body();
-    } catch (const std::exception&) {
-    }
-    if (result) return result;
-    PyErr_Clear();
-    Py_RETURN_NONE;
-}
 
 // project(values, mean): x for values (core, z_1, ..., z_M), or (x, x_mean).
 PyObject* project(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
@@ -190,39 +141,47 @@ PyObject* mttkrp(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     });
 }
 
-// gradients(values, grad, needs, groups): for values (core, z_1, ..., z_M), dL/dx and what is
-// needed, a list of the gradients, None where not needed. Only where nothing is differentiated
-// again. groups: as many, behind one another in the first dimension of every tensor.
+// gradients(values, grad, needs, groups[, grad_mean]): for values (core, z_1, ..., z_M), dL/dx and
+// what is needed, a list of the gradients, None where not needed. Only where nothing is
+// differentiated again. groups: as many, behind one another in the first dimension of every tensor;
+// 0: in a dimension of their own, in front of all. grad_mean: dL/dx_mean of one group; then one of
+// both may be None.
 PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     return or_none([&]() -> PyObject* {
-        if (count != 4 || !nothing_around() || answers(around->is_grad_enabled)) return nullptr;
+        if (count < 4 || count > 5 || !nothing_around() || answers(around->is_grad_enabled))
+            return nullptr;
         const Items values(arguments[0]), needs(arguments[2]);
         const int64_t groups = PyLong_AsLongLong(arguments[3]);
+        const bool of_x = arguments[1] != Py_None, of_mean = count == 5 && arguments[4] != Py_None;
+        if (groups < 0 || (of_mean ? groups != 1 : !of_x)) return nullptr;
         CoreAndFactors given;
-        if (groups < 1 || !given.read(values.begin, values.size, true, 0, groups) ||
-            needs.size != values.size)
+        if (!given.read(values.begin, values.size, true, of_mean, groups) ||
+            needs.size != values.size || (groups == 0 && !given.is_flat()))
             return nullptr;
-        const int64_t rows = groups * given.n;
-        Operand grad;
+        const int64_t problems = given.problems, rows = problems * given.n;
         const DType dtype = given.core.dtype;
-        if (!grad.read(arguments[1], true) || grad.dtype != dtype || grad.view.ndim != 2 ||
-            grad.view.shape[0] != rows || grad.view.shape[1] != given.k_x)
+        Matrix grad{}, grad_mean{};
+        if ((of_x && !given.read_grad(arguments[1], groups == 0, &grad)) ||
+            (of_mean && !given.read_grad(arguments[4], false, &grad_mean)))
             return nullptr;
         if (given.core.numel() * bytes_of(dtype) >= most_result_bytes) return nullptr;
         // Every plan before any work: a part that takes the ordinary way takes all with it.
         int64_t needed = 0;
         for (int m = 0; m < given.count; ++m)
-            if (needs.begin[1 + given.given[m]] == Py_True) needed |= int64_t(1) << m;
+            if (needs.begin[1 + given.given[m]] == Py_True && (of_x || given.given[m] != 0))
+                needed |= int64_t(1) << m;
+        const int64_t outputs = of_mean ? 2 - of_x : 0;  // x, both, x_mean
         const bool needs_core = needs.begin[0] == Py_True;
         Plan core_plan, plan;
         if (needs_core) {
-            core_plan = plan_of(Call::core_grad, dtype, given.n, given.k_x, 0, given.count,
-                                given.extents, groups);
+            core_plan = plan_of(Call::core_grad, dtype, given.n, given.k_x, outputs, given.count,
+                                given.extents, problems);
             if (!core_plan.passes[0]) return nullptr;
         }
         if (needed) {
-            plan = plan_of(Call::factor_grads, dtype, given.n, given.k_x, needed, given.count,
-                           given.extents, groups);
+            plan = plan_of(Call::factor_grads, dtype, given.n, given.k_x,
+                           outputs << most_direct_factors | needed, given.count, given.extents,
+                           problems);
             if (plan.choice < 0) return nullptr;
         }
         Reference results(PyList_New(values.size));
@@ -233,21 +192,19 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
             PyList_SetItem(results.get(), 0,
                            make_tensor(given.core.view.shape, given.core.view.ndim, dtype, &out));
             run(core_plan,
-                ProjectionCoreGrad{given.view(),
-                                   given.k_x,
-                                   grad.matrix(),
-                                   {},
-                                   *core_plan.passes[0],
-                                   out.view.data,
-                                   false},
-                groups);
+                ProjectionCoreGrad{given.view(), given.k_x, grad, grad_mean, *core_plan.passes[0],
+                                   out.view.data, false},
+                problems);
         }
         for (int m = 0; m < given.count; ++m) {
             if (!(needed >> m & 1)) continue;
             Operand out;
             Factor& factor = given.factors[m];
-            const int64_t shape[2] = {rows, factor.extent};
-            PyList_SetItem(results.get(), 1 + given.given[m], make_tensor(shape, 2, dtype, &out));
+            const int64_t shape[3] = {problems, given.n, factor.extent};
+            const int64_t flat[2] = {rows, factor.extent};
+            PyList_SetItem(results.get(), 1 + given.given[m],
+                           groups == 0 ? make_tensor(shape, 3, dtype, &out)
+                                       : make_tensor(flat, 2, dtype, &out));
             factor.needs_grad = true;
             factor.grad = out.view.data;
             factor.grad_stride = factor.extent;
@@ -260,7 +217,7 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
             int64_t L = 1;
             for (int m = 0; m < hoisted; ++m) L *= given.extents[m];
             Factor swapped[most_direct_factors];
-            swapped[0].values = grad.matrix();
+            swapped[0].values = grad;
             swapped[0].extent = given.k_x;
             for (int m = hoisted; m < given.count; ++m) {
                 swapped[1 + m - hoisted].values = given.factors[m].values;
@@ -275,7 +232,7 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
                            apart ? dH.data() : given.factors[0].grad,
                            nullptr,
                            *outer},
-                groups);
+                problems);
             if (apart)
                 run(plan, SynthesisGrads{{given.factors, hoisted, rows, dtype}, {dH.data(), L, 1}});
         }
@@ -283,9 +240,9 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
             for (int m = 0; m < inner->hoisted && !inner->transposed; ++m)
                 given.factors[m].needs_grad = false;
             run(plan,
-                ProjectionFactorGrads{
-                    given.view(), given.core.view.data, given.k_x, grad.matrix(), {}, *inner},
-                groups);
+                ProjectionFactorGrads{given.view(), given.core.view.data, given.k_x, grad,
+                                      grad_mean, *inner},
+                problems);
         }
         return results.release();
     });

@@ -25,12 +25,15 @@ from ntensor.backends._torch import (
     tracing_state,
 )
 from ntensor.backends.native import library, plans
-from ntensor.backends.native.call import divide
+from ntensor.backends.native.call import divide, work_of
 
 from .dispatch import PLAIN_KEYS
 
 # `Call` of direct.cpp.
 _PROJECTION, _MTTKRP, _CORE_GRAD, _FACTOR_GRADS, _SYNTHESIS = range(5)
+_MOST_FACTORS = 8  # `most_direct_factors` of direct_operands.h
+# Whether the gradients of x and of x_mean are given.
+_OUTPUTS = ((True, False), (True, True), (False, True))
 
 
 def _plan(
@@ -47,7 +50,9 @@ def _plan(
     keeps them; None for what the ordinary way makes of several calls."""
     level = library.simd_level()
     each = library.ELEMENTS_A_THREAD if call == _SYNTHESIS else library.MULTIPLY_ADDS_A_THREAD
-    work = problems * n * (1 if call == _MTTKRP else k_x) * math.prod(extents)
+    work = n * (1 if call == _MTTKRP else k_x) * math.prod(extents)
+    if problems > 1:
+        work = work_of(problems, n, extents, k_x)
     threads, at_once = divide(problems, max(1, min(threads, work // each)))
     sizes = plans.Sizes(level, dtype, n, extents, k_x, threads)
     choice = 0
@@ -58,10 +63,11 @@ def _plan(
         projects, split = plans.mttkrp(sizes, option, None)
         choice, splits = int(projects), [split]
     elif call == _CORE_GRAD:
-        splits = [plans.core_grad(sizes, True, False, None)]
+        splits = [plans.core_grad(sizes, *_OUTPUTS[option], None)]
     elif call == _FACTOR_GRADS:
         needs = tuple(bool(option >> m & 1) for m in range(len(extents)))
-        way, *splits = plans.factor_grads(sizes, True, False, needs, True, None)
+        outputs = _OUTPUTS[option >> _MOST_FACTORS]
+        way, *splits = plans.factor_grads(sizes, *outputs, needs, True, None)
         choice = way.hoisted
     return (
         level,

@@ -17,6 +17,9 @@ from ntensor.backends.native.library import (
 )
 from ntensor.backends.native.plans import CUDA, Sizes
 
+# Of an element of a result, and of a core or a synthesis, in multiply-adds.
+RESULT, ELEMENT = 32, 8
+
 # A job on a CPU that needs no more scratch than this does not allocate any.
 KEPT_SCRATCH_BYTES = 1 << 14
 
@@ -92,8 +95,16 @@ def stacked_sizes_of(
     if problems == 1:
         return sizes_of(like, n, extents, k_x), ALONE
     sizes = sizes_of(like, problems * n, extents, k_x)
-    threads, at_once = (1, 1) if runs_on_gpu(like) else divide(problems, sizes.threads)
+    threads = threads_for(work_of(problems, n, extents, k_x), MULTIPLY_ADDS_A_THREAD)
+    threads, at_once = (1, 1) if runs_on_gpu(like) else divide(problems, threads)
     return sizes._replace(n=n, threads=threads), (problems, at_once)
+
+
+def work_of(problems: int, n: int, extents: tuple[int, ...], k_x: int) -> int:
+    """The multiply-adds of a stack, and what beside them every element of its results, its cores
+    and its syntheses takes: small problems have few of the former."""
+    K = math.prod(extents)
+    return problems * (n * k_x * (K + RESULT) + ELEMENT * K * (n + k_x))
 
 
 def divide(problems: int, threads: int) -> tuple[int, int]:
