@@ -54,7 +54,7 @@ def _plan(
     if problems > 1:
         work = work_of(problems, n, extents, k_x)
     threads, at_once = divide(problems, max(1, min(threads, work // each)))
-    sizes = plans.Sizes(level, dtype, n, extents, k_x, threads)
+    sizes = plans.Sizes(level, dtype, n, extents, k_x, threads, problems // at_once)
     choice = 0
     splits: list[plans.Split | None] = [plans.Split()]
     if call == _PROJECTION:

@@ -97,7 +97,8 @@ def stacked_sizes_of(
     sizes = sizes_of(like, problems * n, extents, k_x)
     threads = threads_for(work_of(problems, n, extents, k_x), MULTIPLY_ADDS_A_THREAD)
     threads, at_once = (1, 1) if runs_on_gpu(like) else divide(problems, threads)
-    return sizes._replace(n=n, threads=threads), (problems, at_once)
+    each = problems // at_once
+    return sizes._replace(n=n, threads=threads, problems=each), (problems, at_once)
 
 
 def work_of(problems: int, n: int, extents: tuple[int, ...], k_x: int) -> int:
