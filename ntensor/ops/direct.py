@@ -53,7 +53,7 @@ def _plan(
     work = n * (1 if call == _MTTKRP else k_x) * math.prod(extents)
     if problems > 1:
         work = work_of(problems, n, extents, k_x)
-    threads, at_once = divide(problems, max(1, min(threads, work // each)))
+    threads, at_once = divide(problems, max(1, min(threads, work // each)), work)
     sizes = plans.Sizes(level, dtype, n, extents, k_x, threads, problems // at_once)
     choice = 0
     splits: list[plans.Split | None] = [plans.Split()]
