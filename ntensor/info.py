@@ -21,7 +21,7 @@ import torch
 import ntensor
 from ntensor import backends
 from ntensor.backends import DTYPES
-from ntensor.backends.native import prices, ways
+from ntensor.backends.native import levels, ways
 from ntensor.backends.native.library import DTYPES as DTYPE_NUMBERS
 from ntensor.backends.native.library import (
     MULTIPLY_ADDS_A_THREAD,
@@ -249,7 +249,7 @@ def explain_plans(
     extents = tuple(in_order(extents, kernel_order(extents, int(mean))))
     level, number = simd_level(), DTYPE_NUMBERS[dtype]
     threads = threads_for(n * k_x * math.prod(extents), MULTIPLY_ADDS_A_THREAD)
-    sizes = prices.Sizes(level, number, n, extents, k_x, threads)
+    sizes = levels.Sizes(level, number, n, extents, k_x, threads)
     needs = (True,) * len(extents)
     tables: dict[str, dict[str, float]] = {
         "result": {
@@ -272,11 +272,11 @@ def explain_plans(
     return "\n".join(lines)
 
 
-def _way(split: prices.Split) -> str:
+def _way(split: levels.Split) -> str:
     named = {
-        prices.PRODUCT: "a plain product of torch",
-        prices.MEAN_APART: "the mean output by a mean core",
-        prices.MEAN_BESIDE: "the mean output by samples of its own",
+        levels.PRODUCT: "a plain product of torch",
+        levels.MEAN_APART: "the mean output by a mean core",
+        levels.MEAN_BESIDE: "the mean output by samples of its own",
     }
     hoisted = f"{split.hoisted} hoisted"
     return named.get(split, f"a projection each, {hoisted}" if split.transposed else hoisted)

@@ -183,6 +183,10 @@ def test_gradients_closed_for_what_does_not_fit():
             },
         )
         assert direct.gradients(large, torch.ones(3, 1), [True] * 3, 1) is None
+        assert direct.gradients(values, None, [True] * 3, 1, None) is None
+        assert direct.gradients(values, grad, [True] * 3, 1, None) is not None
+        for wrong in (*wrong_grads[:4], wrong_grads[-1], "a"):
+            assert direct.gradients(values, grad, [True] * 3, 1, wrong) is None
         with force_plan(0):
             assert direct.gradients(values, grad, [True] * 3, 1) is None
     assert direct.gradients(values, grad, [True] * 3, 1) is None
@@ -262,6 +266,43 @@ def test_values(level, dtype, sizes):
                 assert (each is not None) == need
                 if need:
                     close(each, right, dtype)
+
+
+@pytest.mark.parametrize("level", _cpu.simd_levels())
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("of_x", [True, False])
+def test_gradients_of_the_mean_output(level, dtype, of_x):
+    """By the shortest way where it is open, and then as by float64."""
+    answered = 0
+    for n, extents, k_x in (*SIZES, (5, (1, 7, 1, 40), 300), (300, (30, 9), 2), (2, (1, 6), 3)):
+        core, *factors = tensors(n, extents, k_x, dtype)
+        generator = torch.Generator().manual_seed(1)
+        upstream = [torch.randn(n, k_x, generator=generator).to(dtype) for _ in range(2)]
+        wide = [each.double().requires_grad_() for each in (core, *factors)]
+        letters = "abcdefgh"[: len(extents)]
+        equation = f"x{letters},{','.join('n' + each for each in letters)}->nx"
+        constant = [wide[0], torch.full_like(wide[1], 1 / extents[0]), *wide[2:]]
+        total = (torch.einsum(equation, *constant) * upstream[1]).sum()
+        if of_x:
+            total = total + (torch.einsum(equation, *wide) * upstream[0]).sum()
+        right = torch.autograd.grad(total, wide, allow_unused=True)
+        grad = upstream[0] if of_x else None
+        for needs in (
+            [True] * len(wide),
+            [True] + [False] * len(extents),
+            [False, True, *[False] * (len(extents) - 1)],
+            [False, False, *[True] * (len(extents) - 1)],
+        ):
+            with force_simd_level(level), torch.no_grad():
+                found = direct.gradients((core, *factors), grad, needs, 1, upstream[1])
+            if found is None:
+                continue
+            answered += 1
+            for place, (need, each, exact) in enumerate(zip(needs, found, right, strict=True)):
+                assert (each is not None) == (need and (of_x or place != 1))
+                if each is not None:
+                    close(each, exact, dtype)
+    assert answered > 4
 
 
 @pytest.mark.parametrize(

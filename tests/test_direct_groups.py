@@ -53,11 +53,13 @@ def test_values(level, dtype, sizes, threads):
             x = direct.project_groups(flat(values), groups)
             close(x.view(wanted.shape), wanted.detach(), dtype)
             for needs in itertools.product((True, False), repeat=len(values)):
-                found = direct.gradients(flat(values), grad.flatten(0, 1), needs, groups)
-                for need, each, right in zip(needs, found, gradients, strict=True):
-                    assert (each is not None) == need
+                rows = direct.gradients(flat(values), grad.flatten(0, 1), needs, groups)
+                found = direct.gradients(values, grad, needs, 0)
+                for need, row, each, right in zip(needs, rows, found, gradients, strict=True):
+                    assert (each is not None) == need == (row is not None)
                     if need:
-                        close(each.view(right.shape), right, dtype)
+                        close(row.view(right.shape), right, dtype)
+                        close(each, right, dtype)
     finally:
         torch.set_num_threads(before)
 
@@ -68,6 +70,54 @@ def test_strides_of_factors(layout, groups):
     values = tensors(groups, 5, (4, 1, 3), 6, layout=layout)
     wanted = torch.einsum(equation(3), *(each.double() for each in values))
     close(direct.project_groups(values, 0), wanted, torch.float32)
+
+
+@pytest.mark.parametrize("layout", layouts.LAYOUTS)
+@pytest.mark.parametrize("groups", [1, 2, 7])
+@pytest.mark.parametrize("n", [1, 5])
+def test_gradients_of_recorded_calls(layout, groups, n):
+    """One node of the graph, for operands and incoming gradients of any strides."""
+    values = tensors(groups, n, (4, 1, 3), 6, layout=layout)
+    upstream = layouts.make(layout, (groups, n, 6), torch.float32, torch.Generator().manual_seed(1))
+    wide = [each.double().requires_grad_() for each in values]
+    wanted = torch.einsum(equation(3), *wide)
+    given = [each.detach().requires_grad_() for each in values]
+    x = ntensor.synthesis_projection(*given)
+    assert {node.name() for node, _ in x.grad_fn.next_functions} == {
+        "torch::autograd::AccumulateGrad"
+    }
+    close(x.detach(), wanted.detach(), torch.float32)
+    everywhere = torch.ones(()).expand_as(x)
+    for cotangent in (upstream, everywhere, upstream.transpose(0, 1).contiguous().transpose(0, 1)):
+        found = torch.autograd.grad(x, given, cotangent, retain_graph=True)
+        right = torch.autograd.grad(wanted, wide, cotangent.double(), retain_graph=True)
+        for each, gradient in zip(found, right, strict=True):
+            close(each, gradient, torch.float32)
+    batched = torch.autograd.grad(
+        x, given, torch.stack((upstream, -upstream)), is_grads_batched=True
+    )
+    right = torch.autograd.grad(wanted, wide, upstream.double())
+    for each, gradient in zip(batched, right, strict=True):
+        close(each, torch.stack((gradient, -gradient)), torch.float32)
+
+
+def test_recorded_calls_are_differentiated_again():
+    values = [each.double().requires_grad_() for each in tensors(3, 2, (2, 3), 4)]
+    torch.autograd.gradcheck(ntensor.synthesis_projection, values)
+    torch.autograd.gradgradcheck(ntensor.synthesis_projection, values)
+
+
+def test_recorded_calls_mind_what_was_saved():
+    values = tensors(3, 2, (2, 3), 4)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x[:, :1]):
+        x = ntensor.synthesis_projection(*(each.requires_grad_() for each in values))
+    with pytest.raises(RuntimeError, match="grouped_projection: core was saved"):
+        x.sum().backward()
+    x = ntensor.synthesis_projection(*values)
+    with torch.no_grad():
+        values[1].mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        x.sum().backward()
 
 
 def test_closed_for_what_does_not_fit():
@@ -91,6 +141,14 @@ def test_gradients_closed_for_what_does_not_fit():
     with torch.no_grad():
         right = (values, grad, [True] * 3, 3)
         closed(direct.gradients, right, {1: wrong_grads, 3: (0, -1, 1, 2, 9, 1 << 40, "a")})
+        core, a, b = tensors(3, 5, (2, 4), 6)
+        grad = torch.ones(3, 5, 6)
+        uneven = torch.ones(5, 3, 6).transpose(0, 1)
+        right = ((core, a, b), grad, [True] * 3, 0)
+        wrong = ((core, a, torch.ones(5, 3, 4).transpose(0, 1)), (core[:2], a, b), values)
+        wrong_grads = (grad[:2], grad[:, :4], grad[..., :5], grad.flatten(0, 1), uneven, None)
+        closed(direct.gradients, right, {0: wrong, 1: wrong_grads, 3: (1, 3, -1)})
+        assert direct.gradients(*right, grad) is None
 
 
 @pytest.mark.parametrize("needs", [(True, True, True), (False, True, False), (True, False, False)])

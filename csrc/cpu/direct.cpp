@@ -141,55 +141,65 @@ PyObject* mttkrp(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     });
 }
 
-// gradients(values, grad, needs, groups): for values (core, z_1, ..., z_M), dL/dx and what is
-// needed, a list of the gradients, None where not needed. Only where nothing is differentiated
-// again. groups: as many, behind one another in the first dimension of every tensor.
+// gradients(values, grad, needs, groups[, grad_mean]): for values (core, z_1, ..., z_M), dL/dx and
+// what is needed, a list of the gradients, None where not needed. Only where nothing is
+// differentiated again. groups: as many, behind one another in the first dimension of every tensor;
+// 0: in a dimension of their own, in front of all. grad_mean: dL/dx_mean of one group; then one of
+// both may be None.
 PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     return or_none([&]() -> PyObject* {
-        if (count != 4 || !nothing_around() || answers(around->is_grad_enabled)) return nullptr;
+        if (count < 4 || count > 5 || !nothing_around() || answers(around->is_grad_enabled))
+            return nullptr;
         const Items values(arguments[0]), needs(arguments[2]);
         const int64_t groups = PyLong_AsLongLong(arguments[3]);
+        const bool of_x = arguments[1] != Py_None, of_mean = count == 5 && arguments[4] != Py_None;
+        if (groups < 0 || (of_mean ? groups != 1 : !of_x)) return nullptr;
         CoreAndFactors given;
-        if (groups < 1 || !given.read(values.begin, values.size, true, 0, groups) ||
-            needs.size != values.size)
+        if (!given.read(values.begin, values.size, true, of_mean, groups) ||
+            needs.size != values.size || (groups == 0 && !given.is_flat()))
             return nullptr;
-        const int64_t rows = groups * given.n;
-        Operand grad;
+        const int64_t problems = given.problems, rows = problems * given.n;
         const DType dtype = given.core.dtype;
-        if (!grad.read(arguments[1], true) || grad.dtype != dtype || grad.view.ndim != 2 ||
-            grad.view.shape[0] != rows || grad.view.shape[1] != given.k_x)
+        Matrix grad{}, grad_mean{};
+        if ((of_x && !given.read_grad(arguments[1], groups == 0, &grad)) ||
+            (of_mean && !given.read_grad(arguments[4], false, &grad_mean)))
             return nullptr;
         if (given.core.numel() * bytes_of(dtype) >= most_result_bytes) return nullptr;
         // Every plan before any work: a part that takes the ordinary way takes all with it.
         int64_t needed = 0;
         for (int m = 0; m < given.count; ++m)
-            if (needs.begin[1 + given.given[m]] == Py_True) needed |= int64_t(1) << m;
+            if (needs.begin[1 + given.given[m]] == Py_True && (of_x || given.given[m] != 0))
+                needed |= int64_t(1) << m;
+        const int64_t outputs = of_mean ? 2 - of_x : 0;  // x, both, x_mean
         const bool needs_core = needs.begin[0] == Py_True;
         Plan core_plan, plan;
         if (needs_core) {
-            core_plan = plan_of(Call::core_grad, dtype, given.n, given.k_x, 0, given.count,
-                                given.extents, groups);
+            core_plan = plan_of(Call::core_grad, dtype, given.n, given.k_x, outputs, given.count,
+                                given.extents, problems);
             if (!core_plan.passes[0]) return nullptr;
         }
         if (needed) {
-            plan = plan_of(Call::factor_grads, dtype, given.n, given.k_x, needed, given.count,
-                           given.extents, groups);
+            plan = plan_of(Call::factor_grads, dtype, given.n, given.k_x,
+                           outputs << most_direct_factors | needed, given.count, given.extents,
+                           problems);
             if (plan.choice < 0) return nullptr;
         }
         GradientList results(values.size);
         if (needs_core) {
             void* dcore = results.add(0, given.core.view.shape, given.core.view.ndim, dtype);
             run(core_plan,
-                ProjectionCoreGrad{
-                    given.view(), given.k_x, grad.matrix(), {}, *core_plan.passes[0], dcore, false},
-                groups);
+                ProjectionCoreGrad{given.view(), given.k_x, grad, grad_mean, *core_plan.passes[0],
+                                   dcore, false},
+                problems);
         }
         for (int m = 0; m < given.count; ++m) {
             if (!(needed >> m & 1)) continue;
             Factor& factor = given.factors[m];
-            const int64_t shape[2] = {rows, factor.extent};
+            const int64_t shape[3] = {problems, given.n, factor.extent};
+            const int64_t flat[2] = {rows, factor.extent};
             factor.needs_grad = true;
-            factor.grad = results.add(1 + given.given[m], shape, 2, dtype);
+            factor.grad = results.add(1 + given.given[m], groups == 0 ? shape : flat,
+                                      groups == 0 ? 3 : 2, dtype);
             factor.grad_stride = factor.extent;
         }
         if (!needed) return results.release();
@@ -200,7 +210,7 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
             int64_t L = 1;
             for (int m = 0; m < hoisted; ++m) L *= given.extents[m];
             Factor swapped[most_direct_factors];
-            swapped[0].values = grad.matrix();
+            swapped[0].values = grad;
             swapped[0].extent = given.k_x;
             for (int m = hoisted; m < given.count; ++m) {
                 swapped[1 + m - hoisted].values = given.factors[m].values;
@@ -215,7 +225,7 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
                            apart ? dH.data() : given.factors[0].grad,
                            nullptr,
                            *outer},
-                groups);
+                problems);
             if (apart)
                 run(plan, SynthesisGrads{{given.factors, hoisted, rows, dtype}, {dH.data(), L, 1}});
         }
@@ -223,9 +233,9 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
             for (int m = 0; m < inner->hoisted && !inner->transposed; ++m)
                 given.factors[m].needs_grad = false;
             run(plan,
-                ProjectionFactorGrads{
-                    given.view(), given.core.view.data, given.k_x, grad.matrix(), {}, *inner},
-                groups);
+                ProjectionFactorGrads{given.view(), given.core.view.data, given.k_x, grad,
+                                      grad_mean, *inner},
+                problems);
         }
         return results.release();
     });

@@ -201,6 +201,26 @@ struct CoreAndFactors {
         return true;
     }
     Factors view() const { return {factors, count, n, core.dtype}; }
+
+    // Whether the samples of all problems lie in even steps, as if they were those of one.
+    bool is_flat() const {
+        for (int m = 0; m < count; ++m)
+            if (problems > 1 && steps[m] != n * factors[m].values.row_stride) return false;
+        return true;
+    }
+
+    // An incoming gradient, (problems n, k_x), with lead (problems, n, k_x); false: it does not
+    // fit.
+    bool read_grad(PyObject* object, bool lead, Matrix* found) const {
+        Operand grad;
+        if (!grad.read(object, true) || grad.dtype != core.dtype || grad.view.ndim != 2 + lead ||
+            grad.view.shape[1 + lead] != k_x)
+            return false;
+        const int64_t* shape = grad.view.shape;
+        if (lead ? shape[0] != problems || shape[1] != n : shape[0] != problems * n) return false;
+        *found = {grad.view.data, grad.stride(lead), grad.stride(1 + lead)};
+        return !lead || problems == 1 || grad.stride(0) == n * grad.stride(1);
+    }
 };
 
 // A new tensor on the CPU, torch.empty(*shape, dtype=, device=); its view.

@@ -1,4 +1,4 @@
-// How a direct call runs a kernel and answers: shared by direct.cpp and direct_features.cpp.
+// How direct calls run a kernel, and what they answer.
 #pragma once
 
 #include "../check.h"

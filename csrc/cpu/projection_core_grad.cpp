@@ -96,7 +96,7 @@ public:
                 const int64_t row = item % plan_.row_chunks * plan_.row_chunk;
                 const int64_t last = min64(row + plan_.row_chunk, plan_.Q);
                 for (int64_t r = row; r < last; r += packed_rows)
-                    write_rows(r, min64(packed_rows, last - r));
+                    write_rows(r, min64(packed_rows, last - r), last);
             }
         }
         if (plan_.past_caches) finish_stores();
@@ -123,51 +123,62 @@ private:
         plan_.joined.form(s0_, samples_, q, q + rows, A_, packed_rows);
     }
 
-    void write_rows(int64_t r, int64_t rows) {
+    void write_rows(int64_t r, int64_t rows, int64_t last) {
         pack(r, rows);
         for (int64_t i = 0; i < rows;) {
             const int here = rows_at_once(rows - i, tile_rows(square_tile));
             with_rows<tile_rows(square_tile)>(
-                here, [&]<int Rows>() { write_tiles<Rows>(r + i, A_ + i); });
+                here, [&]<int Rows>() { write_tiles<Rows>(r + i, A_ + i, last); });
             i += here;
         }
     }
 
     template <int Rows>
-    void write_tiles(int64_t r, const T* A) {
-        const int64_t K = plan_.P;
-        S* row = static_cast<S*>(plan_.job.core_grad) + r * K + p0_;
+    void write_tiles(int64_t r, const T* A, int64_t last) {
         for (int64_t p = 0; p < columns_; p += width) {
-            const TileInput<T> in{A, 1, packed_rows, W_ + p * samples_, width, samples_};
-            S* to = row + p;
-            if (columns_ - p < width) {
-                T sums[Rows * width];
-                tile_in_place<T, Rows, square_tile, Prefetch::none>(
-                    in,
-                    [to = sums](int i, int c, Vector<T> sum) { store(to + i * width + c, sum); });
-                const int64_t count = columns_ - p;
-                for (int i = 0; i < Rows; ++i) finish_row(sums + i * width, to + i * K, count);
-            } else if (plan_.past_caches) {
-                if constexpr (sizeof(S) == sizeof(T)) {
-                    tile_in_place<T, Rows, square_tile, Prefetch::none>(
-                        in, [to, K](int i, int c, Vector<T> sum) {
-                            store_past_caches(to + i * K + c, sum);
-                        });
-                }
-            } else if (add_) {
-                for (int i = 0; i < Rows; ++i) {
-                    for (int c = 0; c < square_tile; ++c)
-                        __builtin_prefetch(to + i * K + c * lanes<T>, 1);
-                }
-                tile_in_place<T, Rows, square_tile, Prefetch::none>(
-                    in, [to, K](int i, int c, Vector<T> sum) {
-                        store_narrowed(to + i * K + c, load_widened(to + i * K + c) + sum);
-                    });
+            const int64_t left = columns_ - p;
+            if (left >= width) {
+                write_tile<Rows, square_tile>(r, p, A, last);
             } else {
-                tile_in_place<T, Rows, square_tile, Prefetch::none>(
-                    in,
-                    [to, K](int i, int c, Vector<T> sum) { store_narrowed(to + i * K + c, sum); });
+                const int vectors = static_cast<int>(ceil_div(left, lanes<T>));
+                with_rows<square_tile>(
+                    vectors, [&]<int Vectors>() { write_tile<Rows, Vectors>(r, p, A, last); });
             }
+        }
+    }
+
+    // Rows from r on, of which `last` is no more this thread's, and columns from p on.
+    template <int Rows, int Vectors>
+    void write_tile(int64_t r, int64_t p, const T* A, int64_t last) {
+        constexpr int64_t here = Vectors * lanes<T>;
+        const int64_t K = plan_.P, count = columns_ - p;
+        S* to = static_cast<S*>(plan_.job.core_grad) + r * K + p0_ + p;
+        const TileInput<T> in{A, 1, packed_rows, W_ + p * samples_, width, samples_};
+        // What a row's last vector writes beyond its end, the rows after it write over.
+        const bool over = columns_ == K && p == 0 && !add_ && (r + Rows - 1) * K + here <= last * K;
+        if (count < here && !over) {
+            T sums[Rows * here];
+            tile_in_place<T, Rows, Vectors, Prefetch::none>(
+                in, [to = sums](int i, int c, Vector<T> sum) { store(to + i * here + c, sum); });
+            for (int i = 0; i < Rows; ++i) finish_row(sums + i * here, to + i * K, count);
+        } else if (plan_.past_caches) {
+            if constexpr (sizeof(S) == sizeof(T)) {
+                tile_in_place<T, Rows, Vectors, Prefetch::none>(
+                    in, [to, K](int i, int c, Vector<T> sum) {
+                        store_past_caches(to + i * K + c, sum);
+                    });
+            }
+        } else if (add_) {
+            for (int i = 0; i < Rows; ++i) {
+                for (int c = 0; c < Vectors; ++c) __builtin_prefetch(to + i * K + c * lanes<T>, 1);
+            }
+            tile_in_place<T, Rows, Vectors, Prefetch::none>(
+                in, [to, K](int i, int c, Vector<T> sum) {
+                    store_narrowed(to + i * K + c, load_widened(to + i * K + c) + sum);
+                });
+        } else {
+            tile_in_place<T, Rows, Vectors, Prefetch::none>(
+                in, [to, K](int i, int c, Vector<T> sum) { store_narrowed(to + i * K + c, sum); });
         }
     }
 

@@ -109,7 +109,7 @@ private:
         } else {
             collect_grad(r, depth);
         }
-        if (rows_ <= most_few_rows) {
+        if (rows_ <= most_few_rows && columns_ >= lanes<T>) {
             const S* core = static_cast<const S*>(plan_.job.core) + r * plan_.K + c0_;
             return with_rows<most_few_rows>(static_cast<int>(rows_), [&]<int Rows>() {
                 add_few_rows<Rows>(core, plan_.K, G, G_row, depth, columns_, D_, plan_.panel);
@@ -127,13 +127,37 @@ private:
                 pack_pairs(core, next, depth, width);
                 multiply_packed(G, G_row, depth, D);
             } else if (sizeof(S) != sizeof(T) || width < tile_width<T> || plan_.packs) {
-                pack_block(core, next, depth, width);
-                multiply_tile({G, G_row, 1, packed_, tile_width<T>, depth}, 0, D);
+                with_rows<square_tile>(
+                    static_cast<int>(ceil_div(width, lanes<T>)), [&]<int Vectors>() {
+                        multiply_copy<Vectors>(
+                            core, next, {G, G_row, 1, packed_, tile_width<T>, depth}, width, D);
+                    });
             } else {
                 multiply_in_place({G, G_row, 1, reinterpret_cast<const T*>(core), plan_.K, depth},
                                   reinterpret_cast<const T*>(next), D);
             }
         }
+    }
+
+    // With the tile copied, as `in` has it. A ragged one for few rows is read as it lies: what is
+    // behind a row goes to columns of D that nobody reads, as long as it is the core.
+    template <int Vectors>
+    void multiply_copy(const S* core, const S* next, TileInput<T> in, int64_t width, T* D) {
+        constexpr int64_t padded = Vectors * lanes<T>;
+        const int64_t K = plan_.K, depth = in.depth;
+        int64_t lying = 0;
+        if constexpr (sizeof(S) == sizeof(T)) {
+            const S* begin = static_cast<const S*>(plan_.job.core);
+            const int64_t left = plan_.rows * K - (core - begin) - padded;
+            if (!plan_.packs && left >= 0) lying = min64(depth, left / K + 1);
+            const T* b = reinterpret_cast<const T*>(core);
+            if (lying > 0) multiply_tile<Vectors>({in.a, in.a_row, 1, b, K, lying}, 0, D);
+        }
+        if (lying == depth) return;
+        pack_block(core + lying * K, next, depth - lying, width, padded);
+        in.a += lying;
+        in.depth -= lying;
+        multiply_tile<Vectors>(in, 0, D);
     }
 
     // The lines of the next tile are asked for little by little: a burst of them would hold up the
@@ -175,7 +199,7 @@ private:
                 tile<T, Few, square_tile, Prefetch::b_three_lines>(in, add_to(D));
             });
         }
-        multiply_tile(in, done, D);
+        multiply_tile<square_tile>(in, done, D);
     }
 
     void collect_grad(int64_t r, int64_t depth) {
@@ -202,9 +226,9 @@ private:
         }
     }
 
-    // A tile of the core, widened and contiguous, ragged ends padded with zeros:
+    // A tile of the core, widened and contiguous, ragged ends padded with zeros to whole vectors:
     // [depth][tile_width]
-    void pack_block(const S* core, const S* next, int64_t depth, int64_t width) {
+    void pack_block(const S* core, const S* next, int64_t depth, int64_t width, int64_t padded) {
         for (int64_t k = 0; k < depth; ++k) {
             T* to = packed_ + k * tile_width<T>;
             ask_for(next + k * plan_.K);
@@ -213,7 +237,7 @@ private:
                 continue;
             }
             widen(core + k * plan_.K, to, width);
-            for (int64_t j = width; j < tile_width<T>; ++j) to[j] = 0;
+            for (int64_t j = width; j < padded; ++j) to[j] = 0;
         }
     }
 
@@ -228,20 +252,20 @@ private:
 
     // Rows of D from `begin` on; in.a and D are those of row 0. Whole groups are multiplied in
     // place: a call for each would cost 10 % of the time.
+    template <int Vectors>
     void multiply_tile(TileInput<T> in, int64_t begin, T* D) {
         constexpr int most = tile_rows(square_tile);
         const T* const a = in.a;
         int64_t row = begin;
         for (; row + most <= rows_; row += most) {
             in.a = a + row * in.a_row;
-            tile_in_place<T, most, square_tile, Prefetch::none>(in,
-                                                                add_each(D + row * plan_.panel));
+            tile_in_place<T, most, Vectors, Prefetch::none>(in, add_each(D + row * plan_.panel));
         }
         while (row < rows_) {
             const int rows = rows_at_once(rows_ - row, most);
             in.a = a + row * in.a_row;
             with_rows<most>(rows, [&]<int Rows>() {
-                tile<T, Rows, square_tile, Prefetch::none>(in, add_to(D + row * plan_.panel));
+                tile<T, Rows, Vectors, Prefetch::none>(in, add_to(D + row * plan_.panel));
             });
             row += rows;
         }

@@ -26,12 +26,15 @@ from ntensor.backends._torch import (
     tracing_state,
 )
 from ntensor.backends.native import library, plans
-from ntensor.backends.native.call import divide
+from ntensor.backends.native.call import divide, work_of
 
 from .dispatch import PLAIN_KEYS
 
 # `Call` of direct.cpp.
 _PROJECTION, _MTTKRP, _CORE_GRAD, _FACTOR_GRADS, _FEATURES = range(5)
+_MOST_FACTORS = 8  # `most_direct_factors` of direct_operands.h
+# Whether the gradients of x and of x_mean are given.
+_OUTPUTS = ((True, False), (True, True), (False, True))
 
 
 def _plan(
@@ -48,9 +51,11 @@ def _plan(
     keeps them; None for what the ordinary way makes of several calls."""
     level = library.simd_level()
     each = library.ELEMENTS_A_THREAD if call == _FEATURES else library.MULTIPLY_ADDS_A_THREAD
-    work = problems * n * (1 if call == _MTTKRP else k_x) * math.prod(extents)
-    threads, at_once = divide(problems, max(1, min(threads, work // each)))
-    sizes = plans.Sizes(level, dtype, n, extents, k_x, threads)
+    work = n * (1 if call == _MTTKRP else k_x) * math.prod(extents)
+    if problems > 1:
+        work = work_of(problems, n, extents, k_x)
+    threads, at_once = divide(problems, max(1, min(threads, work // each)), work)
+    sizes = plans.Sizes(level, dtype, n, extents, k_x, threads, problems // at_once)
     choice = 0
     splits: list[plans.Split | None] = [plans.Split()]
     if call == _PROJECTION:
@@ -59,10 +64,11 @@ def _plan(
         projects, split = plans.mttkrp(sizes, option, None)
         choice, splits = int(projects), [split]
     elif call == _CORE_GRAD:
-        splits = [plans.core_grad(sizes, True, False, None)]
+        splits = [plans.core_grad(sizes, *_OUTPUTS[option], None)]
     elif call == _FACTOR_GRADS:
         needs = tuple(bool(option >> m & 1) for m in range(len(extents)))
-        way, *splits = plans.factor_grads(sizes, True, False, needs, True, None)
+        outputs = _OUTPUTS[option >> _MOST_FACTORS]
+        way, *splits = plans.factor_grads(sizes, *outputs, needs, True, None)
         choice = way.hoisted
     return (
         level,

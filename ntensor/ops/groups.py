@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 
 from ntensor import backends
+from ntensor.backends._torch import is_transformed
 
 from . import checks, direct
+from .derivatives import backward, first_order
 from .forms import Form, Slot, Values, split_columns
 from .operation import Operation
 from .projection import PROJECTION_CORE_GRAD, PROJECTION_FACTOR_GRADS, SYNTHESIS_PROJECTION
+from .saved import save, unpack
 from .synthesis import fake_joined
 
 
@@ -33,6 +36,8 @@ def grouped_projection(
     """
     if backend is None and not torch.compiler.is_compiling():
         found = direct.project_groups((core, *factors), 0)
+        if found is None and torch.is_grad_enabled() and not is_transformed():
+            found = _RecordedGroups.apply(core, *factors)
         if found is not None:
             return found
     names = checks.core_and_factor_names(len(factors))
@@ -50,6 +55,38 @@ def grouped_projection(
     # No groups are one group of no samples and no outputs.
     x: Tensor = GROUPED_PROJECTION(flat, max(1, groups), backends.requested(backend))
     return x.view(groups, n, k_x)
+
+
+class _RecordedGroups(torch.autograd.Function):
+    """The shortest way as one node of the graph, without views of the operands; None where it is
+    not open."""
+
+    @staticmethod
+    def forward(ctx: Any, *values: Tensor) -> Tensor | None:
+        found = direct.project_groups(values, 0)
+        if found is not None:
+            save(ctx, values)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        values: Any = unpack(GROUPED_PROJECTION, ctx)
+        needs = ctx.needs_input_grad
+        if grad is None:
+            return (None,) * len(values)
+        if not torch.is_grad_enabled():
+            found = direct.gradients(values, grad, needs, 0)
+            if found is not None:
+                return tuple(found)
+        flat = [value.flatten(0, 1) for value in values]
+        statics = (values[0].shape[0], None)
+        compute = backward if torch.is_grad_enabled() else first_order
+        cotangents = (grad.reshape(-1, grad.shape[2]),)  # the older vmap has no flatten
+        parts = compute(GROUPED_PROJECTION, flat, statics, needs, cotangents)
+        return tuple(
+            None if part is None else part.view(value.shape)
+            for part, value in zip(parts, values, strict=True)
+        )
 
 
 class GroupedProjectionForm(Form):

@@ -244,8 +244,8 @@ def _gradients_at_once(
 ) -> Sequence[Tensor | None] | None:
     """The gradients of core and factors, described to the kernels once."""
     core = tensors[0]
-    if len(cotangents) == 1 and backend is None:
-        found = direct.gradients(tensors, cotangents[0], needs, 1)
+    if backend is None:
+        found = direct.gradients(tensors, cotangents[0], needs, 1, *cotangents[1:])
         if found is not None:
             return found
     if not plain((*tensors, *cotangents)):

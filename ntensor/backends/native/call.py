@@ -17,6 +17,12 @@ from ntensor.backends.native.library import (
 )
 from ntensor.backends.native.plans import CUDA, Sizes
 
+# Of an element of a result, and of a core or a synthesis, in multiply-adds.
+RESULT, ELEMENT = 32, 8
+
+# Problems to one thread that may idle while the last of them are solved.
+MOST_IDLE = 16
+
 # A job on a CPU that needs no more scratch than this does not allocate any.
 KEPT_SCRATCH_BYTES = 1 << 14
 
@@ -92,13 +98,31 @@ def stacked_sizes_of(
     if problems == 1:
         return sizes_of(like, n, extents, k_x), ALONE
     sizes = sizes_of(like, problems * n, extents, k_x)
-    threads, at_once = (1, 1) if runs_on_gpu(like) else divide(problems, sizes.threads)
-    return sizes._replace(n=n, threads=threads), (problems, at_once)
+    work = work_of(problems, n, extents, k_x)
+    threads = threads_for(work, MULTIPLY_ADDS_A_THREAD)
+    threads, at_once = (1, 1) if runs_on_gpu(like) else divide(problems, threads, work)
+    each = problems // at_once
+    return sizes._replace(n=n, threads=threads, problems=each), (problems, at_once)
 
 
-def divide(problems: int, threads: int) -> tuple[int, int]:
+def work_of(problems: int, n: int, extents: tuple[int, ...], k_x: int) -> int:
+    """The multiply-adds of a stack, and what beside them every element of its results, its cores
+    and its syntheses takes: small problems have few of the former."""
+    K = math.prod(extents)
+    return problems * (n * k_x * (K + RESULT) + ELEMENT * K * (n + k_x))
+
+
+def divide(problems: int, threads: int, work: int) -> tuple[int, int]:
     """The threads of one problem of a stack, and how many are solved at the same time.
 
-    Problems are divided among the threads where there are as many, else solved one after another.
+    Problems are divided among the threads where there are as many; but large ones that do not come
+    out even, like fewer ones, are solved one after another.
+
+    Args:
+        work: of all problems, in multiply-adds.
     """
-    return (threads, 1) if problems < threads else (1, threads)
+    if problems < threads:
+        return threads, 1
+    idle = -problems % threads
+    large = work // problems >= 2 * threads * MULTIPLY_ADDS_A_THREAD
+    return (threads, 1) if large and MOST_IDLE * idle > problems else (1, threads)

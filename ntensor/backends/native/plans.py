@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ntensor.backends.native import prices, ways
-from ntensor.backends.native.prices import MEAN_APART, MEAN_BESIDE, PRODUCT, Sizes, Split
+from ntensor.backends.native.levels import MEAN_APART, MEAN_BESIDE, PRODUCT, Sizes, Split
 from ntensor.backends.override import Overrides
 
 # The level of a GPU, whose kernels choose by themselves how many factors they hoist.

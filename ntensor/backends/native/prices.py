@@ -6,21 +6,21 @@ Prices count vector multiply-adds at full speed: orders of magnitude that hold a
 
 from __future__ import annotations
 
-import functools
 import math
-from typing import NamedTuple
 
-Extents = tuple[int, ...]
+from ntensor.backends.native.levels import (
+    BFLOAT16,
+    FLOAT32,
+    FLOAT64,
+    PRODUCT,
+    TORCH,
+    Extents,
+    Level,
+    Sizes,
+    Split,
+    level_of,
+)
 
-# Of every SIMD level: bytes of a vector, vectors of the widest tile, and of a square one.
-_VECTORS = {
-    "avx512bf16": (64, 4, 3),
-    "avx512": (64, 4, 3),
-    "emulated": (64, 4, 3),
-    "avx2": (32, 2, 2),
-    "portable": (16, 2, 2),
-}
-_OF_ARM = (16, 4, 3)
 # Levels that multiply bfloat16 pair by pair, where the last factor stands alone and is this long.
 PAIRED_LEVELS = ("avx512bf16", "emulated")
 LEAST_EXTENT_OF_PAIRS = 32
@@ -36,31 +36,22 @@ CORE_GRAD_PANEL, PACKED, PACKED_ROWS = 40960, 4096, 16
 
 FEW = 8  # most samples that are taken one by one
 
-FLOAT32, FLOAT64, BFLOAT16, FLOAT16 = range(4)
-
-# The price of a vector multiply-add in torch's own product, at the levels where it may be faster,
-# for cores that lie in the caches; of our own, of the core's gradient and of the factors'; and of
-# what the host does for torch.
-TORCH = {"avx2": 1.05}
-MOST_CORE_BYTES = 8 << 20
-LEAST_SAMPLES, LEAST_COLUMNS = 8, 12  # of a product that torch is fast at
+MOST_CORE_BYTES = 8 << 20  # of a core that stays in the caches
 TORCH_GRAD = 30.0  # of a vector of the core's gradient by torch
 # Of a vector of a result of torch that does not stay in the caches.
 TORCH_OUT, MOST_OUT_BYTES = 45.0, 2 << 20
+# Of a vector multiply-add of the core's gradient, and of the factors'.
 CORE_GRAD, FACTOR_GRADS = 1.3, 1.15
-HOST = 200000.0
+HOST = 200000.0  # of a call of torch
 FORM_IN_MEMORY = 8.0  # of a vector of the synthesis of the batch, written and read again
 LATENCY = 8.0  # the least of a step of a tile: its sums depend on those of the step before
 FOLD, TILE = 3.6, 15.0  # of a vector of sums, and of a tile
 FORM, GATHER = 3.0, 10.0  # of a vector of W or H, and of one of a factor's columns
-SUM = 6.0  # of the lanes of a vector
 OUT = 16.0  # of a vector of results
 JOIN = 1.0  # of an element of A
 ROW = 9.6  # of a row of the last hoisted factor, scaled
 PACK = 1.5  # of an element of A in the order of a tile
 SPREAD, ELEMENT = 6.0, 3.0  # of a vector of dW folded into factors, and of an element by itself
-# Of a sample whose dW is folded into one factor, and into several.
-SAMPLE_OF_ONE, SAMPLE = 450.0, 1100.0
 MOVE = 6.0  # of an element of the core in another order
 MOST_MOVED_BYTES = 1 << 20
 SEGMENT = 30.0  # of a segment of a synthesis or its derivative
@@ -72,51 +63,8 @@ START = 30.0  # of a sample's part of a panel
 AGAIN, READ = 5000.0, 5.0  # of a second call, and of a vector of a core from memory
 
 
-class Sizes(NamedTuple):
-    """What a plan depends on: the SIMD level, or `plans.CUDA`; the number of the dtype; samples,
-    extents and rows of the core; threads."""
-
-    level: str
-    dtype: int
-    n: int
-    extents: Extents
-    k_x: int
-    threads: int
-
-
-class Split(NamedTuple):
-    """`Split` of csrc/cpu/api.h."""
-
-    hoisted: int = 0
-    output_inside: int = 0
-    few: int = 0
-    transposed: int = 0
-
-
-# By plain products of torch, with the synthesis of the batch or its derivative formed in between.
-PRODUCT = Split(-1)
-# The mean output by a core of its own, the mean over the leading extent, and the rest without it.
-MEAN_APART = Split(-2)
-# Both outputs by one projection of twice as many samples, half of them with 1 / k_1 for z_1.
-MEAN_BESIDE = Split(-3)
-
-
 def _ceil_div(a: int, b: int) -> int:
     return -(-a // b)
-
-
-class Level(NamedTuple):
-    lanes: int
-    wide: int
-    square: int
-    widen: float  # price of widening a vector of stored elements
-
-
-@functools.cache
-def level_of(name: str, dtype: int) -> Level:
-    size, wide, square = _VECTORS.get(name, _OF_ARM)
-    widen = 2.0 if dtype in (BFLOAT16, FLOAT16) else 0.0
-    return Level(size // (8 if dtype == FLOAT64 else 4), wide, square, widen)
 
 
 def _by_segments(inner: Extents, price: float, level: Level) -> float:
@@ -138,7 +86,9 @@ def _by_segments(inner: Extents, price: float, level: Level) -> float:
 
 def _spread(inner: Extents, level: Level) -> float:
     """Of a sample's dW, folded into its factors."""
-    return _by_segments(inner, SPREAD, level) + (SAMPLE_OF_ONE if len(inner) == 1 else SAMPLE)
+    return _by_segments(inner, SPREAD, level) + (
+        level.sample_of_one if len(inner) == 1 else level.sample
+    )
 
 
 def _join(price: float, outer: Extents) -> float:
@@ -164,6 +114,13 @@ def _tiles(count: int, most: int, vectors: int, depth: float) -> float:
         price += _tile(rows, vectors, depth)
         left -= rows
     return price
+
+
+def _columns(P: int, count: int, most: int, level: Level, depth: float) -> float:
+    """Of `count` rows and P columns in square tiles, the last as narrow as it can be."""
+    full, left = divmod(P, level.square * level.lanes)
+    price = full * _tiles(count, most, level.square, depth) if full else 0.0
+    return price + (_tiles(count, most, _ceil_div(left, level.lanes), depth) if left else 0.0)
 
 
 def price_of_samples(
@@ -207,9 +164,14 @@ def price_of_few(
     samples = min(n, 4)
     rows = {1: 8, 2: 6, 3: 4, 4: 3}[samples]
     whole, left = divmod(P, level.lanes)
-    steps = whole * (1 + level.widen / 2) + left * 0.5
+    steps = whole * (1 + level.widen / 2) + left * level.left
     along = min(k_x, 64) if k_x >= L else min(L, 64)
-    core = k_x * L * (_tiles(along, rows, samples, steps) / along + SUM * samples) * (n / samples)
+    core = (
+        k_x
+        * L
+        * (_tiles(along, rows, samples, steps) / along + level.sum * samples)
+        * (n / samples)
+    )
     formed = n * (_by_segments(inner, SYNTHESISE, level) + SYNTHESISE * L / level.lanes + SEGMENT)
     formed += n * (sum(inner) + sum(outer)) / level.lanes
     divided = threads if k_x >= 2 * threads or 2 * threads <= L else 1
@@ -218,25 +180,26 @@ def price_of_few(
 
 def price_of_product(sizes: Sizes) -> float | None:
     """Of one product of torch and the synthesis of the batch; None where it is no way to go."""
-    level, dtype, n, extents, k_x, threads = sizes
+    level, dtype, n, extents, k_x, threads, problems = sizes
     at, K = level_of(level, dtype), math.prod(extents)
     size = 8 if dtype == FLOAT64 else 4
+    torch = TORCH.get(level)
     if (
-        level not in TORCH
+        torch is None
         or dtype not in (FLOAT32, FLOAT64)
-        or n < LEAST_SAMPLES
-        or K < LEAST_COLUMNS
+        or min(n - torch.samples, K - torch.columns) < 0
         or k_x < 2 * K  # the synthesis of the batch is formed, and must be small beside the result
         or k_x * K * size > MOST_CORE_BYTES
     ):
         return None
-    vectors = n * K / at.lanes
-    return vectors * (k_x * TORCH[level] + FORM_IN_MEMORY) / threads + HOST
+    vectors = n * K * (k_x * torch.multiply + FORM_IN_MEMORY)
+    vectors += n * k_x * torch.result + k_x * K * torch.core
+    return vectors / at.lanes / threads + HOST / problems
 
 
 def projection(sizes: Sizes, mean: bool) -> dict[Split, float]:
     """Of every way to a projection."""
-    level, dtype, n, extents, k_x, threads = sizes
+    level, dtype, n, extents, k_x, threads, _ = sizes
     at = level_of(level, dtype)
     hoists = range(1 if mean else 0, len(extents))
     prices = {}
@@ -275,7 +238,7 @@ def price_of_inner_grads(
     blocks = _ceil_div(Q, ROW_BLOCK)
     depth = Q / blocks
     columns = _ceil_div(P, (level.square * level.lanes))
-    core = columns * blocks * _tiles(slab, most, level.square, depth)
+    core = blocks * _columns(P, slab, most, level, depth)
     core += Q * columns * level.square * level.widen
     joined = (
         slab * Q * _join(JOIN, outer) * max(1.0, P * slab / FACTOR_GRADS_PANEL) if outer else 0.0
@@ -289,7 +252,7 @@ def factor_grads(
 ) -> dict[Split, float]:
     """By the number of hoisted factors: from there on dW is needed, before it dH; transposed: each
     gradient by a projection of its own."""
-    level, dtype, n, extents, k_x, threads = sizes
+    level, dtype, n, extents, k_x, threads, _ = sizes
     at = level_of(level, dtype)
     first, last = needs.index(True), len(needs) - 1 - needs[::-1].index(True)
     candidates = list(range(first + 1))
@@ -322,7 +285,7 @@ def factor_grads(
 
 def _factor_projections(sizes: Sizes, needs: tuple[bool, ...]) -> dict[Split, float]:
     """Of every needed gradient by a projection of the core with the factor's mode in front."""
-    level, dtype, n, extents, k_x, threads = sizes
+    level, dtype, n, extents, k_x, threads, _ = sizes
     elements = k_x * math.prod(extents)
     size = {FLOAT32: 4, FLOAT64: 8}.get(dtype, 2)
     if n <= FEW or elements * size > MOST_MOVED_BYTES:
@@ -343,7 +306,7 @@ def _factor_projections(sizes: Sizes, needs: tuple[bool, ...]) -> dict[Split, fl
 
 def outer_grads(sizes: Sizes, hoisted: int) -> dict[Split, float]:
     """Of dH: the core's outputs and the hoisted indices change places."""
-    level, dtype, n, extents, k_x, threads = sizes
+    level, dtype, n, extents, k_x, threads, _ = sizes
     at, outputs = level_of(level, dtype), math.prod(extents[:hoisted])
     swapped = (k_x, *extents[hoisted:])
     split = Split(1, output_inside=1)
@@ -361,9 +324,8 @@ def _price_of_core_grad(
     blocks = _ceil_div(n, PACKED // PACKED_ROWS)
     samples = n / blocks
     most = _tile_rows(level.square, level.wide)
-    columns = _ceil_div(P, (level.square * level.lanes))
     packs = _ceil_div(Q, PACKED_ROWS)
-    product = columns * packs * _tiles(min(PACKED_ROWS, Q), most, level.square, samples)
+    product = packs * _columns(P, min(PACKED_ROWS, Q), most, level, samples)
     vectors = Q * _ceil_div(P, level.lanes)
     short = P < SHORT_ROW and 4 * level.lanes * vectors > CACHED_BYTES
     store = vectors * ((SHORT_STORE if short else STORE) + level.widen)
@@ -378,13 +340,13 @@ def _price_of_core_grad(
 
 
 def core_grad(sizes: Sizes, grad_mean: bool) -> dict[Split, float]:
-    level, dtype, n, extents, k_x, threads = sizes
+    level, dtype, n, extents, k_x, threads, _ = sizes
     at = level_of(level, dtype)
     prices = {
         Split(h): _price_of_core_grad(at, n, extents, k_x, h, threads)
         for h in range(1 if grad_mean else 0, len(extents))
     }
     product = price_of_product(sizes)
-    if product is not None and not grad_mean:
+    if product is not None and TORCH[level].core_grad and not grad_mean:
         prices[PRODUCT] = product + TORCH_GRAD * k_x * math.prod(extents) / at.lanes / threads
     return prices

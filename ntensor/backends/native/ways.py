@@ -12,19 +12,19 @@ import math
 from collections.abc import Callable
 
 from ntensor.backends.native import prices
-from ntensor.backends.native.library import MULTIPLY_ADDS_A_THREAD, in_order, kernel_order
-from ntensor.backends.native.prices import (
+from ntensor.backends.native.levels import (
     FLOAT32,
     FLOAT64,
     MEAN_APART,
     MEAN_BESIDE,
-    MOST_CORE_BYTES,
     TORCH,
     Extents,
     Sizes,
     Split,
     level_of,
 )
+from ntensor.backends.native.library import MULTIPLY_ADDS_A_THREAD, in_order, kernel_order
+from ntensor.backends.native.prices import MOST_CORE_BYTES
 
 # Of what is formed for the mean output, lest the memory of a call grow with its sizes.
 MOST_MEAN_BYTES = 2 << 20
@@ -72,7 +72,7 @@ def mttkrp(sizes: Sizes, mode: int) -> dict[tuple[bool, Split], float]:
 
     By whether the mode is the output of a projection, with the modes before it hoisted and those
     behind it in W; else it is a factor's gradient."""
-    level, dtype, rank, shape, _, threads = sizes
+    level, dtype, rank, shape, _, threads, _ = sizes
     at = level_of(level, dtype)
     last = len(shape) - 1
     others = shape[:mode] + shape[mode + 1 :]
@@ -109,7 +109,7 @@ def _with_mean(
         beside: elements of what is formed beside the mean core.
         adds: the gradient of the mean core is added to that of the core along the leading extent.
     """
-    level, dtype, n, extents, k_x, threads = sizes
+    level, dtype, n, extents, k_x, threads, _ = sizes
     if dtype not in (FLOAT32, FLOAT64):
         return {}
     lanes = level_of(level, dtype).lanes
@@ -128,7 +128,8 @@ def _with_mean(
     of_mean = _resized(sizes, n, extents[1:])
     if len(extents) == 2:  # of one factor: a product of matrices by torch
         work = n * k_x * extents[1]
-        price_of_mean = work / lanes * TORCH.get(level, 1.0) / of_mean.threads + HOST
+        price = TORCH[level].multiply if level in TORCH else 1.0
+        price_of_mean = work / lanes * price / of_mean.threads + HOST
     else:
         price_of_mean = least(of_mean)
     found[MEAN_APART] = (least(sizes) if of_both else 0.0) + price_of_mean + passes + 2 * HOST
