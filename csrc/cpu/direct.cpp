@@ -10,62 +10,13 @@
 // Nothing of torch is linked: tensors are described by the interface of dlpack.h.
 #include "direct.h"
 
-#include "../check.h"
-#include "direct_operands.h"
-#include "direct_plan.h"
-#include "parallel.h"
+#include "direct_run.h"
 
 namespace py = pybind11;
 
 namespace ntensor {
 namespace direct {
 namespace {
-
-// Larger results are made by the ordinary way, on huge pages.
-constexpr int64_t most_result_bytes = int64_t(32) << 20;
-
-// Runs a job without the GIL, on all threads, or one for each of several problems; steps: as in
-// stack.h.
-template <class Job>
-void run(const Plan& plan, Job job, int64_t problems = 1, const int64_t* steps = nullptr) {
-    const Entry<Job>& entry = plan.kernels->entry<Job>();
-    const int at_once = problems > 1 ? plan.at_once : 1;
-    job.threads = plan.threads * plan.at_once / at_once;
-    check_sizes(job);
-    const int64_t one = whole_lines(entry.scratch_bytes(job));
-    const Scratch scratch(one * at_once);
-    job.scratch = scratch.data();
-    check_addresses(job);
-    if constexpr (requires { move(job, problems); }) {
-        if (problems > 1) {
-            const Stack stack{problems, at_once};
-            check_stack(stack, job);
-            const py::gil_scoped_release release;
-            return parallel_for_threads(at_once, [&](int t) {
-                const auto solve = [&](Job& each) {
-                    each.scratch = static_cast<char*>(scratch.data()) + t * one;
-                    entry.run(each);
-                };
-                solve_each(stack, job, t, solve, steps);
-            });
-        }
-    }
-    const py::gil_scoped_release release;
-    entry.run(job);
-}
-
-// Turns an exception, of Python too, into None: the ordinary way will meet the same and say so.
-template <class Body>
-PyObject* or_none(const Body& body) {
-    PyObject* result = nullptr;
-    try {
-        result = body();
-    } catch (const std::exception&) {
-    }
-    if (result) return result;
-    PyErr_Clear();
-    Py_RETURN_NONE;
-}
 
 // project(values, mean): x for values (core, z_1, ..., z_M), or (x, x_mean).
 PyObject* project(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
@@ -118,81 +69,10 @@ PyObject* project_groups(PyObject*, PyObject* const* arguments, Py_ssize_t count
     });
 }
 
-template <class T>
-void transpose_elements(const T* from, int64_t rows, int64_t columns, T* to) {
-    for (int64_t r = 0; r < rows; ++r)
-        for (int64_t c = 0; c < columns; ++c) to[c * rows + r] = from[r * columns + c];
-}
-
-// mttkrp(tensor, others, mode): (I_mode, R), for matrices (I_m, R) of the other modes.
-PyObject* mttkrp(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-    return or_none([&]() -> PyObject* {
-        if (count != 3 || !nothing_around()) return nullptr;
-        const bool may_require_grad = !answers(around->is_grad_enabled);
-        const Items others(arguments[1]);
-        const int64_t mode = PyLong_AsLongLong(arguments[2]);
-        Operand tensor;
-        if (!tensor.read(arguments[0], may_require_grad) || !tensor.is_contiguous()) return nullptr;
-        const int modes = tensor.view.ndim;
-        if (modes < 3 || modes > most_direct_factors || others.size != modes - 1 || mode < 0 ||
-            mode >= modes || tensor.numel() == 0)
-            return nullptr;
-        const DType dtype = tensor.dtype;
-        const int64_t* shape = tensor.view.shape;
-        Factor factors[most_direct_factors];
-        int64_t rank = 0;
-        for (int i = 0; i < modes - 1; ++i) {
-            Operand matrix;
-            if (!matrix.read(others.begin[i], may_require_grad)) return nullptr;
-            if (matrix.view.ndim != 2 || matrix.dtype != dtype) return nullptr;
-            if (i == 0) rank = matrix.view.shape[1];
-            if (matrix.view.shape[0] != shape[i + (i >= mode)] || matrix.view.shape[1] != rank)
-                return nullptr;
-            factors[i].values = matrix.transposed();
-            factors[i].extent = matrix.view.shape[0];
-        }
-        if (rank == 0) return nullptr;
-        const Plan plan = plan_of(Call::mttkrp, dtype, rank, shape[mode], mode, modes, shape);
-        const int64_t result_shape[2] = {shape[mode], rank};
-        Operand out;
-        Reference result(make_tensor(result_shape, 2, dtype, &out));
-        const Factors others_of_mode{factors, modes - 1, rank, dtype};
-        if (plan.choice) {
-            run(plan, Projection{others_of_mode, tensor.view.data, shape[mode], out.view.data,
-                                 nullptr, *plan.passes[0]});
-            return result.release();
-        }
-        // The gradient of the factor at the mode, whose own values are not read.
-        const Matrix upstream = factors[0].values;
-        for (int m = 0; m < mode - 1; ++m) factors[m] = factors[m + 1];
-        const int64_t bytes = bytes_of(dtype);
-        const Scratch rows(rank == 1 ? 0 : rank * shape[mode] * bytes, true);
-        Factor& target = factors[mode - 1];
-        target = Factor{{tensor.view.data, 0, 0},
-                        shape[mode],
-                        true,
-                        rank == 1 ? out.view.data : rows.data(),
-                        shape[mode]};
-        run(plan, ProjectionFactorGrads{
-                      others_of_mode, tensor.view.data, shape[0], upstream, {}, *plan.passes[0]});
-        if (rank == 1) return result.release();
-        if (bytes == 8) {
-            transpose_elements(static_cast<const uint64_t*>(rows.data()), rank, shape[mode],
-                               static_cast<uint64_t*>(out.view.data));
-        } else if (bytes == 4) {
-            transpose_elements(static_cast<const uint32_t*>(rows.data()), rank, shape[mode],
-                               static_cast<uint32_t*>(out.view.data));
-        } else {
-            transpose_elements(static_cast<const uint16_t*>(rows.data()), rank, shape[mode],
-                               static_cast<uint16_t*>(out.view.data));
-        }
-        return result.release();
-    });
-}
-
 // gradients(values, grad, needs, groups): for values (core, z_1, ..., z_M), dL/dx and what is
 // needed, a list of the gradients, None where not needed. Only where nothing is differentiated
 // again. groups: as many, behind one another in the first dimension of every tensor.
+// needs may have one entry more, for the derivative of <x, grad> in grad, which is x.
 PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     return or_none([&]() -> PyObject* {
         if (count != 4 || !nothing_around() || answers(around->is_grad_enabled)) return nullptr;
@@ -200,7 +80,7 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         const int64_t groups = PyLong_AsLongLong(arguments[3]);
         CoreAndFactors given;
         if (groups < 1 || !given.read(values.begin, values.size, true, 0, groups) ||
-            needs.size != values.size)
+            needs.size < values.size || needs.size > values.size + 1)
             return nullptr;
         const int64_t rows = groups * given.n;
         Operand grad;
@@ -214,7 +94,13 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         for (int m = 0; m < given.count; ++m)
             if (needs.begin[1 + given.given[m]] == Py_True) needed |= int64_t(1) << m;
         const bool needs_core = needs.begin[0] == Py_True;
-        Plan core_plan, plan;
+        const bool needs_x = needs.size > values.size && needs.begin[values.size] == Py_True;
+        Plan core_plan, plan, x_plan;
+        if (needs_x) {
+            x_plan = plan_of(Call::projection, dtype, given.n, given.k_x, 0, given.count,
+                             given.extents, groups);
+            if (!x_plan.passes[0]) return nullptr;
+        }
         if (needs_core) {
             core_plan = plan_of(Call::core_grad, dtype, given.n, given.k_x, 0, given.count,
                                 given.extents, groups);
@@ -225,9 +111,18 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
                            given.extents, groups);
             if (plan.choice < 0) return nullptr;
         }
-        Reference results(PyList_New(values.size));
-        for (Py_ssize_t i = 0; i < values.size; ++i)
+        Reference results(PyList_New(needs.size));
+        for (Py_ssize_t i = 0; i < needs.size; ++i)
             PyList_SET_ITEM(results.get(), i, Py_NewRef(Py_None));
+        if (needs_x) {
+            Operand x;
+            const int64_t shape[2] = {rows, given.k_x};
+            PyList_SetItem(results.get(), values.size, make_tensor(shape, 2, dtype, &x));
+            run(x_plan,
+                Projection{given.view(), given.core.view.data, given.k_x, x.view.data, nullptr,
+                           *x_plan.passes[0]},
+                groups);
+        }
         if (needs_core) {
             Operand out;
             PyList_SetItem(results.get(), 0,
@@ -334,8 +229,6 @@ PyMethodDef methods[] = {
      "x, or (x, x_mean), of plain tensors; None: take the ordinary way."},
     {"project_groups", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(project_groups)),
      METH_FASTCALL, "x of several cores, of plain tensors; None: take the ordinary way."},
-    {"mttkrp", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(mttkrp)), METH_FASTCALL,
-     "(I_mode, R) of plain tensors; None: take the ordinary way."},
     {"gradients", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(gradients)),
      METH_FASTCALL, "Those of a projection of plain tensors; None: take the ordinary way."},
     {nullptr, nullptr, 0, nullptr},
@@ -391,6 +284,7 @@ bool set_up(const py::object& capsule, const py::dict& given) {
 void define_direct_calls(py::module_& m) {
     m.def("set_up_direct_calls", &direct::set_up);
     if (PyModule_AddFunctions(m.ptr(), direct::methods) != 0) throw py::error_already_set();
+    define_direct_modes(m);
 }
 
 }  // namespace ntensor

@@ -6,5 +6,6 @@
 namespace ntensor {
 
 void define_direct_calls(pybind11::module_& m);
+void define_direct_modes(pybind11::module_& m);  // a part of them: direct_modes.cpp
 
 }  // namespace ntensor

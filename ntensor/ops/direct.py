@@ -55,7 +55,7 @@ def _plan(
     if call == _PROJECTION:
         splits = [plans.projection(sizes, bool(option), None)]
     elif call == _MTTKRP:
-        projects, split = plans.mttkrp(sizes, option, None)
+        projects, split = plans.mttkrp(sizes, option >> 1, None, bool(option & 1))
         choice, splits = int(projects), [split]
     elif call == _CORE_GRAD:
         splits = [plans.core_grad(sizes, True, False, None)]

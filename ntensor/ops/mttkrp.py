@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,7 +78,7 @@ def mttkrp(
     assert place is not None
     backend = backends.requested(backend)
     checks.factor_count("mttkrp", max(1, len(others)))
-    result = _at_once(tensor, others, place, backend)
+    result = at_once(tensor, others, place, backend)
     if result is None:
         if not others:
             # The missing factor is one of extent 1: the weights or ones.
@@ -123,7 +124,7 @@ def _fit(weights: Tensor, factor: Tensor | None) -> bool:
     )
 
 
-def _at_once(tensor: Tensor, others: list[Tensor], mode: int, backend: str | None) -> Tensor | None:
+def at_once(tensor: Tensor, others: list[Tensor], mode: int, backend: str | None) -> Tensor | None:
     """By a backend that has the MTTKRP as it is, for plain tensors that nobody differentiates."""
     if len(others) < 2 or torch.compiler.is_compiling() or not eager((tensor, *others)):
         return None
@@ -135,10 +136,18 @@ def _at_once(tensor: Tensor, others: list[Tensor], mode: int, backend: str | Non
 
 def rows_of_mode(tensor: Tensor, others: list[Tensor], mode: int, backend: str | None) -> Tensor:
     """`(R, I_mode)`, for matrices `(R, I_m)` of the other modes."""
+    shape = tensor.shape
+    if mode and (shape[mode] == 1 or math.prod(shape[:mode]) == 1):
+        tensor, mode = tensor.movedim(mode, 0), 0  # as it lies in memory
+    elif mode and shape[0] == 1:
+        # The leading factor is the upstream gradient, and better a longer one.
+        longer = next(place for place, extent in enumerate(shape) if extent != 1)
+        tensor = tensor.movedim(longer, 0)
+        others = [others[longer], *others[:longer], *others[longer + 1 :]]
     if mode == 0:
         result: Tensor = SYNTHESIS_PROJECTION((tensor, *others), backend)
         return result
-    # The leading factor is the upstream gradient; the slot of `mode` is not read.
+    # The slot of `mode` is not read.
     upstream, before, after = others[0], others[1:mode], others[mode:]
     unread = tensor.new_zeros(()).expand(upstream.shape[0], tensor.shape[mode])
     inner = [*before, unread, *after]

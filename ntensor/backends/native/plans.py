@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from ntensor.backends.native import prices, ways
+from ntensor.backends.native import mode_prices, prices, ways
 from ntensor.backends.native.prices import MEAN_APART, MEAN_BESIDE, PRODUCT, Sizes, Split
 from ntensor.backends.override import Overrides
 
@@ -74,9 +74,11 @@ def projection(sizes: Sizes, mean: bool, choice: str | None) -> Split:
 
 
 @functools.lru_cache(maxsize=4096)
-def mttkrp(sizes: Sizes, mode: int, choice: str | None) -> tuple[bool, Split]:
-    """Whether by a projection; see `ways.mttkrp`."""
-    projects, split = _cheapest(ways.mttkrp(sizes, mode), choice)
+def mttkrp(
+    sizes: Sizes, mode: int, choice: str | None, by_rows: bool = False
+) -> tuple[bool, Split]:
+    """Whether by a projection; see `mode_prices.mttkrp`."""
+    projects, split = _cheapest(mode_prices.mttkrp(sizes, mode, by_rows), choice)
     return projects, split
 
 
