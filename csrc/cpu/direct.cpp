@@ -10,7 +10,7 @@
 // Nothing of torch is linked: tensors are described by the interface of dlpack.h.
 #include "direct.h"
 
-#include "direct_run.h"
+#include "direct_gradients.h"
 
 namespace py = pybind11;
 
@@ -72,7 +72,6 @@ PyObject* project_groups(PyObject*, PyObject* const* arguments, Py_ssize_t count
 // gradients(values, grad, needs, groups): for values (core, z_1, ..., z_M), dL/dx and what is
 // needed, a list of the gradients, None where not needed. Only where nothing is differentiated
 // again. groups: as many, behind one another in the first dimension of every tensor.
-// needs may have one entry more, for the derivative of <x, grad> in grad, which is x.
 PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     return or_none([&]() -> PyObject* {
         if (count != 4 || !nothing_around() || answers(around->is_grad_enabled)) return nullptr;
@@ -80,7 +79,7 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         const int64_t groups = PyLong_AsLongLong(arguments[3]);
         CoreAndFactors given;
         if (groups < 1 || !given.read(values.begin, values.size, true, 0, groups) ||
-            needs.size < values.size || needs.size > values.size + 1)
+            needs.size != values.size)
             return nullptr;
         const int64_t rows = groups * given.n;
         Operand grad;
@@ -89,99 +88,27 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
             grad.view.shape[0] != rows || grad.view.shape[1] != given.k_x)
             return nullptr;
         if (given.core.numel() * bytes_of(dtype) >= most_result_bytes) return nullptr;
-        // Every plan before any work: a part that takes the ordinary way takes all with it.
-        int64_t needed = 0;
+        Gradients job{dtype,         given.n,       given.k_x,   grad.matrix(),
+                      given.factors, given.extents, given.count, groups};
         for (int m = 0; m < given.count; ++m)
-            if (needs.begin[1 + given.given[m]] == Py_True) needed |= int64_t(1) << m;
+            given.factors[m].needs_grad = needs.begin[1 + given.given[m]] == Py_True;
         const bool needs_core = needs.begin[0] == Py_True;
-        const bool needs_x = needs.size > values.size && needs.begin[values.size] == Py_True;
-        Plan core_plan, plan, x_plan;
-        if (needs_x) {
-            x_plan = plan_of(Call::projection, dtype, given.n, given.k_x, 0, given.count,
-                             given.extents, groups);
-            if (!x_plan.passes[0]) return nullptr;
-        }
-        if (needs_core) {
-            core_plan = plan_of(Call::core_grad, dtype, given.n, given.k_x, 0, given.count,
-                                given.extents, groups);
-            if (!core_plan.passes[0]) return nullptr;
-        }
-        if (needed) {
-            plan = plan_of(Call::factor_grads, dtype, given.n, given.k_x, needed, given.count,
-                           given.extents, groups);
-            if (plan.choice < 0) return nullptr;
-        }
-        Reference results(PyList_New(needs.size));
-        for (Py_ssize_t i = 0; i < needs.size; ++i)
+        if (!job.find_plans(needs_core)) return nullptr;
+        Reference results(PyList_New(values.size));
+        for (Py_ssize_t i = 0; i < values.size; ++i)
             PyList_SET_ITEM(results.get(), i, Py_NewRef(Py_None));
-        if (needs_x) {
-            Operand x;
-            const int64_t shape[2] = {rows, given.k_x};
-            PyList_SetItem(results.get(), values.size, make_tensor(shape, 2, dtype, &x));
-            run(x_plan,
-                Projection{given.view(), given.core.view.data, given.k_x, x.view.data, nullptr,
-                           *x_plan.passes[0]},
-                groups);
-        }
         if (needs_core) {
             Operand out;
             PyList_SetItem(results.get(), 0,
                            make_tensor(given.core.view.shape, given.core.view.ndim, dtype, &out));
-            run(core_plan,
-                ProjectionCoreGrad{given.view(),
-                                   given.k_x,
-                                   grad.matrix(),
-                                   {},
-                                   *core_plan.passes[0],
-                                   out.view.data,
-                                   false},
-                groups);
+            job.write_core(out.view.data);
         }
         for (int m = 0; m < given.count; ++m) {
-            if (!(needed >> m & 1)) continue;
-            Operand out;
             Factor& factor = given.factors[m];
-            const int64_t shape[2] = {rows, factor.extent};
-            PyList_SetItem(results.get(), 1 + given.given[m], make_tensor(shape, 2, dtype, &out));
-            factor.needs_grad = true;
-            factor.grad = out.view.data;
-            factor.grad_stride = factor.extent;
+            if (!factor.needs_grad) continue;
+            PyList_SetItem(results.get(), 1 + given.given[m], make_grad(factor, rows, dtype));
         }
-        if (!needed) return results.release();
-        const auto& [inner, outer] = plan.passes;
-        if (outer) {
-            // The core's outputs and the hoisted indices change places.
-            const int hoisted = plan.choice;
-            int64_t L = 1;
-            for (int m = 0; m < hoisted; ++m) L *= given.extents[m];
-            Factor swapped[most_direct_factors];
-            swapped[0].values = grad.matrix();
-            swapped[0].extent = given.k_x;
-            for (int m = hoisted; m < given.count; ++m) {
-                swapped[1 + m - hoisted].values = given.factors[m].values;
-                swapped[1 + m - hoisted].extent = given.extents[m];
-            }
-            const bool apart = hoisted > 1;
-            const Scratch dH(apart ? rows * L * bytes_of(dtype) : 0, true);
-            run(plan,
-                Projection{{swapped, given.count - hoisted + 1, given.n, dtype},
-                           given.core.view.data,
-                           L,
-                           apart ? dH.data() : given.factors[0].grad,
-                           nullptr,
-                           *outer},
-                groups);
-            if (apart)
-                run(plan, SynthesisGrads{{given.factors, hoisted, rows, dtype}, {dH.data(), L, 1}});
-        }
-        if (inner) {
-            for (int m = 0; m < inner->hoisted && !inner->transposed; ++m)
-                given.factors[m].needs_grad = false;
-            run(plan,
-                ProjectionFactorGrads{
-                    given.view(), given.core.view.data, given.k_x, grad.matrix(), {}, *inner},
-                groups);
-        }
+        job.write_factors(given.core.view.data);
         return results.release();
     });
 }

@@ -1,6 +1,7 @@
 // Direct calls (direct.cpp) for a tensor whose output mode lies anywhere in memory.
 #include "direct.h"
-#include "direct_run.h"
+#include "direct_gradients.h"
+#include "transpose.h"
 
 namespace py = pybind11;
 
@@ -8,12 +9,22 @@ namespace ntensor {
 namespace direct {
 namespace {
 
-template <class T>
-void transpose_elements(const void* from, int64_t rows, int64_t columns, void* to) {
-    const T* source = static_cast<const T*>(from);
-    T* target = static_cast<T*>(to);
-    for (int64_t r = 0; r < rows; ++r)
-        for (int64_t c = 0; c < columns; ++c) target[c * rows + r] = source[r * columns + c];
+// to[c][r][k] = from[r][c][k] of elements of a dtype.
+void transpose(DType dtype, const void* from, int64_t rows, int64_t columns, int64_t chunk,
+               void* to, int threads) {
+    const auto of = [&]<class T>(T) {
+        transpose_chunks(static_cast<const T*>(from), rows, columns, chunk, static_cast<T*>(to),
+                         threads);
+    };
+    const py::gil_scoped_release release;
+    switch (bytes_of(dtype)) {
+        case 8:
+            return of(uint64_t{});
+        case 4:
+            return of(uint32_t{});
+        default:
+            return of(uint16_t{});
+    }
 }
 
 // The other modes in the order in which kernels take them: those of extent 1, which may stand
@@ -88,26 +99,161 @@ PyObject* mttkrp(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         const Matrix upstream = factors[leading].values;
         const int64_t outputs = factors[leading].extent;
         for (int m = leading; m < mode - 1; ++m) factors[m] = factors[m + 1];
-        const int64_t bytes = bytes_of(dtype);
         const bool in_place = by_rows || rank == 1;
-        const Scratch rows(in_place ? 0 : results * bytes, true);
+        const Scratch rows(in_place ? 0 : results * bytes_of(dtype), true);
         Factor& target = factors[mode - 1];
         target = Factor{
             {tensor.view.data, 0, 0}, k_x, true, in_place ? out.view.data : rows.data(), k_x};
         run(plan, ProjectionFactorGrads{
                       others_of_mode, tensor.view.data, outputs, upstream, {}, *plan.passes[0]});
         if (in_place) return result.release();
-        const auto transpose = bytes == 8   ? transpose_elements<uint64_t>
-                               : bytes == 4 ? transpose_elements<uint32_t>
-                                            : transpose_elements<uint16_t>;
-        transpose(rows.data(), rank, k_x, out.view.data);
+        transpose(dtype, rows.data(), rank, k_x, 1, out.view.data, 1);
         return result.release();
+    });
+}
+
+// The gradients of the matrices of all modes but one, and of the tensor.
+class ModeGradients {
+public:
+    // False: they do not fit, or are for the ordinary way.
+    bool read(const Items& values, int64_t mode, const Items& needs) {
+        count_ = static_cast<int>(values.size) - 1;
+        if (count_ < 3 || count_ > most_direct_factors || needs.size != values.size || mode < 1 ||
+            mode >= count_ || !tensor_.read(values.begin[0], true) || !tensor_.is_contiguous() ||
+            tensor_.view.ndim != count_ || tensor_.numel() == 0)
+            return false;
+        mode_ = static_cast<int>(mode);
+        dtype_ = tensor_.dtype;
+        if (tensor_.numel() * bytes_of(dtype_) >= most_result_bytes) return false;
+        needs_tensor_ = needs.begin[0] == Py_True;
+        for (int m = 0; m < count_; ++m) {
+            Operand matrix;
+            if (!matrix.read(values.begin[1 + m], true) || matrix.view.ndim != 2 ||
+                matrix.dtype != dtype_)
+                return false;
+            if (m == 0) n_ = matrix.view.shape[0];
+            if (n_ == 0 || matrix.view.shape[0] != n_ ||
+                matrix.view.shape[1] != tensor_.view.shape[m])
+                return false;
+            matrices_[m].values = matrix.matrix();
+            matrices_[m].extent = matrix.view.shape[1];
+            matrices_[m].needs_grad = m != mode_ && needs.begin[1 + m] == Py_True;
+        }
+        return true;
+    }
+
+    // A list of them, None where not needed; null: for the ordinary way.
+    PyObject* make() {
+        int64_t needed = needs_tensor_;
+        for (int m = 0; m < count_; ++m)
+            if (matrices_[m].needs_grad) needed |= int64_t(2) << m;
+        const Plan plan =
+            plan_of(Call::mode_gradients, dtype_, n_, mode_, needed, count_, tensor_.view.shape);
+        const bool moves = plan.choice & 1, moves_tensor = plan.choice & 2;
+        const bool needs_lead = matrices_[0].needs_grad;
+        // With the output mode in front, and with the first mode there, as in memory.
+        Ordered front(*this, mode_), memory(*this, 0);
+        if (!front.job.find_plans(needs_tensor_ && moves_tensor, false, moves) ||
+            !memory.job.find_plans(needs_tensor_ && !moves_tensor, needs_lead && !moves, !moves))
+            return nullptr;
+        Reference results(PyList_New(count_ + 1));
+        for (Py_ssize_t i = 0; i <= count_; ++i)
+            PyList_SET_ITEM(results.get(), i, Py_NewRef(Py_None));
+        if (needs_tensor_) {
+            Operand out;
+            PyList_SetItem(results.get(), 0, make_tensor(tensor_.view.shape, count_, dtype_, &out));
+            if (moves_tensor) {
+                const Scratch moved(bytes(), true);
+                front.job.write_core(moved.data());
+                turn(moved.data(), out.view.data, plan, false);
+            } else {
+                memory.job.write_core(out.view.data);
+            }
+        }
+        Ordered& used = moves ? front : memory;
+        for (int m = 0; m < used.job.count; ++m) {
+            Factor& factor = used.factors[m];
+            if (!factor.needs_grad) continue;
+            PyList_SetItem(results.get(), 1 + used.places[m], make_grad(factor, n_, dtype_));
+        }
+        const void* values = tensor_.view.data;
+        if (moves) {
+            const Scratch moved(bytes(), true);
+            turn(values, moved.data(), plan, true);
+            front.job.write_factors(moved.data());
+            return results.release();
+        }
+        if (needs_lead) {
+            Factor lead = matrices_[0];
+            PyList_SetItem(results.get(), 1, make_grad(lead, n_, dtype_));
+            memory.job.write_x(values, lead.grad);
+        }
+        memory.job.write_factors(values);
+        return results.release();
+    }
+
+private:
+    // The matrix of one mode in the place of the incoming gradient, the others as factors.
+    struct Ordered {
+        Factor factors[most_direct_factors];
+        int64_t extents[most_direct_factors];
+        int places[most_direct_factors];
+        Gradients job;
+
+        Ordered(const ModeGradients& of, int lead)
+            : job{of.dtype_, of.n_, of.matrices_[lead].extent, of.matrices_[lead].values, factors,
+                  extents,   0} {
+            for (int ones = 1; ones >= 0; --ones) {
+                for (int m = 0; m < of.count_; ++m) {
+                    const Factor& matrix = of.matrices_[m];
+                    if (m == lead || (matrix.extent == 1) != ones) continue;
+                    factors[job.count] = matrix;
+                    extents[job.count] = matrix.extent;
+                    places[job.count++] = m;
+                }
+            }
+        }
+    };
+
+    int64_t bytes() const { return tensor_.numel() * bytes_of(dtype_); }
+
+    // From the tensor to one with the output mode in front, or back.
+    void turn(const void* from, void* to, const Plan& plan, bool there) const {
+        int64_t before = 1, behind = 1;
+        for (int m = 0; m < mode_; ++m) before *= matrices_[m].extent;
+        for (int m = mode_ + 1; m < count_; ++m) behind *= matrices_[m].extent;
+        const int64_t extent = matrices_[mode_].extent;
+        transpose(dtype_, from, there ? before : extent, there ? extent : before, behind, to,
+                  plan.threads);
+    }
+
+    Operand tensor_;
+    Factor matrices_[most_direct_factors];  // of every mode; at the output's its cotangent
+    int count_ = 0, mode_ = 0;
+    int64_t n_ = 0;
+    DType dtype_ = DType::float32;
+    bool needs_tensor_ = false;
+};
+
+// mode_gradients(values, mode, needs): for values (tensor, z_0, ..., z_M), z_m (n, I_m) the matrix
+// of mode m, but at `mode` the cotangent of the result (n, I_mode), and what is needed, a list of
+// the gradients, None where not needed. Only where nothing is differentiated again.
+PyObject* mode_gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+    return or_none([&]() -> PyObject* {
+        if (count != 3 || !nothing_around() || answers(around->is_grad_enabled)) return nullptr;
+        ModeGradients gradients;
+        if (!gradients.read(Items(arguments[0]), PyLong_AsLongLong(arguments[1]),
+                            Items(arguments[2])))
+            return nullptr;
+        return gradients.make();
     });
 }
 
 PyMethodDef methods[] = {
     {"mttkrp", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(mttkrp)), METH_FASTCALL,
      "Of plain tensors, for any mode; None: take the ordinary way."},
+    {"mode_gradients", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(mode_gradients)),
+     METH_FASTCALL, "Those of an MTTKRP of plain tensors; None: take the ordinary way."},
     {nullptr, nullptr, 0, nullptr},
 };
 

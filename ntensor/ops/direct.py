@@ -30,7 +30,7 @@ from ntensor.backends.native.call import divide
 from .dispatch import PLAIN_KEYS
 
 # `Call` of direct.cpp.
-_PROJECTION, _MTTKRP, _CORE_GRAD, _FACTOR_GRADS, _SYNTHESIS = range(5)
+_PROJECTION, _MTTKRP, _CORE_GRAD, _FACTOR_GRADS, _SYNTHESIS, _MODE_GRADIENTS = range(6)
 
 
 def _plan(
@@ -47,7 +47,8 @@ def _plan(
     keeps them; None for what the ordinary way makes of several calls."""
     level = library.simd_level()
     each = library.ELEMENTS_A_THREAD if call == _SYNTHESIS else library.MULTIPLY_ADDS_A_THREAD
-    work = problems * n * (1 if call == _MTTKRP else k_x) * math.prod(extents)
+    of_mode = call in (_MTTKRP, _MODE_GRADIENTS)
+    work = problems * n * (1 if of_mode else k_x) * math.prod(extents)
     threads, at_once = divide(problems, max(1, min(threads, work // each)))
     sizes = plans.Sizes(level, dtype, n, extents, k_x, threads)
     choice = 0
@@ -57,6 +58,10 @@ def _plan(
     elif call == _MTTKRP:
         projects, split = plans.mttkrp(sizes, option >> 1, None, bool(option & 1))
         choice, splits = int(projects), [split]
+    elif call == _MODE_GRADIENTS:
+        needs = tuple([bool(option >> m & 1) for m in range(len(extents) + 1)])
+        moves, moves_core = plans.mode_gradients(sizes._replace(k_x=1), k_x, needs, None)
+        choice = moves + 2 * moves_core
     elif call == _CORE_GRAD:
         splits = [plans.core_grad(sizes, True, False, None)]
     elif call == _FACTOR_GRADS:
@@ -113,6 +118,7 @@ project: Callable[..., Any] = _never
 project_groups: Callable[..., Tensor | None] = _never
 mttkrp: Callable[..., Tensor | None] = _never
 gradients: Callable[..., list[Tensor | None] | None] = _never
+mode_gradients: Callable[..., list[Tensor | None] | None] = _never
 
 if _set_up():
     synthesise = library.cpu_module().synthesise
@@ -120,3 +126,4 @@ if _set_up():
     project_groups = library.cpu_module().project_groups
     mttkrp = library.cpu_module().mttkrp
     gradients = library.cpu_module().gradients
+    mode_gradients = library.cpu_module().mode_gradients

@@ -138,8 +138,8 @@ class _Call:
             if turned is not None:
                 return self.in_order(turned, self.output, merged)
         found = None
-        if not torch.compiler.is_compiling():
-            found = _rows(core, others, mode)
+        if not torch.compiler.is_compiling() and mode == 0:
+            found = direct.project((core, *others), False)
         x = rows_of_mode(core, others, mode, backend) if found is None else found
         return self.in_order(x, (*self.form.batch, *rest), merged)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ntensor import backends
 
 from . import direct
-from .dispatch import plain
+from .dispatch import eager, plain
 
 
 def rows(tensors: Sequence[Any], outputs: Sequence[bool]) -> Tensor | None:
@@ -29,7 +29,21 @@ def rows(tensors: Sequence[Any], outputs: Sequence[bool]) -> Tensor | None:
     if grad is None or grad_mean is not None or sum(outputs) != 1:
         return None
     mode = outputs.index(True)
-    return direct.mttkrp(core, (grad, *factors[:mode], *factors[mode + 1 :]), mode + 1, True)
+    return rows_of(core, [grad, *factors[:mode], *factors[mode + 1 :]], mode + 1, None)
+
+
+def rows_of(core: Tensor, others: list[Tensor], mode: int, backend: str | None) -> Tensor | None:
+    """`(n, k_mode)` for the matrices of the other modes of the core, in one call of a backend that
+    has it, for plain tensors that nobody differentiates; None where there is none."""
+    if backend is None:
+        found = direct.mttkrp(core, others, mode, True)
+        if found is not None:
+            return found
+    if len(others) < 2 or not eager((core, *others)):
+        return None
+    where = core.device, core.dtype, backend
+    serve = backends.shortcut("projection", "rows_of_mode", "projection_factor_grads", *where)
+    return None if serve is None else serve(core, others, mode)
 
 
 def at_once(
@@ -45,13 +59,13 @@ def at_once(
         return None
     mode = outputs.index(True)
     factors[mode] = cotangents[0]
+    if backend is None:
+        wanted = (*needs[:2], *needs[3:])
+        found = direct.mode_gradients((core, grad, *factors), mode + 1, wanted)
+        if found is not None:
+            return [*found[:2], None, *found[2:]]
     needed = list(needs[3:])
     needed[mode] = False
-    if backend is None:
-        wanted = (needs[0], *needed, needs[1])
-        found = direct.gradients((core, *factors), grad, wanted, 1)
-        if found is not None:
-            return [found[0], found[-1], None, *found[1:-1]]
     if not plain((core, grad, *factors)):
         return None
     where = core.device, core.dtype, backend

@@ -14,6 +14,7 @@ from ntensor import backends
 
 from . import checks, direct
 from .dispatch import eager
+from .mode_gradients import rows_of
 from .projection import PROJECTION_FACTOR_GRADS, SYNTHESIS_PROJECTION
 
 
@@ -147,6 +148,10 @@ def rows_of_mode(tensor: Tensor, others: list[Tensor], mode: int, backend: str |
     if mode == 0:
         result: Tensor = SYNTHESIS_PROJECTION((tensor, *others), backend)
         return result
+    if not torch.compiler.is_compiling():
+        found = rows_of(tensor, others, mode, backend)
+        if found is not None:
+            return found
     # The slot of `mode` is not read.
     upstream, before, after = others[0], others[1:mode], others[mode:]
     unread = tensor.new_zeros(()).expand(upstream.shape[0], tensor.shape[mode])

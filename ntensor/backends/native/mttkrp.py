@@ -15,10 +15,9 @@ def mttkrp(tensor: Tensor, others: list[Tensor], mode: int) -> Tensor | None:
     return _of_mode(tensor, [matrix.T for matrix in others], mode, False)
 
 
-def rows_of_mode(core: Tensor, grad: Tensor, factors: list[Tensor], place: int) -> Tensor | None:
-    """`(n, k_m)`, the gradient of the factor at `place`, whose own values are not read. None as
-    above."""
-    return _of_mode(core, [grad, *factors[:place], *factors[place + 1 :]], place + 1, True)
+def rows_of_mode(tensor: Tensor, others: list[Tensor], mode: int) -> Tensor | None:
+    """The same as `(R, I_mode)`, for matrices `(R, I_m)`."""
+    return _of_mode(tensor, others, mode, True)
 
 
 def _of_mode(tensor: Tensor, others: list[Tensor], mode: int, by_rows: bool) -> Tensor | None:

@@ -109,6 +109,16 @@ def factor_grads(
 
 
 @functools.lru_cache(maxsize=4096)
+def mode_gradients(
+    sizes: Sizes, mode: int, needs: tuple[bool, ...], choice: str | None
+) -> tuple[bool, bool]:
+    """Whether the gradients of the matrices, and that of the tensor, are made with the output mode
+    in front: see `mode_prices.gradients`."""
+    moves, moves_tensor = mode_prices.gradients(sizes, mode, needs)
+    return _cheapest(moves, choice), _cheapest(moves_tensor, choice)
+
+
+@functools.lru_cache(maxsize=4096)
 def core_grad(sizes: Sizes, grad: bool, grad_mean: bool, choice: str | None) -> Split:
     """How the core's gradient is computed; the named ways: as in `projection`."""
     if sizes.level == CUDA:
@@ -130,6 +140,7 @@ __all__ = [
     "force_plan",
     "forced",
     "forced_plan",
+    "mode_gradients",
     "mttkrp",
     "projection",
 ]

@@ -24,7 +24,7 @@ from ntensor.backends.native.library import (
 )
 from ntensor.backends.native.memory import large_empty
 from ntensor.backends.native.mttkrp import mttkrp as mttkrp
-from ntensor.backends.native.mttkrp import rows_of_mode
+from ntensor.backends.native.mttkrp import rows_of_mode as rows_of_mode
 from ntensor.backends.native.synthesis import synthesis
 
 
@@ -129,10 +129,6 @@ def _joined_factor_grads(
         return core.new_zeros((rows, width))
     if len(factors) == 1:
         return core.new_zeros((rows, width)) if grad is None else products(grad, core, groups)
-    if grad_mean is None and grad is not None and groups == 1 and needs.count(True) == 1:
-        found = rows_of_mode(core, grad, factors, needs.index(True))
-        if found is not None:
-            return found
     way = plans.Split()
     if grad_mean is not None:
         way = _way_of_factor_grads(core, grad, rows, described, needs, False)
