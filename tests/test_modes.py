@@ -105,7 +105,8 @@ def test_cores_in_any_order_of_memory(size):
     equation, (core, *matrices), cotangent = problem(size, torch.float64)
     wanted, gradients = exact(equation, [core, *matrices], cotangent)
     for order in itertools.permutations(range(core.dim())):
-        stored = core.permute(order).contiguous().permute([order.index(k) for k in range(core.dim())])
+        back = [order.index(place) for place in range(core.dim())]
+        stored = core.permute(order).contiguous().permute(back)
         leaves = [each.detach().requires_grad_() for each in (stored, *matrices)]
         found = ntensor.einsum(equation, *leaves)
         close(found.detach(), wanted, torch.float64)

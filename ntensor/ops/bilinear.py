@@ -13,6 +13,8 @@ from torch.overrides import handle_torch_function
 from ntensor import backends
 
 from . import checks, direct
+from .arranged import arranged
+from .dispatch import differentiated
 from .mttkrp import in_memory_order, rows_of_mode
 
 
@@ -99,9 +101,15 @@ def bilinear(
     flat = [input1, input2]
     if len(leading) != 1:
         flat = [x.reshape(samples, extent) for x, extent in zip(flat, extents, strict=True)]
-    weight, places = in_memory_order(weight)
-    others = [flat[place - 1] for place in places if place]
-    result = rows_of_mode(weight, others, places.index(0), backend)
+    result: Tensor | None = None
+    if backend is None and not weight.is_contiguous() and not torch.compiler.is_compiling():
+        operands = (weight, *flat)
+        if differentiated(operands):
+            result = arranged(operands, (False, False), 0)
+    if result is None:
+        weight, places = in_memory_order(weight)
+        others = [flat[place - 1] for place in places if place]
+        result = rows_of_mode(weight, others, places.index(0), backend)
     if len(leading) != 1:
         result = result.reshape(*leading, k_x)
     return result if bias is None else result + bias

@@ -15,7 +15,8 @@ from ntensor.backends import DTYPES
 from ntensor.backends._torch import is_transformed
 
 from . import checks, direct
-from .dispatch import plain
+from .arranged import arranged, by_rows
+from .dispatch import differentiated, plain
 from .equations import Direct, DirectGroups, Equation, Labels, classify, direct_way, read_arguments
 from .groups import GROUPED_PROJECTION
 from .mttkrp import at_once, in_memory_order, rows_of_mode
@@ -261,18 +262,25 @@ def _directly(equation: str, operands: Sequence[Any], arguments: Sequence[Any]) 
 
 def _of_mode(given: Sequence[Tensor], way: Direct) -> Tensor | None:
     """`(n, x)` or `(x, n)` of a tensor and the matrices of its other modes."""
-    core, *matrices = given
-    mode, dense, by_columns = way.mode, core.is_contiguous(), True in way.columns
+    core, mode = given[0], way.mode
     assert mode is not None
-    if dense and not way.output_rows and mode and False not in way.columns:
-        found = direct.mttkrp(core, matrices, mode)
+    dense, columns = core.is_contiguous(), True in way.columns
+    if differentiated(given):
+        lies = mode == 0 and dense and not columns
+        if not lies and _fits(given, way) and backends.requested(None) is None:
+            found = arranged(given, way.columns, mode)
+            if found is not None:
+                return found if way.output_rows else found.T
+    elif dense and mode and not way.output_rows and False not in way.columns:
+        found = direct.mttkrp(core, given[1:], mode)
         if found is not None:
             return found
-    if (by_columns or not (dense and way.output_rows)) and (is_transformed() or not plain(given)):
+    if (columns or not (dense and way.output_rows)) and (is_transformed() or not plain(given)):
         return None  # somebody sees the views
-    if by_columns:
+    matrices = list(given[1:])
+    if columns:
         pairs = zip(matrices, way.columns, strict=True)
-        matrices = [matrix.T if turned else matrix for matrix, turned in pairs]
+        matrices = [by_rows(matrix) if turned else matrix for matrix, turned in pairs]
     if not dense:
         core, places = in_memory_order(core)
         matrices.insert(mode, core)
@@ -284,6 +292,26 @@ def _of_mode(given: Sequence[Tensor], way: Direct) -> Tensor | None:
         if checks.fit(values, mode):
             found = rows_of_mode(values[0], [*values[1:]], mode, backends.requested(None))
     return found if found is None or way.output_rows else found.T
+
+
+def _fits(given: Sequence[Tensor], way: Direct) -> bool:
+    """Whether the operands have the shapes, the dtype and the device of a projection."""
+    core = given[0]
+    mode, dtype, device = way.mode, core.dtype, core.device
+    if dtype not in DTYPES or len(given) < 2:
+        return False
+    samples, place = -1, 0
+    for matrix, turned in zip(given[1:], way.columns, strict=True):
+        place += place == mode
+        rows, extent = reversed(matrix.shape) if turned else matrix.shape
+        if samples < 0:
+            samples = rows
+        if rows != samples or extent != core.shape[place]:
+            return False
+        if matrix.dtype is not dtype or matrix.device != device:
+            return False
+        place += 1
+    return True
 
 
 def _rows(core: Tensor, matrices: Sequence[Tensor], mode: int) -> Tensor | None:

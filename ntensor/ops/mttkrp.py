@@ -13,7 +13,7 @@ from torch.overrides import handle_torch_function
 from ntensor import backends
 
 from . import checks, direct
-from .dispatch import eager
+from .dispatch import differentiated, eager
 from .mode_gradients import rows_of
 from .projection import PROJECTION_FACTOR_GRADS, SYNTHESIS_PROJECTION
 
@@ -148,7 +148,7 @@ def rows_of_mode(tensor: Tensor, others: list[Tensor], mode: int, backend: str |
     if mode == 0:
         result: Tensor = SYNTHESIS_PROJECTION((tensor, *others), backend)
         return result
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and not differentiated((tensor, *others)):
         found = rows_of(tensor, others, mode, backend)
         if found is not None:
             return found

@@ -9,7 +9,7 @@ from ntensor.backends.native import prices, ways
 from ntensor.backends.native.prices import Sizes, Split, level_of
 
 # Of the tensor, of which a copy is made with the output mode in front.
-MOST_MOVED_BYTES = 16 << 20
+MOST_MOVED_BYTES = 32 << 20
 # Of an element, of one in a tensor that does not stay in the caches, of what lies behind an index
 # of the mode, up to 8 elements and more, and of the call.
 MOVE, MOVE_IN_MEMORY, MOVE_SHORT, MOVE_LONG = 0.5, 4.0, 2.0, 9.0
