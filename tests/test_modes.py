@@ -208,3 +208,90 @@ def test_large_results_take_the_ordinary_way():
     found = ntensor.einsum("axb,na,nb->nx", core, a, b)
     wanted = torch.einsum("axb,na,nb->nx", *(each.double() for each in (core, a, b)))
     close(found, wanted, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("moves", [*itertools.product((False, True), repeat=2)], ids=str)
+def test_each_way_to_the_gradients(moves, dtype, monkeypatch):
+    """As the core lies, and of copies with the output in front: rows of one to nine elements, and
+    longer ones, lie behind it. A plan is kept, so that each way has sizes of its own."""
+    monkeypatch.setattr(plans, "mode_gradients", lambda *_: moves)
+    n = 17 + 2 * moves[0] + moves[1]
+    for behind in (*range(1, 10), 23):
+        for shape, mode in (((3, 18, behind), 1), ((1, 5, 1, 4, behind), 3)):
+            check(*problem((n, shape, mode), dtype), [True] * len(shape))
+
+
+def moved(n, shape, mode, needs=None, dtype=0):
+    sizes = plans.Sizes("avx512", dtype, n, shape, 1, 2)
+    return plans.mode_gradients(sizes, mode, needs or (True,) * (len(shape) + 1), None)
+
+
+def test_a_copy_for_many_samples():
+    """All matrices' gradients then come from one pass."""
+    assert moved(354, (15, 2251, 89), 1)[0]
+    assert moved(364, (22, 53, 17, 70), 1)[0]
+    assert not moved(3, (168, 19, 631), 1)[0], "the copy costs more than a pass"
+    assert not moved(354, (15, 2251, 89), 1, (False, True, False, False))[0], "one pass either way"
+    assert not moved(2, (8, 4, 5), 1)[0], "a call costs more than all of it"
+
+
+def test_a_tensor_s_gradient_in_another_order():
+    """Where the first mode in memory is short, and gives the product few rows."""
+    assert moved(605, (2, 11, 513, 3), 3)[1]
+    assert not moved(49, (219, 47, 54), 1)[1]
+
+
+@pytest.mark.parametrize("dtype, most", [(0, 1 << 23), (1, 1 << 22), (2, 1 << 24)])
+def test_no_large_copy(dtype, most):
+    rows = most >> 12
+    assert moved(4000, (rows // 2, 64, 128), 1, dtype=dtype)[0]
+    assert not moved(4000, (rows, 64, 65), 1, dtype=dtype)[0]
+
+
+def permuted_problem():
+    """A core whose output is second in memory, a matrix by rows and one by columns; leaves."""
+    core = torch.randn(4, 3, 5).transpose(0, 1)
+    return "xab,na,bn->nx", [
+        each.requires_grad_() for each in (core, torch.randn(6, 4), torch.randn(5, 6))
+    ]
+
+
+def test_saved_tensors_that_come_back_in_another_layout():
+    equation, leaves = permuted_problem()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t.clone().contiguous()):
+        found = ntensor.einsum(equation, *leaves)
+    gradients = torch.autograd.grad(found.sum(), leaves)
+    wanted = exact(equation, [each.detach() for each in leaves], torch.ones(6, 3))[1]
+    for each, exactly in zip(gradients, wanted, strict=True):
+        close(each, exactly, torch.float32)
+
+
+def test_saved_tensors_that_come_back_as_others():
+    equation, leaves = permuted_problem()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t.double()):
+        found = ntensor.einsum(equation, *leaves)
+    with pytest.raises(RuntimeError, match="einsum: core was saved"):
+        torch.autograd.grad(found.sum(), leaves)
+
+
+def test_results_may_be_written_to():
+    """The node returns no view."""
+    equation, leaves = permuted_problem()
+    for output in ("nx", "xn"):
+        found = ntensor.einsum(equation[:-2] + output, *leaves)
+        found += 1
+        found.sum().backward()
+
+
+def test_what_does_not_fit_is_torch_s():
+    equation, (core, _, columns) = permuted_problem()
+    for wrong in (torch.randn(6, 5), torch.randn(7, 4), torch.randn(6, 4).double()):
+        with pytest.raises((RuntimeError, ValueError)):
+            ntensor.einsum(equation, core, wrong, columns)
+
+
+def test_second_derivatives_of_operands_in_any_order():
+    equation, operands = permuted_problem()
+    leaves = [each.detach().double().requires_grad_() for each in operands]
+    assert torch.autograd.gradgradcheck(lambda *given: ntensor.einsum(equation, *given), leaves)

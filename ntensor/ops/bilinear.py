@@ -38,8 +38,9 @@ def bilinear(
             types with a `__torch_function__` of their own, and `torch.jit.trace` are left to
             torch's function.
         input2 (Tensor[..., k_2]): with the leading dimensions of `input1`.
-        weight (Tensor[k_x, k_1, k_2]): any strides. A dense one is read as it lies; another one, a
-            slice or an expanded tensor, is copied.
+        weight (Tensor[k_x, k_1, k_2]): any strides. A dense one is read as it lies; where `k_x` is
+            not its first mode in memory, and that is cheaper, a kernel makes a copy with it in
+            front, of at most 32 MiB. Another one, a slice or an expanded tensor, is copied.
         bias (Tensor[k_x] or None): added if given.
         backend (str or None): `"native"`, `"triton"`, `"reference"`; None: as in
             `ntensor.use_backend`, or automatic.

@@ -57,7 +57,9 @@ def einsum(*arguments: Any) -> Tensor:
     | `"big,bjg,oijg->bog"`: a core for each `g` | `grouped_projection` |
 
     Everything else goes to `torch.einsum` as it is; `einsum_path` says why. A core that is dense is
-    read as it lies, permuted or not; another one, a slice or an expanded tensor, is copied once.
+    read as it lies, permuted or not; where the output is not its first mode in memory, and that is
+    cheaper, a kernel makes a copy with this mode in front, of at most 32 MiB. Another core, a slice
+    or an expanded tensor, is copied once, and so is a large matrix of a column a sample.
 
     Args:
         arguments: an equation and tensors, or tensors and lists of labels in turn.

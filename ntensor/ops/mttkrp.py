@@ -33,7 +33,8 @@ def mttkrp(
 
     The convention is that of TensorLy's `unfolding_dot_khatri_rao`. Mode 0 is the projection by a
     core (equation 4 of the paper), any other mode the gradient of one of its factors (equations 16
-    and 25), so no unfolding is ever copied.
+    and 25), so no unfolding is copied. Where autograd records the call, a kernel may make a copy
+    with the mode in front, of at most 32 MiB, if that is cheaper.
 
     Args:
         tensor (Tensor[I_0, ..., I_(N-1)]): contiguous, N at least 1; float32, float64, bfloat16 or
