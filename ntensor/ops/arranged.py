@@ -19,9 +19,9 @@ from .dispatch import plain
 from .projection import PROJECTION_FACTOR_GRADS, SYNTHESIS_PROJECTION
 from .saved import save, unpack
 
-# Elements of a matrix that lies by columns, from which on its rows are copied first: a kernel
-# gathers them several times.
-LEAST_COPIED = 1 << 12
+# Of a matrix that lies by columns, the multiply-adds of each element from which on its rows are
+# copied first: a kernel gathers them several times. And the elements, for the call.
+LEAST_WORK, LEAST_COPIED = 1 << 10, 1 << 12
 
 
 class Arrangement:
@@ -54,7 +54,7 @@ class Arrangement:
             if not core.is_contiguous():
                 core = core.contiguous()
         matrices = [
-            by_rows(given[1 + place]) if self.columns[place] else given[1 + place]
+            by_rows(given[1 + place], core) if self.columns[place] else given[1 + place]
             for place in self.places
         ]
         return self._in_slots(core, matrices, None)
@@ -82,10 +82,11 @@ class Arrangement:
         return [core, matrices[0], absent, *before, absent, *behind]
 
 
-def by_rows(matrix: Tensor) -> Tensor:
+def by_rows(matrix: Tensor, core: Tensor) -> Tensor:
     """`(k_m, n)` as `(n, k_m)`."""
-    rows = matrix.T
-    return rows.contiguous() if rows.numel() >= LEAST_COPIED else rows
+    rows, extent = matrix.T, matrix.shape[0]
+    copied = matrix.numel() >= LEAST_COPIED and core.numel() >= LEAST_WORK * extent
+    return rows.contiguous() if copied else rows
 
 
 class _Given:
@@ -119,10 +120,10 @@ class Arranged(torch.autograd.Function):
         arrangement: Arrangement = ctx.arrangement
         if cotangent is None:
             return (None,) * len(ctx.needs_input_grad)
-        if cotangent.stride(1) != 1 and cotangent.numel() >= LEAST_COPIED:
-            cotangent = cotangent.contiguous()
         operation, statics = arrangement.operation, arrangement.statics
         tensors = arrangement.tensors(unpack(_Given(), ctx))
+        if cotangent.stride(1) != 1:
+            cotangent = by_rows(cotangent.T, tensors[0])
         needs = arrangement.needs(ctx.needs_input_grad[1:])
         found = None
         if not torch.is_grad_enabled():

@@ -282,7 +282,7 @@ def _of_mode(given: Sequence[Tensor], way: Direct) -> Tensor | None:
     matrices = list(given[1:])
     if columns:
         pairs = zip(matrices, way.columns, strict=True)
-        matrices = [by_rows(matrix) if turned else matrix for matrix, turned in pairs]
+        matrices = [by_rows(matrix, core) if turned else matrix for matrix, turned in pairs]
     if not dense:
         core, places = in_memory_order(core)
         matrices.insert(mode, core)
