@@ -75,10 +75,11 @@ def _terms(case):
     labels = "x" + "abcdef"[: len(case.sizes)]
     first = case.option % len(labels)
     sides = case.option // len(labels)
-    if case.seed % 2:
-        labels = "".join(random.Random(case.seed).sample(labels, len(labels)))
     factors = [k + "n" if sides >> place & 1 else "n" + k for place, k in enumerate(labels[1:])]
-    return [labels[first:] + labels[:first], *factors], "xn" if case.option % 2 else "nx"
+    of_core = labels[first:] + labels[:first]
+    if case.seed % 2:
+        of_core = "".join(random.Random(case.seed).sample(labels, len(labels)))
+    return [of_core, *factors], "xn" if case.option % 2 else "nx"
 
 
 def _layout(case):
