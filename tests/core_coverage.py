@@ -56,6 +56,7 @@ UNREACHED: dict[tuple[str, str], tuple[str, str]] = {
     ("cpu/direct.cpp", "if (!api"): ("", INTERFACE),
     ("cpu/direct.cpp", "while (api &&"): ("", INTERFACE),
     ("cpu/direct.cpp", "PyModule_AddFunctions"): ("", FAILURE),
+    ("cpu/direct_modes.cpp", "PyModule_AddFunctions"): ("", FAILURE),
     ("cpu/direct_operands.h", "if (!around)"): ("", "set up where the package is imported"),
     ("cpu/direct_operands.h", "around->api->describe("): ("", FAILURE),
     ("cpu/direct_operands.h", "if (!view.strides"): ("", INTERFACE),

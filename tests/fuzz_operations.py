@@ -4,6 +4,7 @@ A function takes the case's tensors and returns a list of results.
 """
 
 import math
+import random
 
 import torch
 
@@ -70,12 +71,15 @@ def _mode(case):
 
 
 def _terms(case):
-    """Of an einsum: core, factors, output; the core's labels in any cyclic order."""
+    """Of an einsum: core, factors, output; the core's labels in any cyclic order, or in any."""
     labels = "x" + "abcdef"[: len(case.sizes)]
     first = case.option % len(labels)
     sides = case.option // len(labels)
     factors = [k + "n" if sides >> place & 1 else "n" + k for place, k in enumerate(labels[1:])]
-    return [labels[first:] + labels[:first], *factors], "xn" if case.option % 2 else "nx"
+    of_core = labels[first:] + labels[:first]
+    if case.seed % 2:
+        of_core = "".join(random.Random(case.seed).sample(labels, len(labels)))
+    return [of_core, *factors], "xn" if case.option % 2 else "nx"
 
 
 def _layout(case):

@@ -10,7 +10,7 @@
 // Nothing of torch is linked: tensors are described by the interface of dlpack.h.
 #include "direct.h"
 
-#include "direct_run.h"
+#include "direct_gradients.h"
 
 namespace py = pybind11;
 
@@ -69,78 +69,6 @@ PyObject* project_groups(PyObject*, PyObject* const* arguments, Py_ssize_t count
     });
 }
 
-template <class T>
-void transpose_elements(const T* from, int64_t rows, int64_t columns, T* to) {
-    for (int64_t r = 0; r < rows; ++r)
-        for (int64_t c = 0; c < columns; ++c) to[c * rows + r] = from[r * columns + c];
-}
-
-// mttkrp(tensor, others, mode): (I_mode, R), for matrices (I_m, R) of the other modes.
-PyObject* mttkrp(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-    return or_none([&]() -> PyObject* {
-        if (count != 3 || !nothing_around()) return nullptr;
-        const bool may_require_grad = !answers(around->is_grad_enabled);
-        const Items others(arguments[1]);
-        const int64_t mode = PyLong_AsLongLong(arguments[2]);
-        Operand tensor;
-        if (!tensor.read(arguments[0], may_require_grad) || !tensor.is_contiguous()) return nullptr;
-        const int modes = tensor.view.ndim;
-        if (modes < 3 || modes > most_direct_factors || others.size != modes - 1 || mode < 0 ||
-            mode >= modes || tensor.numel() == 0)
-            return nullptr;
-        const DType dtype = tensor.dtype;
-        const int64_t* shape = tensor.view.shape;
-        Factor factors[most_direct_factors];
-        int64_t rank = 0;
-        for (int i = 0; i < modes - 1; ++i) {
-            Operand matrix;
-            if (!matrix.read(others.begin[i], may_require_grad)) return nullptr;
-            if (matrix.view.ndim != 2 || matrix.dtype != dtype) return nullptr;
-            if (i == 0) rank = matrix.view.shape[1];
-            if (matrix.view.shape[0] != shape[i + (i >= mode)] || matrix.view.shape[1] != rank)
-                return nullptr;
-            factors[i].values = matrix.transposed();
-            factors[i].extent = matrix.view.shape[0];
-        }
-        if (rank == 0) return nullptr;
-        const Plan plan = plan_of(Call::mttkrp, dtype, rank, shape[mode], mode, modes, shape);
-        const int64_t result_shape[2] = {shape[mode], rank};
-        Operand out;
-        Reference result(make_tensor(result_shape, 2, dtype, &out));
-        const Factors others_of_mode{factors, modes - 1, rank, dtype};
-        if (plan.choice) {
-            run(plan, Projection{others_of_mode, tensor.view.data, shape[mode], out.view.data,
-                                 nullptr, *plan.passes[0]});
-            return result.release();
-        }
-        // The gradient of the factor at the mode, whose own values are not read.
-        const Matrix upstream = factors[0].values;
-        for (int m = 0; m < mode - 1; ++m) factors[m] = factors[m + 1];
-        const int64_t bytes = bytes_of(dtype);
-        const Scratch rows(rank == 1 ? 0 : rank * shape[mode] * bytes, true);
-        Factor& target = factors[mode - 1];
-        target = Factor{{tensor.view.data, 0, 0},
-                        shape[mode],
-                        true,
-                        rank == 1 ? out.view.data : rows.data(),
-                        shape[mode]};
-        run(plan, ProjectionFactorGrads{
-                      others_of_mode, tensor.view.data, shape[0], upstream, {}, *plan.passes[0]});
-        if (rank == 1) return result.release();
-        if (bytes == 8) {
-            transpose_elements(static_cast<const uint64_t*>(rows.data()), rank, shape[mode],
-                               static_cast<uint64_t*>(out.view.data));
-        } else if (bytes == 4) {
-            transpose_elements(static_cast<const uint32_t*>(rows.data()), rank, shape[mode],
-                               static_cast<uint32_t*>(out.view.data));
-        } else {
-            transpose_elements(static_cast<const uint16_t*>(rows.data()), rank, shape[mode],
-                               static_cast<uint16_t*>(out.view.data));
-        }
-        return result.release();
-    });
-}
-
 // gradients(values, grad, needs, groups[, grad_mean]): for values (core, z_1, ..., z_M), dL/dx and
 // what is needed, a list of the gradients, None where not needed. Only where nothing is
 // differentiated again. groups: as many, behind one another in the first dimension of every tensor;
@@ -165,78 +93,22 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
             (of_mean && !given.read_grad(arguments[4], false, &grad_mean)))
             return nullptr;
         if (given.core.numel() * bytes_of(dtype) >= most_result_bytes) return nullptr;
-        // Every plan before any work: a part that takes the ordinary way takes all with it.
-        int64_t needed = 0;
+        Gradients job{dtype,         given.n,       given.k_x,   grad,    grad_mean,
+                      given.factors, given.extents, given.count, problems};
         for (int m = 0; m < given.count; ++m)
-            if (needs.begin[1 + given.given[m]] == Py_True && (of_x || given.given[m] != 0))
-                needed |= int64_t(1) << m;
-        const int64_t outputs = of_mean ? 2 - of_x : 0;  // x, both, x_mean
+            given.factors[m].needs_grad =
+                needs.begin[1 + given.given[m]] == Py_True && (of_x || given.given[m] != 0);
         const bool needs_core = needs.begin[0] == Py_True;
-        Plan core_plan, plan;
-        if (needs_core) {
-            core_plan = plan_of(Call::core_grad, dtype, given.n, given.k_x, outputs, given.count,
-                                given.extents, problems);
-            if (!core_plan.passes[0]) return nullptr;
-        }
-        if (needed) {
-            plan = plan_of(Call::factor_grads, dtype, given.n, given.k_x,
-                           outputs << most_direct_factors | needed, given.count, given.extents,
-                           problems);
-            if (plan.choice < 0) return nullptr;
-        }
+        if (!job.find_plans(needs_core)) return nullptr;
         GradientList results(values.size);
-        if (needs_core) {
-            void* dcore = results.add(0, given.core.view.shape, given.core.view.ndim, dtype);
-            run(core_plan,
-                ProjectionCoreGrad{given.view(), given.k_x, grad, grad_mean, *core_plan.passes[0],
-                                   dcore, false},
-                problems);
-        }
+        if (needs_core)
+            job.write_core(results.add(0, given.core.view.shape, given.core.view.ndim, dtype));
         for (int m = 0; m < given.count; ++m) {
-            if (!(needed >> m & 1)) continue;
             Factor& factor = given.factors[m];
-            const int64_t shape[3] = {problems, given.n, factor.extent};
-            const int64_t flat[2] = {rows, factor.extent};
-            factor.needs_grad = true;
-            factor.grad = results.add(1 + given.given[m], groups == 0 ? shape : flat,
-                                      groups == 0 ? 3 : 2, dtype);
-            factor.grad_stride = factor.extent;
+            if (factor.needs_grad)
+                results.add(1 + given.given[m], factor, rows, dtype, groups == 0 ? problems : 0);
         }
-        if (!needed) return results.release();
-        const auto& [inner, outer] = plan.passes;
-        if (outer) {
-            // The core's outputs and the hoisted indices change places.
-            const int hoisted = plan.choice;
-            int64_t L = 1;
-            for (int m = 0; m < hoisted; ++m) L *= given.extents[m];
-            Factor swapped[most_direct_factors];
-            swapped[0].values = grad;
-            swapped[0].extent = given.k_x;
-            for (int m = hoisted; m < given.count; ++m) {
-                swapped[1 + m - hoisted].values = given.factors[m].values;
-                swapped[1 + m - hoisted].extent = given.extents[m];
-            }
-            const bool apart = hoisted > 1;
-            const Scratch dH(apart ? rows * L * bytes_of(dtype) : 0, true);
-            run(plan,
-                Projection{{swapped, given.count - hoisted + 1, given.n, dtype},
-                           given.core.view.data,
-                           L,
-                           apart ? dH.data() : given.factors[0].grad,
-                           nullptr,
-                           *outer},
-                problems);
-            if (apart)
-                run(plan, SynthesisGrads{{given.factors, hoisted, rows, dtype}, {dH.data(), L, 1}});
-        }
-        if (inner) {
-            for (int m = 0; m < inner->hoisted && !inner->transposed; ++m)
-                given.factors[m].needs_grad = false;
-            run(plan,
-                ProjectionFactorGrads{given.view(), given.core.view.data, given.k_x, grad,
-                                      grad_mean, *inner},
-                problems);
-        }
+        job.write_factors(given.core.view.data);
         return results.release();
     });
 }
@@ -246,8 +118,6 @@ PyMethodDef methods[] = {
      "x, or (x, x_mean), of plain tensors; None: take the ordinary way."},
     {"project_groups", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(project_groups)),
      METH_FASTCALL, "x of several cores, of plain tensors; None: take the ordinary way."},
-    {"mttkrp", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(mttkrp)), METH_FASTCALL,
-     "(I_mode, R) of plain tensors; None: take the ordinary way."},
     {"gradients", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(gradients)),
      METH_FASTCALL, "Those of a projection of plain tensors; None: take the ordinary way."},
     {nullptr, nullptr, 0, nullptr},
@@ -302,7 +172,7 @@ bool set_up(const py::object& capsule, const py::dict& given) {
 
 void define_direct_calls(py::module_& m) {
     m.def("set_up_direct_calls", &direct::set_up);
-    for (PyMethodDef* each : {direct::methods, direct::feature_methods})
+    for (PyMethodDef* each : {direct::methods, direct::feature_methods, direct::mode_methods})
         if (PyModule_AddFunctions(m.ptr(), each) != 0) throw py::error_already_set();
 }
 

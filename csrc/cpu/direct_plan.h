@@ -47,7 +47,7 @@ private:
     Memory own_;
 };
 
-enum class Call : int64_t { projection, mttkrp, core_grad, factor_grads, features };
+enum class Call : int64_t { projection, mttkrp, core_grad, factor_grads, features, mode_gradients };
 
 // What a plan depends on, beside what the process was started with.
 struct Key {
@@ -74,8 +74,10 @@ struct Plan {
     const Kernels* kernels = nullptr;
     int threads = 1;
     int at_once = 1;  // of several problems
-    int choice =
-        0;  // of an MTTKRP: whether it is a projection; of factor gradients: hoisted factors
+    // Of an MTTKRP: whether it is a projection; of factor gradients: hoisted factors; of gradients
+    // of a mode: 1 where those of the matrices, 2 where that of the tensor are made with the output
+    // mode in front.
+    int choice = 0;
     // Of factor gradients: inner, outer (plans.py); of all else the first.
     std::optional<Split> passes[2];
 };

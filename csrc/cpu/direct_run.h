@@ -9,8 +9,8 @@
 namespace ntensor {
 namespace direct {
 
-// Functions of direct_features.cpp, after them one of nulls.
-extern PyMethodDef feature_methods[];
+// Functions of direct_features.cpp and direct_modes.cpp, after them one of nulls.
+extern PyMethodDef feature_methods[], mode_methods[];
 
 // Larger results are made by the ordinary way, on huge pages.
 constexpr int64_t most_result_bytes = int64_t(32) << 20;
@@ -69,6 +69,13 @@ public:
         Operand made;
         PyList_SetItem(list_.get(), place, make_tensor(shape, ndim, dtype, &made));
         return made.view.data;
+    }
+    // Of a factor, for `rows` samples; problems: they have a dimension of their own; 0: none.
+    void add(Py_ssize_t place, Factor& factor, int64_t rows, DType dtype, int64_t problems = 0) {
+        const int64_t flat[2] = {rows, factor.extent};
+        const int64_t shape[3] = {problems, problems ? rows / problems : 0, factor.extent};
+        factor.grad = problems ? add(place, shape, 3, dtype) : add(place, flat, 2, dtype);
+        factor.grad_stride = factor.extent;
     }
     PyObject* release() { return list_.release(); }
 

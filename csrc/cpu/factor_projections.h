@@ -8,32 +8,13 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
 
-#include "parallel.h"
 #include "projection.h"
 #include "simd.h"
+#include "transpose.h"
 
 namespace ntensor {
 namespace NTENSOR_LEVEL {
-
-// to[i][b][c] = from[b][i][c] for from [before][extent][behind], by `threads` threads.
-template <class S>
-inline void move_mode_to_front(const S* from, int64_t before, int64_t extent, int64_t behind, S* to,
-                               int threads) {
-    constexpr int64_t block = 16;  // of what is written side by side
-    parallel_for_threads(threads, [&](int t) {
-        const int64_t end = before * (t + 1) / threads;
-        for (int64_t b0 = before * t / threads; b0 < end; b0 += block) {
-            const int64_t count = min64(block, end - b0);
-            for (int64_t i = 0; i < extent; ++i) {
-                for (int64_t b = b0; b < b0 + count; ++b)
-                    std::memcpy(to + (i * before + b) * behind, from + (b * extent + i) * behind,
-                                static_cast<size_t>(behind) * sizeof(S));
-            }
-        }
-    });
-}
 
 // The projection that is factor m's gradient, of a core that lies at `core`; its factors are
 // written to items.
@@ -95,8 +76,8 @@ inline void factor_projections(const ProjectionFactorGrads& job) {
         behind /= factor.extent;
         if (factor.needs_grad) {
             with_storage_type(job.factors.dtype, [&]<class S>(S) {
-                move_mode_to_front(static_cast<const S*>(job.core), before, factor.extent, behind,
-                                   reinterpret_cast<S*>(moved), job.threads);
+                transpose_chunks(static_cast<const S*>(job.core), before, factor.extent, behind,
+                                 reinterpret_cast<S*>(moved), job.threads);
             });
             projection(projection_of_factor(job, m, items, moved, scratch));
         }

@@ -13,6 +13,8 @@ from torch.overrides import handle_torch_function
 from ntensor import backends
 
 from . import checks, direct
+from .arranged import arranged
+from .dispatch import differentiated
 from .mttkrp import in_memory_order, rows_of_mode
 
 
@@ -36,8 +38,9 @@ def bilinear(
             types with a `__torch_function__` of their own, and `torch.jit.trace` are left to
             torch's function.
         input2 (Tensor[..., k_2]): with the leading dimensions of `input1`.
-        weight (Tensor[k_x, k_1, k_2]): any strides. A dense one is read as it lies; another one, a
-            slice or an expanded tensor, is copied.
+        weight (Tensor[k_x, k_1, k_2]): any strides. A dense one is read as it lies; where `k_x` is
+            not its first mode in memory, and that is cheaper, a kernel makes a copy with it in
+            front, of at most 32 MiB. Another one, a slice or an expanded tensor, is copied.
         bias (Tensor[k_x] or None): added if given.
         backend (str or None): `"native"`, `"triton"`, `"reference"`; None: as in
             `ntensor.use_backend`, or automatic.
@@ -99,9 +102,15 @@ def bilinear(
     flat = [input1, input2]
     if len(leading) != 1:
         flat = [x.reshape(samples, extent) for x, extent in zip(flat, extents, strict=True)]
-    weight, places = in_memory_order(weight)
-    others = [flat[place - 1] for place in places if place]
-    result = rows_of_mode(weight, others, places.index(0), backend)
+    result: Tensor | None = None
+    if backend is None and not weight.is_contiguous() and not torch.compiler.is_compiling():
+        operands = (weight, *flat)
+        if differentiated(operands):
+            result = arranged(operands, (False, False), 0)
+    if result is None:
+        weight, places = in_memory_order(weight)
+        others = [flat[place - 1] for place in places if place]
+        result = rows_of_mode(weight, others, places.index(0), backend)
     if len(leading) != 1:
         result = result.reshape(*leading, k_x)
     return result if bias is None else result + bias

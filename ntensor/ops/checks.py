@@ -147,10 +147,15 @@ def core_and_factors(operation: str, values: Sequence[Tensor], name: str = "core
     core(operation, name, first, rest)
 
 
-def fit(values: Sequence[Tensor]) -> bool:
-    """Whether core and factors pass every check of `core_and_factors`, at the least host time."""
+def fit(values: Sequence[Tensor], mode: int = 0) -> bool:
+    """Whether core and factors pass every check of `core_and_factors`, at the least host time.
+
+    mode: the core's that has no factor.
+    """
     core = values[0]
-    extents = core.shape
+    extents: Sequence[int] = core.shape
+    if mode:
+        extents = (extents[mode], *extents[:mode], *extents[mode + 1 :])
     if not 1 < len(extents) == len(values) <= MOST_FACTORS + 1 or not core.is_contiguous():
         return False
     dtype, device = core.dtype, core.device

@@ -43,9 +43,10 @@ def first_order(
     needs: Sequence[bool],
     cotangents: Sequence[Tensor | None],
 ) -> Sequence[Tensor | None]:
-    """`backward` where nothing is differentiated again, for an operation that is not `joined`.
+    """`backward` where nothing is differentiated again.
 
-    Its outputs' slots enter together, so `directional` has a single term: this is that term.
+    The outputs' slots of an operation that is not `joined` enter together, so `directional` has a
+    single term: this is that term.
     """
     for cotangent in cotangents:
         if cotangent is not None:
@@ -56,6 +57,8 @@ def first_order(
         gradients = operation.at_once(tensors, cotangents, needs, *statics)
         if gradients is not None:
             return gradients
+    if operation.joined:
+        return backward(operation, tensors, statics, needs, cotangents)
     form = operation.form
     term: dict[Slot, Tensor | None] = dict(zip(operation.returns, cotangents, strict=True))
     values, wanted = form.replace(operation.values(tensors), _wanted(operation, needs), term)

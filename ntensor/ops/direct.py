@@ -31,7 +31,7 @@ from ntensor.backends.native.call import divide, work_of
 from .dispatch import PLAIN_KEYS
 
 # `Call` of direct.cpp.
-_PROJECTION, _MTTKRP, _CORE_GRAD, _FACTOR_GRADS, _FEATURES = range(5)
+_PROJECTION, _MTTKRP, _CORE_GRAD, _FACTOR_GRADS, _FEATURES, _MODE_GRADIENTS = range(6)
 _MOST_FACTORS = 8  # `most_direct_factors` of direct_operands.h
 # Whether the gradients of x and of x_mean are given.
 _OUTPUTS = ((True, False), (True, True), (False, True))
@@ -51,7 +51,8 @@ def _plan(
     keeps them; None for what the ordinary way makes of several calls."""
     level = library.simd_level()
     each = library.ELEMENTS_A_THREAD if call == _FEATURES else library.MULTIPLY_ADDS_A_THREAD
-    work = n * (1 if call == _MTTKRP else k_x) * math.prod(extents)
+    of_mode = call in (_MTTKRP, _MODE_GRADIENTS)
+    work = n * (1 if of_mode else k_x) * math.prod(extents)
     if problems > 1:
         work = work_of(problems, n, extents, k_x)
     threads, at_once = divide(problems, max(1, min(threads, work // each)), work)
@@ -61,8 +62,12 @@ def _plan(
     if call == _PROJECTION:
         splits = [plans.projection(sizes, bool(option), None)]
     elif call == _MTTKRP:
-        projects, split = plans.mttkrp(sizes, option, None)
+        projects, split = plans.mttkrp(sizes, option >> 1, None, bool(option & 1))
         choice, splits = int(projects), [split]
+    elif call == _MODE_GRADIENTS:
+        needs = tuple([bool(option >> m & 1) for m in range(len(extents) + 1)])
+        moves, moves_core = plans.mode_gradients(sizes._replace(k_x=1), k_x, needs, None)
+        choice = moves + 2 * moves_core
     elif call == _CORE_GRAD:
         splits = [plans.core_grad(sizes, *_OUTPUTS[option], None)]
     elif call == _FACTOR_GRADS:
@@ -125,6 +130,7 @@ rotate: Callable[..., Tensor | None] = _never
 rotation_gradients: Callable[..., list[Tensor | None] | None] = _never
 synthesise_rotated: Callable[..., Tensor | None] = _never
 rotated_gradients: Callable[..., list[Tensor | None] | None] = _never
+mode_gradients: Callable[..., list[Tensor | None] | None] = _never
 
 if _set_up():
     project = library.cpu_module().project
@@ -137,3 +143,4 @@ if _set_up():
     rotation_gradients = library.cpu_module().rotation_gradients
     synthesise_rotated = library.cpu_module().synthesise_rotated
     rotated_gradients = library.cpu_module().rotated_gradients
+    mode_gradients = library.cpu_module().mode_gradients

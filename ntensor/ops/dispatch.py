@@ -158,12 +158,17 @@ def plain(tensors: Sequence[Tensor | None]) -> bool:
     return True
 
 
+def differentiated(tensors: Sequence[Tensor]) -> bool:
+    """Whether autograd records what is done with them."""
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor.requires_grad:
+                return True
+    return False
+
+
 def eager(tensors: Sequence[Tensor]) -> bool:
     """Whether they are plain and nothing differentiates or transforms them."""
     if is_transformed():
         return False
-    if torch.is_grad_enabled():
-        for tensor in tensors:
-            if tensor.requires_grad:
-                return False
-    return plain(tensors)
+    return not differentiated(tensors) and plain(tensors)

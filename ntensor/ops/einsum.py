@@ -12,18 +12,16 @@ from torch.overrides import handle_torch_function
 
 from ntensor import backends
 from ntensor.backends import DTYPES
+from ntensor.backends._torch import is_transformed
 
 from . import checks, direct
-from .dispatch import eager
-from .equations import DirectGroups, Equation, Labels, classify, direct_way, read_arguments
+from .arranged import arranged, by_rows
+from .dispatch import differentiated, plain
+from .equations import Direct, DirectGroups, Equation, Labels, classify, direct_way, read_arguments
 from .groups import GROUPED_PROJECTION
-from .mttkrp import in_memory_order, mttkrp, rows_of_mode
-from .projection import PROJECTION_CORE_GRAD, SYNTHESIS_PROJECTION
+from .mttkrp import at_once, in_memory_order, rows_of_mode
+from .projection import PROJECTION_CORE_GRAD
 from .synthesis import SYNTHESIS
-
-# Elements of a result that the MTTKRP gives turned, and that is copied; larger ones are written as
-# they are wanted, by the gradient of a factor.
-MOST_TURNED = 1 << 16
 
 
 class EinsumPath(NamedTuple):
@@ -59,7 +57,9 @@ def einsum(*arguments: Any) -> Tensor:
     | `"big,bjg,oijg->bog"`: a core for each `g` | `grouped_projection` |
 
     Everything else goes to `torch.einsum` as it is; `einsum_path` says why. A core that is dense is
-    read as it lies, permuted or not; another one, a slice or an expanded tensor, is copied once.
+    read as it lies, permuted or not; where the output is not its first mode in memory, and that is
+    cheaper, a kernel makes a copy with this mode in front, of at most 32 MiB. Another core, a slice
+    or an expanded tensor, is copied once, and so is a large matrix of a column a sample.
 
     Args:
         arguments: an equation and tensors, or tensors and lists of labels in turn.
@@ -136,17 +136,21 @@ class _Call:
         rest = self.rest(order)
         merged = len(rest) != 1 or len(self.form.batch) != 1
         others = self.matrices([label for label in order if label not in rest])
-        if mode == 0:
-            given = (core, *others)
-            found = None if torch.compiler.is_compiling() else direct.project(given, False)
-            x = SYNTHESIS_PROJECTION(given, backend) if found is None else found
-        elif self.output == (*rest, *self.form.batch):
-            factors: list[Tensor | None] = [factor.T for factor in others]
-            factors.insert(mode, None)
-            return self.in_order(mttkrp(core, factors, mode), self.output, merged)
-        else:
-            x = rows_of_mode(core, others, mode, backend)
+        if mode and self.by_columns and self.output == (*rest, *self.form.batch):
+            turned = at_once(core, [factor.T for factor in others], mode, backend)
+            if turned is not None:
+                return self.in_order(turned, self.output, merged)
+        found = None
+        if not torch.compiler.is_compiling() and mode == 0:
+            found = direct.project((core, *others), False)
+        x = rows_of_mode(core, others, mode, backend) if found is None else found
         return self.in_order(x, (*self.form.batch, *rest), merged)
+
+    @property
+    def by_columns(self) -> bool:
+        """Whether the samples are the last label of every matrix."""
+        places = [place for place in self.form.matrices if place is not None]
+        return all(self.terms[place][-1] in self.form.batch for place in places)
 
     def compute_groups(self, backend: str | None) -> Tensor:
         """Each group by its own core. These lie behind one another, so the tensor is copied where
@@ -255,20 +259,69 @@ def _directly(equation: str, operands: Sequence[Any], arguments: Sequence[Any]) 
     if way.mode is None:
         found = direct.synthesise(given)
         return None if found is None else found.view(-1, *[factor.shape[1] for factor in given])
-    if way.rows and way.mode == 0:
-        found = direct.project(given, False)
-        if found is None and not checks.recorded():
-            values = checks.autocast(given)
-            if checks.fit(values):
-                found = SYNTHESIS_PROJECTION(values, backends.requested(None))
-        return found if found is None or way.output_rows else found.T
-    core, *matrices = given
-    if way.rows:
-        if len(matrices[0]) * core.shape[way.mode] > MOST_TURNED or not eager(given):
-            return None  # nobody sees the views
-        matrices = [matrix.T for matrix in matrices]
-    found = direct.mttkrp(core, matrices, way.mode)
-    return found if found is None or not way.output_rows else found.T.contiguous()
+    return _of_mode(given, way)
+
+
+def _of_mode(given: Sequence[Tensor], way: Direct) -> Tensor | None:
+    """`(n, x)` or `(x, n)` of a tensor and the matrices of its other modes."""
+    core, mode = given[0], way.mode
+    assert mode is not None
+    dense, columns = core.is_contiguous(), True in way.columns
+    if differentiated(given):
+        lies = mode == 0 and dense and not columns
+        if not lies and _fits(given, way) and backends.requested(None) is None:
+            found = arranged(given, way.columns, mode)
+            if found is not None:
+                return found if way.output_rows else found.T
+    elif dense and mode and not way.output_rows and False not in way.columns:
+        found = direct.mttkrp(core, given[1:], mode)
+        if found is not None:
+            return found
+    if (columns or not (dense and way.output_rows)) and (is_transformed() or not plain(given)):
+        return None  # somebody sees the views
+    matrices = list(given[1:])
+    if columns:
+        pairs = zip(matrices, way.columns, strict=True)
+        matrices = [by_rows(matrix, core) if turned else matrix for matrix, turned in pairs]
+    if not dense:
+        core, places = in_memory_order(core)
+        matrices.insert(mode, core)
+        matrices = [matrices[place] for place in places if place != mode]
+        mode = places.index(mode)
+    found = _rows(core, matrices, mode)
+    if found is None and not checks.recorded():
+        values = checks.autocast((core, *matrices))
+        if checks.fit(values, mode):
+            found = rows_of_mode(values[0], [*values[1:]], mode, backends.requested(None))
+    return found if found is None or way.output_rows else found.T
+
+
+def _fits(given: Sequence[Tensor], way: Direct) -> bool:
+    """Whether the operands have the shapes, the dtype and the device of a projection."""
+    core = given[0]
+    mode, dtype, device = way.mode, core.dtype, core.device
+    if dtype not in DTYPES or len(given) < 2:
+        return False
+    samples, place = -1, 0
+    for matrix, turned in zip(given[1:], way.columns, strict=True):
+        place += place == mode
+        rows, extent = reversed(matrix.shape) if turned else matrix.shape
+        if samples < 0:
+            samples = rows
+        if rows != samples or extent != core.shape[place]:
+            return False
+        if matrix.dtype is not dtype or matrix.device != device:
+            return False
+        place += 1
+    return True
+
+
+def _rows(core: Tensor, matrices: Sequence[Tensor], mode: int) -> Tensor | None:
+    """`(n, x)` by the shortest way, None where it is not open."""
+    if mode:
+        return direct.mttkrp(core, matrices, mode, True)
+    found: Tensor | None = direct.project((core, *matrices), False)
+    return found
 
 
 def _project_groups(values: Sequence[Tensor]) -> Tensor | None:

@@ -45,13 +45,13 @@ class Direct(NamedTuple):
         operands: places of the tensor, if there is one, and of the matrices in the order of its
             modes; without one in the order of the output.
         mode: of the tensor, which the output keeps; None: a synthesis.
-        rows: whether the matrices are `(n, k_m)`; else they are `(k_m, n)`.
+        columns: of each matrix, whether it is `(k_m, n)`; else it is `(n, k_m)`.
         output_rows: whether the output is `(n, ...)`.
     """
 
     operands: tuple[int, ...]
     mode: int | None
-    rows: bool
+    columns: tuple[bool, ...]
     output_rows: bool
 
 
@@ -154,8 +154,7 @@ def classify(equation: str, dims: tuple[int, ...]) -> Equation | str:
 
 @functools.lru_cache(maxsize=1024)
 def direct_way(equation: str, dims: tuple[int, ...]) -> Direct | DirectGroups | str | None:
-    """None where labels are taken together, or an operand scales, or matrices differ in order;
-    why there is no kernel."""
+    """None where labels are taken together, or an operand scales; why there is no kernel."""
     form = classify(equation, dims)
     if isinstance(form, str):
         return form
@@ -169,17 +168,14 @@ def direct_way(equation: str, dims: tuple[int, ...]) -> Direct | DirectGroups | 
         if len(form.groups) != 1 or len(rest) != 1:
             return None
         return _direct_groups(form, places, (*form.groups, sample, *rest))
-    terms = [form.terms[place] for place in places]
-    rows = all(term[0] == sample for term in terms)
-    if not rows and any(term[0] == sample for term in terms):
-        return None
+    columns = tuple([form.terms[place][0] != sample for place in places])
     if form.core is None:
-        whole = rows and form.output == (sample, *form.labels)
-        return Direct(places, None, True, True) if whole else None
-    output_rows = form.output[0] == sample
-    if len(rest) != 1 or (output_rows and not rows):
+        whole = True not in columns and form.output == (sample, *form.labels)
+        return Direct(places, None, columns, True) if whole else None
+    if len(rest) != 1:
         return None
-    return Direct((form.core, *places), form.labels.index(rest[0]), rows, output_rows)
+    mode = form.labels.index(rest[0])
+    return Direct((form.core, *places), mode, columns, form.output[0] == sample)
 
 
 def _direct_groups(form: Equation, places: tuple[int, ...], output: Labels) -> DirectGroups:

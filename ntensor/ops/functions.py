@@ -66,7 +66,7 @@ def functions_of(operation: Operation) -> tuple[Any, Any]:
 
         @staticmethod
         def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-            if not operation.joined and not torch.is_grad_enabled():
+            if not torch.is_grad_enabled():
                 needs = ctx.needs_input_grad[1:]
                 tensors = unpack(operation, ctx)
                 gradients = derivatives.first_order(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch.overrides import handle_torch_function
 from ntensor import backends
 
 from . import checks, direct
-from .dispatch import eager
+from .dispatch import differentiated, eager
+from .mode_gradients import rows_of
 from .projection import PROJECTION_FACTOR_GRADS, SYNTHESIS_PROJECTION
 
 
@@ -31,7 +33,8 @@ def mttkrp(
 
     The convention is that of TensorLy's `unfolding_dot_khatri_rao`. Mode 0 is the projection by a
     core (equation 4 of the paper), any other mode the gradient of one of its factors (equations 16
-    and 25), so no unfolding is ever copied.
+    and 25), so no unfolding is copied. Where autograd records the call, a kernel may make a copy
+    with the mode in front, of at most 32 MiB, if that is cheaper.
 
     Args:
         tensor (Tensor[I_0, ..., I_(N-1)]): contiguous, N at least 1; float32, float64, bfloat16 or
@@ -77,7 +80,7 @@ def mttkrp(
     assert place is not None
     backend = backends.requested(backend)
     checks.factor_count("mttkrp", max(1, len(others)))
-    result = _at_once(tensor, others, place, backend)
+    result = at_once(tensor, others, place, backend)
     if result is None:
         if not others:
             # The missing factor is one of extent 1: the weights or ones.
@@ -123,7 +126,7 @@ def _fit(weights: Tensor, factor: Tensor | None) -> bool:
     )
 
 
-def _at_once(tensor: Tensor, others: list[Tensor], mode: int, backend: str | None) -> Tensor | None:
+def at_once(tensor: Tensor, others: list[Tensor], mode: int, backend: str | None) -> Tensor | None:
     """By a backend that has the MTTKRP as it is, for plain tensors that nobody differentiates."""
     if len(others) < 2 or torch.compiler.is_compiling() or not eager((tensor, *others)):
         return None
@@ -135,10 +138,22 @@ def _at_once(tensor: Tensor, others: list[Tensor], mode: int, backend: str | Non
 
 def rows_of_mode(tensor: Tensor, others: list[Tensor], mode: int, backend: str | None) -> Tensor:
     """`(R, I_mode)`, for matrices `(R, I_m)` of the other modes."""
+    shape = tensor.shape
+    if mode and (shape[mode] == 1 or math.prod(shape[:mode]) == 1):
+        tensor, mode = tensor.movedim(mode, 0), 0  # as it lies in memory
+    elif mode and shape[0] == 1:
+        # The leading factor is the upstream gradient, and better a longer one.
+        longer = next(place for place, extent in enumerate(shape) if extent != 1)
+        tensor = tensor.movedim(longer, 0)
+        others = [others[longer], *others[:longer], *others[longer + 1 :]]
     if mode == 0:
         result: Tensor = SYNTHESIS_PROJECTION((tensor, *others), backend)
         return result
-    # The leading factor is the upstream gradient; the slot of `mode` is not read.
+    if not torch.compiler.is_compiling() and not differentiated((tensor, *others)):
+        found = rows_of(tensor, others, mode, backend)
+        if found is not None:
+            return found
+    # The slot of `mode` is not read.
     upstream, before, after = others[0], others[1:mode], others[mode:]
     unread = tensor.new_zeros(()).expand(upstream.shape[0], tensor.shape[mode])
     inner = [*before, unread, *after]

@@ -12,7 +12,7 @@ from torch.overrides import handle_torch_function
 
 from ntensor import backends
 
-from . import checks, direct
+from . import checks, direct, mode_gradients
 from .accumulate import accumulating_projection, check_accumulation, core_grad_flops
 from .dispatch import plain
 from .forms import Form, Slot, Values, split_columns
@@ -360,6 +360,8 @@ PROJECTION_FACTOR_GRADS = Operation(
     returns=("factors",),
     check=_check_factor_grads,
     fake=_fake_factor_grads,
+    at_once=mode_gradients.at_once,
+    direct=mode_gradients.rows,
     flops=lambda core, grad, grad_mean, factors, needs: _flops(core, factors) * any(needs),
 )
 

@@ -11,15 +11,12 @@ outlives the graph anyway, and a second core would take half as much memory once
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ntensor.backends._torch import is_any_autocast_enabled
-
-if TYPE_CHECKING:
-    from .operation import Operation
 
 # On a tensor that was cast: the one that is kept in its place.
 _SOURCE = "_ntensor_source"
@@ -53,7 +50,17 @@ def save(ctx: Any, tensors: Sequence[Tensor | None], *, uncast: bool = False) ->
     ctx.save_for_backward(*tensors)
 
 
-def unpack(operation: Operation, ctx: Any) -> Sequence[Tensor | None]:
+class Operands(Protocol):
+    """An operation, or what stands for it: the names of its tensors, and the places of those that
+    must be contiguous."""
+
+    name: str
+    shared: Sequence[int]
+
+    def argument(self, place: int) -> str: ...
+
+
+def unpack(operation: Operands, ctx: Any) -> Sequence[Tensor | None]:
     """The tensors of the operation, from those that were saved.
 
     Another layout is legal; where it is that of an operand that must be contiguous, it is copied.

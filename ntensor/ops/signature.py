@@ -40,7 +40,9 @@ class Signature:
         self.joined = "needs" in names
         self.results = 1 if self.joined else len(returns)
         self.arity = len(names) - 1
-        self.shared = [place for place, name in enumerate(self.heads) if name in form.shared]
+        self.shared: Sequence[int] = [
+            place for place, name in enumerate(self.heads) if name in form.shared
+        ]
         self.shared_output = any(slot in form.shared for slot in returns)
         self.slots = functools.cache(self._slots)
 

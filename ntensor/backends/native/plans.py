@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from ntensor.backends.native import prices, ways
+from ntensor.backends.native import mode_prices, prices, ways
 from ntensor.backends.native.levels import MEAN_APART, MEAN_BESIDE, PRODUCT, Sizes, Split
 from ntensor.backends.override import Overrides
 
@@ -74,9 +74,11 @@ def projection(sizes: Sizes, mean: bool, choice: str | None) -> Split:
 
 
 @functools.lru_cache(maxsize=4096)
-def mttkrp(sizes: Sizes, mode: int, choice: str | None) -> tuple[bool, Split]:
-    """Whether by a projection; see `ways.mttkrp`."""
-    projects, split = _cheapest(ways.mttkrp(sizes, mode), choice)
+def mttkrp(
+    sizes: Sizes, mode: int, choice: str | None, by_rows: bool = False
+) -> tuple[bool, Split]:
+    """Whether by a projection; see `mode_prices.mttkrp`."""
+    projects, split = _cheapest(mode_prices.mttkrp(sizes, mode, by_rows), choice)
     return projects, split
 
 
@@ -107,6 +109,16 @@ def factor_grads(
 
 
 @functools.lru_cache(maxsize=4096)
+def mode_gradients(
+    sizes: Sizes, mode: int, needs: tuple[bool, ...], choice: str | None
+) -> tuple[bool, bool]:
+    """Whether the gradients of the matrices, and that of the tensor, are made with the output mode
+    in front: see `mode_prices.gradients`."""
+    moves, moves_tensor = mode_prices.gradients(sizes, mode, needs)
+    return _cheapest(moves, choice), _cheapest(moves_tensor, choice)
+
+
+@functools.lru_cache(maxsize=4096)
 def core_grad(sizes: Sizes, grad: bool, grad_mean: bool, choice: str | None) -> Split:
     """How the core's gradient is computed; the named ways: as in `projection`."""
     if sizes.level == CUDA:
@@ -128,6 +140,7 @@ __all__ = [
     "force_plan",
     "forced",
     "forced_plan",
+    "mode_gradients",
     "mttkrp",
     "projection",
 ]

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ntensor.backends.native import call, plans
 from ntensor.backends.native.library import (
-    NO_MATRIX,
     Described,
     core_mean,
     describe_factors,
@@ -24,6 +23,8 @@ from ntensor.backends.native.library import (
     write_core_grad_of_one,
 )
 from ntensor.backends.native.memory import large_empty
+from ntensor.backends.native.mttkrp import mttkrp as mttkrp
+from ntensor.backends.native.mttkrp import rows_of_mode as rows_of_mode
 from ntensor.backends.native.synthesis import synthesis
 
 
@@ -351,44 +352,3 @@ def _write_core_grad(
     both = (describe_optional(grad), describe_optional(grad_mean))
     job = (sizes.n, inputs, k_x, *both, out.data_ptr(), accumulate, split, stack)
     call.run("projection_core_grad", out, sizes.threads, sizes.dtype, *job)
-
-
-def mttkrp(tensor: Tensor, others: list[Tensor], mode: int) -> Tensor | None:
-    """`(I_mode, R)`; others: at least two matrices `(I_m, R)`, one for each of the other modes.
-    None on a GPU, whose kernels do not have it."""
-    shape, dtype = tensor.shape, tensor.dtype
-    rank = others[0].shape[1]
-    if call.runs_on_gpu(tensor):
-        return None
-    if rank * tensor.numel() == 0:
-        return tensor.new_zeros((shape[mode], rank))
-    described: list[int] = []
-    for matrix in others:
-        row, column = matrix.stride()
-        described += (matrix.data_ptr(), matrix.shape[0], column, row)
-    sizes = call.sizes_of(tensor, rank, tuple(shape), 1)
-    projects, split = plans.mttkrp(sizes, mode, plans.forced())
-    if projects:
-        out = torch.empty(shape[mode], rank, dtype=dtype, device=tensor.device)
-        places = (tensor.data_ptr(), shape[mode], out.data_ptr(), 0)
-        direct = (sizes.dtype, rank, described, *places, split, call.ALONE)
-        call.run("projection", tensor, sizes.threads, *direct)
-        return out
-    out = torch.empty(rank, shape[mode], dtype=dtype, device=tensor.device)
-    upstream = others[0].stride()
-    # The slot of the mode is not read.
-    place = 4 * mode
-    job = (
-        rank,
-        [*described[4:place], tensor.data_ptr(), shape[mode], 0, 0, *described[place:]],
-        [out.data_ptr() if each == mode else 0 for each in range(1, len(shape))],
-        0,
-        tensor.data_ptr(),
-        shape[0],
-        (others[0].data_ptr(), upstream[1], upstream[0]),
-        NO_MATRIX,
-        split,
-        call.ALONE,
-    )
-    call.run("projection_factor_grads", tensor, sizes.threads, sizes.dtype, *job)
-    return out.T.contiguous()

@@ -67,32 +67,6 @@ def core_grad(sizes: Sizes, grad: bool, grad_mean: bool) -> dict[Split, float]:
     return found | _with_mean(sizes, grad, least, adds=True) if grad_mean else found
 
 
-def mttkrp(sizes: Sizes, mode: int) -> dict[tuple[bool, Split], float]:
-    """Of an MTTKRP, the rank in the place of the samples, the shape in that of the extents.
-
-    By whether the mode is the output of a projection, with the modes before it hoisted and those
-    behind it in W; else it is a factor's gradient."""
-    level, dtype, rank, shape, _, threads, _ = sizes
-    at = level_of(level, dtype)
-    last = len(shape) - 1
-    others = shape[:mode] + shape[mode + 1 :]
-    found: dict[tuple[bool, Split], float] = {}
-    for h in range(last) if mode == 0 else range(mode, mode + (mode < last)):
-        paired = prices.is_paired(level, dtype, others, h)
-        split = Split(h, output_inside=int(mode > 0), transposed=1)
-        found[True, split] = prices.price_of_samples(
-            at, rank, others, shape[mode], h, threads, paired
-        )
-        if rank <= prices.FEW:
-            split = split._replace(few=1)
-            found[True, split] = prices.price_of_few(at, rank, others, shape[mode], h, threads)
-    for h in range(mode):
-        found[False, Split(h)] = prices.price_of_inner_grads(
-            at, rank, shape[1:], shape[0], h, 1, threads
-        )
-    return found
-
-
 def _with_mean(
     sizes: Sizes,
     of_both: bool,
