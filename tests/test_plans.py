@@ -329,7 +329,6 @@ def test_prices_know_the_kernels():
         "grouping.h": {
             "least_tail": prices.LEAST_TAIL,
             "most_tail": prices.MOST_TAIL,
-            "short_tail": prices.SHORT_TAIL,
         },
         "projection.h": {"most_slab": prices.SLAB},
         "projection_plan.h": {

@@ -82,7 +82,7 @@ inline dlpack::Tensor describe(PyObject* tensor) {
 
 // A plain tensor of a supported dtype on a CPU.
 struct Operand {
-    dlpack::Tensor view;
+    dlpack::Tensor view = {};
     DType dtype;
 
     // False: it is another one.

@@ -27,7 +27,7 @@ LEAST_EXTENT_OF_PAIRS = 32
 
 # As in csrc/cpu, which tests/test_plans.py reads: of grouping.h, projection.h, projection_plan.h,
 # the plan of the factors' gradients, and the core's gradient.
-LEAST_TAIL, MOST_TAIL, SHORT_TAIL = 32, 128, 12
+LEAST_TAIL, MOST_TAIL = 32, 128
 SLAB = 64  # most samples that are taken together
 SHARED_CORE_BYTES = 1 << 18
 PANEL, PANEL_OF_PAIRS, X_BUDGET = 43008, 28672, 9216
@@ -51,10 +51,11 @@ OUT = 16.0  # of a vector of results
 JOIN = 1.0  # of an element of A
 ROW = 9.6  # of a row of the last hoisted factor, scaled
 PACK = 1.5  # of an element of A in the order of a tile
-SPREAD, ELEMENT = 6.0, 3.0  # of a vector of dW folded into factors, and of an element by itself
+SPREAD = 4.0  # of a vector of dW folded into factors
 MOVE = 6.0  # of an element of the core in another order
 MOST_MOVED_BYTES = 1 << 20
-SEGMENT = 30.0  # of a segment of a synthesis or its derivative
+# Of all rows of the last two factors of a synthesis or its derivative, and of each, in vectors.
+SEGMENT, ROW_START = 30.0, 1.2
 STORE = 2.0  # of a vector of the core's gradient
 # The same where rows are short and do not stay in the caches: stores are not streams then.
 SHORT_STORE, SHORT_ROW, CACHED_BYTES = 6.0, 4096, 1 << 20
@@ -67,8 +68,8 @@ def _ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def _by_segments(inner: Extents, price: float, level: Level) -> float:
-    """Of a sample's synthesis or its derivative, `price` a vector, segment by segment."""
+def _by_rows(inner: Extents, price: float, level: Level) -> float:
+    """Of a sample's synthesis or its derivative, `price` a vector, in rows of the last extent."""
     P = math.prod(inner)
     place = len(inner) - 1
     last = inner[place]
@@ -77,16 +78,15 @@ def _by_segments(inner: Extents, price: float, level: Level) -> float:
         last *= inner[place]
     if place == 0:
         return P / level.lanes * price
+    segments = P / last / inner[place - 1] * SEGMENT
     if last == 1:
-        last = inner[place - 1]
-    elif last < SHORT_TAIL:
-        return P * ELEMENT + P / last / inner[place - 1] * SEGMENT
-    return P / level.lanes * price + P / last * SEGMENT
+        return P / level.lanes * price + segments
+    return P / last * (_ceil_div(last, level.lanes) + ROW_START) * price + segments
 
 
 def _spread(inner: Extents, level: Level) -> float:
     """Of a sample's dW, folded into its factors."""
-    return _by_segments(inner, SPREAD, level) + (
+    return _by_rows(inner, SPREAD, level) + (
         level.sample_of_one if len(inner) == 1 else level.sample
     )
 
@@ -172,7 +172,7 @@ def price_of_few(
         * (_tiles(along, rows, samples, steps) / along + level.sum * samples)
         * (n / samples)
     )
-    formed = n * (_by_segments(inner, SYNTHESISE, level) + SYNTHESISE * L / level.lanes + SEGMENT)
+    formed = n * (_by_rows(inner, SYNTHESISE, level) + SYNTHESISE * L / level.lanes + SEGMENT)
     formed += n * (sum(inner) + sum(outer)) / level.lanes
     divided = threads if k_x >= 2 * threads or 2 * threads <= L else 1
     return core / divided + formed
@@ -332,7 +332,7 @@ def _price_of_core_grad(
     panels = max(1.0, P * samples / CORE_GRAD_PANEL)
     packed = samples * Q * (_join(PACK, outer) if outer else PACK) * panels
     gathered = panels * (sum(inner) / level.lanes + START)
-    formed = samples * (_by_segments(inner, SYNTHESISE, level) + gathered)
+    formed = samples * (_by_rows(inner, SYNTHESISE, level) + gathered)
     divided = threads if 192 * threads <= P or 16 * threads <= Q else 1
     duplicated = 1 if 192 * threads <= P else threads
     product *= CORE_GRAD
