@@ -33,10 +33,10 @@ public:
         dz_ = arena_.template take<T>(plan.slab * plan.group.sum);
         whole_dz_ = arena_.template take<T>(plan.slab * plan.group.sum);
         if (!plan.reads_grad_in_place())
-            G_ = arena_.template take<G_type>(plan.virtual_rows * row_block);
+            G_ = arena_.template take<G_type>(plan.virtual_rows * plan.depth);
         if (in_pairs<S> && plan.job.split.hoisted)
-            A_ = arena_.template take<T>(plan.slab * row_block);
-        packed_ = arena_.template take<T>(row_block * tile_width<T>);
+            A_ = arena_.template take<T>(plan.slab * plan.depth);
+        packed_ = arena_.template take<T>(plan.depth * tile_width<T>);
     }
 
     int64_t scratch_bytes() const { return arena_.used; }
@@ -64,8 +64,8 @@ public:
         c0_ = index * plan_.panel;
         columns_ = min64(plan_.panel, plan_.K - c0_);
         for (int64_t i = 0; i < rows_ * plan_.panel; ++i) D_[i] = 0;
-        for (int64_t r = 0; r < plan_.rows; r += row_block) {
-            multiply(r, min64(row_block, plan_.rows - r));
+        for (int64_t r = 0; r < plan_.rows; r += plan_.depth) {
+            multiply(r, min64(plan_.depth, plan_.rows - r));
         }
         for (int64_t row = 0; row < rows_; ++row) {
             add_factor_grads(plan_.group, z_ + row * plan_.group.sum, D_ + row * plan_.panel, c0_,
@@ -101,7 +101,7 @@ private:
     // D += G[:, r .. r + depth) core[r .. r + depth, panel]
     void multiply(int64_t r, int64_t depth) {
         const G_type* G = G_;
-        int64_t G_row = row_block;
+        int64_t G_row = plan_.depth;
         if (plan_.reads_grad_in_place()) {
             const Matrix& grad = plan_.main_grad();
             G_row = grad.row_stride;
@@ -121,7 +121,7 @@ private:
             // The next tile of the core: to the right, or at the panel's end at the start of the
             // next rows.
             const S* next =
-                core + (c + tile_width<T> < columns_ ? tile_width<T> : row_block * plan_.K - c);
+                core + (c + tile_width<T> < columns_ ? tile_width<T> : plan_.depth * plan_.K - c);
             T* D = D_ + c;
             if constexpr (in_pairs<S>) {
                 pack_pairs(core, next, depth, width);
@@ -205,17 +205,17 @@ private:
     void collect_grad(int64_t r, int64_t depth) {
         if (plan_.job.split.hoisted) {
             if constexpr (in_pairs<S>) {
-                plan_.joined.form(s0_, samples_, r, r + depth, A_, row_block);
-                narrow(A_, G_, samples_ * row_block);
+                plan_.joined.form(s0_, samples_, r, r + depth, A_, plan_.depth);
+                narrow(A_, G_, samples_ * plan_.depth);
             } else {
-                plan_.joined.form(s0_, samples_, r, r + depth, G_, row_block);
+                plan_.joined.form(s0_, samples_, r, r + depth, G_, plan_.depth);
             }
             return;
         }
         for (int64_t row = 0; row < rows_; ++row) {
             const Matrix& grad = of_mean(row) ? plan_.job.grad_mean : plan_.job.grad;
             const int64_t s = s0_ + row % samples_;
-            G_type* to = G_ + row * row_block;
+            G_type* to = G_ + row * plan_.depth;
             if constexpr (in_pairs<S>) {
                 const S* from =
                     static_cast<const S*>(grad.data) + s * grad.row_stride + r * grad.col_stride;
@@ -327,9 +327,9 @@ private:
     T* z_;                 // [virtual_rows][sum]
     T* dz_;                // [slab][sum], of a block of panels
     T* whole_dz_;          // [slab][sum]
-    G_type* G_ = nullptr;  // [virtual_rows][row_block]
-    T* A_ = nullptr;       // [slab][row_block], where G_ takes them rounded
-    T* packed_;            // [row_block][tile_width]
+    G_type* G_ = nullptr;  // [virtual_rows][depth]
+    T* A_ = nullptr;       // [slab][depth], where G_ takes them rounded
+    T* packed_;            // [depth][tile_width]
     int64_t s0_, samples_, rows_;
     int64_t c0_, columns_;
 };

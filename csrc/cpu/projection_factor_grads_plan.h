@@ -12,6 +12,9 @@ constexpr int64_t panel_budget = 18432;  // elements of D
 constexpr int64_t factors_budget =
     16384;  // elements of the gathered factors, and twice that of their gradients
 constexpr int64_t row_block = 128;  // rows of the core between two updates of D
+// The same where each sample has two rows and tiles are wide: the scratch stays under 64 K elements
+// at the paper's sizes.
+constexpr int64_t short_row_block = 112;
 // A larger core comes from memory, where rows read as they lie are faster.
 constexpr int64_t most_packed_core_bytes = int64_t(24) << 20;
 // Up to so many rows of D a tile would be too small: the core's rows are added up as they lie.
@@ -35,6 +38,7 @@ struct FactorGradsPlan {
     int64_t slab;  // samples
     int64_t slabs;
     int64_t virtual_rows;  // rows of D and of G: one or two a sample
+    int64_t depth;         // rows of the core between two updates of D
     int64_t panel;
     int64_t panels;
     bool packs;        // tiles of the core are copied: it lies in the caches, and for many rows
@@ -56,6 +60,7 @@ struct FactorGradsPlan {
         slabs = ceil_div(factors.n, slab);
         slab = ceil_div(factors.n, slabs);
         virtual_rows = slab * rows_a_sample;
+        depth = both && tile_width<T> >= panel_unit ? short_row_block : row_block;
         slabs_apart =
             slabs >= 2 * job.threads || (slabs >= job.threads && slabs % job.threads == 0);
         packs = virtual_rows >= 12 &&

@@ -22,8 +22,9 @@ public:
           outer_(plan.factors, plan.outer, plan.width, arena_) {
         partial_ = arena_.template take<T>(plan.partial());
         if (Pairs) pair_ = arena_.template take<T>(2 * plan.width);
+        const int64_t strip = min64(plan.width, wide_tile * V);
         W_ = arena_.template take<T>(Pairs ? ceil_div(plan.panel, 2) * plan.width
-                                           : plan.panel * round_up(plan.width, wide_tile * V));
+                                           : plan.panel * round_up(plan.width, strip));
         H_ = arena_.template take<T>(plan.l_chunk * plan.width);
         x_ = arena_.template take<T>(plan.row_chunk * plan.width);
         if (plan.job.x_mean) {
