@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence, Set
+from collections.abc import Callable, Hashable, Sequence, Set
 from typing import Any
 
 import torch
@@ -140,28 +140,19 @@ def _check_operands(
     checks.rotations(operation, values[-1], values[0].shape[0])
 
 
-def _rotation_gradients(
-    tensors: Sequence[Tensor],
-    cotangents: Sequence[Tensor | None],
-    needs: Sequence[bool],
-    layout: str,
-    backend: str | None,
-) -> Sequence[Tensor | None] | None:
-    if backend is not None:
-        return None
-    return direct.rotation_gradients(tensors, cotangents[0], layout, needs)
+def _at_once(gradients: Callable[..., Any]) -> Callable[..., Any]:
+    """`Operation.at_once` by a direct call, which no backend is named for."""
 
+    def serve(
+        tensors: Sequence[Tensor],
+        cotangents: Sequence[Tensor | None],
+        needs: Sequence[bool],
+        layout: str,
+        backend: str | None,
+    ) -> Any:
+        return gradients(tensors, cotangents[0], layout, needs) if backend is None else None
 
-def _rotated_gradients(
-    tensors: Sequence[Tensor],
-    cotangents: Sequence[Tensor | None],
-    needs: Sequence[bool],
-    layout: str,
-    backend: str | None,
-) -> Sequence[Tensor | None] | None:
-    if backend is not None:
-        return None
-    return direct.rotated_gradients(tensors, cotangents[0], layout, needs)
+    return serve
 
 
 class RotationForm(Form):
@@ -264,7 +255,7 @@ ROTATION = Operation(
     returns=("grad",),
     check=_check_rotation,
     fake=lambda y, R, layout: y.new_empty(y.shape),
-    at_once=_rotation_gradients,
+    at_once=_at_once(lambda *arguments: direct.rotation_gradients(*arguments)),
     direct=lambda tensors, layout: direct.rotate(*tensors, layout),
     flops=lambda y, R, layout: 6 * math.prod(y),
 )
@@ -289,7 +280,7 @@ ROTATED_SYNTHESIS = Operation(
     fake=lambda z_exp, z_id, R, layout: z_exp.new_empty(
         (z_exp.shape[0], z_exp.shape[1] * z_id.shape[1])
     ),
-    at_once=_rotated_gradients,
+    at_once=_at_once(lambda *arguments: direct.rotated_gradients(*arguments)),
     direct=lambda tensors, layout: direct.synthesise_rotated(tensors, layout),
     flops=lambda z_exp, z_id, R, layout: 7 * z_exp[0] * z_exp[1] * z_id[1],
 )
