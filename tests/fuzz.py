@@ -1,6 +1,7 @@
 """Differential fuzz: random problems at the sizes that people use, against float64 einsum.
 
     python tests/fuzz.py --seconds 60 [--seed 7] [--levels avx2,portable] [--threads 1,2]
+    python tests/fuzz.py --seconds 3600 --every-level      # each problem at each of them
     python tests/fuzz.py --case "Case('projection', 3, (2, 5), k_x=4)"
 
 Every input, result and piece of scratch memory lies between guard pages and starts as NaN. A value
@@ -14,6 +15,7 @@ import math
 import random
 import signal
 import time
+from collections import Counter
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -293,6 +295,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--levels", default="")
+    parser.add_argument("--every-level", action="store_true", help="of those, for each problem")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--products", type=float, default=MOST_PRODUCTS, help="n k_x K at most")
     parser.add_argument("--case", default=None)
@@ -315,8 +318,12 @@ def main():
         print(f"fuzz: seed {seed}, levels {', '.join(levels)}", flush=True)
         source = random.Random(seed)
         cases = drawn_cases(source, levels, threads, chosen.seconds, chosen.products)
+        if chosen.every_level:
+            cases = at_every_level(cases, levels)
     done = run(cases, chosen.last)
-    print(f"fuzz: {done} cases, none wrong, {time.process_time():.0f} s of processor time")
+    counts = ", ".join(f"{level or 'default'} {count}" for level, count in sorted(done.items()))
+    print(f"fuzz: {done.total()} cases, none wrong, {time.process_time():.0f} s of processor time")
+    print(f"fuzz: of these {counts}")
 
 
 def fixed_cases(levels, threads, products):
@@ -332,10 +339,17 @@ def drawn_cases(source, levels, threads, seconds, products):
         yield draw(source, levels, threads, products)
 
 
+def at_every_level(cases, levels):
+    """Each case at every level, by as many threads: what is expected is computed once."""
+    for case in cases:
+        for level in levels:
+            yield replace(case, level=level)
+
+
 def run(cases, last):
-    """The number of cases until the last, or an interrupt; the first wrong one ends the process,
-    made small."""
-    done = 0
+    """The number of cases at each level until the last, or an interrupt; the first wrong one ends
+    the process, made small."""
+    done = Counter()
     with suppress(KeyboardInterrupt):
         for case in cases:
             if last:
@@ -344,9 +358,9 @@ def run(cases, last):
                 check(case)
             except Wrong as wrong:
                 print(wrong, flush=True)
-                print(f"minimal after {done} right cases: {minimal(case, is_wrong)!r}")
+                print(f"minimal after {done.total()} right cases: {minimal(case, is_wrong)!r}")
                 raise SystemExit(1) from None
-            done += 1
+            done[case.level] += 1
     return done
 
 

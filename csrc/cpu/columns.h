@@ -7,14 +7,14 @@ namespace ntensor {
 namespace NTENSOR_LEVEL {
 
 // The synthesis of the factors of a group for a slab of samples side by side, [index][width].
-// Factors that are used again and again are kept so; a last factor that is too large for it is read
-// where it lies.
+// Factors that are used again and again are kept so; of those that are too large for it some
+// columns at a time are: one alone would fetch a line of memory for each sample.
 template <class S>
 class Columns {
     using T = Accumulator<S>;
     static constexpr int V = lanes<T>;
     static constexpr int64_t budget = 8192;  // elements of the kept factors
-    static constexpr int64_t at_once = 16;   // columns of a last factor that is not kept
+    static constexpr int64_t at_once = 16;   // columns of a factor that is not kept
 
 public:
     // slab: the largest width.
@@ -25,13 +25,16 @@ public:
         const bool merged = group.end - group.tail > 1;
         keeps_last_ = merged || (group.count > 1 && last_ * slab <= budget);
         keeps_others_ = (group.sum - last_) * slab <= budget;
-        prefix_ = arena.template take<T>(slab);
+        prefix_ = arena.template take<T>((merged ? at_once : 1) * slab);
         if (keeps_last_) {
             kept_last_ = arena.template take<T>(last_ * slab);
         } else {
             kept_last_ = arena.template take<T>(min64(at_once, last_) * slab);
         }
-        if (keeps_others_) kept_others_ = arena.template take<T>((group.sum - last_) * slab);
+        int64_t columns = 0;
+        for (int m = 0; m < group.count - 1; ++m) columns += kept_columns(m);
+        kept_others_ = arena.template take<T>(columns * slab);
+        if (!keeps_others_) begins_ = arena.template take<int64_t>(group.count - 1);
     }
 
     // width: the samples, padded to whole vectors.
@@ -47,6 +50,8 @@ public:
                 widen_columns<S>(z.values, s0, samples, 0, z.extent, width, to);
                 to += z.extent * width;
             }
+        } else {
+            for (int m = 0; m < group_.count - 1; ++m) begins_[m] = -1;
         }
         if (keeps_last_) keep_last();
     }
@@ -110,18 +115,32 @@ public:
     }
 
 private:
+    // Columns of a factor before the last that are kept at a time.
+    int64_t kept_columns(int m) const {
+        const int64_t extent = group_.extents[m];
+        return keeps_others_ ? extent : min64(at_once, extent);
+    }
+
+    // Column `index` of a factor before the last, whose columns are kept there.
+    const T* column_of(int m, int64_t index, T* kept) {
+        if (keeps_others_) return kept + index * width_;
+        const int64_t begin = index / at_once * at_once;
+        if (begins_[m] != begin) {
+            const Factor& z = factors_.items[group_.first + m];
+            widen_columns<S>(z.values, s0_, samples_, begin, min64(at_once, z.extent - begin),
+                             width_, kept);
+            begins_[m] = begin;
+        }
+        return kept + (index - begin) * width_;
+    }
+
     const T* form_prefix(const SegmentIndex& at) {
         const T* first = nullptr;
-        int64_t start = 0;
+        T* kept = kept_others_;
         for (int m = 0; m < group_.count - 1; ++m) {
-            const T* from = kept_others_ + (start + at.prefix[m]) * width_;
-            if (!keeps_others_) {
-                from = ones_;
-                widen_columns<S>(factors_.items[group_.first + m].values, s0_, samples_,
-                                 at.prefix[m], 1, width_, ones_);
-            }
-            start += group_.extents[m];
-            if (m == 0 && keeps_others_) {
+            const T* from = column_of(m, at.prefix[m], kept);
+            kept += kept_columns(m) * width_;
+            if (m == 0) {
                 first = from;
             } else {
                 multiply(from, first, prefix_);
@@ -142,10 +161,15 @@ private:
             source = kept_last_ + (last_ - done) * width_;
             T* target = kept_last_ + (last_ - done * z.extent) * width_;
             for (int64_t i = 0; i < z.extent; ++i) {
-                widen_columns<S>(z.values, s0_, samples_, i, 1, width_, prefix_);
+                const int64_t kept = i % at_once;
+                if (kept == 0) {
+                    widen_columns<S>(z.values, s0_, samples_, i, min64(at_once, z.extent - i),
+                                     width_, prefix_);
+                }
                 // The last block lies on its own source, element by element.
                 for (int64_t j = 0; j < done; ++j)
-                    multiply(source + j * width_, prefix_, target + (i * done + j) * width_);
+                    multiply(source + j * width_, prefix_ + kept * width_,
+                             target + (i * done + j) * width_);
             }
             done *= z.extent;
         }
@@ -155,10 +179,11 @@ private:
     const Grouping& group_;
     int64_t last_ = 0;
     bool keeps_last_ = false, keeps_others_ = false;
-    T* prefix_ = nullptr;
-    T* kept_last_ = nullptr;    // [last or at_once][width]
-    T* kept_others_ = nullptr;  // [sum - last][width]
-    T ones_[64];                // one column
+    T* prefix_ = nullptr;     // [width]; while factors are merged, [at_once][width] of one of them
+    T* kept_last_ = nullptr;  // [last or at_once][width]
+    T* kept_others_ = nullptr;   // for each factor before the last [extent or at_once][width]
+    int64_t* begins_ = nullptr;  // for each of them the first column that is kept; -1: none
+    T ones_[64];                 // one column
     int64_t s0_ = 0, samples_ = 0, width_ = 0;
 };
 

@@ -205,7 +205,9 @@ inline void widen_columns(const Matrix& m, int64_t row, int64_t rows, int64_t co
         const int64_t here = max64(0, min64(V, rows - s0));
         int64_t i = 0;
         if (m.col_stride == 1) {
-            for (; i + V <= count; i += V) {
+            // What is left over is taken with some columns of the block before it.
+            for (; i < count && count >= V; i += V) {
+                if (i + V > count) i = count - V;
                 Vector<T> block[V];
                 for (int s = 0; s < V; ++s) {
                     if (s < here) {

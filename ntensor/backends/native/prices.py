@@ -47,6 +47,7 @@ FORM_IN_MEMORY = 8.0  # of a vector of the synthesis of the batch, written and r
 LATENCY = 8.0  # the least of a step of a tile: its sums depend on those of the step before
 FOLD, TILE = 3.6, 15.0  # of a vector of sums, and of a tile
 FORM, GATHER = 3.0, 10.0  # of a vector of W or H, and of one of a factor's columns
+GATHER_GRAD = 12.0  # of a vector of the gradient, where it is one more factor, beside that
 OUT = 16.0  # of a vector of results
 JOIN = 1.0  # of an element of A
 ROW = 9.6  # of a row of the last hoisted factor, scaled
@@ -68,14 +69,20 @@ def _ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def _by_rows(inner: Extents, price: float, level: Level) -> float:
-    """Of a sample's synthesis or its derivative, `price` a vector, in rows of the last extent."""
-    P = math.prod(inner)
+def _merged_tail(inner: Extents) -> tuple[int, int]:
+    """The first factor of those that are merged into one, and the extent of that one."""
     place = len(inner) - 1
     last = inner[place]
     while place and last < LEAST_TAIL and last * inner[place - 1] <= MOST_TAIL:
         place -= 1
         last *= inner[place]
+    return place, last
+
+
+def _by_rows(inner: Extents, price: float, level: Level) -> float:
+    """Of a sample's synthesis or its derivative, `price` a vector, in rows of the last extent."""
+    P = math.prod(inner)
+    place, last = _merged_tail(inner)
     if place == 0:
         return P / level.lanes * price
     segments = P / last / inner[place - 1] * SEGMENT
@@ -148,6 +155,9 @@ def price_of_samples(
     panel = PANEL_OF_PAIRS if paired else PANEL
     chunks = _ceil_div(k_x * width, X_BUDGET) if P * width > panel else 1
     formed += (chunks - 1) * vectors * FORM * P
+    place, last = _merged_tail(inner)
+    if place:
+        formed += chunks * P / last * SEGMENT
     out = vectors * k_x * OUT
     if slabs % threads == 0:
         return slabs / threads * (core + formed + out)
@@ -299,7 +309,7 @@ def _factor_projections(sizes: Sizes, needs: tuple[bool, ...]) -> dict[Split, fl
                 others = (k_x, *extents[:m], *extents[m + 1 :])
                 paired = is_paired(level, dtype, others, h)
                 price += price_of_samples(at, n, others, extents[m], h, threads, paired)
-                price += MOVE * elements / threads
+                price += (MOVE * elements + GATHER_GRAD * n * k_x / at.lanes) / threads
         prices[Split(h, transposed=1)] = price
     return prices
 
