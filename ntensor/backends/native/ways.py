@@ -32,7 +32,7 @@ MOST_MEAN_BYTES = 2 << 20
 # adds to rows that are short, of one vector of each row.
 PASS, PASS_FROM_MEMORY, SHORT_ROW = 6.0, 12.0, 60.0
 COPY = 8.0  # of a vector of factors and results that are copied
-HOST = 60000.0  # of each call
+HOST = 60000.0  # of what torch does for a mean core; for samples of its own it is twice that
 
 
 def projection(sizes: Sizes, mean: bool) -> dict[Split, float]:
@@ -93,7 +93,7 @@ def _with_mean(
     copied = rows * (sum(extents) + k_x)
     if copied * element <= MOST_MEAN_BYTES:
         price = least(_resized(sizes, rows, extents))
-        found[MEAN_BESIDE] = price + copied / lanes * COPY + HOST
+        found[MEAN_BESIDE] = price + copied / lanes * COPY + 2 * HOST
     if (elements // extents[0] + beside) * element > MOST_MEAN_BYTES:
         return found
     cached = elements * element <= MOST_CORE_BYTES
@@ -106,7 +106,7 @@ def _with_mean(
         price_of_mean = work / lanes * price / of_mean.threads + HOST
     else:
         price_of_mean = least(of_mean)
-    found[MEAN_APART] = (least(sizes) if of_both else 0.0) + price_of_mean + passes + 2 * HOST
+    found[MEAN_APART] = (least(sizes) if of_both else 0.0) + price_of_mean + passes + HOST
     return found
 
 
