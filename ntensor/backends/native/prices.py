@@ -91,11 +91,10 @@ def _by_rows(inner: Extents, price: float, level: Level) -> float:
     return P / last * (_ceil_div(last, level.lanes) + ROW_START) * price + segments
 
 
-def _spread(inner: Extents, level: Level) -> float:
-    """Of a sample's dW, folded into its factors."""
-    return _by_rows(inner, SPREAD, level) + (
-        level.sample_of_one if len(inner) == 1 else level.sample
-    )
+def _spread(inner: Extents, level: Level, rows: int = 1) -> float:
+    """Of a sample's rows of dW, folded into its factors."""
+    sample = level.sample_of_one if len(inner) == 1 else level.sample
+    return rows * _by_rows(inner, SPREAD, level) + sample * (1 + rows) / 2
 
 
 def _join(price: float, outer: Extents) -> float:
@@ -253,7 +252,7 @@ def price_of_inner_grads(
     joined = (
         slab * Q * _join(JOIN, outer) * max(1.0, P * slab / FACTOR_GRADS_PANEL) if outer else 0.0
     )
-    fold = slab * _spread(inner, level)
+    fold = slab / rows * _spread(inner, level, rows)
     return slabs * (core * FACTOR_GRADS + joined + fold) / threads
 
 

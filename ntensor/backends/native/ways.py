@@ -33,6 +33,8 @@ MOST_MEAN_BYTES = 2 << 20
 PASS, PASS_FROM_MEMORY, SHORT_ROW = 6.0, 12.0, 60.0
 COPY = 8.0  # of a vector of factors and results that are copied
 HOST = 60000.0  # of what torch does for a mean core; for samples of its own it is twice that
+# Of a result, and of gradients, that are not made by one direct call then.
+NOT_DIRECT, GRADIENTS_NOT_DIRECT = 100000.0, 200000.0
 
 
 def projection(sizes: Sizes, mean: bool) -> dict[Split, float]:
@@ -40,7 +42,7 @@ def projection(sizes: Sizes, mean: bool) -> dict[Split, float]:
         return min(prices.projection(_in_kernel_order(of), False).values())
 
     found = prices.projection(sizes, mean)
-    return found | _with_mean(sizes, True, least) if mean else found
+    return found | _with_mean(sizes, True, least, NOT_DIRECT) if mean else found
 
 
 def factor_grads(
@@ -56,7 +58,9 @@ def factor_grads(
 
     found = prices.factor_grads(sizes, grad, grad_mean, needs, apart)
     beside = sizes.n * sum(sizes.extents[1:])
-    return found | _with_mean(sizes, grad, least, beside) if grad_mean else found
+    if not grad_mean:
+        return found
+    return found | _with_mean(sizes, grad, least, GRADIENTS_NOT_DIRECT, beside)
 
 
 def core_grad(sizes: Sizes, grad: bool, grad_mean: bool) -> dict[Split, float]:
@@ -64,13 +68,16 @@ def core_grad(sizes: Sizes, grad: bool, grad_mean: bool) -> dict[Split, float]:
         return min(prices.core_grad(_in_kernel_order(of), False).values())
 
     found = prices.core_grad(sizes, grad_mean)
-    return found | _with_mean(sizes, grad, least, adds=True) if grad_mean else found
+    if not grad_mean:
+        return found
+    return found | _with_mean(sizes, grad, least, GRADIENTS_NOT_DIRECT, adds=True)
 
 
 def _with_mean(
     sizes: Sizes,
     of_both: bool,
     least: Callable[[Sizes], float],
+    host: float,
     beside: int = 0,
     adds: bool = False,
 ) -> dict[Split, float]:
@@ -80,6 +87,7 @@ def _with_mean(
 
     Args:
         of_both: x takes part; else the mean output alone.
+        host: the price of not being a direct call.
         beside: elements of what is formed beside the mean core.
         adds: the gradient of the mean core is added to that of the core along the leading extent.
     """
@@ -89,11 +97,12 @@ def _with_mean(
     lanes = level_of(level, dtype).lanes
     elements, element = k_x * math.prod(extents), 8 if dtype == FLOAT64 else 4
     found = {}
+    host += HOST
     rows = n * (2 if of_both else 1)
     copied = rows * (sum(extents) + k_x)
     if copied * element <= MOST_MEAN_BYTES:
         price = least(_resized(sizes, rows, extents))
-        found[MEAN_BESIDE] = price + copied / lanes * COPY + 2 * HOST
+        found[MEAN_BESIDE] = price + copied / lanes * COPY + host + HOST
     if (elements // extents[0] + beside) * element > MOST_MEAN_BYTES:
         return found
     cached = elements * element <= MOST_CORE_BYTES
@@ -106,7 +115,7 @@ def _with_mean(
         price_of_mean = work / lanes * price / of_mean.threads + HOST
     else:
         price_of_mean = least(of_mean)
-    found[MEAN_APART] = (least(sizes) if of_both else 0.0) + price_of_mean + passes + HOST
+    found[MEAN_APART] = (least(sizes) if of_both else 0.0) + price_of_mean + passes + host
     return found
 
 
