@@ -28,8 +28,8 @@ from ntensor.backends.native.prices import MOST_CORE_BYTES
 
 # Of what is formed for the mean output, lest the memory of a call grow with its sizes.
 MOST_MEAN_BYTES = 2 << 20
-# Of a vector of the core that torch adds up or adds to, in the caches and from memory; and where it
-# adds to rows that are short, of one vector of each row.
+# Of a vector of the core, in rows without the leading extent, that torch adds up or adds to, in the
+# caches and from memory; and of each row that it adds to.
 PASS, PASS_FROM_MEMORY, SHORT_ROW = 6.0, 12.0, 60.0
 COPY = 8.0  # of a vector of factors and results that are copied
 HOST = 60000.0  # of what torch does for a mean core; for samples of its own it is twice that
@@ -105,9 +105,10 @@ def _with_mean(
         found[MEAN_BESIDE] = price + copied / lanes * COPY + host + HOST
     if (elements // extents[0] + beside) * element > MOST_MEAN_BYTES:
         return found
-    cached = elements * element <= MOST_CORE_BYTES
-    short = SHORT_ROW * extents[0] * k_x if adds else 0.0
-    passes = (elements / lanes * (PASS if cached else PASS_FROM_MEMORY) + short) / threads
+    rows = k_x * extents[0]
+    vectors = rows * -(-elements // (rows * lanes))
+    price = PASS if elements * element <= MOST_CORE_BYTES else PASS_FROM_MEMORY
+    passes = (vectors * price + (SHORT_ROW * rows if adds else 0.0)) / threads
     of_mean = _resized(sizes, n, extents[1:])
     if len(extents) == 2:  # of one factor: a product of matrices by torch
         work = n * k_x * extents[1]
