@@ -78,10 +78,9 @@ PYTHON
 
 # instrumented FLAGS VARIABLE=VALUE...: a copy of the tree, $work/source, and the package built from it
 # with these compiler flags and build variables, $work/site. It has one SIMD level of each kind that runs
-# here; bfloat16 in pairs is emulated where the machine has none. Without optimization its tests would
-# take five times as long.
+# here; bfloat16 in pairs is emulated where the machine has none.
 instrumented() {
-    local flags="-O1 $1" levels=portable
+    local flags=$1 levels=portable
     shift
     if grep -qw avx2 /proc/cpuinfo; then levels+=';avx2'; fi
     if grep -qw avx512_bf16 /proc/cpuinfo; then levels+=';avx512bf16'; else levels+=';emulated'; fi

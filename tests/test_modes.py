@@ -81,6 +81,7 @@ def test_values_and_gradients(size, dtype, way):
     check(equation, operands, cotangent, [True] * len(operands))
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize("size", [(11, (6, 5, 33), 1), (9, (1, 4, 3, 10), 2), (30, (3, 4, 5), 2)])
 def test_every_subset_of_the_gradients(size, way):
     equation, operands, cotangent = problem(size)
@@ -210,6 +211,7 @@ def test_large_results_take_the_ordinary_way():
     close(found, wanted, torch.float32)
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("moves", [*itertools.product((False, True), repeat=2)], ids=str)
 def test_each_way_to_the_gradients(moves, dtype, monkeypatch):
