@@ -14,6 +14,7 @@ from ntensor import _cpu
 from ntensor.backends.native import force_simd_level
 from ntensor.ops import direct
 from ntensor.ops.operation import OPERATIONS
+from test_direct_calls import closed
 from tolerances import DTYPES
 
 pytestmark = pytest.mark.sanitizer
@@ -272,3 +273,21 @@ def test_errors_are_those_of_the_ordinary_way():
         ntensor.rotation(torch.ones(2, 4), torch.ones(2, 3, 3))
     with pytest.raises(ValueError, match="layout"):
         ntensor.rotated_synthesis(torch.ones(2, 3), torch.ones(2, 2), torch.ones(2, 3, 3), "rows")
+
+
+def test_closed_for_what_does_not_fit():
+    a, b, R, y = torch.ones(4, 2), torch.ones(4, 3), torch.ones(4, 3, 3), torch.ones(4, 6)
+    wrong_rotations = (
+        *(R.double(), R[:3], R[:, :2], R[:, :, :2], R[0], R.int(), None),
+        R.clone().requires_grad_(),
+    )
+    wrong = [(a, b, each) for each in wrong_rotations]
+    wrong += [(a, b), (a, b[:, :2], R), (a.double(), b, R), (a[:3], b, R), (), None]
+    layouts = ("a", None, 1)
+    for layout in ("column", "row"):
+        closed(direct.synthesise_rotated, ((a, b, R), layout), {0: wrong, 1: layouts})
+        features = (y[:, :5], y[0], y.double(), None)
+        closed(direct.rotate, (y, R, layout), {0: features, 1: wrong_rotations, 2: layouts})
+        for each in (R.mT, torch.ones(4, 3, 6)[:, :, ::2]):
+            found = direct.synthesise_rotated((a, b, each), layout)
+            torch.testing.assert_close(found, direct.synthesise_rotated((a, b, R), layout))

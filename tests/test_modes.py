@@ -9,8 +9,10 @@ import torch
 import layouts
 import ntensor
 from ntensor.backends.native import plans
+from ntensor.backends.native.plans import force_plan
 from ntensor.ops import direct
 from ntensor.ops.operation import OPERATIONS
+from test_direct_calls import closed
 from tolerances import DTYPES
 
 # (n, extents of the modes in memory, the output's place): one sample and many, extents of 1 on
@@ -297,3 +299,47 @@ def test_second_derivatives_of_operands_in_any_order():
     equation, operands = permuted_problem()
     leaves = [each.detach().double().requires_grad_() for each in operands]
     assert torch.autograd.gradgradcheck(lambda *given: ntensor.einsum(equation, *given), leaves)
+
+
+@pytest.mark.sanitizer
+def test_mttkrp_closed_for_results_that_fit_nowhere():
+    tensor = torch.ones(64, 3, 5)
+    for rank in (1 << 58, 1 << 40):
+        a, b = torch.ones(3, 1).expand(3, rank), torch.ones(5, 1).expand(5, rank)
+        assert direct.mttkrp(tensor, (a, b), 0) is None
+        assert direct.mttkrp(tensor, (a.T, b.T), 0, True) is None
+    a, b = torch.ones(2, 3), torch.ones(2, 5)
+    assert direct.mttkrp(tensor, (a, b), 0, True) is not None
+    assert direct.mttkrp(tensor, (a, b), 0, False) is None
+    assert direct.mttkrp(tensor, (a, b), 0, True, None) is None
+
+
+@pytest.mark.sanitizer
+def test_mode_gradients_closed_for_what_does_not_fit():
+    tensor = torch.ones(4, 3, 5)
+    values = (tensor, torch.ones(2, 4), torch.ones(2, 3), torch.ones(2, 5))
+    wide = torch.ones(1, 1, 1 << 23, dtype=torch.float64)
+    wrong_tensors = (
+        *(tensor.mT, tensor.int(), tensor[0], tensor.double(), torch.ones((2,) * 9), tensor[:0]),
+        *(torch.ones(4, 2, 5), torch.ones(4, 3, 0), None),
+    )
+    wrong_matrices = (
+        *(values[2].double(), values[2][0], values[2][:1], values[2][:, :2], values[2][None]),
+        *(values[2][:0], None),
+    )
+    wrong = [(each, *values[1:]) for each in wrong_tensors]
+    wrong += [(*values[:2], each, values[3]) for each in wrong_matrices]
+    wrong += [(tensor, *(each[:0] for each in values[1:])), values[:3], (tensor,) * 10, (), None]
+    with torch.no_grad():
+        needs = [True] * 4
+        closed(
+            direct.mode_gradients,
+            (values, 1, needs),
+            {0: wrong, 1: (-1, 0, 3, 1 << 40, "a", None), 2: (needs[:3], [], None)},
+        )
+        large = wide, *(torch.ones(2, k, dtype=torch.float64) for k in (1, 1, 1 << 23))
+        assert direct.mode_gradients(large, 1, needs) is None
+        assert direct.mode_gradients(values, 1, needs, None) is None
+        with force_plan(0):
+            assert direct.mode_gradients(values, 1, needs) is None
+    assert direct.mode_gradients(values, 1, needs) is None
