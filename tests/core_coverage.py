@@ -23,6 +23,11 @@ STORAGE = re.compile(r"\b(float16|bfloat16|double|float)\b")
 EXCLUDED = {"cpu/roofline.cpp": "the loops that measure the machine: no plan, no index"}
 DISPATCH = "which levels there are is decided by the machine and the build"
 IN_PLACE = "float16 is always widened first"
+HALF = "half types are always widened first"
+HEAD = "the head of a lambda; its body is reached"
+UNROLLED = "a loop of a constant number of steps"
+TORCH = "left to torch's product: larger problems than are run with counters"
+REFUSED = "one of the outcomes of several tests that refuse alike"
 UNPACKED = "many rows beside a core of over 24 MB: in the fuzz without coverage's bound"
 FAILURE = "torch or the interpreter fails"
 INTERFACE = "torch publishes the interface as it is described here"
@@ -30,6 +35,28 @@ INTERFACE = "torch publishes the interface as it is described here"
 # why an outcome of its condition is never taken.
 UNREACHED: dict[tuple[str, str], tuple[str, str]] = {
     ("check.h", "require("): ("", "one of the outcomes of several tests that raise alike"),
+    ("binding.h", "scratch + t * one"): ("", "every job that comes in stacks takes scratch"),
+    ("binding.h", "[](const auto& use, int dtype, int64_t n, int64_t K"): ("any", HEAD),
+    ("cpu/sample.h", "[&](int64_t i, int64_t p, int64_t at, int64_t count)"): ("any", HEAD),
+    ("cpu/tile.h", "i < Rows; ++i"): ("", UNROLLED),
+    ("cpu/tile.h", "c < Vectors; ++c"): ("", UNROLLED),
+    ("cpu/tile.h", "c < lines_of_b(Ahead); ++c"): ("", UNROLLED),
+    ("cpu/rotated_pieces.h", "static_cast<const T*>(job.grad.data)"): ("bfloat16 float16", HALF),
+    ("cpu/rotated_synthesis.cpp", "static_cast<const S*>(job.grad.data)"): (
+        *("bfloat16 float16", HALF),
+    ),
+    ("cpu/rotated_synthesis.cpp", "job.grad.row_stride, job.grad.col_stride}"): (
+        *("bfloat16 float16", HALF),
+    ),
+    ("cpu/rotation.cpp", "static_cast<const T*>(job."): ("bfloat16 float16", HALF),
+    ("cpu/direct.cpp", "if (!plan.passes[0])"): ("", TORCH),
+    ("cpu/direct_gradients.h", "if (!x_plan.passes[0])"): ("", TORCH),
+    ("cpu/direct_modes.cpp", "job.find_plans("): ("", TORCH),
+    ("cpu/direct_modes.cpp", "return nullptr;"): ("any", TORCH),
+    ("cpu/direct_modes.cpp", "count_ < 3 || count_ > most_direct"): ("", REFUSED),
+    ("cpu/direct_modes.cpp", "mode >= count_ ||"): ("", REFUSED),
+    ("cpu/direct_modes.cpp", "tensor_.view.ndim != count_"): ("", REFUSED),
+    ("cpu/direct_features.cpp", "R.view.shape[0] != n"): ("", REFUSED),
     ("cpu/bindings.cpp", ""): (
         *("any", "measuring of the machine, huge pages from 32 MB on, words about the build"),
     ),
