@@ -16,6 +16,7 @@ from . import checks, direct, mode_gradients
 from .accumulate import accumulating_projection, check_accumulation, core_grad_flops
 from .dispatch import plain
 from .forms import Form, Slot, Values, split_columns
+from .one_output import by_products
 from .operation import Operation
 from .synthesis import fake_joined
 
@@ -30,6 +31,8 @@ def synthesis_projection(
 
     The synthesis of the batch is formed only where it is small compared with the result (`K` at
     most half of `k_x`) and plain products of torch are faster; `ntensor.scratch_bytes` counts it.
+    One output of two factors that autograd records keeps an array of a factor's size for backward,
+    where that is faster.
 
     .. math:: x = \mathcal{C}_{(1)} (z_1 \otimes \dots \otimes z_M)
                 = \mathcal{C} \times_2 z_1 \times_3 \dots \times_{M+1} z_M
@@ -74,6 +77,8 @@ def synthesis_projection(
     operation = "synthesis_projection"
     if backend is None and not torch.compiler.is_compiling():
         found: Tensor | None = direct.project((core, *factors), False)
+        if found is None and len(factors) == 2 and not accumulate_core_grad:
+            found = by_products(core, *factors, most_dimensions=2)
         if found is not None:
             return found
     result: Tensor

@@ -1,0 +1,105 @@
+"""One output of two factors: recorded, by products of torch, else by the kernels."""
+
+import pytest
+import torch
+
+import ntensor
+from ntensor.backends.native.plans import force_plan
+from ntensor.ops import one_output
+
+
+def problem(n, k_1, k_2, dtype=torch.float32, grad=True):
+    generator = torch.Generator().manual_seed(n)
+    shapes = (1, k_1, k_2), (n, k_1), (n, k_2)
+    return [torch.randn(s, generator=generator, dtype=dtype).requires_grad_(grad) for s in shapes]
+
+
+def exact(core, z_1, z_2):
+    return torch.einsum("xij,ni,nj->nx", core, z_1, z_2)
+
+
+FUNCTIONS = {
+    "synthesis_projection": ntensor.synthesis_projection,
+    "bilinear": lambda core, z_1, z_2: ntensor.bilinear(z_1, z_2, core),
+    "module": lambda core, z_1, z_2: torch.func.functional_call(
+        ntensor.nn.Bilinear(*core.shape[1:], 1, bias=False), {"weight": core}, (z_1, z_2)
+    ),
+}
+
+
+@pytest.mark.parametrize("sizes", [(64, 128, 128), (50, 30, 400), (700, 400, 3), (600, 1, 900)])
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_values_and_derivatives(sizes, function, dtype):
+    given = problem(*sizes, dtype)
+    assert one_output.by_products(*given) is not None
+    wide = [each.detach().double().requires_grad_() for each in given]
+    results = []
+    for tensors, evaluate in ((given, function), (wide, exact)):
+        x = evaluate(*tensors)
+        first = torch.autograd.grad(x.square().sum(), tensors, create_graph=True)
+        second = torch.autograd.grad(sum(each.square().sum() for each in first), tensors)
+        results.append([x, *first, *second])
+    for found, wanted in zip(*results, strict=True):
+        assert found.dtype is dtype and found.shape == wanted.shape
+        bound = 1e-11 if dtype == torch.float64 else 2e-4
+        assert (found.double() - wanted).abs().max() <= bound * wanted.abs().max()
+
+
+def test_left_to_the_kernels():
+    core, z_1, z_2 = given = problem(64, 128, 128)
+    half = [each.detach().bfloat16().requires_grad_() for each in given]
+    for others in (
+        *((core.detach(), z_1, z_2), (core, z_1, z_2.detach()), (core, z_1, None)),
+        *((core, z_1, z_2[:, :5]), (core, z_1[:5], z_2), (core, z_1[0], z_2), (core[0], z_1, z_2)),
+        *((core, z_1, z_2.double()), (core, z_1[0, 0], z_2)),
+        *(problem(1, 900, 900), problem(64, 4, 4), problem(0, 128, 128), half),
+        (torch.randn(2, 128, 128, requires_grad=True), z_1, z_2),
+    ):
+        assert one_output.by_products(*others) is None
+    with ntensor.use_backend("native"):
+        assert one_output.by_products(*given) is None
+    assert one_output.by_products(*given) is not None
+    with torch.no_grad():
+        assert one_output.by_products(*given) is None
+    with force_plan(0):
+        assert one_output.by_products(*given) is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert one_output.by_products(*given) is None
+
+
+def test_leading_dimensions():
+    given = [each.requires_grad_() for each in (torch.randn(4, 30, 90), torch.randn(4, 30, 80))]
+    weight, bias = torch.randn(1, 90, 80, requires_grad=True), torch.randn(1, requires_grad=True)
+    assert one_output.by_products(weight, *given) is not None
+    operands = *given, weight, bias
+    found = ntensor.bilinear(*operands)
+    wide = [each.detach().double().requires_grad_() for each in operands]
+    wanted = torch.nn.functional.bilinear(*wide)
+    assert found.shape == wanted.shape == (4, 30, 1)
+    for x, y in zip(
+        torch.autograd.grad(found.sum(), operands),
+        torch.autograd.grad(wanted.sum(), wide),
+        strict=True,
+    ):
+        torch.testing.assert_close(x.double(), y, rtol=1e-4, atol=1e-3)
+    with pytest.raises(ValueError, match="dimension"):
+        ntensor.synthesis_projection(weight, *given)
+
+
+def test_under_transforms_and_the_compiler():
+    given = problem(64, 128, 128, torch.float64)
+    jacobians = torch.func.jacrev(ntensor.synthesis_projection, argnums=(0, 1))(*given)
+    wanted = torch.func.jacrev(exact, argnums=(0, 1))(*given)
+    torch.testing.assert_close(jacobians, wanted)
+    compiled = torch.compile(ntensor.synthesis_projection, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*given), exact(*given))
+
+
+def test_accumulated_gradient():
+    core, z_1, z_2 = problem(64, 128, 128, torch.float64)
+    core.grad = torch.ones_like(core)
+    x = ntensor.synthesis_projection(core, z_1, z_2, accumulate_core_grad=True)
+    x.sum().backward()
+    (wanted,) = torch.autograd.grad(exact(core, z_1, z_2).sum(), [core])
+    torch.testing.assert_close(core.grad, 1 + wanted)
