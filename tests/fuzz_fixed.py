@@ -8,6 +8,9 @@ from fuzz_cases import Case
 FIXED = (
     # Several short factors behind long ones, which are merged but too long to be gathered.
     Case("projection", 128, (64, 64, 2), k_x=64, order="gradients"),
+    # One output of two factors: by products of torch where all gradients are wanted.
+    Case("projection", 65, (66, 70), k_x=1, order="second", backend=None),
+    Case("bilinear", 600, (3, 180), k_x=1, order="gradients", backend=None, dtype="float64"),
     Case("projection", 1, (600, 4, 4), k_x=5, order="gradients"),
     Case("projection", 40, (161, 1, 51, 12, 1), dtype="float32", order="gradients"),
     Case("projection", 3, (22, 557, 1, 14), k_x=19, dtype="bfloat16"),

@@ -186,6 +186,7 @@ def _mttkrp_of(theirs: Callable[..., Any], sweeps: _Sweeps | None) -> Callable[.
         with arrays.threads_of(tensor, math.prod(tensor.shape) * factors[mode - 1].shape[1]):
             if (
                 sweeps is not None
+                and shared_modes(tensor.shape, factors[mode - 1].shape[1])
                 and not torch.compiler.is_compiling()
                 and _is_contiguous(tensor)
                 and _fits(tensor, factors, mode)
