@@ -32,7 +32,8 @@ def bilinear(
     .. math:: y_o = x_1^T W_o\, x_2 + b_o
 
     It is `ntensor.synthesis_projection(weight, input1, input2) + bias` on the flattened leading
-    dimensions, the 2-way case of equation 4 of the paper.
+    dimensions, the 2-way case of equation 4 of the paper. One output that autograd records keeps an
+    array of an input's size for backward, where that is faster.
 
     Args:
         input1 (Tensor[..., k_1]): float32, float64, bfloat16 or float16; other dtypes, tensor
