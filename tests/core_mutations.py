@@ -66,7 +66,12 @@ FAULTS = (
     ),
     Fault("block kept going back", PROJECTION, "if (block == block_)", "if (block <= block_)"),
     Fault("samples of H", FEW, "H + (s + j) * few_l_chunk + l;", "H + s * few_l_chunk + l;"),
-    Fault("rows of a thread", FEW, "plan_.job.k_x + row0_;", "plan_.job.k_x;"),
+    Fault(
+        "rows of a thread",
+        FEW,
+        "write_out(from, out, s, row0_, rows_)",
+        "write_out(from, out, s, 0, rows_)",
+    ),
     Fault(
         "second vector of samples",
         SIMD,
