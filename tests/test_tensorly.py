@@ -135,7 +135,8 @@ def test_mttkrp(served, sizes, tenalg_backend, weighted, sharing):
             ours = tenalg.unfolding_dot_khatri_rao(*arguments)
         torch.testing.assert_close(ours, alone)
     expected = 0 if weighted and len(sizes) == 2 else len(sizes)
-    assert served["sweep" if sharing else "mttkrp"] == expected
+    # Nothing is shared at these sizes, whether it may be or not.
+    assert served["mttkrp"] == expected and not served["sweep"]
 
 
 @pytest.mark.parametrize("permutation", [(2, 1, 0), (1, 0, 2), (0, 2, 1), (2, 0, 1)])
@@ -253,7 +254,7 @@ def test_decompositions(served, decompose, sizes, sharing):
         ours = decompose(tensor, 3, tol=1e-12, **options)
     torch.testing.assert_close(ours[0].factors, alone[0].factors, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(torch.stack(ours[1]), torch.stack(alone[1]), rtol=1e-6, atol=1e-9)
-    assert served["sweep" if sharing else "mttkrp"] >= 12 * len(sizes)
+    assert served["mttkrp"] >= 12 * len(sizes) and not served["sweep"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -15,7 +15,12 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ntensor import backends
-from ntensor.backends._torch import is_transformed
+from ntensor.backends._torch import (
+    count_dispatch_modes,
+    count_function_modes,
+    is_transformed,
+    tracing_state,
+)
 from ntensor.backends.native import plans
 
 from .dispatch import plain
@@ -32,6 +37,9 @@ def by_products(core: Any, first: Any, second: Any, most_dimensions: int = 64) -
 
     The derivatives of every order are torch's own. Code under `torch.compile` must not come here.
     """
+    # Before anything is asked of the operands, which a mode or a tracer would see.
+    if count_function_modes() or count_dispatch_modes() or tracing_state():
+        return None
     if type(core) not in _PLAIN or type(first) not in _PLAIN or type(second) not in _PLAIN:
         return None
     shape, dtype = core.shape, core.dtype
