@@ -40,10 +40,14 @@ def by_products(core: Any, first: Any, second: Any, most_dimensions: int = 64) -
     # Before anything is asked of the operands, which a mode or a tracer would see.
     if count_function_modes() or count_dispatch_modes() or tracing_state():
         return None
-    if type(core) not in _PLAIN or type(first) not in _PLAIN or type(second) not in _PLAIN:
+    if type(core) not in _PLAIN:
         return None
     shape, dtype = core.shape, core.dtype
-    if len(shape) != 3 or shape[0] != 1 or not 0 < first.dim() <= most_dimensions:
+    if len(shape) != 3 or shape[0] != 1:
+        return None
+    if type(first) not in _PLAIN or type(second) not in _PLAIN:
+        return None
+    if not 0 < first.dim() <= most_dimensions:
         return None
     if not (torch.is_grad_enabled() and core.requires_grad):
         return None
