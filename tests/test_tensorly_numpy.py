@@ -40,6 +40,7 @@ def numpy_backend():
 def however_small(monkeypatch):
     """Everything that can be served is."""
     monkeypatch.setattr(arrays, "FORMED", 0)
+    monkeypatch.setattr(arrays, "FORMED_FOR_MTTKRP", 0)
 
 
 @pytest.fixture
@@ -174,7 +175,7 @@ def test_khatri_rao(served, skip, weighted):
 
 def left_to_tensorly():
     """Large enough to be served, but for one thing each."""
-    tensor, factors = problem((30, 40, 50), 8)
+    tensor, factors = problem((30, 40, 80), 8)
     locked = tensor.copy()
     locked.flags.writeable = False
     swapped = tensor.astype(tensor.dtype.newbyteorder())
@@ -231,7 +232,7 @@ def test_left_to_tensorly(served, case):
 
 
 def test_what_is_left_is_served_without_its_one_thing(served):
-    tensor, factors = problem((30, 40, 50), 8)
+    tensor, factors = problem((30, 40, 80), 8)
     both("unfolding_dot_khatri_rao", tensor, (None, factors), 0)
     both("khatri_rao", factors)
     assert all(len(calls) == 1 for calls in served.values())

@@ -16,8 +16,9 @@ from ntensor.ops import MttkrpSweep
 from ntensor.ops.mttkrp_all import keepable, state_of
 
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-# Elements that NumPy writes and the kernels do not, from which on they are faster: measured.
-FORMED = 22000
+# Elements that NumPy writes and the kernels do not, from which on they are faster: of a Khatri-Rao
+# product, and of one that is multiplied by a tensor at once. Measured.
+FORMED, FORMED_FOR_MTTKRP = 10000, 22000
 # Multiply-adds up to which a call runs in one thread. NumPy's BLAS has threads of its own, which
 # wait for work in a loop after each product, so those of a short call would wait for them.
 ALONE = 1 << 26
@@ -68,7 +69,7 @@ def worth_mttkrp(tensor: Any, factor: Any, mode: int) -> bool:
         return False
     product = tensor.size // tensor.shape[mode] * factor.shape[1]
     copied = tensor.size if 0 < mode < tensor.ndim - 1 else 0
-    return bool(product + copied // 16 >= FORMED)
+    return bool(product + copied // 16 >= FORMED_FOR_MTTKRP)
 
 
 def worth_product(matrices: Sequence[Any]) -> bool:
