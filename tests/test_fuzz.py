@@ -42,6 +42,13 @@ def test_random_cases(threads, tmp_path):
     assert "none wrong" in said
 
 
+def test_every_level_has_the_same_problems():
+    cases = [Case("projection", 3, (2, 5), threads=2), Case("synthesis", 1, (4,), seed=7)]
+    found = list(fuzz.at_every_level(cases, ["avx2", "portable"]))
+    assert [each.level for each in found] == ["avx2", "portable"] * 2
+    assert [fuzz.replace(each, level="") for each in found] == [cases[0]] * 2 + [cases[1]] * 2
+
+
 def test_a_wrong_value_is_found_and_made_small(monkeypatch):
     """A planted fault: one element of one result off by a thousandth."""
     ours = fuzz.fuzz_operations.ours

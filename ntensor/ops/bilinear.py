@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 from torch.nn.functional import bilinear as torch_bilinear
 from torch.overrides import handle_torch_function
 
@@ -14,7 +13,7 @@ from ntensor import backends
 
 from . import checks, direct
 from .arranged import arranged
-from .dispatch import differentiated
+from .dispatch import PLAIN_TYPES, differentiated
 from .mttkrp import in_memory_order, rows_of_mode
 from .one_output import by_products
 
@@ -68,7 +67,7 @@ def bilinear(
             found = by_products(weight, input1, input2)
         if found is not None and bias is None:
             return found
-        if found is not None and isinstance(bias, Tensor) and type(bias) in _PLAIN:
+        if found is not None and isinstance(bias, Tensor) and type(bias) in PLAIN_TYPES:
             checks.alike("bilinear", _NAMES, (input1, input2, weight, bias))
             _check_bias(bias, weight.shape[0])
             return found + bias
@@ -134,5 +133,4 @@ def _check_bias(bias: Tensor, k_x: int) -> None:
         checks.shape("bilinear", "bias", f"shape ({k_x},), (k_x,)", bias)
 
 
-_PLAIN = (Tensor, Parameter)
 _NAMES = ("input1", "input2", "weight", "bias")

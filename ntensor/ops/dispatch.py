@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.overrides import has_torch_function
 
 from ntensor import backends
@@ -136,6 +137,7 @@ def _any_requires_grad(arguments: Sequence[Any]) -> bool:
 
 
 PLAIN_KEYS = frozenset(plain_keys())
+PLAIN_TYPES = (Tensor, Parameter)
 
 
 def plain(tensors: Sequence[Tensor | None]) -> bool:

@@ -13,7 +13,7 @@ from torch.overrides import handle_torch_function
 from ntensor import backends
 
 from . import checks, direct
-from .dispatch import differentiated, eager
+from .dispatch import PLAIN_TYPES, differentiated, eager
 from .mode_gradients import rows_of
 from .projection import PROJECTION_FACTOR_GRADS, SYNTHESIS_PROJECTION
 
@@ -117,7 +117,7 @@ def _directly(
 def _fit(weights: Tensor, factor: Tensor | None) -> bool:
     """Whether the weights are plain and of the factor's rank, dtype and device."""
     return (
-        type(weights) in (Tensor, torch.nn.Parameter)
+        type(weights) in PLAIN_TYPES
         and isinstance(factor, Tensor)
         and weights.dtype is factor.dtype
         and weights.device == factor.device

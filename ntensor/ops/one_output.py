@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from ntensor import backends
 from ntensor.backends._torch import (
@@ -23,11 +22,10 @@ from ntensor.backends._torch import (
 )
 from ntensor.backends.native import plans
 
-from .dispatch import plain
+from .dispatch import PLAIN_TYPES, plain
 
 # Fewer samples and multiply-adds are faster by the kernels in spite of that.
 LEAST_SAMPLES, LEAST_MULTIPLY_ADDS = 48, 1 << 18
-_PLAIN = (Tensor, Parameter)
 
 
 def by_products(core: Any, first: Any, second: Any, most_dimensions: int = 64) -> Tensor | None:
@@ -40,12 +38,12 @@ def by_products(core: Any, first: Any, second: Any, most_dimensions: int = 64) -
     # Before anything is asked of the operands, which a mode or a tracer would see.
     if count_function_modes() or count_dispatch_modes() or tracing_state():
         return None
-    if type(core) not in _PLAIN:
+    if type(core) not in PLAIN_TYPES:
         return None
     shape, dtype = core.shape, core.dtype
     if len(shape) != 3 or shape[0] != 1:
         return None
-    if type(first) not in _PLAIN or type(second) not in _PLAIN:
+    if type(first) not in PLAIN_TYPES or type(second) not in PLAIN_TYPES:
         return None
     if not 0 < first.dim() <= most_dimensions:
         return None
