@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import ntensor
+from layouts import make
 from ntensor.backends.native.plans import force_plan
 from ntensor.ops import one_output
 
@@ -85,6 +86,20 @@ def test_leading_dimensions():
         torch.testing.assert_close(x.double(), y, rtol=1e-4, atol=1e-3)
     with pytest.raises(ValueError, match="dimension"):
         ntensor.synthesis_projection(weight, *given)
+
+
+@pytest.mark.parametrize("layout", ["transposed", "sliced", "stepped", "expanded_columns"])
+def test_weights_and_factors_of_any_strides(layout):
+    generator = torch.Generator().manual_seed(3)
+    shapes = (1, 90, 80), (70, 90), (70, 80)
+    given = [make(layout, s, torch.float64, generator).requires_grad_() for s in shapes]
+    assert one_output.by_products(*given) is not None
+    results = []
+    for function in (lambda c, a, b: ntensor.bilinear(a, b, c), exact):
+        x = function(*given)
+        results.append([x, *torch.autograd.grad(x.square().sum(), given)])
+    for found, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted)
 
 
 def test_under_transforms_and_the_compiler():
