@@ -52,7 +52,7 @@ def test_short_calls_for_arrays_take_one_thread(monkeypatch, kind, alone, expect
 
     monkeypatch.setattr(integration, "mttkrp", counting)
     monkeypatch.setattr(arrays, "ALONE", alone)
-    operands = [torch.ones(30, 40, 50), *(torch.ones(k, 8) for k in (30, 40, 50))]
+    operands = [torch.ones(30, 40, 50), *(torch.ones(k, 16) for k in (30, 40, 50))]
     if kind == "array":
         operands = [operand.numpy() for operand in operands]
     backend = "numpy" if kind == "array" else "pytorch"
