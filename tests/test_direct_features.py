@@ -255,15 +255,13 @@ def wrong_ones(argument):
                 yield (*argument[:place], wrong, *argument[place + 1 :])
 
 
-def test_closed_for_large_results():
+def test_closed_for_results_beyond_all_memory():
     R = torch.ones(3, 1, 1).expand(3, 3, 3)
-    wide, long = torch.ones(3, 1).expand(3, 3 << 22), torch.ones(3, 1).expand(3, 3 << 40)
-    half = torch.ones(3, 1).expand(3, 3 << 31)
+    half, long = torch.ones(3, 1).expand(3, 3 << 31), torch.ones(3, 1).expand(3, 3 << 45)
     with torch.no_grad():
-        for y in (wide, long):
-            assert direct.rotate(y, R, "row") is None
-            assert direct.rotation_gradients((y, R), y, "row", [True, True]) is None
-        for z in ((wide, torch.ones(3, 1)), (half, half), (long, long)):
+        assert direct.rotate(long, R, "row") is None
+        assert direct.rotation_gradients((long, R), long, "row", [True, True]) is None
+        for z in ((long, torch.ones(3, 1)), (half, half), (long, long)):
             assert direct.synthesise(z) is None
             assert direct.synthesise_rotated((*z, R), "row") is None
 

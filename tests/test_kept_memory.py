@@ -23,6 +23,7 @@ def nothing_kept(monkeypatch):
     fills = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(False)
     monkeypatch.setattr(memory, "LARGE_BYTES", 64)
+    monkeypatch.setattr(memory, "SPARE_BYTES", 0)
     monkeypatch.delenv("NTENSOR_KEPT_MEMORY", raising=False)
     gc.collect()
     ntensor.release_memory()
@@ -34,7 +35,7 @@ def nothing_kept(monkeypatch):
 
 
 def empty(shape=SHAPE, like=LIKE):
-    return memory.large_empty(shape, like)
+    return memory.new_result(shape, like)
 
 
 def test_what_is_released_is_handed_out_again():
@@ -92,13 +93,19 @@ def test_what_is_another_size_or_shared_is_not_handed_out():
     assert empty().data_ptr() != place
 
 
-def test_a_block_is_not_much_larger_than_what_it_holds():
+def test_a_block_holds_nothing_beside_its_result():
     one = empty((1000,))
     del one
-    small = empty((700,))
-    assert small.untyped_storage().nbytes() == 2800
-    fair = empty((800,))
-    assert fair.untyped_storage().nbytes() in (3200, 4000)
+    small = empty((999,))
+    assert small.untyped_storage().nbytes() == 3996
+
+
+def test_the_last_one_is_handed_out_first():
+    """It may still be in a cache."""
+    one, two = empty(), empty()
+    last = two.data_ptr()
+    del one, two
+    assert empty().data_ptr() == last
 
 
 def test_no_more_is_held_than_was_in_use():
@@ -113,6 +120,21 @@ def test_no_more_is_held_than_was_in_use():
     assert ntensor.kept_memory().free <= 4 * 5 * 1000 + 4 * 5000
     assert ntensor.release_memory() > 0
     assert ntensor.kept_memory() == (0, 0, None)
+
+
+def test_results_that_are_not_alive_at_the_same_time(monkeypatch):
+    """With room to spare none pushes out another one."""
+    sizes = (1000, 1500, 900, 1200)
+
+    def places():
+        return [empty((size,)).data_ptr() for size in sizes]
+
+    monkeypatch.setattr(memory, "SPARE_BYTES", 4 * 3600)
+    assert places() == places() == places()
+    assert ntensor.kept_memory() == (0, 4 * sum(sizes), None)
+    monkeypatch.setattr(memory, "SPARE_BYTES", 0)
+    empty((1600,))
+    assert ntensor.kept_memory() == (0, 4 * 1600, None)
 
 
 @pytest.mark.parametrize(("most", "kept"), [("0", 0), (str(BYTES - 1), 0), (str(BYTES), BYTES)])
@@ -176,6 +198,54 @@ def test_gradients_of_every_step():
     for found, wanted in held:
         torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4)
     assert ntensor.kept_memory().used == 3 * core.nbytes
+
+
+LARGE = {  # the result, or the gradient of the first operand, has 1 MiB or more
+    "synthesis": ("na,nb->nab", (900, 16), (900, 30)),
+    "synthesis_projection": ("xab,na,nb->nx", (300, 3, 4), (1000, 3), (1000, 4)),
+    "core": ("xab,na,nb->nx", (100, 30, 100), (5, 30), (5, 100)),
+    "factor": ("xab,na,nb->nx", (2, 70, 3), (4000, 70), (4000, 3)),
+    "mttkrp": ("abc,ax,cx->bx", (30, 700, 40), (30, 400), (40, 400)),
+    "einsum": ("gxab,gna,gnb->gnx", (3, 300, 3, 4), (3, 400, 3), (3, 400, 4)),
+}
+
+
+def large_call(name, operands, backend):
+    options = {} if backend is None else {"backend": backend}
+    if name == "synthesis":
+        return ntensor.synthesis(*operands, **options).unflatten(1, (16, 30))
+    if name == "mttkrp":
+        return ntensor.mttkrp(operands[0], [operands[1], None, operands[2]], 1, **options)
+    if name == "einsum":
+        return ntensor.einsum(LARGE[name][0], *operands)
+    return ntensor.synthesis_projection(*operands, **options)
+
+
+@pytest.mark.parametrize("backend", [None, "native"])
+@pytest.mark.parametrize("name", LARGE)
+def test_large_results_of_every_operation(name, backend, monkeypatch):
+    """By direct calls and the ordinary way: in the memory of the last ones, all of it written."""
+    monkeypatch.setattr(memory, "LARGE_BYTES", 1 << 20)
+    monkeypatch.setattr(memory, "SPARE_BYTES", 64 << 20)
+    equation, *shapes = LARGE[name]
+    operands = [torch.rand(shape, requires_grad=True) for shape in shapes]
+    exact = [operand.detach().double().requires_grad_() for operand in operands]
+    wanted = torch.einsum(equation, *exact)
+    cotangent = torch.rand(wanted.shape)
+    wanted = [wanted, *torch.autograd.grad(wanted, exact, cotangent.double())]
+    places = []
+    for _ in range(3):
+        found = large_call(name, operands, backend)
+        found = [found, *torch.autograd.grad(found, operands, cotangent)]
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
+        with torch.no_grad():
+            for one in found:
+                one.fill_(torch.nan)
+        del found, one
+        places.append({block.storage.data_ptr() for block in memory._blocks})
+    assert places[0] and places[1] == places[0] == places[2]
+    assert ntensor.kept_memory().used == 0
 
 
 def test_saved_and_copied():

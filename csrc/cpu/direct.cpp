@@ -92,7 +92,6 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         if ((of_x && !given.read_grad(arguments[1], groups == 0, &grad)) ||
             (of_mean && !given.read_grad(arguments[4], false, &grad_mean)))
             return nullptr;
-        if (given.core.numel() * bytes_of(dtype) >= most_result_bytes) return nullptr;
         Gradients job{dtype,         given.n,       given.k_x,   grad,    grad_mean,
                       given.factors, given.extents, given.count, problems};
         for (int m = 0; m < given.count; ++m)
@@ -157,6 +156,8 @@ bool set_up(const py::object& capsule, const py::dict& given) {
         made->dtypes[place++] = keep(py::reinterpret_borrow<py::object>(each));
     made->cpu = keep(given["cpu"]);
     made->plan = keep(given["plan"]);
+    made->large_result = keep(given["large_result"]);
+    made->large_bytes = given["large_bytes"].cast<int64_t>();
     made->raw_repr = PyUnicode_InternFromString("raw_repr");
     made->requires_grad = PyUnicode_InternFromString("requires_grad");
     made->empty = PyUnicode_InternFromString("empty");

@@ -41,13 +41,9 @@ struct Features {
             given[to] = m;
             if (__builtin_mul_overflow(K, extent, &K)) return false;
         }
-        return is_small(n, K, dtype);
-    }
-
-    static bool is_small(int64_t n, int64_t K, DType dtype) {
-        int64_t elements = 0;
+        int64_t elements = 0, bytes = 0;
         return !__builtin_mul_overflow(n, K, &elements) &&
-               elements < most_result_bytes / bytes_of(dtype);
+               !__builtin_mul_overflow(elements, int64_t(bytes_of(dtype)), &bytes);
     }
     Factors view() const { return {factors, count, n, dtype}; }
     Plan plan() const { return plan_of(Call::features, dtype, n, 1, 0, count, extents); }

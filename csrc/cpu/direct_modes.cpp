@@ -76,9 +76,7 @@ PyObject* mttkrp(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
             given[i].extent = extent;
         }
         int64_t results = 0;
-        if (rank == 0 || __builtin_mul_overflow(rank, k_x, &results) ||
-            results >= most_result_bytes / bytes_of(dtype))
-            return nullptr;
+        if (rank == 0 || __builtin_mul_overflow(rank, k_x, &results)) return nullptr;
         Factor factors[most_direct_factors];
         const int mode = put_ones_first(given, modes - 1, static_cast<int>(given_mode), factors);
         int64_t shape[most_direct_factors];
@@ -124,7 +122,6 @@ public:
             return false;
         mode_ = static_cast<int>(mode);
         dtype_ = tensor_.dtype;
-        if (tensor_.numel() * bytes_of(dtype_) >= most_result_bytes) return false;
         needs_tensor_ = needs.begin[0] == Py_True;
         for (int m = 0; m < count_; ++m) {
             Operand matrix;

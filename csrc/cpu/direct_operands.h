@@ -30,6 +30,8 @@ struct Surroundings {
     PyObject* dtypes[4] = {};
     PyObject* cpu = nullptr;
     PyObject* plan = nullptr;
+    PyObject* large_result = nullptr;  // (shape, dtype), of at least large_bytes
+    int64_t large_bytes = 0;
     // Names
     PyObject *raw_repr, *requires_grad, *empty, *value, *current_level, *of_empty;
 };
@@ -223,17 +225,33 @@ struct CoreAndFactors {
     }
 };
 
-// A new tensor on the CPU, torch.empty(*shape, dtype=, device=); its view.
-inline PyObject* make_tensor(const int64_t* shape, int ndim, DType dtype, Operand* out) {
+// torch.empty(*shape, dtype=, device=) on the CPU.
+inline PyObject* call_empty(const int64_t* shape, int ndim, DType dtype) {
     const Reference empty(PyObject_GetAttr(around->torch, around->empty));
     PyObject* arguments[most_direct_factors + 3];
     for (int d = 0; d < ndim; ++d) arguments[d] = PyLong_FromLongLong(shape[d]);
     arguments[ndim] = around->dtypes[static_cast<int>(dtype)];
     arguments[ndim + 1] = around->cpu;
-    PyObject* called =
+    PyObject* made =
         PyObject_Vectorcall(empty.get(), arguments, static_cast<size_t>(ndim), around->of_empty);
     for (int d = 0; d < ndim; ++d) Py_DECREF(arguments[d]);
-    Reference made(called);
+    return made;
+}
+
+inline PyObject* call_large_result(const int64_t* shape, int ndim, DType dtype) {
+    const Reference extents(PyTuple_New(ndim));
+    for (int d = 0; d < ndim; ++d)
+        PyTuple_SET_ITEM(extents.get(), d, PyLong_FromLongLong(shape[d]));
+    return PyObject_CallFunctionObjArgs(around->large_result, extents.get(),
+                                        around->dtypes[static_cast<int>(dtype)], nullptr);
+}
+
+// A new tensor on the CPU; its view.
+inline PyObject* make_tensor(const int64_t* shape, int ndim, DType dtype, Operand* out) {
+    int64_t bytes = bytes_of(dtype);
+    for (int d = 0; d < ndim; ++d) bytes *= shape[d];
+    const auto make = bytes < around->large_bytes ? call_empty : call_large_result;
+    Reference made(make(shape, ndim, dtype));
     out->view = describe(made.get());
     return made.release();
 }

@@ -18,7 +18,7 @@
 namespace ntensor {
 namespace direct {
 
-constexpr int64_t kept_scratch = int64_t(1) << 18;  // bytes that a thread keeps
+constexpr int64_t kept_scratch = int64_t(1) << 20;  // bytes that a thread keeps
 
 // Scratch of one call. Small memory is kept by the thread.
 class Scratch {

@@ -12,9 +12,6 @@ namespace direct {
 // Functions of direct_features.cpp and direct_modes.cpp, after them one of nulls.
 extern PyMethodDef feature_methods[], mode_methods[];
 
-// Larger results are made by the ordinary way, on huge pages.
-constexpr int64_t most_result_bytes = int64_t(32) << 20;
-
 // Runs a job without the GIL, on all threads, or one for each of several problems; steps: as in
 // stack.h.
 template <class Job>

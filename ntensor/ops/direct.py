@@ -25,7 +25,7 @@ from ntensor.backends._torch import (
     keys_of,
     tracing_state,
 )
-from ntensor.backends.native import library, plans
+from ntensor.backends.native import library, memory, plans
 from ntensor.backends.native.call import divide, work_of
 
 from .dispatch import PLAIN_KEYS
@@ -115,6 +115,8 @@ def _set_up() -> bool:
         "dtypes": list(library.DTYPES),
         "cpu": library.CPU,
         "plan": _plan,
+        "large_result": memory.large_result,
+        "large_bytes": memory.LARGE_BYTES,
     }
     capsule = getattr(Tensor, "__dlpack_c_exchange_api__", None)
     return capsule is not None and bool(module.set_up_direct_calls(capsule, given))

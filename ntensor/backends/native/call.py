@@ -15,6 +15,7 @@ from ntensor.backends.native.library import (
     simd_level,
     threads_for,
 )
+from ntensor.backends.native.memory import new_result
 from ntensor.backends.native.plans import CUDA, Sizes
 
 # Of an element of a result, and of a core or a synthesis, in multiply-adds.
@@ -51,7 +52,7 @@ def run(name: str, like: torch.Tensor, threads: int, *job: Any) -> None:
         return
     do, cpu = getattr(cpu_module(), name), (simd_level(), threads)
     if (lacking := do(cpu, *job, _kept_scratch(), KEPT_SCRATCH_BYTES)) is not None:
-        memory = torch.empty(lacking, dtype=torch.uint8, device=CPU)
+        memory = new_result((lacking,), _kept.memory)
         do(cpu, *job, memory.data_ptr(), lacking)
 
 

@@ -1,12 +1,13 @@
 """Memory of large results on a CPU, which is kept when they are released and handed out again.
 
-Fresh memory of hundreds of megabytes costs a page fault for each of its pages, which can take
-longer than the computation that fills it, and many times as long where the system has to collect
-huge pages first. Training needs the same memory again at each step. So it stays here: a block is
-free again when nothing but this list refers to its storage, whatever referred to it: tensors,
-views, NumPy arrays, saved tensors.
+Fresh memory costs a page fault for each of its pages, which can take longer than the computation
+that fills it, and many times as long where the system has to collect huge pages first. The C
+library keeps what is released only now and then. Training needs the same memory again at each step.
+So it stays here: a block is free again when nothing but this list refers to its storage, whatever
+referred to it: tensors, views, NumPy arrays, saved tensors. It holds nothing beside the result.
 
-Never more is held than was in use at one time, nor than `NTENSOR_KEPT_MEMORY` bytes.
+Never more is held than was in use at one time and `SPARE_BYTES`, nor than `NTENSOR_KEPT_MEMORY`
+bytes.
 """
 
 from __future__ import annotations
@@ -23,15 +24,18 @@ from torch import UntypedStorage
 from ntensor.backends._torch import is_known_to_storage_alone
 from ntensor.backends.native.library import CPU, cpu_module
 
-# Smaller memory is kept by the C library.
-LARGE_BYTES = 32 << 20
-# Of a block that is handed out again, at least this part is used.
-LEAST_SHARE = 0.75
+# Smaller memory is left to the C library: a search costs some 5 us.
+LARGE_BYTES = 1 << 20
+# Smaller memory is not put on huge pages.
+HUGE_BYTES = 32 << 20
+# Room for results of several sizes that are not alive at the same time: each would push out the one
+# that is needed next.
+SPARE_BYTES = 64 << 20
 
 
 class KeptMemory(NamedTuple):
     """Bytes of large results: `used` by tensors that are alive, `free` to be handed out again, and
-    `most`, which both together do not pass; None: as much as was in use at one time."""
+    `most`, which both together do not pass; None: 64 MiB more than was in use at one time."""
 
     used: int
     free: int
@@ -62,14 +66,21 @@ _blocks: list[_Block] = []  # the least recently handed out first
 _peak = 0  # bytes that were in use at one time
 
 
-def large_empty(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+def new_result(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
     """`like.new_empty(shape)`; on a CPU in kept memory where it is large."""
-    size = math.prod(shape) * like.element_size()
-    if size < LARGE_BYTES or like.is_cuda or torch.are_deterministic_algorithms_enabled():
+    if math.prod(shape) * like.element_size() < LARGE_BYTES or like.is_cuda:
         return torch.empty(*shape, dtype=like.dtype, device=like.device)  # faster than by a tuple
-    out = torch.empty(0, dtype=like.dtype, device=CPU)
+    return large_result(shape, like.dtype)
+
+
+def large_result(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """In kept memory of a CPU."""
+    if torch.are_deterministic_algorithms_enabled():  # torch.empty fills it
+        return torch.empty(*shape, dtype=dtype, device=CPU)
+    out = torch.empty(0, dtype=dtype, device=CPU)
     with _lock:
-        return out.set_(_take(size), 0, shape)  # type: ignore[call-overload,no-any-return]
+        storage = _take(math.prod(shape) * dtype.itemsize)
+        return out.set_(storage, 0, shape)  # type: ignore[call-overload,no-any-return]
 
 
 def kept_memory() -> KeptMemory:
@@ -99,25 +110,29 @@ def release_memory() -> int:
 
 
 def _take(size: int) -> UntypedStorage:
-    """A storage of at least `size` bytes that nobody uses; its content is undefined."""
+    """A storage of `size` bytes that nobody uses; its content is undefined."""
+    # The last one first: it may still be in a cache. What is held does not change, nor the peak.
+    for place in range(len(_blocks) - 1, -1, -1):
+        block = _blocks[place]
+        if block.bytes == size and block.is_free() and block.is_whole():
+            _blocks.append(_blocks.pop(place))
+            return block.storage
+    return _make(size)
+
+
+def _make(size: int) -> UntypedStorage:
+    """A new storage, which is kept as far as the bounds allow."""
     global _peak
     _blocks[:] = [block for block in _blocks if block.is_whole() or not block.is_free()]
     free = [block for block in _blocks if block.is_free()]
-    fitting = [block for block in free if LEAST_SHARE * block.bytes <= size <= block.bytes]
-    if fitting:
-        block = min(fitting, key=lambda block: block.bytes)
-        free.remove(block)
-        _blocks.remove(block)
-    else:
-        block = None
-    used = sum(other.bytes for other in _blocks) - sum(other.bytes for other in free)
-    used += size if block is None else block.bytes
+    used = size + sum(block.bytes for block in _blocks) - sum(block.bytes for block in free)
     _peak = max(_peak, used)
     most = _most()
-    limit = _peak if most is None else min(_peak, most)
-    _drop(free, used + sum(other.bytes for other in free) - limit)
-    if block is None:
-        block = _Block(_fresh(size, free))
+    limit = _peak + SPARE_BYTES
+    if most is not None:
+        limit = min(limit, most)
+    _drop(free, used + sum(block.bytes for block in free) - limit)
+    block = _Block(_fresh(size, free))
     if most is None or used <= most:
         _blocks.append(block)
     return block.storage
@@ -132,13 +147,13 @@ def _drop(free: list[_Block], size: int) -> None:
 
 
 def _fresh(size: int, free: list[_Block]) -> UntypedStorage:
-    """New memory, on huge pages where the system grants them."""
+    """New memory; if it is larger still, on huge pages where the system grants them."""
     try:
         memory = torch.empty(size, dtype=torch.uint8, device=CPU)
     except RuntimeError:  # there is not enough
         _drop(free, sys.maxsize)
         memory = torch.empty(size, dtype=torch.uint8, device=CPU)
-    if _huge_pages():
+    if size >= HUGE_BYTES and _huge_pages():
         cpu_module().advise_huge_pages(memory.data_ptr(), size)
     return memory.untyped_storage()
 

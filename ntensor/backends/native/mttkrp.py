@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ntensor.backends.native import call, plans
 from ntensor.backends.native.library import NO_MATRIX
+from ntensor.backends.native.memory import new_result
 
 
 def mttkrp(tensor: Tensor, others: list[Tensor], mode: int) -> Tensor | None:
@@ -40,12 +40,12 @@ def _of_mode(tensor: Tensor, others: list[Tensor], mode: int, by_rows: bool) -> 
     projects, split = plans.mttkrp(sizes, mode, plans.forced(), by_rows)
     described = _describe(others)
     if projects:
-        out = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
+        out = new_result(shape, tensor)
         places = (tensor.data_ptr(), k_x, out.data_ptr(), 0)
         job = (sizes.dtype, rank, described, *places, split, call.ALONE)
         call.run("projection", tensor, sizes.threads, *job)
         return out
-    out = torch.empty(rank, k_x, dtype=tensor.dtype, device=tensor.device)
+    out = new_result((rank, k_x), tensor)
     upstream = before[0]
     factors = _describe([*ones, *before[1:]])
     factors += (tensor.data_ptr(), k_x, 0, 0, *_describe(behind))  # the slot is not read

@@ -22,7 +22,7 @@ from ntensor.backends.native.library import (
     split_grads,
     write_core_grad_of_one,
 )
-from ntensor.backends.native.memory import large_empty
+from ntensor.backends.native.memory import new_result
 from ntensor.backends.native.mttkrp import mttkrp as mttkrp
 from ntensor.backends.native.mttkrp import rows_of_mode as rows_of_mode
 from ntensor.backends.native.synthesis import synthesis
@@ -41,7 +41,7 @@ def products(left: Tensor, core: Tensor, groups: int, transposed: bool = False) 
 def _project(
     core: Tensor, factors: list[Tensor], mean: bool, groups: int = 1
 ) -> tuple[Tensor, Tensor | None]:
-    rows, dtype, k_x = factors[0].shape[0], core.dtype, core.shape[0] // groups
+    rows, k_x = factors[0].shape[0], core.shape[0] // groups
     described, extents, K, _ = describe_factors(factors, int(mean))
     if rows * k_x * K == 0:
         return core.new_zeros((rows, k_x)), core.new_zeros((rows, k_x)) if mean else None
@@ -57,8 +57,8 @@ def _project(
         return both[:rows].clone(), both[rows:].clone()
     if split == plans.PRODUCT:
         return products(synthesis(factors), core.view(groups * k_x, K), groups, True), None
-    x = torch.empty(rows, k_x, dtype=dtype, device=core.device)
-    x_mean = torch.empty(rows, k_x, dtype=dtype, device=core.device) if mean else None
+    x = new_result((rows, k_x), core)
+    x_mean = new_result((rows, k_x), core) if mean else None
     places = (core.data_ptr(), k_x, x.data_ptr(), 0 if x_mean is None else x_mean.data_ptr())
     job = (sizes.dtype, sizes.n, described, *places, split, stack)
     call.run("projection", core, sizes.threads, *job)
@@ -147,7 +147,7 @@ def _joined_factor_grads(
         of_x = projection_factor_grads(core, grad, None, factors, needs)
         of_x[:, leading:] += of_mean
         return of_x
-    out = torch.empty(rows, width, dtype=core.dtype, device=core.device)
+    out = new_result((rows, width), core)
     addresses = describe_grads(out, extents, needs)
     _write_factor_grads(addresses, width, core, grad, grad_mean, rows, described, groups)
     return out
@@ -171,13 +171,13 @@ def projection_core_grad(
     grad: Tensor | None, grad_mean: Tensor | None, factors: list[Tensor]
 ) -> Tensor:
     main: Any = grad_mean if grad is None else grad
-    out = large_empty((main.shape[1], *[z.shape[1] for z in factors]), main)
+    out = new_result((main.shape[1], *[z.shape[1] for z in factors]), main)
     _write_core_grad(out, grad, grad_mean, factors, False)
     return out
 
 
 def grouped_projection_core_grad(grad: Tensor, factors: list[Tensor], groups: int) -> Tensor:
-    out = large_empty((groups * grad.shape[1], *[z.shape[1] for z in factors]), grad)
+    out = new_result((groups * grad.shape[1], *[z.shape[1] for z in factors]), grad)
     _write_core_grad(out, grad, None, factors, False, groups)
     return out
 
@@ -201,7 +201,7 @@ def projection_grads(
     The same as the two operations together, at less host time: arguments are described once, and
     each gradient is contiguous, so that autograd keeps it as it is.
     """
-    n, dtype = factors[0].shape[0], core.dtype
+    n = factors[0].shape[0]
     extents = tuple([z.shape[1] for z in factors])
     core_grad = None
     found: list[Tensor | None] = []
@@ -211,7 +211,7 @@ def projection_grads(
         joined = projection_factor_grads(core, grad, grad_mean, factors, needs)
         return [core_grad, *split_grads(joined, extents, needs)]
     if needs_core:
-        core_grad = large_empty(core.shape, core)
+        core_grad = new_result(core.shape, core)
         _write_core_grad(core_grad, grad, grad_mean, factors, False)
     described = describe_factors(factors, int(grad_mean is not None))
     way = plans.Split()
@@ -244,7 +244,7 @@ def projection_grads(
         return [core_grad, *found]
     addresses = []
     for extent, need in zip(extents, needs, strict=True):
-        out = torch.empty(n, extent, dtype=dtype, device=core.device) if need else None
+        out = new_result((n, extent), core) if need else None
         found.append(out)
         addresses.append(0 if out is None else out.data_ptr())
     if True in needs:
@@ -291,7 +291,7 @@ def _write_factor_grads(
     if outer is not None:
         # The core's outputs and the hoisted indices change places.
         L = math.prod(extents[:h])
-        dH = None if h == 1 else torch.empty(rows, L, dtype=core.dtype, device=core.device)
+        dH = None if h == 1 else new_result((rows, L), core)
         swapped = [main[0], k_x, main[1], main[2], *inputs[4 * h :]]
         to = addresses[0] if dH is None else dH.data_ptr()
         places = (core.data_ptr(), L, to, 0)

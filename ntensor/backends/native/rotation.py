@@ -1,6 +1,5 @@
 """Rotation and rotated synthesis, and their gradients, by the compiled core."""
 
-import torch
 from torch import Tensor
 
 from ntensor.backends.native.call import run
@@ -15,11 +14,12 @@ from ntensor.backends.native.library import (
     rows_of_nine,
     threads_for,
 )
+from ntensor.backends.native.memory import new_result
 
 
 def rotation(y: Tensor, R: Tensor, layout: str) -> Tensor:
     n, K = y.shape
-    out = torch.empty((n, K), dtype=y.dtype, device=y.device)
+    out = new_result((n, K), y)
     if n * K > 0:
         matrices = rows_of_nine(R)
         places = (describe_matrix(y), describe_matrix(matrices), out.data_ptr())
@@ -32,7 +32,7 @@ def rotation_matrix_grad(grad: Tensor, y: Tensor, layout: str) -> Tensor:
     n, K = y.shape
     if n * K == 0:
         return y.new_zeros((n, 3, 3))
-    dR = torch.empty((n, 3, 3), dtype=y.dtype, device=y.device)
+    dR = new_result((n, 3, 3), y)
     places = (describe_matrix(grad), describe_matrix(y), dR.data_ptr())
     job = (DTYPES[y.dtype], n, K, LAYOUTS[layout], *places)
     run("rotation_matrix_grad", y, threads_for(n * K, ELEMENTS_A_THREAD), *job)
@@ -42,7 +42,7 @@ def rotation_matrix_grad(grad: Tensor, y: Tensor, layout: str) -> Tensor:
 def rotated_synthesis(z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> Tensor:
     n, dtype = z_exp.shape[0], z_exp.dtype
     described, _, K, _ = describe_factors([z_exp, z_id], 2)
-    out = torch.empty((n, K), dtype=dtype, device=z_exp.device)
+    out = new_result((n, K), z_exp)
     if n * K > 0:
         matrices = rows_of_nine(R)
         places = (describe_matrix(matrices), out.data_ptr())
@@ -60,7 +60,7 @@ def rotated_synthesis_grads(
     width = factor_width + (9 if needs[2] else 0)
     if n * K * width == 0:
         return z_exp.new_zeros((n, width))
-    out = torch.empty(n, width, dtype=dtype, device=z_exp.device)
+    out = new_result((n, width), z_exp)
     matrices = rows_of_nine(R)
     job = (
         DTYPES[dtype],

@@ -1,6 +1,5 @@
 """Synthesis and its gradients by the compiled core."""
 
-import torch
 from torch import Tensor
 
 from ntensor.backends.native.call import run
@@ -14,13 +13,14 @@ from ntensor.backends.native.library import (
     needed_width,
     threads_for,
 )
+from ntensor.backends.native.memory import new_result
 
 
 def synthesis(factors: list[Tensor]) -> Tensor:
     z = factors[0]
     n, dtype = z.shape[0], z.dtype
     described, _, K, _ = describe_factors(factors)
-    y = torch.empty((n, K), dtype=dtype, device=z.device)
+    y = new_result((n, K), z)
     if n * K > 0:
         threads = threads_for(n * K, ELEMENTS_A_THREAD)
         run("synthesis", z, threads, DTYPES[dtype], n, described, y.data_ptr())
@@ -35,7 +35,7 @@ def synthesis_grads(grad: Tensor, factors: list[Tensor], needs: list[bool]) -> T
     width = needed_width(extents, needs)
     if n * K * width == 0:
         return z.new_zeros((n, width))
-    out = torch.empty(n, width, dtype=dtype, device=z.device)
+    out = new_result((n, width), z)
     grads = in_order(describe_grads(out, extents, needs), order)
     job = (DTYPES[dtype], n, described, grads, width, describe_matrix(grad))
     run("synthesis_grads", z, threads_for(n * K, ELEMENTS_A_THREAD), *job)
