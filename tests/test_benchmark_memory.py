@@ -14,8 +14,7 @@ from harness.cases import Case, Shape
 from harness.machine import PeakMemory
 from harness.problem import ProjectionProblem
 from harness.timing import HostClock
-from ntensor.backends.native import memory
-from rivals.synthesis import LARGE_BYTES, SUITE
+from rivals.synthesis import SUITE
 
 CPU = torch.device("cpu")
 LARGE = Shape("large", 8192, (2, 512))
@@ -58,7 +57,6 @@ def test_a_fresh_gradient_with_and_without_kept_memory(ordinary_memory, monkeypa
 
 
 def test_small_gradients_have_no_row_without_kept_memory():
-    assert LARGE_BYTES == memory.LARGE_BYTES
     ours, _ = rows(Shape("small", 16, (3, 5)))
     assert [gradient for _, gradient in ours] == ["fresh", "adds"]
 

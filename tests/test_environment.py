@@ -108,14 +108,14 @@ def test_a_build_stops_before_anything_else(tmp_path):
 def test_huge_pages(monkeypatch):
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: False)
     monkeypatch.setenv("NTENSOR_KEPT_MEMORY", "0")
-    shape = (memory.LARGE_BYTES // 4,)
+    shape = (memory.HUGE_BYTES // 4,)
     for value in ("", "0", "1"):
         monkeypatch.setenv("NTENSOR_HUGE_PAGES", value)
-        memory.large_empty(shape, torch.empty(0))
+        memory.new_result(shape, torch.empty(0))
     for value in ("yes", "off", "2"):
         monkeypatch.setenv("NTENSOR_HUGE_PAGES", value)
         with pytest.raises(RuntimeError, match="NTENSOR_HUGE_PAGES: wanted 0 or 1, got"):
-            memory.large_empty(shape, torch.empty(0))
+            memory.new_result(shape, torch.empty(0))
 
 
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK"])

@@ -45,7 +45,10 @@ def pytest_run(tmp_path, text, *arguments):
     (tmp_path / "test_some.py").write_text(text)
     command = [sys.executable, "-m", "pytest", "-v", "-ra", "-p", "no:cacheprovider"]
     command += ["-c", os.devnull, "-o", "console_output_style=classic", "test_some.py", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     return Run(done.returncode, done.stdout, 1.0)
 
 

@@ -23,7 +23,8 @@ from rivals.gemm import gemm_step
 from rivals.layouts import ORDERS, einsum_step, step_in, torch_einsum
 
 Form = Callable[..., tuple[Tensor, ...]]
-# The library keeps the memory of results of so many bytes, as many as the variable says.
+# From so many bytes on a C library gives all that is released back to the system, and the table
+# shows what the library gains by keeping it, as much as the variable says.
 LARGE_BYTES, KEPT = 32 << 20, "NTENSOR_KEPT_MEMORY"
 
 

@@ -111,23 +111,25 @@ def release_memory() -> int:
 
 def _take(size: int) -> UntypedStorage:
     """A storage of `size` bytes that nobody uses; its content is undefined."""
+    most = _most()
+    if most is not None and sum(block.bytes for block in _blocks) > most:
+        return _make(size, most)
     # The last one first: it may still be in a cache. What is held does not change, nor the peak.
     for place in range(len(_blocks) - 1, -1, -1):
         block = _blocks[place]
         if block.bytes == size and block.is_free() and block.is_whole():
             _blocks.append(_blocks.pop(place))
             return block.storage
-    return _make(size)
+    return _make(size, most)
 
 
-def _make(size: int) -> UntypedStorage:
+def _make(size: int, most: int | None) -> UntypedStorage:
     """A new storage, which is kept as far as the bounds allow."""
     global _peak
     _blocks[:] = [block for block in _blocks if block.is_whole() or not block.is_free()]
     free = [block for block in _blocks if block.is_free()]
     used = size + sum(block.bytes for block in _blocks) - sum(block.bytes for block in free)
     _peak = max(_peak, used)
-    most = _most()
     limit = _peak + SPARE_BYTES
     if most is not None:
         limit = min(limit, most)
