@@ -343,6 +343,7 @@ def test_prices_know_the_kernels():
         },
         "projection_core_grad.cpp": {
             "panel_budget": prices.CORE_GRAD_PANEL,
+            "panel_unit": prices.PANEL_UNIT,
             "packed_budget": prices.PACKED,
             "packed_rows": prices.PACKED_ROWS,
         },

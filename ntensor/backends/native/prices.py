@@ -32,7 +32,7 @@ SLAB = 64  # most samples that are taken together
 SHARED_CORE_BYTES = 1 << 18
 PANEL, PANEL_OF_PAIRS, X_BUDGET = 43008, 28672, 9216
 FACTOR_GRADS_PANEL, ROW_BLOCK = 18432, 128
-CORE_GRAD_PANEL, PACKED, PACKED_ROWS = 40960, 4096, 16
+CORE_GRAD_PANEL, PANEL_UNIT, PACKED, PACKED_ROWS = 40960, 48, 4096, 16
 
 FEW = 8  # most samples that are taken one by one
 
@@ -58,15 +58,21 @@ MOST_MOVED_BYTES = 1 << 20
 # Of all rows of the last two factors of a synthesis or its derivative, and of each, in vectors.
 SEGMENT, ROW_START = 30.0, 1.2
 STORE = 2.0  # of a vector of the core's gradient
+# Of a sample's part of a panel of the core's gradient, of a vector of the factors that are copied
+# for it, and of its synthesis, which is written tile by tile.
+PANEL_START, GATHER_SAMPLE, PACKED_SYNTHESIS = 170.0, 2.5, 4.0
 # The same where rows are short and do not stay in the caches: stores are not streams then.
 SHORT_STORE, SHORT_ROW, CACHED_BYTES = 6.0, 4096, 1 << 20
 SYNTHESISE = 2.0  # of a vector of one sample's synthesis
-START = 30.0  # of a sample's part of a panel
 AGAIN, READ = 5000.0, 5.0  # of a second call, and of a vector of a core from memory
 
 
 def _ceil_div(a: int, b: int) -> int:
     return -(-a // b)
+
+
+def _round_up(a: int, b: int) -> int:
+    return _ceil_div(a, b) * b
 
 
 def _merged_tail(inner: Extents) -> tuple[int, int]:
@@ -328,24 +334,34 @@ def outer_grads(sizes: Sizes, hoisted: int) -> dict[Split, float]:
 def _price_of_core_grad(
     level: Level, n: int, extents: Extents, k_x: int, hoisted: int, threads: int
 ) -> float:
+    """Of the thread that has most to do, with the panels and rows of projection_core_grad.cpp."""
     outer, inner = extents[:hoisted], extents[hoisted:]
     Q, P = k_x * math.prod(outer), math.prod(inner)
     blocks = _ceil_div(n, PACKED // PACKED_ROWS)
-    samples = n / blocks
+    samples = _ceil_div(n, blocks)
+    panels = _ceil_div(P, max(1, CORE_GRAD_PANEL // samples // PANEL_UNIT) * PANEL_UNIT)
+    if 4 * PANEL_UNIT * threads <= P:
+        panels = _round_up(panels, threads)
+    panel = _round_up(_ceil_div(P, panels), PANEL_UNIT)
+    panels = _ceil_div(P, panel)
+    chunks = threads if panels % threads and panels < 4 * threads else 1
+    chunk = _round_up(_ceil_div(Q, chunks), PACKED_ROWS)
+    chunks = _ceil_div(Q, chunk)
+    items = _ceil_div(panels * chunks, threads)
+    rows, columns = min(chunk, Q), min(panel, P)
     most = _tile_rows(level.square, level.wide)
-    packs = _ceil_div(Q, PACKED_ROWS)
-    product = packs * _columns(P, min(PACKED_ROWS, Q), most, level, samples)
-    vectors = Q * _ceil_div(P, level.lanes)
-    short = P < SHORT_ROW and 4 * level.lanes * vectors > CACHED_BYTES
+    packs, left = divmod(rows, PACKED_ROWS)
+    product = packs * _columns(columns, PACKED_ROWS, most, level, samples)
+    product += _columns(columns, left, most, level, samples)
+    vectors = rows * _ceil_div(columns, level.lanes)
+    whole = Q * _ceil_div(P, level.lanes)
+    short = P < SHORT_ROW and 4 * level.lanes * whole > CACHED_BYTES
     store = vectors * ((SHORT_STORE if short else STORE) + level.widen)
-    panels = max(1.0, P * samples / CORE_GRAD_PANEL)
-    packed = samples * Q * (_join(PACK, outer) if outer else PACK) * panels
-    gathered = panels * (sum(inner) / level.lanes + START)
-    formed = samples * (_by_rows(inner, SYNTHESISE, level) + gathered)
-    divided = threads if 192 * threads <= P or 16 * threads <= Q else 1
-    duplicated = 1 if 192 * threads <= P else threads
-    product *= CORE_GRAD
-    return blocks * ((product + store + packed) / divided + formed * duplicated / divided)
+    packed = samples * rows * (_join(PACK, outer) if outer else PACK)
+    gathered = sum(inner) / level.lanes * GATHER_SAMPLE + PANEL_START
+    formed = samples * (_by_rows(inner, PACKED_SYNTHESIS, level) * columns / P + gathered)
+    formed /= min(chunks, items)  # a panel serves all rows that follow one another
+    return blocks * items * (product * CORE_GRAD + store + packed + formed)
 
 
 def core_grad(sizes: Sizes, grad_mean: bool) -> dict[Split, float]:
