@@ -42,13 +42,16 @@ def served(monkeypatch):
 
     def counted(name, function):
         def call(*arguments, **keywords):
-            counts[name] += 1
-            return function(*arguments, **keywords)
+            result = function(*arguments, **keywords)
+            counts[name] += result is not None
+            return result
 
         return call
 
     for name in ("mttkrp", "synthesis"):
         monkeypatch.setattr(integration, name, counted(name, getattr(integration, name)))
+    directly = integration.mttkrp_directly
+    monkeypatch.setattr(integration, "mttkrp_directly", counted("mttkrp", directly))
     sweep = integration.MttkrpSweep.__call__
     monkeypatch.setattr(integration.MttkrpSweep, "__call__", counted("sweep", sweep))
     return counts
@@ -329,3 +332,29 @@ def test_benchmark(tmp_path, capsys):
     assert len(rows) == 5 * len(tensorly_cp.QUICK)
     assert not any(row["status"] for row in rows)
     assert (tmp_path / "tensorly_cp.png").stat().st_size > 0
+
+
+def test_weights_of_a_single_matrix_are_left_out(served):
+    """As by TensorLy's own function, whether or not the shortest way is open."""
+    matrix, factors = torch.rand(3, 4), [torch.rand(3, 2), torch.rand(4, 2)]
+    with integration.register():
+        found = tenalg.unfolding_dot_khatri_rao(matrix, (torch.full((2,), 3.0), factors), 0)
+    torch.testing.assert_close(found, matrix @ factors[1])
+    assert not any(served.values())
+
+
+@pytest.mark.parametrize("mode", [-1, 3, True, 1.0])
+def test_modes_of_another_kind_are_left_to_tensorly(served, mode):
+    tensor, factors = torch.rand(3, 4, 5), [torch.rand(k, 2) for k in (3, 4, 5)]
+
+    def outcome():
+        try:
+            return tenalg.unfolding_dot_khatri_rao(tensor, (None, factors), mode)
+        except Exception as error:
+            return repr(error)
+
+    alone = outcome()
+    with integration.register():
+        found = outcome()
+    assert torch.equal(found, alone) if isinstance(alone, torch.Tensor) else found == alone
+    assert served["mttkrp"] == 0

@@ -60,13 +60,15 @@ class Recorder:
             arrays.FORMED = 0
             tensorly.MttkrpSweep.__call__ = self._counted(tensorly.MttkrpSweep.__call__, "mttkrp")
             tensorly.mttkrp = self._counted(tensorly.mttkrp, "mttkrp")
+            tensorly.mttkrp_directly = self._counted(tensorly.mttkrp_directly, "mttkrp")
             tensorly.synthesis = self._counted(tensorly.synthesis, "khatri_rao")
             tensorly.register()
 
     def _counted(self, function, name):
         def count(*arguments, **keywords):
-            self.served[name] += 1
-            return function(*arguments, **keywords)
+            result = function(*arguments, **keywords)
+            self.served[name] += result is not None
+            return result
 
         return count
 

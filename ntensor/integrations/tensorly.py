@@ -27,10 +27,11 @@ from typing import Any
 import tensorly
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from ntensor.backends import DTYPES
 from ntensor.ops import MttkrpSweep, mttkrp, synthesis
+from ntensor.ops.dispatch import PLAIN_TYPES
+from ntensor.ops.mttkrp import directly as mttkrp_directly
 from ntensor.ops.mttkrp_all import shared_modes
 
 from . import arrays
@@ -181,6 +182,9 @@ def _mttkrp_of(theirs: Callable[..., Any], sweeps: _Sweeps | None) -> Callable[.
     @functools.wraps(theirs)
     def unfolding_dot_khatri_rao(tensor: Any, cp_tensor: Any, mode: Any) -> Any:
         weights, factors = cp_tensor
+        found = _directly(tensor, factors, mode, weights, sweeps is not None)
+        if found is not None:
+            return found
         if not _is_mttkrp(tensor, weights, factors, mode):
             return theirs(tensor, cp_tensor, mode)
         with arrays.threads_of(tensor, math.prod(tensor.shape) * factors[mode - 1].shape[1]):
@@ -200,6 +204,22 @@ def _mttkrp_of(theirs: Callable[..., Any], sweeps: _Sweeps | None) -> Callable[.
             return as_array(result) if is_array(tensor) else result
 
     return unfolding_dot_khatri_rao
+
+
+def _directly(tensor: Any, factors: Any, mode: Any, weights: Any, shares: bool) -> Tensor | None:
+    """The shortest way, of plain tensors whose modes share nothing; None where it is not open."""
+    if type(tensor) not in PLAIN_TYPES or type(factors) not in (list, tuple):
+        return None
+    if type(mode) is not int or not 0 <= mode < len(factors):
+        return None
+    if len(factors) == 2 and weights is not None:
+        return None  # TensorLy's own does not apply the weights to a single matrix.
+    factor = factors[mode - 1]
+    if type(factor) not in PLAIN_TYPES or factor.dim() != 2 or torch.compiler.is_compiling():
+        return None
+    if shares and shared_modes(tensor.shape, factor.shape[1]):
+        return None
+    return mttkrp_directly(tensor, factors, mode, weights)
 
 
 def _product_of(theirs: Callable[..., Any], _: _Sweeps | None) -> Callable[..., Any]:
@@ -280,7 +300,7 @@ def _is_product(matrices: Sequence[Any], weights: Any) -> bool:
 
 def _is_plain(value: Any) -> bool:
     return arrays.is_plain(value) or (
-        type(value) in (Tensor, Parameter)
+        type(value) in PLAIN_TYPES
         and value.layout is torch.strided
         and value.dtype in DTYPES
         and value.device.type in ("cpu", "cuda")

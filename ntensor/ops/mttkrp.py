@@ -67,7 +67,7 @@ def mttkrp(
     if mode is None:
         raise TypeError("mttkrp: mode must be an int, got NoneType")
     if backend is None and not torch.compiler.is_compiling():
-        found = _directly(tensor, factors, mode, weights)
+        found = directly(tensor, factors, mode, weights)
         if found is not None:
             return found
     given = operands(tensor, factors, weights)
@@ -99,7 +99,7 @@ def operands(tensor: Any, factors: Any, weights: Any) -> tuple[Any, ...]:
     return (tensor, *listed, weights)
 
 
-def _directly(
+def directly(
     tensor: Tensor, factors: Sequence[Tensor | None], mode: int, weights: Tensor | None
 ) -> Tensor | None:
     """The shortest way; None where it is not open."""
