@@ -57,6 +57,15 @@ def served(monkeypatch):
 
     for name in seen:
         monkeypatch.setattr(integration, name, noted(name, getattr(integration, name)))
+    directly = arrays.directly
+
+    def noted_if_served(*arguments):
+        result = directly(*arguments)
+        if result is not None:
+            seen["mttkrp"].append(arguments)
+        return result
+
+    monkeypatch.setattr(arrays, "directly", noted_if_served)
     sweep = integration.MttkrpSweep.__call__
     monkeypatch.setattr(
         integration.MttkrpSweep,
@@ -203,7 +212,11 @@ def left_to_tensorly():
         "a wrong extent": (mttkrp, (tensor, (None, factors[::-1]), 0)),
         "a mode too large": (mttkrp, (tensor, (None, factors), 3)),
         "a matrix": (mttkrp, (tensor[0], (None, factors[1:]), 0)),
-        "small": (mttkrp, problem_of((10, 10, 10), 2)),
+        "two extents above 1": (mttkrp, problem_of((10, 1, 10), 2)),
+        "a small one of gaps": (
+            mttkrp,
+            (np.repeat(problem((9, 8, 7), 2)[0], 2, 1)[:, ::2], *problem_of((9, 8, 7), 2)[1:]),
+        ),
         "few rows formed": (mttkrp, problem_of((30, 3, 4000), 3, mode=2)),
         "no elements": (mttkrp, problem_of((30, 0, 4000), 3)),
         "a mask": (product, (factors, None, None, np.ones((60000, 1)))),

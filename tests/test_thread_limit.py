@@ -52,6 +52,7 @@ def test_short_calls_for_arrays_take_one_thread(monkeypatch, kind, alone, expect
 
     for name in ("mttkrp", "mttkrp_directly"):
         monkeypatch.setattr(integration, name, counting)
+    monkeypatch.setattr(arrays, "directly", counting)
     monkeypatch.setattr(arrays, "ALONE", alone)
     operands = [torch.ones(30, 40, 50), *(torch.ones(k, 16) for k in (30, 40, 50))]
     if kind == "array":

@@ -206,20 +206,22 @@ def _mttkrp_of(theirs: Callable[..., Any], sweeps: _Sweeps | None) -> Callable[.
     return unfolding_dot_khatri_rao
 
 
-def _directly(tensor: Any, factors: Any, mode: Any, weights: Any, shares: bool) -> Tensor | None:
-    """The shortest way, of plain tensors whose modes share nothing; None where it is not open."""
-    if type(tensor) not in PLAIN_TYPES or type(factors) not in (list, tuple):
-        return None
-    if type(mode) is not int or not 0 <= mode < len(factors):
+def _directly(tensor: Any, factors: Any, mode: Any, weights: Any, shares: bool) -> Any:
+    """The shortest way, of plain operands whose modes share nothing; None where it is not open."""
+    if type(factors) not in (list, tuple) or type(mode) is not int or not 0 <= mode < len(factors):
         return None
     if len(factors) == 2 and weights is not None:
         return None  # TensorLy's own does not apply the weights to a single matrix.
     factor = factors[mode - 1]
-    if type(factor) not in PLAIN_TYPES or factor.dim() != 2 or torch.compiler.is_compiling():
+    if is_array(tensor):
+        alike, serve = is_array(factor), arrays.mttkrp_directly
+    else:
+        alike, serve = type(tensor) in PLAIN_TYPES and type(factor) in PLAIN_TYPES, mttkrp_directly
+    if not alike or factor.ndim != 2 or torch.compiler.is_compiling():
         return None
     if shares and shared_modes(tensor.shape, factor.shape[1]):
         return None
-    return mttkrp_directly(tensor, factors, mode, weights)
+    return serve(tensor, factors, mode, weights)
 
 
 def _product_of(theirs: Callable[..., Any], _: _Sweeps | None) -> Callable[..., Any]:
