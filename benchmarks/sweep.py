@@ -38,6 +38,8 @@ MOST_ROUNDS = 200
 # A plain form that takes this many times the time of another is not the fastest: no more of it.
 TOO_SLOW = 5
 AT_ONCE = 50  # cases between two writings of the table
+# What each row has of the machine; the rest stands in the rows of the summary.
+OF_A_CASE = ("date", "commit", "processor", "threads", "simd")
 CLASSES = {"k_x": (1, 4, 16, 64), "n": (1, 4, 16), "groups": (1, 4, 16)}
 
 
@@ -245,6 +247,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     torch.set_num_threads(options.threads)
     machine = describe(options.threads, torch.device("cpu"))
+    of_a_case = {name: machine[name] for name in OF_A_CASE}
     options.out.mkdir(parents=True, exist_ok=True)
     table, summary_table, picture = (
         options.out / name for name in ("sweep.csv", "sweep_summary.csv", "sweep.png")
@@ -261,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
         for row in found:
             if row["status"]:
                 print(f"WRONG: {row}", flush=True)
-        write_table(table, of_all_kinds(earlier, rows, machine))
+        write_table(table, of_all_kinds(earlier, rows, of_a_case))
         if places.stop == options.cases:
             done = [row for row in rows if (row["kind"], row["seed"]) == (kind, seed)]
             print_summary(kind, done, options.worst)
@@ -271,7 +274,7 @@ def main(argv: list[str] | None = None) -> int:
             print_summary(kind, [row for row in rows if row["kind"] == kind], options.worst)
     earlier_summaries = kept(summary_table, options.kinds)
     write_table(summary_table, of_all_kinds(earlier_summaries, summaries(rows), machine))
-    timed = [row for row in of_all_kinds(earlier, rows, machine) if row.get("ratio", "") != ""]
+    timed = [row for row in of_all_kinds(earlier, rows, of_a_case) if row.get("ratio", "") != ""]
     if timed:
         with replaced(picture) as path:
             write_plot(timed, machine, is_lost, path)
