@@ -41,9 +41,8 @@ struct Features {
             given[to] = m;
             if (__builtin_mul_overflow(K, extent, &K)) return false;
         }
-        int64_t elements = 0, bytes = 0;
-        return !__builtin_mul_overflow(n, K, &elements) &&
-               !__builtin_mul_overflow(elements, int64_t(bytes_of(dtype)), &bytes);
+        int64_t elements = 0;
+        return !__builtin_mul_overflow(n, K, &elements);
     }
     Factors view() const { return {factors, count, n, dtype}; }
     Plan plan() const { return plan_of(Call::features, dtype, n, 1, 0, count, extents); }

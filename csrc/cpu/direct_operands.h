@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <new>
 #include <vector>
 
 #include "../stack.h"
@@ -246,10 +247,16 @@ inline PyObject* call_large_result(const int64_t* shape, int ndim, DType dtype) 
                                         around->dtypes[static_cast<int>(dtype)], nullptr);
 }
 
+// Larger results fit nowhere: the ordinary way says so.
+constexpr int64_t most_result_bytes = int64_t(1) << 40;
+
 // A new tensor on the CPU; its view.
 inline PyObject* make_tensor(const int64_t* shape, int ndim, DType dtype, Operand* out) {
     int64_t bytes = bytes_of(dtype);
-    for (int d = 0; d < ndim; ++d) bytes *= shape[d];
+    for (int d = 0; d < ndim; ++d) {
+        if (__builtin_mul_overflow(bytes, shape[d], &bytes) || bytes > most_result_bytes)
+            throw std::bad_alloc();
+    }
     const auto make = bytes < around->large_bytes ? call_empty : call_large_result;
     Reference made(make(shape, ndim, dtype));
     out->view = describe(made.get());
