@@ -43,6 +43,7 @@ TORCH_OUT, MOST_OUT_BYTES = 45.0, 2 << 20
 # Of a vector multiply-add of the core's gradient, and of the factors'.
 CORE_GRAD, FACTOR_GRADS = 1.3, 1.15
 HOST = 200000.0  # of a call of torch
+MATRIX_VECTOR = 12.0  # of a vector of the gradient, times the synthesis of the batch or the core
 FORM_IN_MEMORY = 8.0  # of a vector of the synthesis of the batch, written and read again
 LATENCY = 8.0  # the least of a step of a tile: its sums depend on those of the step before
 FOLD, TILE = 3.6, 15.0  # of a vector of sums, and of a tile
@@ -295,7 +296,17 @@ def factor_grads(
     product = price_of_product(sizes)
     if product is not None and not grad_mean:
         prices[PRODUCT] = product + n * _spread(extents, at) / threads
-    return prices
+    return prices | _product_of_one(sizes, grad_mean)
+
+
+def _product_of_one(sizes: Sizes, grad_mean: bool) -> dict[Split, float]:
+    """Gradients by a product of torch where all extents are 1: a tile has one column then, and
+    torch a kernel for a matrix and a vector."""
+    level, dtype, n, extents, k_x, threads, problems = sizes
+    if grad_mean or dtype not in (FLOAT32, FLOAT64) or math.prod(extents) > 1:
+        return {}
+    vectors = n * k_x / level_of(level, dtype).lanes
+    return {PRODUCT: vectors * MATRIX_VECTOR / threads + HOST / problems}
 
 
 def _factor_projections(sizes: Sizes, needs: tuple[bool, ...]) -> dict[Split, float]:
@@ -374,4 +385,4 @@ def core_grad(sizes: Sizes, grad_mean: bool) -> dict[Split, float]:
     product = price_of_product(sizes)
     if product is not None and TORCH[level].core_grad and not grad_mean:
         prices[PRODUCT] = product + TORCH_GRAD * k_x * math.prod(extents) / at.lanes / threads
-    return prices
+    return prices | _product_of_one(sizes, grad_mean)
