@@ -18,10 +18,9 @@ from ntensor.ops.mttkrp_all import keepable, state_of
 
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 # Elements that NumPy writes and the kernels do not, from which on they are faster: of a Khatri-Rao
-# product, and of one that is multiplied by a tensor at once. Measured.
+# product, and of one that is multiplied by a tensor at once. Measured in whole decompositions:
+# between NumPy's functions a call of another library takes three times as long as in a row of them.
 FORMED, FORMED_FOR_MTTKRP = 10000, 22000
-# The same of a direct call, as a part of the tensor's elements.
-FORMED_PART = 16
 # Multiply-adds up to which a call runs in one thread. NumPy's BLAS has threads of its own, which
 # wait for work in a loop after each product, so those of a short call would wait for them.
 ALONE = 1 << 26
@@ -62,10 +61,7 @@ def threads_of(value: Any, multiply_adds: int) -> AbstractContextManager[None]:
 
 
 def mttkrp_directly(tensor: Any, factors: Sequence[Any], mode: int, weights: Any) -> Any:
-    """`ntensor.ops.mttkrp.directly` of arrays, where that is worth it; the factor in front of that
-    at the mode is a matrix."""
-    if not _worth_directly(tensor, factors[mode - 1], mode):
-        return None
+    """`ntensor.ops.mttkrp.directly` of arrays."""
     given = [*factors[:mode], tensor if weights is None else weights, *factors[mode + 1 :]]
     for value in (tensor, *given):
         if not is_array(value) or not value.flags.writeable:
@@ -84,33 +80,24 @@ def mttkrp_directly(tensor: Any, factors: Sequence[Any], mode: int, weights: Any
     return None if result is None else as_array(result)
 
 
-def worth_mttkrp(tensor: Any, factor: Any, mode: int) -> bool:
-    """Whether TensorLy's product of matrices forms enough to be slower; factor: any other than that
-    of the mode.
+def worth_mttkrp(tensor: Any, factors: Any, mode: Any) -> bool:
+    """Whether TensorLy's product of matrices forms enough to be slower, for an array of any factors
+    and mode.
 
     It forms the Khatri-Rao product of the other factors, and copies the tensor where its unfolding
     is no view: along a mode in the middle.
     """
-    if tensor.ndim < 3 or not tensor.size or not is_array(factor) or factor.ndim != 2:
+    ndim = tensor.ndim
+    if ndim < 3 or type(mode) is not int or not 0 <= mode < ndim:
         return False
-    return _formed(tensor, factor, mode) >= FORMED_FOR_MTTKRP
-
-
-def _formed(tensor: Any, factor: Any, mode: int) -> int:
+    if type(factors) not in (list, tuple) or len(factors) != ndim or not tensor.size:
+        return False
+    factor = factors[mode - 1]
+    if not is_array(factor) or factor.ndim != 2:
+        return False
     product = tensor.size // tensor.shape[mode] * factor.shape[1]
-    copied = tensor.size // 16 if 0 < mode < tensor.ndim - 1 else 0
-    return int(product + copied)
-
-
-def _worth_directly(tensor: Any, factor: Any, mode: int) -> bool:
-    """The same of a direct call. Where but two extents are above 1, TensorLy's is a product of
-    matrices and little else."""
-    if mode >= tensor.ndim or not tensor.size:
-        return False
-    formed = _formed(tensor, factor, mode)
-    if formed >= FORMED_FOR_MTTKRP:
-        return True
-    return FORMED_PART * formed >= tensor.size and tensor.ndim - tensor.shape.count(1) > 2
+    copied = tensor.size if 0 < mode < ndim - 1 else 0
+    return bool(product + copied // 16 >= FORMED_FOR_MTTKRP)
 
 
 def worth_product(matrices: Sequence[Any]) -> bool:

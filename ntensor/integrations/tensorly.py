@@ -182,6 +182,9 @@ def _mttkrp_of(theirs: Callable[..., Any], sweeps: _Sweeps | None) -> Callable[.
     @functools.wraps(theirs)
     def unfolding_dot_khatri_rao(tensor: Any, cp_tensor: Any, mode: Any) -> Any:
         weights, factors = cp_tensor
+        # The commonest reason first: a small call costs no more than this question.
+        if is_array(tensor) and not arrays.worth_mttkrp(tensor, factors, mode):
+            return theirs(tensor, cp_tensor, mode)
         found = _directly(tensor, factors, mode, weights, sweeps is not None)
         if found is not None:
             return found
@@ -259,9 +262,6 @@ def _is_mttkrp(tensor: Any, weights: Any, factors: Any, mode: Any) -> bool:
     if not _is_plain(tensor) or tensor.ndim < 2 or len(factors) != tensor.ndim:
         return False
     if not 0 <= mode < tensor.ndim:
-        return False
-    # The commonest reason first: a small call costs no more than this question.
-    if is_array(tensor) and not arrays.worth_mttkrp(tensor, factors[mode - 1], mode):
         return False
     if not _is_dense(tensor):
         return False
