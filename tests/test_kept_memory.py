@@ -200,8 +200,8 @@ def test_gradients_of_every_step():
     assert ntensor.kept_memory().used == 3 * core.nbytes
 
 
-LARGE = {  # the result, or the gradient of the first operand, has 1 MiB or more
-    "synthesis": ("na,nb->nab", (900, 16), (900, 30)),
+LARGE = {  # a result has 1 MiB or more, that of a synthesis 32
+    "synthesis": ("na,nb->nab", (18000, 16), (18000, 30)),
     "synthesis_projection": ("xab,na,nb->nx", (300, 3, 4), (1000, 3), (1000, 4)),
     "core": ("xab,na,nb->nx", (100, 30, 100), (5, 30), (5, 100)),
     "factor": ("xab,na,nb->nx", (2, 70, 3), (4000, 70), (4000, 3)),

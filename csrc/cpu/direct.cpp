@@ -158,6 +158,7 @@ bool set_up(const py::object& capsule, const py::dict& given) {
     made->plan = keep(given["plan"]);
     made->large_result = keep(given["large_result"]);
     made->large_bytes = given["large_bytes"].cast<int64_t>();
+    made->huge_bytes = given["huge_bytes"].cast<int64_t>();
     made->raw_repr = PyUnicode_InternFromString("raw_repr");
     made->requires_grad = PyUnicode_InternFromString("requires_grad");
     made->empty = PyUnicode_InternFromString("empty");

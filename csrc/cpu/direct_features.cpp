@@ -122,7 +122,7 @@ PyObject* synthesise(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         if (!given.read(values.begin, values.size, may_require_grad(), 0)) return nullptr;
         const int64_t shape[2] = {given.n, given.K};
         Operand y;
-        Reference result(make_tensor(shape, 2, given.dtype, &y));
+        Reference result(make_tensor(shape, 2, given.dtype, &y, true));
         run(given.plan(), Synthesis{given.view(), y.view.data});
         return result.release();
     });
@@ -167,7 +167,7 @@ PyObject* rotate(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         const auto& [given, R, layout] = turned;
         const int64_t shape[2] = {given.n, given.K};
         Operand out;
-        Reference result(make_tensor(shape, 2, given.dtype, &out));
+        Reference result(make_tensor(shape, 2, given.dtype, &out, true));
         run(given.plan(), Rotation{given.dtype, given.n, given.K, layout, given.factors[0].values,
                                    R.view, out.view.data});
         return result.release();
@@ -219,7 +219,7 @@ PyObject* synthesise_rotated(PyObject*, PyObject* const* arguments, Py_ssize_t c
         const Features& given = pair.given;
         const int64_t shape[2] = {given.n, given.K};
         Operand out;
-        Reference result(make_tensor(shape, 2, given.dtype, &out));
+        Reference result(make_tensor(shape, 2, given.dtype, &out, true));
         run(given.plan(), RotatedSynthesis{given.view(), pair.layout, pair.R.view, out.view.data});
         return result.release();
     });

@@ -31,8 +31,8 @@ struct Surroundings {
     PyObject* dtypes[4] = {};
     PyObject* cpu = nullptr;
     PyObject* plan = nullptr;
-    PyObject* large_result = nullptr;  // (shape, dtype), of at least large_bytes
-    int64_t large_bytes = 0;
+    PyObject* large_result = nullptr;         // (shape, dtype), of at least so many bytes:
+    int64_t large_bytes = 0, huge_bytes = 0;  // the second of features, which are read soon
     // Names
     PyObject *raw_repr, *requires_grad, *empty, *value, *current_level, *of_empty;
 };
@@ -251,13 +251,15 @@ inline PyObject* call_large_result(const int64_t* shape, int ndim, DType dtype) 
 constexpr int64_t most_result_bytes = int64_t(1) << 40;
 
 // A new tensor on the CPU; its view.
-inline PyObject* make_tensor(const int64_t* shape, int ndim, DType dtype, Operand* out) {
+inline PyObject* make_tensor(const int64_t* shape, int ndim, DType dtype, Operand* out,
+                             bool is_feature = false) {
     int64_t bytes = bytes_of(dtype);
     for (int d = 0; d < ndim; ++d) {
         if (__builtin_mul_overflow(bytes, shape[d], &bytes) || bytes > most_result_bytes)
             throw std::bad_alloc();
     }
-    const auto make = bytes < around->large_bytes ? call_empty : call_large_result;
+    const int64_t least = is_feature ? around->huge_bytes : around->large_bytes;
+    const auto make = bytes < least ? call_empty : call_large_result;
     Reference made(make(shape, ndim, dtype));
     out->view = describe(made.get());
     return made.release();

@@ -117,6 +117,7 @@ def _set_up() -> bool:
         "plan": _plan,
         "large_result": memory.large_result,
         "large_bytes": memory.LARGE_BYTES,
+        "huge_bytes": memory.HUGE_BYTES,
     }
     capsule = getattr(Tensor, "__dlpack_c_exchange_api__", None)
     return capsule is not None and bool(module.set_up_direct_calls(capsule, given))

@@ -26,7 +26,8 @@ from ntensor.backends.native.library import CPU, cpu_module
 
 # Smaller memory is left to the C library: a search costs some 5 us.
 LARGE_BYTES = 1 << 20
-# Smaller memory is not put on huge pages.
+# Smaller memory is not put on huge pages. Nor are smaller results of a synthesis or a rotation kept:
+# they are read soon, and memory that all operations of torch share is in a cache more often.
 HUGE_BYTES = 32 << 20
 # Room for results of several sizes that are not alive at the same time: each would push out the one
 # that is needed next.
@@ -66,9 +67,13 @@ _blocks: list[_Block] = []  # the least recently handed out first
 _peak = 0  # bytes that were in use at one time
 
 
-def new_result(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-    """`like.new_empty(shape)`; on a CPU in kept memory where it is large."""
-    if math.prod(shape) * like.element_size() < LARGE_BYTES or like.is_cuda:
+def new_result(
+    shape: tuple[int, ...], like: torch.Tensor, least: int | None = None
+) -> torch.Tensor:
+    """`like.new_empty(shape)`; on a CPU in kept memory where it has `least` bytes, by default
+    `LARGE_BYTES`."""
+    least = LARGE_BYTES if least is None else least
+    if math.prod(shape) * like.element_size() < least or like.is_cuda:
         return torch.empty(*shape, dtype=like.dtype, device=like.device)  # faster than by a tuple
     return large_result(shape, like.dtype)
 

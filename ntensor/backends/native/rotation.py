@@ -14,12 +14,12 @@ from ntensor.backends.native.library import (
     rows_of_nine,
     threads_for,
 )
-from ntensor.backends.native.memory import new_result
+from ntensor.backends.native.memory import HUGE_BYTES, new_result
 
 
 def rotation(y: Tensor, R: Tensor, layout: str) -> Tensor:
     n, K = y.shape
-    out = new_result((n, K), y)
+    out = new_result((n, K), y, HUGE_BYTES)
     if n * K > 0:
         matrices = rows_of_nine(R)
         places = (describe_matrix(y), describe_matrix(matrices), out.data_ptr())
@@ -42,7 +42,7 @@ def rotation_matrix_grad(grad: Tensor, y: Tensor, layout: str) -> Tensor:
 def rotated_synthesis(z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> Tensor:
     n, dtype = z_exp.shape[0], z_exp.dtype
     described, _, K, _ = describe_factors([z_exp, z_id], 2)
-    out = new_result((n, K), z_exp)
+    out = new_result((n, K), z_exp, HUGE_BYTES)
     if n * K > 0:
         matrices = rows_of_nine(R)
         places = (describe_matrix(matrices), out.data_ptr())
@@ -60,7 +60,7 @@ def rotated_synthesis_grads(
     width = factor_width + (9 if needs[2] else 0)
     if n * K * width == 0:
         return z_exp.new_zeros((n, width))
-    out = new_result((n, width), z_exp)
+    out = new_result((n, width), z_exp, HUGE_BYTES)
     matrices = rows_of_nine(R)
     job = (
         DTYPES[dtype],

@@ -13,14 +13,14 @@ from ntensor.backends.native.library import (
     needed_width,
     threads_for,
 )
-from ntensor.backends.native.memory import new_result
+from ntensor.backends.native.memory import HUGE_BYTES, new_result
 
 
 def synthesis(factors: list[Tensor]) -> Tensor:
     z = factors[0]
     n, dtype = z.shape[0], z.dtype
     described, _, K, _ = describe_factors(factors)
-    y = new_result((n, K), z)
+    y = new_result((n, K), z, HUGE_BYTES)
     if n * K > 0:
         threads = threads_for(n * K, ELEMENTS_A_THREAD)
         run("synthesis", z, threads, DTYPES[dtype], n, described, y.data_ptr())
@@ -35,7 +35,7 @@ def synthesis_grads(grad: Tensor, factors: list[Tensor], needs: list[bool]) -> T
     width = needed_width(extents, needs)
     if n * K * width == 0:
         return z.new_zeros((n, width))
-    out = new_result((n, width), z)
+    out = new_result((n, width), z, HUGE_BYTES)
     grads = in_order(describe_grads(out, extents, needs), order)
     job = (DTYPES[dtype], n, described, grads, width, describe_matrix(grad))
     run("synthesis_grads", z, threads_for(n * K, ELEMENTS_A_THREAD), *job)
