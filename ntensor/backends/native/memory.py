@@ -26,8 +26,8 @@ from ntensor.backends.native.library import CPU, cpu_module
 
 # Smaller memory is left to the C library: a search costs some 5 us.
 LARGE_BYTES = 1 << 20
-# Smaller memory is not put on huge pages. Nor are smaller results of a synthesis or a rotation kept:
-# they are read soon, and memory that all operations of torch share is in a cache more often.
+# Smaller memory is not put on huge pages. Nor are smaller results of a synthesis or a rotation
+# kept: they are read soon, and memory that all operations of torch share is in a cache more often.
 HUGE_BYTES = 32 << 20
 # Room for results of several sizes that are not alive at the same time: each would push out the one
 # that is needed next.
