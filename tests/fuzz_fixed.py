@@ -130,6 +130,27 @@ FIXED += tuple(
     for extents in ((1, 1), (1, 1, 1))
     for dtype in ("float32", "float64", "bfloat16")
 )
+# Sums of like terms that cancel: up to 480 of them are added in one chain.
+FIXED += tuple(
+    Case(
+        "grouped",
+        20,
+        sizes,
+        k_x=k_x,
+        dtype=dtype,
+        order="second",
+        layouts=("expanded", "expanded_columns", "contiguous"),
+        outputs=outputs,
+        option=391,
+        plan=10,
+        backend="native",
+        seed=522202061,
+    )
+    for sizes, k_x, dtype, outputs in (
+        ((56, 1, 1, 193), 3, "float64", 2),
+        ((5, 1, 1, 96), 2, "float32", 3),
+    )
+)
 # Each factor's gradient by a projection of its own.
 FIXED += tuple(
     Case("projection", 70, (5, 9, 21), k_x=k_x, dtype=dtype, order="gradients", plan=plan)

@@ -204,6 +204,15 @@ def test_rows_are_columns_turned(size):
     torch.testing.assert_close(by_rows, turned.T, rtol=1e-5, atol=1e-5)
 
 
+def test_results_on_huge_pages():
+    """Of more than 32 MiB."""
+    core, a, b = torch.randn(2, 4100, 2), torch.randn(2100, 2), torch.randn(2100, 2)
+    assert direct.mttkrp(core, (a, b), 1, True) is not None
+    found = ntensor.einsum("axb,na,nb->nx", core, a, b)
+    wanted = torch.einsum("axb,na,nb->nx", *(each.double() for each in (core, a, b)))
+    close(found, wanted, torch.float32)
+
+
 @pytest.mark.sanitizer
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("moves", [*itertools.product((False, True), repeat=2)], ids=str)

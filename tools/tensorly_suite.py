@@ -57,10 +57,11 @@ class Recorder:
         if self.registered:
             from ntensor.integrations import arrays, tensorly
 
-            arrays.FORMED = 0
+            arrays.FORMED = arrays.FORMED_FOR_MTTKRP = 0
             tensorly.MttkrpSweep.__call__ = self._counted(tensorly.MttkrpSweep.__call__, "mttkrp")
             tensorly.mttkrp = self._counted(tensorly.mttkrp, "mttkrp")
             tensorly.mttkrp_directly = self._counted(tensorly.mttkrp_directly, "mttkrp")
+            arrays.directly = self._counted(arrays.directly, "mttkrp")
             tensorly.synthesis = self._counted(tensorly.synthesis, "khatri_rao")
             tensorly.register()
 

@@ -24,7 +24,7 @@ from torch import UntypedStorage
 from ntensor.backends._torch import is_known_to_storage_alone
 from ntensor.backends.native.library import CPU, cpu_module
 
-# Smaller memory is left to the C library: a search costs some 5 us.
+# Smaller memory is left to the C library: a search costs some 3 us.
 LARGE_BYTES = 1 << 20
 # Smaller memory is not put on huge pages. Nor are smaller results of a synthesis or a rotation
 # kept: they are read soon, and memory that all operations of torch share is in a cache more often.
