@@ -77,12 +77,13 @@ PYTHON
 }
 
 # instrumented FLAGS VARIABLE=VALUE...: a copy of the tree, $work/source, and the package built from it
-# with these compiler flags and build variables, $work/site. It has one SIMD level of each kind that runs
-# here; bfloat16 in pairs is emulated where the machine has none.
+# with these compiler flags and build variables, $work/site. It has the shortest vectors and the longest
+# ones that run here, those between with every_level=1; bfloat16 in pairs is emulated where the machine
+# has none.
 instrumented() {
     local flags=$1 levels=portable
     shift
-    if grep -qw avx2 /proc/cpuinfo; then levels+=';avx2'; fi
+    if [ -n "${every_level:-}" ] && grep -qw avx2 /proc/cpuinfo; then levels+=';avx2'; fi
     if grep -qw avx512_bf16 /proc/cpuinfo; then levels+=';avx512bf16'; else levels+=';emulated'; fi
     mkdir "$work/source"
     cp -r setup.py pyproject.toml README.md LICENSE MANIFEST.in benchmarks csrc examples ntensor tests tools \

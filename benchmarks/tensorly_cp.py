@@ -118,7 +118,7 @@ def ways_of(case: Case, every: bool = True, numpy: bool = False) -> list[Way]:
                 case.rank,
                 n_iter_max=case.iterations,
                 init=(None, deepcopy(begin)),  # TensorLy 0.9 writes to what it is given
-                tol=1e-30,
+                tol=-1.0,  # never met: by rounding alone one way would stop before another
                 return_errors=True,
             )
 

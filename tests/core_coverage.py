@@ -24,6 +24,7 @@ EXCLUDED = {"cpu/roofline.cpp": "the loops that measure the machine: no plan, no
 DISPATCH = "which levels there are is decided by the machine and the build"
 IN_PLACE = "float16 is always widened first"
 HALF = "half types are always widened first"
+STRIDED = "where a factor is rotated, other types read the gradient by its strides"
 HEAD = "the head of a lambda; its body is reached"
 UNROLLED = "a loop of a constant number of steps"
 TORCH = "left to torch's product: larger problems than are run with counters"
@@ -41,6 +42,7 @@ UNREACHED: dict[tuple[str, str], tuple[str, str]] = {
     ("cpu/tile.h", "i < Rows; ++i"): ("", UNROLLED),
     ("cpu/tile.h", "c < Vectors; ++c"): ("", UNROLLED),
     ("cpu/tile.h", "c < lines_of_b(Ahead); ++c"): ("", UNROLLED),
+    ("cpu/rows.h", "v < full; ++v"): ("", UNROLLED),
     ("cpu/rotated_pieces.h", "static_cast<const T*>(job.grad.data)"): ("bfloat16 float16", HALF),
     ("cpu/rotated_synthesis.cpp", "static_cast<const S*>(job.grad.data)"): (
         *("bfloat16 float16", HALF),
@@ -48,6 +50,8 @@ UNREACHED: dict[tuple[str, str], tuple[str, str]] = {
     ("cpu/rotated_synthesis.cpp", "job.grad.row_stride, job.grad.col_stride}"): (
         *("bfloat16 float16", HALF),
     ),
+    ("cpu/rotated_synthesis.cpp", "widen_row<S>(job.grad, s + r, 0, K"): ("float double", STRIDED),
+    ("cpu/rotated_synthesis.cpp", "continue;"): ("float double", STRIDED),
     ("cpu/rotation.cpp", "static_cast<const T*>(job."): ("bfloat16 float16", HALF),
     ("cpu/direct.cpp", "if (!plan.passes[0])"): ("", TORCH),
     ("cpu/direct_gradients.h", "if (!x_plan.passes[0])"): ("", TORCH),

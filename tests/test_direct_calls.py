@@ -222,6 +222,17 @@ def test_gradient_of_the_leading_factor_alone():
     close(found[1], torch.einsum("nx,xab,nb->na", *wide), torch.float32)
 
 
+@pytest.mark.parametrize("level", _cpu.simd_levels())
+def test_more_scratch_than_a_thread_keeps(level):
+    core, *factors = values = tensors(8000, (40, 40), 1)
+    with force_simd_level(level):
+        assert ntensor.scratch_bytes("synthesis_projection_with_mean", 8000, (40, 40), 1) > 1 << 20
+        found = direct.project(values, True)
+    a, b = (each.double() for each in factors)
+    for each, left in zip(found, (a, torch.full_like(a, 1 / 40)), strict=True):
+        close(each, torch.einsum("xab,na,nb->nx", core.double(), left, b), torch.float32)
+
+
 def test_nonsense():
     functions = direct.project, direct.project_groups, direct.gradients, direct.mttkrp
     for function in (*functions, direct.synthesise):
