@@ -27,6 +27,8 @@ HALF = "half types are always widened first"
 STRIDED = "where a factor is rotated, other types read the gradient by its strides"
 HEAD = "the head of a lambda; its body is reached"
 UNROLLED = "a loop of a constant number of steps"
+INLINED = "inlined more than once, and not each copy takes every way"
+NOT_AHEAD = "the factors' gradients ask for nothing ahead"
 TORCH = "left to torch's product: larger problems than are run with counters"
 REFUSED = "one of the outcomes of several tests that refuse alike"
 UNPACKED = "many rows beside a core of over 24 MB: in the fuzz without coverage's bound"
@@ -39,6 +41,17 @@ UNREACHED: dict[tuple[str, str], tuple[str, str]] = {
     ("binding.h", "scratch + t * one"): ("", "every job that comes in stacks takes scratch"),
     ("binding.h", "[](const auto& use, int dtype, int64_t n, int64_t K"): ("any", HEAD),
     ("cpu/sample.h", "[&](int64_t i, int64_t p, int64_t at, int64_t count)"): ("any", HEAD),
+    ("cpu/tile.h", "walk.ahead_of(begin"): ("float", NOT_AHEAD),
+    ("cpu/tile.h", "__builtin_prefetch(ahead + i * a_row)"): ("float", NOT_AHEAD),
+    ("cpu/tile.h", "k < in.depth"): ("", INLINED),
+    ("cpu/tile.h", "k + line <= in.depth"): ("", INLINED),
+    ("cpu/tile.h", "i < line; i += 4"): ("", INLINED),
+    ("cpu/projection_few.h", "dot_rows<S, Rows, Samples>("): ("", INLINED),
+    ("cpu/projection_few.h", "if (x_mean_) fold("): ("", INLINED),
+    ("cpu/projection_slabs.h", "if (along_hoisted) {"): ("", INLINED),
+    ("cpu/projection_slabs.h", "if (x_mean) fold("): ("", INLINED),
+    ("cpu/projection_slabs.h", "c < Vectors; ++c"): ("", UNROLLED),
+    ("cpu/projection_slabs.h", "i < Rows; ++i"): ("", UNROLLED),
     ("cpu/tile.h", "i < Rows; ++i"): ("", UNROLLED),
     ("cpu/tile.h", "c < Vectors; ++c"): ("", UNROLLED),
     ("cpu/tile.h", "c < lines_of_b(Ahead); ++c"): ("", UNROLLED),
@@ -55,6 +68,8 @@ UNREACHED: dict[tuple[str, str], tuple[str, str]] = {
     ("cpu/rotation.cpp", "static_cast<const T*>(job."): ("bfloat16 float16", HALF),
     ("cpu/direct.cpp", "if (!plan.passes[0])"): ("", TORCH),
     ("cpu/direct_gradients.h", "if (!x_plan.passes[0])"): ("", TORCH),
+    ("cpu/direct_gradients.h", "if (!core_plan.passes[0])"): ("", TORCH),
+    ("cpu/direct_operands.h", "__builtin_mul_overflow(bytes"): ("", REFUSED),
     ("cpu/direct_modes.cpp", "job.find_plans("): ("", TORCH),
     ("cpu/direct_modes.cpp", "return nullptr;"): ("any", TORCH),
     ("cpu/direct_modes.cpp", "count_ < 3 || count_ > most_direct"): ("", REFUSED),
@@ -159,9 +174,9 @@ def main(folder):
         storages = [storage for storage, count in lines[at].items() if count == 0]
         what = [f"not reached ({', '.join(sorted(storages))})"] * bool(storages)
         what += ["an outcome not taken"] * (at in opened and not storages)
-        if not what:
-            continue
         text = (ROOT / "csrc" / at[0]).read_text().splitlines()[at[1] - 1].strip()
+        if not what or text == "}":  # of a block: what is cleaned up where a statement raises
+            continue
         reason = next(
             (
                 why

@@ -17,7 +17,12 @@ constexpr int64_t few_l_chunk = 64;          // hoisted indices that are summed 
 constexpr int64_t few_row_chunk = 1024;      // outputs whose sums are kept at a time
 constexpr int few_at_once = 4;               // most samples of a tile
 
-constexpr int few_rows(int samples) {
+// Where rows are no longer than this, adding up the lanes takes longer than the products: tiles
+// then have as many rows as there are registers, so that the sums of a tile fill a vector.
+constexpr int64_t short_row = vector_bytes == 64 ? 64 : 0;
+
+constexpr int few_rows(int samples, bool is_short) {
+    if (is_short) return samples == 1 ? 16 : samples == 2 ? 8 : samples == 3 ? 5 : 4;
     return samples == 1 ? 8 : samples == 2 ? 6 : samples == 3 ? 4 : 3;
 }
 
@@ -30,7 +35,7 @@ struct FewPlan : CoreRows {
     int64_t panel, panels;
     int64_t l_parts;
     int64_t row_chunk;
-    bool along_hoisted;
+    bool is_short, along_hoisted;
 
     explicit FewPlan(const Projection& job_)
         : CoreRows(job_),
@@ -44,18 +49,29 @@ struct FewPlan : CoreRows {
         panels = ceil_div(P, panel);
         l_parts = job.k_x < 4 * job.threads && L >= 2 * job.threads ? job.threads : 1;
         row_chunk = min64(few_row_chunk, job.k_x);
-        along_hoisted = tiles_along_hoisted(job.k_x, min64(few_l_chunk, L),
-                                            few_rows(static_cast<int>(min64(n, few_at_once))));
+        is_short = P <= short_row;
+        along_hoisted = tiles_along_hoisted(job.k_x, min64(few_l_chunk, L), rows());
     }
+
+    // Of a tile.
+    int rows() const { return few_rows(static_cast<int>(min64(n, few_at_once)), is_short); }
 
     int64_t partial() const { return l_parts > 1 ? job.k_x * n * (job.x_mean ? 2 : 1) : 0; }
 };
 
-// sums[i][s] = sum over p of a[i * a_row + p] * b[s * b_row + p]
+// Whether a part of a vector is loaded by one instruction.
+template <class S>
+constexpr bool loads_parts =
+    vector_bytes == 64 || (vector_bytes == 32 && sizeof(S) == sizeof(Accumulator<S>));
+
+// Sums of a tile, and what is left of their last vector.
+template <class T, int Rows, int Samples>
+constexpr int64_t tile_sums = round_up(Rows * Samples, lanes<T>);
+
+// sums[i * Samples + s] = sum over p of a[i * a_row + p] * b[s * b_row + p]; sums: `tile_sums`.
 template <class S, int Rows, int Samples>
 __attribute__((noinline)) void dot_rows(const S* a, int64_t a_row, const Accumulator<S>* b,
-                                        int64_t b_row, int64_t depth,
-                                        Accumulator<S> (&sums)[Rows][Samples]) {
+                                        int64_t b_row, int64_t depth, Accumulator<S>* sums) {
     using T = Accumulator<S>;
     constexpr int V = lanes<T>;
     alignas(vector_bytes) Vector<T> acc[Rows][Samples] = {};
@@ -64,15 +80,28 @@ __attribute__((noinline)) void dot_rows(const S* a, int64_t a_row, const Accumul
         Vector<T> W[Samples];
 #pragma GCC unroll 4
         for (int s = 0; s < Samples; ++s) W[s] = load(b + s * b_row + p);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int i = 0; i < Rows; ++i) {
             const Vector<T> row = load_widened(a + i * a_row + p);
 #pragma GCC unroll 4
             for (int s = 0; s < Samples; ++s) acc[i][s] += row * W[s];
         }
     }
+    if constexpr (loads_parts<S>) {
+        if (p < depth) {
+            Vector<T> W[Samples];
+#pragma GCC unroll 4
+            for (int s = 0; s < Samples; ++s) W[s] = load_first(b + s * b_row + p, depth - p);
+#pragma GCC unroll 16
+            for (int i = 0; i < Rows; ++i) {
+                const Vector<T> row = load_first_widened(a + i * a_row + p, depth - p);
+#pragma GCC unroll 4
+                for (int s = 0; s < Samples; ++s) acc[i][s] += row * W[s];
+            }
+            p = depth;
+        }
+    }
     // Sums of lanes, as many at a time as a vector has lanes.
-    T flat[round_up(Rows * Samples, V)];
 #pragma GCC unroll 8
     for (int first = 0; first < Rows * Samples; first += V) {
         Vector<T> block[V];
@@ -81,14 +110,13 @@ __attribute__((noinline)) void dot_rows(const S* a, int64_t a_row, const Accumul
             const int at = first + i;
             block[i] = at < Rows * Samples ? acc[at / Samples][at % Samples] : Vector<T>{};
         }
-        store(flat + first, sums_of_lanes<T>(block));
+        store(sums + first, sums_of_lanes<T>(block));
     }
+    if (p == depth) return;
     for (int i = 0; i < Rows; ++i) {
         for (int s = 0; s < Samples; ++s) {
-            T sum = flat[i * Samples + s];
             for (int64_t q = p; q < depth; ++q)
-                sum += to_accumulator(a[i * a_row + q]) * b[s * b_row + q];
-            sums[i][s] = sum;
+                sums[i * Samples + s] += to_accumulator(a[i * a_row + q]) * b[s * b_row + q];
         }
     }
 }
@@ -212,7 +240,7 @@ private:
     }
 
     void multiply() {
-        const int most = few_rows(static_cast<int>(min64(plan_.n, few_at_once)));
+        const int most = plan_.rows();
         if (plan_.along_hoisted) {
             for (int64_t r = 0; r < rows_; ++r) {
                 for (int64_t l = 0; l < l_count_;) {
@@ -237,13 +265,17 @@ private:
                         (l0_ + l) * plan_.hoisted_stride + p0_;
         const int most = static_cast<int>(min64(plan_.n, few_at_once));
         const auto run = [&]<int Most, int Samples>(int64_t s) {
-            with_rows<few_rows(Most)>(rows, [&]<int Rows>() {
-                T sums[Rows][Samples];
+            const auto run_rows = [&]<int Rows>() {
+                T sums[tile_sums<T, Rows, Samples>];
                 dot_rows<S, Rows, Samples>(core, row_stride, W_ + s * plan_.panel, plan_.panel,
                                            p_count_, sums);
-                fold(sums, r, l, s, H_, chunk_);
-                if (x_mean_) fold(sums, r, l, s, H_mean_, chunk_mean_);
-            });
+                fold<Rows, Samples>(sums, r, l, s, H_, chunk_);
+                if (x_mean_) fold<Rows, Samples>(sums, r, l, s, H_mean_, chunk_mean_);
+            };
+            if constexpr (short_row > 0) {
+                if (plan_.is_short) return with_rows<few_rows(Most, true)>(rows, run_rows);
+            }
+            with_rows<few_rows(Most, false)>(rows, run_rows);
         };
         for (int64_t s = 0; s < plan_.n;) {
             const int samples = static_cast<int>(min64(most, plan_.n - s));
@@ -267,17 +299,15 @@ private:
     }
 
     template <int Rows, int Samples>
-    void fold(const T (&sums)[Rows][Samples], int64_t r, int64_t l, int64_t s, const T* H,
-              T* x) const {
+    void fold(const T* __restrict sums, int64_t r, int64_t l, int64_t s, const T* __restrict H,
+              T* __restrict x) const {
         for (int j = 0; j < Samples; ++j) {
             const T* scale = H + (s + j) * few_l_chunk + l;
             T* to = x + (s + j) * plan_.row_chunk + r;
-            for (int i = 0; i < Rows; ++i) {
-                if (plan_.along_hoisted) {
-                    to[0] += scale[i] * sums[i][j];
-                } else {
-                    to[i] += scale[0] * sums[i][j];
-                }
+            if (plan_.along_hoisted) {
+                for (int i = 0; i < Rows; ++i) to[0] += scale[i] * sums[i * Samples + j];
+            } else {
+                for (int i = 0; i < Rows; ++i) to[i] += scale[0] * sums[i * Samples + j];
             }
         }
     }

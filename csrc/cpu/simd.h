@@ -158,6 +158,28 @@ inline void store_narrowed<bfloat16>(bfloat16* p, float_vector v) {
     const word_vector chosen = (bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded;
     *reinterpret_cast<half_vector*>(p) = __builtin_convertvector(chosen, half_vector);
 }
+// load_first of stored elements.
+template <class S>
+inline Vector<Accumulator<S>> load_first_widened(const S* p, int64_t count) {
+    using T = Accumulator<S>;
+    if constexpr (sizeof(S) == sizeof(T)) return load_first(p, count);
+    T values[lanes<T>] = {};
+    widen(p, values, count);
+    return load(values);
+}
+#if defined(__AVX512F__)
+template <>
+inline float_vector load_first_widened<bfloat16>(const bfloat16* p, int64_t count) {
+    const auto mask = static_cast<__mmask16>((1u << count) - 1);
+    const __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p));
+    return reinterpret_cast<float_vector>(_mm512_slli_epi32(bits, 16));
+}
+template <>
+inline float_vector load_first_widened<float16>(const float16* p, int64_t count) {
+    const auto mask = static_cast<__mmask16>((1u << count) - 1);
+    return reinterpret_cast<float_vector>(_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p)));
+}
+#endif
 inline void widen(const bfloat16* from, float* to, int64_t count) {
     int64_t i = 0;
     for (; i + lanes<float> <= count; i += lanes<float>) store(to + i, load_widened(from + i));

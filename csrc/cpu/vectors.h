@@ -168,6 +168,15 @@ inline void store_first(double* p, double_vector v, int64_t count) {
     const auto mask = static_cast<__mmask8>((1u << count) - 1);
     _mm512_mask_storeu_pd(p, mask, reinterpret_cast<__m512d>(v));
 }
+#elif defined(__AVX2__) && !defined(NTENSOR_WIDE_VECTORS)
+inline float_vector load_first(const float* p, int64_t count) {
+    const auto mask = Lanes<float>::places() < static_cast<int32_t>(count);
+    return reinterpret_cast<float_vector>(_mm256_maskload_ps(p, reinterpret_cast<__m256i>(mask)));
+}
+inline double_vector load_first(const double* p, int64_t count) {
+    const auto mask = Lanes<double>::places() < count;
+    return reinterpret_cast<double_vector>(_mm256_maskload_pd(p, reinterpret_cast<__m256i>(mask)));
+}
 #endif
 
 // first[0], second[0], first[1], second[1], ..., of the lower or the upper halves.

@@ -18,9 +18,11 @@ _VECTORS = {
     "portable": (16, 2, 2),
 }
 _OF_ARM = (16, 4, 3)
-# Of the lanes of a vector, added up; of an element that fills no vector; of a sample whose dW is
-# folded into one factor, and into several. By bytes of a vector: 64, and fewer.
-_WIDE, _NARROW = (12.0, 1.0, 250.0, 350.0), (6.0, 0.5, 450.0, 1100.0)
+# Of the lanes of a vector, added up; of a sample whose dW is folded into one factor, and into
+# several. By bytes of a vector: 64, and fewer.
+_WIDE, _NARROW = (6.0, 250.0, 350.0), (6.0, 450.0, 1100.0)
+# Of an element that fills no vector; 0 where an instruction loads the part of a vector.
+_LEFT = 0.5
 
 
 class Sizes(NamedTuple):
@@ -58,8 +60,8 @@ class Level(NamedTuple):
     wide: int
     square: int
     widen: float  # price of widening a vector of stored elements
-    sum: float
     left: float
+    sum: float
     sample_of_one: float
     sample: float
 
@@ -68,23 +70,26 @@ class Level(NamedTuple):
 def level_of(name: str, dtype: int) -> Level:
     size, wide, square = _VECTORS.get(name, _OF_ARM)
     widen = 2.0 if dtype in (BFLOAT16, FLOAT16) else 0.0
+    left = 0.0 if size == 64 or (size == 32 and not widen) else _LEFT
     costs = _WIDE if size == 64 else _NARROW
-    return Level(size // (8 if dtype == FLOAT64 else 4), wide, square, widen, *costs)
+    return Level(size // (8 if dtype == FLOAT64 else 4), wide, square, widen, left, *costs)
 
 
 class Torch(NamedTuple):
     """Torch's own product of matrices, for cores that lie in the caches: the price of a vector
-    multiply-add, of a vector of the result and of one of the core, the fewest samples and columns
-    that it is fast at, and whether it may be faster for the core's gradient too."""
+    multiply-add, of a vector of the result and of one of the core, the fewest samples, of one
+    problem and of each of several, and columns that it is fast at, and whether it may be faster for
+    the core's gradient too."""
 
     multiply: float
     result: float
     core: float
     samples: int
+    samples_of_each: int
     columns: int
     core_grad: bool
 
 
-_TORCH_512 = Torch(1.25, 14.0, 8.0, 2, 4, False)
+_TORCH_512 = Torch(1.25, 14.0, 8.0, 2, 1, 4, False)
 # Where it may be faster than the kernels.
-TORCH = {"avx2": Torch(1.05, 0.0, 0.0, 8, 12, True), "avx512": _TORCH_512, "avx512bf16": _TORCH_512}
+TORCH = {"avx2": Torch(1.05, 0.0, 0.0, 8, 8, 12, True), "avx512": _TORCH_512, "avx512bf16": _TORCH_512}

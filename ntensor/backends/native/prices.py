@@ -35,6 +35,9 @@ FACTOR_GRADS_PANEL, ROW_BLOCK = 18432, 128
 CORE_GRAD_PANEL, PANEL_UNIT, PACKED, PACKED_ROWS = 40960, 48, 4096, 16
 
 FEW = 8  # most samples that are taken one by one
+# Of these: rows of a tile by its samples, the same for rows of the core that are short, how long.
+FEW_ROWS, FEW_SHORT_ROWS = {1: 8, 2: 6, 3: 4, 4: 3}, {1: 16, 2: 8, 3: 5, 4: 4}
+SHORT_FEW = 64
 
 MOST_CORE_BYTES = 8 << 20  # of a core that stays in the caches
 TORCH_GRAD = 30.0  # of a vector of the core's gradient by torch
@@ -178,16 +181,15 @@ def price_of_few(
     outer, inner = extents[:hoisted], extents[hoisted:]
     L, P = math.prod(outer), math.prod(inner)
     samples = min(n, 4)
-    rows = {1: 8, 2: 6, 3: 4, 4: 3}[samples]
+    masked = level.left == 0  # a part of a vector takes as long as a whole one
+    is_short = level.wide == 4 and masked and P <= SHORT_FEW
+    rows = (FEW_SHORT_ROWS if is_short else FEW_ROWS)[samples]
     whole, left = divmod(P, level.lanes)
-    steps = whole * (1 + level.widen / 2) + left * level.left
+    steps = (whole + (masked and left > 0)) * (1 + level.widen / 2) + left * level.left
     along = min(k_x, 64) if k_x >= L else min(L, 64)
-    core = (
-        k_x
-        * L
-        * (_tiles(along, rows, samples, steps) / along + level.sum * samples)
-        * (n / samples)
-    )
+    sums = 1.0 if is_short else level.sum
+    tiles = _tiles(along, rows, samples, steps) / along
+    core = k_x * L * (tiles + sums * samples) * (n / samples)
     formed = n * (_by_rows(inner, SYNTHESISE, level) + SYNTHESISE * L / level.lanes + SEGMENT)
     formed += n * (sum(inner) + sum(outer)) / level.lanes
     divided = threads if k_x >= 2 * threads or 2 * threads <= L else 1
@@ -203,7 +205,8 @@ def price_of_product(sizes: Sizes) -> float | None:
     if (
         torch is None
         or dtype not in (FLOAT32, FLOAT64)
-        or min(n - torch.samples, K - torch.columns) < 0
+        or n < (torch.samples if problems == 1 else torch.samples_of_each)
+        or K < torch.columns
         or k_x < 2 * K  # the synthesis of the batch is formed, and must be small beside the result
         or k_x * K * size > MOST_CORE_BYTES
     ):
