@@ -92,4 +92,8 @@ class Torch(NamedTuple):
 
 _TORCH_512 = Torch(1.25, 14.0, 8.0, 2, 1, 4, False)
 # Where it may be faster than the kernels.
-TORCH = {"avx2": Torch(1.05, 0.0, 0.0, 8, 8, 12, True), "avx512": _TORCH_512, "avx512bf16": _TORCH_512}
+TORCH = {
+    "avx2": Torch(1.05, 0.0, 0.0, 8, 8, 12, True),
+    "avx512": _TORCH_512,
+    "avx512bf16": _TORCH_512,
+}

@@ -206,7 +206,7 @@ def price_of_product(sizes: Sizes) -> float | None:
         torch is None
         or dtype not in (FLOAT32, FLOAT64)
         or n < (torch.samples if problems == 1 else torch.samples_of_each)
-        or K < torch.columns
+        or torch.columns > K
         or k_x < 2 * K  # the synthesis of the batch is formed, and must be small beside the result
         or k_x * K * size > MOST_CORE_BYTES
     ):
