@@ -8,6 +8,9 @@ namespace ntensor {
 namespace direct {
 namespace {
 
+// From so many elements on, a factor that scales the rows of one other is left to torch.
+constexpr int64_t least_scaled = 2048;
+
 // Factors (n, k_m) that fit each other, nothing of them empty.
 struct Features {
     Factor factors[most_direct_factors];
@@ -45,6 +48,7 @@ struct Features {
         return !__builtin_mul_overflow(n, K, &elements);
     }
     Factors view() const { return {factors, count, n, dtype}; }
+    bool scales_rows() const { return count == 2 && extents[0] == 1; }
     Plan plan() const { return plan_of(Call::features, dtype, n, 1, 0, count, extents); }
 
     // Makes the needed gradients; their places in the list are those of the factors.
@@ -120,6 +124,7 @@ PyObject* synthesise(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         const Items values(arguments[0]);
         Features given;
         if (!given.read(values.begin, values.size, may_require_grad(), 0)) return nullptr;
+        if (given.scales_rows() && given.n * given.K >= least_scaled) return nullptr;
         const int64_t shape[2] = {given.n, given.K};
         Operand y;
         Reference result(make_tensor(shape, 2, given.dtype, &y, true));

@@ -13,9 +13,9 @@ from ntensor import backends
 
 from . import checks, direct
 from .arranged import arranged
+from .by_torch import one_output
 from .dispatch import PLAIN_TYPES, differentiated
 from .mttkrp import in_memory_order, rows_of_mode
-from .one_output import by_products
 
 
 def bilinear(
@@ -64,7 +64,7 @@ def bilinear(
     if backend is None and not torch.compiler.is_compiling():
         found: Tensor | None = direct.project((weight, input1, input2), False)
         if found is None:
-            found = by_products(weight, input1, input2)
+            found = one_output(weight, input1, input2)
         if found is not None and bias is None:
             return found
         if found is not None and isinstance(bias, Tensor) and type(bias) in PLAIN_TYPES:

@@ -21,7 +21,7 @@ from .equations import Direct, DirectGroups, Equation, Labels, classify, direct_
 from .groups import GROUPED_PROJECTION
 from .mttkrp import at_once, in_memory_order, rows_of_mode
 from .projection import PROJECTION_CORE_GRAD
-from .synthesis import SYNTHESIS
+from .synthesis import SYNTHESIS, synthesise_directly
 
 
 class EinsumPath(NamedTuple):
@@ -126,7 +126,7 @@ class _Call:
                 result: Tensor = PROJECTION_CORE_GRAD((first, None, *others), backend)
                 return self.in_order(result, self.form.labels, merged=False)
             given = (first, *others)
-            found = None if torch.compiler.is_compiling() else direct.synthesise(given)
+            found = None if torch.compiler.is_compiling() else synthesise_directly(given)
             # The public function would cast to autocast's dtype.
             result = SYNTHESIS(given, backend) if found is None else found
             return self.in_order(result, (*self.form.batch, *self.form.labels))
@@ -257,7 +257,7 @@ def _directly(equation: str, operands: Sequence[Any], arguments: Sequence[Any]) 
             found = _project_groups(checks.autocast(given))
         return found if found is None or way.output is None else found.permute(way.output)
     if way.mode is None:
-        found = direct.synthesise(given)
+        found = synthesise_directly(given)
         return None if found is None else found.view(-1, *[factor.shape[1] for factor in given])
     return _of_mode(given, way)
 

@@ -14,9 +14,9 @@ from ntensor import backends
 
 from . import checks, direct, mode_gradients
 from .accumulate import accumulating_projection, check_accumulation, core_grad_flops
+from .by_torch import one_output
 from .dispatch import plain
 from .forms import Form, Slot, Values, split_columns
-from .one_output import by_products
 from .operation import Operation
 from .synthesis import fake_joined
 
@@ -78,7 +78,7 @@ def synthesis_projection(
     if backend is None and not torch.compiler.is_compiling():
         found: Tensor | None = direct.project((core, *factors), False)
         if found is None and len(factors) == 2 and not accumulate_core_grad:
-            found = by_products(core, *factors, most_dimensions=2)
+            found = one_output(core, *factors, most_dimensions=2)
         if found is not None:
             return found
     result: Tensor

@@ -13,6 +13,7 @@ from torch.overrides import handle_torch_function
 from ntensor import backends
 
 from . import checks, direct
+from .by_torch import scaled_rows
 from .forms import Form, Slot, Values, split_columns
 from .operation import Operation
 
@@ -48,7 +49,7 @@ def synthesis(*factors: Tensor, backend: str | None = None) -> Tensor:
         tensor([[ 3.,  4.,  5.,  6.,  8., 10.]])
     """
     if backend is None and not torch.compiler.is_compiling():
-        found = direct.synthesise(factors)
+        found = synthesise_directly(factors)
         if found is not None:
             return found
     result: Tensor
@@ -58,6 +59,15 @@ def synthesis(*factors: Tensor, backend: str | None = None) -> Tensor:
     values = checked_factors("synthesis", factors)
     result = SYNTHESIS(values, backends.requested(backend))
     return result
+
+
+def synthesise_directly(factors: Sequence[Tensor]) -> Tensor | None:
+    """By the shortest way, None where it is not open. Code under `torch.compile` must not come
+    here."""
+    found: Tensor | None = direct.synthesise(factors)
+    if found is None and len(factors) == 2:
+        found = scaled_rows(*factors)
+    return found
 
 
 def checked_factors(operation: str, factors: tuple[Tensor, ...]) -> Any:

@@ -1,4 +1,4 @@
-"""One output of two factors: recorded, by products of torch, else by the kernels."""
+"""What products of torch do better than the kernels: its values, derivatives and limits."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 import ntensor
 from layouts import make
 from ntensor.backends.native.plans import force_plan
-from ntensor.ops import one_output
+from ntensor.ops import by_torch
 
 
 def problem(n, k_1, k_2, dtype=torch.float32, grad=True):
@@ -33,7 +33,7 @@ FUNCTIONS = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_values_and_derivatives(sizes, function, dtype):
     given = problem(*sizes, dtype)
-    assert one_output.by_products(*given) is not None
+    assert by_torch.one_output(*given) is not None
     wide = [each.detach().double().requires_grad_() for each in given]
     results = []
     for tensors, evaluate in ((given, function), (wide, exact)):
@@ -57,22 +57,22 @@ def test_left_to_the_kernels():
         *(problem(1, 900, 900), problem(64, 4, 4), problem(0, 128, 128), half),
         (torch.randn(2, 128, 128, requires_grad=True), z_1, z_2),
     ):
-        assert one_output.by_products(*others) is None
+        assert by_torch.one_output(*others) is None
     with ntensor.use_backend("native"):
-        assert one_output.by_products(*given) is None
-    assert one_output.by_products(*given) is not None
+        assert by_torch.one_output(*given) is None
+    assert by_torch.one_output(*given) is not None
     with torch.no_grad():
-        assert one_output.by_products(*given) is None
+        assert by_torch.one_output(*given) is None
     with force_plan(0):
-        assert one_output.by_products(*given) is None
+        assert by_torch.one_output(*given) is None
     with torch.autocast("cpu", torch.bfloat16):
-        assert one_output.by_products(*given) is None
+        assert by_torch.one_output(*given) is None
 
 
 def test_leading_dimensions():
     given = [each.requires_grad_() for each in (torch.randn(4, 30, 90), torch.randn(4, 30, 80))]
     weight, bias = torch.randn(1, 90, 80, requires_grad=True), torch.randn(1, requires_grad=True)
-    assert one_output.by_products(weight, *given) is not None
+    assert by_torch.one_output(weight, *given) is not None
     operands = *given, weight, bias
     found = ntensor.bilinear(*operands)
     wide = [each.detach().double().requires_grad_() for each in operands]
@@ -93,7 +93,7 @@ def test_weights_and_factors_of_any_strides(layout):
     generator = torch.Generator().manual_seed(3)
     shapes = (1, 90, 80), (70, 90), (70, 80)
     given = [make(layout, s, torch.float64, generator).requires_grad_() for s in shapes]
-    assert one_output.by_products(*given) is not None
+    assert by_torch.one_output(*given) is not None
     results = []
     for function in (lambda c, a, b: ntensor.bilinear(a, b, c), exact):
         x = function(*given)
@@ -118,3 +118,47 @@ def test_accumulated_gradient():
     x.sum().backward()
     (wanted,) = torch.autograd.grad(exact(core, z_1, z_2).sum(), [core])
     torch.testing.assert_close(core.grad, 1 + wanted)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str
+)
+@pytest.mark.parametrize(
+    "layout", ["contiguous", "transposed", "sliced", "expanded_columns", "expanded"]
+)
+@pytest.mark.parametrize("extents", [(1, 5), (5, 1), (1, 1)], ids=str)
+def test_scaled_rows(extents, layout, dtype):
+    generator = torch.Generator().manual_seed(4)
+    given = [make(layout, (3000, k), dtype, generator) for k in extents]
+    found = by_torch.scaled_rows(*given)
+    wanted = given[0].double() * given[1].double()
+    for each in (found, ntensor.synthesis(*given), ntensor.einsum("na,nb->nab", *given).flatten(1)):
+        assert each.is_contiguous() and torch.equal(each, wanted.to(dtype))
+    leaves = [each.detach().requires_grad_() for each in given]
+    wide = [each.detach().double().requires_grad_() for each in given]
+    cotangent = make("contiguous", wanted.shape, dtype, generator)
+    gradients = torch.autograd.grad(ntensor.synthesis(*leaves), leaves, cotangent)
+    exactly = torch.autograd.grad(wide[0] * wide[1], wide, cotangent.double())
+    tolerance = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 4e-3}.get(dtype, 5e-4)
+    for one, other in zip(gradients, exactly, strict=True):
+        assert (one.double() - other).abs().max() <= tolerance * other.abs().max()
+
+
+def test_scaled_rows_are_closed():
+    column, matrix = torch.ones(3000, 1), torch.ones(3000, 5)
+    half = column.bfloat16().requires_grad_(), matrix.bfloat16()
+    for given in (
+        *((matrix, matrix), (column, matrix.double()), (column[:7], matrix), (column, None)),
+        *((column[0], matrix), (column.int(), matrix.int()), half),
+    ):
+        assert by_torch.scaled_rows(*given) is None
+    with ntensor.use_backend("native"):
+        assert by_torch.scaled_rows(column, matrix) is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert by_torch.scaled_rows(column, matrix) is None
+        assert ntensor.synthesis(column, matrix).dtype is torch.bfloat16
+    assert torch.func.vmap(ntensor.synthesis)(column[None], matrix[None]).shape == (1, 3000, 5)
+    column.requires_grad_()
+    assert torch.autograd.gradcheck(ntensor.synthesis, (column[:2].double(), matrix[:2].double()))
+    with pytest.raises(ValueError, match="n"):
+        ntensor.synthesis(column[:7], matrix)
