@@ -170,3 +170,16 @@ FIXED += (
         seed=637614561,
     ),
 )
+# Sums of like terms, each beyond the range of float16, cancel in a second derivative.
+FIXED += (
+    Case(
+        "synthesis",
+        1,
+        (9, 96, 145, 1, 1),
+        dtype="float16",
+        order="second",
+        layouts=("expanded",),
+        option=349,
+        seed=280327518,
+    ),
+)
