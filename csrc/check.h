@@ -95,6 +95,10 @@ inline void check_sizes(const ProjectionCoreGrad& job) {
     check_split(job.split, job.grad_mean.data ? 1 : 0, job.factors);
     require(job.grad.data || job.grad_mean.data, "an incoming gradient");
 }
+inline void check_sizes(const ProjectionCoreStep& job) {
+    check_sizes(static_cast<const ProjectionCoreGrad&>(job));
+    require(job.factors.n <= most_step_samples, "at most 256 samples in a step");
+}
 inline void check_sizes(const Synthesis& job) {
     check_factors(job.factors, 1, 1, job.threads);
 }
@@ -138,6 +142,10 @@ inline void check_addresses(const ProjectionFactorGrads& job) {
 }
 inline void check_addresses(const ProjectionCoreGrad& job) {
     check_each(job.factors, job.core_grad);
+}
+inline void check_addresses(const ProjectionCoreStep& job) {
+    check_each(job.factors, job.step.parameter);
+    if (job.step.is_adam) check_each(job.step.first, job.step.second);
 }
 inline void check_addresses(const Synthesis& job) {
     check_each(job.factors, job.y);

@@ -25,6 +25,7 @@ import torch
 
 import fuzz_operations
 import layouts
+import ntensor
 from fuzz_cases import MOST_PRODUCTS, Case, draw, minimal, multiply_adds
 from fuzz_fixed import FIXED
 from guarded import Memory
@@ -50,9 +51,11 @@ PARTIAL = {"float64": 2.0**-49, "float32": 2.0**-20, "bfloat16": 2.0**-20, "floa
 OF_LIKE_TERMS = 16
 # Of a tensor that is not contiguous, each dimension up to four times as long in memory.
 MOST_SPAN = 1 << 27
-# float16 has no larger numbers; sums on the way to a smaller one may pass it. Where terms are alike,
-# each of several sums that cancel may be as large as all of its terms together.
+# float16 has no larger numbers; sums on the way to a smaller one may pass it. Where terms are
+# alike, each of several sums that cancel may be as large as all of its terms together.
 LARGEST = {"float16": 2.0**14}
+# The orders in which the core's gradient goes into what exists.
+ADDS = ("accumulate", "step")
 
 
 class Wrong(AssertionError):
@@ -112,7 +115,7 @@ def evaluate(case, function, inputs, cotangents, second, needs):
     try:
         results = function(*inputs)
         gradients = _gradients(results, wanted, cotangents, case.order == "second")
-        if case.order == "accumulate":
+        if case.order in ADDS:
             return [*results, gradients[0] + 1, *gradients[1:]]
         if case.order == "second":
             along = [each for each, need in zip(second, needs, strict=True) if need]
@@ -142,15 +145,25 @@ def _gradients(results, wanted, cotangents, create_graph):
 
 
 def accumulated(case, inputs, cotangents, needs):
-    """Result and gradients where the core's gradient is added to one of ones."""
+    """Result and gradients where the core's gradient is added to one of ones, or where a step of
+    gradient descent takes it, one more than what that takes away."""
     core = inputs[0].requires_grad_()
-    core.grad = torch.ones_like(core)
+    before, optimizer = core.detach().clone(), None
+    if case.order == "step":
+        optimizer = ntensor.optim.SGD([core], lr=1.0)
+    else:
+        core.grad = torch.ones_like(core)
     wanted = [t.requires_grad_() for t, need in zip(inputs[1:], needs[1:], strict=True) if need]
     try:
         results = fuzz_operations.ours(case, accumulate=True)(*inputs)
         used = [place for place, each in enumerate(cotangents) if each is not None]
         torch.autograd.backward([results[i] for i in used], [cotangents[i] for i in used])
-        return [*results, core.grad, *(each.grad for each in wanted)]
+        if optimizer:
+            optimizer.step()
+            added = 1 + (before - core.detach())
+        else:
+            added = core.grad
+        return [*results, added, *(each.grad for each in wanted)]
     finally:
         core.grad = None
         for tensor in (core, *wanted):
@@ -186,7 +199,7 @@ def expected(case):
 @functools.lru_cache(maxsize=1)
 def _expected(case):
     inputs, cotangents, second, needs = make(case)
-    if case.order == "accumulate":
+    if case.order in ADDS:
         needs = [True, *needs[1:]]
     given = Expected(inputs, cotangents, second, needs, [], [])
     exact = given.converted(_exactly)
@@ -220,7 +233,7 @@ def _exactly(tensor):
 def check(case):
     """Raises `Wrong` where a value of the case is not what float64 says."""
     torch.set_num_threads(case.threads)
-    if case.order == "accumulate" and case.operation not in ("projection", "with_mean"):
+    if case.order in ADDS and case.operation not in ("projection", "with_mean"):
         case = replace(case, order="gradients")
     if case.operation in fuzz_operations.WITHOUT_GRADIENTS:
         case = replace(case, order="result")
@@ -240,7 +253,7 @@ def _check(case, memory):
     sharing = sharing_at_any_size() if case.seed % 2 else nullcontext()
     call._kept_scratch()  # what a thread keeps must not lie in memory that is given back
     with memory.for_empty(), level, plan, sharing:
-        if case.order == "accumulate":
+        if case.order in ADDS:
             found = accumulated(case, inputs, cotangents, needs)
         else:
             found = evaluate(case, fuzz_operations.ours(case), inputs, cotangents, second, needs)

@@ -30,8 +30,8 @@ OPERATIONS = (
     *("grouped",) * 2,
 )
 # What is compared: the result; the gradients too; theirs; the derivative in forward mode; the
-# core's gradient added to one that exists.
-ORDERS = (*("result",) * 3, *("gradients",) * 4, "second", "forward", "accumulate")
+# core's gradient added to one that exists, or taken by an optimizer's step.
+ORDERS = (*("result",) * 3, *("gradients",) * 4, "second", "forward", "accumulate", "step")
 
 MOST_ELEMENTS = 1 << 22  # of the core, and of the synthesis of the batch; twice that now and then
 MOST_PRODUCTS = 1 << 29  # n k_x K

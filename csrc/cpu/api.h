@@ -91,6 +91,33 @@ struct ProjectionCoreGrad {
     void* scratch = nullptr;
 };
 
+// A step of an optimizer for a parameter p with the gradient g, element by element:
+//   g := sign g + coupled p,   p := kept p,
+// then for stochastic gradient descent
+//   m := momentum m + taken g (g itself without m),   p := p - rate m,
+//   or p := p - rate (g + momentum m) where it is Nesterov's,
+// and for Adam, u being v or its largest value so far where that is kept,
+//   m := m + taken (g - m),   v := kept_square v + taken_square g^2,
+//   p := p - rate m / (sqrt(u) / correction + epsilon).
+struct OptimizerStep {
+    bool is_adam = false;
+    bool is_nesterov = false;
+    void* parameter = nullptr;  // these four have the parameter's shape, contiguous
+    void* first = nullptr;      // m; null: none
+    void* second = nullptr;     // v; Adam's
+    void* largest = nullptr;    // null: not kept
+    double sign = 1, coupled = 0, kept = 1, rate = 0;
+    double momentum = 0, taken = 1;
+    double kept_square = 0, taken_square = 0, correction = 1, epsilon = 0;
+};
+
+// A step for the core by its gradient, which is never stored: ProjectionCoreGrad without
+// `accumulate`, its core_grad the core itself. At most most_step_samples samples.
+struct ProjectionCoreStep : ProjectionCoreGrad {
+    OptimizerStep step;
+};
+constexpr int64_t most_step_samples = 256;
+
 struct Synthesis {
     Factors factors;
     void* y;  // (n, K) contiguous
@@ -181,8 +208,9 @@ struct Entry {
 // One table a SIMD level.
 struct Kernels {
     std::tuple<Entry<Projection>, Entry<ProjectionFactorGrads>, Entry<ProjectionCoreGrad>,
-               Entry<Synthesis>, Entry<SynthesisGrads>, Entry<Rotation>, Entry<RotationMatrixGrad>,
-               Entry<RotationGrads>, Entry<RotatedSynthesis>, Entry<RotatedSynthesisGrads>>
+               Entry<ProjectionCoreStep>, Entry<Synthesis>, Entry<SynthesisGrads>, Entry<Rotation>,
+               Entry<RotationMatrixGrad>, Entry<RotationGrads>, Entry<RotatedSynthesis>,
+               Entry<RotatedSynthesisGrads>>
         entries;
     // Runs one pass over the buffers and returns the bytes moved or the operations done; 0: not on
     // this level.

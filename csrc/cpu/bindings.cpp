@@ -62,6 +62,34 @@ double roofline(const std::string& level, int kind, int64_t destination, int64_t
     return done / seconds.count();
 }
 
+// A step for the core, from (parameter, m, v, largest) and its ten numbers in the order of api.h.
+OptimizerStep optimizer_step(bool is_adam, bool is_nesterov, const std::array<int64_t, 4>& at,
+                             const std::array<double, 10>& numbers) {
+    const auto& [sign, coupled, kept, rate, momentum, taken, kept_square, taken_square, correction,
+                 epsilon] = numbers;
+    return {is_adam,        is_nesterov,    address(at[0]), address(at[1]),
+            address(at[2]), address(at[3]), sign,           coupled,
+            kept,           rate,           momentum,       taken,
+            kept_square,    taken_square,   correction,     epsilon};
+}
+
+void define_core_step(py::module_& m) {
+    using namespace binding;
+    define<Cpu, int, int64_t, const Integers&, int64_t, const MatrixArgument&,
+           const MatrixArgument&, const SplitArgument&, bool, bool, const std::array<int64_t, 4>&,
+           const std::array<double, 10>&>(
+        m, "projection_core_step",
+        [](const auto& use, int dtype, int64_t n, const Integers& factors, int64_t k_x,
+           const MatrixArgument& grad, const MatrixArgument& grad_mean, const SplitArgument& how,
+           bool is_adam, bool is_nesterov, const std::array<int64_t, 4>& arrays,
+           const std::array<double, 10>& numbers) {
+            const FactorList list(factors, {}, 0);
+            use(ProjectionCoreStep{{list.view(static_cast<DType>(dtype), n), k_x, matrix(grad),
+                                    matrix(grad_mean), split(how), address(arrays[0]), false},
+                                   optimizer_step(is_adam, is_nesterov, arrays, numbers)});
+        });
+}
+
 // Asks for large pages under fresh memory; a wish, so a refusal is no error.
 void advise_huge_pages([[maybe_unused]] int64_t begin, [[maybe_unused]] int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
@@ -94,5 +122,6 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("advise_huge_pages", &advise_huge_pages);
 
     binding::define_jobs<Cpu>(m);
+    define_core_step(m);
     define_direct_calls(m);
 }

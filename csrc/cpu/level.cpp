@@ -13,6 +13,7 @@ const Kernels kernels = {
     .entries = {{projection_scratch, projection},
                 {projection_factor_grads_scratch, projection_factor_grads},
                 {projection_core_grad_scratch, projection_core_grad},
+                {projection_core_step_scratch, projection_core_step},
                 {synthesis_scratch, synthesis},
                 {synthesis_grads_scratch, synthesis_grads},
                 {rotation_scratch, rotation},

@@ -17,6 +17,8 @@ int64_t projection_factor_grads_scratch(const ProjectionFactorGrads& job);
 void projection_factor_grads(const ProjectionFactorGrads& job);
 int64_t projection_core_grad_scratch(const ProjectionCoreGrad& job);
 void projection_core_grad(const ProjectionCoreGrad& job);
+int64_t projection_core_step_scratch(const ProjectionCoreStep& job);
+void projection_core_step(const ProjectionCoreStep& job);
 
 }  // namespace NTENSOR_LEVEL
 }  // namespace ntensor

@@ -5,8 +5,11 @@
 //
 // A thread forms W for a block of samples and a panel of columns once, then writes the panel for
 // all rows. Where the samples do not fit one block, later blocks add to what the first one wrote.
+//
+// Or the gradient is not written at all: an optimizer's step for the core takes it, tile by tile.
 
 #include "joined_grad.h"
+#include "optimizer_step.h"
 #include "parallel.h"
 #include "projection.h"
 #include "sample.h"
@@ -17,9 +20,14 @@ namespace NTENSOR_LEVEL {
 namespace {
 
 constexpr int64_t panel_budget = 40960;  // elements of W
+// The same for a step, which is the faster the longer the parts of rows are that it takes at a
+// time.
+constexpr int64_t step_budget = int64_t(1) << 20;
+constexpr int64_t step_columns = 16384;
 constexpr int64_t packed_budget = 4096;  // elements of A
 constexpr int64_t packed_rows = 16;      // rows of the core whose A is formed at a time
-constexpr int64_t panel_unit = 48;       // a multiple of the tile's width at every level
+static_assert(packed_budget / packed_rows == most_step_samples);
+constexpr int64_t panel_unit = 48;  // a multiple of the tile's width at every level
 // Results larger than this do not stay in the caches anyway and are written past them.
 constexpr int64_t cached_bytes = int64_t(16) << 20;
 
@@ -38,19 +46,23 @@ struct Plan {
     int64_t panels;
     int64_t row_chunk;
     int64_t row_chunks;
+    bool steps;
     bool past_caches;
 
-    explicit Plan(const ProjectionCoreGrad& job_)
+    explicit Plan(const ProjectionCoreGrad& job_, bool steps_ = false)
         : job(job_),
           factors(job_.factors),
           Q(job_.k_x * product_of_extents(factors, 0, job_.split.hoisted)),
           inner(factors, job_.split.hoisted, job_.split.hoisted),
           joined(job_.grad, job_.grad_mean, job_.k_x, factors, job_.split.hoisted) {
+        steps = steps_;
         P = inner.extent;
         block = min64(packed_budget / packed_rows, factors.n);
         blocks = ceil_div(factors.n, block);
         block = ceil_div(factors.n, blocks);
-        const int64_t most = max64(panel_unit, panel_budget / block / panel_unit * panel_unit);
+        int64_t columns = panel_budget / block;
+        if (steps) columns = min64(step_columns, step_budget / block);
+        const int64_t most = max64(panel_unit, columns / panel_unit * panel_unit);
         panels = ceil_div(P, most);
         if (P >= 4 * panel_unit * job.threads) panels = round_up(panels, job.threads);
         panel = round_up(ceil_div(P, panels), panel_unit);
@@ -60,7 +72,7 @@ struct Plan {
         row_chunk = round_up(ceil_div(Q, row_chunks), packed_rows);
         row_chunks = ceil_div(Q, row_chunk);
         const char* base = static_cast<const char*>(job.core_grad);
-        past_caches = !job.accumulate && blocks == 1 && sizeof(S) == sizeof(T) &&
+        past_caches = !steps && !job.accumulate && blocks == 1 && sizeof(S) == sizeof(T) &&
                       P % lanes<T> == 0 && Q * P * static_cast<int64_t>(sizeof(S)) > cached_bytes &&
                       reinterpret_cast<uintptr_t>(base) % vector_bytes == 0;
     }
@@ -72,11 +84,13 @@ class Worker {
     static constexpr int width = tile_width<T>;
 
 public:
-    Worker(const Plan<S>& plan, char* scratch) : plan_(plan), arena_{scratch} {
+    Worker(const Plan<S>& plan, char* scratch, const StepOf<S>* step = nullptr)
+        : plan_(plan), step_(step), arena_{scratch} {
         W_ = arena_.template take<T>(plan.block * plan.panel);
         z_ = arena_.template take<T>(plan.inner.sum);
         y_ = arena_.template take<T>(plan.panel);
         A_ = arena_.template take<T>(plan.block * packed_rows);
+        if (plan.steps) D_ = arena_.template take<T>(tile_rows(square_tile) * plan.panel);
     }
 
     int64_t scratch_bytes() const { return arena_.used; }
@@ -129,6 +143,8 @@ private:
             const int here = rows_at_once(rows - i, tile_rows(square_tile));
             with_rows<tile_rows(square_tile)>(
                 here, [&]<int Rows>() { write_tiles<Rows>(r + i, A_ + i, last); });
+            for (int j = 0; step_ && j < here; ++j)
+                step_->take(D_ + j * plan_.panel, (r + i + j) * plan_.P + p0_, columns_);
             i += here;
         }
     }
@@ -155,6 +171,14 @@ private:
         S* to = static_cast<S*>(plan_.job.core_grad) + r * K + p0_ + p;
         const TileInput<T> in{A, 1, packed_rows, W_ + p * samples_, width, samples_};
         // What a row's last vector writes beyond its end, the rows after it write over.
+        if (step_) {
+            T* D = D_ + p;
+            tile_in_place<T, Rows, Vectors, Prefetch::none>(
+                in, [D, stride = plan_.panel](int i, int c, Vector<T> sum) {
+                    store(D + i * stride + c, sum);
+                });
+            return;
+        }
         const bool over = columns_ == K && p == 0 && !add_ && (r + Rows - 1) * K + here <= last * K;
         if (count < here && !over) {
             T sums[Rows * here];
@@ -190,33 +214,57 @@ private:
     }
 
     const Plan<S>& plan_;
+    const StepOf<S>* step_;  // null: the gradient is written
     Arena arena_;
     T* W_;  // [panel / width][samples][width]
     T* z_;  // [sum]
     T* y_;  // [panel]
     T* A_;  // [samples][packed_rows]
+    T* D_;  // [rows of a tile][panel], of a step
     bool add_;
     int64_t s0_, samples_;
     int64_t p0_, columns_;
 };
 
-}  // namespace
+template <class S>
+int64_t bytes_of_thread(const Plan<S>& plan) {
+    return Worker<S>(plan, nullptr).scratch_bytes();
+}
 
-int64_t projection_core_grad_scratch(const ProjectionCoreGrad& job) {
+int64_t scratch_of(const ProjectionCoreGrad& job, bool steps) {
     int64_t bytes = 0;
     with_storage_type(job.factors.dtype, [&]<class S>(S) {
-        bytes = job.threads * Worker<S>(Plan<S>(job), nullptr).scratch_bytes();
+        bytes = job.threads * bytes_of_thread(Plan<S>(job, steps));
     });
     return bytes;
 }
 
+template <class S>
+void run_worker(const Plan<S>& plan, const StepOf<S>* step) {
+    const int64_t bytes = bytes_of_thread(plan);
+    parallel_for_threads(plan.job.threads, [&](int t) {
+        Worker<S>(plan, static_cast<char*>(plan.job.scratch) + t * bytes, step).run(t);
+    });
+}
+
+}  // namespace
+
+int64_t projection_core_grad_scratch(const ProjectionCoreGrad& job) {
+    return scratch_of(job, false);
+}
+
 void projection_core_grad(const ProjectionCoreGrad& job) {
+    with_storage_type(job.factors.dtype, [&]<class S>(S) { run_worker<S>(Plan<S>(job), nullptr); });
+}
+
+int64_t projection_core_step_scratch(const ProjectionCoreStep& job) {
+    return scratch_of(job, true);
+}
+
+void projection_core_step(const ProjectionCoreStep& job) {
     with_storage_type(job.factors.dtype, [&]<class S>(S) {
-        const Plan<S> plan(job);
-        const int64_t bytes = Worker<S>(plan, nullptr).scratch_bytes();
-        parallel_for_threads(job.threads, [&](int t) {
-            Worker<S>(plan, static_cast<char*>(job.scratch) + t * bytes).run(t);
-        });
+        const StepOf<S> step(job.step);
+        run_worker<S>(Plan<S>(job, true), &step);
     });
 }
 

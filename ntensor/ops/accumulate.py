@@ -1,7 +1,8 @@
 """The core's gradient added in place: backward writes into `core.grad`, and returns None for it.
 
 A fresh gradient of the core's size costs its page faults and one more pass over memory; adding into
-the one that exists costs neither.
+the one that exists costs neither. Where an optimizer of `ntensor.optim` has the core, backward
+notes the terms of the gradient for it instead.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ntensor.backends._torch import (
     will_execute,
 )
 
-from . import checks, derivatives
+from . import checks, deferred, derivatives
 from .dispatch import define, plain
 from .operation import Operation
 from .saved import save, unpack
@@ -45,8 +46,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def ensure_grad(core: Tensor) -> None:
-    """Creates `core.grad` where it is None; of several threads one does."""
-    if core.grad is None:
+    """Creates `core.grad` where it is None and no optimizer of `ntensor.optim` has the core; of
+    several threads one does."""
+    if core.grad is None and deferred.terms_of(core) is None:
         with _adding:
             if core.grad is None:
                 core.grad = torch.zeros_like(core)
@@ -77,7 +79,8 @@ def check_accumulation(operation: str, core: Tensor, cast: Tensor) -> bool:
         raise _refusal(
             operation, f"needs a core in autocast's dtype, {cast.dtype}, got {core.dtype}"
         )
-    check_grad(operation, core, core)
+    if deferred.terms_of(core) is None:
+        check_grad(operation, core, core)
     return True
 
 
@@ -144,10 +147,16 @@ class _AccumulatingProjection(torch.autograd.Function):
         values, *factors = tensors
         given = grad is not None or grad_mean is not None
         if given and _is_asked(operation.name, ctx.next_functions[0][0], ctx.core_node):
-            core_grad = check_grad(operation.name, core, values)
-            add = _ADD_CORE_GRAD if plain((*tensors, grad, grad_mean)) else PROJECTION_CORE_GRAD_
+            terms = deferred.terms_of(core)
+            if terms is None:
+                core_grad = check_grad(operation.name, core, values)
+                are_plain = plain((*tensors, grad, grad_mean))
+                add = _ADD_CORE_GRAD if are_plain else PROJECTION_CORE_GRAD_
             with _adding:
-                add(core_grad, grad, grad_mean, factors, backend)
+                if terms is None:
+                    add(core_grad, grad, grad_mean, factors, backend)
+                else:
+                    deferred.note(terms, grad, grad_mean, factors, backend)
         cotangents = (grad, grad_mean)[: len(operation.returns)]
         needs = (False, *ctx.needs_input_grad[3:])
         gradients = derivatives.first_order(operation, tensors, (backend,), needs, cotangents)
