@@ -294,3 +294,13 @@ def test_unfinished_files_take_no_place(tmp_path):
     with replaced(path) as unfinished:
         unfinished.write_text("new")
     assert path.read_text() == "new"
+
+
+def test_optimizer_steps(tmp_path):
+    import optimizer
+
+    given = ["--quick", "--repeats", "1", "--threads", "1", "--out", str(tmp_path)]
+    assert optimizer.main(given) == 0
+    rows = list(csv.DictReader((tmp_path / "optimizer.csv").open()))
+    assert [row["kind"] for row in rows] == ["rival", "rival", "ours"] * len(optimizer.QUICK)
+    assert not any(row["status"] for row in rows)

@@ -24,6 +24,7 @@ constexpr int64_t panel_budget = 40960;  // elements of W
 // time.
 constexpr int64_t step_budget = int64_t(1) << 20;
 constexpr int64_t step_columns = 16384;
+constexpr int64_t step_held = 98304;  // elements of the gradient, formed before the step takes them
 constexpr int64_t packed_budget = 4096;  // elements of A
 constexpr int64_t packed_rows = 16;      // rows of the core whose A is formed at a time
 static_assert(packed_budget / packed_rows == most_step_samples);
@@ -47,6 +48,7 @@ struct Plan {
     int64_t row_chunk;
     int64_t row_chunks;
     bool steps;
+    int64_t step_rows;  // whose gradients are held for a step
     bool past_caches;
 
     explicit Plan(const ProjectionCoreGrad& job_, bool steps_ = false)
@@ -64,9 +66,10 @@ struct Plan {
         if (steps) columns = min64(step_columns, step_budget / block);
         const int64_t most = max64(panel_unit, columns / panel_unit * panel_unit);
         panels = ceil_div(P, most);
-        if (P >= 4 * panel_unit * job.threads) panels = round_up(panels, job.threads);
+        if (!steps && P >= 4 * panel_unit * job.threads) panels = round_up(panels, job.threads);
         panel = round_up(ceil_div(P, panels), panel_unit);
         panels = ceil_div(P, panel);
+        step_rows = max64(tile_rows(square_tile), step_held / panel / packed_rows * packed_rows);
         // Rows are divided only where the panels alone would leave threads idle.
         row_chunks = panels % job.threads && panels < 4 * job.threads ? job.threads : 1;
         row_chunk = round_up(ceil_div(Q, row_chunks), packed_rows);
@@ -90,7 +93,7 @@ public:
         z_ = arena_.template take<T>(plan.inner.sum);
         y_ = arena_.template take<T>(plan.panel);
         A_ = arena_.template take<T>(plan.block * packed_rows);
-        if (plan.steps) D_ = arena_.template take<T>(tile_rows(square_tile) * plan.panel);
+        if (plan.steps) D_ = arena_.template take<T>(plan.step_rows * plan.panel);
     }
 
     int64_t scratch_bytes() const { return arena_.used; }
@@ -143,10 +146,19 @@ private:
             const int here = rows_at_once(rows - i, tile_rows(square_tile));
             with_rows<tile_rows(square_tile)>(
                 here, [&]<int Rows>() { write_tiles<Rows>(r + i, A_ + i, last); });
-            for (int j = 0; step_ && j < here; ++j)
-                step_->take(D_ + j * plan_.panel, (r + i + j) * plan_.P + p0_, columns_);
             i += here;
+            if (!step_) continue;
+            held_ += here;
+            if (held_ + tile_rows(square_tile) > plan_.step_rows || r + i == last)
+                take_step(r + i - held_);
         }
+    }
+
+    // For the rows from r on whose gradients are held.
+    void take_step(int64_t r) {
+        for (int64_t i = 0; i < held_; ++i)
+            step_->take(D_ + i * plan_.panel, (r + i) * plan_.P + p0_, columns_);
+        held_ = 0;
     }
 
     template <int Rows>
@@ -172,7 +184,7 @@ private:
         const TileInput<T> in{A, 1, packed_rows, W_ + p * samples_, width, samples_};
         // What a row's last vector writes beyond its end, the rows after it write over.
         if (step_) {
-            T* D = D_ + p;
+            T* D = D_ + held_ * plan_.panel + p;
             tile_in_place<T, Rows, Vectors, Prefetch::none>(
                 in, [D, stride = plan_.panel](int i, int c, Vector<T> sum) {
                     store(D + i * stride + c, sum);
@@ -220,8 +232,9 @@ private:
     T* z_;  // [sum]
     T* y_;  // [panel]
     T* A_;  // [samples][packed_rows]
-    T* D_;  // [rows of a tile][panel], of a step
+    T* D_;  // [step_rows][panel]
     bool add_;
+    int64_t held_ = 0;  // rows of D
     int64_t s0_, samples_;
     int64_t p0_, columns_;
 };

@@ -64,9 +64,8 @@ def step(
         matrices.insert(int(with_mean), matrices[0].new_ones((len(matrices[0]), 1)))
     inputs, extents, _, _ = describe_factors(matrices, int(with_mean))
     sizes = call.sizes_of(core, len(matrices[0]), extents, core.shape[0])
-    split = plans.core_grad(sizes, grad is not None, with_mean, plans.forced())
-    if split.hoisted < 0:
-        split = plans.Split(int(with_mean))
+    # Long rows, of a synthesis that is formed once, whatever a gradient alone would take.
+    split = plans.Split(int(with_mean))
     arrays = [core.data_ptr(), *(0 if each is None else each.data_ptr() for each in states)]
     both = (describe_optional(grad), describe_optional(grad_mean))
     job = (sizes.dtype, sizes.n, inputs, core.shape[0], *both, split)
