@@ -1,7 +1,7 @@
 r"""Optimizers that take a step for a core without its gradient in memory.
 
 The gradient of a core is as large as the core, and an optimizer writes and reads it once more. It
-is the sum of few outer products, `sum_s g_s (z_1s \otimes ... \otimes z_Ms)`: these optimizers keep
+is the sum of few outer products, `sum_s g_s (z_1s (x) ... (x) z_Ms)`: these optimizers keep
 its terms, which are as small as the batch, and form it in the caches, part by part, where the step
 takes it. They are those of `torch.optim` in everything else: the same arguments, states and
 results, but for rounding, and any other parameter beside the cores.
