@@ -108,14 +108,16 @@ def test_same_as_torch(name, options, dtype, mean, kernel_steps):
 
 @pytest.mark.parametrize("level", _cpu.simd_levels())
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-@pytest.mark.parametrize("name", ["SGD", "AdamW"])
-def test_every_level_and_dtype(level, dtype, name, kernel_steps):
+@pytest.mark.parametrize(
+    ("name", "options"), [("SGD", {}), ("SGD", {"momentum": 0.9}), ("AdamW", {"amsgrad": True})]
+)
+def test_every_level_and_dtype(level, dtype, name, options, kernel_steps):
     """Against float64, from the same start, so that the moments are formed once."""
     for extents, k_x, n in (((7, 50), 21, 40), ((3, 5, 2), 5, 200), ((2, 9000), 3, 7)):
         start = torch.randn((k_x, *extents), generator=torch.Generator().manual_seed(3)).to(dtype)
-        cores, optimizers = pair(name, start.double(), lr=0.125)
+        cores, optimizers = pair(name, start.double(), lr=0.125, **options)
         core = torch.nn.Parameter(start.clone())
-        optimizer = getattr(ntensor.optim, name)([core], lr=0.125)
+        optimizer = getattr(ntensor.optim, name)([core], lr=0.125, **options)
         z, cotangents = batch(n, extents, k_x, dtype, n)
         run(optimizers[0], cores[0], [[([f.double() for f in z], cotangents.double())]])
         kernel_steps.clear()
