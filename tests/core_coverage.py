@@ -27,6 +27,7 @@ HALF = "half types are always widened first"
 STRIDED = "where a factor is rotated, other types read the gradient by its strides"
 HEAD = "the head of a lambda; its body is reached"
 UNROLLED = "a loop of a constant number of steps"
+EMPTY = "what is assigned to is empty, so that nothing is freed"
 INLINED = "inlined more than once, and not each copy takes every way"
 NOT_AHEAD = "the factors' gradients ask for nothing ahead"
 TORCH = "left to torch's product: larger problems than are run with counters"
@@ -108,6 +109,8 @@ UNREACHED: dict[tuple[str, str], tuple[str, str]] = {
     ("cpu/direct_operands.h", "around->api->describe("): ("", FAILURE),
     ("cpu/direct_operands.h", "if (!view.strides"): ("", INTERFACE),
     ("cpu/direct_plan.h", "if (!memory)"): ("", "memory is there"),
+    ("cpu/direct_plan.h", "own_ = allocate(bytes);"): ("", EMPTY),
+    ("cpu/joined_grad.h", "if (last > 0) scale ="): ("", INLINED),
     ("cpu/direct_plan.h", "for (int64_t i = 0; names[i]"): ("", "only known levels are forced"),
     ("cpu/direct_plan.h", "a level that there is"): ("any", "only known levels are forced"),
     ("cpu/direct_plan.h", "static auto* const plans"): ("", "a static's guard: made with the GIL"),

@@ -183,3 +183,9 @@ FIXED += (
         seed=280327518,
     ),
 )
+# More rows than a thread sums up at a time, few samples: W is formed once for all of them.
+FIXED += tuple(
+    Case(operation, n, sizes, k_x=2500, plan=2 - operation.count("mean"))
+    for operation in ("projection", "with_mean")
+    for n, sizes in ((1, (5, 7)), (3, (4, 30)))
+)

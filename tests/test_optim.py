@@ -127,6 +127,22 @@ def test_every_level_and_dtype(level, dtype, name, options, kernel_steps):
         assert_same(core, cores[0], start, 0.125, dtype)
 
 
+@pytest.mark.parametrize("width", [5, 48])
+def test_what_is_not_a_number_stays_so(width):
+    start = torch.randn(6, 3, width)
+    cores, optimizers = pair("Adam", start, lr=0.1, amsgrad=True)
+    z, cotangents = batch(4, (3, width), 6, torch.float32, 1)
+    broken = cotangents.clone()
+    broken[0, 1, 2] = torch.nan
+    batches = [[(z, cotangents)], [(z, broken)], [(z, cotangents)]]
+    run(optimizers[0], cores[0], batches)
+    run(optimizers[1], cores[1], batches, accumulate_core_grad=True)
+    assert torch.equal(cores[0].isnan(), cores[1].isnan()) and cores[0].isnan()[2].all()
+    for core in cores:
+        core.data.nan_to_num_(0)
+    assert_same(cores[1], cores[0], start, 0.1)
+
+
 def test_no_element_beside_the_core():
     """Rows whose ends are no multiple of a vector, by one thread and by three."""
     before = torch.get_num_threads()
