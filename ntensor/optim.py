@@ -172,6 +172,8 @@ class _StepsByTerms(torch.optim.Optimizer):
             return False
         if any(term.grad is None and term.grad_mean is None for term in terms):
             return False
+        if not all(_belongs(term, core) for term in terms):
+            return False  # the operation that adds them says what is wrong
         if any(backends.requested(term.backend) not in (None, "native") for term in terms):
             return False
         state = self.state.get(core, {}).values()
@@ -184,6 +186,15 @@ class _StepsByTerms(torch.optim.Optimizer):
 
 def _is_plain(tensor: Tensor) -> bool:
     return tensor.is_cpu and tensor.is_contiguous() and tensor.dtype in backends.DTYPES
+
+
+def _belongs(term: Term, core: Tensor) -> bool:
+    """Whether the core still has the shape, dtype and device of backward."""
+    grads = [grad for grad in (term.grad, term.grad_mean) if grad is not None]
+    extents = [z.shape[1] for z in term.factors]
+    return all(list(core.shape) == [grad.shape[1], *extents] for grad in grads) and all(
+        each.dtype is core.dtype and each.device == core.device for each in (*grads, *term.factors)
+    )
 
 
 def _has_kernel() -> bool:
@@ -232,7 +243,8 @@ class _Adam(_StepsByTerms):
             correction=math.sqrt(1 - beta_2**count),
             epsilon=float(group["eps"]),
         )
-        states = state["exp_avg"], state["exp_avg_sq"], state.get("max_exp_avg_sq")
+        largest = state["max_exp_avg_sq"] if group["amsgrad"] else None
+        states = state["exp_avg"], state["exp_avg_sq"], largest
         core_step.step(core, states, term.grad, term.grad_mean, term.factors, rule)
 
 

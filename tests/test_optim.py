@@ -161,7 +161,9 @@ def test_no_element_beside_the_core():
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("sizes", [(3,), (1, 2, 3), (120, 130), (200, 100), (300,)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(3,), (1, 2, 3), (120, 130), (256,), (200, 100), (300,)], ids=str
+)
 def test_several_calls_and_many_samples(sizes, kernel_steps):
     start = torch.randn(6, 3, 7)
     cores, optimizers = pair("Adam", start, lr=0.01)
@@ -227,6 +229,20 @@ def test_state_dicts_both_ways(name, options):
     assert_same_states(others, 1e-3)
 
 
+def test_amsgrad_is_that_of_the_group():
+    start = torch.randn(6, 3, 7)
+    cores, optimizers = pair("Adam", start, lr=0.1, amsgrad=True)
+    for scale in (10.0, 0.1):
+        z, cotangents = batch(5, (3, 7), 6, torch.float32, 1)
+        batches = [[(z, scale * cotangents)]]
+        run(optimizers[0], cores[0], batches)
+        run(optimizers[1], cores[1], batches, accumulate_core_grad=True)
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["amsgrad"] = False
+    assert_same(cores[1], cores[0], start, 0.1)
+    assert_same_states(optimizers, 1e-4)
+
+
 def test_terms_are_copies():
     start = torch.randn(6, 3, 7)
     cores, optimizers = pair("SGD", start, lr=0.1)
@@ -238,6 +254,20 @@ def test_terms_are_copies():
     for optimizer in optimizers:
         optimizer.step()
     assert_same(cores[1], cores[0], start, 0.1)
+
+
+@pytest.mark.parametrize("other", [(6, 3, 5), (4, 3, 7), (6, 21), None], ids=str)
+def test_another_core_since_backward(other, kernel_steps):
+    """Of another shape or dtype: nothing is written."""
+    core = torch.nn.Parameter(torch.randn(6, 3, 7))
+    optimizer = ntensor.optim.SGD([core], lr=0.1)
+    z, cotangents = batch(4, (3, 7), 6, torch.float32, 1)
+    loss(core, z, cotangents, False, accumulate_core_grad=True).backward()
+    core.data = core.data.double() if other is None else torch.zeros(other)
+    before = core.detach().clone()
+    with pytest.raises((TypeError, ValueError), match=r"core_grad|dtype"):
+        optimizer.step()
+    assert not kernel_steps and torch.equal(core, before)
 
 
 def test_zero_grad_drops_and_step_takes_them():
