@@ -258,7 +258,9 @@ def _directly(equation: str, operands: Sequence[Any], arguments: Sequence[Any]) 
         return found if found is None or way.output is None else found.permute(way.output)
     if way.mode is None:
         found = synthesise_directly(given)
-        return None if found is None else found.view(-1, *[factor.shape[1] for factor in given])
+        if found is None:
+            return None
+        return found.view(given[0].shape[0], *[factor.shape[1] for factor in given])
     return _of_mode(given, way)
 
 

@@ -81,7 +81,8 @@ class _RecordedGroups(torch.autograd.Function):
         flat = [value.flatten(0, 1) for value in values]
         statics = (values[0].shape[0], None)
         compute = backward if torch.is_grad_enabled() else first_order
-        cotangents = (grad.reshape(-1, grad.shape[2]),)  # the older vmap has no flatten
+        # The older vmap has no flatten.
+        cotangents = (grad.reshape(flat[-1].shape[0], grad.shape[2]),)
         parts = compute(GROUPED_PROJECTION, flat, statics, needs, cotangents)
         return tuple(
             None if part is None else part.view(value.shape)
