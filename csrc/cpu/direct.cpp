@@ -174,7 +174,8 @@ bool set_up(const py::object& capsule, const py::dict& given) {
 
 void define_direct_calls(py::module_& m) {
     m.def("set_up_direct_calls", &direct::set_up);
-    for (PyMethodDef* each : {direct::methods, direct::feature_methods, direct::mode_methods})
+    for (PyMethodDef* each :
+         {direct::methods, direct::feature_methods, direct::mode_methods, direct::by_torch_methods})
         if (PyModule_AddFunctions(m.ptr(), each) != 0) throw py::error_already_set();
 }
 

@@ -10,7 +10,7 @@ namespace ntensor {
 namespace direct {
 
 // Functions of direct_features.cpp and direct_modes.cpp, after them one of nulls.
-extern PyMethodDef feature_methods[], mode_methods[];
+extern PyMethodDef feature_methods[], mode_methods[], by_torch_methods[];
 
 // Runs a job without the GIL, on all threads, or one for each of several problems; steps: as in
 // stack.h.
