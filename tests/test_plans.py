@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ntensor import _cpu
-from ntensor.backends.native import call, force_simd_level, plans, prices
+from ntensor.backends.native import call, core_step, force_simd_level, plans, prices
 from ntensor.backends.native.library import DTYPES as NUMBERS
 from ntensor.backends.native.library import describe_sizes
 from ntensor.backends.native.plans import Sizes, Split, force_plan
@@ -354,3 +354,12 @@ def test_prices_know_the_kernels():
         for name, value in values.items():
             (found,) = re.findall(rf"constexpr int64_t {name}(?:<Pairs>)? =\s+([^;]*);", text)
             assert found == str(value), (file, name)
+    few = (sources / "projection_few.h").read_text()
+    assert re.search(rf"short_row = vector_bytes == 64 \? {prices.SHORT_FEW} : 0;", few)
+    assert re.search(rf"few_at_once = {max(prices.FEW_ROWS)};", few)
+    for rows in (prices.FEW_SHORT_ROWS, prices.FEW_ROWS):
+        one, two, three, four = (rows[samples] for samples in (1, 2, 3, 4))
+        wanted = f"samples == 1 ? {one} : samples == 2 ? {two} : samples == 3 ? {three} : {four};"
+        assert f"return {wanted}" in few
+    api = (sources / "api.h").read_text()
+    assert f"constexpr int64_t most_step_samples = {core_step.MOST_SAMPLES};" in api

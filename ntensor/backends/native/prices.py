@@ -116,18 +116,18 @@ def _tile_rows(vectors: int, wide: int) -> int:
     return 6 if vectors == wide else 8
 
 
-def _tile(rows: int, vectors: int, depth: float) -> float:
+def _tile(rows: int, vectors: int, depth: float, folds: int = 1) -> float:
     step = max(rows * vectors, rows + vectors, LATENCY)
-    return depth * step + FOLD * rows * vectors + TILE
+    return depth * step + folds * FOLD * rows * vectors + TILE
 
 
-def _tiles(count: int, most: int, vectors: int, depth: float) -> float:
+def _tiles(count: int, most: int, vectors: int, depth: float, folds: int = 1) -> float:
     """Of `count` rows in tiles of at most `most`, what is left over in powers of two."""
     full, left = divmod(count, most)
-    price = full * _tile(most, vectors, depth)
+    price = full * _tile(most, vectors, depth, folds)
     while left:
         rows = 1 << (left.bit_length() - 1)
-        price += _tile(rows, vectors, depth)
+        price += _tile(rows, vectors, depth, folds)
         left -= rows
     return price
 
@@ -140,9 +140,16 @@ def _columns(P: int, count: int, most: int, level: Level, depth: float) -> float
 
 
 def price_of_samples(
-    level: Level, n: int, extents: Extents, k_x: int, hoisted: int, threads: int, paired: bool
+    level: Level,
+    n: int,
+    extents: Extents,
+    k_x: int,
+    hoisted: int,
+    threads: int,
+    paired: bool,
+    results: int = 1,
 ) -> float:
-    """Of a projection with the samples in the lanes."""
+    """Of a projection with the samples in the lanes, to x alone or to x and x_mean."""
     outer, inner = extents[:hoisted], extents[hoisted:]
     L, P = math.prod(outer), math.prod(inner)
     slabs = _ceil_div(n, SLAB)
@@ -153,7 +160,7 @@ def price_of_samples(
     vectors = _ceil_div(_ceil_div(n, slabs), level.lanes)
     wide = min(vectors, level.wide)
     rows = _tile_rows(wide, level.wide)
-    along = min(_tiles(k_x, rows, wide, P) / k_x, _tiles(min(L, 64), rows, wide, P) / min(L, 64))
+    along = min(_tiles(count, rows, wide, P, results) / count for count in (k_x, min(L, 64)))
     core = k_x * L * along * (vectors / wide) * (0.55 if paired else 1.0)
     core += k_x * L * P / level.lanes * level.widen * (not paired)
     formed = vectors * (
@@ -224,7 +231,8 @@ def projection(sizes: Sizes, mean: bool) -> dict[Split, float]:
     prices = {}
     for h in hoists:
         paired = is_paired(level, dtype, extents, h)
-        prices[Split(h)] = price_of_samples(at, n, extents, k_x, h, threads, paired)
+        given = (n, extents, k_x, h, threads, paired, 1 + mean)
+        prices[Split(h)] = price_of_samples(at, *given)
     if n <= FEW:
         for h in hoists:
             prices[Split(h, few=1)] = price_of_few(at, n, extents, k_x, h, threads)

@@ -107,6 +107,8 @@ def _with_mean(
         return found
     rows = k_x * extents[0]
     vectors = rows * -(-elements // (rows * lanes))
+    if elements == rows and not adds:  # the leading extent lies in the lanes
+        vectors = -(-elements // lanes)
     price = PASS if elements * element <= MOST_CORE_BYTES else PASS_FROM_MEMORY
     passes = (vectors * price + (SHORT_ROW * rows if adds else 0.0)) / threads
     of_mean = _resized(sizes, n, extents[1:])
