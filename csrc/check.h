@@ -120,6 +120,13 @@ inline void check_sizes(const RotatedSynthesis& job) {
 inline void check_sizes(const RotatedSynthesisGrads& job) {
     check_rotated(job.factors, job.layout, job.threads);
 }
+inline void check_sizes(const Contraction& job) {
+    check_run(job.dtype, job.before, job.threads);
+    Size core;
+    core.times(job.before);
+    core.times(job.extent);
+    core.times(job.after);
+}
 
 // No address that a kernel reads or writes without asking is 0. Scratch may be: a job may need
 // none.
@@ -167,6 +174,9 @@ inline void check_addresses(const RotatedSynthesis& job) {
 }
 inline void check_addresses(const RotatedSynthesisGrads& job) {
     check_each(job.factors, job.R.data, job.grad.data);
+}
+inline void check_addresses(const Contraction& job) {
+    check_each(job.core, job.z, job.out);
 }
 
 }  // namespace ntensor

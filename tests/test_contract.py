@@ -13,6 +13,9 @@ import ntensor
 from backends import each_dtype
 from comparison import assert_matches_definition
 from layouts import DENSE, LAYOUTS, make
+from ntensor import _cpu
+from ntensor.backends.native import force_simd_level
+from ntensor.ops import direct
 from shapes import PROJECTION
 
 F64 = torch.float64
@@ -203,3 +206,66 @@ def test_benchmark(tmp_path):
     assert len(rows) == 18
     assert not any(row["status"] for row in rows)
     assert (tmp_path / "contract.png").stat().st_size > 0
+
+
+# (before, extent, after): rows, fewer and more than the lanes of a vector; columns, up to a block
+# of them and beyond; chains of terms that are cut.
+KERNEL = (
+    *((1, 1, 1), (3, 2, 1), (17, 5, 1), (33, 80, 1), (2, 5000, 1), (40, 31, 1), (1, 9000, 1)),
+    *((2, 3, 2), (5, 4, 15), (3, 7, 16), (2, 9, 17), (2, 15, 80), (1, 300, 33), (2, 700, 5)),
+    *((2, 3, 127), (2, 3, 128), (3, 2, 129), (2, 3, 255), (1, 3, 256), (1, 3, 257), (2, 2, 1200)),
+    *((9001, 70, 1), (3, 50, 4001), (301, 40, 60)),  # for two threads
+)
+
+
+@pytest.mark.sanitizer
+@pytest.mark.parametrize("level", _cpu.simd_levels())
+@each_dtype
+def test_kernel(dtype, level, generator):
+    for before, extent, after in KERNEL:
+        core = make("contiguous", (before, extent, after), dtype, generator)
+        for layout in ("contiguous", "stepped", "expanded"):
+            z = make(layout, (extent,), dtype, generator)
+            with force_simd_level(level):
+                found = direct.contract(core, z, 1)
+            assert found is not None and found.dtype is dtype
+            wanted = torch.einsum("bea,e->ba", core.double(), z.double())
+            scale = torch.einsum("bea,e->ba", core.double().abs(), z.double().abs())
+            bound = {F64: 1e-14, torch.float32: 4e-6}.get(dtype, 5e-3)
+            assert ((found.double() - wanted).abs() <= bound * scale + 1e-30).all()
+
+
+def test_left_to_torch():
+    core, z = torch.randn(2, 3, 4), torch.randn(3)
+    assert direct.contract(core, z, 1) is not None and direct.contract(core, z, -2) is not None
+    for others in (
+        *((core, z, 0), (core, z, 2), (core, z, 3), (core, z, -3), (core, z, 1.0), (core, z, True)),
+        *((core, z.double(), 1), (core, z[None], 1), (core[0, 0], z[:0], 0), (core.mT, z[:1], 1)),
+        *((core[:0], z, 1), (core.to("meta"), z, 1), (core.int(), z.int(), 1), (core, None, 1)),
+        (core.requires_grad_(), z, 1),
+    ):
+        assert direct.contract(*others) is None
+
+
+@pytest.mark.parametrize("mode", [1, 2, 3])
+@each_dtype
+def test_recorded(dtype, mode, generator):
+    """One node, with the gradients of the product that it stands for, any number of times."""
+    sizes = (5, 3, 4, 6)
+    core = make("contiguous", sizes, dtype, generator).requires_grad_()
+    z = make("stepped", (sizes[mode],), dtype, generator).requires_grad_()
+    found = ntensor.contract(core, z, mode)
+    assert found.grad_fn.name() == "_RecordedBackward"
+    wide = [each.detach().double().requires_grad_() for each in (core, z)]
+    wanted = definition(*wide, mode)
+    cotangent = make("contiguous", wanted.shape, dtype, generator)
+    ours = torch.autograd.grad(found, (core, z), cotangent, create_graph=True)
+    exact = torch.autograd.grad(wanted, wide, cotangent.double(), create_graph=True)
+    again = torch.autograd.grad(sum(each.sum() for each in ours), (core, z))
+    exactly = torch.autograd.grad(sum(each.sum() for each in exact), wide)
+    bound = {F64: 1e-13, torch.float32: 1e-5}.get(dtype, 4e-2)
+    for one, other in zip((*ours, *again), (*exact, *exactly), strict=True):
+        assert (one.double() - other).abs().max() <= bound * other.abs().max()
+    only = ntensor.contract(core, z.detach(), mode)
+    (gradient,) = torch.autograd.grad(only, core, cotangent)
+    torch.testing.assert_close(gradient, ours[0].detach())

@@ -195,6 +195,18 @@ struct RotatedSynthesisGrads {
     void* scratch = nullptr;
 };
 
+// out[b, a] = sum_e z[e] core[b, e, a]: one mode of a core, with the extents before and after it.
+struct Contraction {
+    DType dtype;
+    int64_t before, extent, after;
+    const void* core;  // (before, extent, after) contiguous
+    const void* z;     // (extent), z_stride
+    int64_t z_stride;
+    void* out;  // (before, after) contiguous
+    int threads = 1;
+    void* scratch = nullptr;
+};
+
 enum class Roof : int { read, write, copy, fma32, fma64, bf16dot };
 
 // One operation at one SIMD level, threads included.
@@ -210,7 +222,7 @@ struct Kernels {
     std::tuple<Entry<Projection>, Entry<ProjectionFactorGrads>, Entry<ProjectionCoreGrad>,
                Entry<ProjectionCoreStep>, Entry<Synthesis>, Entry<SynthesisGrads>, Entry<Rotation>,
                Entry<RotationMatrixGrad>, Entry<RotationGrads>, Entry<RotatedSynthesis>,
-               Entry<RotatedSynthesisGrads>>
+               Entry<RotatedSynthesisGrads>, Entry<Contraction>>
         entries;
     // Runs one pass over the buffers and returns the bytes moved or the operations done; 0: not on
     // this level.

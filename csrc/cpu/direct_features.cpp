@@ -1,5 +1,5 @@
-// Direct calls (direct.cpp) of the synthesis, the rotation and the rotated synthesis, and of all
-// gradients of one of them.
+// Direct calls (direct.cpp) of the synthesis, the rotation and the rotated synthesis, of all
+// gradients of one of them, and of a contraction.
 #include <memory>
 
 #include "direct_run.h"
@@ -252,6 +252,45 @@ PyObject* rotated_gradients(PyObject*, PyObject* const* arguments, Py_ssize_t co
     });
 }
 
+// contract(core, z, mode): the core without the mode, by its number from 1 on or from the end.
+PyObject* contract(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+    return or_none([&]() -> PyObject* {
+        Operand core, z;
+        if (!is_open(count, 3) || !PyLong_CheckExact(arguments[2]) ||
+            !core.read(arguments[0], may_require_grad()) ||
+            !z.read(arguments[1], may_require_grad()))
+            return nullptr;
+        const int64_t* shape = core.view.shape;
+        const int factors = core.view.ndim - 1;
+        const long given = PyLong_AsLong(arguments[2]);
+        const int mode = static_cast<int>(given < 0 ? given + factors + 1 : given);
+        if (factors < 1 || factors > most_direct_factors || given > factors || mode < 1 ||
+            z.view.ndim != 1 || z.view.shape[0] != shape[mode] || z.dtype != core.dtype ||
+            core.numel() == 0 || !core.is_contiguous())
+            return nullptr;
+        Contraction job{};
+        job.dtype = core.dtype;
+        job.before = job.after = 1;
+        job.extent = shape[mode];
+        int64_t rest[most_direct_factors];
+        for (int d = 0; d <= factors; ++d) {
+            if (d != mode) rest[d < mode ? d : d - 1] = shape[d];
+            if (d < mode) job.before *= shape[d];
+            if (d > mode) job.after *= shape[d];
+        }
+        const int64_t extents[2] = {job.extent, job.after};
+        const Plan plan = plan_of(Call::features, core.dtype, job.before, 1, 0, 2, extents);
+        Operand out;
+        Reference result(make_tensor(rest, factors, core.dtype, &out));
+        job.core = core.view.data;
+        job.z = z.view.data;
+        job.z_stride = z.stride(0);
+        job.out = out.view.data;
+        run(plan, job);
+        return result.release();
+    });
+}
+
 using Function = PyObject* (*)(PyObject*, PyObject* const*, Py_ssize_t);
 
 PyMethodDef method(const char* name, Function call, const char* says) {
@@ -269,6 +308,7 @@ PyMethodDef feature_methods[] = {
     method("synthesise_rotated", synthesise_rotated,
            "(n, K) of plain tensors; None: take the ordinary way."),
     method("rotated_gradients", rotated_gradients, "A list; None: take the ordinary way."),
+    method("contract", contract, "Of plain tensors; None: take the ordinary way."),
     {nullptr, nullptr, 0, nullptr},
 };
 

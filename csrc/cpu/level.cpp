@@ -1,5 +1,6 @@
 // The table of kernels of one SIMD level.
 
+#include "contraction.h"
 #include "projection.h"
 #include "roofline.h"
 #include "rotation.h"
@@ -20,7 +21,8 @@ const Kernels kernels = {
                 {rotation_matrix_grad_scratch, rotation_matrix_grad},
                 {rotation_grads_scratch, rotation_grads},
                 {rotated_synthesis_scratch, rotated_synthesis},
-                {rotated_synthesis_grads_scratch, rotated_synthesis_grads}},
+                {rotated_synthesis_grads_scratch, rotated_synthesis_grads},
+                {contraction_scratch, contraction}},
     .roof = roof,
 };
 

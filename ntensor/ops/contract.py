@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function
 
-from . import checks
+from ntensor.backends._torch import is_transformed
+
+from . import checks, direct
+from .saved import save, unpack
 
 
 def contract(core: Tensor, z: Tensor, mode: int) -> Tensor:
@@ -24,8 +29,9 @@ def contract(core: Tensor, z: Tensor, mode: int) -> Tensor:
             == synthesis_projection(contract(core, z_m, m), z_1, ..., z_M)   # without z_m
 
     so with one code fixed the core is read once, and every edit of the others costs only the small
-    remainder (equations 17 to 20 of the paper change one code and keep the others). The contraction
-    is a matrix product on a view of the core, by torch, in one pass and without a copy.
+    remainder (equations 17 to 20 of the paper change one code and keep the others). On a CPU a
+    kernel reads every element once, as it lies; elsewhere, and for derivatives, it is a matrix
+    product of torch on a view of the core, without a copy.
 
     Args:
         core (Tensor[k_x, k_1, ..., k_M]): contiguous, M at least 1; float32, float64, bfloat16 or
@@ -52,6 +58,12 @@ def contract(core: Tensor, z: Tensor, mode: int) -> Tensor:
         tensor([[27., 81.]])
     """
     operation = "contract"
+    if not torch.compiler.is_compiling():
+        found: Tensor | None = direct.contract(core, z, mode)
+        if found is None and torch.is_grad_enabled() and not is_transformed():
+            found = _recorded(core, z, mode)
+        if found is not None:
+            return found
     if checks.overridden((core, z)):
         taken: Tensor = handle_torch_function(contract, (core, z), core, z, mode)
         return taken
@@ -75,11 +87,64 @@ def contract(core: Tensor, z: Tensor, mode: int) -> Tensor:
         checks.shape(operation, "z", f"shape ({extent},), one vector (k_{mode},)", z)
     checks.contiguous(operation, "core", core)
 
+    return _by_torch(core, z, mode)
+
+
+def _by_torch(core: Tensor, z: Tensor, mode: int) -> Tensor:
+    """mode: from 1 on."""
     before, after = core.shape[:mode], core.shape[mode + 1 :]
-    if mode == factors:
+    if mode == core.dim() - 1:
         return core @ z
     # One product for each index in front of the mode, so that the gradient of z is summed up in
     # as many parts and rounds less than in a single long sum.
-    rows = math.prod(before)  # Size.numel would fix the size of an exported graph
+    rows, extent = math.prod(before), core.shape[mode]  # numel would fix an exported graph's size
     unfolded = core.reshape(rows, extent, math.prod(after))
     return torch.bmm(z.expand(rows, 1, extent), unfolded).reshape(*before, *after)
+
+
+def _recorded(core: Any, z: Any, mode: Any) -> Tensor | None:
+    """By the kernel and recorded for autograd; None where either is not to be."""
+    if not isinstance(core, Tensor) or not isinstance(z, Tensor) or type(mode) is not int:
+        return None
+    if not (core.requires_grad or z.requires_grad):
+        return None
+    found: Tensor | None = _Recorded.apply(core, z, mode)
+    return found
+
+
+class _Recorded(torch.autograd.Function):
+    """The kernel's result as one node of the graph; the gradients are products of torch."""
+
+    name = "contract"
+    shared: ClassVar[Sequence[int]] = (0,)
+
+    @staticmethod
+    def argument(place: int) -> str:
+        return ("core", "z")[place]
+
+    @staticmethod
+    def forward(ctx: Any, core: Tensor, z: Tensor, mode: int) -> Tensor | None:
+        found = direct.contract(core, z, mode)
+        if found is not None:
+            save(ctx, (core, z))
+            ctx.mode = mode % core.dim()
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
+        if grad is None:
+            return None, None, None
+        saved: Any = unpack(_Recorded, ctx)
+        core, z = saved
+        mode: int = ctx.mode
+        of_core = of_z = None
+        rows, extent = math.prod(core.shape[:mode]), core.shape[mode]
+        if ctx.needs_input_grad[0]:
+            of_core = grad.unsqueeze(mode) * z.view(extent, *[1] * (core.dim() - 1 - mode))
+        if ctx.needs_input_grad[1] and mode == core.dim() - 1:
+            of_z = core.reshape(rows, extent).T @ grad.reshape(rows)
+        elif ctx.needs_input_grad[1]:
+            # As many parts as there are indices in front of the mode, then their sum.
+            unfolded = core.reshape(rows, extent, -1)
+            of_z = torch.bmm(unfolded, grad.reshape(rows, -1, 1)).sum(0).view(extent)
+        return of_core, of_z, None

@@ -134,6 +134,7 @@ rotation_gradients: Callable[..., list[Tensor | None] | None] = _never
 synthesise_rotated: Callable[..., Tensor | None] = _never
 rotated_gradients: Callable[..., list[Tensor | None] | None] = _never
 mode_gradients: Callable[..., list[Tensor | None] | None] = _never
+contract: Callable[..., Tensor | None] = _never
 is_one_output: Callable[..., bool | None] = _never
 scales_rows: Callable[..., bool | None] = _never
 
@@ -149,5 +150,6 @@ if _set_up():
     synthesise_rotated = library.cpu_module().synthesise_rotated
     rotated_gradients = library.cpu_module().rotated_gradients
     mode_gradients = library.cpu_module().mode_gradients
+    contract = library.cpu_module().contract
     is_one_output = library.cpu_module().is_one_output
     scales_rows = library.cpu_module().scales_rows
