@@ -6,11 +6,10 @@ import re
 from dataclasses import asdict, replace
 from itertools import product
 
-import rotation
 from gpu import cases
 from gpu.programs import SANITIZERS
 from gpu.step import Step
-from harness.cases import Case
+from harness.cases import FEATURE_SHAPES, PLAIN, ROTATIONS, Case
 from harness.options import ROOT
 
 TEST_FILES = ("test_gpu.py", "test_gpu_citizen.py", "test_gpu_large.py")
@@ -91,9 +90,9 @@ def bench(case: Case, section: str) -> Step:
 
 def rotations() -> list[Case]:
     return [
-        Case(rotation.SHAPES["paper"], n, dtype, pass_, operation, layout)
+        Case(FEATURE_SHAPES["paper"], n, dtype, pass_, operation, layout)
         for n, dtype, pass_ in product((65536, 262144), cases.DTYPES, ("forward", "both"))
-        for operation, layout in (*rotation.PLAIN, *rotation.OPERATIONS)
+        for operation, layout in (*PLAIN, *ROTATIONS)
     ]
 
 
