@@ -10,16 +10,13 @@ README.md in this folder explains protocol and columns.
 from __future__ import annotations
 
 import sys
-from itertools import product
 
 import gpu.cases
 from harness import command, options
-from harness.cases import Case, Shape, by_name
+from harness.cases import FEATURE_SHAPES, PLAIN, ROTATIONS, Case
 
 PASSES = ("forward", "backward", "both")
-SHAPES = by_name(Shape("paper", 0, (15, 80)), Shape("quick", 0, (6, 10)))
-OPERATIONS = [*product(("rotated_synthesis", "rotation"), ("row", "column"))]
-PLAIN = [("synthesis", "")]  # the feature alone: no core, no rotation
+SHAPES = FEATURE_SHAPES
 
 
 def cases_of(given) -> list[Case]:
@@ -31,7 +28,7 @@ def cases_of(given) -> list[Case]:
         Case(SHAPES[shape], n, dtype, pass_, operation, layout)
         for shape in given.shape or ["quick" if given.quick else "paper"]
         for n in given.n or sizes
-        for operations in ([PLAIN] if on_gpu else []) + [OPERATIONS]
+        for operations in ([PLAIN] if on_gpu else []) + [ROTATIONS]
         for dtype in given.dtype or (gpu.cases.DTYPES if on_gpu else ("float32",))
         for operation, layout in operations
         for pass_ in given.passes or ("forward", "both")

@@ -17,6 +17,16 @@ QUICK = [
     *projections("quick3", (5,), ("factor-grads", "core-grad")),
     *projections("quick3", (70,), ("forward", "both", "mean-both"), HALF),
 ]
+# What the kernels have to hold, each with its rivals; `tiny` shows what a call costs the host.
+FIRST = [
+    *projections("paper3", (64, 16), ("forward",), HALF),
+    *projections("paper3", (64,), ("factor-grads", "core-grad"), HALF),
+    *projections("paper3", (64,), ("forward",)),
+    *projections("paper2", (64,), ("forward",), HALF),
+    *projections("paper3", (1024,), ("forward",), HALF),
+    *projections("paper3", (64,), ("factor-grads", "core-grad")),
+    *projections("tiny", (4,), ("forward",)),
+]
 
 
 def full() -> list[Case]:

@@ -118,6 +118,11 @@ SHAPES = by_name(
     Shape("quick3", 192, (3, 5, 16)),
     Shape("quick2", 320, (6, 16)),
 )
+# Of features, without a core.
+FEATURE_SHAPES = by_name(Shape("paper", 0, (15, 80)), Shape("quick", 0, (6, 10)))
+# Operations on features with their layouts; the first is the feature alone, without a rotation.
+PLAIN = [("synthesis", "")]
+ROTATIONS = [*product(("rotated_synthesis", "rotation"), ("row", "column"))]
 
 
 def projections(

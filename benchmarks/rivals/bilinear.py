@@ -15,6 +15,7 @@ from harness.problem import ProjectionProblem, projection_reference
 from harness.runner import Suite
 from harness.timing import Step
 from rivals import forms
+from rivals.gpu_libraries import gpu_libraries
 from rivals.layouts import ORDERS, Layout, step_in
 from rivals.synthesis import (
     bytes_of,
@@ -36,6 +37,7 @@ def methods(case: Case, device: torch.device, backends: Iterable[str]) -> list[M
         *einsums(case, plain_equation(2)),
         *compiled_broadcast(case, device),
         *torch_bilinear(case),
+        *gpu_libraries(case, device),
         *functions(case),
     ]
     fresh = fresh_of(case)

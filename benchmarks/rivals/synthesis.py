@@ -20,6 +20,7 @@ from harness.timing import Step
 from rivals import forms
 from rivals.functions import HoistedMatmul, ProductMatmul
 from rivals.gemm import gemm_step
+from rivals.gpu_libraries import gpu_libraries
 from rivals.layouts import ORDERS, einsum_step, step_in, torch_einsum
 
 Form = Callable[..., tuple[Tensor, ...]]
@@ -40,6 +41,7 @@ def methods(case: Case, device: torch.device, backends: Iterable[str]) -> list[M
         *compiled_broadcast(case, device),
         tensorly(case),
         *torch_bilinear(case),
+        *gpu_libraries(case, device),
         *functions(case),
     ]
 

@@ -2,10 +2,12 @@
 
 import math
 import threading
+from collections.abc import Hashable
 from typing import Any
 
 import torch
 
+from ntensor.backends.devices import on_device_of
 from ntensor.backends.native import gpu
 from ntensor.backends.native.library import (
     CPU,
@@ -31,29 +33,51 @@ KEPT_SCRATCH_BYTES = 1 << 14
 Stack = tuple[int, int]
 ALONE: Stack = (1, 1)
 
+# Of a job on a GPU, by its name, device, precision and sizes; for so many of them.
+_scratch_bytes: dict[Hashable, int] = {}
+MOST_KEPT_SIZES = 4096
+
 _kept = threading.local()
 
 
-def run(name: str, like: torch.Tensor, threads: int, *job: Any) -> None:
+def run(
+    name: str, like: torch.Tensor, threads: int, *job: Any, sizes: Hashable | None = None
+) -> None:
     """Carries out the job `name` of `csrc/binding.h`, on the device of `like`.
 
     Args:
         threads: on a CPU.
         job: the arguments of the job.
+        sizes: what the job's scratch memory on a GPU depends on; None: it is asked for each time.
     """
     lacking: int | None
     if runs_on_gpu(like):
-        do, context = getattr(gpu.cuda_module(), name), gpu.call_context(like)
-        # torch's own guard goes back to a device that was not used without making a context there.
-        with torch.cuda.device_of(like):
-            if (lacking := do(context, *job, 0, 0)) is not None:
-                memory = torch.empty(lacking, dtype=torch.uint8, device=like.device)
-                do(context, *job, memory.data_ptr(), lacking)
+        _run_on_gpu(name, like, job, sizes)
         return
     do, cpu = getattr(cpu_module(), name), (simd_level(), threads)
     if (lacking := do(cpu, *job, _kept_scratch(), KEPT_SCRATCH_BYTES)) is not None:
         memory = new_result((lacking,), _kept.memory)
         do(cpu, *job, memory.data_ptr(), lacking)
+
+
+def _run_on_gpu(name: str, like: torch.Tensor, job: tuple[Any, ...], sizes: Hashable) -> None:
+    """With as much scratch memory as the last job of these sizes needed; a job that needs more
+    says so before it does anything."""
+    do, context = getattr(gpu.cuda_module(), name), gpu.call_context(like)
+    device, _, tf32, _ = context
+    key = (name, device, tf32, sizes)
+    lacking: int | None = None if sizes is None else _scratch_bytes.get(key)
+    with on_device_of(like):
+        if lacking is None and (lacking := do(context, *job, 0, 0)) is None:
+            return
+        while lacking is not None:
+            given = lacking
+            memory = torch.empty(given, dtype=torch.uint8, device=like.device)
+            lacking = do(context, *job, memory.data_ptr(), given)
+    if sizes is not None:
+        if len(_scratch_bytes) >= MOST_KEPT_SIZES:
+            _scratch_bytes.clear()
+        _scratch_bytes[key] = given
 
 
 def scratch_of(name: str, like: torch.Tensor, threads: int, *job: Any) -> int:
@@ -64,7 +88,7 @@ def scratch_of(name: str, like: torch.Tensor, threads: int, *job: Any) -> int:
     needed: int
     if runs_on_gpu(like):
         do, context = getattr(gpu.cuda_module(), name), gpu.call_context(like)
-        with torch.cuda.device_of(like):
+        with on_device_of(like):
             needed = do(context, *job, 0, -1)
     else:
         needed = getattr(cpu_module(), name)((simd_level(), threads), *job, 0, -1)

@@ -6,6 +6,7 @@ from types import ModuleType
 
 import torch
 
+from ntensor.backends._torch import current_stream
 from ntensor.backends.native.library import cpu_module
 
 LEAST_CAPABILITY = (8, 0)
@@ -103,11 +104,10 @@ def _form_for(architecture: str, capability: tuple[int, int]) -> str | None:
 
 def call_context(like: torch.Tensor) -> Context:
     """(device, stream, whether float32 may be rounded to TF32, multiprocessors)."""
-    device = like.device
     index = like.get_device()
     return (
         index,
-        torch.cuda.current_stream(device).cuda_stream,
+        current_stream(index),
         torch.backends.cuda.matmul.fp32_precision == "tf32",
         _multiprocessors(index),
     )

@@ -61,7 +61,7 @@ def _project(
     x_mean = new_result((rows, k_x), core) if mean else None
     places = (core.data_ptr(), k_x, x.data_ptr(), 0 if x_mean is None else x_mean.data_ptr())
     job = (sizes.dtype, sizes.n, described, *places, split, stack)
-    call.run("projection", core, sizes.threads, *job)
+    call.run("projection", core, sizes.threads, *job, sizes=(sizes, mean, stack))
     return x, x_mean
 
 

@@ -12,6 +12,8 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from ntensor.backends.devices import on_device_of
+
 from .blocks import Capability
 
 # What the sizes of blocks are made for where kernels run in Triton's interpreter.
@@ -75,5 +77,6 @@ def launch(
     if first.is_meta:
         return
     constants["ACC"] = _TYPES[constants["ACC"]]
-    with torch.cuda.device_of(first):
-        kernel[grid](first, *others, **constants, num_warps=warps, num_stages=stages)
+    constants["num_warps"], constants["num_stages"] = warps, stages
+    with on_device_of(first):
+        kernel[grid](first, *others, **constants)

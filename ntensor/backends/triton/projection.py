@@ -10,6 +10,7 @@ all.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -132,30 +133,54 @@ def _project_pair(
     outer, inner = pair
     (rows, L), P = outer.shape, inner.shape[1]
     n, k_x = rows // groups, core.shape[0] // groups
-    mean, dtype, wide = mean_outer is not None, core.dtype, accumulator(core.dtype)
-    sizes = (L, P) if hoisted else (1, L * P)
-    card = capability(core.device)
-    block = blocks.projection(n, k_x, *sizes, not hoisted, mean, dtype, card, groups)
-    steps = sizes[0] * blocks.ceil_div(sizes[1], block.k)
-    steps_a_split = blocks.ceil_div(steps, block.splits)
-    splits = blocks.ceil_div(steps, steps_a_split)
+    mean, dtype, device = mean_outer is not None, core.dtype, core.device
+    steps_of = (L, P) if hoisted else (1, L * P)
+    card = capability(device)
+    block = blocks.projection(n, k_x, *steps_of, not hoisted, mean, dtype, card, groups)
+    plan = _plan(block, n, k_x, *steps_of, mean, groups)
     # A part a split; a single one is the result itself.
-    shape = (rows, k_x)
-    x = core.new_empty((splits, *shape), dtype=wide) if splits > 1 else core.new_empty(shape)
+    shape = (rows, k_x) if plan.splits == 1 else (plan.splits, rows, k_x)
+    wide = accumulator(dtype)
+    x = torch.empty(*shape, dtype=dtype if plan.splits == 1 else wide, device=device)
     x_mean = torch.empty_like(x) if mean else x
     other = outer if mean_outer is None else mean_outer
     launch(
-        kernels.hoisted if hoisted else kernels.formed,
-        (groups * blocks.ceil_div(k_x, block.m) * blocks.ceil_div(n, block.n), splits),
+        kernels.hoisted if hoisted else kernels.formed, plan.grid,
         core, outer, other, inner, x, x_mean, n, k_x, L, P,
-        *outer.stride(), *other.stride(), *inner.stride(), steps_a_split,
-        MEAN=mean, GROUPED=groups > 1, WIDE=L * P >= 2**31,
-        PRECISION=precision(dtype, core.device), ACC=wide,
-        BM=block.m, BN=block.n, BK=block.k, warps=block.warps, stages=block.stages,
+        *outer.stride(), *other.stride(), *inner.stride(), plan.steps_a_split,
+        WIDE=L * P >= 2**31, PRECISION=precision(dtype, device), ACC=wide, **plan.constants,
     )  # fmt: skip
-    if splits == 1:
+    if plan.splits == 1:
         return x, x_mean if mean else None
-    return add_parts(x).to(dtype), add_parts(x_mean).to(dtype) if mean else None
+    total, total_mean = add_parts(x), add_parts(x_mean) if mean else None
+    if dtype is wide:
+        return total, total_mean
+    return total.to(dtype), None if total_mean is None else total_mean.to(dtype)
+
+
+class Plan(NamedTuple):
+    """Of a projection: its grid, the parts of its sum and their steps, constants of the kernel."""
+
+    grid: tuple[int, int]
+    splits: int
+    steps_a_split: int
+    constants: dict[str, Any]
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(
+    block: blocks.Projection, n: int, k_x: int, L: int, P: int, mean: bool, groups: int
+) -> Plan:
+    """Of sums of `L` times as many steps as `P` takes."""
+    steps = L * blocks.ceil_div(P, block.k)
+    steps_a_split = blocks.ceil_div(steps, block.splits)
+    splits = blocks.ceil_div(steps, steps_a_split)
+    constants = {
+        "MEAN": mean, "GROUPED": groups > 1, "BM": block.m, "BN": block.n, "BK": block.k,
+        "warps": block.warps, "stages": block.stages,
+    }  # fmt: skip
+    grid = groups * blocks.ceil_div(k_x, block.m) * blocks.ceil_div(n, block.n)
+    return Plan((grid, splits), splits, steps_a_split, constants)
 
 
 def _pair_factor_grads(
@@ -296,7 +321,7 @@ def _in_order(
 
 
 def _extents(factors: list[Tensor]) -> tuple[int, ...]:
-    return tuple(factor.shape[1] for factor in factors)
+    return tuple([factor.shape[1] for factor in factors])  # faster than a generator
 
 
 def _mean_lead(factor: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -39,22 +41,31 @@ def features(factors: list[Tensor], dtype: torch.dtype | None = None) -> Tensor:
     """
     if len(factors) == 1:
         return factors[0]
-    first = blocks.pair(tuple(factor.shape[1] for factor in factors))
-    left, right = features(factors[:first]), features(factors[first:])
+    if len(factors) == 2:
+        left, right = factors
+    else:
+        first = blocks.pair(tuple([factor.shape[1] for factor in factors]))
+        left, right = features(factors[:first]), features(factors[first:])
     (n, U), V = left.shape, right.shape[1]
-    wide = accumulator(left.dtype)
-    out = left.new_empty((n, U * V), dtype=wide if dtype is None else dtype)
-    if out.numel() == 0:
+    device, wide = left.device, accumulator(left.dtype)
+    out = torch.empty(n, U * V, dtype=wide if dtype is None else dtype, device=device)
+    if n * U * V == 0:
         return out
-    block = blocks.product(n, U, V, capability(left.device))
-    grid = blocks.ceil_div(n, block.s) * blocks.ceil_div(U, block.u) * blocks.ceil_div(V, block.v)
+    grid, constants = _product_launch(blocks.product(n, U, V, capability(device)), n, U, V)
     launch(
-        kernels.product,
-        (grid,),
-        left, right, out, n, U, V, *left.stride(), *right.stride(),
-        ACC=wide, BS=block.s, BU=block.u, BV=block.v, warps=block.warps,
+        kernels.product, grid, left, right, out, n, U, V, *left.stride(), *right.stride(),
+        ACC=wide, **constants,
     )  # fmt: skip
     return out
+
+
+@functools.lru_cache(maxsize=1024)
+def _product_launch(
+    block: blocks.Product, n: int, U: int, V: int
+) -> tuple[tuple[int], dict[str, int]]:
+    """Grid and constants."""
+    grid = blocks.ceil_div(n, block.s) * blocks.ceil_div(U, block.u) * blocks.ceil_div(V, block.v)
+    return (grid,), {"BS": block.s, "BU": block.u, "BV": block.v, "warps": block.warps}
 
 
 def write_feature_grads(grad: Tensor, factors: list[Tensor], outs: list[Tensor | None]) -> None:

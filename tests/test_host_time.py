@@ -1,0 +1,97 @@
+"""What a call on a GPU does on the host, counted: calls of the compiled core, launches, tensors."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import cuda_shim
+import ntensor
+from cuda_shim import native_on_the_shim
+from ntensor.backends import devices
+from ntensor.backends.native import call, gpu
+
+TOOL = Path(__file__).resolve().parents[1] / "tools" / "host_time.py"
+
+
+def operands(n=16, k_x=64, sizes=(9, 15, 80)):
+    generator = torch.Generator().manual_seed(0)
+    core = torch.randn(k_x, *sizes, generator=generator)
+    return [core, *(torch.randn(n, k, generator=generator) for k in sizes)]
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The calls of the compiled core's projection, while the kernels run on the shim."""
+    made, found = cuda_shim.module(), []
+
+    class Module:
+        def __getattr__(self, name):
+            return getattr(made, name)
+
+        def projection(self, *job):
+            lacking = made.projection(*job)
+            found.append(lacking)
+            return lacking
+
+    call._scratch_bytes.clear()
+    with native_on_the_shim():
+        monkeypatch.setattr(gpu, "cuda_module", Module)
+        yield found
+
+
+def test_scratch_memory_is_asked_for_once(counted):
+    """For each size; what is remembered may be too little and the result is right."""
+    given = operands()
+    first = ntensor.synthesis_projection(*given, backend="native")
+    assert len(counted) == 2 and counted[0] > 0 and counted[1] is None
+    again = ntensor.synthesis_projection(*given, backend="native")
+    assert counted[2:] == [None] and torch.equal(first, again)
+    ntensor.synthesis_projection_with_mean(*given, backend="native")
+    ntensor.synthesis_projection(*operands(n=17), backend="native")
+    ntensor.synthesis_projection(*(each.bfloat16() for each in given), backend="native")
+    assert [lacking is None for lacking in counted[3:]] == [False, True] * 3
+    counted.clear()
+    for key in call._scratch_bytes:
+        call._scratch_bytes[key] = 1
+    again = ntensor.synthesis_projection(*given, backend="native")
+    assert [lacking is None for lacking in counted] == [False, True] and torch.equal(first, again)
+
+
+def test_what_is_remembered_is_bounded(counted, monkeypatch):
+    monkeypatch.setattr(call, "MOST_KEPT_SIZES", 2)
+    for n in range(15, 21):
+        ntensor.synthesis_projection(*operands(n=n), backend="native")
+        assert 0 < len(call._scratch_bytes) <= 2
+
+
+def test_a_forward_by_triton(monkeypatch):
+    """Two launches and the sum of the parts; no tensor beside the inner product and the parts."""
+    from ntensor.backends.triton import projection, synthesis
+
+    launched, allocated, empty = [], [], torch.empty
+    for module in (projection, synthesis):
+        monkeypatch.setattr(module, "launch", lambda kernel, *_, **__: launched.append(kernel))
+    monkeypatch.setattr(torch, "empty", lambda *s, **o: allocated.append(s) or empty(*s, **o))
+    core, *z = operands()
+    projection.synthesis_projection(core, z)
+    assert len(launched) == 2 and len(allocated) == 2
+
+
+def test_the_guard_of_the_device(monkeypatch):
+    tensor = torch.empty(1)
+    monkeypatch.setattr(devices, "_has_several", lambda: False)
+    assert not isinstance(devices.on_device_of(tensor), torch.cuda.device_of)
+    monkeypatch.setattr(devices, "_has_several", lambda: True)
+    assert isinstance(devices.on_device_of(tensor), torch.cuda.device_of)
+
+
+@pytest.mark.parametrize("backend", ["triton", "native"])
+def test_the_command(backend):
+    words = [sys.executable, str(TOOL), "--backend", backend, "--rounds", "3"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    rows = [line for line in done.stdout.splitlines() if line.startswith(f"{backend}: ")]
+    assert len(rows) == 4
+    assert all(len([*map(float, row[67:].split())]) == 5 for row in rows)

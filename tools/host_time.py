@@ -1,0 +1,196 @@
+"""What a call on a GPU costs the host, without a GPU: the kernels' launches are faked.
+
+    python tools/host_time.py                  # every call of the list, by both backends
+    python tools/host_time.py --backend triton --n 64
+
+Operands lie on the CPU. Triton's launches return at once; those of the CUDA kernels are noted by
+the host shim of the tests, which its C++ compiler builds once. So what is counted is ours: the
+checks, the choice of the backend, the plan, tensors for results and parts, the arguments of each
+launch. What a driver, or Triton's own launcher, takes is not in it, nor the difference between an
+allocation on a GPU and one of the CPU.
+
+Parts come from calls that leave out one layer after another, as medians of interleaved rounds of
+the thread's own processor time, in microseconds: `entry` is the public function's checks;
+`dispatch` leads to the backend, under autograd with the recording; `plan` chooses and makes
+tensors; `launches` makes the arguments of all launches and hands them over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import ntensor  # noqa: E402
+from ntensor import backends  # noqa: E402
+from ntensor.ops.operation import OPERATIONS  # noqa: E402
+
+os.environ.pop("TRITON_INTERPRET", None)  # which Triton reads when it is imported
+BACKENDS = ("triton", "native")
+PARTS = ("entry", "dispatch", "plan", "launches")
+SIZES = (64, (9, 15, 80))
+
+
+class Layers(NamedTuple):
+    """One call, from ever lower layers: the public function, the operation, the backend's."""
+
+    name: str
+    public: Callable[[], object]
+    operation: Callable[[], object]
+    backend: Callable[[], object]
+
+
+class Fake:
+    """Launches that return at once. With `silent` not even their arguments are made."""
+
+    silent = False
+
+
+@contextlib.contextmanager
+def fake_triton(fake: Fake) -> Iterator[None]:
+    """Triton serves CPU tensors, and nothing runs."""
+    import pytest
+    from triton.runtime.jit import JITFunction
+
+    from ntensor.backends import triton
+    from ntensor.backends.triton import launch, projection, rotation, synthesis
+
+    made = launch.launch
+
+    def run(self: object, *arguments: object, **options: object) -> None:
+        pass
+
+    def launched(*arguments: object, **options: object) -> None:
+        if not fake.silent:
+            made(*arguments, **options)
+
+    def add_parts(parts: torch.Tensor) -> torch.Tensor:
+        return parts[0]
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(triton, "why_not", lambda *asked: None)
+    patch.setattr(JITFunction, "run", run)
+    for module in (projection, rotation, synthesis):
+        patch.setattr(module, "launch", launched)
+        if hasattr(module, "add_parts"):
+            patch.setattr(module, "add_parts", add_parts)
+    _forget()
+    try:
+        with ntensor.use_backend("triton"):
+            yield
+    finally:
+        patch.undo()
+        _forget()
+
+
+@contextlib.contextmanager
+def fake_native(fake: Fake) -> Iterator[None]:
+    """The CUDA kernels' host code, compiled against the shim, serves CPU tensors."""
+    import pytest
+
+    import cuda_shim
+    from ntensor.backends.native import call
+
+    made = call.run
+    patch = pytest.MonkeyPatch()
+
+    def run(*job: object, **options: object) -> None:
+        if not fake.silent:
+            made(*job, **options)
+
+    patch.setattr(call, "run", run)
+    with cuda_shim.native_on_the_shim(), cuda_shim.recording():
+        try:
+            with ntensor.use_backend("native"):
+                yield
+        finally:
+            patch.undo()
+
+
+def _forget() -> None:
+    backends.implementation.cache_clear()
+    backends.shortcut.cache_clear()
+
+
+def calls(backend: str, n: int) -> Iterator[Layers]:
+    """Forwards without autograd, and the same recorded."""
+    k_x, sizes = SIZES
+    core = torch.randn(k_x, *sizes) / 100
+    z = [torch.randn(n, k) for k in sizes]
+    for name in ("synthesis_projection", "synthesis_projection_with_mean"):
+        serve = backends.implementation("projection", name, core.device, core.dtype, backend)
+        public, operation = getattr(ntensor, name), OPERATIONS[name]
+        for recorded in (False, True):
+            operands = [each.detach().requires_grad_(recorded) for each in (core, *z)]
+            yield Layers(
+                f"{name}, {'recorded' if recorded else 'no autograd'}",
+                lambda public=public, operands=operands: public(*operands),
+                lambda operation=operation, operands=operands: operation(operands, backend),
+                lambda serve=serve: serve(core, z),
+            )
+
+
+def measure(layers: Layers, fake: Fake, rounds: int, inner: int = 5) -> dict[str, float]:
+    """Microseconds of the parts: the differences of the layers' medians."""
+
+    def seconds(call: Callable[[], object], silent: bool) -> float:
+        fake.silent = silent
+        call()
+        start = time.thread_time()
+        for _ in range(inner):
+            call()
+        return (time.thread_time() - start) / inner
+
+    asked = {
+        "public": (layers.public, False),
+        "operation": (layers.operation, False),
+        "backend": (layers.backend, False),
+        "plan": (layers.backend, True),
+    }
+    samples: dict[str, list[float]] = {name: [] for name in asked}
+    for _ in range(rounds):
+        for name, way in asked.items():
+            samples[name].append(1e6 * seconds(*way))
+    median = {name: statistics.median(times[1:]) for name, times in samples.items()}
+    return {
+        "entry": median["public"] - median["operation"],
+        "dispatch": median["operation"] - median["backend"],
+        "plan": median["plan"],
+        "launches": median["backend"] - median["plan"],
+        "all": median["public"],
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backend", nargs="+", choices=BACKENDS, default=BACKENDS)
+    parser.add_argument("--rounds", type=int, default=400)
+    parser.add_argument("--n", type=int, default=16, help="samples (default: 16)")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    print(f"{'':67}" + "".join(f"{part:>10}" for part in (*PARTS, "all us")))
+    for backend in options.backend:
+        fake = Fake()
+        with (fake_triton if backend == "triton" else fake_native)(fake):
+            for layers in calls(backend, options.n):
+                parts = measure(layers, fake, options.rounds)
+                cells = "".join(f"{parts[part]:10.2f}" for part in (*PARTS, "all"))
+                print(f"{backend + ': ' + layers.name:67}{cells}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
