@@ -12,6 +12,9 @@ from torch import Tensor
 # between triangles that share an edge.
 _MARGIN = 1e-4
 _DEPTH_STEPS = 2**24
+# Square samples, of a triangle that is drawn.
+_LEAST_AREA = 1e-9
+Plane = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +42,22 @@ class Fragments:
             triangles (Tensor[T, 3], int64): the rasterised triangles.
 
         Returns:
-            Tensor[k, C]
+            Tensor[k, C]: each column is contiguous. It is fastest if those of `values` and
+            `triangles` are, too.
         """
-        rows = triangles.index_select(0, self.triangle)
-        rows += (self.image * values.shape[1])[:, None]
-        corner = values.flatten(0, 1)
-        first, *others = (corner.index_select(0, row) for row in rows.unbind(1))
-        w = self.weights
-        result = first.mul_(w[:, :1])
-        for k, other in enumerate(others, 1):
-            result.addcmul_(other, w[:, k : k + 1])
-        return result
+        planes = values.movedim(2, 0).flatten(1)  # (C, batch * V)
+        result = values.new_empty(len(planes), len(self.triangle))
+        for k, corner in enumerate(triangles.t()):
+            row = corner.contiguous().index_select(0, self.triangle)
+            if len(values) > 1:
+                row += self.image * values.shape[1]
+            weight = self.weights[:, k].contiguous()
+            for total, plane in zip(result, planes, strict=True):
+                if k:
+                    total.addcmul_(plane.index_select(0, row), weight)
+                else:
+                    torch.mul(plane.index_select(0, row), weight, out=total)
+        return result.t()
 
 
 def rasterise(points: Tensor, triangles: Tensor, size: int) -> Fragments:
@@ -82,45 +90,42 @@ def rasterise(points: Tensor, triangles: Tensor, size: int) -> Fragments:
     z = (z - low) / (high - low).clamp_min(1e-12)
     corners = triangles.t().contiguous()
     triangle, image, box, planes = _find_boxes((x, y), corners, size)
-    rows = corners.index_select(1, triangle)
-    if batch > 1:
-        rows += image * z.shape[1]
-    depths = z.flatten().index_select(0, rows.flatten()).view_as(rows)
-    owner, dx, dy = _list_samples(box)
-    wb, wc = (_evaluate(plane, owner, dx, dy) for plane in planes)
-    inside = find((wb >= -_MARGIN) & (wc >= -_MARGIN) & (wb + wc <= 1 + _MARGIN))
+    owner, dx, dy, (wb, wc) = _list_samples(box, planes)
+    inside = find(torch.minimum(torch.minimum(wb, wc), 1 - (wb + wc)), -_MARGIN)
     owner, dx, dy, wb, wc = (v.index_select(0, inside) for v in (owner, dx, dy, wb, wc))
-    az, bz, cz = depths
+    first = image * z.shape[1] if batch > 1 else 0
+    depths = z.flatten()
+    az, bz, cz = (depths.index_select(0, c.index_select(0, triangle) + first) for c in corners)
     z = az.index_select(0, owner)
     z.addcmul_((bz - az).index_select(0, owner), wb).addcmul_((cz - az).index_select(0, owner), wc)
     # The sample of a box's corner; the top row comes first.
     origin = (image * size + (size - 1) - box[1].long()) * size + box[0].long()
-    position = origin.index_select(0, owner) + (dx - dy * size).long()
+    position = origin.index_select(0, owner).add_(dx).sub_(dy, alpha=size)
     # The largest key wins: the nearest sample, then the later triangle.
     key = (z * (_DEPTH_STEPS - 1)).clamp_(0, _DEPTH_STEPS - 1).long() << 32
     key |= torch.arange(len(key), device=key.device)
     buffer = torch.full((batch * size * size,), -1, device=points.device)
     buffer.scatter_reduce_(0, position, key, "amax")
-    position = find(buffer >= 0)
+    position = find(buffer, 0)
     winner = buffer.index_select(0, position) & 0xFFFFFFFF
     owner, wb, wc = (v.index_select(0, winner) for v in (owner, wb, wc))
-    weights = torch.stack([1 - wb - wc, wb, wc], 1).clamp_(0, 1)
-    weights /= weights.sum(1, keepdim=True)
+    weights = torch.stack([1 - wb - wc, wb, wc]).clamp_(0, 1)
+    weights /= weights[0] + weights[1] + weights[2]
     return Fragments(
-        position, image.index_select(0, owner), triangle.index_select(0, owner), weights
+        position, image.index_select(0, owner), triangle.index_select(0, owner), weights.t()
     )
 
 
-def find(mask: Tensor) -> Tensor:
-    """The indices of True in a vector; on a CPU, torch's `nonzero` takes four times as long."""
-    if mask.device.type != "cpu":
-        return mask.nonzero()[:, 0]
-    return torch.from_numpy(np.flatnonzero(mask.numpy()))
+def find(values: Tensor, least: float) -> Tensor:
+    """The indices of numbers >= `least` in a vector; numpy is several times as fast as torch."""
+    if values.device.type != "cpu":
+        return (values >= least).nonzero()[:, 0]
+    return torch.from_numpy(np.flatnonzero(values.numpy() >= least))
 
 
 def _find_boxes(
     points: tuple[Tensor, Tensor], corners: Tensor, size: int
-) -> tuple[Tensor, Tensor, Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
+) -> tuple[Tensor, Tensor, list[Tensor], list[Plane]]:
     """The K triangles that face the camera and whose bounding box contains a sample centre.
 
     Args:
@@ -129,8 +134,9 @@ def _find_boxes(
         size (int): samples per side.
 
     Returns:
-        index of triangle (K) and image (K); box corner x, y, width and height in samples (4, K);
-        for the last two barycentric weights, the value at the box's first sample and the slopes.
+        index of triangle (K) and image (K); box corner x, y, width and height in samples, (K)
+        each; for the last two barycentric weights, the value at the box's first sample and the
+        slopes, (K) each.
     """
     x, y = ([_gather(axis, corner) for corner in corners] for axis in points)  # (batch, T) each
     area = (x[1] - x[0]) * (y[2] - y[0])
@@ -139,16 +145,15 @@ def _find_boxes(
     for a, b, c in (x, y):
         first = torch.minimum(torch.minimum(a, b), c).sub_(0.5).ceil_().clamp_(min=0)
         last = torch.maximum(torch.maximum(a, b), c).sub_(0.5).floor_().clamp_(max=size - 1)
-        bounds += [first, last.sub_(first)]
-    x0, dx, y0, dy = bounds
-    # Most triangles of a face lie between the samples.
-    chosen = find(((torch.minimum(dx, dy) >= 0) & (area > 1e-9)).flatten())
+        bounds += [first, last.sub_(first).add_(1)]
+    x0, width, y0, height = bounds
+    # Most triangles of a face lie between the samples, and have no width or height.
+    chosen = find(torch.minimum(torch.minimum(width, height), area).flatten(), _LEAST_AREA)
 
     def choose(value: Tensor) -> Tensor:
         return value.flatten().index_select(0, chosen)
 
-    box = torch.stack([choose(v) for v in (x0, y0, dx, dy)])
-    box[2:] += 1
+    box = [choose(v) for v in (x0, y0, width, height)]
     (ax, bx, cx), (ay, by, cy) = ([choose(v) for v in axis] for axis in (x, y))
     inverse = 1 / choose(area)
     px, py = box[0] + 0.5 - ax, box[1] + 0.5 - ay
@@ -168,25 +173,36 @@ def _gather(axis: Tensor, index: Tensor) -> Tensor:
     return axis.index_select(1, index)
 
 
-def _list_samples(box: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Lists the samples of all boxes: the box, and the place in it, as numbers of the box's type.
+def _list_samples(
+    box: list[Tensor], planes: list[Plane]
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """Lists the samples of all boxes: first their rows, then the samples of each row.
 
     Args:
-        box (Tensor[4, K]): see `_find_boxes`.
+        box (list of Tensor[K]), planes (list of Plane): see `_find_boxes`.
+
+    Returns:
+        for every sample its box and its place in it, x and y, int64; the values of `planes`.
     """
-    counts = (box[2] * box[3]).long()
+    _, _, width, height = box
+    owner, dy = _count_up(height)
+    down = dy.to(width.dtype)
+    starts = [
+        torch.addcmul(start.index_select(0, owner), slope.index_select(0, owner), down)
+        for start, _, slope in planes
+    ]
+    row, dx = _count_up(width.index_select(0, owner))
+    owner, right = owner.index_select(0, row), dx.to(width.dtype)
+    values = [
+        start.index_select(0, row).addcmul_(slope.index_select(0, owner), right)
+        for start, (_, slope, _) in zip(starts, planes, strict=True)
+    ]
+    return owner, dx, dy.index_select(0, row), values
+
+
+def _count_up(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Repeats k `counts[k]` times, and numbers the repetitions of each from 0."""
+    counts = counts.long()
     owner = torch.repeat_interleave(counts)
     start = counts.cumsum(0) - counts
-    local = torch.arange(len(owner), device=box.device) - start.index_select(0, owner)
-    place, width = local.double(), box[2].double().index_select(0, owner)
-    dy = ((place + 0.5) / width).floor_()  # exact, and faster than a division of integers
-    dx = place.sub_(dy * width)
-    return owner, dx.to(box.dtype), dy.to(box.dtype)
-
-
-def _evaluate(
-    plane: tuple[Tensor, Tensor, Tensor], owner: Tensor, dx: Tensor, dy: Tensor
-) -> Tensor:
-    """A barycentric weight (dx, dy) samples from the box's first sample."""
-    start, slope_x, slope_y = (v.index_select(0, owner) for v in plane)
-    return start.addcmul_(slope_x, dx).addcmul_(slope_y, dy)
+    return owner, torch.arange(len(owner), device=counts.device) - start.index_select(0, owner)
