@@ -84,6 +84,7 @@ class WildFaces(Faces):
         self.world = world
         self._surface = find_surface(self.face_model)
         self._persons: dict[int, tuple[Person, Tensor]] = {}
+        self._neutral: tuple[int, Tensor] | None = None
 
     def batch(self, indices: Sequence[int] | Tensor) -> Batch:
         """As `Faces.batch`, with `input` and `differs`; only near-frontal faces have frontal maps.
@@ -106,7 +107,7 @@ class WildFaces(Faces):
                 self.world, np.random.default_rng([*key, k]), self.face_model,
                 self.find_person(person)[0], 2 * pair + k,
             )
-            for k in ((second,) if differs == "all" else (0, 1))
+            for k in ((second,) if differs == "all" else range(second + 1))
         ]  # fmt: skip
         picture = drawn[0]
         if second and differs != "all":
@@ -137,7 +138,7 @@ class WildFaces(Faces):
         expression = torch.from_numpy(picture.expression)[None]
         angles = torch.from_numpy(picture.angles)[None]
         pose = scenes.angles_to_rotation(angles)
-        vertices = face.vertices(shape, expression)
+        vertices = face.express(self._find_neutral(identity, shape), expression)
         normals = self.renderer.compute_vertex_normals(vertices)
         light, scale = scenes.project_lamp(picture.lamps)
         layers = draw_layers(
@@ -152,7 +153,7 @@ class WildFaces(Faces):
         valid[:, VALID.index("frontal")] = near
         return {
             **maps,
-            **self._draw_front(vertices, colour, person, light, bool(near)),
+            **self._draw_front(vertices, normals, colour, person, light, bool(near)),
             "input": seen,
             "light": light,
             "pose": pose,
@@ -168,6 +169,12 @@ class WildFaces(Faces):
             "differs": torch.tensor([differs]),
             "valid": valid,
         }
+
+    def _find_neutral(self, identity: int, shape: Tensor) -> Tensor:
+        """The person's face without expression; a pair needs it twice."""
+        if self._neutral is None or self._neutral[0] != identity:
+            self._neutral = identity, self.face_model.identify(shape)
+        return self._neutral[1]
 
     def _dress(
         self, picture: Picture, vertices: Tensor, angles: Tensor, pose: Tensor
@@ -188,7 +195,13 @@ class WildFaces(Faces):
         return [(mesh, pose if mesh.rigid else shoulders) for mesh in meshes]
 
     def _draw_front(
-        self, vertices: Tensor, colour: Tensor, person: Person, light: Tensor, near: bool
+        self,
+        vertices: Tensor,
+        normals: Tensor,
+        colour: Tensor,
+        person: Person,
+        light: Tensor,
+        near: bool,
     ) -> Batch:
         size = self.renderer.size
         if not near:
@@ -196,7 +209,7 @@ class WildFaces(Faces):
             maps = dict.fromkeys(("frontal_image", "frontal_normal", "frontal_albedo"), empty)
             return {**maps, "frontal_mask": empty[:, :1]}
         view = self.renderer.draw_painted(
-            vertices, [torch.eye(3)[None]], colour, person.skin, light
+            vertices, [torch.eye(3)[None]], colour, person.skin, light, normals
         )[0]
         return {
             "frontal_image": view.face,

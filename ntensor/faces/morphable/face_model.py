@@ -99,11 +99,17 @@ class FaceModel:
                 f"vertices: identity has {identity.shape[0]} rows and expression "
                 f"{expression.shape[0]}; they must agree"
             )
-        points = torch.addmm(
-            self.mean.flatten(), identity, self.identity_modes[: identity.shape[1]].flatten(1)
-        )
-        points = torch.addmm(points, expression, self.expression_modes.flatten(1))
-        return points.unflatten(1, (-1, 3))
+        return self.express(self.identify(identity), expression)
+
+    def identify(self, identity: Tensor) -> Tensor:
+        """The faces (n, V, 3) of persons without an expression; see `vertices`."""
+        modes = self.identity_modes[: identity.shape[1]].flatten(1)
+        return torch.addmm(self.mean.flatten(), identity, modes).unflatten(1, (-1, 3))
+
+    def express(self, faces: Tensor, expression: Tensor) -> Tensor:
+        """The faces (n, V, 3) from `identify`, with an expression (n, k_b)."""
+        modes = self.expression_modes.flatten(1)
+        return torch.addmm(faces.flatten(1), expression, modes).unflatten(1, (-1, 3))
 
     def shape(self, vertices: Tensor) -> Tensor:
         """The network's 3D target: the `shape_vertices` of `vertices`, flattened.

@@ -147,16 +147,27 @@ class Renderer:
         return self.draw_painted(vertices, poses, vertex_albedo(self.face, skin), skin, light)
 
     def draw_painted(
-        self, vertices: Tensor, poses: list[Tensor], colour: Tensor, skin: Skin, light: Tensor
+        self,
+        vertices: Tensor,
+        poses: list[Tensor],
+        colour: Tensor,
+        skin: Skin,
+        light: Tensor,
+        normals: Tensor | None = None,
     ) -> list[Maps]:
-        """As `draw`, with given vertex colours (n, V, 3); the eyeballs are painted by `skin`."""
+        """As `draw`, with given vertex colours (n, V, 3); the eyeballs are painted by `skin`.
+
+        `normals` are those of `compute_vertex_normals`, if they are known.
+        """
         n = len(vertices)
         for pose in poses:
             if pose.shape != (n, 3, 3):
                 raise ValueError(
                     f"draw: each pose must have shape ({n}, 3, 3), got {tuple(pose.shape)}"
                 )
-        given = torch.cat([self.compute_vertex_normals(vertices).mT, colour.mT], 1).mT
+        if normals is None:
+            normals = self.compute_vertex_normals(vertices)
+        given = torch.cat([normals.mT, colour.mT], 1).mT
         return [self._draw_view(vertices, pose, given, skin, light) for pose in poses]
 
     def _draw_view(
@@ -216,7 +227,9 @@ class Renderer:
         index[position] = torch.arange(1, padded.shape[1], device=values.device)
         # (s * s, n, size, size): all first samples of pixels, then all second ones.
         index = index.view(n, size, s, size, s).permute(2, 4, 0, 1, 3).flatten()
-        samples = torch.stack([plane.index_select(0, index) for plane in padded])
+        samples = values.new_empty(len(padded), len(index))
+        for plane, sample in zip(padded, samples, strict=True):
+            torch.index_select(plane, 0, index, out=sample)
         first, *others = samples.view(len(padded), s * s, n, size, size).unbind(1)
         return functools.reduce(torch.add, others, first)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .props import Mesh
-from .rasteriser import find, rasterise
+from .rasteriser import rasterise
 from .renderer import Renderer, normalise
 from .skin import Skin
 
@@ -133,18 +133,18 @@ def _find_normals(points: Tensor, triangles: Tensor) -> Tensor:
 
 
 def _to_layers(renderer: Renderer, values: Tensor, position: Tensor, is_prop: Tensor) -> Layers:
-    depth = renderer.sum_samples(position, values[6:], 1)
-    covered = depth[:1]
-    layers = []
-    for chosen in (find(-is_prop, 0), find(is_prop, 1)):
-        part = values[:6].index_select(1, chosen)
-        sums = renderer.sum_samples(position.index_select(0, chosen), part, 1)[:, 0][None]
-        layers.append(
-            Layer(
-                sums[:, :1] / renderer.samples**2,
-                normalise(sums[:, 1:4], 1),
-                sums[:, 4:] / sums[:, :1].clamp_min(1),
-            )
+    planes = []
+    for part in (1 - is_prop, is_prop):
+        planes += [part[None], values[:6] * part]
+    pixels = renderer.sum_samples(position, torch.cat([*planes, values[6:]]), 1).movedim(0, 1)
+    count, shown, worn, depth = pixels.split([1, 7, 7, 1], 1)
+    face, props = (
+        Layer(
+            part[:, :1] / renderer.samples**2,
+            normalise(part[:, 1:4], 1),
+            part[:, 4:] / part[:, :1].clamp_min(1),
         )
-    far = depth[1:] / covered.clamp_min(1) / renderer.samples
-    return Layers(*layers, torch.where(covered > 0, far, _FAR))
+        for part in (shown, worn)
+    )
+    depth = depth / count.clamp_min(1) / renderer.samples
+    return Layers(face, props, torch.where(count > 0, depth, _FAR))
