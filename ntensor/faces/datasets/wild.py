@@ -31,7 +31,7 @@ from ntensor.faces.rendering.props import (
 )
 from ntensor.faces.rendering.renderer import Renderer
 from ntensor.faces.rendering.skin import vertex_albedo
-from ntensor.faces.rendering.wild import Layer, Layers, draw_layers
+from ntensor.faces.rendering.wild import Layers, draw_layers
 
 from . import scenes, worlds
 from .records import DIFFERS, VALID
@@ -146,8 +146,9 @@ class WildFaces(Faces):
             self._dress(picture, vertices[0], angles, pose), picture.lens,
         )  # fmt: skip
         backdrop = torch.from_numpy(draw_backdrop(picture.backdrop, size))[None]
-        maps = _shade(layers, light, backdrop)
-        seen = _photograph(layers, picture, light, scale, backdrop)
+        soft = harmonics.shading(layers.both.normal, light.expand(2, -1, -1))
+        maps = _shade(layers, soft, backdrop)
+        seen = _photograph(layers, picture, soft, scale, backdrop)
         near = angles[:, :2].abs().amax(1) < scenes.NEAR_FRONTAL_DEGREES
         valid = torch.ones(1, len(VALID), dtype=torch.bool)
         valid[:, VALID.index("frontal")] = near
@@ -262,27 +263,31 @@ def _leave_out(face: FaceModel) -> FaceModel:
     )
 
 
-def _shade(layers: Layers, light: Tensor, backdrop: Tensor) -> Batch:
-    """The targets: the face under the harmonics' light; everything else is background."""
-    mask, props = layers.face.covered, layers.props
-    shading = harmonics.shading(layers.face.normal, light) * (mask > 0)
-    worn = (props.albedo * harmonics.shading(props.normal, light)).clamp(0, 1)
+def _shade(layers: Layers, soft: Tensor, backdrop: Tensor) -> Batch:
+    """The targets: the face under the harmonics' light; everything else is background.
+
+    `soft` (2, 3, S, S) is the shading of face and props by that light.
+    """
+    both = layers.both
+    mask, covered = both.covered.split(1)
+    shading = soft[:1] * (mask > 0)
+    colours = torch.stack([both.albedo[0] * shading[0], both.albedo[1] * soft[1]]).clamp_(0, 1)
+    face, worn = colours.split(1)
     rest = (1 - mask).clamp_min(1e-6)
-    behind = (props.covered * worn + (1 - mask - props.covered).clamp_min(0) * backdrop) / rest
+    behind = (covered * worn + (1 - mask - covered).clamp_min(0) * backdrop) / rest
     behind = torch.where(mask < 1, behind, backdrop)
-    face = (layers.face.albedo * shading).clamp(0, 1)
     return {
         "image": mask * face + (1 - mask) * behind,
         "mask": mask,
-        "normal": layers.face.normal * (mask > 0),
-        "albedo": layers.face.albedo,
+        "normal": both.normal[:1] * (mask > 0),
+        "albedo": both.albedo[:1],
         "shading": shading,
         "background": behind,
     }
 
 
 def _photograph(
-    layers: Layers, picture: Picture, light: Tensor, scale: float, backdrop: Tensor
+    layers: Layers, picture: Picture, soft: Tensor, scale: float, backdrop: Tensor
 ) -> Tensor:
     """The picture as the camera delivers it."""
     lamps = picture.lamps
@@ -291,18 +296,14 @@ def _photograph(
     def scaled(value: Any) -> Tensor:
         return torch.from_numpy(scale * value).float()
 
+    gloss = picture.gloss * torch.tensor([1.0, _DULL]).view(2, 1, 1, 1)
     hard = HardLight(
         harmonics.direction_of(azimuth, elevation), scaled(lamps.colour), scaled(lamps.ambient),
-        picture.hardness, picture.gloss, picture.exponent,
+        picture.hardness, gloss, picture.exponent,
     )  # fmt: skip
     lit = torch.ones_like(layers.depth)
     if picture.hardness:
         lit = 1 - picture.hardness * (1 - cast_shadows(layers.depth, hard.direction[0]))
 
-    def photograph(layer: Layer, gloss: float) -> Tensor:
-        soft = harmonics.shading(layer.normal, light)
-        return shade_hard(layer, lit, dataclasses.replace(hard, gloss=gloss), soft)
-
-    face = photograph(layers.face, picture.gloss)
-    props = photograph(layers.props, _DULL * picture.gloss)
-    return degrade(join(layers, face, props, backdrop).clamp(0, 1), picture.degradation)
+    colours = shade_hard(layers.both, lit, hard, soft)
+    return degrade(join(layers, colours, backdrop).clamp(0, 1), picture.degradation)

@@ -55,6 +55,10 @@ class FaceModel:
     eye_direction: Tensor
     shape_vertices: Tensor
 
+    def __post_init__(self) -> None:
+        # Contiguous columns, since each material is used on its own.
+        object.__setattr__(self, "materials", self.materials.t().contiguous().t())
+
     @property
     def identity_size(self) -> int:
         """`k_a`"""

@@ -44,12 +44,14 @@ class Patches:
         .. math:: a \\leftarrow a + w_k (c_k - a), \\qquad
                   w_k = s_k \\exp(-\\tfrac12 |(v - m_k) / r_k|^4)
         """
-        front = (face.mean[:, 2] > _BEHIND).nonzero()[:, 0]
-        points = face.mean[front].t().contiguous()  # (3, F)
+        mean = face.mean.t().contiguous()
+        front = (mean[2] > _BEHIND).nonzero()[:, 0]
+        points = torch.stack([axis.index_select(0, front) for axis in mean])  # (3, F)
         scale = 1 / self.radius
         place = self.middle * scale
         weighted = torch.cat([self.colour.t(), self.colour.new_ones(1, len(self.colour))])
-        old = albedo.mT.index_select(2, front)
+        planes = albedo.mT.flatten(0, 1)
+        old = torch.stack([plane.index_select(0, front) for plane in planes]).unflatten(0, (-1, 3))
         # In parts that stay in the processor's cache.
         for part, paint in zip(points.split(_PART, 1), old.split(_PART, 2), strict=True):
             away = torch.zeros((), device=points.device)
@@ -61,7 +63,10 @@ class Patches:
             *colour, total = weighted @ weight
             covered = 1 - (1 - weight).prod(0)
             paint += (torch.stack(colour) / total.clamp_min(1e-6) - paint) * covered
-        return albedo.mT.index_copy(2, front, old).mT
+        painted = planes.clone()
+        for plane, new in zip(painted, old.flatten(0, 1), strict=True):
+            plane[front] = new
+        return painted.unflatten(0, (-1, 3)).mT
 
 
 def draw_patches(

@@ -42,12 +42,12 @@ class Lens:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One layer of a picture, `size` pixels per side.
+    """`n` layers of a picture, `size` pixels per side.
 
     Attributes:
-        covered (Tensor[1, 1, size, size]): coverage of the pixel, 0..1.
-        normal (Tensor[1, 3, size, size]): unit where anything is covered, else 0.
-        albedo (Tensor[1, 3, size, size]): 0 where nothing is covered.
+        covered (Tensor[n, 1, size, size]): coverage of the pixel, 0..1.
+        normal (Tensor[n, 3, size, size]): unit where anything is covered, else 0.
+        albedo (Tensor[n, 3, size, size]): 0 where nothing is covered.
     """
 
     covered: Tensor
@@ -60,13 +60,12 @@ class Layers:
     """An unlit picture.
 
     Attributes:
-        face, props (Layer): their visible parts.
+        both (Layer): the visible parts of the face and of its props, n = 2.
         depth (Tensor[1, 1, size, size]): of the nearest surface, towards the camera, pixels; far
             behind where there is no surface.
     """
 
-    face: Layer
-    props: Layer
+    both: Layer
     depth: Tensor
 
 
@@ -136,15 +135,12 @@ def _to_layers(renderer: Renderer, values: Tensor, position: Tensor, is_prop: Te
     planes = []
     for part in (1 - is_prop, is_prop):
         planes += [part[None], values[:6] * part]
-    pixels = renderer.sum_samples(position, torch.cat([*planes, values[6:]]), 1).movedim(0, 1)
-    count, shown, worn, depth = pixels.split([1, 7, 7, 1], 1)
-    face, props = (
-        Layer(
-            part[:, :1] / renderer.samples**2,
-            normalise(part[:, 1:4], 1),
-            part[:, 4:] / part[:, :1].clamp_min(1),
-        )
-        for part in (shown, worn)
+    pixels = renderer.sum_samples(position, torch.cat([*planes, values[6:]]), 1)
+    count, parts, depth = pixels[:1], pixels[1:15, 0].unflatten(0, (2, 7)), pixels[15:]
+    both = Layer(
+        parts[:, :1] / renderer.samples**2,
+        normalise(parts[:, 1:4], 1),
+        parts[:, 4:] / parts[:, :1].clamp_min(1),
     )
     depth = depth / count.clamp_min(1) / renderer.samples
-    return Layers(face, props, torch.where(count > 0, depth, _FAR))
+    return Layers(both, torch.where(count > 0, depth, _FAR))
