@@ -79,10 +79,12 @@ class WildFaces(Faces):
         if torch.device(device).type != "cpu":
             raise ConfigurationError(f"WildFaces: draws on the cpu, got device {device}")
         super().__init__(face_model, size, None, device)
-        self.renderer = Renderer(_leave_out(self.face_model), size)
+        surface = find_surface(self.face_model)
+        self._drawn, place = _leave_out(self.face_model, torch.from_numpy(surface))
+        self.renderer = Renderer(self._drawn, size)
         self.split, self.persons, self.seed = split, SPLITS[split], seed
         self.world = world
-        self._surface = find_surface(self.face_model)
+        self._surface = place[surface].numpy()
         self._persons: dict[int, tuple[Person, Tensor]] = {}
         self._neutral: tuple[int, Tensor] | None = None
 
@@ -116,14 +118,14 @@ class WildFaces(Faces):
         return person, picture, DIFFERS.index(differs)
 
     def find_person(self, identity: int) -> tuple[Person, Tensor]:
-        """The person, and the vertex colours (1, V, 3) of the face."""
+        """The person, and the colours (1, V, 3) of the vertices that are drawn."""
         if identity not in self._persons:
             person = worlds.draw_person(self.world, identity)
             self._persons[identity] = person, self._paint(person)
         return self._persons[identity]
 
     def _paint(self, person: Person) -> Tensor:
-        face = self.face_model
+        face = self._drawn
         if not person.cropped:
             bald = face.materials.clone()
             bald[:, MATERIALS.index("scalp")] = 0
@@ -132,7 +134,7 @@ class WildFaces(Faces):
 
     def render_picture(self, identity: int, picture: Picture, differs: int) -> Batch:
         """Renders one sample; see `batch`."""
-        face, size = self.face_model, self.renderer.size
+        face, size = self._drawn, self.renderer.size
         person, colour = self.find_person(identity)
         shape = torch.from_numpy(scenes.draw_identity(identity, face.identity_size))[None]
         expression = torch.from_numpy(picture.expression)[None]
@@ -174,7 +176,7 @@ class WildFaces(Faces):
     def _find_neutral(self, identity: int, shape: Tensor) -> Tensor:
         """The person's face without expression; a pair needs it twice."""
         if self._neutral is None or self._neutral[0] != identity:
-            self._neutral = identity, self.face_model.identify(shape)
+            self._neutral = identity, self._drawn.identify(shape)
         return self._neutral[1]
 
     def _dress(
@@ -190,7 +192,7 @@ class WildFaces(Faces):
             if reach:
                 meshes.append(make_brim(meshes[-1], reach, hat.colour))
         if picture.glasses is not None:
-            meshes.append(make_glasses(self.face_model, points, picture.glasses))
+            meshes.append(make_glasses(self._drawn, points, picture.glasses))
         meshes.append(make_collar(points, *picture.collar))
         shoulders = scenes.angles_to_rotation(angles * torch.tensor([_LOOSE, 0, 0]))
         return [(mesh, pose if mesh.rigid else shoulders) for mesh in meshes]
@@ -254,13 +256,23 @@ class LabelledFaces(WildFaces):
         return person, known, -1
 
 
-def _leave_out(face: FaceModel) -> FaceModel:
-    """The face without the triangles that are never visible."""
+def _leave_out(face: FaceModel, needed: Tensor) -> tuple[FaceModel, Tensor]:
+    """The face without the triangles that are never visible, and vertices that only those need.
+
+    Args:
+        face (FaceModel)
+        needed (Tensor, int64): vertices that stay.
+
+    Returns:
+        FaceModel; its vertex for each vertex of `face` (V), int64
+    """
     hidden = [k for k, name in enumerate(face.part_names) if name in _HIDDEN]
     part = face.parts[face.triangles[:, 0]]
-    return dataclasses.replace(
-        face, triangles=face.triangles[~torch.isin(part, torch.tensor(hidden, dtype=part.dtype))]
-    )
+    triangles = face.triangles[~torch.isin(part, torch.tensor(hidden, dtype=part.dtype))]
+    chosen = torch.zeros(len(face.mean), dtype=torch.bool)
+    for vertices in (triangles, needed, face.shape_vertices, face.landmarks68):
+        chosen[vertices] = True
+    return dataclasses.replace(face, triangles=triangles).select(chosen), chosen.cumsum(0) - 1
 
 
 def _shade(layers: Layers, soft: Tensor, backdrop: Tensor) -> Batch:

@@ -139,6 +139,26 @@ class FaceModel:
         inside = position[self.triangles]
         return inside[(inside >= 0).all(1)]
 
+    def select(self, chosen: Tensor) -> FaceModel:
+        """The face of some vertices (bool, V), in their order, with the triangles between them.
+
+        Landmarks and the vertices of the shape must be among them.
+        """
+        position = chosen.cumsum(0) - 1
+        inside = chosen[self.triangles].all(1)
+        return dataclasses.replace(
+            self,
+            mean=self.mean[chosen],
+            identity_modes=self.identity_modes[:, chosen],
+            expression_modes=self.expression_modes[:, chosen],
+            triangles=position[self.triangles[inside]],
+            parts=self.parts[chosen],
+            landmarks68=position[self.landmarks68],
+            materials=self.materials[chosen],
+            eye_direction=self.eye_direction[chosen],
+            shape_vertices=position[self.shape_vertices],
+        )
+
     def to(self, device: torch.device | str) -> FaceModel:
         """The same face with its tensors on `device`."""
         moved: dict[str, Any] = {
