@@ -201,7 +201,10 @@ class Renderer:
         triangle = fragments.triangle.clamp(max=len(self._has_eyes) - 1)
         eyes = find(self._has_eyes.index_select(0, triangle), 1)
         part = Fragments(
-            *(getattr(fragments, f.name).index_select(0, eyes) for f in dataclasses.fields(fragments))
+            *(
+                getattr(fragments, f.name).index_select(0, eyes)
+                for f in dataclasses.fields(fragments)
+            )
         )
         alone = dataclasses.replace(part, image=torch.zeros_like(part.image))
         eye = alone.interpolate(self._eye_values[None], self.triangles)
