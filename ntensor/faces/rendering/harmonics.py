@@ -112,7 +112,7 @@ def shading(normals: Tensor, light: Tensor, rectify: bool = True) -> Tensor:
             f"shading: light must have shape ({normals.shape[0]}, 3, 9) beside normals of shape "
             f"{tuple(normals.shape)}, got {tuple(light.shape)}"
         )
-    values = (light @ basis(normals).flatten(2)).view_as(normals)
+    values = torch.einsum("ncj,nj...->nc...", light, basis(normals))
     return values.relu() if rectify else values
 
 
