@@ -7,7 +7,8 @@ from .common.launch import launch
 if __name__ == "__main__":
     launch("ntensor.faces.data")
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ntensor.faces.datasets.generated import POC_EXPRESSION, POC_POSE, GeneratedFaces, Variation
-from ntensor.faces.datasets.records import get_input
+from ntensor.faces.datasets.records import encode, get_input
 from ntensor.faces.datasets.rendered import Faces
 from ntensor.faces.datasets.storage import ShardWriter, write_statistics
 from ntensor.faces.datasets.stored import StoredFaces, check
@@ -53,8 +54,11 @@ def make_faces(
     return GeneratedFaces(face, split, size, seed, variation=VARIATIONS[variation])
 
 
-class _Ranges(Dataset[dict[str, Tensor]]):
-    """Samples `first` to `last - 1`, in batches."""
+class Ranges(Dataset[dict[str, Tensor]]):
+    """Samples `first` to `last - 1`, in batches of records as `encode` makes them.
+
+    Shapes are left out, since a set stores them as its basis.
+    """
 
     def __init__(self, faces: Faces, first: int, last: int, batch_size: int) -> None:
         self.faces, self.first, self.last, self.batch_size = faces, first, last, batch_size
@@ -64,7 +68,20 @@ class _Ranges(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         start = self.first + number * self.batch_size
-        return self.faces.batch(range(start, min(start + self.batch_size, self.last)))
+        batch = self.faces.batch(range(start, min(start + self.batch_size, self.last)))
+        del batch["shape"]
+        return {name: torch.from_numpy(array) for name, array in encode(batch).items()}
+
+
+@contextlib.contextmanager
+def limit_threads(count: int) -> Iterator[None]:
+    """Limits torch's threads; beside workers, each more waits for a core at every operation."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def render(
@@ -107,11 +124,14 @@ def render(
     with ShardWriter(out, face, shard_size, split, face.source, extra) as writer:
         if writer.count == 0:
             write_statistics(writer.folder, faces.statistics)
-        batches = _Ranges(faces, min(writer.count, count), count, batch_size)
+        batches = Ranges(faces, min(writer.count, count), count, batch_size)
         loader = DataLoader(batches, batch_size=None, num_workers=workers)
-        with tqdm(total=count, initial=writer.count, unit="image") as progress:
+        with (
+            limit_threads(1 if workers else torch.get_num_threads()),
+            tqdm(total=count, initial=writer.count, unit="image") as progress,
+        ):
             for batch in loader:
-                writer.add(batch)
+                writer.add_records({name: value.numpy() for name, value in batch.items()})
                 progress.update(len(batch["image"]))
     print(f"{out}: {writer.count} records, {face.source}, split {split}")
 

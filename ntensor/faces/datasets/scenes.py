@@ -76,16 +76,13 @@ def angles_to_rotation(angles: Tensor) -> Tensor:
         tensor([[1., 0., 0.]])
     """
     yaw, pitch, roll = torch.deg2rad(angles.double()).unbind(1)
-    zero, one = torch.zeros_like(yaw), torch.ones_like(yaw)
-
-    def matrix(*rows: Tensor) -> Tensor:
-        return torch.stack(rows, 1).unflatten(1, (3, 3))
-
     cy, sy, cp, sp, cr, sr = yaw.cos(), yaw.sin(), pitch.cos(), pitch.sin(), roll.cos(), roll.sin()
-    about_y = matrix(cy, zero, sy, zero, one, zero, -sy, zero, cy)
-    about_x = matrix(one, zero, zero, zero, cp, sp, zero, -sp, cp)
-    about_z = matrix(cr, -sr, zero, sr, cr, zero, zero, zero, one)
-    return (about_z @ about_x @ about_y).to(angles.dtype)
+    rows = (
+        *(cr * cy + sr * sp * sy, -sr * cp, cr * sy - sr * sp * cy),
+        *(sr * cy - cr * sp * sy, cr * cp, sr * sy + cr * sp * cy),
+        *(-cp * sy, -sp, cp * cy),
+    )
+    return torch.stack(rows, 1).unflatten(1, (3, 3)).to(angles.dtype)
 
 
 def rotation_to_angles(rotation: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from ntensor.faces.rendering.props import (
 )
 from ntensor.faces.rendering.renderer import Renderer
 from ntensor.faces.rendering.skin import vertex_albedo
-from ntensor.faces.rendering.wild import Layer, Layers, draw_layers
+from ntensor.faces.rendering.wild import Layers, draw_layers
 
 from . import scenes, worlds
 from .records import DIFFERS, VALID
@@ -79,11 +79,14 @@ class WildFaces(Faces):
         if torch.device(device).type != "cpu":
             raise ConfigurationError(f"WildFaces: draws on the cpu, got device {device}")
         super().__init__(face_model, size, None, device)
-        self.renderer = Renderer(_leave_out(self.face_model), size)
+        surface = find_surface(self.face_model)
+        self._drawn, place = _leave_out(self.face_model, torch.from_numpy(surface))
+        self.renderer = Renderer(self._drawn, size)
         self.split, self.persons, self.seed = split, SPLITS[split], seed
         self.world = world
-        self._surface = find_surface(self.face_model)
+        self._surface = place[surface].numpy()
         self._persons: dict[int, tuple[Person, Tensor]] = {}
+        self._neutral: tuple[int, Tensor] | None = None
 
     def batch(self, indices: Sequence[int] | Tensor) -> Batch:
         """As `Faces.batch`, with `input` and `differs`; only near-frontal faces have frontal maps.
@@ -106,7 +109,7 @@ class WildFaces(Faces):
                 self.world, np.random.default_rng([*key, k]), self.face_model,
                 self.find_person(person)[0], 2 * pair + k,
             )
-            for k in ((second,) if differs == "all" else (0, 1))
+            for k in ((second,) if differs == "all" else range(second + 1))
         ]  # fmt: skip
         picture = drawn[0]
         if second and differs != "all":
@@ -115,14 +118,14 @@ class WildFaces(Faces):
         return person, picture, DIFFERS.index(differs)
 
     def find_person(self, identity: int) -> tuple[Person, Tensor]:
-        """The person, and the vertex colours (1, V, 3) of the face."""
+        """The person, and the colours (1, V, 3) of the vertices that are drawn."""
         if identity not in self._persons:
             person = worlds.draw_person(self.world, identity)
             self._persons[identity] = person, self._paint(person)
         return self._persons[identity]
 
     def _paint(self, person: Person) -> Tensor:
-        face = self.face_model
+        face = self._drawn
         if not person.cropped:
             bald = face.materials.clone()
             bald[:, MATERIALS.index("scalp")] = 0
@@ -131,13 +134,13 @@ class WildFaces(Faces):
 
     def render_picture(self, identity: int, picture: Picture, differs: int) -> Batch:
         """Renders one sample; see `batch`."""
-        face, size = self.face_model, self.renderer.size
+        face, size = self._drawn, self.renderer.size
         person, colour = self.find_person(identity)
         shape = torch.from_numpy(scenes.draw_identity(identity, face.identity_size))[None]
         expression = torch.from_numpy(picture.expression)[None]
         angles = torch.from_numpy(picture.angles)[None]
         pose = scenes.angles_to_rotation(angles)
-        vertices = face.vertices(shape, expression)
+        vertices = face.express(self._find_neutral(identity, shape), expression)
         normals = self.renderer.compute_vertex_normals(vertices)
         light, scale = scenes.project_lamp(picture.lamps)
         layers = draw_layers(
@@ -145,14 +148,15 @@ class WildFaces(Faces):
             self._dress(picture, vertices[0], angles, pose), picture.lens,
         )  # fmt: skip
         backdrop = torch.from_numpy(draw_backdrop(picture.backdrop, size))[None]
-        maps = _shade(layers, light, backdrop)
-        seen = _photograph(layers, picture, light, scale, backdrop)
+        soft = harmonics.shading(layers.both.normal, light.expand(2, -1, -1))
+        maps = _shade(layers, soft, backdrop)
+        seen = _photograph(layers, picture, soft, scale, backdrop)
         near = angles[:, :2].abs().amax(1) < scenes.NEAR_FRONTAL_DEGREES
         valid = torch.ones(1, len(VALID), dtype=torch.bool)
         valid[:, VALID.index("frontal")] = near
         return {
             **maps,
-            **self._draw_front(vertices, colour, person, light, bool(near)),
+            **self._draw_front(vertices, normals, colour, person, light, bool(near)),
             "input": seen,
             "light": light,
             "pose": pose,
@@ -169,6 +173,12 @@ class WildFaces(Faces):
             "valid": valid,
         }
 
+    def _find_neutral(self, identity: int, shape: Tensor) -> Tensor:
+        """The person's face without expression; a pair needs it twice."""
+        if self._neutral is None or self._neutral[0] != identity:
+            self._neutral = identity, self._drawn.identify(shape)
+        return self._neutral[1]
+
     def _dress(
         self, picture: Picture, vertices: Tensor, angles: Tensor, pose: Tensor
     ) -> list[tuple[Mesh, Tensor]]:
@@ -182,13 +192,19 @@ class WildFaces(Faces):
             if reach:
                 meshes.append(make_brim(meshes[-1], reach, hat.colour))
         if picture.glasses is not None:
-            meshes.append(make_glasses(self.face_model, points, picture.glasses))
+            meshes.append(make_glasses(self._drawn, points, picture.glasses))
         meshes.append(make_collar(points, *picture.collar))
         shoulders = scenes.angles_to_rotation(angles * torch.tensor([_LOOSE, 0, 0]))
         return [(mesh, pose if mesh.rigid else shoulders) for mesh in meshes]
 
     def _draw_front(
-        self, vertices: Tensor, colour: Tensor, person: Person, light: Tensor, near: bool
+        self,
+        vertices: Tensor,
+        normals: Tensor,
+        colour: Tensor,
+        person: Person,
+        light: Tensor,
+        near: bool,
     ) -> Batch:
         size = self.renderer.size
         if not near:
@@ -196,7 +212,7 @@ class WildFaces(Faces):
             maps = dict.fromkeys(("frontal_image", "frontal_normal", "frontal_albedo"), empty)
             return {**maps, "frontal_mask": empty[:, :1]}
         view = self.renderer.draw_painted(
-            vertices, [torch.eye(3)[None]], colour, person.skin, light
+            vertices, [torch.eye(3)[None]], colour, person.skin, light, normals
         )[0]
         return {
             "frontal_image": view.face,
@@ -240,36 +256,50 @@ class LabelledFaces(WildFaces):
         return person, known, -1
 
 
-def _leave_out(face: FaceModel) -> FaceModel:
-    """The face without the triangles that are never visible."""
+def _leave_out(face: FaceModel, needed: Tensor) -> tuple[FaceModel, Tensor]:
+    """The face without the triangles that are never visible, and vertices that only those need.
+
+    Args:
+        face (FaceModel)
+        needed (Tensor, int64): vertices that stay.
+
+    Returns:
+        FaceModel; its vertex for each vertex of `face` (V), int64
+    """
     hidden = [k for k, name in enumerate(face.part_names) if name in _HIDDEN]
     part = face.parts[face.triangles[:, 0]]
-    return dataclasses.replace(
-        face, triangles=face.triangles[~torch.isin(part, torch.tensor(hidden, dtype=part.dtype))]
-    )
+    triangles = face.triangles[~torch.isin(part, torch.tensor(hidden, dtype=part.dtype))]
+    chosen = torch.zeros(len(face.mean), dtype=torch.bool)
+    for vertices in (triangles, needed, face.shape_vertices, face.landmarks68):
+        chosen[vertices] = True
+    return dataclasses.replace(face, triangles=triangles).select(chosen), chosen.cumsum(0) - 1
 
 
-def _shade(layers: Layers, light: Tensor, backdrop: Tensor) -> Batch:
-    """The targets: the face under the harmonics' light; everything else is background."""
-    mask, props = layers.face.covered, layers.props
-    shading = harmonics.shading(layers.face.normal, light) * (mask > 0)
-    worn = (props.albedo * harmonics.shading(props.normal, light)).clamp(0, 1)
+def _shade(layers: Layers, soft: Tensor, backdrop: Tensor) -> Batch:
+    """The targets: the face under the harmonics' light; everything else is background.
+
+    `soft` (2, 3, S, S) is the shading of face and props by that light.
+    """
+    both = layers.both
+    mask, covered = both.covered.split(1)
+    shading = soft[:1] * (mask > 0)
+    colours = torch.stack([both.albedo[0] * shading[0], both.albedo[1] * soft[1]]).clamp_(0, 1)
+    face, worn = colours.split(1)
     rest = (1 - mask).clamp_min(1e-6)
-    behind = (props.covered * worn + (1 - mask - props.covered).clamp_min(0) * backdrop) / rest
+    behind = (covered * worn + (1 - mask - covered).clamp_min(0) * backdrop) / rest
     behind = torch.where(mask < 1, behind, backdrop)
-    face = (layers.face.albedo * shading).clamp(0, 1)
     return {
         "image": mask * face + (1 - mask) * behind,
         "mask": mask,
-        "normal": layers.face.normal * (mask > 0),
-        "albedo": layers.face.albedo,
+        "normal": both.normal[:1] * (mask > 0),
+        "albedo": both.albedo[:1],
         "shading": shading,
         "background": behind,
     }
 
 
 def _photograph(
-    layers: Layers, picture: Picture, light: Tensor, scale: float, backdrop: Tensor
+    layers: Layers, picture: Picture, soft: Tensor, scale: float, backdrop: Tensor
 ) -> Tensor:
     """The picture as the camera delivers it."""
     lamps = picture.lamps
@@ -278,18 +308,14 @@ def _photograph(
     def scaled(value: Any) -> Tensor:
         return torch.from_numpy(scale * value).float()
 
+    gloss = picture.gloss * torch.tensor([1.0, _DULL]).view(2, 1, 1, 1)
     hard = HardLight(
         harmonics.direction_of(azimuth, elevation), scaled(lamps.colour), scaled(lamps.ambient),
-        picture.hardness, picture.gloss, picture.exponent,
+        picture.hardness, gloss, picture.exponent,
     )  # fmt: skip
     lit = torch.ones_like(layers.depth)
     if picture.hardness:
         lit = 1 - picture.hardness * (1 - cast_shadows(layers.depth, hard.direction[0]))
 
-    def photograph(layer: Layer, gloss: float) -> Tensor:
-        soft = harmonics.shading(layer.normal, light)
-        return shade_hard(layer, lit, dataclasses.replace(hard, gloss=gloss), soft)
-
-    face = photograph(layers.face, picture.gloss)
-    props = photograph(layers.props, _DULL * picture.gloss)
-    return degrade(join(layers, face, props, backdrop).clamp(0, 1), picture.degradation)
+    colours = shade_hard(layers.both, lit, hard, soft)
+    return degrade(join(layers, colours, backdrop).clamp(0, 1), picture.degradation)

@@ -55,6 +55,10 @@ class FaceModel:
     eye_direction: Tensor
     shape_vertices: Tensor
 
+    def __post_init__(self) -> None:
+        # Contiguous columns, since each material is used on its own.
+        object.__setattr__(self, "materials", self.materials.t().contiguous().t())
+
     @property
     def identity_size(self) -> int:
         """`k_a`"""
@@ -99,11 +103,17 @@ class FaceModel:
                 f"vertices: identity has {identity.shape[0]} rows and expression "
                 f"{expression.shape[0]}; they must agree"
             )
-        points = torch.addmm(
-            self.mean.flatten(), identity, self.identity_modes[: identity.shape[1]].flatten(1)
-        )
-        points = torch.addmm(points, expression, self.expression_modes.flatten(1))
-        return points.unflatten(1, (-1, 3))
+        return self.express(self.identify(identity), expression)
+
+    def identify(self, identity: Tensor) -> Tensor:
+        """The faces (n, V, 3) of persons without an expression; see `vertices`."""
+        modes = self.identity_modes[: identity.shape[1]].flatten(1)
+        return torch.addmm(self.mean.flatten(), identity, modes).unflatten(1, (-1, 3))
+
+    def express(self, faces: Tensor, expression: Tensor) -> Tensor:
+        """The faces (n, V, 3) from `identify`, with an expression (n, k_b)."""
+        modes = self.expression_modes.flatten(1)
+        return torch.addmm(faces.flatten(1), expression, modes).unflatten(1, (-1, 3))
 
     def shape(self, vertices: Tensor) -> Tensor:
         """The network's 3D target: the `shape_vertices` of `vertices`, flattened.
@@ -128,6 +138,26 @@ class FaceModel:
         )
         inside = position[self.triangles]
         return inside[(inside >= 0).all(1)]
+
+    def select(self, chosen: Tensor) -> FaceModel:
+        """The face of some vertices (bool, V), in their order, with the triangles between them.
+
+        Landmarks and the vertices of the shape must be among them.
+        """
+        position = chosen.cumsum(0) - 1
+        inside = chosen[self.triangles].all(1)
+        return dataclasses.replace(
+            self,
+            mean=self.mean[chosen],
+            identity_modes=self.identity_modes[:, chosen],
+            expression_modes=self.expression_modes[:, chosen],
+            triangles=position[self.triangles[inside]],
+            parts=self.parts[chosen],
+            landmarks68=position[self.landmarks68],
+            materials=self.materials[chosen],
+            eye_direction=self.eye_direction[chosen],
+            shape_vertices=position[self.shape_vertices],
+        )
 
     def to(self, device: torch.device | str) -> FaceModel:
         """The same face with its tensors on `device`."""

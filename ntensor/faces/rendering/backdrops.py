@@ -18,7 +18,8 @@ def draw_backdrop(seed: int, size: int) -> Any:
         array[3, size, size], float32 in 0..1
     """
     rng = np.random.default_rng([seed, 0xBAC])
-    y, x = np.mgrid[0:size, 0:size] / size - 0.5
+    x = np.arange(size)[None] / size - 0.5
+    y = x.T
     lean = rng.normal(0, 0.35, (2, 3))
     colour = rng.uniform(0.03, 0.95) * rng.uniform(0.6, 1, 3)
     picture = colour[:, None, None] + lean[0][:, None, None] * x + lean[1][:, None, None] * y

@@ -22,14 +22,14 @@ class HardLight:
         direction (Tensor[2, 3]): unit vectors to the lamps.
         colour (Tensor[2, 3]), ambient (Tensor[3]): red, green, blue.
         hardness (float): 0: only the harmonics' light; 1: only this light.
-        gloss (float), exponent (float): of the Blinn-Phong highlight.
+        gloss (float or Tensor[n, 1, 1, 1]), exponent (float): of the Blinn-Phong highlight.
     """
 
     direction: Tensor
     colour: Tensor
     ambient: Tensor
     hardness: float
-    gloss: float
+    gloss: float | Tensor
     exponent: float
 
 
@@ -53,43 +53,44 @@ def cast_shadows(depth: Tensor, direction: Tensor) -> Tensor:
     reach = (
         torch.linspace(0, 1, _STEPS + 1)[1:].square() * 0.35 * size
         + torch.arange(1, _STEPS + 1) * 0.3
+    ).to(depth)
+    # The nearest pixel in x and in y, (steps, S) each.
+    places = torch.arange(size, device=depth.device)
+    column, row = (
+        (places + step[:, None]).round_().clamp_(0, size - 1).long()
+        for step in (reach * (x / across), reach * (-y / across))
     )
-    unit = torch.linspace(-1, 1, size + 1)[:-1] + 1 / size
-    grid_y, grid_x = torch.meshgrid(unit, unit, indexing="ij")
-    base = torch.stack([grid_x, grid_y], -1)
-    steps = torch.stack([reach * x / across, -reach * y / across], 1) * (2 / size)
-    places = base[None] + steps[:, None, None]  # (steps, S, S, 2)
-    seen = torch.nn.functional.grid_sample(
-        depth.expand(_STEPS, -1, -1, -1), places.to(depth), "nearest", "border", False
-    )
-    rise = (reach * z / across).view(-1, 1, 1, 1)
-    above = (seen - depth - rise).amax(0, keepdim=True)
+    index = row[:, :, None] * size + column[:, None]
+    seen = depth.flatten().index_select(0, index.flatten()).view(_STEPS, size, size)
+    above = (seen - (reach * (z / across))[:, None, None]).amax(0) - depth
     # A small height is ignored, so that a surface does not shade its own surroundings.
     return 1 - ((above - 0.6) / _SOFT).clamp(0, 1)
 
 
 def shade_hard(layer: Layer, lit: Tensor, light: HardLight, soft: Tensor) -> Tensor:
-    """A layer's colours (1, 3, S, S) under a hard light.
+    """The colours (n, 3, S, S) of layers under a hard light.
 
     Args:
-        layer (Layer)
+        layer (Layer): `n` layers.
         lit (Tensor[1, 1, S, S]): from `cast_shadows`.
         light (HardLight)
-        soft (Tensor[1, 3, S, S]): the shading by harmonics.
+        soft (Tensor[n, 3, S, S]): the shading by harmonics.
     """
-    normal = layer.normal
-    lamps = torch.einsum("lc,ncyx->nlyx", light.direction, normal).clamp_min(0)
-    lamps[:, :1] *= lit
-    hard = torch.einsum("lc,nlyx->ncyx", light.colour, lamps) + light.ambient.view(1, 3, 1, 1)
-    shading = soft.lerp(hard, light.hardness)
     half = light.direction[0] + light.direction.new_tensor([0.0, 0.0, 1.0])
     half = half / half.norm().clamp_min(1e-6)
-    shine = torch.einsum("c,ncyx->nyx", half, normal).clamp_min(0)[:, None] ** light.exponent
-    shine = shine * lit * (normal.abs().sum(1, keepdim=True) > 0)
+    # The normal of a pixel without a surface is 0, and nothing shines there.
+    directions = torch.cat([light.direction, half[None]])
+    lamps = (directions @ layer.normal.flatten(2)).unflatten(2, lit.shape[2:]).clamp_min_(0)
+    lamps[:, :1] *= lit
+    hard = (light.colour.t() @ lamps[:, :2].flatten(2)).view_as(soft)
+    hard += light.ambient.view(1, 3, 1, 1)
+    shading = soft.lerp(hard, light.hardness)
+    shine = lamps[:, 2:].pow_(light.exponent).mul_(lit)
     return layer.albedo * shading + light.gloss * shine * light.colour[0].view(1, 3, 1, 1)
 
 
-def join(layers: Layers, face: Tensor, props: Tensor, background: Tensor) -> Tensor:
-    """Composites the colours of face, props and background by their coverage."""
-    a, b = layers.face.covered, layers.props.covered
-    return a * face.clamp(0, 1) + b * props.clamp(0, 1) + (1 - a - b) * background
+def join(layers: Layers, colours: Tensor, background: Tensor) -> Tensor:
+    """Composites the colours (2, 3, S, S) of face and props, and a background, by coverage."""
+    covered = layers.both.covered
+    joined = (covered * colours.clamp(0, 1)).sum(0, keepdim=True)
+    return joined + (1 - covered.sum(0, keepdim=True)) * background

@@ -14,6 +14,8 @@ from ntensor.faces.morphable.face_model import FaceModel
 _CHEEK, _NOSE, _FOREHEAD = (38.0, 4.0, 42.0), (0.0, 4.0, 74.0), (0.0, 84.0, 48.0)
 # Millimetres; vertices further back have no patches.
 _BEHIND = -10.0
+_PART = 2048
+_SMALLEST = -80.0
 # Regions of facial hair: middle and radii in millimetres.
 _MOUSTACHE = ((0.0, -22.0, 64.0), (26.0, 7.0, 22.0))
 _GOATEE = ((0.0, -66.0, 56.0), (20.0, 22.0, 24.0))
@@ -42,15 +44,29 @@ class Patches:
         .. math:: a \\leftarrow a + w_k (c_k - a), \\qquad
                   w_k = s_k \\exp(-\\tfrac12 |(v - m_k) / r_k|^4)
         """
-        front = (face.mean[:, 2] > _BEHIND).nonzero()[:, 0]
-        points = face.mean[front]
-        away = ((points[None] - self.middle[:, None]) / self.radius[:, None]).square_().sum(2)
-        weight = self.strength[:, None] * away.square_().mul_(-0.5).exp_()  # (k, V)
-        covered = 1 - (1 - weight).prod(0)
-        colour = (weight.t() @ self.colour) / weight.sum(0).clamp_min(1e-6)[:, None]
-        old = albedo[:, front]
-        mixed = old.lerp(colour.expand_as(old), covered[:, None].expand_as(old))
-        return albedo.index_copy(1, front, mixed)
+        mean = face.mean.t().contiguous()
+        front = (mean[2] > _BEHIND).nonzero()[:, 0]
+        points = torch.stack([axis.index_select(0, front) for axis in mean])  # (3, F)
+        scale = 1 / self.radius
+        place = self.middle * scale
+        weighted = torch.cat([self.colour.t(), self.colour.new_ones(1, len(self.colour))])
+        planes = albedo.mT.flatten(0, 1)
+        old = torch.stack([plane.index_select(0, front) for plane in planes]).unflatten(0, (-1, 3))
+        # In parts that stay in the processor's cache.
+        for part, paint in zip(points.split(_PART, 1), old.split(_PART, 2), strict=True):
+            away = torch.zeros((), device=points.device)
+            for c, axis in enumerate(part):
+                away = (axis * scale[:, c : c + 1]).sub_(place[:, c : c + 1]).square_().add_(away)
+            # exp is slow where its result is not a normal number.
+            weight = away.square_().mul_(-0.5).clamp_(min=_SMALLEST).exp_()
+            weight *= self.strength[:, None]  # (k, part)
+            *colour, total = weighted @ weight
+            covered = 1 - (1 - weight).prod(0)
+            paint += (torch.stack(colour) / total.clamp_min(1e-6) - paint) * covered
+        painted = planes.clone()
+        for plane, new in zip(painted, old.flatten(0, 1), strict=True):
+            plane[front] = new
+        return painted.unflatten(0, (-1, 3)).mT
 
 
 def draw_patches(

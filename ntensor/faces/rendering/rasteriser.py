@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,9 @@ from torch import Tensor
 # between triangles that share an edge.
 _MARGIN = 1e-4
 _DEPTH_STEPS = 2**24
+# Square samples, of a triangle that is drawn.
+_LEAST_AREA = 1e-9
+Plane = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +42,22 @@ class Fragments:
             triangles (Tensor[T, 3], int64): the rasterised triangles.
 
         Returns:
-            Tensor[k, C]
+            Tensor[k, C]: each column is contiguous. It is fastest if those of `values` and
+            `triangles` are, too.
         """
-        rows = triangles.index_select(0, self.triangle)
-        rows += (self.image * values.shape[1])[:, None]
-        corner = values.flatten(0, 1)
-        first, *others = (corner.index_select(0, row) for row in rows.unbind(1))
-        w = self.weights
-        result = first.mul_(w[:, :1])
-        for k, other in enumerate(others, 1):
-            result.addcmul_(other, w[:, k : k + 1])
-        return result
+        planes = values.movedim(2, 0).flatten(1)  # (C, batch * V)
+        result = values.new_empty(len(planes), len(self.triangle))
+        for k, corner in enumerate(triangles.t()):
+            row = corner.contiguous().index_select(0, self.triangle)
+            if len(values) > 1:
+                row += self.image * values.shape[1]
+            weight = self.weights[:, k].contiguous()
+            for total, plane in zip(result, planes, strict=True):
+                if k:
+                    total.addcmul_(plane.index_select(0, row), weight)
+                else:
+                    torch.mul(plane.index_select(0, row), weight, out=total)
+        return result.t()
 
 
 def rasterise(points: Tensor, triangles: Tensor, size: int) -> Fragments:
@@ -75,97 +84,125 @@ def rasterise(points: Tensor, triangles: Tensor, size: int) -> Fragments:
         raise ValueError(
             f"rasterise: triangles must have shape (T, 3), got {tuple(triangles.shape)}"
         )
-    points = points.detach()
     batch = points.shape[0]
-    chosen, setup, corner, extent = _visible_triangles(points, triangles, size)
-    counts = extent[0] * extent[1]
-    owner = torch.repeat_interleave(counts)
-    start = counts.cumsum(0) - counts
-    local = torch.arange(owner.shape[0], device=points.device) - start.index_select(0, owner)
-    width = extent[0].index_select(0, owner)
-    dy = torch.div(local, width, rounding_mode="floor")
-    dx = local - dy * width
-    wb, wc, z = _plane(setup.index_select(0, owner), dx, dy)
-    inside = ((wb >= -_MARGIN) & (wc >= -_MARGIN) & (wb + wc <= 1 + _MARGIN)).nonzero()[:, 0]
-    owner, dx, dy, z = (v.index_select(0, inside) for v in (owner, dx, dy, z))
-    position = (
-        corner[2].index_select(0, owner) * size + (size - 1 - corner[1].index_select(0, owner) - dy)
-    ) * size
-    position += corner[0].index_select(0, owner) + dx
+    x, y, z = points.detach().permute(2, 0, 1).contiguous()  # (batch, V) each
+    low, high = z.amin(1, keepdim=True), z.amax(1, keepdim=True)
+    z = (z - low) / (high - low).clamp_min(1e-12)
+    corners = triangles.t().contiguous()
+    triangle, image, box, planes = _find_boxes((x, y), corners, size)
+    owner, dx, dy, (wb, wc) = _list_samples(box, planes)
+    inside = find(torch.minimum(torch.minimum(wb, wc), 1 - (wb + wc)), -_MARGIN)
+    owner, dx, dy, wb, wc = (v.index_select(0, inside) for v in (owner, dx, dy, wb, wc))
+    first = image * z.shape[1] if batch > 1 else 0
+    depths = z.flatten()
+    az, bz, cz = (depths.index_select(0, c.index_select(0, triangle) + first) for c in corners)
+    z = az.index_select(0, owner)
+    z.addcmul_((bz - az).index_select(0, owner), wb).addcmul_((cz - az).index_select(0, owner), wc)
+    # The sample of a box's corner; the top row comes first.
+    origin = (image * size + (size - 1) - box[1].long()) * size + box[0].long()
+    position = origin.index_select(0, owner).add_(dx).sub_(dy, alpha=size)
     # The largest key wins: the nearest sample, then the later triangle.
-    key = ((z * (_DEPTH_STEPS - 1)).clamp(0, _DEPTH_STEPS - 1).long() << 32) | owner
+    key = (z * (_DEPTH_STEPS - 1)).clamp_(0, _DEPTH_STEPS - 1).long() << 32
+    key |= torch.arange(len(key), device=key.device)
     buffer = torch.full((batch * size * size,), -1, device=points.device)
     buffer.scatter_reduce_(0, position, key, "amax")
-    position = (buffer >= 0).nonzero()[:, 0]
-    owner = buffer.index_select(0, position) & 0xFFFFFFFF
-    rest = position % (size * size)
-    dy = size - 1 - torch.div(rest, size, rounding_mode="floor") - corner[1].index_select(0, owner)
-    dx = rest % size - corner[0].index_select(0, owner)
-    wb, wc, _ = _plane(setup.index_select(0, owner), dx, dy)
-    weights = torch.stack([1 - wb - wc, wb, wc], 1).clamp_(0, 1)
-    weights /= weights.sum(1, keepdim=True)
-    image = corner[2].index_select(0, owner)
+    position = find(buffer, 0)
+    winner = buffer.index_select(0, position) & 0xFFFFFFFF
+    owner, wb, wc = (v.index_select(0, winner) for v in (owner, wb, wc))
+    weights = torch.stack([1 - wb - wc, wb, wc]).clamp_(0, 1)
+    weights /= weights[0] + weights[1] + weights[2]
     return Fragments(
-        position,
-        image,
-        torch.div(chosen.index_select(0, owner), batch, rounding_mode="floor"),
-        weights,
+        position, image.index_select(0, owner), triangle.index_select(0, owner), weights.t()
     )
 
 
-def _plane(setup: Tensor, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The last two barycentric weights and the depth, (dx, dy) samples from the box's corner."""
-    s = setup.unbind(1)
-    fx, fy = dx.to(setup.dtype), dy.to(setup.dtype)
-    wb = torch.addcmul(s[0], s[1], fx).addcmul_(s[2], fy)
-    wc = torch.addcmul(s[3], s[4], fx).addcmul_(s[5], fy)
-    z = torch.addcmul(s[6], s[7], wb).addcmul_(s[8], wc)
-    return wb, wc, z
+def find(values: Tensor, least: float) -> Tensor:
+    """The indices of numbers >= `least` in a vector; numpy is several times as fast as torch."""
+    if values.device.type != "cpu":
+        return (values >= least).nonzero()[:, 0]
+    return torch.from_numpy(np.flatnonzero(values.numpy() >= least))
 
 
-def _visible_triangles(
-    points: Tensor, triangles: Tensor, size: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _find_boxes(
+    points: tuple[Tensor, Tensor], corners: Tensor, size: int
+) -> tuple[Tensor, Tensor, list[Tensor], list[Plane]]:
     """The K triangles that face the camera and whose bounding box contains a sample centre.
 
+    Args:
+        points (two Tensor[batch, V]): x and y.
+        corners (Tensor[3, T], int64)
+        size (int): samples per side.
+
     Returns:
-        index into the flattened (T, batch); planes (K, 9); box corner x, y and image (3, K); box
-        width and height in samples (2, K).
+        index of triangle (K) and image (K); box corner x, y, width and height in samples, (K)
+        each; for the last two barycentric weights, the value at the box's first sample and the
+        slopes, (K) each.
     """
-    batch = points.shape[0]
-    planes = points.permute(2, 1, 0).contiguous()  # (3, V, batch): a gather copies whole rows
-    corners = triangles.t().contiguous()
-    # For a single picture, gathering scalars is five times as fast as rows of one number.
-    axes = planes.flatten(1) if batch == 1 else planes
-    x, y = ([axis.index_select(0, corner) for corner in corners] for axis in axes[:2])
-    area = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])
+    x, y = ([_gather(axis, corner) for corner in corners] for axis in points)  # (batch, T) each
+    area = (x[1] - x[0]) * (y[2] - y[0])
+    area -= (x[2] - x[0]) * (y[1] - y[0])
     bounds = []
     for a, b, c in (x, y):
-        low = torch.minimum(torch.minimum(a, b), c)
-        high = torch.maximum(torch.maximum(a, b), c)
-        first = (low - 0.5).ceil_().clamp_(min=0)
-        last = (high - 0.5).floor_().clamp_(max=size - 1)
-        bounds.append((first, last - first))
-    (x0, dx), (y0, dy) = bounds
-    drawn = (area > 1e-9) & (dx >= 0) & (dy >= 0)
-    chosen = drawn.flatten().nonzero()[:, 0]
-    image = chosen % batch
-    rows = triangles.index_select(0, torch.div(chosen, batch, rounding_mode="floor"))
-    ax, bx, cx = (v.flatten().index_select(0, chosen) for v in x)
-    ay, by, cy = (v.flatten().index_select(0, chosen) for v in y)
-    depth = planes[2]
-    low, high = depth.amin(0), depth.amax(0)
-    depth = (depth - low) / (high - low).clamp_min(1e-12)
-    flat = depth.flatten()
-    az, bz, cz = (flat.index_select(0, row * batch + image) for row in rows.unbind(1))
-    x0, y0 = (v.flatten().index_select(0, chosen) for v in (x0, y0))
-    inverse = 1 / area.flatten().index_select(0, chosen)
-    px, py = x0 + 0.5 - ax, y0 + 0.5 - ay
-    b1, b2 = (cy - ay) * inverse, (ax - cx) * inverse
-    c1, c2 = (ay - by) * inverse, (bx - ax) * inverse
-    setup = torch.stack(
-        [px * b1 + py * b2, b1, b2, px * c1 + py * c2, c1, c2, az, bz - az, cz - az], 1
-    )
-    corner = torch.stack([x0.long(), y0.long(), image])
-    extent = torch.stack([v.flatten().index_select(0, chosen).long() + 1 for v in (dx, dy)])
-    return chosen, setup, corner, extent
+        first = torch.minimum(torch.minimum(a, b), c).sub_(0.5).ceil_().clamp_(min=0)
+        last = torch.maximum(torch.maximum(a, b), c).sub_(0.5).floor_().clamp_(max=size - 1)
+        bounds += [first, last.sub_(first).add_(1)]
+    x0, width, y0, height = bounds
+    # Most triangles of a face lie between the samples, and have no width or height.
+    chosen = find(torch.minimum(torch.minimum(width, height), area).flatten(), _LEAST_AREA)
+
+    def choose(value: Tensor) -> Tensor:
+        return value.flatten().index_select(0, chosen)
+
+    box = [choose(v) for v in (x0, y0, width, height)]
+    (ax, bx, cx), (ay, by, cy) = ([choose(v) for v in axis] for axis in (x, y))
+    inverse = 1 / choose(area)
+    px, py = box[0] + 0.5 - ax, box[1] + 0.5 - ay
+    planes = []
+    for slope_x, slope_y in (((cy - ay), (ax - cx)), ((ay - by), (bx - ax))):
+        slope_x *= inverse
+        slope_y *= inverse
+        planes.append((px * slope_x + py * slope_y, slope_x, slope_y))
+    image = torch.div(chosen, corners.shape[1], rounding_mode="floor")
+    return chosen - image * corners.shape[1], image, box, planes
+
+
+def _gather(axis: Tensor, index: Tensor) -> Tensor:
+    """Columns of a matrix; a vector is gathered in half the time of a matrix of one row."""
+    if len(axis) == 1:
+        return axis[0].index_select(0, index)[None]
+    return axis.index_select(1, index)
+
+
+def _list_samples(
+    box: list[Tensor], planes: list[Plane]
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """Lists the samples of all boxes: first their rows, then the samples of each row.
+
+    Args:
+        box (list of Tensor[K]), planes (list of Plane): see `_find_boxes`.
+
+    Returns:
+        for every sample its box and its place in it, x and y, int64; the values of `planes`.
+    """
+    _, _, width, height = box
+    owner, dy = _count_up(height)
+    down = dy.to(width.dtype)
+    starts = [
+        torch.addcmul(start.index_select(0, owner), slope.index_select(0, owner), down)
+        for start, _, slope in planes
+    ]
+    row, dx = _count_up(width.index_select(0, owner))
+    owner, right = owner.index_select(0, row), dx.to(width.dtype)
+    values = [
+        start.index_select(0, row).addcmul_(slope.index_select(0, owner), right)
+        for start, (_, slope, _) in zip(starts, planes, strict=True)
+    ]
+    return owner, dx, dy.index_select(0, row), values
+
+
+def _count_up(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Repeats k `counts[k]` times, and numbers the repetitions of each from 0."""
+    counts = counts.long()
+    owner = torch.repeat_interleave(counts)
+    start = counts.cumsum(0) - counts
+    return owner, torch.arange(len(owner), device=counts.device) - start.index_select(0, owner)

@@ -12,6 +12,7 @@ holds up to rounding.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from ntensor.faces.common.errors import ConfigurationError
 from ntensor.faces.morphable.face_model import FaceModel
 
 from . import harmonics
-from .rasteriser import Fragments, rasterise
+from .rasteriser import Fragments, find, rasterise
 from .skin import Skin, eye_albedo, vertex_albedo
 
 
@@ -94,10 +95,12 @@ class Renderer:
         self._by_vertex = torch.argsort(corners, stable=True) // 3
         counts = torch.bincount(corners, minlength=face.mean.shape[0])
         self._offsets = counts.cumsum(0) - counts
-        is_eye = (face.eye_direction.abs().sum(1) > 0).float()
-        self._has_eyes = is_eye[face.triangles[:, 0]].bool()
-        sky = face.materials[:, -1:]
-        self._eye_values = torch.cat([face.eye_direction, sky], 1)
+        is_eye = (face.eye_direction.abs().sum(1) > 0).float()[face.triangles[:, 0]]
+        self._has_eyes = torch.nn.functional.pad(is_eye, (0, 1))  # the last is any other mesh
+        eye = torch.cat([face.eye_direction, face.materials[:, -1:]], 1)
+        # Contiguous columns, as `rasterise` and `interpolate` want them.
+        self._eye_values = eye.t().contiguous().t()
+        self.triangles = face.triangles.t().contiguous().t()
 
     def compute_vertex_normals(self, vertices: Tensor) -> Tensor:
         """Unit vertex normals: the area-weighted mean of the adjacent triangles' normals.
@@ -108,13 +111,23 @@ class Renderer:
         Returns:
             Tensor[n, V, 3]
         """
-        n = vertices.shape[0]
-        rows = vertices.transpose(0, 1).reshape(vertices.shape[1], -1)  # (V, 3n)
-        a, b, c = (rows.index_select(0, self.face.triangles[:, k]) for k in range(3))
-        edges = [(v - a).unflatten(1, (n, 3)) for v in (b, c)]
-        faces = torch.linalg.cross(edges[0], edges[1], dim=2).flatten(1)
-        total = torch.nn.functional.embedding_bag(self._by_vertex, faces, self._offsets, mode="sum")
-        return normalise(total.unflatten(1, (n, 3)), 2).transpose(0, 1)
+        x, y, z = vertices.permute(2, 1, 0).contiguous()  # (V, n) each
+        n = len(vertices)
+        rows: list[Tensor] = []
+        sides = []
+        for axis in (x, y, z):
+            axis = axis[:, 0] if n == 1 else axis
+            a, b, c = (axis.index_select(0, corner) for corner in self.triangles.t())
+            sides.append((b - a, c - a))
+        for k in range(3):
+            (u, v), (s, t) = sides[k - 2], sides[k - 1]
+            rows.append((u * t).sub_(s * v))  # (T, n), or (T) of a single face
+        across = torch.stack(rows, 1).flatten(1)  # (T, 3n)
+        total = torch.nn.functional.embedding_bag(
+            self._by_vertex, across, self._offsets, mode="sum"
+        )
+        planes = total.t().unflatten(0, (3, n)).contiguous()
+        return normalise(planes, 0).permute(1, 2, 0)
 
     def draw(self, vertices: Tensor, poses: list[Tensor], skin: Skin, light: Tensor) -> list[Maps]:
         """Renders every face in each of several poses, under the same light.
@@ -134,69 +147,97 @@ class Renderer:
         return self.draw_painted(vertices, poses, vertex_albedo(self.face, skin), skin, light)
 
     def draw_painted(
-        self, vertices: Tensor, poses: list[Tensor], colour: Tensor, skin: Skin, light: Tensor
+        self,
+        vertices: Tensor,
+        poses: list[Tensor],
+        colour: Tensor,
+        skin: Skin,
+        light: Tensor,
+        normals: Tensor | None = None,
     ) -> list[Maps]:
-        """As `draw`, with given vertex colours (n, V, 3); the eyeballs are painted by `skin`."""
-        n, views = vertices.shape[0], len(poses)
+        """As `draw`, with given vertex colours (n, V, 3); the eyeballs are painted by `skin`.
+
+        `normals` are those of `compute_vertex_normals`, if they are known.
+        """
+        n = len(vertices)
         for pose in poses:
             if pose.shape != (n, 3, 3):
                 raise ValueError(
                     f"draw: each pose must have shape ({n}, 3, 3), got {tuple(pose.shape)}"
                 )
-        rotation = torch.cat(poses).transpose(1, 2)
-        posed = vertices.repeat(views, 1, 1) @ rotation
-        normals = self.compute_vertex_normals(vertices).repeat(views, 1, 1) @ rotation
-        colour = colour.repeat(views, 1, 1)
-        count = self.size * self.samples
-        scale = count / (2 * self.camera.half_width)
-        middle = posed.new_tensor([*self.camera.center, 0.0])
-        screen = (posed - middle) * scale + count / 2
-        fragments = rasterise(screen, self.face.triangles, count)
-        values = fragments.interpolate(torch.cat([normals, colour], 2), self.face.triangles)
-        values[:, :3] = normalise(values[:, :3], 1)
-        self.paint_eyes(values, fragments, None, skin, n)
-        pixels = self._to_pixels(values, fragments.position, n * views)
-        maps = self._finish(pixels, light.repeat(views, 1, 1))
-        return [Maps(*(t[k * n : (k + 1) * n] for t in maps)) for k in range(views)]
+        if normals is None:
+            normals = self.compute_vertex_normals(vertices)
+        given = torch.cat([normals.mT, colour.mT], 1).mT
+        return [self._draw_view(vertices, pose, given, skin, light) for pose in poses]
 
-    def paint_eyes(
-        self, values: Tensor, fragments: Fragments, is_face: Tensor | None, skin: Skin, n: int
-    ) -> None:
+    def _draw_view(
+        self, vertices: Tensor, pose: Tensor, given: Tensor, skin: Skin, light: Tensor
+    ) -> Maps:
+        """One view; `given` (n, V, 6) are normals and colours."""
+        n, count = len(vertices), self.size * self.samples
+        screen = self.project(pose @ vertices.mT).mT
+        fragments = rasterise(screen, self.triangles, count)
+        values = fragments.interpolate(given, self.triangles)
+        values[:, :3] = normalise(turn(pose, values[:, :3], fragments.image), 1)
+        self.paint_eyes(values, fragments, skin, n)
+        everything = fragments.position, values.t()
+        return self._finish(self.sum_samples(*everything, n).movedim(0, 1).contiguous(), light)
+
+    def project(self, points: Tensor) -> Tensor:
+        """Points (n, 3, V), millimetres, in samples of the standard camera; see `rasterise`."""
+        scale = self.size * self.samples / (2 * self.camera.half_width)
+        middle = points.new_tensor([*self.camera.center, 0.0])[:, None]
+        return (points - middle).mul_(scale).add_(self.size * self.samples / 2)
+
+    def paint_eyes(self, values: Tensor, fragments: Fragments, skin: Skin, n: int) -> None:
         """Writes the colours of eyeballs into columns 3 to 5 of `values`.
 
         Args:
             values (Tensor[k, C]): one row per fragment.
             fragments (Fragments): of the face's triangles, which come before any others.
-            is_face (Tensor[k] or None): bool, the fragments of the face; None: all.
             skin (Skin): `n` faces, repeated over the batch.
             n (int)
         """
-        triangle = fragments.triangle
-        if is_face is not None:
-            triangle = torch.where(is_face, triangle, 0)
-        is_eye = self._has_eyes[triangle]
-        if is_face is not None:
-            is_eye &= is_face
-        eyes = is_eye.nonzero()[:, 0]
-        part = Fragments(*(getattr(fragments, f.name)[eyes] for f in dataclasses.fields(fragments)))
-        eye = dataclasses.replace(part, image=torch.zeros_like(part.image)).interpolate(
-            self._eye_values[None], self.face.triangles
+        triangle = fragments.triangle.clamp(max=len(self._has_eyes) - 1)
+        eyes = find(self._has_eyes.index_select(0, triangle), 1)
+        part = Fragments(
+            *(
+                getattr(fragments, f.name).index_select(0, eyes)
+                for f in dataclasses.fields(fragments)
+            )
         )
-        values[eyes, 3:6] = eye_albedo(skin[part.image % n], eye[:, :3], eye[:, 3:])
+        alone = dataclasses.replace(part, image=torch.zeros_like(part.image))
+        eye = alone.interpolate(self._eye_values[None], self.triangles)
+        owner = skin if n == 1 else skin[part.image % n]
+        values[eyes, 3:6] = eye_albedo(owner, eye[:, :3], eye[:, 3:])
 
-    def _to_pixels(self, values: Tensor, position: Tensor, views: int) -> Tensor:
-        """Sums coverage, normal and albedo over each pixel's samples: (views, 7, size, size)."""
-        count, s = self.size * self.samples, self.samples
-        dense = values.new_zeros(views * count * count, 7)
-        dense[position] = torch.cat([torch.ones_like(values[:, :1]), values], 1)
-        blocks = dense.view(views, self.size, s, self.size, s, 7)
-        parts = [blocks[:, :, i, :, j] for i in range(s) for j in range(s)]
-        total = parts[0].clone()
-        for part in parts[1:]:
-            total += part
-        return total.permute(0, 3, 1, 2).contiguous()
+    def sum_samples(self, position: Tensor, values: Tensor, n: int) -> Tensor:
+        """Sums samples over each pixel.
 
-    def _finish(self, pixels: Tensor, light: Tensor) -> tuple[Tensor, ...]:
+        Args:
+            position (Tensor[k], int64): see `Fragments`.
+            values (Tensor[C, k])
+            n (int): number of pictures.
+
+        Returns:
+            Tensor[C + 1, n, size, size]: the number of samples comes first.
+        """
+        size, s = self.size, self.samples
+        padded = values.new_zeros(len(values) + 1, values.shape[1] + 1)
+        padded[0, 1:] = 1
+        padded[1:, 1:] = values
+        index = torch.zeros(n * (size * s) ** 2, dtype=torch.long, device=values.device)
+        index[position] = torch.arange(1, padded.shape[1], device=values.device)
+        # (s * s, n, size, size): all first samples of pixels, then all second ones.
+        index = index.view(n, size, s, size, s).permute(2, 4, 0, 1, 3).flatten()
+        samples = values.new_empty(len(padded), len(index))
+        for plane, sample in zip(padded, samples, strict=True):
+            torch.index_select(plane, 0, index, out=sample)
+        first, *others = samples.view(len(padded), s * s, n, size, size).unbind(1)
+        return functools.reduce(torch.add, others, first)
+
+    def _finish(self, pixels: Tensor, light: Tensor) -> Maps:
+        """The maps of sums (n, 7, size, size) of coverage, normals and albedo."""
         covered = pixels[:, :1]
         inside = covered > 0
         mask = covered / self.samples**2
@@ -204,7 +245,14 @@ class Renderer:
         albedo = pixels[:, 4:] / covered.clamp_min(1)
         shading = harmonics.shading(normal, light) * inside
         face = (albedo * shading).clamp(0, 1) * mask
-        return mask, normal, albedo, shading, face
+        return Maps(mask, normal, albedo, shading, face)
+
+
+def turn(rotation: Tensor, vectors: Tensor, image: Tensor) -> Tensor:
+    """Rotates vectors (k, 3), each by the rotation (n, 3, 3) of its picture `image` (k)."""
+    if len(rotation) == 1:
+        return (rotation[0] @ vectors.t()).t()
+    return (rotation[image] @ vectors[:, :, None])[..., 0]
 
 
 def normalise(vectors: Tensor, dim: int) -> Tensor:

@@ -137,32 +137,31 @@ def vertex_albedo(face: FaceModel, skin: Skin) -> Tensor:
         skin (Skin): `n` faces.
 
     Returns:
-        Tensor[n, V, 3]: in 0..1, darkened by ambient occlusion.
+        Tensor[n, V, 3]: in 0..1, darkened by ambient occlusion; each column is contiguous.
     """
-    weight = {name: face.materials[None, :, k, None] for k, name in enumerate(MATERIALS)}
+    weight = dict(zip(MATERIALS, face.materials.t().contiguous(), strict=True))  # (V) each
+    points = face.mean.t().contiguous()
     frequency, phase, amplitude = skin.waves.split([3, 1, 1], dim=2)
     # By components: the rounding of a matrix product depends on the number of threads.
     x, y, z = frequency.split(1, dim=2)
-    wave = phase + x * face.mean[:, 0] + y * face.mean[:, 1] + z * face.mean[:, 2]
-    mottle = (amplitude * wave.cos()).sum(1)[..., None]
-    colour = skin.skin[:, None] * (1 + mottle)
-    flushed = colour * colour.new_tensor([1.04, 0.78, 0.78])
-    colour = colour.lerp(flushed, weight["blush"] * skin.blush[:, None])
-    colour = colour.lerp(
-        0.45 * colour + 0.55 * skin.hair[:, None], weight["beard"] * skin.beard[:, None]
-    )
-    for name, paint, strength in (
-        ("lips", skin.lips, 0.85),
-        ("lash", skin.brows * 0.6, 0.75),
-        ("brows", skin.brows, skin.brow_strength[:, None]),
-        ("scalp", skin.hair, 0.93),
-        ("mouth", colour.new_tensor([_MOUTH]), 1.0),
-        ("teeth", colour.new_tensor([_TEETH]), 1.0),
-    ):
-        colour = colour.lerp(
-            paint[:, None].expand_as(colour), (weight[name] * strength).expand_as(colour)
-        )
-    return (colour * weight["open_sky"]).clamp(0.01, 1)
+    wave = (x * points[0]).add_(phase).add_(y * points[1]).add_(z * points[2])  # (n, 6, V)
+    mottle = wave.cos_().mul_(amplitude).sum(1, keepdim=True)
+    colour = skin.skin[:, :, None] * mottle.add_(1)  # (n, 3, V)
+
+    def blend(paint: Tensor, share: Tensor) -> None:
+        colour.add_((paint - colour).mul_(share))
+
+    reddening = colour.new_tensor([1.04, 0.78, 0.78])[:, None]
+    blend(colour * reddening, weight["blush"] * skin.blush[:, :, None])
+    beard = 0.45 * colour + 0.55 * skin.hair[:, :, None]
+    blend(beard, weight["beard"] * skin.beard[:, :, None])
+    blend(skin.lips[:, :, None], 0.85 * weight["lips"])
+    blend(0.6 * skin.brows[:, :, None], 0.75 * weight["lash"])
+    blend(skin.brows[:, :, None], weight["brows"] * skin.brow_strength[:, :, None])
+    blend(skin.hair[:, :, None], 0.93 * weight["scalp"])
+    blend(colour.new_tensor(_MOUTH)[:, None], weight["mouth"])
+    blend(colour.new_tensor(_TEETH)[:, None], weight["teeth"])
+    return colour.mul_(weight["open_sky"]).clamp_(0.01, 1).mT
 
 
 def eye_albedo(skin: Skin, direction: Tensor, open_sky: Tensor) -> Tensor:

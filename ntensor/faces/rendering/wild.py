@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -43,12 +42,12 @@ class Lens:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One layer of a picture, `size` pixels per side.
+    """`n` layers of a picture, `size` pixels per side.
 
     Attributes:
-        covered (Tensor[1, 1, size, size]): coverage of the pixel, 0..1.
-        normal (Tensor[1, 3, size, size]): unit where anything is covered, else 0.
-        albedo (Tensor[1, 3, size, size]): 0 where nothing is covered.
+        covered (Tensor[n, 1, size, size]): coverage of the pixel, 0..1.
+        normal (Tensor[n, 3, size, size]): unit where anything is covered, else 0.
+        albedo (Tensor[n, 3, size, size]): 0 where nothing is covered.
     """
 
     covered: Tensor
@@ -61,13 +60,12 @@ class Layers:
     """An unlit picture.
 
     Attributes:
-        face, props (Layer): their visible parts.
+        both (Layer): the visible parts of the face and of its props, n = 2.
         depth (Tensor[1, 1, size, size]): of the nearest surface, towards the camera, pixels; far
             behind where there is no surface.
     """
 
-    face: Layer
-    props: Layer
+    both: Layer
     depth: Tensor
 
 
@@ -94,31 +92,29 @@ def draw_layers(
         props (sequence of (Mesh, Tensor[1, 3, 3])): each with its own rotation.
         lens (Lens)
     """
-    count, camera = renderer.size * renderer.samples, renderer.camera
-    points, directions, colours = [vertices @ rotation.mT], [normals @ rotation.mT], [colour]
-    triangles = [renderer.face.triangles]
+    camera = renderer.camera
+    points, directions, colours = [rotation @ vertices.mT], [rotation @ normals.mT], [colour.mT]
+    corners = [renderer.triangles.t()]
     first = vertices.shape[1]
-    for mesh, turn in props:
-        given = torch.from_numpy(mesh.points).to(vertices)[None]
-        faces = torch.from_numpy(mesh.triangles).to(triangles[0])
-        points.append(given @ turn.mT)
-        directions.append(_find_normals(given[0], faces)[None] @ turn.mT)
-        colours.append(torch.from_numpy(mesh.colours.copy()).to(vertices)[None])
-        triangles.append(faces + first)
-        first += given.shape[1]
-    scale = count / (2 * camera.half_width)
-    seen = lens.project(torch.cat(points, 1), camera.center)
-    screen = (seen - seen.new_tensor([*camera.center, 0.0])) * scale + count / 2
-    corners = torch.cat(triangles)
-    fragments = rasterise(screen, corners, count)
-    given = torch.cat([torch.cat(directions, 1), torch.cat(colours, 1), screen[..., 2:]], 2)
-    values = fragments.interpolate(given, corners)
+    for mesh, turned in props:
+        given = torch.from_numpy(mesh.points).to(vertices)
+        faces = torch.from_numpy(mesh.triangles)
+        points.append(turned @ given.t())
+        directions.append(turned @ _find_normals(given, faces).t())
+        colours.append(torch.from_numpy(mesh.colours.copy()).to(vertices).t()[None])
+        corners.append(faces.t() + first)
+        first += len(given)
+    screen = renderer.project(lens.project(torch.cat(points, 2).mT, camera.center).mT)
+    triangles = torch.cat(corners, 1).t()
+    fragments = rasterise(screen.mT, triangles, renderer.size * renderer.samples)
+    planes = [torch.cat(directions, 2), torch.cat(colours, 2), screen[:, 2:]]
+    values = fragments.interpolate(torch.cat(planes, 1).mT, triangles)
     values[:, :3] = normalise(values[:, :3], 1)
-    is_face = fragments.triangle < len(renderer.face.triangles)
+    is_prop = (fragments.triangle >= len(renderer.triangles)).to(values.dtype)
     # Both sides of a prop are drawn; visible normals must face the camera.
-    values[:, :3] *= torch.where(~is_face & (values[:, 2] < 0), -1.0, 1.0)[:, None]
-    renderer.paint_eyes(values, fragments, is_face, skin, 1)
-    return _to_layers(renderer, values, fragments.position, is_face)
+    values[:, :3] *= torch.where(values[:, 2] < 0, 1 - 2 * is_prop, 1.0)[:, None]
+    renderer.paint_eyes(values, fragments, skin, 1)
+    return _to_layers(renderer, values.t(), fragments.position, is_prop)
 
 
 def _find_normals(points: Tensor, triangles: Tensor) -> Tensor:
@@ -135,24 +131,16 @@ def _find_normals(points: Tensor, triangles: Tensor) -> Tensor:
     return normalise(total, 1)
 
 
-def _to_layers(renderer: Renderer, values: Tensor, position: Tensor, is_face: Tensor) -> Layers:
-    size, s = renderer.size, renderer.samples
-    count = size * s
-    dense = values.new_zeros(count * count, 15)
-    face = is_face.to(values.dtype)[:, None]
-    one = torch.cat([torch.ones_like(face), values[:, :6]], 1)
-    dense[position] = torch.cat([one * face, one * (1 - face), values[:, 6:]], 1)
-    blocks = dense.view(size, s, size, s, 15)
-    parts = [blocks[:, i, :, j] for i in range(s) for j in range(s)]
-    pixels = functools.reduce(torch.add, parts).permute(2, 0, 1)[None].contiguous()
-    covered = pixels[:, :1] + pixels[:, 7:8]
-    depth = pixels[:, 14:] / covered.clamp_min(1) / s
-    shown, worn = (
-        Layer(
-            part[:, :1] / s**2,
-            normalise(part[:, 1:4], 1),
-            part[:, 4:] / part[:, :1].clamp_min(1),
-        )
-        for part in (pixels[:, :7], pixels[:, 7:14])
+def _to_layers(renderer: Renderer, values: Tensor, position: Tensor, is_prop: Tensor) -> Layers:
+    planes = []
+    for part in (1 - is_prop, is_prop):
+        planes += [part[None], values[:6] * part]
+    pixels = renderer.sum_samples(position, torch.cat([*planes, values[6:]]), 1)
+    count, parts, depth = pixels[:1], pixels[1:15, 0].unflatten(0, (2, 7)), pixels[15:]
+    both = Layer(
+        parts[:, :1] / renderer.samples**2,
+        normalise(parts[:, 1:4], 1),
+        parts[:, 4:] / parts[:, :1].clamp_min(1),
     )
-    return Layers(shown, worn, torch.where(covered > 0, depth, _FAR))
+    depth = depth / count.clamp_min(1) / renderer.samples
+    return Layers(both, torch.where(count > 0, depth, _FAR))
