@@ -140,7 +140,9 @@ def test_a_subclass_stays_one(name):
     found, expected = (x if isinstance(x, (list, tuple)) else [x] for x in (found, expected))
     for one, other in zip(found, expected, strict=True):
         assert type(one) is Named
-        torch.testing.assert_close(one.as_subclass(torch.Tensor), other, rtol=0, atol=0)
+        # A plain core is contracted by a kernel, which adds up in another order than torch.
+        bound = {"rtol": 1e-5, "atol": 1e-6} if name == "contract" else {"rtol": 0, "atol": 0}
+        torch.testing.assert_close(one.as_subclass(torch.Tensor), other, **bound)
 
 
 def test_parameters_and_layers():

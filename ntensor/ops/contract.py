@@ -58,17 +58,16 @@ def contract(core: Tensor, z: Tensor, mode: int) -> Tensor:
         tensor([[27., 81.]])
     """
     operation = "contract"
-    if not torch.compiler.is_compiling():
-        found: Tensor | None = direct.contract(core, z, mode)
-        if found is None and torch.is_grad_enabled() and not is_transformed():
-            found = _recorded(core, z, mode)
-        if found is not None:
-            return found
+    found: Tensor | None
+    if not torch.compiler.is_compiling() and (found := direct.contract(core, z, mode)) is not None:
+        return found
     if checks.overridden((core, z)):
         taken: Tensor = handle_torch_function(contract, (core, z), core, z, mode)
         return taken
     names = ("core", "z")
     checks.tensors(operation, names, (core, z))
+    if (found := _recorded(core, z, mode)) is not None:
+        return found
     if not isinstance(mode, int):
         raise TypeError(f"{operation}: mode must be an int, got {type(mode).__name__}")
     core, z = checks.autocast((core, z))
@@ -102,11 +101,11 @@ def _by_torch(core: Tensor, z: Tensor, mode: int) -> Tensor:
     return torch.bmm(z.expand(rows, 1, extent), unfolded).reshape(*before, *after)
 
 
-def _recorded(core: Any, z: Any, mode: Any) -> Tensor | None:
+def _recorded(core: Tensor, z: Tensor, mode: Any) -> Tensor | None:
     """By the kernel and recorded for autograd; None where either is not to be."""
-    if not isinstance(core, Tensor) or not isinstance(z, Tensor) or type(mode) is not int:
+    if torch.compiler.is_compiling() or checks.recorded() or is_transformed():
         return None
-    if not (core.requires_grad or z.requires_grad):
+    if not torch.is_grad_enabled() or not (core.requires_grad or z.requires_grad):
         return None
     found: Tensor | None = _Recorded.apply(core, z, mode)
     return found

@@ -38,13 +38,13 @@ def only_reader(node):
     function = node.func
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
     owner = ast.unparse(function.value) if isinstance(function, ast.Attribute) else ""
-    if name == "open":
+    if name in ("open", "ZipFile"):
         words = [a.value for a in node.args if isinstance(a, ast.Constant)]
-        writes = any(isinstance(w, str) and w[:1] in "wax" for w in words)
-        return None if writes or owner == "os" else f"{owner}.open"
+        writes = any(isinstance(w, str) and w in ("w", "wb", "a", "ab", "x", "xb") for w in words)
+        return None if writes or owner == "os" else f"{owner}.{name}"
     always = {
         *("read_text", "read_bytes", "load_file", "safe_open", "safe_load", "fromfile", "loadtxt"),
-        *("genfromtxt", "memmap", "imread", "imiter", "imopen", "ZipFile"),
+        *("genfromtxt", "memmap", "imread", "imiter", "imopen"),
     }
     loads = name == "load" and owner in ("np", "numpy", "json", "torch", "pickle", "yaml")
     if loads or (owner and name in always):
