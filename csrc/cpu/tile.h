@@ -82,6 +82,19 @@ __attribute__((always_inline)) inline void add_product(V& sums, V a, V b) {
 #endif
 }
 
+// The same for a number of memory that is used once: the instruction itself takes it to all lanes.
+template <class T>
+__attribute__((always_inline)) inline void add_scaled(Vector<T>& sums, const T* a, Vector<T> b) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+        asm volatile("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(b), "m"(*a));
+    else
+        asm volatile("vfmadd231pd %2%{1to8%}, %1, %0" : "+v"(sums) : "v"(b), "m"(*a));
+#else
+    add_product(sums, *a - Vector<T>{}, b);
+#endif
+}
+
 // Calls finish with a copy: sums whose address is taken would not stay in registers.
 template <class V, int Rows, int Vectors, class Finish>
 __attribute__((always_inline)) inline void finish_with(const V (&acc)[Rows][Vectors],
@@ -123,6 +136,10 @@ __attribute__((always_inline)) inline void add_products(const TileInput<T>& in,
         }
 #pragma GCC unroll 8
         for (int i = 0; i < Rows; ++i) {
+            if constexpr (Pinned && Vectors == 1) {
+                add_scaled(acc[i][0], a + i * a_row, row[0]);
+                continue;
+            }
             const T scale = a[i * a_row];
 #pragma GCC unroll 4
             for (int c = 0; c < Vectors; ++c) {
