@@ -47,6 +47,7 @@ def test_values_and_derivatives(sizes, function, dtype):
         assert (found.double() - wanted).abs().max() <= bound * wanted.abs().max()
 
 
+@pytest.mark.sanitizer
 def test_left_to_the_kernels():
     core, z_1, z_2 = given = problem(64, 128, 128)
     half = [each.detach().bfloat16().requires_grad_() for each in given]
@@ -69,6 +70,7 @@ def test_left_to_the_kernels():
         assert by_torch.one_output(*given) is None
 
 
+@pytest.mark.sanitizer
 def test_leading_dimensions():
     given = [each.requires_grad_() for each in (torch.randn(4, 30, 90), torch.randn(4, 30, 80))]
     weight, bias = torch.randn(1, 90, 80, requires_grad=True), torch.randn(1, requires_grad=True)
@@ -120,6 +122,7 @@ def test_accumulated_gradient():
     torch.testing.assert_close(core.grad, 1 + wanted)
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str
 )
@@ -144,6 +147,7 @@ def test_scaled_rows(extents, layout, dtype):
         assert (one.double() - other).abs().max() <= tolerance * other.abs().max()
 
 
+@pytest.mark.sanitizer
 def test_scaled_rows_are_closed():
     column, matrix = torch.ones(3000, 1), torch.ones(3000, 5)
     half = column.bfloat16().requires_grad_(), matrix.bfloat16()

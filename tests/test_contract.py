@@ -235,6 +235,7 @@ def test_kernel(dtype, level, generator):
             assert ((found.double() - wanted).abs() <= bound * scale + 1e-30).all()
 
 
+@pytest.mark.sanitizer
 def test_left_to_torch():
     core, z = torch.randn(2, 3, 4), torch.randn(3)
     assert direct.contract(core, z, 1) is not None and direct.contract(core, z, -2) is not None
