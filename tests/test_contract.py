@@ -211,7 +211,7 @@ def test_benchmark(tmp_path):
 # (before, extent, after): rows, fewer and more than the lanes of a vector; columns, up to a block
 # of them and beyond; chains of terms that are cut.
 KERNEL = (
-    *((1, 1, 1), (3, 2, 1), (17, 5, 1), (33, 80, 1), (2, 5000, 1), (40, 31, 1), (1, 9000, 1)),
+    *((1, 5, 1), (3, 6, 1), (17, 5, 1), (33, 80, 1), (2, 5000, 1), (40, 31, 1), (1, 9000, 1)),
     *((2, 3, 2), (5, 4, 15), (3, 7, 16), (2, 9, 17), (2, 15, 80), (1, 300, 33), (2, 700, 5)),
     *((2, 3, 127), (2, 3, 128), (3, 2, 129), (2, 3, 255), (1, 3, 256), (1, 3, 257), (2, 2, 1200)),
     *((9001, 70, 1), (3, 50, 4001), (301, 40, 60)),  # for two threads
@@ -243,6 +243,7 @@ def test_left_to_torch():
         *((core, z, 0), (core, z, 2), (core, z, 3), (core, z, -3), (core, z, 1.0), (core, z, True)),
         *((core, z.double(), 1), (core, z[None], 1), (core[0, 0], z[:0], 0), (core.mT, z[:1], 1)),
         *((core[:0], z, 1), (core.to("meta"), z, 1), (core.int(), z.int(), 1), (core, None, 1)),
+        (torch.randn(7, 4), torch.randn(4), 1),
         (core.requires_grad_(), z, 1),
     ):
         assert direct.contract(*others) is None

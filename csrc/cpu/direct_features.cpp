@@ -10,6 +10,8 @@ namespace {
 
 // From so many elements on, a factor that scales the rows of one other is left to torch.
 constexpr int64_t least_scaled = 2048;
+// Shorter rows of a core are left to torch where they are contracted: most lanes would be empty.
+constexpr int64_t least_row = 5;
 
 // Factors (n, k_m) that fit each other, nothing of them empty.
 struct Features {
@@ -272,6 +274,7 @@ PyObject* contract(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         job.dtype = core.dtype;
         job.before = job.after = 1;
         job.extent = shape[mode];
+        if (mode == factors && job.extent < least_row) return nullptr;
         int64_t rest[most_direct_factors];
         for (int d = 0; d <= factors; ++d) {
             if (d != mode) rest[d < mode ? d : d - 1] = shape[d];

@@ -252,15 +252,6 @@ def make_glasses(face: FaceModel, vertices: Any, glasses: Glasses) -> Mesh:
     return Mesh(corners, both, np.broadcast_to(glasses.colour, corners.shape))
 
 
-def _find_ninth_decile(values: Any) -> float:
-    """As `np.percentile(values, 90)`, which takes many times as long for a few numbers."""
-    ordered = np.sort(values)
-    place = 0.9 * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return float(ordered[low] + (place - low) * (ordered[high] - ordered[low]))
-
-
 def make_collar(vertices: Any, height: float, slope: float, colour: Any) -> Mesh:
     """A collar with shoulders, which does not turn with the head.
 
@@ -273,7 +264,7 @@ def make_collar(vertices: Any, height: float, slope: float, colour: Any) -> Mesh
     near = vertices[np.abs(vertices[:, 1] + height) < 8]
     radius = np.array([60.0, 62.0])
     if len(near):
-        radius[:] = max(_find_ninth_decile(np.abs(near[:, 0])), 50)
+        radius[:] = max(np.percentile(np.abs(near[:, 0]), 90), 50)
     around = np.linspace(0, 2 * np.pi, COLUMNS, endpoint=False)
     down = np.array([0.0, 4.0, 14.0, 40.0, 120.0])
     wide = 4 + slope * down
