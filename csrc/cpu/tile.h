@@ -268,21 +268,33 @@ __attribute__((noinline)) void tile_of_pairs(const bfloat16* a, int64_t a_row, c
         std::memcpy(&pair, a + i * a_row, 4);
         return pair;
     };
-    const int64_t pairs = depth / 2;
-    for (int64_t k0 = 0; k0 < pairs; k0 += 16) {
-        if (walk.next) {
-            const bfloat16* ahead = walk.ahead_of(begin, 2 * k0);
+    const auto ask_ahead = [&](int64_t pair) __attribute__((always_inline)) {
+        if (!walk.next) return;
+        const bfloat16* ahead = walk.ahead_of(begin, 2 * pair);
 #pragma GCC unroll 16
-            for (int i = 0; i < Rows; ++i) __builtin_prefetch(ahead + i * a_row);
+        for (int i = 0; i < Rows; ++i) __builtin_prefetch(ahead + i * a_row);
+    };
+    const int64_t pairs = depth / 2;
+    constexpr int64_t line = 16;  // pairs
+    constexpr int second = Sums - 1;
+    // As in add_products: whole lines have loops without a remainder.
+    int64_t k = 0;
+    for (; k + line <= pairs; k += line) {
+        ask_ahead(k);
+        for (int64_t i = 0; i < line; i += 4) {
+            step(0, whole_pair);
+            step(second, whole_pair);
+            step(0, whole_pair);
+            step(second, whole_pair);
         }
-        const int64_t count = min64(16, pairs - k0);
-        int64_t k = 0;
-#pragma GCC unroll 2
-        for (; k + Sums <= count; k += Sums) {
-#pragma GCC unroll 2
-            for (int sum = 0; sum < Sums; ++sum) step(sum, whole_pair);
+    }
+    if (k < pairs) {
+        ask_ahead(k);
+        for (; k + 2 <= pairs; k += 2) {
+            step(0, whole_pair);
+            step(second, whole_pair);
         }
-        if (k < count) step(0, whole_pair);
+        if (k < pairs) step(0, whole_pair);
     }
     // An odd end: the partner belongs to the next row and may be NaN, so it is not read.
     if (depth % 2) step(0, [&](int i) { return static_cast<uint32_t>(a[i * a_row].bits); });
