@@ -28,7 +28,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("sizes", [(64, 128, 128), (50, 30, 400), (700, 400, 3), (600, 1, 900)])
+@pytest.mark.parametrize("sizes", [(320, 128, 128), (5, 960, 900), (3600, 400, 3), (4700, 1, 900)])
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_values_and_derivatives(sizes, function, dtype):
@@ -49,13 +49,13 @@ def test_values_and_derivatives(sizes, function, dtype):
 
 @pytest.mark.sanitizer
 def test_left_to_the_kernels():
-    core, z_1, z_2 = given = problem(64, 128, 128)
+    core, z_1, z_2 = given = problem(320, 128, 128)
     half = [each.detach().bfloat16().requires_grad_() for each in given]
     for others in (
         *((core.detach(), z_1, z_2), (core, z_1, z_2.detach()), (core, z_1, None)),
         *((core, z_1, z_2[:, :5]), (core, z_1[:5], z_2), (core, z_1[0], z_2), (core[0], z_1, z_2)),
         *((core, z_1, z_2.double()), (core, z_1[0, 0], z_2)),
-        *(problem(1, 900, 900), problem(64, 4, 4), problem(0, 128, 128), half),
+        *(problem(3, 1300, 1200), problem(320, 4, 4), problem(0, 128, 128), half),
         (torch.randn(2, 128, 128, requires_grad=True), z_1, z_2),
     ):
         assert by_torch.one_output(*others) is None
@@ -72,14 +72,14 @@ def test_left_to_the_kernels():
 
 @pytest.mark.sanitizer
 def test_leading_dimensions():
-    given = [each.requires_grad_() for each in (torch.randn(4, 30, 90), torch.randn(4, 30, 80))]
+    given = [each.requires_grad_() for each in (torch.randn(4, 150, 90), torch.randn(4, 150, 80))]
     weight, bias = torch.randn(1, 90, 80, requires_grad=True), torch.randn(1, requires_grad=True)
     assert by_torch.one_output(weight, *given) is not None
     operands = *given, weight, bias
     found = ntensor.bilinear(*operands)
     wide = [each.detach().double().requires_grad_() for each in operands]
     wanted = torch.nn.functional.bilinear(*wide)
-    assert found.shape == wanted.shape == (4, 30, 1)
+    assert found.shape == wanted.shape == (4, 150, 1)
     for x, y in zip(
         torch.autograd.grad(found.sum(), operands),
         torch.autograd.grad(wanted.sum(), wide),
@@ -93,7 +93,7 @@ def test_leading_dimensions():
 @pytest.mark.parametrize("layout", ["transposed", "sliced", "stepped", "expanded_columns"])
 def test_weights_and_factors_of_any_strides(layout):
     generator = torch.Generator().manual_seed(3)
-    shapes = (1, 90, 80), (70, 90), (70, 80)
+    shapes = (1, 90, 80), (600, 90), (600, 80)
     given = [make(layout, s, torch.float64, generator).requires_grad_() for s in shapes]
     assert by_torch.one_output(*given) is not None
     results = []
@@ -105,7 +105,7 @@ def test_weights_and_factors_of_any_strides(layout):
 
 
 def test_under_transforms_and_the_compiler():
-    given = problem(64, 128, 128, torch.float64)
+    given = problem(320, 128, 128, torch.float64)
     jacobians = torch.func.jacrev(ntensor.synthesis_projection, argnums=(0, 1))(*given)
     wanted = torch.func.jacrev(exact, argnums=(0, 1))(*given)
     torch.testing.assert_close(jacobians, wanted)
@@ -114,7 +114,7 @@ def test_under_transforms_and_the_compiler():
 
 
 def test_accumulated_gradient():
-    core, z_1, z_2 = problem(64, 128, 128, torch.float64)
+    core, z_1, z_2 = problem(320, 128, 128, torch.float64)
     core.grad = torch.ones_like(core)
     x = ntensor.synthesis_projection(core, z_1, z_2, accumulate_core_grad=True)
     x.sum().backward()

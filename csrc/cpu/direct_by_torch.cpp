@@ -7,7 +7,7 @@ namespace direct {
 namespace {
 
 // Fewer samples and multiply-adds are faster by the kernels in spite of what torch keeps.
-constexpr int64_t least_samples = 48, least_multiply_adds = int64_t(1) << 18;
+constexpr int64_t least_samples = 4, least_multiply_adds = int64_t(1) << 22;
 
 bool is_recorded(PyObject* tensor) {
     return Reference(PyObject_GetAttr(tensor, around->requires_grad)).get() == Py_True;
