@@ -27,8 +27,12 @@ class Worker {
     using T = Accumulator<S>;
 
 public:
-    Worker(const FactorGradsPlan<S>& plan, char* scratch) : plan_(plan), arena_{scratch} {
+    // shared: the core in tiles, where the plan has all threads read the same copy.
+    Worker(const FactorGradsPlan<S>& plan, char* scratch, T* shared = nullptr)
+        : plan_(plan), arena_{scratch}, shared_(shared) {
         D_ = arena_.template take<T>(plan.virtual_rows * plan.panel);
+        if (plan.rows > plan.rows_of_sums)
+            whole_D_ = arena_.template take<T>(plan.virtual_rows * plan.panel);
         z_ = arena_.template take<T>(plan.virtual_rows * plan.group.sum);
         dz_ = arena_.template take<T>(plan.slab * plan.group.sum);
         whole_dz_ = arena_.template take<T>(plan.slab * plan.group.sum);
@@ -36,10 +40,25 @@ public:
             G_ = arena_.template take<G_type>(plan.virtual_rows * plan.depth);
         if (in_pairs<S> && plan.job.split.hoisted)
             A_ = arena_.template take<T>(plan.slab * plan.depth);
-        packed_ = arena_.template take<T>(plan.depth * tile_width<T>);
+        if (!plan.shares_tiles) packed_ = arena_.template take<T>(plan.depth * tile_width<T>);
     }
 
     int64_t scratch_bytes() const { return arena_.used; }
+
+    // Tiles begin .. end of the shared copy, counted along a block of rows, then from block to
+    // block.
+    void pack_tiles(int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            const int64_t r = i / plan_.tiles * plan_.depth, c = i % plan_.tiles * tile_width<T>;
+            const S* core = static_cast<const S*>(plan_.job.core) + r * plan_.K + c;
+            const int64_t depth = min64(plan_.depth, plan_.rows - r);
+            const int64_t width = min64(tile_width<T>, plan_.K - c);
+            if constexpr (in_pairs<S>)
+                pack_pairs(core, core, depth, width, shared_tile(r, c));
+            else
+                pack_block(core, core, depth, width, round_up(width, lanes<T>), shared_tile(r, c));
+        }
+    }
 
     void select(int64_t slab) {
         s0_ = slab * plan_.slab;
@@ -63,9 +82,14 @@ public:
     void add_panel(int64_t index) {
         c0_ = index * plan_.panel;
         columns_ = min64(plan_.panel, plan_.K - c0_);
-        for (int64_t i = 0; i < rows_ * plan_.panel; ++i) D_[i] = 0;
+        clear(D_);
+        if (whole_D_) clear(whole_D_);
         for (int64_t r = 0; r < plan_.rows; r += plan_.depth) {
+            if (r > 0 && r % plan_.rows_of_sums == 0) move_sums();
             multiply(r, min64(plan_.depth, plan_.rows - r));
+        }
+        if (whole_D_) {
+            for (int64_t i = 0; i < rows_ * plan_.panel; ++i) D_[i] += whole_D_[i];
         }
         for (int64_t row = 0; row < rows_; ++row) {
             add_factor_grads(plan_.group, z_ + row * plan_.group.sum, D_ + row * plan_.panel, c0_,
@@ -94,6 +118,17 @@ public:
 
 private:
     bool of_mean(int64_t row) const { return plan_.both ? row >= samples_ : plan_.of_mean; }
+
+    void clear(T* D) const {
+        for (int64_t i = 0; i < rows_ * plan_.panel; ++i) D[i] = 0;
+    }
+
+    void move_sums() {
+        for (int64_t i = 0; i < rows_ * plan_.panel; ++i) {
+            whole_D_[i] += D_[i];
+            D_[i] = 0;
+        }
+    }
 
     // Rows of G as the tile reads them: widened, or as stored where pairs are multiplied.
     using G_type = Select<in_pairs<S>, S, T>;
@@ -124,8 +159,18 @@ private:
                 core + (c + tile_width<T> < columns_ ? tile_width<T> : plan_.depth * plan_.K - c);
             T* D = D_ + c;
             if constexpr (in_pairs<S>) {
-                pack_pairs(core, next, depth, width);
-                multiply_packed(G, G_row, depth, D);
+                const T* tile = packed_;
+                if (plan_.shares_tiles)
+                    tile = shared_tile(r, c0_ + c);
+                else
+                    pack_pairs(core, next, depth, width, packed_);
+                multiply_packed(G, G_row, tile, depth, D);
+            } else if (plan_.shares_tiles) {
+                with_rows<square_tile>(
+                    static_cast<int>(ceil_div(width, lanes<T>)), [&]<int Vectors>() {
+                        multiply_tile<Vectors>(
+                            {G, G_row, 1, shared_tile(r, c0_ + c), tile_width<T>, depth}, 0, D);
+                    });
             } else if (sizeof(S) != sizeof(T) || width < tile_width<T> || plan_.packs) {
                 with_rows<square_tile>(
                     static_cast<int>(ceil_div(width, lanes<T>)), [&]<int Vectors>() {
@@ -154,7 +199,7 @@ private:
             if (lying > 0) multiply_tile<Vectors>({in.a, in.a_row, 1, b, K, lying}, 0, D);
         }
         if (lying == depth) return;
-        pack_block(core + lying * K, next, depth - lying, width, padded);
+        pack_block(core + lying * K, next, depth - lying, width, padded, packed_);
         in.a += lying;
         in.depth -= lying;
         multiply_tile<Vectors>(in, 0, D);
@@ -228,9 +273,10 @@ private:
 
     // A tile of the core, widened and contiguous, ragged ends padded with zeros to whole vectors:
     // [depth][tile_width]
-    void pack_block(const S* core, const S* next, int64_t depth, int64_t width, int64_t padded) {
+    void pack_block(const S* core, const S* next, int64_t depth, int64_t width, int64_t padded,
+                    T* tile) {
         for (int64_t k = 0; k < depth; ++k) {
-            T* to = packed_ + k * tile_width<T>;
+            T* to = tile + k * tile_width<T>;
             ask_for(next + k * plan_.K);
             if (width == tile_width<T>) {
                 widen(core + k * plan_.K, to, tile_width<T>);
@@ -285,10 +331,11 @@ private:
     // A tile of the core in pairs of rows: [depth / 2][tile_width]; an odd last row is paired with
     // zeros.
     void pack_pairs([[maybe_unused]] const S* core, [[maybe_unused]] const S* next,
-                    [[maybe_unused]] int64_t depth, [[maybe_unused]] int64_t width) {
+                    [[maybe_unused]] int64_t depth, [[maybe_unused]] int64_t width,
+                    [[maybe_unused]] T* tile) {
         if constexpr (in_pairs<S>) {
             constexpr S zeros[tile_width<T>] = {};
-            uint32_t* to = reinterpret_cast<uint32_t*>(packed_);
+            uint32_t* to = reinterpret_cast<uint32_t*>(tile);
             for (int64_t k = 0; k < depth; k += 2, to += tile_width<T>) {
                 const S* first = core + k * plan_.K;
                 const S* second = k + 1 < depth ? first + plan_.K : zeros;
@@ -305,15 +352,16 @@ private:
     }
 
     void multiply_packed([[maybe_unused]] const G_type* G, [[maybe_unused]] int64_t G_row,
-                         [[maybe_unused]] int64_t depth, [[maybe_unused]] T* D) {
+                         [[maybe_unused]] const T* core_tile, [[maybe_unused]] int64_t depth,
+                         [[maybe_unused]] T* D) {
 #if defined(NTENSOR_PAIRS)
         if constexpr (in_pairs<S>) {
             for (int64_t row = 0; row < rows_;) {
                 const int rows = rows_at_once(rows_ - row, tile_rows(square_tile));
                 with_rows<tile_rows(square_tile)>(rows, [&]<int Rows>() {
                     tile_of_pairs<Rows, square_tile>(
-                        G + row * G_row, G_row, reinterpret_cast<uint32_t*>(packed_), tile_width<T>,
-                        depth, {}, add_to(D + row * plan_.panel));
+                        G + row * G_row, G_row, reinterpret_cast<const uint32_t*>(core_tile),
+                        tile_width<T>, depth, {}, add_to(D + row * plan_.panel));
                 });
                 row += rows;
             }
@@ -321,15 +369,22 @@ private:
 #endif
     }
 
+    // The tile of rows r on and columns c on.
+    T* shared_tile(int64_t r, int64_t c) const {
+        return shared_ + r * plan_.tiles * tile_width<T> + c * min64(plan_.depth, plan_.rows - r);
+    }
+
     const FactorGradsPlan<S>& plan_;
     Arena arena_;
-    T* D_;                 // [virtual_rows][panel]
-    T* z_;                 // [virtual_rows][sum]
-    T* dz_;                // [slab][sum], of a block of panels
-    T* whole_dz_;          // [slab][sum]
-    G_type* G_ = nullptr;  // [virtual_rows][depth]
-    T* A_ = nullptr;       // [slab][depth], where G_ takes them rounded
-    T* packed_;            // [depth][tile_width]
+    T* shared_;
+    T* D_;                  // [virtual_rows][panel]
+    T* whole_D_ = nullptr;  // [virtual_rows][panel], where D is summed up in blocks of rows
+    T* z_;                  // [virtual_rows][sum]
+    T* dz_;                 // [slab][sum], of a block of panels
+    T* whole_dz_;           // [slab][sum]
+    G_type* G_ = nullptr;   // [virtual_rows][depth]
+    T* A_ = nullptr;        // [slab][depth], where G_ takes them rounded
+    T* packed_ = nullptr;   // [depth][tile_width]
     int64_t s0_, samples_, rows_;
     int64_t c0_, columns_;
 };
@@ -338,8 +393,16 @@ template <class S>
 void run(const FactorGradsPlan<S>& plan, char* scratch) {
     const int threads = plan.job.threads;
     const int64_t bytes = Worker<S>(plan, nullptr).scratch_bytes();
+    auto* const shared = reinterpret_cast<Accumulator<S>*>(scratch + threads * bytes);
+    if (plan.shares_tiles) {
+        const int64_t tiles = plan.tiles * ceil_div(plan.rows, plan.depth);
+        parallel_for_threads(threads, [&](int t) {
+            Worker<S>(plan, nullptr, shared)
+                .pack_tiles(tiles * t / threads, tiles * (t + 1) / threads);
+        });
+    }
     const auto worker_of = [&](int t, int64_t slab) {
-        Worker<S> worker(plan, scratch + t * bytes);
+        Worker<S> worker(plan, scratch + t * bytes, shared);
         worker.select(slab);
         return worker;
     };
@@ -378,7 +441,8 @@ int64_t projection_factor_grads_scratch(const ProjectionFactorGrads& job) {
     if (job.split.transposed) return factor_projections_scratch(job);
     int64_t bytes = 0;
     with_storage_type(job.factors.dtype, [&]<class S>(S) {
-        bytes = job.threads * Worker<S>(FactorGradsPlan<S>(job), nullptr).scratch_bytes();
+        const FactorGradsPlan<S> plan(job);
+        bytes = job.threads * Worker<S>(plan, nullptr).scratch_bytes() + plan.shared_bytes();
     });
     return bytes;
 }

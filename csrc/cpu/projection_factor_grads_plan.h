@@ -17,9 +17,16 @@ constexpr int64_t row_block = 128;  // rows of the core between two updates of D
 constexpr int64_t short_row_block = 112;
 // A larger core comes from memory, where rows read as they lie are faster.
 constexpr int64_t most_packed_core_bytes = int64_t(24) << 20;
+// From so many slabs on, and up to so many bytes, the core is copied once for all of them.
+constexpr int64_t least_sharing_slabs = 4;
+constexpr int64_t most_shared_bytes = int64_t(8) << 20;
 // Up to so many rows of D a tile would be too small: the core's rows are added up as they lie.
 constexpr int64_t most_few_rows = 3;
 constexpr int64_t few_panel_budget = 6144;  // elements of D
+// Blocks of rows whose sums D takes before it is added to the whole. Few rows are added one after
+// the other, many within a block first.
+constexpr int64_t few_blocks_of_sums = 4;
+constexpr int64_t blocks_of_sums = 512;
 constexpr int64_t panels_a_block = 32;
 constexpr int64_t panel_unit = 48;  // a multiple of the tile's width at every level
 
@@ -39,9 +46,12 @@ struct FactorGradsPlan {
     int64_t slabs;
     int64_t virtual_rows;  // rows of D and of G: one or two a sample
     int64_t depth;         // rows of the core between two updates of D
+    int64_t rows_of_sums;  // after which D is added to the whole, lest rounding errors add up
     int64_t panel;
     int64_t panels;
-    bool packs;        // tiles of the core are copied: it lies in the caches, and for many rows
+    bool packs;         // tiles of the core are copied: it lies in the caches, and for many rows
+    int64_t tiles;      // of a block of rows
+    bool shares_tiles;  // all tiles are copied once, not by each slab
     bool slabs_apart;  // each thread has slabs of its own; else all share every slab and divide the
                        // panels
 
@@ -61,10 +71,15 @@ struct FactorGradsPlan {
         slab = ceil_div(factors.n, slabs);
         virtual_rows = slab * rows_a_sample;
         depth = both && tile_width<T> >= panel_unit ? short_row_block : row_block;
+        rows_of_sums =
+            depth * (virtual_rows <= most_few_rows ? few_blocks_of_sums : blocks_of_sums);
         slabs_apart =
             slabs >= 2 * job.threads || (slabs >= job.threads && slabs % job.threads == 0);
         packs = virtual_rows >= 12 &&
                 rows * K * static_cast<int64_t>(sizeof(S)) <= most_packed_core_bytes;
+        tiles = ceil_div(K, tile_width<T>);
+        shares_tiles = packs && slabs >= least_sharing_slabs &&
+                       shared_elements() <= most_shared_bytes / static_cast<int64_t>(sizeof(T));
         const int64_t divisor = slabs_apart ? 1 : job.threads;
         const int64_t most =
             max64(panel_unit, (virtual_rows <= most_few_rows ? few_panel_budget : panel_budget) /
@@ -72,6 +87,11 @@ struct FactorGradsPlan {
         panels = round_up(ceil_div(K, most), divisor);
         panel = round_up(ceil_div(K, panels), panel_unit);
         panels = ceil_div(K, panel);
+    }
+
+    int64_t shared_elements() const { return rows * tiles * tile_width<T>; }
+    int64_t shared_bytes() const {
+        return shares_tiles ? shared_elements() * static_cast<int64_t>(sizeof(T)) : 0;
     }
 
     // Rows of G are read where they lie, unless they must be widened or collected.
