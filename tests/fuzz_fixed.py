@@ -189,3 +189,28 @@ FIXED += tuple(
     for operation in ("projection", "with_mean")
     for n, sizes in ((1, (5, 7)), (3, (4, 30)))
 )
+# One sample of like terms: rows of the core were added up in one chain.
+FIXED += (
+    Case(
+        "bilinear",
+        1,
+        (366, 16),
+        k_x=21,
+        order="accumulate",
+        layouts=("expanded",),
+        outputs=3,
+        option=968,
+        plan=7,
+        at_end=True,
+        seed=833346126,
+    ),
+)
+# Factors' gradients of four slabs: all read one copy of the core, of two blocks of rows and whole
+# and ragged tiles.
+FIXED += tuple(
+    Case("projection", n, (7, 29), k_x=150, dtype=dtype, order="gradients", plan=0)
+    for n in (256, 300)
+    for dtype in ("float32", "float64", "bfloat16", "float16")
+)
+# More rows than D takes at a time.
+FIXED += (Case("projection", 5, (3, 4), k_x=70000, order="gradients", plan=0),)
