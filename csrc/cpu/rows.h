@@ -45,11 +45,27 @@ inline void write_rows_of(T scale, const T* z, int64_t rows, const T* last, int6
     }
 }
 
+// write_rows for rows of two.
+template <class T>
+inline void write_pairs(T scale, const T* z, int64_t rows, const T* last, T* to) {
+    constexpr int V = lanes<T>;
+    const T factors[2] = {scale * last[0], scale * last[1]};
+    int64_t i = 0;
+    for (; i + V <= rows; i += V) {
+        const Vector<T> first = factors[0] * load(z + i), second = factors[1] * load(z + i);
+        store(to + 2 * i, interleave<false>(first, second));
+        store(to + 2 * i + V, interleave<true>(first, second));
+    }
+    for (; i < rows; ++i)
+        for (int p = 0; p < 2; ++p) to[2 * i + p] = factors[p] * z[i];
+}
+
 // to[i width + p] = scale * z[i] * last[p] for i < rows, p < width. Nothing else is written.
 template <class T>
 inline void write_rows(T scale, const T* z, int64_t rows, const T* last, int64_t width, T* to) {
     constexpr int V = lanes<T>;
     if (width == 1) return write_row(scale * last[0], z, rows, to);
+    if (width == 2) return write_pairs(scale, z, rows, last, to);
     if (width < V) return write_rows_of<0, true>(scale, z, rows, last, width, to);
     if (width == V) return write_rows_of<1, false>(scale, z, rows, last, width, to);
     if (width < 2 * V) return write_rows_of<1, true>(scale, z, rows, last, width, to);
@@ -172,6 +188,33 @@ inline void add_block_of_rows(T scale, const T* z, int64_t rows, const T* D, con
     store_first(to, load_first(to, left) + scale * sum[full], left);
 }
 
+// add_rows_grad for a block of rows of two.
+template <class T>
+inline T add_block_of_pairs(T scale, const T* z, int64_t rows, const T* D, const T* last, T* dz,
+                            T* dlast) {
+    constexpr int V = lanes<T>;
+    const T factors[2] = {scale * last[0], scale * last[1]};
+    Vector<T> sums[2] = {};
+    int64_t i = 0;
+    for (; i + V <= rows; i += V) {
+        const Vector<T> low = load(D + 2 * i), high = load(D + 2 * i + V), z_i = load(z + i);
+        const Vector<T> first = every_second<false>(low, high);
+        const Vector<T> second = every_second<true>(low, high);
+        sums[0] += z_i * first;
+        sums[1] += z_i * second;
+        if (dz) store(dz + i, load(dz + i) + (factors[0] * first + factors[1] * second));
+    }
+    T found[2] = {sum_lanes<T>(sums[0]), sum_lanes<T>(sums[1])};
+    for (; i < rows; ++i) {
+        for (int p = 0; p < 2; ++p) {
+            found[p] += z[i] * D[2 * i + p];
+            if (dz) dz[i] += factors[p] * D[2 * i + p];
+        }
+    }
+    for (int p = 0; p < 2; ++p) dlast[p] += scale * found[p];
+    return last[0] * found[0] + last[1] * found[1];
+}
+
 // The derivative of write_rows for D = dL/dto: dlast[p] += scale sum_i z[i] D[i, p], dz[i] += scale
 // <D_i, last> unless null; returns sum_i z[i] <D_i, last>. readable: elements from D on, no fewer
 // than rows * width.
@@ -196,6 +239,14 @@ inline T add_rows_grad(T scale, const T* z, int64_t rows, const T* D, const T* l
         }
         dlast[0] += scale * dot;
         return dot * last[0];
+    }
+    if (width == 2) {
+        for (int64_t first = 0; first < rows; first += rows_a_block * V) {
+            const int64_t here = min64(rows_a_block * V, rows - first);
+            total += add_block_of_pairs(scale, z + first, here, D + first * 2, last,
+                                        dz ? dz + first : nullptr, dlast);
+        }
+        return total;
     }
     const int64_t vectors = ceil_div(width, V);
     for (int64_t first = 0; first < rows; first += rows_a_block) {

@@ -195,6 +195,21 @@ inline V interleave(V first, V second) {
     }(std::make_integer_sequence<int, count>());
 }
 
+// first[Odd], first[Odd + 2], ..., then those of second.
+template <bool Odd, class V>
+inline V every_second(V first, V second) {
+    constexpr int count = sizeof(V) / sizeof(first[0]);
+    return [&]<int... I>(std::integer_sequence<int, I...>) {
+#if defined(__clang__)
+        return __builtin_shufflevector(first, second, (2 * I + Odd)...);
+#else
+        using Index = Select<sizeof(first[0]) == 4, int32_t, int64_t>;
+        typedef Index indices __attribute__((vector_size(sizeof(V))));
+        return __builtin_shuffle(first, second, indices{(2 * I + Odd)...});
+#endif
+    }(std::make_integer_sequence<int, count>());
+}
+
 // Lane i is v[i + Places], lanes counted around.
 template <int Places, class V>
 inline V rotate_lanes(V v) {
