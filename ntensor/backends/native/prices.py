@@ -96,7 +96,7 @@ def _by_rows(inner: Extents, price: float, level: Level) -> float:
     if place == 0:
         return P / level.lanes * price
     segments = P / last / inner[place - 1] * SEGMENT
-    if last == 1:
+    if last <= 2:
         return P / level.lanes * price + segments
     return P / last * (_ceil_div(last, level.lanes) + ROW_START) * price + segments
 
