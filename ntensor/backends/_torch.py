@@ -76,17 +76,17 @@ def is_transformed() -> bool:
     return are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def plain_keys() -> Iterator[int]:
-    """`keys_of` tensors that are nothing but memory, on each device, with autograd and without.
+def plain_keys(device: str) -> Iterator[Any]:
+    """`keys_of` tensors that are nothing but memory on a "CPU" or "CUDA", in inference mode and out
+    of it.
 
     Without them: `type(tensor)` and the tensor's own flags, at several times the cost.
     """
     keys = torch._C.DispatchKey
-    for device in ("CPU", "CUDA"):
-        inference = torch._C.DispatchKeySet(getattr(keys, device))
-        inference = inference.add(getattr(keys, f"Autocast{device}"))
-        yield inference.raw_repr()
-        yield inference.add(keys.ADInplaceOrView).add(getattr(keys, f"Autograd{device}")).raw_repr()
+    inference = torch._C.DispatchKeySet(getattr(keys, device))
+    inference = inference.add(getattr(keys, f"Autocast{device}"))
+    yield inference
+    yield inference.add(keys.ADInplaceOrView).add(getattr(keys, f"Autograd{device}"))
 
 
 def arguments_of(operation: Any) -> list[Any]:

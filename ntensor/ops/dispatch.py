@@ -136,7 +136,7 @@ def _any_requires_grad(arguments: Sequence[Any]) -> bool:
     )
 
 
-PLAIN_KEYS = frozenset(plain_keys())
+PLAIN_KEYS = frozenset(keys.raw_repr() for device in ("CPU", "CUDA") for keys in plain_keys(device))
 PLAIN_TYPES = (Tensor, Parameter)
 
 
