@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import cuda_shim
+import host_time
 import ntensor
 from cuda_shim import native_on_the_shim
 from ntensor.backends import devices
 from ntensor.backends.native import call, gpu
+from ntensor.ops import direct
 
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "host_time.py"
 
@@ -80,12 +82,34 @@ def test_a_forward_by_triton(monkeypatch):
     assert len(launched) == 2 and len(allocated) == 2
 
 
+def test_the_switch_of_tf32():
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        for given in ("tf32", "ieee"):
+            matmul.fp32_precision = given
+            assert gpu.allows_tf32() == (given == "tf32")
+    finally:
+        matmul.fp32_precision = before
+
+
 def test_the_guard_of_the_device(monkeypatch):
     tensor = torch.empty(1)
     monkeypatch.setattr(devices, "_has_several", lambda: False)
     assert not isinstance(devices.on_device_of(tensor), torch.cuda.device_of)
     monkeypatch.setattr(devices, "_has_several", lambda: True)
     assert isinstance(devices.on_device_of(tensor), torch.cuda.device_of)
+
+
+def test_the_command_makes_the_automatic_choice():
+    """CPU tensors go the way of a GPU's: past the direct calls of the CPU's kernels."""
+    given = operands()
+    with host_time.fake_native() as fake:
+        assert direct.project(given, False) is None
+        assert ntensor.synthesis_projection(*given).shape == (16, 64)
+        with fake.silent():
+            assert ntensor.synthesis_projection(*given).shape == (16, 64)
+    assert direct.project(given, False) is not None
 
 
 @pytest.mark.parametrize("backend", ["triton", "native"])

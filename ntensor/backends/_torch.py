@@ -102,6 +102,13 @@ def current_stream(index: int) -> int:
     return address
 
 
+def allows_tf32() -> bool:
+    """Whether products of float32 on a GPU may be rounded to TF32. Without it:
+    `torch.backends.cuda.matmul.fp32_precision`, which asks the same at six times the cost."""
+    precision: str = torch._C._get_fp32_precision_getter("cuda", "matmul")
+    return precision == "tf32"
+
+
 def is_in_ddp_forward() -> bool:
     """Whether DistributedDataParallel runs a module. Without it: an argument of the caller's."""
     return torch.nn.parallel.DistributedDataParallel._get_active_ddp_module() is not None

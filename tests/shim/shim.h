@@ -253,13 +253,18 @@ inline std::map<std::string, int64_t>& launched() {
     return counts;
 }
 
-inline std::string name_of(const void* kernel) {
+// The mangled name of a kernel, or nothing. Looked up once, which takes longer than all else that a
+// launch does on the host.
+inline const std::string& name_of(const void* kernel) {
+    static std::map<const void*, std::string> names;
+    const auto [at, is_new] = names.insert({kernel, ""});
     Dl_info found{};
-    return dladdr(kernel, &found) && found.dli_saddr == kernel ? found.dli_sname : "";
+    if (is_new && dladdr(kernel, &found) && found.dli_saddr == kernel) at->second = found.dli_sname;
+    return at->second;
 }
 
 inline void count_launch(const void* kernel) {
-    const std::string name = name_of(kernel);
+    const std::string& name = name_of(kernel);
     if (!name.empty()) ++launched()[name];
 }
 

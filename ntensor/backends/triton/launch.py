@@ -12,6 +12,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from ntensor.backends._torch import allows_tf32
 from ntensor.backends.devices import on_device_of
 
 from .blocks import Capability
@@ -63,7 +64,7 @@ def precision(dtype: torch.dtype, device: torch.device) -> str:
         return "widened" if dtype is torch.bfloat16 else "ieee"
     if dtype is not torch.float32:
         return "ieee"
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
+    return "tf32" if allows_tf32() else "tf32x3"
 
 
 def launch(
