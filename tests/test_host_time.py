@@ -11,6 +11,7 @@ import cuda_shim
 import host_time
 import ntensor
 from cuda_shim import native_on_the_shim
+from ntensor import backends
 from ntensor.backends import devices
 from ntensor.backends.native import call, gpu
 from ntensor.ops import direct
@@ -75,11 +76,56 @@ def test_a_forward_by_triton(monkeypatch):
 
     launched, allocated, empty = [], [], torch.empty
     for module in (projection, synthesis):
-        monkeypatch.setattr(module, "launch", lambda kernel, *_, **__: launched.append(kernel))
+        monkeypatch.setattr(module, "launch", lambda made, *_: launched.append(made))
     monkeypatch.setattr(torch, "empty", lambda *s, **o: allocated.append(s) or empty(*s, **o))
     core, *z = operands()
     projection.synthesis_projection(core, z)
     assert len(launched) == 2 and len(allocated) == 2
+
+
+def steps(call):
+    """The functions, of Python and of C, that a call calls."""
+    found = []
+    for _ in range(2):  # the second time is as any later one
+        found.clear()
+        sys.setprofile(lambda _, event, __: found.append(event))
+        try:
+            call()
+        finally:
+            sys.setprofile(None)
+    return sum(event in ("call", "c_call") for event in found)
+
+
+def test_what_a_call_asks_is_asked_once():
+    """The checks of a plain call on a GPU: what they take does not depend on the clock."""
+    given = operands()
+    with host_time.fake_native() as fake, fake.silent():
+        checks = steps(lambda: ntensor.synthesis_projection(*given))
+        core, *z = given
+        serve = backends.implementation(
+            "projection", "synthesis_projection", core.device, core.dtype, None
+        )
+        assert checks - steps(lambda: serve(core, z)) <= 35
+
+
+def test_a_launch_is_prepared_once(monkeypatch):
+    """For each size, dtype and answer of the switch of TF32; a call of it is short."""
+    from ntensor.backends.triton import launch, projection, synthesis
+
+    made, run = [], launch.prepared
+    for module in (projection, synthesis):
+        monkeypatch.setattr(module, "launch", lambda *_: None)
+        monkeypatch.setattr(
+            module, "prepared", lambda *a, **c: made.append(c) or run(*a, **c), raising=False
+        )
+    core, *z = operands(n=14)
+    assert steps(lambda: projection.synthesis_projection(core, z)) <= 29
+    assert len(made) == 2
+    projection.synthesis_projection(core, operands(n=13)[1:])
+    assert len(made) == 4
+    monkeypatch.setattr(projection, "precision", lambda dtype, device: "tf32x3")
+    projection.synthesis_projection(core, z)
+    assert [constants.get("PRECISION") for constants in made[4:]] == ["tf32x3"]
 
 
 def test_the_switch_of_tf32():
@@ -118,4 +164,4 @@ def test_the_command(backend):
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     rows = [line for line in done.stdout.splitlines() if line.startswith(f"{backend}: ")]
     assert len(rows) == 4
-    assert all(len([*map(float, row[67:].split())]) == 5 for row in rows)
+    assert all(len([*map(float, row[67:].split())]) == 4 for row in rows)

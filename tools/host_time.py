@@ -10,9 +10,9 @@ launch. What a driver, or Triton's own launcher, takes is not in it, nor the dif
 allocation on a GPU and one of the CPU.
 
 Parts come from calls that leave out one layer after another, as medians of interleaved rounds of
-the thread's own processor time, in microseconds: `entry` is the public function's checks;
-`dispatch` leads to the backend, under autograd with the recording; `plan` chooses and makes
-tensors; `launches` makes the arguments of all launches and hands them over.
+the thread's own processor time, in microseconds: `checks` is the way from the public function to
+the backend, under autograd with the recording; `plan` chooses and makes tensors; `launches` makes
+the arguments of all launches and hands them over.
 """
 
 from __future__ import annotations
@@ -38,19 +38,17 @@ import ntensor  # noqa: E402
 from ntensor import backends  # noqa: E402
 from ntensor.backends._torch import plain_keys  # noqa: E402
 from ntensor.ops import direct  # noqa: E402
-from ntensor.ops.operation import OPERATIONS  # noqa: E402
 
 BACKENDS = ("triton", "native")
-PARTS = ("entry", "dispatch", "plan", "launches")
+PARTS = ("checks", "plan", "launches")
 SIZES = (64, (9, 15, 80))
 
 
 class Layers(NamedTuple):
-    """One call, from ever lower layers: the public function, the operation, the backend's."""
+    """One call, by the public function and by the backend's."""
 
     name: str
     public: Callable[[], object]
-    operation: Callable[[], object]
     backend: Callable[[], object]
 
 
@@ -148,13 +146,12 @@ def calls(n: int) -> Iterator[Layers]:
     z = [torch.randn(n, k) for k in sizes]
     for name in ("synthesis_projection", "synthesis_projection_with_mean"):
         serve = backends.implementation("projection", name, core.device, core.dtype, None)
-        public, operation = getattr(ntensor, name), OPERATIONS[name]
+        public = getattr(ntensor, name)
         for recorded in (False, True):
             operands = [each.detach().requires_grad_(recorded) for each in (core, *z)]
             yield Layers(
                 f"{name}, {'recorded' if recorded else 'no autograd'}",
                 lambda public=public, operands=operands: public(*operands),
-                lambda operation=operation, operands=operands: operation(operands, None),
                 lambda serve=serve: serve(core, z),
             )
 
@@ -172,7 +169,6 @@ def measure(layers: Layers, fake: Fake, rounds: int, inner: int = 5) -> dict[str
 
     asked = {
         "public": (layers.public, False),
-        "operation": (layers.operation, False),
         "backend": (layers.backend, False),
         "plan": (layers.backend, True),
     }
@@ -182,8 +178,7 @@ def measure(layers: Layers, fake: Fake, rounds: int, inner: int = 5) -> dict[str
             samples[name].append(1e6 * seconds(*way))
     median = {name: statistics.median(times[1:]) for name, times in samples.items()}
     return {
-        "entry": median["public"] - median["operation"],
-        "dispatch": median["operation"] - median["backend"],
+        "checks": median["public"] - median["backend"],
         "plan": median["plan"],
         "launches": median["backend"] - median["plan"],
         "all": median["public"],

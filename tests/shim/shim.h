@@ -269,9 +269,15 @@ inline void count_launch(const void* kernel) {
 }
 
 // While it records, launches are noted and not carried out.
+struct Record {
+    const void* kernel;
+    int64_t blocks;
+    int threads;
+    int64_t shared_bytes;  // dynamic
+};
 struct Records {
     bool on = false;
-    std::string rows;  // kernel, blocks, threads, bytes of dynamic shared memory
+    std::vector<Record> rows;
 };
 inline Records& records() {
     static Records one;
@@ -329,9 +335,8 @@ inline void start(const Call&, const Shape& shape, const Arguments& arguments, c
     ::shim::block().body_argument = &job;
     const void* function = reinterpret_cast<const void*>(kernel);
     if (::shim::records().on) {
-        ::shim::records().rows += ::shim::name_of(function) + " " + std::to_string(shape.blocks) +
-                                  " " + std::to_string(shape.threads) + " " +
-                                  std::to_string(shape.shared_bytes) + "\n";
+        ::shim::records().rows.push_back(
+            {function, shape.blocks, shape.threads, shape.shared_bytes});
         return;
     }
     ::shim::count_launch(function);
