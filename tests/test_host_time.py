@@ -108,6 +108,16 @@ def test_what_a_call_asks_is_asked_once():
         assert checks - steps(lambda: serve(core, z)) <= 35
 
 
+def test_a_recorded_call_asks_no_more_than_that():
+    given = operands()
+    for each in given:
+        each.requires_grad_()
+    with host_time.fake_native() as fake, fake.silent():
+        with torch.no_grad():
+            alone = steps(lambda: ntensor.synthesis_projection(*given))
+        assert steps(lambda: ntensor.synthesis_projection(*given)) - alone <= 12
+
+
 def test_a_launch_is_prepared_once(monkeypatch):
     """For each size, dtype and answer of the switch of TF32; a call of it is short."""
     from ntensor.backends.triton import launch, projection, synthesis

@@ -75,7 +75,7 @@ class Operation(Signature):
         self.batching: Callable[..., tuple[Tensor, int] | None] | None = None
         self.raw, self.run, self.decompose = define(schema, stem, check, fake, flops, self._record)
         super().__init__(form, self.raw, returns)
-        self.full, self.light = functions_of(self)
+        self.full, self.light, self.plain_light = functions_of(self)
         torch.library.register_vmap(f"ntensor::{self.name}", self._vmap, lib=LIBRARY)
         # torch.autograd.grad(is_grads_batched=True) still runs under the older vmap, whose fallback
         # takes no lists of tensors.
@@ -112,11 +112,14 @@ class Operation(Signature):
             return None
         backend = backends.requested(backend)
         if differentiated(values):
-            return self.light.apply((backend,), *values)
+            return self.plain_light.apply((backend,), *values)
+        return self.serve(values, backend)
+
+    def serve(self, values: Sequence[Tensor], backend: str | None) -> Any:
+        """The result for plain core and factors that fit, from the backend's function."""
         core, *factors = values
         name, device = self.name, core.device
-        serve = backends.implementation(self.stem, name, device, core.dtype, backend)
-        return serve(core, factors)
+        return backends.implementation(self.stem, name, device, core.dtype, backend)(core, factors)
 
     def without_autograd(self, tensors: Sequence[Tensor | None], statics: tuple[Any, ...]) -> Any:
         """The result in eager mode, where autograd has nothing to record or has recorded it."""
