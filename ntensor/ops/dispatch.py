@@ -137,12 +137,12 @@ def _any_requires_grad(arguments: Sequence[Any]) -> bool:
 
 
 PLAIN_KEYS = frozenset(keys.raw_repr() for device in ("CPU", "CUDA") for keys in plain_keys(device))
-PLAIN_TYPES = (Tensor, Parameter)
-_PLAIN_OR_NONE = frozenset((*PLAIN_TYPES, type(None)))
+PLAIN_TYPES = frozenset((Tensor, Parameter))
+_PLAIN_OR_NONE = PLAIN_TYPES | {type(None)}
 
 
-def plain(tensors: Sequence[Any]) -> bool:
-    """Whether all are tensors or None, and the dispatcher has nothing to add to a call, which then
+def plain(tensors: Sequence[Any], types: frozenset[type] = _PLAIN_OR_NONE) -> bool:
+    """Whether all are of these types, and the dispatcher has nothing to add to a call, which then
     goes straight to its backend.
 
     That is: no subclass, no transform's wrapper, no lazy negation among the tensors, no mode that
@@ -156,7 +156,7 @@ def plain(tensors: Sequence[Any]) -> bool:
         or is_profiler_enabled()
     ):
         return False
-    if not _PLAIN_OR_NONE.issuperset(map(type, tensors)):
+    if not types.issuperset(map(type, tensors)):
         return False
     for tensor in tensors:
         if tensor is not None and keys_of(tensor).raw_repr() not in PLAIN_KEYS:

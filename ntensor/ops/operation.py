@@ -21,7 +21,7 @@ from ntensor.backends._torch import below_autograd, in_forward_mode, is_transfor
 
 from . import checks, late
 from .batching import batched, legacy_batched
-from .dispatch import LIBRARY, define, differentiated, plain
+from .dispatch import LIBRARY, PLAIN_TYPES, define, differentiated, plain
 from .forms import Form
 from .functions import functions_of
 from .sharding import register_sharding
@@ -108,7 +108,7 @@ class Operation(Signature):
         On a GPU what a call asks before it is served takes as long as all else that it does on the
         host, so it is asked once. Code under `torch.compile` must not come here.
         """
-        if is_transformed() or not plain(values) or not checks.fit(values):
+        if is_transformed() or not plain(values, PLAIN_TYPES) or not checks.fit(values):
             return None
         backend = backends.requested(backend)
         if differentiated(values):
