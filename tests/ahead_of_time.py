@@ -102,10 +102,11 @@ def launches(capability, call):
     """What a call on tensors without memory launches at this capability, in order."""
     found = []
 
-    def launch(kernel, grid, *arguments, warps, stages=2, **constants):
+    def launch(made, *arguments):
+        kernel, grid, constants = made
         FUNCTIONS[kernel.fn.__name__] = kernel
-        types = {torch.float32: triton.language.float32, torch.float64: triton.language.float64}
-        constants = {name: types.get(value, value) for name, value in constants.items()}
+        constants = dict(constants)
+        warps, stages = (constants.pop(f"num_{name}") for name in ("warps", "stages"))
         named = {**dict(zip(kernel.arg_names, arguments, strict=False)), **constants}
         one = specialise(kernel, arguments, constants, warps, stages)
         found.append(Launch(one, grid, named))

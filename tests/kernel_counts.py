@@ -63,11 +63,12 @@ def interpreted_kernels():
     run = launch.launch
 
     @functools.wraps(run)
-    def noting(kernel, grid, *arguments, **constants):
+    def noting(made, *arguments):
         if not arguments[0].is_meta:
             types = [str(a.dtype) for a in arguments if hasattr(a, "dtype")]
-            note(INTERPRETED, kernel.fn.__name__, f"{types} {sorted(constants.items())}")
-        run(kernel, grid, *arguments, **constants)
+            constants = sorted(made.constants.items(), key=str)
+            note(INTERPRETED, made.kernel.fn.__name__, f"{types} {constants}")
+        run(made, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         for module in (projection, rotation, synthesis):

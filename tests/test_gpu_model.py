@@ -80,6 +80,22 @@ def test_a_step_is_the_shortest_way_with_all_products(graph):
     assert [each.name for each in after] == ["STG", "EXIT"]
 
 
+def test_a_loop_may_be_left_by_a_call():
+    """Of a label; what comes after it is reached."""
+    first = (
+        ".L_x_3",
+        ("FADD R6, R6, R7", PLAIN),
+        ("@P0 CALL.REL.NOINC `(.L_x_4)", PLAIN),
+        ("BRA `(.L_x_3)", PLAIN),
+        ".L_x_4",
+        ("CALL.REL.NOINC `(quotient)", PLAIN),
+    )
+    (function,) = gpu_sass.parse(listing(*first, *LOOP))
+    graph = gpu_sass.Graph(function)
+    names = [each.name for each in graph.step(graph.main_loop())]
+    assert names == ["ISETP", "LDGSTS", "BRA", "LDSM", "HMMA", "BRA"]
+
+
 def test_cycles_of_a_step(graph):
     """Never below the floor; a second block hides what one waits for; a product waits for its
     operand."""
@@ -103,11 +119,12 @@ def test_a_slower_kernel_is_seen(tmp_path):
 
 
 def test_the_file_has_every_case():
-    """Of the H200."""
+    """Of every card, by both backends."""
     wanted = {
-        (case.title, backend, "H200")
+        (case.title, backend, card.name)
         for case in gpu_model.cases()
         for backend in ("native", "triton")
+        for card in CARDS.values()
     }
     assert wanted <= {gpu_model.key(row) for row in gpu_model.kept_rows()}
 

@@ -8,10 +8,13 @@ import pytest
 import torch
 
 import cuda_shim
+import host_time
 import ntensor
 from cuda_shim import native_on_the_shim
+from ntensor import backends
 from ntensor.backends import devices
 from ntensor.backends.native import call, gpu
+from ntensor.ops import direct
 
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "host_time.py"
 
@@ -73,11 +76,77 @@ def test_a_forward_by_triton(monkeypatch):
 
     launched, allocated, empty = [], [], torch.empty
     for module in (projection, synthesis):
-        monkeypatch.setattr(module, "launch", lambda kernel, *_, **__: launched.append(kernel))
+        monkeypatch.setattr(module, "launch", lambda made, *_: launched.append(made))
     monkeypatch.setattr(torch, "empty", lambda *s, **o: allocated.append(s) or empty(*s, **o))
     core, *z = operands()
     projection.synthesis_projection(core, z)
     assert len(launched) == 2 and len(allocated) == 2
+
+
+def steps(call):
+    """The functions, of Python and of C, that a call calls."""
+    found = []
+    for _ in range(2):  # the second time is as any later one
+        found.clear()
+        sys.setprofile(lambda _, event, __: found.append(event))
+        try:
+            call()
+        finally:
+            sys.setprofile(None)
+    return sum(event in ("call", "c_call") for event in found)
+
+
+def test_what_a_call_asks_is_asked_once():
+    """The checks of a plain call on a GPU: what they take does not depend on the clock."""
+    given = operands()
+    with host_time.fake_native() as fake, fake.silent():
+        checks = steps(lambda: ntensor.synthesis_projection(*given))
+        core, *z = given
+        serve = backends.implementation(
+            "projection", "synthesis_projection", core.device, core.dtype, None
+        )
+        assert checks - steps(lambda: serve(core, z)) <= 35
+
+
+def test_a_recorded_call_asks_no_more_than_that():
+    given = operands()
+    for each in given:
+        each.requires_grad_()
+    with host_time.fake_native() as fake, fake.silent():
+        with torch.no_grad():
+            alone = steps(lambda: ntensor.synthesis_projection(*given))
+        assert steps(lambda: ntensor.synthesis_projection(*given)) - alone <= 12
+
+
+def test_a_launch_is_prepared_once(monkeypatch):
+    """For each size, dtype and answer of the switch of TF32; a call of it is short."""
+    from ntensor.backends.triton import launch, projection, synthesis
+
+    made, run = [], launch.prepared
+    for module in (projection, synthesis):
+        monkeypatch.setattr(module, "launch", lambda *_: None)
+        monkeypatch.setattr(
+            module, "prepared", lambda *a, **c: made.append(c) or run(*a, **c), raising=False
+        )
+    core, *z = operands(n=14)
+    assert steps(lambda: projection.synthesis_projection(core, z)) <= 29
+    assert len(made) == 2
+    projection.synthesis_projection(core, operands(n=13)[1:])
+    assert len(made) == 4
+    monkeypatch.setattr(projection, "precision", lambda dtype, device: "tf32x3")
+    projection.synthesis_projection(core, z)
+    assert [constants.get("PRECISION") for constants in made[4:]] == ["tf32x3"]
+
+
+def test_the_switch_of_tf32():
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        for given in ("tf32", "ieee"):
+            matmul.fp32_precision = given
+            assert gpu.allows_tf32() == (given == "tf32")
+    finally:
+        matmul.fp32_precision = before
 
 
 def test_the_guard_of_the_device(monkeypatch):
@@ -88,10 +157,21 @@ def test_the_guard_of_the_device(monkeypatch):
     assert isinstance(devices.on_device_of(tensor), torch.cuda.device_of)
 
 
+def test_the_command_makes_the_automatic_choice():
+    """CPU tensors go the way of a GPU's: past the direct calls of the CPU's kernels."""
+    given = operands()
+    with host_time.fake_native() as fake:
+        assert direct.project(given, False) is None
+        assert ntensor.synthesis_projection(*given).shape == (16, 64)
+        with fake.silent():
+            assert ntensor.synthesis_projection(*given).shape == (16, 64)
+    assert direct.project(given, False) is not None
+
+
 @pytest.mark.parametrize("backend", ["triton", "native"])
 def test_the_command(backend):
     words = [sys.executable, str(TOOL), "--backend", backend, "--rounds", "3"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     rows = [line for line in done.stdout.splitlines() if line.startswith(f"{backend}: ")]
     assert len(rows) == 4
-    assert all(len([*map(float, row[67:].split())]) == 5 for row in rows)
+    assert all(len([*map(float, row[67:].split())]) == 4 for row in rows)

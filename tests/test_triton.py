@@ -16,7 +16,7 @@ from comparison import assert_matches_definition, in_tuple
 from layouts import make
 from ntensor import backends
 from ntensor.backends import triton as backend
-from ntensor.backends.triton import blocks, launch
+from ntensor.backends.triton import blocks, launch, projection
 from ntensor.backends.triton.kernels import rotation
 from shapes import LARGE, PROJECTION
 from tolerances import DTYPES
@@ -230,6 +230,20 @@ def test_groups_fill_the_device_together():
                 assert value == getattr(some, name) == getattr(many, name)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_small_blocks_on_hopper(dtype):
+    """Where one block of a multiprocessor waits, others work: four warps, all samples resident."""
+    for n in (1, 16, 64):
+        block = blocks.core_grad(n, 12288, 9, 1200, False, dtype, (9, 0))
+        assert (block.m, block.p, block.warps) == (64, 64, 4) and n <= block.n
+        assert blocks.core_grad(n, 12288, 9, 1200, True, dtype, (9, 0)).warps == 8
+        assert blocks.core_grad(n, 12288, 9, 1200, False, dtype, (8, 0)).warps == 8
+    block = blocks.projection(64, 12288, 9, 1200, False, False, torch.bfloat16, (9, 0))
+    assert (block.warps, block.stages) == (4, 4)
+    # Rows that begin anywhere take registers of which four warps have too few.
+    assert blocks.projection(64, 12288, 9, 1001, False, False, torch.bfloat16, (9, 0)).warps == 8
+
+
 def test_parts_stay_far_below_the_core():
     """What splits write and read again is at most a quarter of the core."""
     for n, k_x, L, P, dtype, capability in every_case():
@@ -249,6 +263,7 @@ def test_split_sums(operation, generator, monkeypatch):
     z = [torch.randn(5, k, dtype=torch.float64, generator=generator) for k in (3, 7, 12)]
     name = f"synthesis_{operation}"
     expected = getattr(ntensor, name)(core, *z, backend="reference")
+    monkeypatch.setattr(projection, "_plan", projection._plan.__wrapped__)  # keeps none
     for hoisted, splits in itertools.product((True, False), (1, 2, 3, 5, 7, 16)):
         monkeypatch.setattr(blocks, "modes", lambda _, h=hoisted: blocks.Modes(1, h))
         monkeypatch.setattr(

@@ -105,7 +105,9 @@ def _instruction(match, high):
     text = text[guard.end() :] if guard else text
     if guard and guard[0].startswith("@!PT"):
         text = "NOP"  # never executed
-    target = re.search(r"`\((\.L_x_\d+)\)", text) if text.startswith("BRA") else None
+    # A call of a label, which has no name, does not return: so the compiler leaves a loop at times.
+    jumps = text.startswith(("BRA", "CALL"))
+    target = re.search(r"`\((\.L_x_\d+)\)", text) if jumps else None
     control = high >> 41
     return Instruction(
         int(match[1], 16), text, bool(guard) or bool(re.match(r"BRA\S* !?U?P\d", text)),
@@ -255,11 +257,12 @@ class Graph:
 
 
 def _ends_block(instruction):
-    return instruction.name in ("BRA", "EXIT", "RET", "BRX")
+    return instruction.name in ("BRA", "EXIT", "RET", "BRX") or instruction.target is not None
 
 
 def _never_falls(instruction):
-    return instruction.name in ("BRA", "EXIT", "RET") and not instruction.guarded
+    leaves = instruction.name in ("BRA", "EXIT", "RET") or instruction.target is not None
+    return leaves and not instruction.guarded
 
 
 def _moves(instruction):

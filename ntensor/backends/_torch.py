@@ -76,17 +76,17 @@ def is_transformed() -> bool:
     return are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def plain_keys() -> Iterator[int]:
-    """`keys_of` tensors that are nothing but memory, on each device, with autograd and without.
+def plain_keys(device: str) -> Iterator[Any]:
+    """`keys_of` tensors that are nothing but memory on a "CPU" or "CUDA", in inference mode and out
+    of it.
 
     Without them: `type(tensor)` and the tensor's own flags, at several times the cost.
     """
     keys = torch._C.DispatchKey
-    for device in ("CPU", "CUDA"):
-        inference = torch._C.DispatchKeySet(getattr(keys, device))
-        inference = inference.add(getattr(keys, f"Autocast{device}"))
-        yield inference.raw_repr()
-        yield inference.add(keys.ADInplaceOrView).add(getattr(keys, f"Autograd{device}")).raw_repr()
+    inference = torch._C.DispatchKeySet(getattr(keys, device))
+    inference = inference.add(getattr(keys, f"Autocast{device}"))
+    yield inference
+    yield inference.add(keys.ADInplaceOrView).add(getattr(keys, f"Autograd{device}"))
 
 
 def arguments_of(operation: Any) -> list[Any]:
@@ -100,6 +100,13 @@ def current_stream(index: int) -> int:
     cost of an object."""
     address: int = torch._C._cuda_getCurrentRawStream(index)
     return address
+
+
+def allows_tf32() -> bool:
+    """Whether products of float32 on a GPU may be rounded to TF32. Without it:
+    `torch.backends.cuda.matmul.fp32_precision`, which asks the same at six times the cost."""
+    precision: str = torch._C._get_fp32_precision_getter("cuda", "matmul")
+    return precision == "tf32"
 
 
 def is_in_ddp_forward() -> bool:

@@ -162,16 +162,14 @@ def fit(values: Sequence[Tensor], mode: int = 0) -> bool:
     if dtype not in DTYPES:
         return False
     samples = None
-    for value, extent in zip(values, extents, strict=True):
-        if samples is None:
-            samples = -1  # the core's own place
-            continue
+    for place in range(1, len(values)):
+        value = values[place]
         shape = value.shape
-        if len(shape) != 2 or shape[1] != extent or value.dtype is not dtype:
-            return False
-        if samples == -1:
+        if samples is None and len(shape) == 2:
             samples = shape[0]
-        if shape[0] != samples or value.device != device:
+        if shape != (samples, extents[place]):
+            return False
+        if value.dtype is not dtype or value.device != device:
             return False
     return True
 

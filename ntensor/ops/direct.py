@@ -23,12 +23,11 @@ from ntensor.backends._torch import (
     is_any_autocast_enabled,
     is_profiler_enabled,
     keys_of,
+    plain_keys,
     tracing_state,
 )
 from ntensor.backends.native import library, memory, plans
 from ntensor.backends.native.call import divide, work_of
-
-from .dispatch import PLAIN_KEYS
 
 # `Call` of direct.cpp.
 _PROJECTION, _MTTKRP, _CORE_GRAD, _FACTOR_GRADS, _FEATURES, _MODE_GRADIENTS = range(6)
@@ -98,7 +97,7 @@ def _set_up() -> bool:
         "tensor": Tensor,
         "parameter": torch.nn.Parameter,
         "dispatch_keys": keys_of,
-        "plain_keys": list(PLAIN_KEYS),
+        "plain_keys": [keys.raw_repr() for keys in plain_keys("CPU")],
         "questions": [
             count_dispatch_modes,
             count_function_modes,

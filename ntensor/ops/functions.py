@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from .operation import Operation
 
 
-def functions_of(operation: Operation) -> tuple[Any, Any]:
-    """Two `autograd.Function`s of one operation: with all transforms, and the cheaper to call."""
+def functions_of(operation: Operation) -> tuple[Any, Any, Any]:
+    """The `autograd.Function`s of one operation: with all transforms, the cheaper to call, and this
+    for what `Operation.short` has looked through."""
 
     class Full(torch.autograd.Function):
         @staticmethod
@@ -76,9 +77,16 @@ def functions_of(operation: Operation) -> tuple[Any, Any]:
             result: tuple[Any, ...] = Full.backward(ctx, *cotangents)
             return result
 
+    class PlainLight(Light):
+        @staticmethod
+        def forward(ctx: Any, statics: tuple[Any, ...], *tensors: Any) -> Any:
+            ctx.statics = statics
+            save(ctx, tensors)
+            return operation.serve(tensors, *statics)
+
     name = "".join(word.capitalize() for word in operation.name.split("_"))
-    for function in (Full, Light):
+    for function in (Full, Light, PlainLight):
         function.__name__ = function.__qualname__ = name
     # apply binds its arguments to this signature, and would otherwise rebuild it on every call.
     Full.forward.__signature__ = inspect.signature(Full.forward)  # type: ignore[attr-defined]
-    return Full, Light
+    return Full, Light, PlainLight

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ntensor import backends
 from ntensor.backends._torch import below_autograd, in_forward_mode, is_transformed, tracing_state
 
-from . import late
+from . import checks, late
 from .batching import batched, legacy_batched
-from .dispatch import LIBRARY, define, plain
+from .dispatch import LIBRARY, PLAIN_TYPES, define, differentiated, plain
 from .forms import Form
 from .functions import functions_of
 from .sharding import register_sharding
@@ -74,7 +75,7 @@ class Operation(Signature):
         self.batching: Callable[..., tuple[Tensor, int] | None] | None = None
         self.raw, self.run, self.decompose = define(schema, stem, check, fake, flops, self._record)
         super().__init__(form, self.raw, returns)
-        self.full, self.light = functions_of(self)
+        self.full, self.light, self.plain_light = functions_of(self)
         torch.library.register_vmap(f"ntensor::{self.name}", self._vmap, lib=LIBRARY)
         # torch.autograd.grad(is_grads_batched=True) still runs under the older vmap, whose fallback
         # takes no lists of tensors.
@@ -89,10 +90,8 @@ class Operation(Signature):
                 return self.decompose(*self.nested(tensors), *statics)
             if is_transformed():
                 return self.full.apply(statics, *tensors)
-            if torch.is_grad_enabled():
-                for tensor in tensors:
-                    if tensor is not None and tensor.requires_grad:
-                        return self.light.apply(statics, *tensors)
+            if differentiated(tensors):
+                return self.light.apply(statics, *tensors)
             return self.without_autograd(tensors, statics)
         if in_forward_mode():
             # The traced operation would drop the tangents without an error.
@@ -101,6 +100,26 @@ class Operation(Signature):
                 "not work inside torch.compile; take it outside of the compiled function"
             )
         return self.call_raw(tensors, statics)
+
+    def short(self, values: Sequence[Any], backend: str | None) -> Any:
+        """The operation on core and factors that fit each other, where autograd alone looks on;
+        None where it is not so: the ordinary way then serves the call, or raises.
+
+        On a GPU what a call asks before it is served takes as long as all else that it does on the
+        host, so it is asked once. Code under `torch.compile` must not come here.
+        """
+        if is_transformed() or not plain(values, PLAIN_TYPES) or not checks.fit(values):
+            return None
+        backend = backends.requested(backend)
+        if differentiated(values):
+            return self.plain_light.apply((backend,), *values)
+        return self.serve(values, backend)
+
+    def serve(self, values: Sequence[Tensor], backend: str | None) -> Any:
+        """The result for plain core and factors that fit, from the backend's function."""
+        core, *factors = values
+        name, device = self.name, core.device
+        return backends.implementation(self.stem, name, device, core.dtype, backend)(core, factors)
 
     def without_autograd(self, tensors: Sequence[Tensor | None], statics: tuple[Any, ...]) -> Any:
         """The result in eager mode, where autograd has nothing to record or has recorded it."""

@@ -75,10 +75,15 @@ def synthesis_projection(
         tensor([[27., 81.]])
     """
     operation = "synthesis_projection"
-    if backend is None and not torch.compiler.is_compiling():
-        found: Tensor | None = direct.project((core, *factors), False)
-        if found is None and len(factors) == 2 and not accumulate_core_grad:
-            found = one_output(core, *factors, most_dimensions=2)
+    if not torch.compiler.is_compiling():
+        values = (core, *factors)
+        found: Tensor | None = None
+        if backend is None:
+            found = direct.project(values, False)
+            if found is None and len(factors) == 2 and not accumulate_core_grad:
+                found = one_output(core, *factors, most_dimensions=2)
+        if found is None and not accumulate_core_grad:
+            found = SYNTHESIS_PROJECTION.short(values, backend)
         if found is not None:
             return found
     result: Tensor
@@ -143,8 +148,13 @@ def synthesis_projection_with_mean(
         tensor([[ 7.5000, 25.5000]])
     """
     operation = "synthesis_projection_with_mean"
-    if backend is None and not torch.compiler.is_compiling():
-        found: tuple[Tensor, Tensor] | None = direct.project((core, *factors), True)
+    if not torch.compiler.is_compiling():
+        values = (core, *factors)
+        found: tuple[Tensor, Tensor] | None = None
+        if backend is None:
+            found = direct.project(values, True)
+        if found is None and not accumulate_core_grad:
+            found = SYNTHESIS_PROJECTION_WITH_MEAN.short(values, backend)
         if found is not None:
             return found
     result: tuple[Tensor, Tensor]

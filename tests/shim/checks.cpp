@@ -67,8 +67,11 @@ extern "C" const char* ntensor_shim_launched() {
 
 // From now on launches are noted instead of made, or made again; returns what was noted until now.
 extern "C" const char* ntensor_shim_record(bool on) {
-    const std::string text = shim::records().rows;
-    shim::records() = {on, ""};
+    std::string text;
+    for (const shim::Record& row : shim::records().rows)
+        text += shim::name_of(row.kernel) + " " + std::to_string(row.blocks) + " " +
+                std::to_string(row.threads) + " " + std::to_string(row.shared_bytes) + "\n";
+    shim::records() = {on, {}};
     return kept(text);
 }
 

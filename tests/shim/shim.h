@@ -253,20 +253,31 @@ inline std::map<std::string, int64_t>& launched() {
     return counts;
 }
 
-inline std::string name_of(const void* kernel) {
+// The mangled name of a kernel, or nothing. Looked up once, which takes longer than all else that a
+// launch does on the host.
+inline const std::string& name_of(const void* kernel) {
+    static std::map<const void*, std::string> names;
+    const auto [at, is_new] = names.insert({kernel, ""});
     Dl_info found{};
-    return dladdr(kernel, &found) && found.dli_saddr == kernel ? found.dli_sname : "";
+    if (is_new && dladdr(kernel, &found) && found.dli_saddr == kernel) at->second = found.dli_sname;
+    return at->second;
 }
 
 inline void count_launch(const void* kernel) {
-    const std::string name = name_of(kernel);
+    const std::string& name = name_of(kernel);
     if (!name.empty()) ++launched()[name];
 }
 
 // While it records, launches are noted and not carried out.
+struct Record {
+    const void* kernel;
+    int64_t blocks;
+    int threads;
+    int64_t shared_bytes;  // dynamic
+};
 struct Records {
     bool on = false;
-    std::string rows;  // kernel, blocks, threads, bytes of dynamic shared memory
+    std::vector<Record> rows;
 };
 inline Records& records() {
     static Records one;
@@ -324,9 +335,8 @@ inline void start(const Call&, const Shape& shape, const Arguments& arguments, c
     ::shim::block().body_argument = &job;
     const void* function = reinterpret_cast<const void*>(kernel);
     if (::shim::records().on) {
-        ::shim::records().rows += ::shim::name_of(function) + " " + std::to_string(shape.blocks) +
-                                  " " + std::to_string(shape.threads) + " " +
-                                  std::to_string(shape.shared_bytes) + "\n";
+        ::shim::records().rows.push_back(
+            {function, shape.blocks, shape.threads, shape.shared_bytes});
         return;
     }
     ::shim::count_launch(function);

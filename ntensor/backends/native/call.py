@@ -66,7 +66,8 @@ def _run_on_gpu(name: str, like: torch.Tensor, job: tuple[Any, ...], sizes: Hash
     do, context = getattr(gpu.cuda_module(), name), gpu.call_context(like)
     device, _, tf32, _ = context
     key = (name, device, tf32, sizes)
-    lacking: int | None = None if sizes is None else _scratch_bytes.get(key)
+    known: int | None = None if sizes is None else _scratch_bytes.get(key)
+    lacking = known
     with on_device_of(like):
         if lacking is None and (lacking := do(context, *job, 0, 0)) is None:
             return
@@ -74,7 +75,7 @@ def _run_on_gpu(name: str, like: torch.Tensor, job: tuple[Any, ...], sizes: Hash
             given = lacking
             memory = torch.empty(given, dtype=torch.uint8, device=like.device)
             lacking = do(context, *job, memory.data_ptr(), given)
-    if sizes is not None:
+    if sizes is not None and given != known:
         if len(_scratch_bytes) >= MOST_KEPT_SIZES:
             _scratch_bytes.clear()
         _scratch_bytes[key] = given
@@ -111,9 +112,11 @@ def _kept_scratch() -> int:
 
 def sizes_of(like: torch.Tensor, n: int, extents: tuple[int, ...], k_x: int) -> Sizes:
     """What the plans of a projection depend on, beside what is wanted."""
-    level = CUDA if runs_on_gpu(like) else simd_level()
+    dtype = DTYPES[like.dtype]
+    if runs_on_gpu(like):
+        return Sizes(CUDA, dtype, n, extents, k_x, 1)
     threads = threads_for(n * k_x * math.prod(extents), MULTIPLY_ADDS_A_THREAD)
-    return Sizes(level, DTYPES[like.dtype], n, extents, k_x, threads)
+    return Sizes(simd_level(), dtype, n, extents, k_x, threads)
 
 
 def stacked_sizes_of(
@@ -125,7 +128,7 @@ def stacked_sizes_of(
     sizes = sizes_of(like, problems * n, extents, k_x)
     work = work_of(problems, n, extents, k_x)
     threads = threads_for(work, MULTIPLY_ADDS_A_THREAD)
-    threads, at_once = (1, 1) if runs_on_gpu(like) else divide(problems, threads, work)
+    threads, at_once = (1, 1) if sizes.level == CUDA else divide(problems, threads, work)
     each = problems // at_once
     return sizes._replace(n=n, threads=threads, problems=each), (problems, at_once)
 

@@ -6,6 +6,7 @@ from types import ModuleType
 
 import torch
 
+from ntensor.backends._torch import allows_tf32 as allows_tf32
 from ntensor.backends._torch import current_stream
 from ntensor.backends.native.library import cpu_module
 
@@ -108,7 +109,7 @@ def call_context(like: torch.Tensor) -> Context:
     return (
         index,
         current_stream(index),
-        torch.backends.cuda.matmul.fp32_precision == "tf32",
+        allows_tf32(),
         _multiprocessors(index),
     )
 

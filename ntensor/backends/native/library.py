@@ -1,6 +1,7 @@
 """The compiled module `ntensor._cpu`: loading it, its SIMD level, and the form of arguments."""
 
 import functools
+import math
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -119,16 +120,15 @@ def describe_factors(factors: list[torch.Tensor], first: int = 0) -> Described:
 
     A factor is four integers: address, extent, row stride, column stride.
     """
-    extents = tuple([z.shape[1] for z in factors])
+    described: list[int] = []
+    for z in factors:
+        described += (z.data_ptr(), z.shape[1], *z.stride())
+    extents = tuple(described[1::4])
     order = kernel_order(extents, first)
     if order is not None:
-        factors, extents = in_order(factors, order), tuple(in_order(extents, order))
-    described: list[int] = []
-    K = 1
-    for z, extent in zip(factors, extents, strict=True):
-        described += (z.data_ptr(), extent, *z.stride())
-        K *= extent
-    return described, extents, K, order
+        described = [each for m in order for each in described[4 * m : 4 * m + 4]]
+        extents = tuple(in_order(extents, order))
+    return described, extents, math.prod(extents), order
 
 
 def in_order(items: Sequence[_Item], order: list[int] | None) -> list[_Item]:

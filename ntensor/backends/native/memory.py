@@ -73,7 +73,7 @@ def new_result(
     """`like.new_empty(shape)`; on a CPU in kept memory where it has `least` bytes, by default
     `LARGE_BYTES`."""
     least = LARGE_BYTES if least is None else least
-    if math.prod(shape) * like.element_size() < least or like.is_cuda:
+    if like.is_cuda or math.prod(shape) * like.element_size() < least:
         return torch.empty(*shape, dtype=like.dtype, device=like.device)  # faster than by a tuple
     return large_result(shape, like.dtype)
 

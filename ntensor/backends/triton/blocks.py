@@ -182,6 +182,8 @@ def projection(
         if formed:
             s = min(s, 32) if mean and P % 8 != 0 else s
             k, warps = (64 if _reads_shared(capability) and not mean else 32), 8
+        if s == 64 and P % 16 == 0 and capability[0] == 9 and not mean and not formed:
+            warps, stages = 4, 4  # two such blocks are resident, one of eight warps is
         if s == 128 and _reads_shared(capability):
             # Both sums, of 64 registers a thread each, leave room for short steps alone.
             k, stages = 32, 4
@@ -258,6 +260,10 @@ def core_grad(
         m = between(16, k_x, 128 if aligned and not mean and not registers else 64)
         s = 32 if registers and n > s else s
         warps, stages = 8, 3
+    if dtype is not torch.float64 and aligned and n <= 64 and capability[0] == 9 and not mean:
+        # Small blocks, of which several are resident: while one of them writes the core, which is
+        # most of the work, the others multiply.
+        m, p, s, warps = between(16, k_x, 64), min(p, 64), between(16, n, 64), 4
     programs = groups * ceil_div(k_x, m) * ceil_div(P, p)
     most = min(L, 1 << 15)
     l_splits = _splits(programs, L, most, capability) if n <= s else most

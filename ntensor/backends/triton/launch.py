@@ -6,12 +6,13 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
+from ntensor.backends._torch import allows_tf32
 from ntensor.backends.devices import on_device_of
 
 from .blocks import Capability
@@ -37,14 +38,16 @@ def rehearsal(capability: Capability) -> Iterator[None]:
 
 
 def capability(device: torch.device) -> Capability:
-    if device.type == "cuda":
-        return _of_device(device)
-    return _rehearsed.get() if device.type == "meta" else _INTERPRETED
+    found = _of_device(device)
+    return _rehearsed.get() if found is None else found
 
 
 @functools.cache
-def _of_device(device: torch.device) -> Capability:
-    return torch.cuda.get_device_capability(device)
+def _of_device(device: torch.device) -> Capability | None:
+    """None where a rehearsal says which."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)
+    return None if device.type == "meta" else _INTERPRETED
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -59,24 +62,44 @@ def precision(dtype: torch.dtype, device: torch.device) -> str:
     `torch.backends.cuda.matmul` allows plain TF32. Both round numbers within 2^-12 of the largest
     float32 to infinity.
     """
+    fixed = _fixed_precision(dtype, device)
+    if fixed is not None:
+        return fixed
+    return "tf32" if allows_tf32() else "tf32x3"
+
+
+@functools.cache
+def _fixed_precision(dtype: torch.dtype, device: torch.device) -> str | None:
+    """None where it is PyTorch's switch that decides."""
     if device.type == "cpu":
         return "widened" if dtype is torch.bfloat16 else "ieee"
-    if dtype is not torch.float32:
-        return "ieee"
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
+    return None if dtype is torch.float32 else "ieee"
 
 
-def launch(
-    kernel: Any, grid: tuple[int, ...], first: Tensor, *others: Tensor | int, warps: int,
-    stages: int = 2, **constants: Any,
-) -> None:  # fmt: skip
+class Launch(NamedTuple):
+    """All of a launch but the kernel's arguments: it can be kept for the next call of its sizes."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    constants: dict[str, Any]
+
+
+def prepared(
+    kernel: Any, grid: tuple[int, ...], *, ACC: torch.dtype, warps: int, stages: int = 2,
+    **constants: Any,
+) -> Launch:  # fmt: skip
+    """The constants are the kernel's; ACC is the type to calculate in."""
+    options = {"ACC": _TYPES[ACC], "num_warps": warps, "num_stages": stages}
+    return Launch(kernel, grid, {**constants, **options})
+
+
+def launch(made: Launch, first: Tensor, *others: Tensor | int) -> None:
     """Runs a kernel on the device of its first argument, in that device's current stream.
 
     On tensors without memory nothing runs.
     """
     if first.is_meta:
         return
-    constants["ACC"] = _TYPES[constants["ACC"]]
-    constants["num_warps"], constants["num_stages"] = warps, stages
+    kernel, grid, constants = made
     with on_device_of(first):
-        kernel[grid](first, *others, **constants)
+        kernel.run(first, *others, grid=grid, warmup=False, **constants)

@@ -20,15 +20,12 @@ from . import blocks
 from .kernels import projection as kernels
 from .kernels.projection_core_grad import core_grad
 from .kernels.projection_factor_grads import factor_grads
-from .launch import accumulator, capability, launch, precision
+from .launch import Launch, accumulator, capability, launch, precision, prepared
 from .synthesis import add_parts, features, joined, write_feature_grads
 
-
-class Pair(NamedTuple):
-    """The factors of one output: `outer` in the type to calculate in or the factors' own."""
-
-    outer: Tensor
-    inner: Tensor
+# The factors of one output: the outer product, in the type to calculate in or the factors' own,
+# and the inner one.
+Pair = tuple[Tensor, Tensor]
 
 
 def synthesis_projection(core: Tensor, factors: list[Tensor]) -> Tensor:
@@ -65,7 +62,7 @@ def projection_factor_grads(
         core,
         grad,
         grad_mean,
-        Pair(features(factors[:split]), features(factors[split:], core.dtype)),
+        (features(factors[:split]), features(factors[split:], core.dtype)),
         None if grad_mean is None else _mean_outer(factors[:split]),
         need_outer,
         need_inner,
@@ -112,19 +109,19 @@ def grouped_projection_factor_grads(
 def _project(
     core: Tensor, factors: list[Tensor], mean: bool, groups: int = 1
 ) -> tuple[Tensor, Tensor | None]:
-    extents, rows, k_x = _extents(factors), factors[0].shape[0], core.shape[0] // groups
+    (k_x, *extents), rows = core.shape, factors[0].shape[0]
     if rows * core.numel() == 0:
-        return core.new_zeros((rows, k_x)), core.new_zeros((rows, k_x)) if mean else None
+        shape = rows, k_x // groups
+        return core.new_zeros(shape), core.new_zeros(shape) if mean else None
     if len(factors) == 1:
         x, _ = _project_pair(core, _alone(factors[0]), None, True, groups)
         if not mean:
             return x, None
         return x, _project_pair(core, _mean_alone(factors[0]), None, True, groups)[0]
-    split, hoisted = blocks.modes(extents)
+    split, hoisted = blocks.modes(tuple(extents))
     inner = features(factors[split:], core.dtype if hoisted else None)
     mean_outer = _mean_outer(factors[:split]) if mean else None
-    pair = Pair(features(factors[:split]), inner)
-    return _project_pair(core, pair, mean_outer, hoisted, groups)
+    return _project_pair(core, (features(factors[:split]), inner), mean_outer, hoisted, groups)
 
 
 def _project_pair(
@@ -134,53 +131,63 @@ def _project_pair(
     (rows, L), P = outer.shape, inner.shape[1]
     n, k_x = rows // groups, core.shape[0] // groups
     mean, dtype, device = mean_outer is not None, core.dtype, core.device
-    steps_of = (L, P) if hoisted else (1, L * P)
-    card = capability(device)
-    block = blocks.projection(n, k_x, *steps_of, not hoisted, mean, dtype, card, groups)
-    plan = _plan(block, n, k_x, *steps_of, mean, groups)
-    # A part a split; a single one is the result itself.
-    shape = (rows, k_x) if plan.splits == 1 else (plan.splits, rows, k_x)
-    wide = accumulator(dtype)
-    x = torch.empty(*shape, dtype=dtype if plan.splits == 1 else wide, device=device)
+    products, card = precision(dtype, device), capability(device)
+    plan = _plan(n, k_x, L, P, hoisted, mean, dtype, products, card, groups)
+    x = torch.empty(*plan.shape, dtype=plan.dtype, device=device)
     x_mean = torch.empty_like(x) if mean else x
     other = outer if mean_outer is None else mean_outer
     launch(
-        kernels.hoisted if hoisted else kernels.formed, plan.grid,
-        core, outer, other, inner, x, x_mean, n, k_x, L, P,
+        plan.launch, core, outer, other, inner, x, x_mean, n, k_x, L, P,
         *outer.stride(), *other.stride(), *inner.stride(), plan.steps_a_split,
-        WIDE=L * P >= 2**31, PRECISION=precision(dtype, device), ACC=wide, **plan.constants,
     )  # fmt: skip
     if plan.splits == 1:
         return x, x_mean if mean else None
     total, total_mean = add_parts(x), add_parts(x_mean) if mean else None
-    if dtype is wide:
+    if plan.dtype is dtype:
         return total, total_mean
     return total.to(dtype), None if total_mean is None else total_mean.to(dtype)
 
 
 class Plan(NamedTuple):
-    """Of a projection: its grid, the parts of its sum and their steps, constants of the kernel."""
+    """Of a projection: the parts of its sum and their steps; shape and type of each output, a part
+    a split, of which a single one is the result itself."""
 
-    grid: tuple[int, int]
+    launch: Launch
     splits: int
     steps_a_split: int
-    constants: dict[str, Any]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
 
 
 @functools.lru_cache(maxsize=1024)
 def _plan(
-    block: blocks.Projection, n: int, k_x: int, L: int, P: int, mean: bool, groups: int
+    n: int,
+    k_x: int,
+    L: int,
+    P: int,
+    hoisted: bool,
+    mean: bool,
+    dtype: torch.dtype,
+    products: str,
+    card: blocks.Capability,
+    groups: int,
 ) -> Plan:
-    """Of sums of `L` times as many steps as `P` takes."""
-    steps = L * blocks.ceil_div(P, block.k)
+    """Of sums of `L` times as many steps as `P` takes, where the outer product is hoisted."""
+    rounds, extent = (L, P) if hoisted else (1, L * P)
+    block = blocks.projection(n, k_x, rounds, extent, not hoisted, mean, dtype, card, groups)
+    steps = rounds * blocks.ceil_div(extent, block.k)
     steps_a_split = blocks.ceil_div(steps, block.splits)
     splits = blocks.ceil_div(steps, steps_a_split)
-    constants = {
-        "MEAN": mean, "GROUPED": groups > 1, "BM": block.m, "BN": block.n, "BK": block.k,
-        "warps": block.warps, "stages": block.stages,
-    }  # fmt: skip
-    grid = groups * blocks.ceil_div(k_x, block.m) * blocks.ceil_div(n, block.n)
-    return Plan((grid, splits), splits, steps_a_split, constants)
+    wide = accumulator(dtype)
+    programs = groups * blocks.ceil_div(k_x, block.m) * blocks.ceil_div(n, block.n)
+    made = prepared(
+        kernels.hoisted if hoisted else kernels.formed, (programs, splits),
+        WIDE=L * P >= 2**31, PRECISION=products, ACC=wide, MEAN=mean, GROUPED=groups > 1,
+        BM=block.m, BN=block.n, BK=block.k, warps=block.warps, stages=block.stages,
+    )  # fmt: skip
+    if splits == 1:
+        return Plan(made, splits, steps_a_split, (groups * n, k_x), dtype)
+    return Plan(made, splits, steps_a_split, (splits, groups * n, k_x), wide)
 
 
 def _pair_factor_grads(
@@ -195,8 +202,9 @@ def _pair_factor_grads(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of the outer product, of that of the mean output, and of the inner product, in
     the type to calculate in; None where they are zero or not needed."""
-    main, main_outer, other, other_outer = _in_order(grad, grad_mean, pair.outer, mean_outer)
-    inner, mean = pair.inner, grad is not None and grad_mean is not None
+    outer, inner = pair
+    main, main_outer, other, other_outer = _in_order(grad, grad_mean, outer, mean_outer)
+    mean = grad is not None and grad_mean is not None
     (rows, k_x), L, P = main.shape, main_outer.shape[1], inner.shape[1]
     n = rows // groups
     dtype, wide = core.dtype, accumulator(core.dtype)
@@ -210,15 +218,16 @@ def _pair_factor_grads(
     d_outer = core.new_empty((m_splits * p_blocks, rows, L), dtype=wide) if need_outer else empty
     d_other = torch.empty_like(d_outer) if mean else d_outer
     d_inner = core.new_empty((m_splits * l_splits, rows, P), dtype=wide) if need_inner else empty
-    launch(
-        factor_grads,
-        (groups * p_blocks * blocks.ceil_div(n, block.n), l_splits, m_splits),
-        core, main, other, main_outer, other_outer, inner, d_outer, d_other, d_inner,
-        n, k_x, L, P, *main.stride(), *other.stride(),
-        *main_outer.stride(), *other_outer.stride(), *inner.stride(), l_a_split, m_steps_a_split,
+    made = prepared(
+        factor_grads, (groups * p_blocks * blocks.ceil_div(n, block.n), l_splits, m_splits),
         MEAN=mean, GROUPED=groups > 1, OUTER=need_outer, INNER=need_inner,
         PRECISION=precision(dtype, core.device), ACC=wide,
         BP=block.p, BN=block.n, BM=block.m, warps=block.warps, stages=block.stages,
+    )  # fmt: skip
+    launch(
+        made, core, main, other, main_outer, other_outer, inner, d_outer, d_other, d_inner,
+        n, k_x, L, P, *main.stride(), *other.stride(),
+        *main_outer.stride(), *other_outer.stride(), *inner.stride(), l_a_split, m_steps_a_split,
     )  # fmt: skip
     inner_grad = add_parts(d_inner) if need_inner else None
     if not need_outer:
@@ -274,7 +283,7 @@ def _write_core_grad(
             _write_pair_core_grad(out, grad_mean, None, lead, None, added, groups)
         return
     split = blocks.modes(extents).outer
-    pair = Pair(features(factors[:split]), features(factors[split:], out.dtype))
+    pair = features(factors[:split]), features(factors[split:], out.dtype)
     mean_outer = None if grad_mean is None else _mean_outer(factors[:split])
     _write_pair_core_grad(out, grad, grad_mean, pair, mean_outer, accumulate, groups)
 
@@ -288,22 +297,24 @@ def _write_pair_core_grad(
     accumulate: bool,
     groups: int,
 ) -> None:
-    main, main_outer, other, other_outer = _in_order(grad, grad_mean, pair.outer, mean_outer)
-    inner, mean = pair.inner, grad is not None and grad_mean is not None
+    outer, inner = pair
+    main, main_outer, other, other_outer = _in_order(grad, grad_mean, outer, mean_outer)
+    mean = grad is not None and grad_mean is not None
     (rows, k_x), L, P, dtype = main.shape, main_outer.shape[1], inner.shape[1], out.dtype
     n = rows // groups
     block = blocks.core_grad(n, k_x, L, P, mean, dtype, capability(out.device), groups)
     l_a_split = blocks.ceil_div(L, block.l_splits)
     grid = groups * blocks.ceil_div(k_x, block.m) * blocks.ceil_div(P, block.p)
-    launch(
-        core_grad,
-        (grid, blocks.ceil_div(L, l_a_split)),
-        main, other, main_outer, other_outer, inner, out, n, k_x, L, P,
-        *main.stride(), *other.stride(),
-        *main_outer.stride(), *other_outer.stride(), *inner.stride(), l_a_split,
+    made = prepared(
+        core_grad, (grid, blocks.ceil_div(L, l_a_split)),
         MEAN=mean, GROUPED=groups > 1, ACCUMULATE=accumulate, RESIDENT=n <= block.n,
         PRECISION=precision(dtype, out.device), ACC=accumulator(dtype),
         BM=block.m, BP=block.p, BN=block.n, warps=block.warps, stages=block.stages,
+    )  # fmt: skip
+    launch(
+        made, main, other, main_outer, other_outer, inner, out, n, k_x, L, P,
+        *main.stride(), *other.stride(),
+        *main_outer.stride(), *other_outer.stride(), *inner.stride(), l_a_split,
     )  # fmt: skip
 
 
@@ -335,8 +346,8 @@ def _mean_outer(factors: list[Tensor]) -> Tensor:
 
 
 def _alone(factor: Tensor) -> Pair:
-    return Pair(factor.new_ones(()).expand(factor.shape[0], 1), factor)
+    return factor.new_ones(()).expand(factor.shape[0], 1), factor
 
 
 def _mean_alone(factor: Tensor) -> Pair:
-    return Pair(_mean_lead(factor)[:, :1], factor.new_ones(()).expand(factor.shape))
+    return _mean_lead(factor)[:, :1], factor.new_ones(()).expand(factor.shape)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from . import blocks
 from .kernels import rotation as kernels
-from .launch import accumulator, capability, launch
+from .launch import accumulator, capability, launch, prepared
 from .synthesis import add_parts, joined
 
 
@@ -17,12 +17,13 @@ def rotation(y: Tensor, R: Tensor, layout: str) -> Tensor:
         return out
     J = K // 3
     block = blocks.rotation(n, J, y.dtype)
-    launch(
-        kernels.rotate,
-        (blocks.ceil_div(n, block.s) * blocks.ceil_div(J, block.j),),
-        y, R, out, n, J, *_steps(layout, J), *y.stride(), *R.stride(),
+    made = prepared(
+        kernels.rotate, (blocks.ceil_div(n, block.s) * blocks.ceil_div(J, block.j),),
         COLUMN=layout == "column", ACC=accumulator(y.dtype),
         BS=block.s, BJ=block.j, warps=block.warps,
+    )  # fmt: skip
+    launch(
+        made, y, R, out, n, J, *_steps(layout, J), *y.stride(), *R.stride(),
     )  # fmt: skip
     return out
 
@@ -34,11 +35,12 @@ def rotation_matrix_grad(grad: Tensor, y: Tensor, layout: str) -> Tensor:
     J = K // 3
     dR = y.new_empty((n, 3, 3))
     block = blocks.rotation(n, J, y.dtype)
-    launch(
-        kernels.matrix_grad,
-        (blocks.ceil_div(n, block.s), 9),
-        grad, y, dR, n, J, *_steps(layout, J), *grad.stride(), *y.stride(),
+    made = prepared(
+        kernels.matrix_grad, (blocks.ceil_div(n, block.s), 9),
         ACC=accumulator(y.dtype), BS=block.s, BJ=block.j, warps=block.warps,
+    )  # fmt: skip
+    launch(
+        made, grad, y, dR, n, J, *_steps(layout, J), *grad.stride(), *y.stride(),
     )  # fmt: skip
     return dR
 
@@ -51,13 +53,14 @@ def rotated_synthesis(z_exp: Tensor, z_id: Tensor, R: Tensor, layout: str) -> Te
         return out
     J = K // 3
     block = blocks.rotation(n, J, z_exp.dtype)
-    launch(
-        kernels.rotate_product,
-        (blocks.ceil_div(n, block.s) * blocks.ceil_div(J, block.j),),
-        z_exp, z_id, R, out, n, J, V, *_steps(layout, J),
-        *z_exp.stride(), *z_id.stride(), *R.stride(),
+    made = prepared(
+        kernels.rotate_product, (blocks.ceil_div(n, block.s) * blocks.ceil_div(J, block.j),),
         COLUMN=layout == "column", WIDE=K >= 2**31, ACC=accumulator(z_exp.dtype),
         BS=block.s, BJ=block.j, warps=block.warps,
+    )  # fmt: skip
+    launch(
+        made, z_exp, z_id, R, out, n, J, V, *_steps(layout, J),
+        *z_exp.stride(), *z_id.stride(), *R.stride(),
     )  # fmt: skip
     return out
 
@@ -79,14 +82,15 @@ def rotated_synthesis_grads(
         grad.new_empty(shape if need else 0, dtype=wide)
         for shape, need in zip(shapes, needs, strict=True)
     ]
-    launch(
-        kernels.rotate_product_grads,
-        (blocks.ceil_div(n, block.s) * v_blocks, splits),
-        grad, z_exp, z_id, R, *sums, n, U, V, J, *_steps(layout, J),
-        *grad.stride(), *z_exp.stride(), *z_id.stride(), *R.stride(), steps,
+    made = prepared(
+        kernels.rotate_product_grads, (blocks.ceil_div(n, block.s) * v_blocks, splits),
         LEFT=needs[0], RIGHT=needs[1], MATRIX=needs[2],
         COLUMN=layout == "column", WIDE=U * V >= 2**31, ACC=wide,
         BS=block.s, BU=block.u, BV=block.v, warps=block.warps,
+    )  # fmt: skip
+    launch(
+        made, grad, z_exp, z_id, R, *sums, n, U, V, J, *_steps(layout, J),
+        *grad.stride(), *z_exp.stride(), *z_id.stride(), *R.stride(), steps,
     )  # fmt: skip
     for part, total in zip(parts, sums, strict=True):
         if part is not None:

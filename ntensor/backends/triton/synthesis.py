@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import blocks
 from .kernels import synthesis as kernels
-from .launch import accumulator, capability, launch
+from .launch import Launch, accumulator, capability, launch, prepared
 
 
 def synthesis(factors: list[Tensor]) -> Tensor:
@@ -51,21 +51,19 @@ def features(factors: list[Tensor], dtype: torch.dtype | None = None) -> Tensor:
     out = torch.empty(n, U * V, dtype=wide if dtype is None else dtype, device=device)
     if n * U * V == 0:
         return out
-    grid, constants = _product_launch(blocks.product(n, U, V, capability(device)), n, U, V)
-    launch(
-        kernels.product, grid, left, right, out, n, U, V, *left.stride(), *right.stride(),
-        ACC=wide, **constants,
-    )  # fmt: skip
+    made = _product_launch(n, U, V, wide, capability(device))
+    launch(made, left, right, out, n, U, V, *left.stride(), *right.stride())
     return out
 
 
 @functools.lru_cache(maxsize=1024)
-def _product_launch(
-    block: blocks.Product, n: int, U: int, V: int
-) -> tuple[tuple[int], dict[str, int]]:
-    """Grid and constants."""
+def _product_launch(n: int, U: int, V: int, wide: torch.dtype, card: blocks.Capability) -> Launch:
+    block = blocks.product(n, U, V, card)
     grid = blocks.ceil_div(n, block.s) * blocks.ceil_div(U, block.u) * blocks.ceil_div(V, block.v)
-    return (grid,), {"BS": block.s, "BU": block.u, "BV": block.v, "warps": block.warps}
+    return prepared(
+        kernels.product, (grid,),
+        ACC=wide, BS=block.s, BU=block.u, BV=block.v, warps=block.warps,
+    )  # fmt: skip
 
 
 def write_feature_grads(grad: Tensor, factors: list[Tensor], outs: list[Tensor | None]) -> None:
@@ -101,13 +99,14 @@ def _pair_grads(
     splits = blocks.ceil_div(blocks.ceil_div(U, block.u), steps)
     d_left = grad.new_empty((v_blocks, n, U) if need_left else (0, 0, 0), dtype=wide)
     d_right = grad.new_empty((splits, n, V) if need_right else (0, 0, 0), dtype=wide)
-    launch(
-        kernels.product_grads,
-        (blocks.ceil_div(n, block.s) * v_blocks, splits),
-        grad, left, right, d_left, d_right, n, U, V,
-        *grad.stride(), *left.stride(), *right.stride(), steps,
+    made = prepared(
+        kernels.product_grads, (blocks.ceil_div(n, block.s) * v_blocks, splits),
         LEFT=need_left, RIGHT=need_right, ACC=wide,
         BS=block.s, BU=block.u, BV=block.v, warps=block.warps,
+    )  # fmt: skip
+    launch(
+        made, grad, left, right, d_left, d_right, n, U, V,
+        *grad.stride(), *left.stride(), *right.stride(), steps,
     )  # fmt: skip
     return add_parts(d_left) if need_left else None, add_parts(d_right) if need_right else None
 
