@@ -133,8 +133,9 @@ def test_mttkrp(mode):
 
 
 def test_scratch_stays_under_its_bound():
-    """At most 64 K elements of the accumulator a thread, whatever the sizes, and 2 MiB where the
-    mean output has a core of its own."""
+    """At most 64 K elements of the accumulator a thread, whatever the sizes; 8 MiB where factors'
+    gradients of four slabs and more read one copy of the core, and 2 MiB where the mean output has
+    a core of its own."""
     for n in (1, 16, 64, 1000, 100000):
         for k_x, sizes in ((12288, (9, 15, 80)), (28125, (15, 80)), (64, (9, 15, 80))):
             for operation in ("synthesis_projection", "synthesis_projection_with_mean"):
@@ -142,6 +143,8 @@ def test_scratch_stays_under_its_bound():
                     wide = max(dtype.itemsize, 4)
                     taken = ntensor.scratch_bytes(operation, n, sizes, k_x, dtype=dtype)
                     apart = 2 << 20 if operation.endswith("mean") and k_x == 64 else 0
+                    if n >= 1000 and k_x == 64:
+                        apart += 8 << 20
                     assert taken <= 2 * 65536 * wide + apart, (operation, n, k_x, sizes, dtype)
 
 

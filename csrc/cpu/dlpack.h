@@ -9,7 +9,6 @@ namespace ntensor {
 namespace dlpack {
 
 constexpr uint32_t major_version = 1;
-constexpr int32_t on_cpu = 1;
 constexpr uint8_t is_float = 2, is_bfloat = 4;
 
 struct Device {

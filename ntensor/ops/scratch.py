@@ -30,10 +30,10 @@ def scratch_bytes(
 
     The forward pass and each part of the backward pass take and return their scratch one after the
     other; the largest of them is returned. No array of n K elements is part of it. On a CPU a
-    thread's share is at most 80 K elements of the accumulator type for every slab of samples,
+    thread's share is at most 96 K elements of the accumulator type for every slab of samples,
     unless the extents of the factors add up to more than 5000; a mean output may take up to 2 MiB
     more, for the mean of the core over its leading extent or for samples of its own, and gradients
-    of factors up to 1 MiB, for a copy of a small core. On a GPU it holds the synthesis of all
+    of factors up to 9 MiB, for copies of a core that is no larger. On a GPU it holds the synthesis of all
     factors but the leading ones, its gradient, and the parts of sums that are split.
 
     Args:
