@@ -32,7 +32,7 @@ class Fault(NamedTuple):
 
 
 PROJECTION, FEW = "cpu/projection_slabs.h", "cpu/projection_few.h"
-CORE_GRAD, FACTOR_GRADS = "cpu/projection_core_grad.cpp", "cpu/projection_factor_grads.cpp"
+CORE_GRAD, FACTOR_GRADS = "cpu/projection_core_grad.cpp", "cpu/projection_factor_grads_worker.h"
 PLAN, SAMPLE, ROWS, SIMD = (
     "cpu/projection_plan.h",
     "cpu/sample.h",

@@ -33,8 +33,8 @@ def scratch_bytes(
     thread's share is at most 96 K elements of the accumulator type for every slab of samples,
     unless the extents of the factors add up to more than 5000; a mean output may take up to 2 MiB
     more, for the mean of the core over its leading extent or for samples of its own, and gradients
-    of factors up to 9 MiB, for copies of a core that is no larger. On a GPU it holds the synthesis of all
-    factors but the leading ones, its gradient, and the parts of sums that are split.
+    of factors up to 9 MiB, for copies of a core that is no larger. On a GPU it holds the synthesis
+    of all factors but the leading ones, its gradient, and the parts of sums that are split.
 
     Args:
         operation: "synthesis", "synthesis_projection", "synthesis_projection_with_mean",
