@@ -108,7 +108,12 @@ FAULTS = (
         "plan_.job.accumulate",
     ),
     Fault("rows past the end", CORE_GRAD, "min64(packed_rows, last - r)", "packed_rows"),
-    Fault("sums of a thread", FACTOR_GRADS, "int t = 1; t < threads", "int t = 2; t < threads"),
+    Fault(
+        "sums of a thread",
+        "cpu/projection_factor_grads.cpp",
+        "int t = 1; t < threads",
+        "int t = 2; t < threads",
+    ),
     Fault(
         "piece of a row",
         SYNTHESIS,
