@@ -35,6 +35,7 @@ REFUSED = "one of the outcomes of several tests that refuse alike"
 UNPACKED = "many rows beside a core of over 24 MB: in the fuzz without coverage's bound"
 FAILURE = "torch or the interpreter fails"
 INTERFACE = "torch publishes the interface as it is described here"
+WORKER = "cpu/projection_factor_grads_worker.h"
 # (file, part of the line): the storage types, and why no test reaches the line with them; no types:
 # why an outcome of its condition is never taken.
 UNREACHED: dict[tuple[str, str], tuple[str, str]] = {
@@ -86,16 +87,16 @@ UNREACHED: dict[tuple[str, str], tuple[str, str]] = {
     ("cpu/dispatch.cpp", "static const Available"): ("", "a static's guard: made by one thread"),
     ("cpu/dispatch.cpp", "level == nullptr"): ("", "the module always names a level"),
     ("cpu/projection_factor_grads_plan.h", "const Matrix& main_grad()"): ("float16", IN_PLACE),
-    ("cpu/projection_factor_grads_worker.h", "= plan_.main_grad()"): ("float16", IN_PLACE),
-    ("cpu/projection_factor_grads_worker.h", "G_row = grad.row_stride"): ("float16", IN_PLACE),
-    ("cpu/projection_factor_grads_worker.h", "static_cast<const G_type*>"): ("float16", IN_PLACE),
+    (WORKER, "= plan_.main_grad()"): ("float16", IN_PLACE),
+    (WORKER, "G_row = grad.row_stride"): ("float16", IN_PLACE),
+    (WORKER, "static_cast<const G_type*>"): ("float16", IN_PLACE),
     ("cpu/projection_core_grad.cpp", "% vector_bytes == 0;"): ("", "torch aligns fresh memory"),
     ("cpu/projection_slabs.h", "if (vectors == "): ("", "the widest tile alone leaves a rest"),
-    ("cpu/projection_factor_grads_worker.h", "switch (wanted)"): ("", UNPACKED),
-    ("cpu/projection_factor_grads_worker.h", "case "): ("float double", UNPACKED),
-    ("cpu/projection_factor_grads_worker.h", "Prefetch::none>(in, add_each"): ("float double", UNPACKED),
-    ("cpu/projection_factor_grads_worker.h", "Prefetch::b_two_lines>(in"): ("float double", UNPACKED),
-    ("cpu/projection_factor_grads_worker.h", "break;"): ("float double", UNPACKED),
+    (WORKER, "switch (wanted)"): ("", UNPACKED),
+    (WORKER, "case "): ("float double", UNPACKED),
+    (WORKER, "Prefetch::none>(in, add_each"): ("float double", UNPACKED),
+    (WORKER, "Prefetch::b_two_lines>(in"): ("float double", UNPACKED),
+    (WORKER, "break;"): ("float double", UNPACKED),
     ("cpu/projection_factor_grads_plan.h", "most_packed_core_bytes;"): ("", UNPACKED),
     ("cpu/direct_run.h", "catch (const std::exception&)"): ("any", FAILURE),
     ("cpu/direct_run.h", "PyErr_Clear();"): ("any", INTERFACE),
