@@ -32,6 +32,8 @@ INLINED = "inlined more than once, and not each copy takes every way"
 NOT_AHEAD = "the factors' gradients ask for nothing ahead"
 TORCH = "left to torch's product: larger problems than are run with counters"
 REFUSED = "one of the outcomes of several tests that refuse alike"
+SET_UP = "direct calls are set up before the first"
+UNSHARED = "a core of 8 to 24 MB beside 193 samples: in the fuzz without coverage's bound"
 UNPACKED = "many rows beside a core of over 24 MB: in the fuzz without coverage's bound"
 FAILURE = "torch or the interpreter fails"
 INTERFACE = "torch publishes the interface as it is described here"
@@ -73,6 +75,7 @@ UNREACHED: dict[tuple[str, str], tuple[str, str]] = {
     ("cpu/direct_gradients.h", "if (!x_plan.passes[0])"): ("", TORCH),
     ("cpu/direct_gradients.h", "if (!core_plan.passes[0])"): ("", TORCH),
     ("cpu/direct_operands.h", "__builtin_mul_overflow(bytes"): ("", REFUSED),
+    ("cpu/direct_by_torch.cpp", "|| !around"): ("", SET_UP),
     ("cpu/direct_modes.cpp", "job.find_plans("): ("", TORCH),
     ("cpu/direct_modes.cpp", "return nullptr;"): ("any", TORCH),
     ("cpu/direct_modes.cpp", "count_ < 3 || count_ > most_direct"): ("", REFUSED),
@@ -82,6 +85,7 @@ UNREACHED: dict[tuple[str, str], tuple[str, str]] = {
     ("cpu/bindings.cpp", ""): (
         *("any", "measuring of the machine, huge pages from 32 MB on, words about the build"),
     ),
+    ("cpu/projection_factor_grads_plan.h", "shares_tiles = packs &&"): ("", UNSHARED),
     ("cpu/dispatch.cpp", "__builtin_cpu_supports"): ("any", DISPATCH),
     ("cpu/dispatch.cpp", "if (!level.runs_here())"): ("", DISPATCH),
     ("cpu/dispatch.cpp", "static const Available"): ("", "a static's guard: made by one thread"),

@@ -6,7 +6,7 @@ import torch
 import ntensor
 from layouts import make
 from ntensor.backends.native.plans import force_plan
-from ntensor.ops import by_torch
+from ntensor.ops import by_torch, direct
 
 
 def problem(n, k_1, k_2, dtype=torch.float32, grad=True):
@@ -57,8 +57,10 @@ def test_left_to_the_kernels():
         *((core, z_1, z_2.double()), (core, z_1[0, 0], z_2)),
         *(problem(3, 1300, 1200), problem(320, 4, 4), problem(0, 128, 128), half),
         (torch.randn(2, 128, 128, requires_grad=True), z_1, z_2),
+        *((core, z_1.double(), z_2), (None, z_1, z_2), (core, None, z_2), problem(320, 0, 128)),
     ):
         assert by_torch.one_output(*others) is None
+    assert direct.is_one_output(core, z_1, z_2) is None
     with ntensor.use_backend("native"):
         assert by_torch.one_output(*given) is None
     assert by_torch.one_output(*given) is not None
@@ -153,9 +155,12 @@ def test_scaled_rows_are_closed():
     half = column.bfloat16().requires_grad_(), matrix.bfloat16()
     for given in (
         *((matrix, matrix), (column, matrix.double()), (column[:7], matrix), (column, None)),
-        *((column[0], matrix), (column.int(), matrix.int()), half),
+        *((column[0], matrix), (column, matrix[0]), (column.int(), matrix.int()), half, half[::-1]),
     ):
         assert by_torch.scaled_rows(*given) is None
+    assert direct.scales_rows(column) is None
+    with torch.no_grad():
+        assert by_torch.scaled_rows(*half) is not None
     with ntensor.use_backend("native"):
         assert by_torch.scaled_rows(column, matrix) is None
     with torch.autocast("cpu", torch.bfloat16):

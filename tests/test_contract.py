@@ -239,12 +239,19 @@ def test_kernel(dtype, level, generator):
 def test_left_to_torch():
     core, z = torch.randn(2, 3, 4), torch.randn(3)
     assert direct.contract(core, z, 1) is not None and direct.contract(core, z, -2) is not None
+    assert direct.contract(torch.randn(2, 9), torch.randn(9), 1) is not None
+    recorded = core.clone().requires_grad_()
     for others in (
         *((core, z, 0), (core, z, 2), (core, z, 3), (core, z, -3), (core, z, 1.0), (core, z, True)),
-        *((core, z.double(), 1), (core, z[None], 1), (core[0, 0], z[:0], 0), (core.mT, z[:1], 1)),
+        *(
+            (core, z.double(), 1),
+            (core, z[None], 1),
+            (core[0, 0], z[:0], 0),
+            (core.mT, torch.ones(4), 1),
+        ),
         *((core[:0], z, 1), (core.to("meta"), z, 1), (core.int(), z.int(), 1), (core, None, 1)),
-        (torch.randn(7, 4), torch.randn(4), 1),
-        (core.requires_grad_(), z, 1),
+        *((torch.randn(7, 4), torch.randn(4), 1), (torch.ones(2, *9 * (1,)), torch.ones(1), 1)),
+        *((recorded, z, 1), (core, z.clone().requires_grad_(), 1), (core, z)),
     ):
         assert direct.contract(*others) is None
 
