@@ -82,7 +82,14 @@ __attribute__((always_inline)) inline void add_product(V& sums, V a, V b) {
 #endif
 }
 
-// The same for a number of memory that is used once: the instruction itself takes it to all lanes.
+// Whether a multiply-add itself takes a number of memory to all lanes.
+#if defined(__AVX512F__)
+constexpr bool scales_from_memory = true;
+#else
+constexpr bool scales_from_memory = false;
+#endif
+
+// add_product for a number of memory that is used once.
 template <class T>
 __attribute__((always_inline)) inline void add_scaled(Vector<T>& sums, const T* a, Vector<T> b) {
 #if defined(__AVX512F__)
@@ -152,7 +159,9 @@ __attribute__((always_inline)) inline void add_products(const TileInput<T>& in,
         a += a_step;
         b += in.b_step;
         // One pointer that moves on, not one for each of the steps below: there are few registers.
+        // Nor one for each row, where these take the place of the numbers.
         asm volatile("" : "+r"(b));
+        if constexpr (Pinned && Vectors == 1 && scales_from_memory) asm volatile("" : "+r"(a));
     };
     // Whole lines have loops without a remainder, which leave every sum in its register.
     int64_t k = 0;
