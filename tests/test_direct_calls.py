@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import layouts
 import ntensor
 from ntensor import _cpu
-from ntensor.backends._torch import plain_keys
 from ntensor.backends.native import force_simd_level
 from ntensor.backends.native.plans import force_plan
 from ntensor.ops import direct
@@ -57,15 +56,6 @@ class _Look(TorchDispatchMode):
 class _Function(TorchFunctionMode):
     def __torch_function__(self, function, types, arguments=(), keywords=None):
         return function(*arguments, **(keywords or {}))
-
-
-def test_closed_on_a_gpu(monkeypatch):
-    """Tensors that say of themselves what plain ones on a GPU do."""
-    for keys in plain_keys("CUDA"):
-        monkeypatch.setattr(direct, "keys_of", lambda tensor, keys=keys: keys)
-        assert direct._set_up() and not is_open()
-    monkeypatch.undo()
-    assert direct._set_up() and is_open()
 
 
 @pytest.mark.parametrize(
