@@ -159,7 +159,7 @@ __attribute__((always_inline)) inline void add_products(const TileInput<T>& in,
         a += a_step;
         b += in.b_step;
         // One pointer that moves on, not one for each of the steps below: there are few registers.
-        // Nor one for each row, where these take the place of the numbers.
+        // Nor one for each row, where the multiply-add itself reads a.
         asm volatile("" : "+r"(b));
         if constexpr (Pinned && Vectors == 1 && scales_from_memory) asm volatile("" : "+r"(a));
     };
