@@ -8,6 +8,7 @@
 //
 // Or the gradient is not written at all: an optimizer's step for the core takes it, tile by tile.
 
+#include "division.h"
 #include "joined_grad.h"
 #include "optimizer_step.h"
 #include "parallel.h"
@@ -79,6 +80,20 @@ struct Plan {
                       P % lanes<T> == 0 && Q * P * static_cast<int64_t>(sizeof(S)) > cached_bytes &&
                       reinterpret_cast<uintptr_t>(base) % vector_bytes == 0;
     }
+
+    // Calls body(panel, first, last) for the rows from the first to before the last that thread t
+    // writes of each panel, for every block of samples.
+    template <class Body>
+    void for_each_part(int t, const Body& body) const {
+        const int64_t items = panels * row_chunks;
+        const int64_t end = first_of(items, t + 1, job.threads);
+        for (int64_t item = first_of(items, t, job.threads); item < end; ++item) {
+            const int64_t first = item % row_chunks * row_chunk;
+            body(item / row_chunks, first, min64(first + row_chunk, Q));
+        }
+    }
+
+    int64_t samples_of(int64_t index) const { return min64(block, factors.n - index * block); }
 };
 
 template <class S>
@@ -99,22 +114,19 @@ public:
     int64_t scratch_bytes() const { return arena_.used; }
 
     void run(int t) {
-        const int64_t items = plan_.panels * plan_.row_chunks;
-        const int64_t begin = items * t / plan_.job.threads;
-        const int64_t end = items * (t + 1) / plan_.job.threads;
         for (int64_t block = 0; block < plan_.blocks; ++block) {
             s0_ = block * plan_.block;
-            samples_ = min64(plan_.block, plan_.factors.n - s0_);
+            samples_ = plan_.samples_of(block);
             add_ = plan_.job.accumulate || block > 0;
-            for (int64_t item = begin; item < end; ++item) {
-                p0_ = item / plan_.row_chunks * plan_.panel;
+            int64_t formed = -1;
+            plan_.for_each_part(t, [&](int64_t panel, int64_t first, int64_t last) {
+                p0_ = panel * plan_.panel;
                 columns_ = min64(plan_.panel, plan_.P - p0_);
-                if (item == begin || item % plan_.row_chunks == 0) form_panel();
-                const int64_t row = item % plan_.row_chunks * plan_.row_chunk;
-                const int64_t last = min64(row + plan_.row_chunk, plan_.Q);
-                for (int64_t r = row; r < last; r += packed_rows)
+                if (panel != formed) form_panel();
+                formed = panel;
+                for (int64_t r = first; r < last; r += packed_rows)
                     write_rows(r, min64(packed_rows, last - r), last);
-            }
+            });
         }
         if (plan_.past_caches) finish_stores();
     }
@@ -239,6 +251,26 @@ private:
     int64_t p0_, columns_;
 };
 
+void add_parts(const ProjectionCoreGrad& job, bool steps, PartList& parts) {
+    with_storage_type(job.factors.dtype, [&]<class S>(S) {
+        const Plan<S> plan(job, steps);
+        for (int64_t block = 0; block < plan.blocks; ++block) {
+            const int64_t s0 = block * plan.block;
+            for (int t = 0; t < job.threads; ++t) {
+                plan.for_each_part(t, [&](int64_t panel, int64_t first, int64_t last) {
+                    const int64_t p0 = panel * plan.panel;
+                    add_part(parts, {0,
+                                     t,
+                                     {s0, s0 + plan.samples_of(block)},
+                                     {first, last},
+                                     {0, 1},
+                                     {p0, min64(p0 + plan.panel, plan.P)}});
+                });
+            }
+        }
+    });
+}
+
 template <class S>
 int64_t bytes_of_thread(const Plan<S>& plan) {
     return Worker<S>(plan, nullptr).scratch_bytes();
@@ -270,6 +302,10 @@ void projection_core_grad(const ProjectionCoreGrad& job) {
     with_storage_type(job.factors.dtype, [&]<class S>(S) { run_worker<S>(Plan<S>(job), nullptr); });
 }
 
+void divide_core_grad(const ProjectionCoreGrad& job, PartList& parts) {
+    add_parts(job, false, parts);
+}
+
 int64_t projection_core_step_scratch(const ProjectionCoreStep& job) {
     return scratch_of(job, true);
 }
@@ -279,6 +315,10 @@ void projection_core_step(const ProjectionCoreStep& job) {
         const StepOf<S> step(job.step);
         run_worker<S>(Plan<S>(job, true), &step);
     });
+}
+
+void divide_core_step(const ProjectionCoreStep& job, PartList& parts) {
+    add_parts(job, true, parts);
 }
 
 }  // namespace NTENSOR_LEVEL

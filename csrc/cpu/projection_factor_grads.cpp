@@ -43,7 +43,7 @@ public:
 
     void select(int64_t slab) {
         s0_ = slab * plan_.slab;
-        samples_ = min64(plan_.slab, plan_.factors.n - s0_);
+        samples_ = plan_.samples_of(slab);
         rows_ = plan_.both ? 2 * samples_ : samples_;
     }
 
@@ -60,12 +60,13 @@ public:
         for (int64_t i = 0; i < samples_ * sum; ++i) dz_[i] = whole_dz_[i] = 0;
     }
 
-    void add_panel(int64_t index) {
+    // The rows [first, last) of the core in a panel.
+    void add_panel(int64_t index, int64_t first, int64_t last) {
         c0_ = index * plan_.panel;
         columns_ = min64(plan_.panel, plan_.K - c0_);
         for (int64_t i = 0; i < rows_ * plan_.panel; ++i) D_[i] = 0;
-        for (int64_t r = 0; r < plan_.rows; r += plan_.depth) {
-            multiply(r, min64(plan_.depth, plan_.rows - r));
+        for (int64_t r = first; r < last; r += plan_.depth) {
+            multiply(r, min64(plan_.depth, last - r));
         }
         for (int64_t row = 0; row < rows_; ++row) {
             add_factor_grads(plan_.group, z_ + row * plan_.group.sum, D_ + row * plan_.panel, c0_,
@@ -345,14 +346,14 @@ void run(const FactorGradsPlan<S>& plan, char* scratch) {
     };
     if (plan.slabs_apart) {
         parallel_for_threads(threads, [&](int t) {
-            for (int64_t slab = plan.slabs * t / threads; slab < plan.slabs * (t + 1) / threads;
-                 ++slab) {
+            plan.for_each_slab(t, [&](int64_t slab) {
                 Worker<S> worker = worker_of(t, slab);
                 worker.start();
-                for (int64_t panel = 0; panel < plan.panels; ++panel) worker.add_panel(panel);
+                for (int64_t panel = 0; panel < plan.panels; ++panel)
+                    worker.add_panel(panel, 0, plan.rows);
                 worker.finish();
                 worker.write();
-            }
+            });
         });
         return;
     }
@@ -360,10 +361,9 @@ void run(const FactorGradsPlan<S>& plan, char* scratch) {
         parallel_for_threads(threads, [&](int t) {
             Worker<S> worker = worker_of(t, slab);
             worker.start();
-            for (int64_t panel = plan.panels * t / threads; panel < plan.panels * (t + 1) / threads;
-                 ++panel) {
-                worker.add_panel(panel);
-            }
+            plan.for_each_part(t, [&](int64_t panel, int64_t first, int64_t last) {
+                worker.add_panel(panel, first, last);
+            });
             worker.finish();
         });
         Worker<S> first = worker_of(0, slab);
@@ -387,6 +387,35 @@ void projection_factor_grads(const ProjectionFactorGrads& job) {
     if (job.split.transposed) return factor_projections(job);
     with_storage_type(job.factors.dtype, [&]<class S>(S) {
         run(FactorGradsPlan<S>(job), static_cast<char*>(job.scratch));
+    });
+}
+
+void divide_factor_grads(const ProjectionFactorGrads& job, PartList& parts) {
+    if (job.split.transposed) return divide_factor_projections(job, parts);
+    with_storage_type(job.factors.dtype, [&]<class S>(S) {
+        const FactorGradsPlan<S> plan(job);
+        const auto add = [&](int64_t phase, int t, int64_t slab, int64_t first, int64_t last,
+                             int64_t c0, int64_t c1) {
+            const int64_t s0 = slab * plan.slab;
+            add_part(parts, {phase,
+                             t,
+                             {s0, s0 + plan.samples_of(slab)},
+                             {first, last},
+                             {0, 1},
+                             {c0, min64(c1, plan.K)}});
+        };
+        for (int t = 0; t < job.threads; ++t) {
+            if (plan.slabs_apart) {
+                plan.for_each_slab(t,
+                                   [&](int64_t slab) { add(0, t, slab, 0, plan.rows, 0, plan.K); });
+                continue;
+            }
+            for (int64_t slab = 0; slab < plan.slabs; ++slab) {
+                plan.for_each_part(t, [&](int64_t panel, int64_t first, int64_t last) {
+                    add(slab, t, slab, first, last, panel * plan.panel, (panel + 1) * plan.panel);
+                });
+            }
+        }
     });
 }
 

@@ -1,6 +1,7 @@
 // How the factors' gradients are divided into slabs, panels and threads.
 #pragma once
 
+#include "division.h"
 #include "joined_grad.h"
 #include "projection.h"
 #include "tile.h"
@@ -72,6 +73,21 @@ struct FactorGradsPlan {
         panels = round_up(ceil_div(K, most), divisor);
         panel = round_up(ceil_div(K, panels), panel_unit);
         panels = ceil_div(K, panel);
+    }
+
+    int64_t samples_of(int64_t index) const { return min64(slab, factors.n - index * slab); }
+
+    // Calls body(slab) for every slab that thread t has to itself.
+    template <class Body>
+    void for_each_slab(int t, const Body& body) const {
+        for_each_row(slabs, t, job.threads, body);
+    }
+
+    // Calls body(panel, first, last) for the rows from the first to before the last that thread t
+    // adds up in each panel, of a slab that all share.
+    template <class Body>
+    void for_each_part(int t, const Body& body) const {
+        for_each_row(panels, t, job.threads, [&](int64_t panel) { body(panel, 0, rows); });
     }
 
     // Rows of G are read where they lie, unless they must be widened or collected.

@@ -1,6 +1,7 @@
 // How a projection is divided: slabs of samples, panels of W, chunks of rows, work for threads.
 #pragma once
 
+#include "division.h"
 #include "grouping.h"
 #include "projection.h"
 #include "tile.h"
@@ -120,6 +121,28 @@ struct ProjectionPlan : CoreRows {
         row_chunks = ceil_div(job.k_x, row_chunk);
         const int rows = rows_of<Pairs>(static_cast<int>(min64(wide_tile, width / V)));
         along_hoisted = tiles_along_hoisted(min64(job.k_x, row_chunk), l_chunk, rows);
+    }
+
+    // Calls body(slab, first, last, l_first, l_last) for what thread t does: rows and hoisted
+    // indices from the first to before the last.
+    template <class Body>
+    void for_each_part(int t, const Body& body) const {
+        int64_t begin = 0, end = slabs * row_chunks, l_first = 0, l_last = L;
+        if (l_parts > 1) {
+            l_first = first_of(L, t, job.threads);
+            l_last = first_of(L, t + 1, job.threads);
+        } else {
+            begin = first_of(end, t, job.threads);
+            end = first_of(end, t + 1, job.threads);
+        }
+        for (int64_t item = begin; item < end; ++item) {
+            const int64_t first = item % row_chunks * row_chunk;
+            body(item / row_chunks, first, min64(first + row_chunk, job.k_x), l_first, l_last);
+        }
+    }
+
+    int64_t samples_of(int64_t slab_index) const {
+        return min64(slab, factors.n - slab_index * slab);
     }
 
     // Elements of the sums of one thread where the hoisted indices are divided.
