@@ -30,6 +30,8 @@ constexpr int64_t packed_budget = 4096;  // elements of A
 constexpr int64_t packed_rows = 16;      // rows of the core whose A is formed at a time
 static_assert(packed_budget / packed_rows == most_step_samples);
 constexpr int64_t panel_unit = 48;  // a multiple of the tile's width at every level
+// Panels are made narrower rather than that a thread has fewer rows of one, for which it forms W.
+constexpr int64_t least_rows = 64;
 // Results larger than this do not stay in the caches anyway and are written past them.
 constexpr int64_t cached_bytes = int64_t(16) << 20;
 
@@ -46,8 +48,6 @@ struct Plan {
     int64_t blocks;
     int64_t panel;
     int64_t panels;
-    int64_t row_chunk;
-    int64_t row_chunks;
     bool steps;
     int64_t step_rows;  // whose gradients are held for a step
     bool past_caches;
@@ -67,14 +67,14 @@ struct Plan {
         if (steps) columns = min64(step_columns, step_budget / block);
         const int64_t most = max64(panel_unit, columns / panel_unit * panel_unit);
         panels = ceil_div(P, most);
-        if (!steps && P >= 4 * panel_unit * job.threads) panels = round_up(panels, job.threads);
+        if (!steps && P >= 4 * panel_unit * job.threads)
+            panels = round_up(panels, job.threads);
+        else if (job.threads > 1)
+            panels = max64(
+                panels, min64(ceil_div(P, 2 * panel_unit), ceil_div(least_rows * job.threads, Q)));
         panel = round_up(ceil_div(P, panels), panel_unit);
         panels = ceil_div(P, panel);
         step_rows = max64(tile_rows(square_tile), step_held / panel / packed_rows * packed_rows);
-        // Rows are divided only where the panels alone would leave threads idle.
-        row_chunks = panels % job.threads && panels < 4 * job.threads ? job.threads : 1;
-        row_chunk = round_up(ceil_div(Q, row_chunks), packed_rows);
-        row_chunks = ceil_div(Q, row_chunk);
         const char* base = static_cast<const char*>(job.core_grad);
         past_caches = !steps && !job.accumulate && blocks == 1 && sizeof(S) == sizeof(T) &&
                       P % lanes<T> == 0 && Q * P * static_cast<int64_t>(sizeof(S)) > cached_bytes &&
@@ -85,12 +85,7 @@ struct Plan {
     // writes of each panel, for every block of samples.
     template <class Body>
     void for_each_part(int t, const Body& body) const {
-        const int64_t items = panels * row_chunks;
-        const int64_t end = first_of(items, t + 1, job.threads);
-        for (int64_t item = first_of(items, t, job.threads); item < end; ++item) {
-            const int64_t first = item % row_chunks * row_chunk;
-            body(item / row_chunks, first, min64(first + row_chunk, Q));
-        }
+        Strips(Q, round_up(P, lanes<T>), panel, job.threads, packed_rows).for_each(t, body);
     }
 
     int64_t samples_of(int64_t index) const { return min64(block, factors.n - index * block); }
@@ -118,12 +113,10 @@ public:
             s0_ = block * plan_.block;
             samples_ = plan_.samples_of(block);
             add_ = plan_.job.accumulate || block > 0;
-            int64_t formed = -1;
             plan_.for_each_part(t, [&](int64_t panel, int64_t first, int64_t last) {
                 p0_ = panel * plan_.panel;
                 columns_ = min64(plan_.panel, plan_.P - p0_);
-                if (panel != formed) form_panel();
-                formed = panel;
+                form_panel();
                 for (int64_t r = first; r < last; r += packed_rows)
                     write_rows(r, min64(packed_rows, last - r), last);
             });

@@ -83,12 +83,14 @@ public:
         }
     }
 
-    void add_sums_of(const Worker& other) {
-        for (int64_t i = 0; i < samples_ * plan_.group.sum; ++i) whole_dz_[i] += other.whole_dz_[i];
+    // Of the samples [first, last) of the slab.
+    void add_sums_of(const Worker& other, int64_t first, int64_t last) {
+        const int64_t sum = plan_.group.sum;
+        for (int64_t i = first * sum; i < last * sum; ++i) whole_dz_[i] += other.whole_dz_[i];
     }
 
-    void write() const {
-        for (int64_t s = 0; s < samples_; ++s) {
+    void write(int64_t first, int64_t last) const {
+        for (int64_t s = first; s < last; ++s) {
             scatter_grads<S>(plan_.factors, plan_.group, s0_ + s, whole_dz_ + s * plan_.group.sum);
         }
     }
@@ -352,7 +354,7 @@ void run(const FactorGradsPlan<S>& plan, char* scratch) {
                 for (int64_t panel = 0; panel < plan.panels; ++panel)
                     worker.add_panel(panel, 0, plan.rows);
                 worker.finish();
-                worker.write();
+                worker.write(0, plan.samples_of(slab));
             });
         });
         return;
@@ -366,9 +368,16 @@ void run(const FactorGradsPlan<S>& plan, char* scratch) {
             });
             worker.finish();
         });
-        Worker<S> first = worker_of(0, slab);
-        for (int t = 1; t < threads; ++t) first.add_sums_of(worker_of(t, slab));
-        first.write();
+        // Each sample's sums are added in the order of the threads.
+        const int64_t samples = plan.samples_of(slab);
+        const int adders = threads * samples * plan.group.sum > most_sums ? threads : 1;
+        parallel_for_threads(adders, [&](int adder) {
+            const int64_t first = first_of(samples, adder, adders);
+            const int64_t last = first_of(samples, adder + 1, adders);
+            Worker<S> sums = worker_of(0, slab);
+            for (int t = 1; t < threads; ++t) sums.add_sums_of(worker_of(t, slab), first, last);
+            sums.write(first, last);
+        });
     }
 }
 

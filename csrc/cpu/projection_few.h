@@ -47,7 +47,10 @@ struct FewPlan : CoreRows {
         panels = ceil_div(P, max64(512, few_panel_budget / n / 64 * 64));
         panel = round_up(ceil_div(P, panels), 64);
         panels = ceil_div(P, panel);
-        l_parts = job.k_x < 4 * job.threads && L >= 2 * job.threads ? job.threads : 1;
+        l_parts = 1;
+        if (job.k_x < 4 * job.threads && L >= 2 * job.threads &&
+            !share_less_evenly(L, job.k_x, job.threads))
+            l_parts = job.threads;
         row_chunk = min64(few_row_chunk, job.k_x);
         is_short = P <= short_row;
         along_hoisted = tiles_along_hoisted(job.k_x, min64(few_l_chunk, L), rows());

@@ -81,7 +81,6 @@ struct ProjectionPlan : CoreRows {
     int64_t l_chunk;    // hoisted indices whose H is kept at a time
     int64_t l_chunks;   // at most; where there are several, x is summed up chunk by chunk
     int64_t row_chunk;  // rows of the core whose x is kept at a time
-    int64_t row_chunks;
     bool along_hoisted;
 
     explicit ProjectionPlan(const Projection& job_)
@@ -106,7 +105,8 @@ struct ProjectionPlan : CoreRows {
         panel = round_up(ceil_div(P, panels), slab_unit);
         panels = ceil_div(P, panel);
         l_parts = 1;
-        if (slabs % threads && slabs < 4 * threads && job.k_x < 4 * threads && L >= 4 * threads)
+        if (slabs % threads && slabs < 4 * threads && job.k_x < 4 * threads && L >= 4 * threads &&
+            !share_less_evenly(L, job.k_x * slabs, threads))
             l_parts = threads;
         const int outputs = job.x_mean ? 2 : 1;
         const int64_t L_here = ceil_div(L, l_parts);
@@ -114,11 +114,11 @@ struct ProjectionPlan : CoreRows {
         l_chunks = ceil_div(L_here, l_chunk);
         const int sums = l_chunks > 1 ? 2 * outputs : outputs;
         row_chunk = max64(row_unit, x_budget / width / sums / row_unit * row_unit);
-        row_chunks = ceil_div(job.k_x, row_chunk);
-        if (slabs % threads && l_parts == 1) row_chunks = round_up(row_chunks, threads);
-        row_chunk = ceil_div(job.k_x, row_chunks);
+        int64_t rows_here = job.k_x;
+        if (slabs % threads && l_parts == 1)
+            rows_here = min64(rows_here, ceil_div(job.k_x * slabs, threads));
+        row_chunk = ceil_div(rows_here, ceil_div(rows_here, row_chunk));
         if (row_chunk > rows_of<Pairs>(1)) row_chunk = round_up(row_chunk, row_unit);
-        row_chunks = ceil_div(job.k_x, row_chunk);
         const int rows = rows_of<Pairs>(static_cast<int>(min64(wide_tile, width / V)));
         along_hoisted = tiles_along_hoisted(min64(job.k_x, row_chunk), l_chunk, rows);
     }
@@ -127,18 +127,17 @@ struct ProjectionPlan : CoreRows {
     // indices from the first to before the last.
     template <class Body>
     void for_each_part(int t, const Body& body) const {
-        int64_t begin = 0, end = slabs * row_chunks, l_first = 0, l_last = L;
         if (l_parts > 1) {
-            l_first = first_of(L, t, job.threads);
-            l_last = first_of(L, t + 1, job.threads);
-        } else {
-            begin = first_of(end, t, job.threads);
-            end = first_of(end, t + 1, job.threads);
+            const int64_t l_first = first_of(L, t, job.threads);
+            const int64_t l_last = first_of(L, t + 1, job.threads);
+            for (int64_t at = 0; at < slabs; ++at) body(at, 0, job.k_x, l_first, l_last);
+            return;
         }
-        for (int64_t item = begin; item < end; ++item) {
-            const int64_t first = item % row_chunks * row_chunk;
-            body(item / row_chunks, first, min64(first + row_chunk, job.k_x), l_first, l_last);
-        }
+        // Slabs that come out even are not divided, though the last one may have fewer samples.
+        const int64_t samples = slabs % job.threads ? round_up(factors.n, V) : slabs * slab;
+        Strips(job.k_x, samples, slab, job.threads, row_unit)
+            .for_each(
+                t, [&](int64_t at, int64_t first, int64_t last) { body(at, first, last, 0, L); });
     }
 
     int64_t samples_of(int64_t slab_index) const {
