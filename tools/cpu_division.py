@@ -8,9 +8,9 @@ of each the parts that it would give to every thread (`ntensor._cpu.division`), 
 that its kernels follow. Counted are the multiply-adds of every thread and the bytes of the core
 that it reads or writes. `balance` is the largest share of multiply-adds by the mean share, of
 jobs after one another that of their sums: 1.05 is 5 % lost to waiting. `formed` is what every
-thread forms of syntheses for itself, in elements by its multiply-adds. Two NUMA nodes have one half
-of the threads each: `own` is the part of the core that the threads of one node alone use, `as_forward`
-that of the node which uses it in the forward pass.
+thread forms of syntheses for itself, in elements by its multiply-adds. Two NUMA nodes have one
+half of the threads each: `own` is the part of the core that the threads of one node alone use,
+`as_forward` the part that one node alone uses, and that node alone in the forward pass too.
 """
 
 import argparse
@@ -47,7 +47,16 @@ class Job(NamedTuple):
     name: str
     threads: int
     parts: torch.Tensor
-    output_inside: bool  # the core lies as (hoisted, outputs, inner)
+    split: tuple[int, ...]  # of a projection or its gradients
+
+    @property
+    def output_inside(self) -> bool:
+        """Whether the core lies as (hoisted, outputs, inner)."""
+        return self.name == "projection" and self.split[1] == 1
+
+    def one_product(self) -> bool:
+        """Whether the phases share one product; else each is a projection of its own."""
+        return not (self.name == "projection_factor_grads" and self.split[3])
 
     def multiply_adds(self) -> torch.Tensor:
         """Of every part."""
@@ -74,19 +83,17 @@ class Job(NamedTuple):
         found = torch.zeros(self.threads, dtype=torch.int64)
         return found.index_add_(0, kinds[:, 1], formed)
 
-    def nodes_of(self, elements: torch.Tensor, columns: int) -> torch.Tensor:
-        """Which of two nodes use these elements of the core, by bits, which has `columns`."""
-        last = self.parts[:, [R1, L1, P1]].amax(0).tolist()
-        outputs, L, P = last
-        assert outputs * L * P % columns == 0
+    def nodes_of(self, elements: torch.Tensor) -> torch.Tensor:
+        """Which of two nodes use these elements of the core: 1, 2, or 3 for both."""
+        outputs, L, P = self.parts[:, [R1, L1, P1]].amax(0).tolist()
         p, row = elements % P, elements // P
-        r, l = (row % outputs, row // outputs) if self.output_inside else (row // L, row % L)
+        r, at_l = (row % outputs, row // outputs) if self.output_inside else (row // L, row % L)
         found = torch.zeros(len(elements), dtype=torch.int64)
         on_second = self.parts[:, THREAD] >= (self.threads + 1) // 2
         for bit, here in ((1, ~on_second), (2, on_second)):
             parts = self.parts[here][:, R0:].unique(dim=0)
             inside = torch.ones(len(elements), len(parts), dtype=torch.bool)
-            for at, column in ((r, 0), (l, 2), (p, 4)):
+            for at, column in ((r, 0), (at_l, 2), (p, 4)):
                 inside &= (parts[:, column] <= at[:, None]) & (at[:, None] < parts[:, column + 1])
             found |= bit * inside.any(1)
         return found
@@ -97,8 +104,8 @@ def division_of(name: str, threads: int, *job: Any) -> Job:
     divide, context = getattr(_cpu.division, name), (simd_level(), threads)
     table = torch.empty(divide(context, *job, 0, -1) // 80, 10, dtype=torch.int64)
     assert divide(context, *job, table.data_ptr(), table.nbytes) is None
-    inside = name == "projection" and job[7][1] == 1
-    return Job(name, threads, table, inside)
+    split = job[-2] if name.startswith("projection") else ()
+    return Job(name, threads, table, tuple(split))
 
 
 @contextlib.contextmanager
@@ -162,12 +169,13 @@ def row_of(operation: str, n: int, k_x: int, extents: tuple[int, ...], threads: 
     jobs = jobs_of(operation, n, k_x, extents, threads)
     work = [job.by_thread(job.multiply_adds()) for job in jobs]
     read = [job.by_thread(job.core_elements()) for job in jobs]
-    of_threads, core_of_threads = (torch.stack([job.sum(0) for job in all_]).sum(0) for all_ in (work, read))
+    of_threads = torch.stack([job.sum(0) for job in work]).sum(0)
+    core_of_threads = torch.stack([job.sum(0) for job in read]).sum(0)
     formed = torch.stack([job.formed() for job in jobs]).sum(0)
     forward = jobs if operation == "forward" else jobs_of("forward", n, k_x, extents, threads)
-    columns = math.prod(extents)
-    elements = torch.linspace(0, k_x * columns - 1, ELEMENTS_SEEN, dtype=torch.float64).long()
-    nodes, before = (job[0].nodes_of(elements, columns) for job in (jobs, forward))
+    last = k_x * math.prod(extents) - 1
+    elements = torch.linspace(0, last, ELEMENTS_SEEN, dtype=torch.float64).long()
+    nodes, before = (job[0].nodes_of(elements) for job in (jobs, forward))
     own = nodes != 3
     return Row(
         operation, k_x, "x".join(map(str, extents)), n, threads, jobs[0].threads,
