@@ -157,6 +157,7 @@ class Row(NamedTuple):
     formed: float
     own: float
     as_forward: float
+    simd: str
 
 
 def balance_of(shares: list[torch.Tensor]) -> float:
@@ -183,7 +184,7 @@ def row_of(operation: str, n: int, k_x: int, extents: tuple[int, ...], threads: 
         round(balance_of(work), 4), round(int(core_of_threads.max()) * 4e-6, 3),
         round(balance_of(read), 4), round(float((formed / of_threads.clamp(1)).max()), 4),
         round(float(own.double().mean()), 3),
-        round(float((own & (nodes == before)).double().mean()), 3),
+        round(float((own & (nodes == before)).double().mean()), 3), simd_level(),
     )  # fmt: skip
 
 

@@ -9,12 +9,11 @@
 //
 // A thread holds D for one slab of samples and one panel of columns in its cache, streams the
 // core's rows past it, folds the finished panel into its own sums, and the threads' sums are added
-// in their order.
+// in their order, those of different samples at the same time.
 
 #include "factor_projections.h"
 #include "few_rows.h"
 #include "parallel.h"
-#include "projection.h"
 #include "projection_factor_grads_plan.h"
 #include "sample.h"
 
@@ -274,10 +273,8 @@ private:
         }
     }
 
-    // Adds a tile's sums to those of D.
+    // Adds a tile's sums to those of D; add_each: one vector at a time.
     auto add_to(T* D) const { return each_vector<T>(add_each(D)); }
-
-    // The same, one vector at a time.
     auto add_each(T* D) const {
         return [D, panel = plan_.panel](int i, int j, Vector<T> sum) {
             T* to = D + i * panel + j;
@@ -368,7 +365,6 @@ void run(const FactorGradsPlan<S>& plan, char* scratch) {
             });
             worker.finish();
         });
-        // Each sample's sums are added in the order of the threads.
         const int64_t samples = plan.samples_of(slab);
         const int adders = threads * samples * plan.group.sum > most_sums ? threads : 1;
         parallel_for_threads(adders, [&](int adder) {
@@ -396,35 +392,6 @@ void projection_factor_grads(const ProjectionFactorGrads& job) {
     if (job.split.transposed) return factor_projections(job);
     with_storage_type(job.factors.dtype, [&]<class S>(S) {
         run(FactorGradsPlan<S>(job), static_cast<char*>(job.scratch));
-    });
-}
-
-void divide_factor_grads(const ProjectionFactorGrads& job, PartList& parts) {
-    if (job.split.transposed) return divide_factor_projections(job, parts);
-    with_storage_type(job.factors.dtype, [&]<class S>(S) {
-        const FactorGradsPlan<S> plan(job);
-        const auto add = [&](int64_t phase, int t, int64_t slab, int64_t first, int64_t last,
-                             int64_t c0, int64_t c1) {
-            const int64_t s0 = slab * plan.slab;
-            add_part(parts, {phase,
-                             t,
-                             {s0, s0 + plan.samples_of(slab)},
-                             {first, last},
-                             {0, 1},
-                             {c0, min64(c1, plan.K)}});
-        };
-        for (int t = 0; t < job.threads; ++t) {
-            if (plan.slabs_apart) {
-                plan.for_each_slab(t,
-                                   [&](int64_t slab) { add(0, t, slab, 0, plan.rows, 0, plan.K); });
-                continue;
-            }
-            for (int64_t slab = 0; slab < plan.slabs; ++slab) {
-                plan.for_each_part(t, [&](int64_t panel, int64_t first, int64_t last) {
-                    add(slab, t, slab, first, last, panel * plan.panel, (panel + 1) * plan.panel);
-                });
-            }
-        }
     });
 }
 
