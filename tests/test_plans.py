@@ -346,6 +346,7 @@ def test_prices_know_the_kernels():
             "panel_unit": prices.PANEL_UNIT,
             "packed_budget": prices.PACKED,
             "packed_rows": prices.PACKED_ROWS,
+            "least_rows": prices.LEAST_ROWS,
         },
     }
     assert prices.SHARED_CORE_BYTES == 1 << 18

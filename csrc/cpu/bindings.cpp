@@ -48,6 +48,35 @@ struct Cpu {
     }
 };
 
+// Tells how a job is divided instead of running it: its parts take the place of scratch memory.
+struct Division {
+    using Context = Cpu::Context;
+
+    template <class Job>
+    static void divide(const Context& context, const Job& job, PartList& parts) {
+        const auto tell = table(std::get<0>(context)).entry<Job>().divide;
+        require(tell, "a job whose division is told");
+        tell(job, parts);
+    }
+    template <class Job>
+    static int64_t prepare(const Context& context, Job& job) {
+        job.threads = std::get<1>(context);
+        check_sizes(job);
+        PartList parts;
+        divide(context, job, parts);
+        return parts.count * static_cast<int64_t>(sizeof(Part));
+    }
+    template <class Job>
+    static void run(const Context& context, const Job& job) {
+        PartList parts{static_cast<Part*>(job.scratch)};
+        divide(context, job, parts);
+    }
+    template <class Body>
+    static void at_once(int, const Body&) {
+        require(false, "one problem");
+    }
+};
+
 double roofline(const std::string& level, int kind, int64_t destination, int64_t source,
                 int64_t bytes, int threads) {
     const Kernels& kernels = table(level);
@@ -122,6 +151,9 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("advise_huge_pages", &advise_huge_pages);
 
     binding::define_jobs<Cpu>(m);
+    py::module_ division = m.def_submodule(
+        "division", "The same jobs, which write their parts (api.h) instead of their results.");
+    binding::define_jobs<Division>(division);
     define_core_step(m);
     define_direct_calls(m);
 }

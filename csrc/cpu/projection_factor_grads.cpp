@@ -9,12 +9,11 @@
 //
 // A thread holds D for one slab of samples and one panel of columns in its cache, streams the
 // core's rows past it, folds the finished panel into its own sums, and the threads' sums are added
-// in their order.
+// in their order, those of different samples at the same time.
 
 #include "factor_projections.h"
 #include "few_rows.h"
 #include "parallel.h"
-#include "projection.h"
 #include "projection_factor_grads_plan.h"
 #include "sample.h"
 
@@ -43,7 +42,7 @@ public:
 
     void select(int64_t slab) {
         s0_ = slab * plan_.slab;
-        samples_ = min64(plan_.slab, plan_.factors.n - s0_);
+        samples_ = plan_.samples_of(slab);
         rows_ = plan_.both ? 2 * samples_ : samples_;
     }
 
@@ -60,12 +59,13 @@ public:
         for (int64_t i = 0; i < samples_ * sum; ++i) dz_[i] = whole_dz_[i] = 0;
     }
 
-    void add_panel(int64_t index) {
+    // The rows [first, last) of the core in a panel.
+    void add_panel(int64_t index, int64_t first, int64_t last) {
         c0_ = index * plan_.panel;
         columns_ = min64(plan_.panel, plan_.K - c0_);
         for (int64_t i = 0; i < rows_ * plan_.panel; ++i) D_[i] = 0;
-        for (int64_t r = 0; r < plan_.rows; r += plan_.depth) {
-            multiply(r, min64(plan_.depth, plan_.rows - r));
+        for (int64_t r = first; r < last; r += plan_.depth) {
+            multiply(r, min64(plan_.depth, last - r));
         }
         for (int64_t row = 0; row < rows_; ++row) {
             add_factor_grads(plan_.group, z_ + row * plan_.group.sum, D_ + row * plan_.panel, c0_,
@@ -82,12 +82,14 @@ public:
         }
     }
 
-    void add_sums_of(const Worker& other) {
-        for (int64_t i = 0; i < samples_ * plan_.group.sum; ++i) whole_dz_[i] += other.whole_dz_[i];
+    // Of the samples [first, last) of the slab.
+    void add_sums_of(const Worker& other, int64_t first, int64_t last) {
+        const int64_t sum = plan_.group.sum;
+        for (int64_t i = first * sum; i < last * sum; ++i) whole_dz_[i] += other.whole_dz_[i];
     }
 
-    void write() const {
-        for (int64_t s = 0; s < samples_; ++s) {
+    void write(int64_t first, int64_t last) const {
+        for (int64_t s = first; s < last; ++s) {
             scatter_grads<S>(plan_.factors, plan_.group, s0_ + s, whole_dz_ + s * plan_.group.sum);
         }
     }
@@ -271,10 +273,8 @@ private:
         }
     }
 
-    // Adds a tile's sums to those of D.
+    // Adds a tile's sums to those of D; add_each: one vector at a time.
     auto add_to(T* D) const { return each_vector<T>(add_each(D)); }
-
-    // The same, one vector at a time.
     auto add_each(T* D) const {
         return [D, panel = plan_.panel](int i, int j, Vector<T> sum) {
             T* to = D + i * panel + j;
@@ -345,14 +345,14 @@ void run(const FactorGradsPlan<S>& plan, char* scratch) {
     };
     if (plan.slabs_apart) {
         parallel_for_threads(threads, [&](int t) {
-            for (int64_t slab = plan.slabs * t / threads; slab < plan.slabs * (t + 1) / threads;
-                 ++slab) {
+            plan.for_each_slab(t, [&](int64_t slab) {
                 Worker<S> worker = worker_of(t, slab);
                 worker.start();
-                for (int64_t panel = 0; panel < plan.panels; ++panel) worker.add_panel(panel);
+                for (int64_t panel = 0; panel < plan.panels; ++panel)
+                    worker.add_panel(panel, 0, plan.rows);
                 worker.finish();
-                worker.write();
-            }
+                worker.write(0, plan.samples_of(slab));
+            });
         });
         return;
     }
@@ -360,15 +360,20 @@ void run(const FactorGradsPlan<S>& plan, char* scratch) {
         parallel_for_threads(threads, [&](int t) {
             Worker<S> worker = worker_of(t, slab);
             worker.start();
-            for (int64_t panel = plan.panels * t / threads; panel < plan.panels * (t + 1) / threads;
-                 ++panel) {
-                worker.add_panel(panel);
-            }
+            plan.for_each_part(t, [&](int64_t panel, int64_t first, int64_t last) {
+                worker.add_panel(panel, first, last);
+            });
             worker.finish();
         });
-        Worker<S> first = worker_of(0, slab);
-        for (int t = 1; t < threads; ++t) first.add_sums_of(worker_of(t, slab));
-        first.write();
+        const int64_t samples = plan.samples_of(slab);
+        const int adders = threads * samples * plan.group.sum > most_sums ? threads : 1;
+        parallel_for_threads(adders, [&](int adder) {
+            const int64_t first = first_of(samples, adder, adders);
+            const int64_t last = first_of(samples, adder + 1, adders);
+            Worker<S> sums = worker_of(0, slab);
+            for (int t = 1; t < threads; ++t) sums.add_sums_of(worker_of(t, slab), first, last);
+            sums.write(first, last);
+        });
     }
 }
 

@@ -1,6 +1,7 @@
 // How the factors' gradients are divided into slabs, panels and threads.
 #pragma once
 
+#include "division.h"
 #include "joined_grad.h"
 #include "projection.h"
 #include "tile.h"
@@ -22,6 +23,12 @@ constexpr int64_t most_few_rows = 3;
 constexpr int64_t few_panel_budget = 6144;  // elements of D
 constexpr int64_t panels_a_block = 32;
 constexpr int64_t panel_unit = 48;  // a multiple of the tile's width at every level
+constexpr int64_t row_unit = 16;    // rows at which threads share a panel
+// Panels are made narrower rather than that a thread has fewer rows of one, which it folds by
+// itself.
+constexpr int64_t least_rows = 64;
+// The sums of threads that have more elements than this together are added up by all of them.
+constexpr int64_t most_sums = 65536;
 
 template <class S>
 struct FactorGradsPlan {
@@ -65,13 +72,33 @@ struct FactorGradsPlan {
             slabs >= 2 * job.threads || (slabs >= job.threads && slabs % job.threads == 0);
         packs = virtual_rows >= 12 &&
                 rows * K * static_cast<int64_t>(sizeof(S)) <= most_packed_core_bytes;
-        const int64_t divisor = slabs_apart ? 1 : job.threads;
         const int64_t most =
             max64(panel_unit, (virtual_rows <= most_few_rows ? few_panel_budget : panel_budget) /
                                   virtual_rows / panel_unit * panel_unit);
-        panels = round_up(ceil_div(K, most), divisor);
+        panels = ceil_div(K, most);
+        if (!slabs_apart) {
+            const int64_t even = round_up(panels, job.threads);
+            panels = K >= 4 * panel_unit * job.threads
+                         ? even
+                         : max64(panels, min64(even, ceil_div(least_rows * job.threads, rows)));
+        }
         panel = round_up(ceil_div(K, panels), panel_unit);
         panels = ceil_div(K, panel);
+    }
+
+    int64_t samples_of(int64_t index) const { return min64(slab, factors.n - index * slab); }
+
+    // Calls body(slab) for every slab that thread t has to itself.
+    template <class Body>
+    void for_each_slab(int t, const Body& body) const {
+        for_each_row(slabs, t, job.threads, body);
+    }
+
+    // Calls body(panel, first, last) for the rows from the first to before the last that thread t
+    // adds up in each panel, of a slab that all share.
+    template <class Body>
+    void for_each_part(int t, const Body& body) const {
+        Strips(rows, round_up(K, lanes<T>), panel, job.threads, row_unit).for_each(t, body);
     }
 
     // Rows of G are read where they lie, unless they must be widened or collected.

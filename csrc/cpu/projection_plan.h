@@ -1,6 +1,7 @@
 // How a projection is divided: slabs of samples, panels of W, chunks of rows, work for threads.
 #pragma once
 
+#include "division.h"
 #include "grouping.h"
 #include "projection.h"
 #include "tile.h"
@@ -80,7 +81,6 @@ struct ProjectionPlan : CoreRows {
     int64_t l_chunk;    // hoisted indices whose H is kept at a time
     int64_t l_chunks;   // at most; where there are several, x is summed up chunk by chunk
     int64_t row_chunk;  // rows of the core whose x is kept at a time
-    int64_t row_chunks;
     bool along_hoisted;
 
     explicit ProjectionPlan(const Projection& job_)
@@ -105,7 +105,8 @@ struct ProjectionPlan : CoreRows {
         panel = round_up(ceil_div(P, panels), slab_unit);
         panels = ceil_div(P, panel);
         l_parts = 1;
-        if (slabs % threads && slabs < 4 * threads && job.k_x < 4 * threads && L >= 4 * threads)
+        if (slabs % threads && slabs < 4 * threads && job.k_x < 4 * threads && L >= 4 * threads &&
+            !share_less_evenly(L, job.k_x * slabs, threads))
             l_parts = threads;
         const int outputs = job.x_mean ? 2 : 1;
         const int64_t L_here = ceil_div(L, l_parts);
@@ -113,13 +114,34 @@ struct ProjectionPlan : CoreRows {
         l_chunks = ceil_div(L_here, l_chunk);
         const int sums = l_chunks > 1 ? 2 * outputs : outputs;
         row_chunk = max64(row_unit, x_budget / width / sums / row_unit * row_unit);
-        row_chunks = ceil_div(job.k_x, row_chunk);
-        if (slabs % threads && l_parts == 1) row_chunks = round_up(row_chunks, threads);
-        row_chunk = ceil_div(job.k_x, row_chunks);
+        int64_t rows_here = job.k_x;
+        if (slabs % threads && l_parts == 1)
+            rows_here = min64(rows_here, ceil_div(job.k_x * slabs, threads));
+        row_chunk = ceil_div(rows_here, ceil_div(rows_here, row_chunk));
         if (row_chunk > rows_of<Pairs>(1)) row_chunk = round_up(row_chunk, row_unit);
-        row_chunks = ceil_div(job.k_x, row_chunk);
         const int rows = rows_of<Pairs>(static_cast<int>(min64(wide_tile, width / V)));
         along_hoisted = tiles_along_hoisted(min64(job.k_x, row_chunk), l_chunk, rows);
+    }
+
+    // Calls body(slab, first, last, l_first, l_last) for what thread t does: rows and hoisted
+    // indices from the first to before the last.
+    template <class Body>
+    void for_each_part(int t, const Body& body) const {
+        if (l_parts > 1) {
+            const int64_t l_first = first_of(L, t, job.threads);
+            const int64_t l_last = first_of(L, t + 1, job.threads);
+            for (int64_t at = 0; at < slabs; ++at) body(at, 0, job.k_x, l_first, l_last);
+            return;
+        }
+        // Slabs that come out even are not divided, though the last one may have fewer samples.
+        const int64_t samples = slabs % job.threads ? round_up(factors.n, V) : slabs * slab;
+        Strips(job.k_x, samples, slab, job.threads, row_unit)
+            .for_each(
+                t, [&](int64_t at, int64_t first, int64_t last) { body(at, first, last, 0, L); });
+    }
+
+    int64_t samples_of(int64_t slab_index) const {
+        return min64(slab, factors.n - slab_index * slab);
     }
 
     // Elements of the sums of one thread where the hoisted indices are divided.

@@ -32,7 +32,7 @@ SLAB = 64  # most samples that are taken together
 SHARED_CORE_BYTES = 1 << 18
 PANEL, PANEL_OF_PAIRS, X_BUDGET = 43008, 28672, 9216
 FACTOR_GRADS_PANEL, ROW_BLOCK = 18432, 128
-CORE_GRAD_PANEL, PANEL_UNIT, PACKED, PACKED_ROWS = 40960, 48, 4096, 16
+CORE_GRAD_PANEL, PANEL_UNIT, PACKED, PACKED_ROWS, LEAST_ROWS = 40960, 48, 4096, 16, 64
 
 FEW = 8  # most samples that are taken one by one
 # Of these: rows of a tile by its samples, the same for rows of the core that are short, how long.
@@ -364,13 +364,16 @@ def _price_of_core_grad(
     panels = _ceil_div(P, max(1, CORE_GRAD_PANEL // samples // PANEL_UNIT) * PANEL_UNIT)
     if 4 * PANEL_UNIT * threads <= P:
         panels = _round_up(panels, threads)
+    elif threads > 1:
+        narrow = min(_ceil_div(P, 2 * PANEL_UNIT), _ceil_div(LEAST_ROWS * threads, Q))
+        panels = max(panels, narrow)
     panel = _round_up(_ceil_div(P, panels), PANEL_UNIT)
     panels = _ceil_div(P, panel)
-    chunks = threads if panels % threads and panels < 4 * threads else 1
-    chunk = _round_up(_ceil_div(Q, chunks), PACKED_ROWS)
-    chunks = _ceil_div(Q, chunk)
-    items = _ceil_div(panels * chunks, threads)
-    rows, columns = min(chunk, Q), min(panel, P)
+    # Panels, or rows of them one after the other.
+    items, rows = panels // threads, Q
+    if panels % threads:
+        items, rows = 1, _ceil_div(panels * Q, threads)
+    columns = min(panel, P)
     most = _tile_rows(level.square, level.wide)
     packs, left = divmod(rows, PACKED_ROWS)
     product = packs * _columns(columns, PACKED_ROWS, most, level, samples)
@@ -382,7 +385,7 @@ def _price_of_core_grad(
     packed = samples * rows * (_join(PACK, outer) if outer else PACK)
     gathered = sum(inner) / level.lanes * GATHER_SAMPLE + PANEL_START
     formed = samples * (_by_rows(inner, PACKED_SYNTHESIS, level) * columns / P + gathered)
-    formed /= min(chunks, items)  # a panel serves all rows that follow one another
+    formed *= _ceil_div(rows, Q)  # once for all rows of a panel
     return blocks * items * (product * CORE_GRAD + store + packed + formed)
 
 
