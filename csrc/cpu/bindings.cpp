@@ -102,9 +102,10 @@ OptimizerStep optimizer_step(bool is_adam, bool is_nesterov, const std::array<in
             kept_square,    taken_square,   correction,     epsilon};
 }
 
+template <class Backend>
 void define_core_step(py::module_& m) {
     using namespace binding;
-    define<Cpu, int, int64_t, const Integers&, int64_t, const MatrixArgument&,
+    define<Backend, int, int64_t, const Integers&, int64_t, const MatrixArgument&,
            const MatrixArgument&, const SplitArgument&, bool, bool, const std::array<int64_t, 4>&,
            const std::array<double, 10>&>(
         m, "projection_core_step",
@@ -116,6 +117,18 @@ void define_core_step(py::module_& m) {
             use(ProjectionCoreStep{{list.view(static_cast<DType>(dtype), n), k_x, matrix(grad),
                                     matrix(grad_mean), split(how), address(arrays[0]), false},
                                    optimizer_step(is_adam, is_nesterov, arrays, numbers)});
+        });
+}
+
+// Direct calls alone run it (direct_features.cpp).
+template <class Backend>
+void define_contraction(py::module_& m) {
+    binding::define<Backend, int, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>(
+        m, "contraction",
+        [](const auto& use, int dtype, int64_t before, int64_t extent, int64_t after, int64_t core,
+           int64_t z, int64_t z_stride, int64_t out) {
+            use(Contraction{static_cast<DType>(dtype), before, extent, after, address(core),
+                            address(z), z_stride, address(out)});
         });
 }
 
@@ -151,9 +164,11 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("advise_huge_pages", &advise_huge_pages);
 
     binding::define_jobs<Cpu>(m);
+    define_core_step<Cpu>(m);
     py::module_ division = m.def_submodule(
-        "division", "The same jobs, which write their parts (api.h) instead of their results.");
+        "division", "The jobs, which write their parts (api.h) instead of their results.");
     binding::define_jobs<Division>(division);
-    define_core_step(m);
+    define_core_step<Division>(division);
+    define_contraction<Division>(division);
     define_direct_calls(m);
 }

@@ -11,16 +11,28 @@ inline int64_t first_of(int64_t total, int t, int threads) {
     return total / threads * t + total % threads * t / threads;
 }
 
-// Calls body(row, begin, end) for the elements of each of `rows` rows that are thread t's.
-// Elements, not rows, are divided, so that few long rows occupy every thread.
+// Calls body(first, last, begin, end) for the elements [begin, end) of the rows [first, last) that
+// are thread t's, whole rows all at once. Elements, not rows, are divided, so that few long rows
+// occupy every thread.
 template <class Body>
-inline void for_each_run(int64_t rows, int64_t extent, int t, int threads, const Body& body) {
+inline void for_each_block(int64_t rows, int64_t extent, int t, int threads, const Body& body) {
     const int64_t end = first_of(rows * extent, t + 1, threads);
     for (int64_t at = first_of(rows * extent, t, threads); at < end;) {
-        const int64_t begin = at % extent, count = min64(extent - begin, end - at);
-        body(at / extent, begin, begin + count);
+        const int64_t row = at / extent, begin = at % extent;
+        const int64_t whole = begin ? 0 : (end - at) / extent;
+        const int64_t count = whole ? whole * extent : min64(extent - begin, end - at);
+        body(row, row + max64(1, whole), begin, whole ? extent : begin + count);
         at += count;
     }
+}
+
+// The same row by row: body(row, begin, end).
+template <class Body>
+inline void for_each_run(int64_t rows, int64_t extent, int t, int threads, const Body& body) {
+    for_each_block(rows, extent, t, threads,
+                   [&](int64_t first, int64_t last, int64_t begin, int64_t end) {
+                       for (int64_t row = first; row < last; ++row) body(row, begin, end);
+                   });
 }
 
 // Calls body(row) for each of `rows` rows that is thread t's.

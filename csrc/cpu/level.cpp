@@ -22,7 +22,7 @@ const Kernels kernels = {
                 {rotation_grads_scratch, rotation_grads, divide_rotation_grads},
                 {rotated_synthesis_scratch, rotated_synthesis},
                 {rotated_synthesis_grads_scratch, rotated_synthesis_grads},
-                {contraction_scratch, contraction}},
+                {contraction_scratch, contraction, divide_contraction}},
     .roof = roof,
 };
 

@@ -134,9 +134,10 @@ void rotation(const Rotation& job) {
 // The inner indices are columns of three elements.
 void divide_rotation(const Rotation& job, PartList& parts) {
     for (int t = 0; t < job.threads; ++t) {
-        for_each_run(job.n, job.K / 3, t, job.threads, [&](int64_t s, int64_t begin, int64_t end) {
-            add_part(parts, {0, t, {s, s + 1}, {0, 1}, {0, 1}, {begin, end}});
-        });
+        for_each_block(job.n, job.K / 3, t, job.threads,
+                       [&](int64_t first, int64_t last, int64_t begin, int64_t end) {
+                           add_part(parts, {0, t, {first, last}, {0, 1}, {0, 1}, {begin, end}});
+                       });
     }
 }
 

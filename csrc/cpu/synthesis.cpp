@@ -129,9 +129,10 @@ void synthesis_grads(const SynthesisGrads& job) {
 void divide_synthesis(const Synthesis& job, PartList& parts) {
     const int64_t K = Grouping(job.factors, 0, 0).extent;
     for (int t = 0; t < job.threads; ++t) {
-        for_each_run(job.factors.n, K, t, job.threads, [&](int64_t s, int64_t begin, int64_t end) {
-            add_part(parts, {0, t, {s, s + 1}, {0, 1}, {0, 1}, {begin, end}});
-        });
+        for_each_block(job.factors.n, K, t, job.threads,
+                       [&](int64_t first, int64_t last, int64_t begin, int64_t end) {
+                           add_part(parts, {0, t, {first, last}, {0, 1}, {0, 1}, {begin, end}});
+                       });
     }
 }
 
