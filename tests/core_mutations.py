@@ -56,6 +56,9 @@ FAULTS = (
     Fault("last strip", DIVISION, "at <= last_strip", "at < max64(1, last_strip)"),
     Fault("elements left over", DIVISION, "total % threads * t / threads", "0"),
     Fault(
+        "rows begun by a thread", DIVISION, "begin ? 0 : (end - at) / extent", "(end - at) / extent"
+    ),
+    Fault(
         "hoisted chunks",
         PROJECTION,
         "ceil_div(l_end_ - l_begin_, plan_.l_chunk)",

@@ -10,15 +10,17 @@ that it reads or writes. `balance` is the largest share of multiply-adds by the 
 jobs after one another that of their sums: 1.05 is 5 % lost to waiting. `formed` is what every
 thread forms of syntheses for itself, in elements by its multiply-adds. Two NUMA nodes have one
 half of the threads each: `own` is the part of the core that the threads of one node alone use,
-`as_forward` the part that one node alone uses, and that node alone in the forward pass too.
+`as_forward` the part that one node alone uses, and that node alone in the forward pass too. A
+contraction, of one mode each, has no samples: its n is 1.
 """
 
 import argparse
 import contextlib
 import csv
+import itertools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -26,8 +28,8 @@ from unittest import mock
 import torch
 
 from ntensor import _cpu
-from ntensor.backends.native import call, projection, simd_level
-from ntensor.backends.native.library import limit_threads
+from ntensor.backends.native import call, core_step, projection, simd_level
+from ntensor.backends.native.library import DTYPES, ELEMENTS_A_THREAD, limit_threads, threads_for
 
 FILE = Path(__file__).resolve().parent.parent / "benchmarks/results/cpu_division.csv"
 THREADS = (1, 2, 4, 8, 16, 32, 64)
@@ -78,6 +80,8 @@ class Job(NamedTuple):
 
     def formed(self) -> torch.Tensor:
         """Elements of the syntheses that every thread forms, each once."""
+        if self.name == "contraction":
+            return torch.zeros(self.threads, dtype=torch.int64)
         kinds = self.parts[:, [PHASE, THREAD, S0, S1, P0, P1]].unique(dim=0)
         formed = (kinds[:, 3] - kinds[:, 2]) * (kinds[:, 5] - kinds[:, 4])
         found = torch.zeros(self.threads, dtype=torch.int64)
@@ -104,7 +108,8 @@ def division_of(name: str, threads: int, *job: Any) -> Job:
     divide, context = getattr(_cpu.division, name), (simd_level(), threads)
     table = torch.empty(divide(context, *job, 0, -1) // 80, 10, dtype=torch.int64)
     assert divide(context, *job, table.data_ptr(), table.nbytes) is None
-    split = job[-2] if name.startswith("projection") else ()
+    has_split = name in ("projection", "projection_factor_grads")
+    split = job[-2] if has_split else ()
     return Job(name, threads, table, tuple(split))
 
 
@@ -125,18 +130,48 @@ def jobs_of(operation: str, n: int, k_x: int, extents: tuple[int, ...], threads:
     core = torch.empty(k_x, *extents)
     grad = torch.empty(n, k_x)
     factors = [torch.empty(n, extent) for extent in extents]
-    with limit_threads(threads), recorded_jobs() as jobs:
-        OPERATIONS[operation](core, grad, factors)
+    with limit_threads(threads):
+        if operation in CONTRACTIONS:
+            return [contraction_of(core, CONTRACTIONS[operation])]
+        with recorded_jobs() as jobs:
+            OPERATIONS[operation](core, grad, factors)
     return jobs
 
 
-OPERATIONS = {
+def contraction_of(core: torch.Tensor, mode: int) -> Job:
+    """As `contract` of csrc/cpu/direct_features.cpp would run it."""
+    shape, threads = core.shape, threads_for(core.numel(), ELEMENTS_A_THREAD)
+    sizes = (math.prod(shape[:mode]), shape[mode], math.prod(shape[mode + 1 :]))
+    return division_of("contraction", threads, DTYPES[core.dtype], *sizes, 1, 1, 1, 1)
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
     "forward": lambda core, _, z: projection.synthesis_projection(core, z),
     "factor-grads": lambda core, grad, z: projection.projection_grads(
         core, grad, None, z, False, [True] * len(z)
     ),
     "core-grad": lambda _, grad, z: projection.projection_core_grad(grad, None, z),
+    "core-step": lambda core, grad, z: core_step.step(
+        core, (None, None, None), grad, None, z, core_step.Rule(is_adam=False, rate=1.0)
+    ),
 }
+CONTRACTIONS = {f"contract-{mode}": mode for mode in (1, 2, 3)}
+
+# Operation, extents of the factors, k_x, n.
+CASES = [
+    *(
+        (operation, *sizes)
+        for operation in OPERATIONS
+        for sizes in itertools.product(EXTENTS, ROWS, SAMPLES)
+        if operation != "core-step" or sizes[-1] <= core_step.MOST_SAMPLES
+    ),
+    *(
+        (operation, extents, k_x, 1)
+        for operation, mode in CONTRACTIONS.items()
+        for extents, k_x in itertools.product(EXTENTS, ROWS)
+        if mode <= len(extents)
+    ),
+]
 
 
 class Row(NamedTuple):
@@ -191,10 +226,7 @@ def row_of(operation: str, n: int, k_x: int, extents: tuple[int, ...], threads: 
 def rows(threads: tuple[int, ...]) -> list[Row]:
     return [
         row_of(operation, n, k_x, extents, count)
-        for operation in OPERATIONS
-        for extents in EXTENTS
-        for k_x in ROWS
-        for n in SAMPLES
+        for operation, extents, k_x, n in CASES
         for count in threads
     ]
 

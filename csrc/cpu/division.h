@@ -47,12 +47,14 @@ inline void for_each_row(int64_t rows, int t, int threads, const Body& body) {
 // strip.
 class Strips {
 public:
-    // most_unit: rows that a kernel takes at a time; fewer where a thread has few.
-    Strips(int64_t rows, int64_t columns, int64_t strip, int threads, int64_t most_unit)
+    // most_unit: rows that a kernel takes at a time; fewer where a thread has few. start: rows that
+    // take as long as what a thread does once for a strip.
+    Strips(int64_t rows, int64_t columns, int64_t strip, int threads, int64_t most_unit,
+           int64_t start)
         : rows_(rows), columns_(columns), strip_(strip), threads_(threads) {
         const int64_t share = rows * columns / strip / threads;
         unit_ = share >= even * most_unit ? most_unit : share >= even * 8 ? 8 : 1;
-        least_ = min64(4, share / 8);
+        few_ = min64(start, share / 8);
     }
 
     // Calls body(strip, first, last) for the rows from the first to before the last that are
@@ -76,16 +78,16 @@ private:
         const int64_t inside = element - strip * rows_ * strip_;
         if (inside <= 0) return 0;
         if (inside >= rows_ * width) return rows_;
-        const int64_t row = (inside / width + unit_ / 2) / unit_ * unit_;
-        // What a strip costs beside its rows is not worth it for fewer.
-        if (row < least_) return 0;
-        return rows_ - row < least_ ? rows_ : row;
+        const int64_t row = (inside + unit_ * width / 2) / (unit_ * width) * unit_;
+        // What a thread does once for a strip is not worth it for few rows.
+        if (min64(row, rows_ - row) <= few_) return 2 * row < rows_ ? 0 : rows_;
+        return row;
     }
 
     static constexpr int64_t even = 20;  // a unit is no more than this part of a share
     int64_t rows_, columns_, strip_;
     int threads_;
-    int64_t unit_, least_;
+    int64_t unit_, few_;
 };
 
 // Whether threads share `few` items less evenly than `many` others, by over one part in 20.

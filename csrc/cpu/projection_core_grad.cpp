@@ -30,7 +30,9 @@ constexpr int64_t packed_budget = 4096;  // elements of A
 constexpr int64_t packed_rows = 16;      // rows of the core whose A is formed at a time
 static_assert(packed_budget / packed_rows == most_step_samples);
 constexpr int64_t panel_unit = 48;  // a multiple of the tile's width at every level
-// Panels are made narrower rather than that a thread has fewer rows of one, for which it forms W.
+// Rows that take as long as to form W of a panel, which every thread does that has some of it.
+constexpr int64_t panel_start = 16;
+// Fewer panels than threads are made narrower rather than that a thread has fewer rows of one.
 constexpr int64_t least_rows = 64;
 // Results larger than this do not stay in the caches anyway and are written past them.
 constexpr int64_t cached_bytes = int64_t(16) << 20;
@@ -67,11 +69,13 @@ struct Plan {
         if (steps) columns = min64(step_columns, step_budget / block);
         const int64_t most = max64(panel_unit, columns / panel_unit * panel_unit);
         panels = ceil_div(P, most);
+        // Of a step threads share the rows alone: parts of one row, read and written in the caches
+        // of several threads, would be fetched to and fro.
         if (!steps && P >= 4 * panel_unit * job.threads)
             panels = round_up(panels, job.threads);
-        else if (job.threads > 1)
-            panels = max64(
-                panels, min64(ceil_div(P, 2 * panel_unit), ceil_div(least_rows * job.threads, Q)));
+        else if (!steps && panels < job.threads)
+            panels = max64(panels, min64(min64(ceil_div(P, 2 * panel_unit), job.threads),
+                                         ceil_div(least_rows * job.threads, Q)));
         panel = round_up(ceil_div(P, panels), panel_unit);
         panels = ceil_div(P, panel);
         step_rows = max64(tile_rows(square_tile), step_held / panel / packed_rows * packed_rows);
@@ -85,7 +89,8 @@ struct Plan {
     // writes of each panel, for every block of samples.
     template <class Body>
     void for_each_part(int t, const Body& body) const {
-        Strips(Q, round_up(P, lanes<T>), panel, job.threads, packed_rows).for_each(t, body);
+        Strips(Q, round_up(P, lanes<T>), panel, job.threads, packed_rows, panel_start)
+            .for_each(t, body);
     }
 
     int64_t samples_of(int64_t index) const { return min64(block, factors.n - index * block); }
@@ -114,17 +119,21 @@ public:
             samples_ = plan_.samples_of(block);
             add_ = plan_.job.accumulate || block > 0;
             plan_.for_each_part(t, [&](int64_t panel, int64_t first, int64_t last) {
-                p0_ = panel * plan_.panel;
-                columns_ = min64(plan_.panel, plan_.P - p0_);
-                form_panel();
-                for (int64_t r = first; r < last; r += packed_rows)
-                    write_rows(r, min64(packed_rows, last - r), last);
+                write_part(panel, first, last);
             });
         }
         if (plan_.past_caches) finish_stores();
     }
 
 private:
+    void write_part(int64_t panel, int64_t first, int64_t last) {
+        p0_ = panel * plan_.panel;
+        columns_ = min64(plan_.panel, plan_.P - p0_);
+        form_panel();
+        for (int64_t r = first; r < last; r += packed_rows)
+            write_rows(r, min64(packed_rows, last - r), last);
+    }
+
     // W, tile by tile: [tile][sample][width], the last tile padded with zeros.
     void form_panel() {
         for (int64_t s = 0; s < samples_; ++s) {

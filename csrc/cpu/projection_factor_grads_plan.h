@@ -24,8 +24,8 @@ constexpr int64_t few_panel_budget = 6144;  // elements of D
 constexpr int64_t panels_a_block = 32;
 constexpr int64_t panel_unit = 48;  // a multiple of the tile's width at every level
 constexpr int64_t row_unit = 16;    // rows at which threads share a panel
-// Panels are made narrower rather than that a thread has fewer rows of one, which it folds by
-// itself.
+// Rows that take as long as to fold a panel, which every thread does that has some of it: panels
+// are made narrower rather than that a thread has fewer of one.
 constexpr int64_t least_rows = 64;
 // The sums of threads that have more elements than this together are added up by all of them.
 constexpr int64_t most_sums = 65536;
@@ -98,7 +98,8 @@ struct FactorGradsPlan {
     // adds up in each panel, of a slab that all share.
     template <class Body>
     void for_each_part(int t, const Body& body) const {
-        Strips(rows, round_up(K, lanes<T>), panel, job.threads, row_unit).for_each(t, body);
+        Strips(rows, round_up(K, lanes<T>), panel, job.threads, row_unit, least_rows)
+            .for_each(t, body);
     }
 
     // Rows of G are read where they lie, unless they must be widened or collected.

@@ -30,8 +30,9 @@ constexpr int64_t x_budget = 9216;
 // A last factor of at least this extent is multiplied pair by pair as it stands. With a shorter one
 // the pairs would be products, rounded once more, so rows of the core are widened instead.
 constexpr int64_t least_extent_of_pairs = 32;
-constexpr int64_t row_unit = 24;  // a multiple of the tile's rows for most widths
-constexpr int widened_rows = 8;   // at most that many rows a tile of widened rows
+constexpr int64_t row_unit = 24;   // a multiple of the tile's rows for most widths
+constexpr int64_t slab_start = 4;  // rows that take as long as to form W of a slab
+constexpr int widened_rows = 8;    // at most that many rows a tile of widened rows
 // A core of at most so many bytes is read by every thread rather than divided among them.
 constexpr int64_t shared_core_bytes = int64_t(1) << 18;
 
@@ -135,7 +136,7 @@ struct ProjectionPlan : CoreRows {
         }
         // Slabs that come out even are not divided, though the last one may have fewer samples.
         const int64_t samples = slabs % job.threads ? round_up(factors.n, V) : slabs * slab;
-        Strips(job.k_x, samples, slab, job.threads, row_unit)
+        Strips(job.k_x, samples, slab, job.threads, row_unit, slab_start)
             .for_each(
                 t, [&](int64_t at, int64_t first, int64_t last) { body(at, first, last, 0, L); });
     }

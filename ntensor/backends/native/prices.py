@@ -364,15 +364,14 @@ def _price_of_core_grad(
     panels = _ceil_div(P, max(1, CORE_GRAD_PANEL // samples // PANEL_UNIT) * PANEL_UNIT)
     if 4 * PANEL_UNIT * threads <= P:
         panels = _round_up(panels, threads)
-    elif threads > 1:
-        narrow = min(_ceil_div(P, 2 * PANEL_UNIT), _ceil_div(LEAST_ROWS * threads, Q))
+    elif panels < threads:
+        narrow = min(_ceil_div(P, 2 * PANEL_UNIT), threads, _ceil_div(LEAST_ROWS * threads, Q))
         panels = max(panels, narrow)
     panel = _round_up(_ceil_div(P, panels), PANEL_UNIT)
     panels = _ceil_div(P, panel)
     # Panels, or rows of them one after the other.
-    items, rows = panels // threads, Q
-    if panels % threads:
-        items, rows = 1, _ceil_div(panels * Q, threads)
+    even = panels % threads == 0
+    items, rows = (panels // threads, Q) if even else (1, _ceil_div(panels * Q, threads))
     columns = min(panel, P)
     most = _tile_rows(level.square, level.wide)
     packs, left = divmod(rows, PACKED_ROWS)
