@@ -33,7 +33,8 @@ class Fault(NamedTuple):
 
 PROJECTION, FEW = "cpu/projection_slabs.h", "cpu/projection_few.h"
 CORE_GRAD, FACTOR_GRADS = "cpu/projection_core_grad.cpp", "cpu/projection_factor_grads_worker.h"
-PLAN, SAMPLE, ROWS, SIMD = (
+DIVISION, PLAN, SAMPLE, ROWS, SIMD = (
+    "cpu/division.h",
     "cpu/projection_plan.h",
     "cpu/sample.h",
     "cpu/rows.h",
@@ -48,9 +49,14 @@ FAULTS = (
     Fault("last slab", PLAN, "slabs = ceil_div(n, slab);", "slabs = n / slab;"),
     Fault(
         "last rows",
-        PLAN,
-        "row_chunks = ceil_div(job.k_x, row_chunk);\n        const int rows",
-        "row_chunks = job.k_x / row_chunk;\n        const int rows",
+        PROJECTION,
+        "row < last; row += plan_.row_chunk",
+        "row + plan_.row_chunk <= last; row += plan_.row_chunk",
+    ),
+    Fault("last strip", DIVISION, "at <= last_strip", "at < max64(1, last_strip)"),
+    Fault("elements left over", DIVISION, "total % threads * t / threads", "0"),
+    Fault(
+        "rows begun by a thread", DIVISION, "begin ? 0 : (end - at) / extent", "(end - at) / extent"
     ),
     Fault(
         "hoisted chunks",

@@ -333,6 +333,7 @@ def test_prices_know_the_kernels():
         "projection.h": {"most_slab": prices.SLAB},
         "projection_plan.h": {
             "panel_budget": f"Pairs ? {prices.PANEL_OF_PAIRS} : {prices.PANEL}",
+            "longest_sum": prices.LONGEST_SUM,
             "x_budget": prices.X_BUDGET,
             "shared_core_bytes": "int64_t(1) << 18",
             "least_extent_of_pairs": prices.LEAST_EXTENT_OF_PAIRS,
@@ -346,6 +347,7 @@ def test_prices_know_the_kernels():
             "panel_unit": prices.PANEL_UNIT,
             "packed_budget": prices.PACKED,
             "packed_rows": prices.PACKED_ROWS,
+            "least_rows": prices.LEAST_ROWS,
         },
     }
     assert prices.SHARED_CORE_BYTES == 1 << 18

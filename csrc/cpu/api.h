@@ -209,12 +209,29 @@ struct Contraction {
 
 enum class Roof : int { read, write, copy, fma32, fma64, bf16dot };
 
+// What one thread does of a job: the products of some samples, outputs, hoisted and inner indices,
+// each from the first to before the last. Where rows of the core are divided whatever output and
+// hoisted index they have, they stand under outputs.
+struct Part {
+    int64_t phase;  // begins when the phases before it are done
+    int64_t thread;
+    int64_t samples[2], outputs[2], hoisted[2], inner[2];
+};
+
+// Where the parts of a job are written; null: they are counted.
+struct PartList {
+    Part* items = nullptr;
+    int64_t count = 0;
+};
+
 // One operation at one SIMD level, threads included.
 template <class Job>
 struct Entry {
     // What it needs for arguments of these sizes, strides and threads; no address is looked at.
     int64_t (*scratch_bytes)(const Job&);
     void (*run)(const Job&);
+    // The parts that run would do, by the same functions; null: not told. No address is looked at.
+    void (*divide)(const Job&, PartList&) = nullptr;
 };
 
 // One table a SIMD level.

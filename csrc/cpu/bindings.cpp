@@ -48,6 +48,35 @@ struct Cpu {
     }
 };
 
+// Tells how a job is divided instead of running it: its parts take the place of scratch memory.
+struct Division {
+    using Context = Cpu::Context;
+
+    template <class Job>
+    static void divide(const Context& context, const Job& job, PartList& parts) {
+        const auto tell = table(std::get<0>(context)).entry<Job>().divide;
+        require(tell, "a job whose division is told");
+        tell(job, parts);
+    }
+    template <class Job>
+    static int64_t prepare(const Context& context, Job& job) {
+        job.threads = std::get<1>(context);
+        check_sizes(job);
+        PartList parts;
+        divide(context, job, parts);
+        return parts.count * static_cast<int64_t>(sizeof(Part));
+    }
+    template <class Job>
+    static void run(const Context& context, const Job& job) {
+        PartList parts{static_cast<Part*>(job.scratch)};
+        divide(context, job, parts);
+    }
+    template <class Body>
+    static void at_once(int, const Body&) {
+        require(false, "one problem");
+    }
+};
+
 double roofline(const std::string& level, int kind, int64_t destination, int64_t source,
                 int64_t bytes, int threads) {
     const Kernels& kernels = table(level);
@@ -73,9 +102,10 @@ OptimizerStep optimizer_step(bool is_adam, bool is_nesterov, const std::array<in
             kept_square,    taken_square,   correction,     epsilon};
 }
 
+template <class Backend>
 void define_core_step(py::module_& m) {
     using namespace binding;
-    define<Cpu, int, int64_t, const Integers&, int64_t, const MatrixArgument&,
+    define<Backend, int, int64_t, const Integers&, int64_t, const MatrixArgument&,
            const MatrixArgument&, const SplitArgument&, bool, bool, const std::array<int64_t, 4>&,
            const std::array<double, 10>&>(
         m, "projection_core_step",
@@ -87,6 +117,18 @@ void define_core_step(py::module_& m) {
             use(ProjectionCoreStep{{list.view(static_cast<DType>(dtype), n), k_x, matrix(grad),
                                     matrix(grad_mean), split(how), address(arrays[0]), false},
                                    optimizer_step(is_adam, is_nesterov, arrays, numbers)});
+        });
+}
+
+// Direct calls alone run it (direct_features.cpp).
+template <class Backend>
+void define_contraction(py::module_& m) {
+    binding::define<Backend, int, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>(
+        m, "contraction",
+        [](const auto& use, int dtype, int64_t before, int64_t extent, int64_t after, int64_t core,
+           int64_t z, int64_t z_stride, int64_t out) {
+            use(Contraction{static_cast<DType>(dtype), before, extent, after, address(core),
+                            address(z), z_stride, address(out)});
         });
 }
 
@@ -122,6 +164,11 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("advise_huge_pages", &advise_huge_pages);
 
     binding::define_jobs<Cpu>(m);
-    define_core_step(m);
+    define_core_step<Cpu>(m);
+    py::module_ division = m.def_submodule(
+        "division", "The jobs, which write their parts (api.h) instead of their results.");
+    binding::define_jobs<Division>(division);
+    define_core_step<Division>(division);
+    define_contraction<Division>(division);
     define_direct_calls(m);
 }

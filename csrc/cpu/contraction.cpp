@@ -3,6 +3,7 @@
 
 #include "contraction.h"
 
+#include "division.h"
 #include "parallel.h"
 
 namespace ntensor {
@@ -85,6 +86,17 @@ void contract_rows(const S* from, const Accumulator<S>* z, int64_t extent, int64
     }
 }
 
+// Calls body(first, last, begin, end) for the results that thread t sums up: of the rows [first,
+// last), the columns from begin to before end, in whole vectors.
+template <class S, class Body>
+void for_each_part(const Contraction& job, int t, const Body& body) {
+    constexpr int64_t V = lanes<Accumulator<S>>;
+    for_each_block(job.before, ceil_div(job.after, V), t, job.threads,
+                   [&](int64_t first, int64_t last, int64_t begin, int64_t end) {
+                       body(first, last, begin * V, min64(end * V, job.after));
+                   });
+}
+
 template <class S>
 bool lies_ready(const Contraction& job) {
     return sizeof(S) == sizeof(Accumulator<S>) && job.z_stride == 1;
@@ -115,16 +127,28 @@ void contraction(const Contraction& job) {
         const S* core = static_cast<const S*>(job.core);
         S* out = static_cast<S*>(job.out);
         constexpr int64_t width = int64_t{block_vectors} * lanes<T>;
-        const int64_t E = job.extent, A = job.after, blocks = ceil_div(A, width);
-        const int64_t items = A == 1 ? job.before : job.before * blocks;
+        const int64_t E = job.extent, A = job.after;
         parallel_for_threads(job.threads, [&](int t) {
-            const int64_t begin = items * t / job.threads, end = items * (t + 1) / job.threads;
-            if (A == 1) return contract_rows(core + begin * E, z, E, end - begin, out + begin);
-            for (int64_t item = begin; item < end; ++item) {
-                const int64_t b = item / blocks, a = item % blocks * width;
-                contract_block(core + b * E * A + a, A, z, E, min64(width, A - a), out + b * A + a);
-            }
+            for_each_part<S>(job, t, [&](int64_t first, int64_t last, int64_t begin, int64_t end) {
+                if (A == 1) return contract_rows(core + first * E, z, E, last - first, out + first);
+                for (int64_t b = first; b < last; ++b)
+                    for (int64_t a = begin; a < end; a += width)
+                        contract_block(core + b * E * A + a, A, z, E, min64(width, end - a),
+                                       out + b * A + a);
+            });
         });
+    });
+}
+
+// The outputs are the indices before the mode, the hoisted ones its own, the inner ones those
+// after it.
+void divide_contraction(const Contraction& job, PartList& parts) {
+    with_storage_type(job.dtype, [&]<class S>(S) {
+        for (int t = 0; t < job.threads; ++t) {
+            for_each_part<S>(job, t, [&](int64_t first, int64_t last, int64_t begin, int64_t end) {
+                add_part(parts, {0, t, {0, 1}, {first, last}, {0, job.extent}, {begin, end}});
+            });
+        }
     });
 }
 

@@ -85,5 +85,18 @@ inline void factor_projections(const ProjectionFactorGrads& job) {
     }
 }
 
+// Each gradient is a phase, its factor's indices the outputs.
+inline void divide_factor_projections(const ProjectionFactorGrads& job, PartList& parts) {
+    Factor items[most_factors];
+    int64_t phase = 0;
+    for (int m = 0; m < job.factors.count; ++m) {
+        if (!job.factors.items[m].needs_grad) continue;
+        const int64_t first = parts.count;
+        divide_projection(projection_of_factor(job, m, items, nullptr, nullptr), parts);
+        for (int64_t i = first; parts.items && i < parts.count; ++i) parts.items[i].phase = phase;
+        ++phase;
+    }
+}
+
 }  // namespace NTENSOR_LEVEL
 }  // namespace ntensor

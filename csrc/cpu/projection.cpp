@@ -62,5 +62,22 @@ void projection(const Projection& job) {
     });
 }
 
+void divide_projection(const Projection& job, PartList& parts) {
+    with_plan(job, [&]<class W>(const auto& plan) {
+        for (int t = 0; t < job.threads; ++t) {
+            plan.for_each_part(
+                t, [&](int64_t slab, int64_t first, int64_t last, int64_t l_first, int64_t l_last) {
+                    const int64_t s0 = slab * plan.samples_of(0);
+                    add_part(parts, {0,
+                                     t,
+                                     {s0, s0 + plan.samples_of(slab)},
+                                     {first, last},
+                                     {l_first, l_last},
+                                     {0, plan.P}});
+                });
+        }
+    });
+}
+
 }  // namespace NTENSOR_LEVEL
 }  // namespace ntensor

@@ -8,6 +8,7 @@
 //
 // Or the gradient is not written at all: an optimizer's step for the core takes it, tile by tile.
 
+#include "division.h"
 #include "joined_grad.h"
 #include "optimizer_step.h"
 #include "parallel.h"
@@ -29,6 +30,10 @@ constexpr int64_t packed_budget = 4096;  // elements of A
 constexpr int64_t packed_rows = 16;      // rows of the core whose A is formed at a time
 static_assert(packed_budget / packed_rows == most_step_samples);
 constexpr int64_t panel_unit = 48;  // a multiple of the tile's width at every level
+// Rows that take as long as to form W of a panel, which every thread does that has some of it.
+constexpr int64_t panel_start = 16;
+// Fewer panels than threads are made narrower rather than that a thread has fewer rows of one.
+constexpr int64_t least_rows = 64;
 // Results larger than this do not stay in the caches anyway and are written past them.
 constexpr int64_t cached_bytes = int64_t(16) << 20;
 
@@ -45,8 +50,6 @@ struct Plan {
     int64_t blocks;
     int64_t panel;
     int64_t panels;
-    int64_t row_chunk;
-    int64_t row_chunks;
     bool steps;
     int64_t step_rows;  // whose gradients are held for a step
     bool past_caches;
@@ -66,19 +69,31 @@ struct Plan {
         if (steps) columns = min64(step_columns, step_budget / block);
         const int64_t most = max64(panel_unit, columns / panel_unit * panel_unit);
         panels = ceil_div(P, most);
-        if (!steps && P >= 4 * panel_unit * job.threads) panels = round_up(panels, job.threads);
+        // Of a step threads share the rows alone: parts of one row, read and written in the caches
+        // of several threads, would be fetched to and fro.
+        if (!steps && P >= 4 * panel_unit * job.threads)
+            panels = round_up(panels, job.threads);
+        else if (!steps && panels < job.threads)
+            panels = max64(panels, min64(min64(ceil_div(P, 2 * panel_unit), job.threads),
+                                         ceil_div(least_rows * job.threads, Q)));
         panel = round_up(ceil_div(P, panels), panel_unit);
         panels = ceil_div(P, panel);
         step_rows = max64(tile_rows(square_tile), step_held / panel / packed_rows * packed_rows);
-        // Rows are divided only where the panels alone would leave threads idle.
-        row_chunks = panels % job.threads && panels < 4 * job.threads ? job.threads : 1;
-        row_chunk = round_up(ceil_div(Q, row_chunks), packed_rows);
-        row_chunks = ceil_div(Q, row_chunk);
         const char* base = static_cast<const char*>(job.core_grad);
         past_caches = !steps && !job.accumulate && blocks == 1 && sizeof(S) == sizeof(T) &&
                       P % lanes<T> == 0 && Q * P * static_cast<int64_t>(sizeof(S)) > cached_bytes &&
                       reinterpret_cast<uintptr_t>(base) % vector_bytes == 0;
     }
+
+    // Calls body(panel, first, last) for the rows from the first to before the last that thread t
+    // writes of each panel, for every block of samples.
+    template <class Body>
+    void for_each_part(int t, const Body& body) const {
+        Strips(Q, round_up(P, lanes<T>), panel, job.threads, packed_rows, panel_start)
+            .for_each(t, body);
+    }
+
+    int64_t samples_of(int64_t index) const { return min64(block, factors.n - index * block); }
 };
 
 template <class S>
@@ -99,27 +114,26 @@ public:
     int64_t scratch_bytes() const { return arena_.used; }
 
     void run(int t) {
-        const int64_t items = plan_.panels * plan_.row_chunks;
-        const int64_t begin = items * t / plan_.job.threads;
-        const int64_t end = items * (t + 1) / plan_.job.threads;
         for (int64_t block = 0; block < plan_.blocks; ++block) {
             s0_ = block * plan_.block;
-            samples_ = min64(plan_.block, plan_.factors.n - s0_);
+            samples_ = plan_.samples_of(block);
             add_ = plan_.job.accumulate || block > 0;
-            for (int64_t item = begin; item < end; ++item) {
-                p0_ = item / plan_.row_chunks * plan_.panel;
-                columns_ = min64(plan_.panel, plan_.P - p0_);
-                if (item == begin || item % plan_.row_chunks == 0) form_panel();
-                const int64_t row = item % plan_.row_chunks * plan_.row_chunk;
-                const int64_t last = min64(row + plan_.row_chunk, plan_.Q);
-                for (int64_t r = row; r < last; r += packed_rows)
-                    write_rows(r, min64(packed_rows, last - r), last);
-            }
+            plan_.for_each_part(t, [&](int64_t panel, int64_t first, int64_t last) {
+                write_part(panel, first, last);
+            });
         }
         if (plan_.past_caches) finish_stores();
     }
 
 private:
+    void write_part(int64_t panel, int64_t first, int64_t last) {
+        p0_ = panel * plan_.panel;
+        columns_ = min64(plan_.panel, plan_.P - p0_);
+        form_panel();
+        for (int64_t r = first; r < last; r += packed_rows)
+            write_rows(r, min64(packed_rows, last - r), last);
+    }
+
     // W, tile by tile: [tile][sample][width], the last tile padded with zeros.
     void form_panel() {
         for (int64_t s = 0; s < samples_; ++s) {
@@ -239,6 +253,26 @@ private:
     int64_t p0_, columns_;
 };
 
+void add_parts(const ProjectionCoreGrad& job, bool steps, PartList& parts) {
+    with_storage_type(job.factors.dtype, [&]<class S>(S) {
+        const Plan<S> plan(job, steps);
+        for (int64_t block = 0; block < plan.blocks; ++block) {
+            const int64_t s0 = block * plan.block;
+            for (int t = 0; t < job.threads; ++t) {
+                plan.for_each_part(t, [&](int64_t panel, int64_t first, int64_t last) {
+                    const int64_t p0 = panel * plan.panel;
+                    add_part(parts, {0,
+                                     t,
+                                     {s0, s0 + plan.samples_of(block)},
+                                     {first, last},
+                                     {0, 1},
+                                     {p0, min64(p0 + plan.panel, plan.P)}});
+                });
+            }
+        }
+    });
+}
+
 template <class S>
 int64_t bytes_of_thread(const Plan<S>& plan) {
     return Worker<S>(plan, nullptr).scratch_bytes();
@@ -270,6 +304,10 @@ void projection_core_grad(const ProjectionCoreGrad& job) {
     with_storage_type(job.factors.dtype, [&]<class S>(S) { run_worker<S>(Plan<S>(job), nullptr); });
 }
 
+void divide_core_grad(const ProjectionCoreGrad& job, PartList& parts) {
+    add_parts(job, false, parts);
+}
+
 int64_t projection_core_step_scratch(const ProjectionCoreStep& job) {
     return scratch_of(job, true);
 }
@@ -279,6 +317,10 @@ void projection_core_step(const ProjectionCoreStep& job) {
         const StepOf<S> step(job.step);
         run_worker<S>(Plan<S>(job, true), &step);
     });
+}
+
+void divide_core_step(const ProjectionCoreStep& job, PartList& parts) {
+    add_parts(job, true, parts);
 }
 
 }  // namespace NTENSOR_LEVEL

@@ -9,11 +9,10 @@
 //
 // A thread holds D for one slab of samples and one panel of columns in its cache, streams the
 // core's rows past it, folds the finished panel into its own sums, and the threads' sums are added
-// in their order.
+// in their order, those of different samples at the same time.
 
 #include "factor_projections.h"
 #include "parallel.h"
-#include "projection.h"
 #include "projection_factor_grads_worker.h"
 
 namespace ntensor {
@@ -29,7 +28,7 @@ void run(const FactorGradsPlan<S>& plan, char* scratch) {
         const int64_t tiles = plan.tiles * ceil_div(plan.rows, plan.depth);
         parallel_for_threads(threads, [&](int t) {
             FactorGradsWorker<S>(plan, nullptr, shared)
-                .pack_tiles(tiles * t / threads, tiles * (t + 1) / threads);
+                .pack_tiles(first_of(tiles, t, threads), first_of(tiles, t + 1, threads));
         });
     }
     const auto worker_of = [&](int t, int64_t slab) {
@@ -39,14 +38,14 @@ void run(const FactorGradsPlan<S>& plan, char* scratch) {
     };
     if (plan.slabs_apart) {
         parallel_for_threads(threads, [&](int t) {
-            for (int64_t slab = plan.slabs * t / threads; slab < plan.slabs * (t + 1) / threads;
-                 ++slab) {
+            plan.for_each_slab(t, [&](int64_t slab) {
                 FactorGradsWorker<S> worker = worker_of(t, slab);
                 worker.start();
-                for (int64_t panel = 0; panel < plan.panels; ++panel) worker.add_panel(panel);
+                for (int64_t panel = 0; panel < plan.panels; ++panel)
+                    worker.add_panel(panel, 0, plan.rows);
                 worker.finish();
-                worker.write();
-            }
+                worker.write(0, plan.samples_of(slab));
+            });
         });
         return;
     }
@@ -54,15 +53,20 @@ void run(const FactorGradsPlan<S>& plan, char* scratch) {
         parallel_for_threads(threads, [&](int t) {
             FactorGradsWorker<S> worker = worker_of(t, slab);
             worker.start();
-            for (int64_t panel = plan.panels * t / threads; panel < plan.panels * (t + 1) / threads;
-                 ++panel) {
-                worker.add_panel(panel);
-            }
+            plan.for_each_part(t, [&](int64_t panel, int64_t first, int64_t last) {
+                worker.add_panel(panel, first, last);
+            });
             worker.finish();
         });
-        FactorGradsWorker<S> first = worker_of(0, slab);
-        for (int t = 1; t < threads; ++t) first.add_sums_of(worker_of(t, slab));
-        first.write();
+        const int64_t samples = plan.samples_of(slab);
+        const int adders = threads * samples * plan.group.sum > most_sums ? threads : 1;
+        parallel_for_threads(adders, [&](int adder) {
+            const int64_t first = first_of(samples, adder, adders);
+            const int64_t last = first_of(samples, adder + 1, adders);
+            FactorGradsWorker<S> sums = worker_of(0, slab);
+            for (int t = 1; t < threads; ++t) sums.add_sums_of(worker_of(t, slab), first, last);
+            sums.write(first, last);
+        });
     }
 }
 

@@ -1,6 +1,7 @@
 // How the factors' gradients are divided into slabs, panels and threads.
 #pragma once
 
+#include "division.h"
 #include "joined_grad.h"
 #include "projection.h"
 #include "tile.h"
@@ -29,6 +30,12 @@ constexpr int64_t few_blocks_of_sums = 4;
 constexpr int64_t blocks_of_sums = 512;
 constexpr int64_t panels_a_block = 32;
 constexpr int64_t panel_unit = 48;  // a multiple of the tile's width at every level
+constexpr int64_t row_unit = 16;    // rows at which threads share a panel
+// Rows that take as long as to fold a panel, which every thread does that has some of it: panels
+// are made narrower rather than that a thread has fewer of one.
+constexpr int64_t least_rows = 64;
+// The sums of threads that have more elements than this together are added up by all of them.
+constexpr int64_t most_sums = 65536;
 
 template <class S>
 struct FactorGradsPlan {
@@ -78,15 +85,36 @@ struct FactorGradsPlan {
         packs = virtual_rows >= 12 &&
                 rows * K * static_cast<int64_t>(sizeof(S)) <= most_packed_core_bytes;
         tiles = ceil_div(K, tile_width<T>);
-        shares_tiles = packs && slabs >= least_sharing_slabs &&
+        shares_tiles = packs && slabs_apart && slabs >= least_sharing_slabs &&
                        shared_elements() <= most_shared_bytes / static_cast<int64_t>(sizeof(T));
-        const int64_t divisor = slabs_apart ? 1 : job.threads;
         const int64_t most =
             max64(panel_unit, (virtual_rows <= most_few_rows ? few_panel_budget : panel_budget) /
                                   virtual_rows / panel_unit * panel_unit);
-        panels = round_up(ceil_div(K, most), divisor);
+        panels = ceil_div(K, most);
+        if (!slabs_apart) {
+            const int64_t even = round_up(panels, job.threads);
+            panels = K >= 4 * panel_unit * job.threads
+                         ? even
+                         : max64(panels, min64(even, ceil_div(least_rows * job.threads, rows)));
+        }
         panel = round_up(ceil_div(K, panels), panel_unit);
         panels = ceil_div(K, panel);
+    }
+
+    int64_t samples_of(int64_t index) const { return min64(slab, factors.n - index * slab); }
+
+    // Calls body(slab) for every slab that thread t has to itself.
+    template <class Body>
+    void for_each_slab(int t, const Body& body) const {
+        for_each_row(slabs, t, job.threads, body);
+    }
+
+    // Calls body(panel, first, last) for the rows from the first to before the last that thread t
+    // adds up in each panel, of a slab that all share.
+    template <class Body>
+    void for_each_part(int t, const Body& body) const {
+        Strips(rows, round_up(K, lanes<T>), panel, job.threads, row_unit, least_rows)
+            .for_each(t, body);
     }
 
     int64_t shared_elements() const { return rows * tiles * tile_width<T>; }

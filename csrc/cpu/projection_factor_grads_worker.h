@@ -49,7 +49,7 @@ public:
 
     void select(int64_t slab) {
         s0_ = slab * plan_.slab;
-        samples_ = min64(plan_.slab, plan_.factors.n - s0_);
+        samples_ = plan_.samples_of(slab);
         rows_ = plan_.both ? 2 * samples_ : samples_;
     }
 
@@ -66,14 +66,15 @@ public:
         for (int64_t i = 0; i < samples_ * sum; ++i) dz_[i] = whole_dz_[i] = 0;
     }
 
-    void add_panel(int64_t index) {
+    // The rows [first, last) of the core in a panel.
+    void add_panel(int64_t index, int64_t first, int64_t last) {
         c0_ = index * plan_.panel;
         columns_ = min64(plan_.panel, plan_.K - c0_);
         clear(D_);
         if (whole_D_) clear(whole_D_);
-        for (int64_t r = 0; r < plan_.rows; r += plan_.depth) {
-            if (r > 0 && r % plan_.rows_of_sums == 0) move_sums();
-            multiply(r, min64(plan_.depth, plan_.rows - r));
+        for (int64_t r = first; r < last; r += plan_.depth) {
+            if (r > first && (r - first) % plan_.rows_of_sums == 0) move_sums();
+            multiply(r, min64(plan_.depth, last - r));
         }
         if (whole_D_) {
             for (int64_t i = 0; i < rows_ * plan_.panel; ++i) D_[i] += whole_D_[i];
@@ -93,12 +94,14 @@ public:
         }
     }
 
-    void add_sums_of(const FactorGradsWorker& other) {
-        for (int64_t i = 0; i < samples_ * plan_.group.sum; ++i) whole_dz_[i] += other.whole_dz_[i];
+    // Of the samples [first, last) of the slab.
+    void add_sums_of(const FactorGradsWorker& other, int64_t first, int64_t last) {
+        const int64_t sum = plan_.group.sum;
+        for (int64_t i = first * sum; i < last * sum; ++i) whole_dz_[i] += other.whole_dz_[i];
     }
 
-    void write() const {
-        for (int64_t s = 0; s < samples_; ++s) {
+    void write(int64_t first, int64_t last) const {
+        for (int64_t s = first; s < last; ++s) {
             scatter_grads<S>(plan_.factors, plan_.group, s0_ + s, whole_dz_ + s * plan_.group.sum);
         }
     }
@@ -304,10 +307,8 @@ private:
         }
     }
 
-    // Adds a tile's sums to those of D.
+    // Adds a tile's sums to those of D; add_each: one vector at a time.
     auto add_to(T* D) const { return each_vector<T>(add_each(D)); }
-
-    // The same, one vector at a time.
     auto add_each(T* D) const {
         return [D, panel = plan_.panel](int i, int j, Vector<T> sum) {
             T* to = D + i * panel + j;

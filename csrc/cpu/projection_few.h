@@ -44,14 +44,30 @@ struct FewPlan : CoreRows {
           inner(factors, job_.split.hoisted, job_.split.hoisted),
           outer(factors, 0, job_.x_mean ? 1 : 0, job_.split.hoisted),
           n(job_.factors.n) {
-        panels = ceil_div(P, max64(512, few_panel_budget / n / 64 * 64));
+        const int64_t most = min64(longest_sum * lanes<Accumulator<S>>, few_panel_budget / n);
+        panels = ceil_div(P, max64(512, most / 64 * 64));
         panel = round_up(ceil_div(P, panels), 64);
         panels = ceil_div(P, panel);
-        l_parts = job.k_x < 4 * job.threads && L >= 2 * job.threads ? job.threads : 1;
+        l_parts = 1;
+        if (job.k_x < 4 * job.threads && L >= 2 * job.threads &&
+            !share_less_evenly(L, job.k_x, job.threads))
+            l_parts = job.threads;
         row_chunk = min64(few_row_chunk, job.k_x);
         is_short = P <= short_row;
         along_hoisted = tiles_along_hoisted(job.k_x, min64(few_l_chunk, L), rows());
     }
+
+    // As ProjectionPlan's, all samples in one slab.
+    template <class Body>
+    void for_each_part(int t, const Body& body) const {
+        if (l_parts > 1) {
+            body(0, 0, job.k_x, first_of(L, t, job.threads), first_of(L, t + 1, job.threads));
+        } else {
+            body(0, first_of(job.k_x, t, job.threads), first_of(job.k_x, t + 1, job.threads), 0, L);
+        }
+    }
+
+    int64_t samples_of(int64_t) const { return n; }
 
     // Of a tile.
     int rows() const { return few_rows(static_cast<int>(min64(n, few_at_once)), is_short); }
@@ -148,26 +164,20 @@ public:
     const T* partial() const { return partial_; }
 
     void run(int t) {
-        const int64_t threads = plan_.job.threads, k_x = plan_.job.k_x;
-        int64_t begin = 0, end = k_x;
-        l_begin_ = 0;
-        l_end_ = plan_.L;
-        if (plan_.l_parts > 1) {
-            l_begin_ = plan_.L * t / threads;
-            l_end_ = plan_.L * (t + 1) / threads;
-        } else {
-            begin = k_x * t / threads;
-            end = k_x * (t + 1) / threads;
-        }
-        if (begin == end) return;
-        gather();
-        for (int64_t r = begin; r < end; r += plan_.row_chunk) {
-            row0_ = r;
-            rows_ = min64(plan_.row_chunk, end - r);
-            sum_rows();
-            write(x_, plan_.job.x, 0);
-            if (x_mean_) write(x_mean_, plan_.job.x_mean, 1);
-        }
+        plan_.for_each_part(
+            t, [&](int64_t, int64_t first, int64_t last, int64_t l_first, int64_t l_last) {
+                if (first == last) return;
+                l_begin_ = l_first;
+                l_end_ = l_last;
+                gather();
+                for (int64_t r = first; r < last; r += plan_.row_chunk) {
+                    row0_ = r;
+                    rows_ = min64(plan_.row_chunk, last - r);
+                    sum_rows();
+                    write(x_, plan_.job.x, 0);
+                    if (x_mean_) write(x_mean_, plan_.job.x_mean, 1);
+                }
+            });
     }
 
     template <class Partial>

@@ -1,6 +1,7 @@
 // How a projection is divided: slabs of samples, panels of W, chunks of rows, work for threads.
 #pragma once
 
+#include "division.h"
 #include "grouping.h"
 #include "projection.h"
 #include "tile.h"
@@ -26,11 +27,14 @@ constexpr int64_t panel_budget = Pairs ? 28672 : 43008;
 template <bool Pairs>
 constexpr int64_t hoisted_budget = Pairs ? 18432 : 4096;
 constexpr int64_t x_budget = 9216;
+// Most inner indices that are added up in one chain, lest rounding errors add up.
+constexpr int64_t longest_sum = 2688;
 // A last factor of at least this extent is multiplied pair by pair as it stands. With a shorter one
 // the pairs would be products, rounded once more, so rows of the core are widened instead.
 constexpr int64_t least_extent_of_pairs = 32;
-constexpr int64_t row_unit = 24;  // a multiple of the tile's rows for most widths
-constexpr int widened_rows = 8;   // at most that many rows a tile of widened rows
+constexpr int64_t row_unit = 24;   // a multiple of the tile's rows for most widths
+constexpr int64_t slab_start = 4;  // rows that take as long as to form W of a slab
+constexpr int widened_rows = 8;    // at most that many rows a tile of widened rows
 // A core of at most so many bytes is read by every thread rather than divided among them.
 constexpr int64_t shared_core_bytes = int64_t(1) << 18;
 
@@ -80,7 +84,6 @@ struct ProjectionPlan : CoreRows {
     int64_t l_chunk;    // hoisted indices whose H is kept at a time
     int64_t l_chunks;   // at most; where there are several, x is summed up chunk by chunk
     int64_t row_chunk;  // rows of the core whose x is kept at a time
-    int64_t row_chunks;
     bool along_hoisted;
 
     explicit ProjectionPlan(const Projection& job_)
@@ -100,12 +103,13 @@ struct ProjectionPlan : CoreRows {
         width = slab;
         // Accumulators of W, and of widened rows, for each inner index.
         const int64_t beside = Pairs ? width / 2 : width + (widens<S, Pairs> ? widened_rows : 0);
-        panels =
-            ceil_div(P, max64(slab_unit, panel_budget<Pairs> / beside / slab_unit * slab_unit));
+        const int64_t most = min64(longest_sum, panel_budget<Pairs> / beside);
+        panels = ceil_div(P, max64(slab_unit, most / slab_unit * slab_unit));
         panel = round_up(ceil_div(P, panels), slab_unit);
         panels = ceil_div(P, panel);
         l_parts = 1;
-        if (slabs % threads && slabs < 4 * threads && job.k_x < 4 * threads && L >= 4 * threads)
+        if (slabs % threads && slabs < 4 * threads && job.k_x < 4 * threads && L >= 4 * threads &&
+            !share_less_evenly(L, job.k_x * slabs, threads))
             l_parts = threads;
         const int outputs = job.x_mean ? 2 : 1;
         const int64_t L_here = ceil_div(L, l_parts);
@@ -113,13 +117,34 @@ struct ProjectionPlan : CoreRows {
         l_chunks = ceil_div(L_here, l_chunk);
         const int sums = l_chunks > 1 ? 2 * outputs : outputs;
         row_chunk = max64(row_unit, x_budget / width / sums / row_unit * row_unit);
-        row_chunks = ceil_div(job.k_x, row_chunk);
-        if (slabs % threads && l_parts == 1) row_chunks = round_up(row_chunks, threads);
-        row_chunk = ceil_div(job.k_x, row_chunks);
+        int64_t rows_here = job.k_x;
+        if (slabs % threads && l_parts == 1)
+            rows_here = min64(rows_here, ceil_div(job.k_x * slabs, threads));
+        row_chunk = ceil_div(rows_here, ceil_div(rows_here, row_chunk));
         if (row_chunk > rows_of<Pairs>(1)) row_chunk = round_up(row_chunk, row_unit);
-        row_chunks = ceil_div(job.k_x, row_chunk);
         const int rows = rows_of<Pairs>(static_cast<int>(min64(wide_tile, width / V)));
         along_hoisted = tiles_along_hoisted(min64(job.k_x, row_chunk), l_chunk, rows);
+    }
+
+    // Calls body(slab, first, last, l_first, l_last) for what thread t does: rows and hoisted
+    // indices from the first to before the last.
+    template <class Body>
+    void for_each_part(int t, const Body& body) const {
+        if (l_parts > 1) {
+            const int64_t l_first = first_of(L, t, job.threads);
+            const int64_t l_last = first_of(L, t + 1, job.threads);
+            for (int64_t at = 0; at < slabs; ++at) body(at, 0, job.k_x, l_first, l_last);
+            return;
+        }
+        // Slabs that come out even are not divided, though the last one may have fewer samples.
+        const int64_t samples = slabs % job.threads ? round_up(factors.n, V) : slabs * slab;
+        Strips(job.k_x, samples, slab, job.threads, row_unit, slab_start)
+            .for_each(
+                t, [&](int64_t at, int64_t first, int64_t last) { body(at, first, last, 0, L); });
+    }
+
+    int64_t samples_of(int64_t slab_index) const {
+        return min64(slab, factors.n - slab_index * slab);
     }
 
     // Elements of the sums of one thread where the hoisted indices are divided.

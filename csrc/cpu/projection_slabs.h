@@ -41,22 +41,14 @@ public:
     int64_t scratch_bytes() const { return arena_.used; }
 
     void run(int t) {
-        const int64_t items = plan_.slabs * plan_.row_chunks;
-        const int64_t threads = plan_.job.threads;
-        int64_t begin = 0, end = items;
-        if (plan_.l_parts > 1) {
-            l_begin_ = plan_.L * t / threads;
-            l_end_ = plan_.L * (t + 1) / threads;
-        } else {
-            begin = items * t / threads;
-            end = items * (t + 1) / threads;
-            l_begin_ = 0;
-            l_end_ = plan_.L;
-        }
-        l_chunks_ = ceil_div(l_end_ - l_begin_, plan_.l_chunk);
-        for (int64_t item = begin; item < end; ++item) {
-            chunk(item / plan_.row_chunks, item % plan_.row_chunks);
-        }
+        plan_.for_each_part(
+            t, [&](int64_t slab, int64_t first, int64_t last, int64_t l_first, int64_t l_last) {
+                l_begin_ = l_first;
+                l_end_ = l_last;
+                l_chunks_ = ceil_div(l_end_ - l_begin_, plan_.l_chunk);
+                for (int64_t row = first; row < last; row += plan_.row_chunk)
+                    chunk(slab, row, min64(plan_.row_chunk, last - row));
+            });
     }
 
     // Where threads have divided the hoisted indices: the sums of all, in their order, and x.
@@ -80,10 +72,10 @@ public:
 
 private:
     // x of one chunk of rows and one slab of samples.
-    void chunk(int64_t slab, int64_t row_chunk) {
+    void chunk(int64_t slab, int64_t row, int64_t rows) {
         if (slab != slab_) start_slab(slab);
-        row0_ = row_chunk * plan_.row_chunk;
-        rows_here_ = min64(plan_.row_chunk, plan_.job.k_x - row0_);
+        row0_ = row;
+        rows_here_ = rows;
         clear(x_);
         if (x_mean_) clear(x_mean_);
         if (whole_x_) clear(whole_x_);
@@ -105,7 +97,7 @@ private:
     void select(int64_t slab) {
         slab_ = slab;
         s0_ = slab * plan_.slab;
-        samples_ = min64(plan_.slab, plan_.factors.n - s0_);
+        samples_ = plan_.samples_of(slab);
         width_ = round_up(samples_, V);
     }
 

@@ -3,6 +3,7 @@
 
 #include "rotation.h"
 
+#include "division.h"
 #include "parallel.h"
 #include "rotate.h"
 
@@ -124,15 +125,20 @@ int64_t rotation_scratch(const Rotation& job) {
 
 void rotation(const Rotation& job) {
     run(job, [&]<class S, bool Column>(const Scratch<S>& scratch, int t) {
-        // Columns, not samples, are divided, so that few long rows occupy every thread.
-        const int64_t J = job.K / 3, total = job.n * J;
-        const int64_t end = total * (t + 1) / job.threads;
-        for (int64_t at = total * t / job.threads; at < end;) {
-            const int64_t count = min64(J - at % J, end - at);
-            rotate_columns<Column, S>(job, scratch, at / J, at % J, count);
-            at += count;
-        }
+        for_each_run(job.n, job.K / 3, t, job.threads, [&](int64_t s, int64_t begin, int64_t end) {
+            rotate_columns<Column, S>(job, scratch, s, begin, end - begin);
+        });
     });
+}
+
+// The inner indices are columns of three elements.
+void divide_rotation(const Rotation& job, PartList& parts) {
+    for (int t = 0; t < job.threads; ++t) {
+        for_each_block(job.n, job.K / 3, t, job.threads,
+                       [&](int64_t first, int64_t last, int64_t begin, int64_t end) {
+                           add_part(parts, {0, t, {first, last}, {0, 1}, {0, 1}, {begin, end}});
+                       });
+    }
 }
 
 int64_t rotation_grads_scratch(const RotationGrads& job) {
@@ -141,10 +147,17 @@ int64_t rotation_grads_scratch(const RotationGrads& job) {
 
 void rotation_grads(const RotationGrads& job) {
     run(job, [&]<class S, bool Column>(const Scratch<S>& scratch, int t) {
-        const int64_t end = job.n * (t + 1) / job.threads;
-        for (int64_t s = job.n * t / job.threads; s < end; ++s)
-            grads_of_sample<Column, S>(job, scratch, s);
+        for_each_row(job.n, t, job.threads,
+                     [&](int64_t s) { grads_of_sample<Column, S>(job, scratch, s); });
     });
+}
+
+void divide_rotation_grads(const RotationGrads& job, PartList& parts) {
+    for (int t = 0; t < job.threads; ++t) {
+        for_each_row(job.n, t, job.threads, [&](int64_t s) {
+            add_part(parts, {0, t, {s, s + 1}, {0, 1}, {0, 1}, {0, job.K / 3}});
+        });
+    }
 }
 
 int64_t rotation_matrix_grad_scratch(const RotationMatrixGrad& job) {
@@ -153,6 +166,10 @@ int64_t rotation_matrix_grad_scratch(const RotationMatrixGrad& job) {
 
 void rotation_matrix_grad(const RotationMatrixGrad& job) {
     rotation_grads(of_matrix_alone(job));
+}
+
+void divide_rotation_matrix_grad(const RotationMatrixGrad& job, PartList& parts) {
+    divide_rotation_grads(of_matrix_alone(job), parts);
 }
 
 }  // namespace NTENSOR_LEVEL

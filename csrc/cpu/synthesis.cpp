@@ -3,6 +3,7 @@
 
 #include "synthesis.h"
 
+#include "division.h"
 #include "parallel.h"
 #include "sample.h"
 
@@ -34,38 +35,28 @@ struct Scratch {
 template <class S>
 void synthesis_rows(const Synthesis& job, const Grouping& group, const Scratch<S>& scratch, int t) {
     const int64_t K = group.extent;
-    // Elements, not samples, are divided, so that few long rows occupy every thread.
-    const int64_t total = job.factors.n * K;
-    const int64_t end = total * (t + 1) / job.threads;
-    for (int64_t at = total * t / job.threads; at < end;) {
-        const int64_t s = at / K;
-        const int64_t begin = at % K;
-        const int64_t count = min64(K - begin, end - at);
-        S* to = static_cast<S*>(job.y) + at;
-        at += count;
+    for_each_run(job.factors.n, K, t, job.threads, [&](int64_t s, int64_t begin, int64_t end) {
+        S* to = static_cast<S*>(job.y) + s * K + begin;
         if constexpr (sizeof(S) == sizeof(Accumulator<S>)) {
-            if (group.count == 1 && count == K) {
-                gather_sample<S>(job.factors, group, s, to);
-                continue;
-            }
+            if (group.count == 1 && end - begin == K)
+                return gather_sample<S>(job.factors, group, s, to);
         }
         gather_sample<S>(job.factors, group, s, scratch.z);
         if constexpr (sizeof(S) == sizeof(Accumulator<S>)) {
-            synthesise(group, scratch.z, begin, begin + count, to);
+            synthesise(group, scratch.z, begin, end, to);
         } else {
-            for (int64_t p = 0; p < count; p += piece) {
-                const int64_t here = min64(piece, count - p);
-                synthesise(group, scratch.z, begin + p, begin + p + here, scratch.y);
-                narrow(scratch.y, to + p, here);
+            for (int64_t p = begin; p < end; p += piece) {
+                const int64_t here = min64(piece, end - p);
+                synthesise(group, scratch.z, p, p + here, scratch.y);
+                narrow(scratch.y, to + (p - begin), here);
             }
         }
-    }
+    });
 }
 
 template <class S>
 void grad_rows(const SynthesisGrads& job, const Grouping& group, const Scratch<S>& scratch, int t) {
-    const int64_t n = job.factors.n;
-    for (int64_t s = n * t / job.threads; s < n * (t + 1) / job.threads; ++s) {
+    for_each_row(job.factors.n, t, job.threads, [&](int64_t s) {
         gather_sample<S>(job.factors, group, s, scratch.z);
         for (int64_t i = 0; i < group.sum; ++i) scratch.dz[i] = scratch.whole_dz[i] = 0;
         for (int64_t p = 0; p < group.extent; p += piece) {
@@ -89,7 +80,7 @@ void grad_rows(const SynthesisGrads& job, const Grouping& group, const Scratch<S
             }
         }
         scatter_grads<S>(job.factors, group, s, scratch.whole_dz);
-    }
+    });
 }
 
 template <class Job>
@@ -133,6 +124,25 @@ void synthesis_grads(const SynthesisGrads& job) {
     run(job, [](const auto& job, const auto& group, const auto& scratch, int t) {
         grad_rows(job, group, scratch, t);
     });
+}
+
+void divide_synthesis(const Synthesis& job, PartList& parts) {
+    const int64_t K = Grouping(job.factors, 0, 0).extent;
+    for (int t = 0; t < job.threads; ++t) {
+        for_each_block(job.factors.n, K, t, job.threads,
+                       [&](int64_t first, int64_t last, int64_t begin, int64_t end) {
+                           add_part(parts, {0, t, {first, last}, {0, 1}, {0, 1}, {begin, end}});
+                       });
+    }
+}
+
+void divide_synthesis_grads(const SynthesisGrads& job, PartList& parts) {
+    const int64_t K = Grouping(job.factors, 0, 0).extent;
+    for (int t = 0; t < job.threads; ++t) {
+        for_each_row(job.factors.n, t, job.threads, [&](int64_t s) {
+            add_part(parts, {0, t, {s, s + 1}, {0, 1}, {0, 1}, {0, K}});
+        });
+    }
 }
 
 }  // namespace NTENSOR_LEVEL

@@ -30,9 +30,9 @@ LEAST_EXTENT_OF_PAIRS = 32
 LEAST_TAIL, MOST_TAIL = 32, 128
 SLAB = 64  # most samples that are taken together
 SHARED_CORE_BYTES = 1 << 18
-PANEL, PANEL_OF_PAIRS, X_BUDGET = 43008, 28672, 9216
+PANEL, PANEL_OF_PAIRS, LONGEST_SUM, X_BUDGET = 43008, 28672, 2688, 9216
 FACTOR_GRADS_PANEL, ROW_BLOCK = 18432, 128
-CORE_GRAD_PANEL, PANEL_UNIT, PACKED, PACKED_ROWS = 40960, 48, 4096, 16
+CORE_GRAD_PANEL, PANEL_UNIT, PACKED, PACKED_ROWS, LEAST_ROWS = 40960, 48, 4096, 16, 64
 
 FEW = 8  # most samples that are taken one by one
 # Of these: rows of a tile by its samples, the same for rows of the core that are short, how long.
@@ -57,8 +57,7 @@ JOIN = 1.0  # of an element of A
 ROW = 9.6  # of a row of the last hoisted factor, scaled
 PACK = 1.5  # of an element of A in the order of a tile
 SPREAD = 4.0  # of a vector of dW folded into factors
-MOVE = 6.0  # of an element of the core in another order
-MOST_MOVED_BYTES = 1 << 20
+MOVE, MOST_MOVED_BYTES = 6.0, 1 << 20  # of an element of the core in another order
 # Of all rows of the last two factors of a synthesis or its derivative, and of each, in vectors.
 SEGMENT, ROW_START = 30.0, 1.2
 STORE = 2.0  # of a vector of the core's gradient
@@ -168,8 +167,8 @@ def price_of_samples(
     )
     # A panel of W is formed again for each chunk of rows, unless it is the only one.
     width = vectors * level.lanes
-    panel = PANEL_OF_PAIRS if paired else PANEL
-    chunks = _ceil_div(k_x * width, X_BUDGET) if P * width > panel else 1
+    panel = min(LONGEST_SUM, (PANEL_OF_PAIRS if paired else PANEL) / width)
+    chunks = _ceil_div(k_x * width, X_BUDGET) if panel < P else 1
     formed += (chunks - 1) * vectors * FORM * P
     place, last = _merged_tail(inner)
     if place:
@@ -364,13 +363,15 @@ def _price_of_core_grad(
     panels = _ceil_div(P, max(1, CORE_GRAD_PANEL // samples // PANEL_UNIT) * PANEL_UNIT)
     if 4 * PANEL_UNIT * threads <= P:
         panels = _round_up(panels, threads)
+    elif panels < threads:
+        narrow = min(_ceil_div(P, 2 * PANEL_UNIT), threads, _ceil_div(LEAST_ROWS * threads, Q))
+        panels = max(panels, narrow)
     panel = _round_up(_ceil_div(P, panels), PANEL_UNIT)
     panels = _ceil_div(P, panel)
-    chunks = threads if panels % threads and panels < 4 * threads else 1
-    chunk = _round_up(_ceil_div(Q, chunks), PACKED_ROWS)
-    chunks = _ceil_div(Q, chunk)
-    items = _ceil_div(panels * chunks, threads)
-    rows, columns = min(chunk, Q), min(panel, P)
+    items, rows = panels // threads, Q
+    if panels % threads:  # rows of panels one after the other
+        items, rows = 1, _ceil_div(panels * Q, threads)
+    columns = min(panel, P)
     most = _tile_rows(level.square, level.wide)
     packs, left = divmod(rows, PACKED_ROWS)
     product = packs * _columns(columns, PACKED_ROWS, most, level, samples)
@@ -382,7 +383,7 @@ def _price_of_core_grad(
     packed = samples * rows * (_join(PACK, outer) if outer else PACK)
     gathered = sum(inner) / level.lanes * GATHER_SAMPLE + PANEL_START
     formed = samples * (_by_rows(inner, PACKED_SYNTHESIS, level) * columns / P + gathered)
-    formed /= min(chunks, items)  # a panel serves all rows that follow one another
+    formed *= _ceil_div(rows, Q)  # once for all rows of a panel
     return blocks * items * (product * CORE_GRAD + store + packed + formed)
 
 
