@@ -9,6 +9,7 @@ import torch
 
 import cpu_division
 from ntensor import _cpu
+from ntensor.backends import DTYPES
 from ntensor.backends.native import call, core_step, force_simd_level, library, projection
 from ntensor.backends.native.library import limit_threads
 from ntensor.backends.native.plans import force_plan
@@ -79,39 +80,44 @@ def drawn(source, threads):
             return n, extents, k_x, source.choice(threads)
 
 
+@pytest.mark.sanitizer
 def test_each_product_is_done_once(level, monkeypatch):
     """Of any sizes, by every plan, in more threads than the work is worth."""
     monkeypatch.setattr(call, "MULTIPLY_ADDS_A_THREAD", 1)
     source = random.Random(5)
-    for _ in range(100):
+    for at in range(100):
         n, extents, k_x, threads = drawn(source, (1, 2, 3, 7, 64, 65))
+        dtype = DTYPES[at % len(DTYPES)]
         with force_plan(source.randrange(8)):
             for operation in cpu_division.OPERATIONS:
                 if operation == "core-step" and n > core_step.MOST_SAMPLES:
                     continue
-                for job in cpu_division.jobs_of(operation, n, k_x, extents, threads):
+                for job in cpu_division.jobs_of(operation, n, k_x, extents, threads, dtype):
                     if job.name.startswith("projection"):
                         assert_each_once(job, n * k_x * math.prod(extents))
 
 
+@pytest.mark.sanitizer
 def test_contraction(level, monkeypatch):
     """Any mode of any sizes, in as many threads as the kernel would have."""
     monkeypatch.setattr(cpu_division, "ELEMENTS_A_THREAD", 1)
     monkeypatch.setattr(library, "ELEMENTS_A_THREAD", 1)
     source = random.Random(7)
-    for _ in range(50):
+    for at in range(50):
         _, extents, k_x, threads = drawn(source, (1, 2, 3, 7, 64, 65))
-        core = torch.empty(k_x, *extents)
+        core = torch.empty(k_x, *extents, dtype=DTYPES[at % len(DTYPES)])
         for mode in range(1, core.dim()):
             with limit_threads(threads):
                 job = cpu_division.contraction_of(core, mode)
             assert_each_once(job, core.numel())
             before, rest = math.prod(core.shape[:mode]), core.shape[mode:]
             sizes = (before, (rest[0], math.prod(rest[1:])))
-            planned = direct._plan(direct._FEATURES, 0, *sizes, 1, 0, threads, 1)
+            number = library.DTYPES[core.dtype]
+            planned = direct._plan(direct._FEATURES, number, *sizes, 1, 0, threads, 1)
             assert planned[:2] == (level, job.threads)
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize("threads", [3, 17])
 def test_results_of_a_contraction(level, threads, monkeypatch):
     """Threads that begin and end inside a row."""
@@ -124,6 +130,7 @@ def test_results_of_a_contraction(level, threads, monkeypatch):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.sanitizer
 def test_synthesis_and_rotation(level):
     """Elements of rows are divided, and whole rows where sums of them are formed."""
     at = (5, [1, 7, 7, 1, 1, 30, 30, 1])
@@ -135,6 +142,16 @@ def test_synthesis_and_rotation(level):
         assert_each_once(cpu_division.division_of("rotation", threads, 0, *rotated), 5 * 70)
         job = cpu_division.division_of("synthesis_grads", threads, 0, *at, [1, 1], 0, (1, 210, 1))
         assert_each_once(job, 5 * 210)
+        of_matrix = (5, 210, 0, (1, 210, 1), (1, 210, 1), 1)
+        job = cpu_division.division_of("rotation_matrix_grad", threads, 0, *of_matrix)
+        assert_each_once(job, 5 * 70)
+
+
+def test_a_division_that_is_not_told():
+    with pytest.raises(ValueError, match="a job whose division is told"):
+        cpu_division.division_of(
+            "rotated_synthesis", 2, 0, *(5, [1, 7, 7, 1, 1, 30, 30, 1]), 0, (1, 9, 1), 1
+        )
 
 
 @pytest.mark.usefixtures("untouched_memory")
@@ -149,6 +166,7 @@ def test_a_thread_writes_the_same_rows_for_every_block_of_samples():
         assert torch.equal(parts[:, columns], of_blocks[0][:, columns])
 
 
+@pytest.mark.sanitizer
 def test_results_of_many_threads(level, monkeypatch):
     """More threads than there are cores, rows or samples."""
     monkeypatch.setattr(call, "MULTIPLY_ADDS_A_THREAD", 1)

@@ -125,11 +125,18 @@ def recorded_jobs() -> Iterator[list[Job]]:
         yield jobs
 
 
-def jobs_of(operation: str, n: int, k_x: int, extents: tuple[int, ...], threads: int) -> list[Job]:
+def jobs_of(
+    operation: str,
+    n: int,
+    k_x: int,
+    extents: tuple[int, ...],
+    threads: int,
+    dtype: torch.dtype = torch.float32,
+) -> list[Job]:
     """Of an operation, where torch has so many threads. No memory of the core is touched."""
-    core = torch.empty(k_x, *extents)
-    grad = torch.empty(n, k_x)
-    factors = [torch.empty(n, extent) for extent in extents]
+    core = torch.empty(k_x, *extents, dtype=dtype)
+    grad = torch.empty(n, k_x, dtype=dtype)
+    factors = [torch.empty(n, extent, dtype=dtype) for extent in extents]
     with limit_threads(threads):
         if operation in CONTRACTIONS:
             return [contraction_of(core, CONTRACTIONS[operation])]
