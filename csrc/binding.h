@@ -196,6 +196,11 @@ void define_jobs(py::module_& m) {
             use(RotationMatrixGrad{static_cast<DType>(dtype), n, K, static_cast<Layout>(layout),
                                    matrix(grad), matrix(y), address(dR)});
         });
+}
+
+// Apart, since their division among threads is not told.
+template <class Backend>
+void define_rotated_jobs(py::module_& m) {
     define<Backend, int, int64_t, const Integers&, int, const MatrixArgument&, int64_t>(
         m, "rotated_synthesis",
         [](const auto& use, int dtype, int64_t n, const Integers& factors, int layout,

@@ -147,13 +147,6 @@ def test_synthesis_and_rotation(level):
         assert_each_once(job, 5 * 70)
 
 
-def test_a_division_that_is_not_told():
-    with pytest.raises(ValueError, match="a job whose division is told"):
-        cpu_division.division_of(
-            "rotated_synthesis", 2, 0, *(5, [1, 7, 7, 1, 1, 30, 30, 1]), 0, (1, 9, 1), 1
-        )
-
-
 @pytest.mark.usefixtures("untouched_memory")
 def test_a_thread_writes_the_same_rows_for_every_block_of_samples():
     """So that a fresh gradient is touched first by the thread that adds to it later."""
@@ -171,14 +164,15 @@ def test_results_of_many_threads(level, monkeypatch):
     """More threads than there are cores, rows or samples."""
     monkeypatch.setattr(call, "MULTIPLY_ADDS_A_THREAD", 1)
     source = random.Random(6)
-    for _ in range(15):
-        n, extents, k_x, threads = drawn(source, (3, 7, 17))
+    cases = [(1, (7, 130), 2, 7, plan) for plan in range(4)]
+    cases += [(*drawn(source, (3, 7, 17)), source.randrange(8)) for _ in range(15)]
+    for n, extents, k_x, threads, plan in cases:
         letters = "abcd"[: len(extents)]
         core = torch.randn(k_x, *extents, dtype=torch.float64)
         grad = torch.randn(n, k_x, dtype=torch.float64)
         z = [torch.randn(n, extent, dtype=torch.float64) for extent in extents]
         inputs = ",".join(f"n{letter}" for letter in letters)
-        with limit_threads(threads), force_plan(source.randrange(8)):
+        with limit_threads(threads), force_plan(plan):
             x = projection.synthesis_projection(core, z)
             grads = projection.projection_grads(core, grad, None, z, True, [True] * len(z))
         torch.testing.assert_close(x, torch.einsum(f"x{letters},{inputs}->nx", core, *z))

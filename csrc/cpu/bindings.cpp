@@ -164,6 +164,7 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("advise_huge_pages", &advise_huge_pages);
 
     binding::define_jobs<Cpu>(m);
+    binding::define_rotated_jobs<Cpu>(m);
     define_core_step<Cpu>(m);
     py::module_ division = m.def_submodule(
         "division", "The jobs, which write their parts (api.h) instead of their results.");

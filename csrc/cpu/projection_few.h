@@ -62,9 +62,11 @@ struct FewPlan : CoreRows {
     void for_each_part(int t, const Body& body) const {
         if (l_parts > 1) {
             body(0, 0, job.k_x, first_of(L, t, job.threads), first_of(L, t + 1, job.threads));
-        } else {
-            body(0, first_of(job.k_x, t, job.threads), first_of(job.k_x, t + 1, job.threads), 0, L);
+            return;
         }
+        const int64_t first = first_of(job.k_x, t, job.threads);
+        const int64_t last = first_of(job.k_x, t + 1, job.threads);
+        if (first < last) body(0, first, last, 0, L);
     }
 
     int64_t samples_of(int64_t) const { return n; }
@@ -166,7 +168,6 @@ public:
     void run(int t) {
         plan_.for_each_part(
             t, [&](int64_t, int64_t first, int64_t last, int64_t l_first, int64_t l_last) {
-                if (first == last) return;
                 l_begin_ = l_first;
                 l_end_ = l_last;
                 gather();

@@ -56,4 +56,5 @@ PYBIND11_MODULE(_cuda, m) {
     m.def("driver_version", &cuda::driver_version,
           "The newest CUDA that the driver of this machine runs; 0 without a driver.");
     binding::define_jobs<Cuda>(m);
+    binding::define_rotated_jobs<Cuda>(m);
 }
