@@ -121,7 +121,7 @@ def read_meta(folder: str | Path) -> Meta:
             raise DamagedData(path, None, f"{name} must be {value!r}, got {content.get(name)!r}")
     meta = read_json(path, Meta)
     if not meta.shards:
-        raise DamagedData(path, None, "shards must be at least one, got none")
+        raise DamagedData(path, None, "shards must list at least one, got none")
     return meta
 
 
@@ -199,14 +199,14 @@ class ShardWriter:
             shards = sorted(self.folder.glob("shard_*.npz"))
             if len(shards) > 1:
                 raise ConfigurationError(
-                    f"{self.folder}: holds {len(shards)} shards without the {META} that tells what "
-                    "they are; choose another --out"
+                    f"{self.folder}: holds {len(shards)} shards without the {META} that describes "
+                    "them; choose another --out"
                 )
             return None
         meta = read_meta(self.folder)
         standing, wanted = self._notes(meta), self._notes()
         wrong = [
-            f"{name} is {standing.get(name)!r} there, wanted {wanted.get(name)!r}"
+            f"{name} is {standing.get(name)!r} there, not {wanted.get(name)!r}"
             for name in dict.fromkeys([*wanted, *standing])
             if standing.get(name) != wanted.get(name)
         ]
