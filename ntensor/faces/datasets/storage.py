@@ -8,7 +8,7 @@
 | `statistics.npz` (optional) | `NAME_mean`, `NAME_std` (at least 1e-4) of `id_3dmm`, `exp_3dmm`, `shape` |
 
 Only the array `image` is required. `input` is the picture as a camera delivers it; a network sees
-it instead of its target, `image`. If pictures of one person are adjacent, `differs` tells in which
+it instead of its target, `image`. If pictures of one person are adjacent, `differs` says in which
 factor they differ.
 
 Colours have 8 bits. Normals have 8 bits with sign: 127 is 1; x right, y up, z to the camera.

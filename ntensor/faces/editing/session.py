@@ -27,7 +27,7 @@ class Session:
     .. math:: \mathcal{Q} \times_4 z_{id} = (1 - w) \, \mathcal{Q} \times_4 z_{id}^{first}
                                             + w \, \mathcal{Q} \times_4 z_{id}^{second}
 
-    and no edit needs a full core. Normals and albedo are decoded anew where identity, expression or
+    and no edit needs a full core. Normals and albedo are decoded again if identity, expression or
     pose changes; a new light costs no convolution.
 
     Args:

@@ -44,7 +44,7 @@ class Report:
         self._columns: dict[str, Mapping[str, dict[str, Tensor]]] = {}
 
     def add(self, measures: dict[str, Any], shown: Shown, baseline: bool = False) -> None:
-        """Adds a run's measures; a baseline is listed beside the runs."""
+        """Adds a run's measures; a baseline is listed next to the runs."""
         (self.extra if baseline else self.runs).append(measures)
         self.shown[measures["run"]] = shown
 
