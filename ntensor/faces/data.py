@@ -75,7 +75,7 @@ class Ranges(Dataset[dict[str, Tensor]]):
 
 @contextlib.contextmanager
 def limit_threads(count: int) -> Iterator[None]:
-    """Limits torch's threads; beside workers, each more waits for a core at every operation."""
+    """Limits torch's threads: next to workers, extra threads wait for a core in every operation."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -263,11 +263,12 @@ def video(
     warp: bool = False,
     options: Settings = _DEFAULT,
 ) -> None:
-    """Animates a template face with the expressions of a film (supplementary E).
+    """Animates a template face with the expressions of a video (supplementary E).
 
-    Writes the frames, the film, and a side-by-side film: driving frame, template with its
+    Writes the frames, the video, and a side-by-side video: driving frame, template with its
     expression, template warped to the driving frame's landmarks (the paper's baseline), template.
-    Landmarks come from --landmarks or a generated film, else from the network's own shape and pose.
+    Landmarks come from --landmarks or a generated video, else from the network's own shape and
+    pose.
 
     Example: python -m ntensor.faces.edit video runs/faces --template photo.jpg
     --drive generated:test:3 --out edited
@@ -275,11 +276,11 @@ def video(
     Args:
         run: folder of the run, or a file of weights; default: those included in the package.
         template: the face to animate.
-        drive: a folder of frames, a film (needs imageio and imageio-ffmpeg), or
-            generated:SPLIT:PERSON, a generated film of every basic expression.
-        out: folder for frames and films.
+        drive: a folder of frames, a video file (needs imageio and imageio-ffmpeg), or
+            generated:SPLIT:PERSON, a generated video of every basic expression.
+        out: folder for frames and videos.
         rate: frames per second.
-        format: of the films; mp4 needs imageio and imageio-ffmpeg.
+        format: of the videos; mp4 needs imageio and imageio-ffmpeg.
         most: limit on the frames read.
         detail: as for expression.
         warp: as for expression.
@@ -322,10 +323,10 @@ def video(
     chosen = torch.linspace(0, len(frames) - 1, min(8, len(frames))).round().long()
     strip = {title: images[chosen] for title, images in columns.items()}
     grids.save_grid(opened.check_output(out / "figure.png"), strip, options.scale)
-    origin = "given" if frames[0].landmarks is not None else "of the network"
+    origin = "given" if frames[0].landmarks is not None else "from the network"
     print(
         f"{out}: {len(frames)} frames/*.png, video.{format}, side_by_side.{format}, figure.png; "
-        f"landmarks of the warp: {origin}"
+        f"landmarks for the warp: {origin}"
     )
 
 

@@ -94,11 +94,11 @@ def evaluate_all(
     """
     runs = runs or [find_shipped()]
     if labels is not None and images is None:
-        raise FacesError("labels are of photographs: wanted --images beside --labels, got none")
+        raise FacesError("--labels are for photographs: expected --images as well, got none")
     baselines = [run for run in (plain, intrinsic) if run is not None]
     if only and (baselines or (images is None and not data)):
         got = f"the baseline {baselines[0]}" if baselines else "neither"
-        raise FacesError(f"--only: wanted --images or --data and no baseline's run, got {got}")
+        raise FacesError(f"--only: expected --images or --data, and no baseline, got {got}")
     if out is None:
         out = Path("report") if is_packed(runs[0]) else runs[0] / "report"
     check_runs(runs, plain, intrinsic, settings)
@@ -134,7 +134,7 @@ def check_runs(
             network = load_run(baseline, settings.checkpoint)[1].model.network
             if network != option:
                 raise FacesError(
-                    f'{baseline}: --{option} wants a network "{option}", got "{network}"'
+                    f'{baseline}: --{option} needs a network "{option}", got "{network}"'
                 )
 
 
@@ -145,8 +145,8 @@ def check_folders(runs: Sequence[Path], out: Path, only: bool) -> None:
     """
     if out.resolve() in [run.resolve() for run in runs]:
         raise ConfigurationError(
-            f"--out {out} is a run's own folder, where evaluation.json is of that run; choose "
-            "another, or a folder in it"
+            f"--out {out} is the folder of a run, which has its own evaluation.json; choose "
+            "another, or a folder inside it"
         )
     written = [] if only else [run for run in runs if not is_packed(run)]
     for folder in (*written, out):

@@ -79,7 +79,7 @@ def reconstruct(
 def format_errors(known: dict[str, Any]) -> str:
     """Formats errors as text."""
     unit, rms = known["unit"], known["rms"]
-    lines = [f"root of the mean squared distance of vertices, {unit}; {known['face_model']}"]
+    lines = [f"root mean square distance of vertices, {unit}; {known['face_model']}"]
     lines.append(f"{'':44}" + "".join(f"{name:>14}" for name in rms))
     for number, face in enumerate(known["faces"]):
         lines.append(f"{face[-43:]:44}" + "".join(f"{row[number]:>14.2f}" for row in rms.values()))

@@ -122,10 +122,10 @@ def plan(sweep: Sweep, options: Sequence[str] = ()) -> tuple[list[Planned], list
     unknown = sorted(set(sweep.names) - set(ABLATIONS))
     if unknown:
         raise ConfigurationError(
-            f"names must be of {', '.join(ABLATIONS)}, got {', '.join(unknown)}"
+            f"names must be among {', '.join(ABLATIONS)}, got {', '.join(unknown)}"
         )
     if not sweep.seeds:
-        raise ConfigurationError("seeds: wanted at least one, got none")
+        raise ConfigurationError("seeds: expected at least one, got none")
     planned, left_out = [], []
     for seed in sweep.seeds:
         common = ["--preset", sweep.preset, *options]
@@ -203,4 +203,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     named = " ".join(str(folder) for folder in finished)
     print(f"{sweep.out}: {len(finished)} finished runs")
     if finished:
-        print(f"evaluate them by: python -m ntensor.faces.evaluate {named} --out REPORT")
+        print(f"evaluate them with: python -m ntensor.faces.evaluate {named} --out REPORT")

@@ -109,7 +109,7 @@ def fit(
     )
     names = known.unique()
     if len(names) < 2 or int(names[0]) < 0:
-        raise FacesError(f"verification: wanted at least 2 numbered identities, got {len(names)}")
+        raise FacesError(f"verification: expected at least 2 numbered identities, got {len(names)}")
     torch.manual_seed(settings.seed)
     network = LightCNN(settings.width, settings.embedding, settings.input_size, len(names))
     network.to(device)
@@ -128,7 +128,7 @@ def fit(
             optimizer.step()
             falling.step()
             right = 0.98 * right + 0.02 * float((scores.argmax(1) == label).float().mean())
-            bar.set_postfix_str(f"loss {loss.item():.3f}, right {right:.3f}", refresh=False)
+            bar.set_postfix_str(f"loss {loss.item():.3f}, accuracy {right:.3f}", refresh=False)
     return network.eval(), right
 
 
@@ -210,10 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     training, validation = open_sources(data, settings.image_size)
     with locked(out, out.with_name(f".{out.name}{LOCK}")):
         if out.exists():
-            raise OutputError(f"{out}: is there already; remove it, or choose another --out")
+            raise OutputError(f"{out}: already exists; remove it, or choose another --out")
         check_writable(out.parent)
         network, right = fit(settings, training, device)
         save(network, out)
         area = area_under_curve(network, validation, device)
-    print(f"{out}: {right:.1%} of training faces classified correctly; area under the curve of")
-    print(f"same-person pairs of unseen identities: {area:.3f}")
+    print(f"{out}: {right:.1%} of training faces classified correctly; area under the ROC curve")
+    print(f"for same-person pairs of unseen identities: {area:.3f}")

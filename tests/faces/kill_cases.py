@@ -159,7 +159,7 @@ class Verification(Case):
         )
 
     def ended(self, status, said):
-        return status == 0 or "is there already" in said
+        return status == 0 or "already exists" in said
 
 
 class Edit(Case):

@@ -47,7 +47,7 @@ def test_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(CheckpointError, match=r"No space left.*the last whole one is .*00000001"):
+    with pytest.raises(CheckpointError, match=r"No space left.*last complete one is .*00000001"):
         write(tmp_path, 2)
     monkeypatch.undo()
     assert checkpoint.saved_steps(tmp_path) == [1]
@@ -69,7 +69,7 @@ def test_cut_files_are_named(tmp_path, name):
     folder = write(tmp_path, 1)
     path = folder / name
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(CheckpointError, match="step-00000001: not a whole checkpoint"):
+    with pytest.raises(CheckpointError, match="step-00000001: not a complete checkpoint"):
         checkpoint.load(folder)
 
 
@@ -103,6 +103,6 @@ def test_optimizer_of_another_network():
     other = torch.optim.Adam(torch.nn.Conv2d(2, 4, 3).parameters())
     with pytest.raises(
         CheckpointError,
-        match=r"wanted float32 of shape \(4, 2, 3, 3\), got",
+        match=r"expected float32 of shape \(4, 2, 3, 3\), got",
     ):
         checkpoint.unpack_optimizer("a", other, packed)

@@ -44,7 +44,7 @@ def test_a_file_replaces_what_it_names(tmp_path):
         ("training: {steps: many}", r"training\.steps: .*integer"),
         ("trainings: {steps: 7}", r"trainings: .*"),
         ("training: {steps: 0}", "training: steps must be a whole number, at least 1, .*, got 0"),
-        ("- 1", "wanted a mapping of sections, got list"),
+        ("- 1", "expected a mapping of sections, got list"),
         ("a: [", r"a\.yaml"),
     ],
 )
@@ -182,8 +182,8 @@ def test_training_command(tmp_path, capsys):
     ("words", "reason"),
     [
         (["--preset", "huge"], "preset must be one of tiny, small, robust, tiny-robust, paper"),
-        (["--preset", "paper"], "model.exp_3dmm is 28.*[(]--model.exp-3dmm 0 takes"),
-        (["--preset", "paper"], "model.id_3dmm is 157.*[(]--model.id-3dmm 0 takes"),
+        (["--preset", "paper"], "model.exp_3dmm is 28.*[(]--model.exp-3dmm 0 uses"),
+        (["--preset", "paper"], "model.id_3dmm is 157.*[(]--model.id-3dmm 0 uses"),
         (["--preset", "paper"], "--data.vertices 9375 gives the analytic face as many"),
         (["--preset", "paper"], "needs training.verification-weights .* --losses.verification 0"),
         (["--preset", "tiny", "--data.vertices", "5"], "vertices must be at least"),

@@ -173,8 +173,8 @@ ICT = {
     "part": ("part", lambda x: x + 9, "part must be"),
     "part names": ("part_names", lambda x: x[::-1], "part_names must be face, head_neck"),
     "NaN": ("mean", filled(np.nan), "mean must be finite"),
-    "step": ("id_step", lambda x: np.float32(1e6), "identity_modes comes to numbers beyond"),
-    "gaze": ("eye_gaze_front", lambda x: 0 * x, "eye_direction comes to numbers beyond"),
+    "step": ("id_step", lambda x: np.float32(1e6), "identity_modes has numbers beyond"),
+    "gaze": ("eye_gaze_front", lambda x: 0 * x, "eye_direction has numbers beyond"),
     "paint": ("paint_lips", lambda x: x[:-1], r"paint_lips must be uint8 of shape \(60,\)"),
     "missing": ("ao", lambda x: None, "no array ao"),
     "landmarks": ("landmarks68", lambda x: x[:5], r"landmarks68 must be .*\(68,\)"),
@@ -224,9 +224,9 @@ RUNS = {
     "state deep": (state("[" * 9999), "recursion"),
     "value text": (state('{"step": 3, "validation": "1"}'), "a number or null, got '1'"),
     "value other": (state('{"step": 3, "validation": true}'), "a number or null, got True"),
-    "int32": (weights(lambda t: t.int()), "wanted float32 of shape .* got int32"),
+    "int32": (weights(lambda t: t.int()), "expected float32 of shape .* got int32"),
     "NaN": (weights(lambda t: t * torch.nan), "encoder.bottleneck.weight has NaN"),
-    "shape": (weights(lambda t: t[:1]), "encoder.bottleneck.weight: wanted"),
+    "shape": (weights(lambda t: t[:1]), "encoder.bottleneck.weight: expected"),
     "sizes": (settings("k_exp", 60_000), "weights and configuration.json differ"),
 }
 
@@ -257,15 +257,15 @@ def test_optimizer_state():
     checkpoint.unpack_optimizer("a", optimizer, good)
     key = "a.0.exp_avg_sq"
     for changed, reason in (
-        ({"a.x.step": torch.ones(())}, "a.x.step: wanted one of 2 parameters"),
-        ({"a.7.step": torch.ones(())}, "a.7.step: wanted one of 2"),
-        ({"a.-1.step": torch.ones(())}, "a.-1.step: wanted one of 2"),
-        ({"a.0": torch.ones(())}, "a.0: wanted none"),
-        ({"a.0.other": torch.ones(())}, "a.0.other: wanted none"),
+        ({"a.x.step": torch.ones(())}, "a.x.step: expected one of 2 parameters"),
+        ({"a.7.step": torch.ones(())}, "a.7.step: expected one of 2"),
+        ({"a.-1.step": torch.ones(())}, "a.-1.step: expected one of 2"),
+        ({"a.0": torch.ones(())}, "a.0: expected none"),
+        ({"a.0.other": torch.ones(())}, "a.0.other: expected none"),
         ({key: good[key].int()}, "got int32"),
         ({key: -1 - good[key]}, "without negative squares"),
-        ({key: None}, f"{key}: wanted float32 .* got none"),
-        (dict.fromkeys(good), "wanted its state"),
+        ({key: None}, f"{key}: expected float32 .* got none"),
+        (dict.fromkeys(good), "expected its state"),
     ):
         tensors = {n: t for n, t in {**good, **changed}.items() if t is not None}
         with pytest.raises(CheckpointError, match=reason):
@@ -285,7 +285,7 @@ def test_weights_of_a_verification_network(tmp_path):
     for changed, reason in (
         ({"width": 1e9}, "width must be a finite number, above 0, at most 16"),
         ({"input_size": 17}, "input_size must be .* a multiple of 16, got 17"),
-        ({"embedding": 65_536}, "wanted float32 of shape"),
+        ({"embedding": 65_536}, "expected float32 of shape"),
         ({"width": "1"}, "width: .*valid number"),
     ):
         text = json.dumps(json.loads(notes["settings"]) | changed)

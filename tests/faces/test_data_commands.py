@@ -39,7 +39,7 @@ def test_messages_instead_of_tracebacks(tmp_path):
     with pytest.raises(SystemExit, match=r"meta.json: the file does not exist"):
         data.main(["check", str(tmp_path)])
     for name in ("sheet.xyz", "sheet"):
-        with pytest.raises(SystemExit, match=f"{name}: wanted the ending of a picture, as .png"):
+        with pytest.raises(SystemExit, match=f"{name}: expected the suffix of a picture"):
             data.main(["sheet", "--out", str(tmp_path / name)])
     for option in ("--size", "--batch-size", "--shard-size"):
         with pytest.raises(SystemExit, match=r"error: \w+ must be .* at least \d, .* got 0"):

@@ -161,9 +161,9 @@ def test_bad_uploads_are_explained(shown, tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
     refused("empty.png", r"^empty.png: not a picture")
     Image.new("RGB", (3, 3)).save(tmp_path / "small.png")
-    refused("small.png", r"^small.png: wanted at least")
+    refused("small.png", r"^small.png: expected at least")
     Image.new("1", (8000, 6000)).save(tmp_path / "huge.png")
-    refused("huge.png", r"^huge.png: wanted at most 40 million pixels, got 8000 x 6000")
+    refused("huge.png", r"^huge.png: expected at most 40 million pixels, got 8000 x 6000")
 
 
 def test_mesh_is_the_shape_with_the_frontal_image(shown, session):
@@ -204,7 +204,7 @@ def test_command_fails_with_a_sentence(demo_run, tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit, match=f"^error: {message}"):
             demo.main(list(arguments))
 
-    refused(r".*got no checkpoint", str(tmp_path / "nothing"))
+    refused(r".*it has no checkpoint", str(tmp_path / "nothing"))
     refused(r"port must be 1 to 65535, got 70000", str(demo_run), "--port", "70000")
     (tmp_path / "plain").mkdir()
     plain = write_run(tmp_path / "plain", network="intrinsic")

@@ -147,14 +147,14 @@ def test_video_of_a_generated_film_and_of_frames(run, tmp_path, capsys):
     first = tmp_path / "first"
     edit.main(["video", str(run), "--template", HAPPY, "--drive", "generated:test:4", "--most",
                "5", "--out", str(first), "--scale", "1"])  # fmt: skip
-    assert "landmarks of the warp: given" in capsys.readouterr().out
+    assert "landmarks for the warp: given" in capsys.readouterr().out
     assert len(list((first / "frames").iterdir())) == 5
     assert Image.open(first / "side_by_side.gif").size == (64, 16)
     rows = {f"video.gif:{k}": [[k * j, j * j] for j in range(5)] for k in range(1, 5)}
     (tmp_path / "film.json").write_text(json.dumps(rows))
     message = sentence(edit.main, "video", run, "--template", HAPPY, "--drive", first / "video.gif",
                        "--landmarks", tmp_path / "film.json", "--out", tmp_path)  # fmt: skip
-    assert "film.json: has no landmarks of video.gif:0" in message
+    assert "film.json: has no landmarks for video.gif:0" in message
     message = sentence(edit.main, "video", run, "--template", HAPPY, "--drive", first / "frames",
                        "--most", 0, "--out", tmp_path)  # fmt: skip
     assert "most must be at least 1 frame, got 0" in message
@@ -162,7 +162,7 @@ def test_video_of_a_generated_film_and_of_frames(run, tmp_path, capsys):
         out = tmp_path / drive.name
         edit.main(["video", str(run), "--template", HAPPY, "--drive", str(drive), "--out",
                    str(out), "--format", "webp", "--scale", "1"])  # fmt: skip
-        assert "landmarks of the warp: of the network" in capsys.readouterr().out
+        assert "landmarks for the warp: from the network" in capsys.readouterr().out
         assert len(list((out / "frames").iterdir())) >= 2
         assert Image.open(out / "video.webp").size == (16, 16)
 
@@ -180,7 +180,7 @@ def test_video_files(run, tmp_path, monkeypatch):
     pytest.importorskip("imageio_ffmpeg")
     assert "film.mp4: cannot be read" in sentence(edit.main, *words)
     film.write_bytes(b"no film" * 100)
-    assert "not a picture that is read" in sentence(edit.main, *words)
+    assert "not a picture of a supported format" in sentence(edit.main, *words)
     frames = [torch.full((32, 32, 3), 40 * k, dtype=torch.uint8) for k in range(4)]
     videos.write_film(film, frames, 2, 8)
     edit.main(words)
@@ -243,11 +243,11 @@ def test_records_of_a_data_set(run, tmp_path, capsys):
 WRONG_FACES = {
     "absent.jpg": "the file does not exist",
     "generated:test:54": "PERSON must be 0 to 53, got '54'",
-    "generated:nobody:0": "SPLIT of train, validation, test",
-    "generated:test:0:glad": "EXPRESSION must be of neutral, happy",
-    "generated:test:0:happy:left": "POSE must be degrees of yaw, got 'left'",
+    "generated:nobody:0": "SPLIT one of train, validation, test",
+    "generated:test:0:glad": "EXPRESSION must be one of neutral, happy",
+    "generated:test:0:happy:left": "POSE must be the yaw in degrees, got 'left'",
     "generated:test:0:happy:0:16": "LIGHT must be front or 0 to 15, got '16'",
-    "generated:test:0:happy:0:1:2": "wanted generated:SPLIT",
+    "generated:test:0:happy:0:1:2": "expected generated:SPLIT",
 }
 
 
@@ -269,7 +269,7 @@ def test_sentences_of_every_command(run, others, photo, tmp_path, monkeypatch):
         [reconstruct.main, empty, HAPPY, "--out", tmp_path],
         [figures.main, empty, "--out", tmp_path],
     ):
-        assert "got no checkpoint in it" in sentence(*call)
+        assert "it has no checkpoint" in sentence(*call)
     if not torch.cuda.is_available():
         for call in (
             [edit.main, "pose", run, *pair, "--device", "cuda"],
@@ -284,9 +284,9 @@ def test_sentences_of_every_command(run, others, photo, tmp_path, monkeypatch):
     wrong = sentence(reconstruct.main, others["plain"], HAPPY, "--out", tmp_path)
     assert "needs a network with identity and expression" in wrong
     wrong = sentence(figures.main, others["plain"], "--out", tmp_path)
-    assert 'wanted a run of network "neuro-tensorial", got "plain"' in wrong
+    assert 'expected a run of network "neuro-tensorial", got "plain"' in wrong
     wrong = sentence(figures.main, run, "--out", tmp_path, "--plain", run)
-    assert 'wanted a run of network "plain"' in wrong
+    assert 'expected a run of network "plain"' in wrong
     wrong = sentence(figures.main, run, "--out", tmp_path, "--only", "2")
     assert "figures are 1, 4" in wrong
     assert "not a picture" in sentence(reconstruct.main, run, text, "--out", tmp_path)
@@ -298,7 +298,7 @@ def test_sentences_of_every_command(run, others, photo, tmp_path, monkeypatch):
     assert "by landmarks or by a box, got both" in wrong
     wrong = sentence(edit.main, "pose", run, "--target", HAPPY, SAD, "--source", HAPPY, SAD, SAD,
                      "--out", tmp_path)  # fmt: skip
-    assert "wanted as many target as source, or one of either, got 2 and 3" in wrong
+    assert "expected as many target as source, or one of either, got 2 and 3" in wrong
     wrong = sentence(edit.main, "pose", run, *pair, "--scale", 0)
     assert "scale must be a whole number, at least 1, at most 64, got 0" in wrong
     blocked = tmp_path / "blocked"

@@ -65,7 +65,7 @@ def test_warp_moves_the_picture(run, tmp_path):
     wanted, _, _ = editing.warp_expression(model, reader.face_model, images[0], target, source)
     found = picture(tmp_path / "expression_000.png")
     assert (found - wanted[0]).abs().max() <= 0.5 / 255 + 1e-5
-    with pytest.raises(SystemExit, match=r"^error: detail and warp are two ways"):
+    with pytest.raises(SystemExit, match=r"^error: detail and warp exclude each other"):
         edit.main([*words, "--warp", "--detail"])
 
 

@@ -330,10 +330,10 @@ def refused(*arguments):
 
 def test_refusals(runs, tmp_path):
     full, plain = runs["full-s0"], runs["plain"]
-    assert "got no checkpoint" in refused(tmp_path / "nowhere")
-    assert 'wants a network "plain", got "neuro-tensorial"' in refused(full, "--plain", full)
-    assert "wanted --images" in refused(full, "--labels", tmp_path / "x.csv")
-    assert "there is none" in refused(full, "--images", tmp_path / "none")
+    assert "it has no checkpoint" in refused(tmp_path / "nowhere")
+    assert 'needs a network "plain", got "neuro-tensorial"' in refused(full, "--plain", full)
+    assert "expected --images" in refused(full, "--labels", tmp_path / "x.csv")
+    assert "found none" in refused(full, "--images", tmp_path / "none")
     assert "meta.json" in refused(full, "--data", tmp_path)
     for option, value in (("identities", 1), ("lights", 16), ("folds", 1)):
         assert f"{option} must be" in refused(full, f"--{option}", value)
@@ -363,5 +363,5 @@ def test_damaged_checkpoint_is_named(tmp_path):
     run = write_run(tmp_path / "run")
     path = checkpoint.folder_of(run, 3) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match=r"step-00000003: not a whole checkpoint"):
+    with pytest.raises(CheckpointError, match=r"step-00000003: not a complete checkpoint"):
         load_run(run)

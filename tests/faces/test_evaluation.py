@@ -177,5 +177,5 @@ def test_landmarks_of_another_face_are_refused():
     face = make_analytic_face(1000)
     shape = face.mean[face.shape_vertices][None]
     assert transfer.select_landmarks(face, shape).shape == (1, 68, 3)
-    with pytest.raises(ConfigurationError, match=r"wanted shapes of its .* got 10: the run"):
+    with pytest.raises(ConfigurationError, match=r"expected shapes of its .* got 10: the run"):
         transfer.select_landmarks(face, shape[:, :10])

@@ -84,7 +84,7 @@ def test_a_run_keeps_the_face_that_it_was_begun_with(faces, tmp_path, monkeypatc
         assert Inputs(load_run(run)[1]).face_model.source.startswith("ICT")
     monkeypatch.delenv(VARIABLE)
     message = refused(*WORDS, "--out", run)
-    assert f"data.face_model is '{faces}' there, wanted None" in message
+    assert f"data.face_model is '{faces}' there, not None" in message
     train.main(["--config", str(run / "configuration.json"), "--out", str(run)])
 
 
@@ -94,8 +94,8 @@ def test_an_analytic_run_keeps_its_face(faces, tmp_path):
     kept = run / "configuration.json"
     assert read_command_line(["--config", str(kept)])[0].data == c.from_file(kept).data
     message = refused("--preset", "tiny", "--out", run)
-    assert f"data.face_model is None there, wanted '{faces}'" in message
-    assert "data.vertices is 1000 there, wanted 0" in message
+    assert f"data.face_model is None there, not '{faces}'" in message
+    assert "data.vertices is 1000 there, not 0" in message
 
 
 def test_runs_of_earlier_versions_continue(faces):

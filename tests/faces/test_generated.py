@@ -159,9 +159,9 @@ def test_errors(face):
     for call, message in (
         (lambda: GeneratedFaces(face, "dev"), "split must be one of train.*got 'dev'"),
         (lambda: GeneratedFaces(face, batch_size=0), "batch_size must be positive, got 0"),
-        (lambda: make_grid("dev", face_model=face), "a split is one of"),
-        (lambda: make_grid([0], ["bored"], face_model=face), "expressions must be of .*got bored"),
-        (lambda: make_grid([], face_model=face), "every list must name at least one"),
+        (lambda: make_grid("dev", face_model=face), "a split must be one of"),
+        (lambda: make_grid([0], ["bored"], face_model=face), "must be among .*got bored"),
+        (lambda: make_grid([], face_model=face), "every list must have at least one entry"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

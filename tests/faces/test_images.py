@@ -80,10 +80,10 @@ def test_what_is_refused(tmp_path):
     Image.fromarray(gradient().astype(np.float32)).save(tmp_path / "a.tif")
     Image.fromarray(gradient(4, 4)).save(tmp_path / "small.png")
     reasons = {
-        text: "not a picture that is read",
+        text: "not a picture of a supported format",
         cut: "cannot be read",
         tmp_path / "a.tif": "got mode 'F', whose range is unknown",
-        tmp_path / "small.png": r"wanted at least 8 x 8 pixels, got \(4, 4\)",
+        tmp_path / "small.png": r"expected at least 8 x 8 pixels, got \(4, 4\)",
         tmp_path / "absent.png": "the file does not exist",
         tmp_path: "got a folder",
     }
@@ -104,7 +104,7 @@ def test_folders(tmp_path):
         assert read_picture(tmp_path / name).shape == (3, 16, 16)
     found = [path.name for path in images.list_images(tmp_path)]
     assert found == ["a.JPG", "b.png", "c", "d.dat", "e.jp2"]
-    with pytest.raises(ImageError, match="wanted a folder of pictures"):
+    with pytest.raises(ImageError, match="expected a folder of pictures"):
         images.list_images(tmp_path / "absent")
 
 
@@ -126,11 +126,11 @@ def test_landmark_files(tmp_path):
     (tmp_path / "f.txt").write_text("1 x\n" * 5)
     (tmp_path / "g.txt").write_text("1 nan\n" * 5)
     reasons = {
-        ("e.txt", None): "wanted 5 or 68 landmarks of two numbers, got 2",
+        ("e.txt", None): "expected 5 or 68 landmarks of two numbers, got 2",
         ("f.txt", None): "f.txt: cannot be read .*'x'",
         ("g.txt", None): "landmarks must be numbers from",
         ("absent.txt", None): "the file does not exist",
-        ("d.json", "z.png"): "has no landmarks of z.png",
+        ("d.json", "z.png"): "has no landmarks for z.png",
     }
     for (name, image), reason in reasons.items():
         with pytest.raises(ImageError, match=reason):
@@ -218,7 +218,7 @@ def test_crop():
     assert half[0, 1, 1] == pytest.approx(float(image[0, 2:4, 2:4].mean()), abs=0.01)
     wide, _ = images.crop(image, 8, (1, 3, 9, 5))
     assert_close(wide, image[:, :, 1:9])
-    for box, reason in (((4, 4, 4, 6), "with an area"), ((20, 0, 30, 5), "outside the picture")):
+    for box, reason in (((4, 4, 4, 6), "a positive area"), ((20, 0, 30, 5), "outside the picture")):
         with pytest.raises(ImageError, match=reason):
             images.crop(image, 4, box)
 
@@ -268,6 +268,6 @@ def test_animations_hold_their_frames(tmp_path):
             for k in range(4):
                 film.seek(k)
                 assert abs(int(np.array(film.convert("RGB")).mean()) - 60 * k) <= 3
-    with pytest.raises(ImageError, match="wanted frames and a rate above 0, got 0"):
+    with pytest.raises(ImageError, match="expected frames and a rate above 0, got 0"):
         videos.write_film(tmp_path / "b.gif", [], 1, 10)
     assert math.isclose(Image.open(tmp_path / "a.gif").info["duration"], 100)

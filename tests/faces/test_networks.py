@@ -211,7 +211,7 @@ def test_statistics_round_trip_and_floor():
     torch.testing.assert_close(statistics.shape_std, torch.full((2,), 12.5**0.5))
     with pytest.raises(ValueError, match="got no shape"):
         statistics.set({"exp_3dmm": (torch.zeros(4), torch.ones(4))})
-    with pytest.raises(ValueError, match="wanted 4 coordinates, got 3"):
+    with pytest.raises(ValueError, match="expected 4 coordinates, got 3"):
         statistics.set({"exp_3dmm": (torch.zeros(3), torch.ones(3)), "shape": (0, 0)})
 
 

@@ -291,7 +291,7 @@ def test_baselines_of_a_run_on_a_stored_set(stored, tmp_path, capsys):
     out = tmp_path / "out"
     main([str(run), "--only", "--data", str(stored / "clean"), "--out", str(out), *OPTIONS])
     (measures,) = json.loads((out / "evaluation.json").read_text())["others"]
-    assert "that the run was trained on is not there" in measures["left_out"]
+    assert "that the run was trained on does not exist" in measures["left_out"]
     assert set(measures["angular_error"]) == {"network", "constant", "the persons' own mean"}
     assert {"pixels of the set, 4 components", "untrained z_id"} <= set(measures["accuracy"])
     text = (out / "report.md").read_text()
@@ -305,21 +305,21 @@ def test_only_wants_pictures(run, tmp_path):
             main([str(run), "--only", *words])
         return str(raised.value)
 
-    assert "wanted --images or --data" in refused()
-    assert "no baseline's run, got the baseline" in refused("--images", "x", "--plain", str(run))
-    assert "run's own folder" in refused("--images", "x", "--out", str(run))
+    assert "expected --images or --data" in refused()
+    assert "no baseline, got the baseline" in refused("--images", "x", "--plain", str(run))
+    assert "is the folder of a run" in refused("--images", "x", "--out", str(run))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name,identity\na.png,1\n", "line 1: wanted the columns file and any of identity"),
-        ("file,mood\na.png,1\n", "line 1: wanted the columns file"),
-        ("file,identity\na.png\n", "line 2: wanted 2 entries as in the first line, got 1"),
+        ("name,identity\na.png,1\n", "line 1: expected the columns file and any of identity"),
+        ("file,mood\na.png,1\n", "line 1: expected the columns file"),
+        ("file,identity\na.png\n", "line 2: expected 2 entries as in the first line, got 1"),
         ("file,identity\na.png,1\n\na.png,2\n", "line 4: names a.png again"),
         ("file,identity\n,2\n", "line 2: names no file"),
         ("file,identity\n", "the file labels no picture"),
-        ("", "line 1: wanted the columns file"),
+        ("", "line 1: expected the columns file"),
     ],
 )
 def test_wrong_labels_are_named(tmp_path, text, message):

@@ -94,7 +94,7 @@ def test_nothing_is_sure_without_a_face(inputs):
 
 @pytest.fixture(scope="module")
 def sure(inputs, photographs):
-    """A photograph whose face is found for sure, and where it is."""
+    """A photograph whose face is found with confidence, and where it is."""
     return next(pair for pair in photographs if inputs.placer.find(pair[0]).sure)
 
 
@@ -104,7 +104,7 @@ def test_what_is_taken_and_told(inputs, sure, tmp_path, capsys):
     found = inputs.placer.find(image)
     face = inputs.crop(image, path).image
     assert torch.equal(face, images.crop(image, SIZE, found.box)[0])
-    assert capsys.readouterr().err.startswith(f"{path}: the face at ")
+    assert capsys.readouterr().err.startswith(f"{path}: using the face at ")
 
     apart = (true.box[0] + 60, true.box[1], true.box[2] + 60, true.box[3])
     for box, warned in ((true.box, False), (apart, True)):
@@ -116,7 +116,7 @@ def test_what_is_taken_and_told(inputs, sure, tmp_path, capsys):
     grey = torch.full((3, 90, 120), 0.5)
     assert torch.equal(inputs.crop(grey, path).image, images.crop(grey, SIZE)[0])
     warning = capsys.readouterr().err
-    assert warning.startswith(f"warning: {path}: no face found for sure; the middle square is")
+    assert warning.startswith(f"warning: {path}: no face found with confidence; the middle")
 
     ready = images.crop(image, SIZE, apart)[0]
     assert inputs.crop(ready, path).image is ready and capsys.readouterr().err == ""
@@ -129,7 +129,7 @@ def test_a_well_placed_picture_stays_as_it_is(inputs, photographs, tmp_path, cap
         square = image[:, top : top + SIDE, left : left + SIDE]
         taken = inputs.crop(square, tmp_path / "a.png").image
         kept += torch.equal(taken, images.crop(square, SIZE)[0])
-    told = capsys.readouterr().err.count(": the face at ")
+    told = capsys.readouterr().err.count(": using the face at ")
     assert kept == len(photographs) - told >= 10
 
 
@@ -139,7 +139,7 @@ def test_commands_place_pictures(run, sure, tmp_path, capsys):
     images.save_image(path, image)
     words = [str(run), str(path), "--out", str(tmp_path / "out")]
     reconstruct.main(words)
-    assert f"{path}: the face at " in capsys.readouterr().err
+    assert f"{path}: using the face at " in capsys.readouterr().err
     reconstruct.main([*words, "--place", "middle"])
     assert capsys.readouterr().err == ""
 
@@ -153,7 +153,7 @@ def test_without_a_face_model_nothing_is_looked_for(run, tmp_path, capsys):
         taken = lost.crop(image, tmp_path / "a.png").image
         assert torch.equal(taken, images.crop(image, SIZE)[0])
     said = capsys.readouterr().err
-    assert said.count("warning: faces in pictures are not looked for: ") == 1
+    assert said.count("warning: faces in pictures are not searched for: ") == 1
 
 
 def test_boxes_and_landmarks_of_an_evaluation(run, inputs, sure, tmp_path, capsys):
@@ -192,9 +192,9 @@ def test_boxes_and_landmarks_of_an_evaluation(run, inputs, sure, tmp_path, capsy
     ("text", "message"),
     [
         ("file,left\na.png,1\n", "or all of left, top, right, bottom, got file, left"),
-        ("file,left,top,right,bottom\na.png,1,2,x,4\n", "line 2: wanted .* got 1, 2, x, 4"),
-        ("file,left,top,right,bottom\na.png,1,2,,4\n", "line 2: wanted .* got 1, 2, nothing, 4"),
-        ("file,left,top,right,bottom\na.png,1,2,nan,4\n", "line 2: wanted .* got 1, 2, nan, 4"),
+        ("file,left,top,right,bottom\na.png,1,2,x,4\n", "line 2: expected .* got 1, 2, x, 4"),
+        ("file,left,top,right,bottom\na.png,1,2,,4\n", "line 2: expected .* got 1, 2, nothing, 4"),
+        ("file,left,top,right,bottom\na.png,1,2,nan,4\n", "line 2: expected .* got 1, 2, nan, 4"),
     ],
 )
 def test_wrong_boxes_are_named(tmp_path, text, message):

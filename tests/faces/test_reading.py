@@ -111,7 +111,7 @@ def header(text, body=b"", method=zipfile.ZIP_DEFLATED):
 SHAPE = "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }"
 ARCHIVES = {
     "npy": (npy, "not an .npz archive"),
-    "object": (save(a=np.array([{}] * 4, dtype=object)), "a is no array of plain numbers"),
+    "object": (save(a=np.array([{}] * 4, dtype=object)), "a is not an array of plain numbers"),
     "missing": (save(a=None), "no array a"),
     "complex": (
         save(a=GOOD["a"] + 1j),
@@ -130,21 +130,21 @@ ARCHIVES = {
     "encrypted": (encrypt, "a is encrypted"),
     "bzip2": (
         header(SHAPE % "1, 3", bytes(12), zipfile.ZIP_BZIP2),
-        "a is neither .* packed by method 12",
+        "a must be stored or deflated, got .* 12",
     ),
     "claims more": (
         header(SHAPE % "99999999999, 3"),
         "a holds 0 bytes, its shape needs 1199999999988",
     ),
-    "negative": (header(SHAPE % "-1, 3"), "a is no array of plain"),
-    "open": (header("{'descr': '<f4', 'shape': ("), "a is no array of plain"),
-    "deep": (header("-" * 4000), "a is no array of plain"),
+    "negative": (header(SHAPE % "-1, 3"), "a is not an array of plain"),
+    "open": (header("{'descr': '<f4', 'shape': ("), "a is not an array of plain"),
+    "deep": (header("-" * 4000), "a is not an array of plain"),
     "long": (header("(" * 9000), "a has a header of 9000 bytes"),
     "fields": (
         header("{'descr': [('x', '<f4')], 'fortran_order': False, 'shape': (1, 3), }"),
         "a is no",
     ),
-    "folder": (lambda path: path.mkdir(), "wanted a file, got a folder"),
+    "folder": (lambda path: path.mkdir(), "expected a file, got a folder"),
     "absent": (lambda path: None, "the file does not exist"),
 }
 
@@ -191,7 +191,7 @@ def test_documents(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"a: &x [1]\nb: *x", "line 1: anchors and tags are not read"),
+        (b"a: &x [1]\nb: *x", "line 1: anchors and tags are not supported"),
         (b"a: !!python/name:os.system", "anchors and tags"),
         (b"[" * 50 + b"]" * 50, "at most 20 levels, got more"),
         (b"{" * 100_000, "at most 20 levels, got more"),
@@ -243,7 +243,7 @@ def test_what_runs_programs_or_names_files_is_no_picture(tmp_path):
     )
     (tmp_path / "a.mp4").write_text("#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:1,\n/etc/hostname\n")
     for name in ("a.eps", "a.mp4"):
-        with pytest.raises(ImageError, match="not a picture that is read"):
+        with pytest.raises(ImageError, match="not a picture of a supported format"):
             list(read_frames(tmp_path / name, 1))
 
 

@@ -62,11 +62,11 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize(
     ("sections", "names"),
     [
-        ({"model": {"k_b": 5}}, "model.k_b is 4 there, wanted 5"),
-        ({"losses": {"adversarial": 0.2}}, "losses.adversarial is 0.1 there, wanted 0.2"),
+        ({"model": {"k_b": 5}}, "model.k_b is 4 there, not 5"),
+        ({"losses": {"adversarial": 0.2}}, "losses.adversarial is 0.1 there, not 0.2"),
         ({"data": {"cache": 5, "seed": 3}}, "data.cache is 8000 .* 5; data.seed is 0 .* 3;"),
-        ({"training": {"steps": 2}}, "training.steps is 1 there, wanted 2"),
-        ({"training": {"steps": 1, "seed": 1}}, "training.seed is 0 there, wanted 1"),
+        ({"training": {"steps": 2}}, "training.steps is 1 there, not 2"),
+        ({"training": {"steps": 1, "seed": 1}}, "training.seed is 0 there, not 1"),
     ],
 )
 def test_a_run_of_another_configuration_is_left_as_it_is(finished, sections, names):
@@ -99,7 +99,7 @@ def test_differences():
     assert {f"{section}.{name}" for section, named in entries.items() for name in named} > FREE
     # Extents that are taken from the data, or that the network does not use.
     own = dataclasses.replace(base.model, k_3d=0, id_3dmm=3)
-    assert find_differences(base, Configuration(own)) == ["model.id_3dmm is 157 there, wanted 3"]
+    assert find_differences(base, Configuration(own)) == ["model.id_3dmm is 157 there, not 3"]
     plain = Configuration(dataclasses.replace(base.model, network="plain"))
     others = Configuration(dataclasses.replace(plain.model, id_3dmm=3))
     assert find_differences(plain, others) == []
@@ -117,14 +117,14 @@ def test_a_checkpoint_that_cannot_be_continued_leaves_the_folder(finished, tmp_p
     path = run / "configuration.json"
     path.write_text(path.read_text().replace('"k_b": 4', '"k_b": 5'))
     before = contents(run)
-    with pytest.raises(CheckpointError, match="not of this configuration"):
+    with pytest.raises(CheckpointError, match="does not match this configuration"):
         trainer(run, model={"k_b": 5}, training={"steps": 1, "keep": 3}).train()
     assert contents(run) == before
     shutil.copy(finished / "configuration.json", path)
     weights = checkpoint.folder_of(run, 1) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-5])
     before = contents(run)
-    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+    with pytest.raises(CheckpointError, match="not a complete checkpoint"):
         trainer(run, training={"steps": 1, "keep": 3}).train()
     assert contents(run) == before
 
@@ -139,7 +139,7 @@ def test_somebody_elses_file_is_not_replaced(tmp_path):
 def test_training_command_with_other_settings(trained, capsys):
     before = contents(trained)
     message = refused(train.main, *TRAINING, "--model.k-b", 5, "--out", trained)
-    assert "model.k_b is 32 there, wanted 5" in message
+    assert "model.k_b is 32 there, not 5" in message
     assert contents(trained) == before
     own = message.partition("by --config ")[2]
     train.main(["--config", own, "--out", str(trained)])
@@ -151,7 +151,7 @@ def test_sweep_over_a_finished_run_of_other_settings(trained, tmp_path, monkeypa
     monkeypatch.setattr(sweep, "run_to_its_end", started.append)
     before = contents(tmp_path)
     words = [*TRAINING[2:], "--out", tmp_path, "--names", "full", "plain"]
-    assert "model.network is 'neuro-tensorial' there, wanted 'plain'" in refused(sweep.main, *words)
+    assert "model.network is 'neuro-tensorial' there, not 'plain'" in refused(sweep.main, *words)
     assert contents(tmp_path) == before and not started
 
 
@@ -159,7 +159,7 @@ def test_verification_does_not_replace_a_file(tmp_path):
     out = tmp_path / "weights.safetensors"
     out.write_text("hours")
     message = refused(verification.main, "--out", out, *ANALYTIC)
-    assert "is there already; remove it, or choose another --out" in message
+    assert "already exists; remove it, or choose another --out" in message
     assert contents(tmp_path) == {out.name: b"hours"}
 
 
@@ -168,7 +168,7 @@ def test_rendering_into_another_set(tmp_path):
     data.main([str(word) for word in words])
     before = contents(tmp_path)
     message = refused(data.main, *words, "--seed", 1, "--split", "test")
-    assert "split is 'train' there, wanted 'test'; seed is 0 there, wanted 1" in message
+    assert "split is 'train' there, not 'test'; seed is 0 there, not 1" in message
     assert contents(tmp_path) == before
     (tmp_path / "meta.json").unlink()
     (tmp_path / "shard_007.npz").write_text("mine")
@@ -179,7 +179,7 @@ def test_rendering_into_another_set(tmp_path):
 def test_a_report_does_not_replace_a_runs_own_measures(tmp_path):
     run = write_run(tmp_path / "run")
     (run / "evaluation.json").write_text("{}")
-    assert "is a run's own folder" in refused(evaluate.main, run, "--out", run)
+    assert "is the folder of a run" in refused(evaluate.main, run, "--out", run)
     assert (run / "evaluation.json").read_text() == "{}"
 
 
@@ -189,7 +189,7 @@ def test_edits_do_not_replace_the_pictures_that_they_read(tmp_path):
                "--out", str(out)])  # fmt: skip
     before = contents(out)
     words = ["video", run, "--template", HAPPY, "--out", out, "--drive"]
-    assert "00000.png: is one of the faces' own files" in refused(edit.main, *words, out / "frames")
+    assert "00000.png: is one of the input files" in refused(edit.main, *words, out / "frames")
     assert contents(out) == before
     (tmp_path / "link").symlink_to(out)
     words = [run, out / "figure.png", "--out", tmp_path / "link"]
@@ -295,7 +295,7 @@ def test_reading_goes_on_while_training_removes_old_checkpoints(tmp_path, monkey
     monkeypatch.setattr(checkpoint, "load", pruned)
     assert load_run(run, which)[2] == 7 and len(asked) == 2
     (checkpoint.folder_of(run, 7) / "state.json").unlink()
-    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+    with pytest.raises(CheckpointError, match="not a complete checkpoint"):
         load_run(run, which)
 
 

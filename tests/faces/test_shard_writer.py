@@ -39,7 +39,7 @@ def test_writer_refuses_damage_and_other_sets(tmp_path, generated, batch):
     with pytest.raises(ValueError, match=r"albedo must have shape \(n, 3, 16, 16\), got none"):
         writer.add({"image": batch["image"]})
     writer.close()
-    with pytest.raises(ValueError, match="split is 'train' there, wanted 'test'"):
+    with pytest.raises(ValueError, match="split is 'train' there, not 'test'"):
         ShardWriter(tmp_path, generated.face_model, SHARD, "test")
 
 

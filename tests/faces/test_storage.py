@@ -179,7 +179,7 @@ def test_bits_switch_parts_off(folder, batch):
 
 
 DAMAGE = {
-    "pose scaled": (lambda a: a["pose"].__setitem__(5, 1.1 * a["pose"][5]), "is no rotation"),
+    "pose scaled": (lambda a: a["pose"].__setitem__(5, 1.1 * a["pose"][5]), "is not a rotation"),
     "pose reflected": (lambda a: a["pose"].__setitem__(5, -a["pose"][5]), "is a reflection"),
     "light NaN": (lambda a: a["light"].__setitem__((5, 1, 2), np.nan), "light has NaN"),
     "expression inf": (lambda a: a["exp_3dmm"].__setitem__((5, 0), np.inf), "exp_3dmm has NaN"),

@@ -49,7 +49,7 @@ def test_options_go_to_every_run():
 
 
 def test_unknown_names():
-    with pytest.raises(ConfigurationError, match=r"names must be of full, .*got most"):
+    with pytest.raises(ConfigurationError, match=r"names must be among full, .*got most"):
         sweep.plan(sweep.Sweep(names=("most",)))
 
 

@@ -206,7 +206,7 @@ def test_the_shape_travels_without_the_face_model(foreign, tmp_path, capsys, mon
     assert face.landmarks is not None
     reconstruct.main([str(small), HAPPY, "--out", str(tmp_path / "faces")])
     said = capsys.readouterr().out
-    assert "no mesh of the coefficients: the network's coefficients are of the face model" in said
+    assert "no mesh of the coefficients: the network's coefficients belong to the face" in said
     assert {p.name for p in (tmp_path / "faces" / "000").glob("*.ply")} == {"decoder.ply"}
     found = Demo(small)
     assert "Ready-made weights" in found.sentence and "a scanned face" in found.sentence
@@ -220,7 +220,7 @@ def test_the_shape_travels_without_the_face_model(foreign, tmp_path, capsys, mon
 def test_with_its_face_model_weights_do_all(foreign):
     _, small = foreign
     opened = OpenedRun(small, Options())
-    with pytest.raises(ConfigurationError, match=r"\(a scanned face\), which is not among the"):
+    with pytest.raises(ConfigurationError, match=r"\(a scanned face\), which the weights do not"):
         opened.inputs.find_coefficient_model()
     face = make_analytic_face(1000)
     opened.inputs._face = face
@@ -251,7 +251,7 @@ def test_unpack(foreign, tmp_path):
         assert torch.equal(tensor, second.model.state_dict()[name]), name
     assert torch.equal(first.surface.triangles, second.surface.triangles)
     assert first.surface.source == second.surface.source
-    assert "holds a run already" in refused(main, "unpack", small, "--out", tmp_path / "run")
+    assert "already holds a run" in refused(main, "unpack", small, "--out", tmp_path / "run")
     again = tmp_path / "again.safetensors"
     pack(tmp_path / "run", again)
     assert torch.equal(open_run(again).surface.triangles, first.surface.triangles)
@@ -264,7 +264,7 @@ def test_pack_refuses(run, tmp_path):
     assert "MB more; see --most" in refused(main, *words, "--most", "0.04")
     assert not out.exists()
     out.with_suffix(".json").write_text("mine")
-    assert "is there already" in refused(main, *words)
+    assert "already exists" in refused(main, *words)
     assert out.with_suffix(".json").read_text() == "mine"
 
 
@@ -280,30 +280,30 @@ def changed(path, tmp_path, change):
 
 
 DAMAGES = {
-    r"no note ntensor": lambda t, n: n.pop("ntensor"),
+    r"the note ntensor is missing": lambda t, n: n.pop("ntensor"),
     r"format: Input should be 1": lambda t, n: n.update(
         ntensor=n["ntensor"].replace('"format": 1', '"format": 2')
     ),
-    r"faces must be a text, up to 200 printable": lambda t, n: n.update(
+    r"faces must be text, up to 200 printable": lambda t, n: n.update(
         ntensor=n["ntensor"].replace("a scanned", "a\\u001bscanned")
     ),
     r"surface.triangles must be 0 to 999, got 0 to 1000": lambda t, n: (
         t["surface.triangles"].view(-1)[:2].copy_(torch.tensor([0, 1000]))
     ),
-    r"surface.landmarks68: wanted int32 of shape \(68,\), got none": lambda t, n: t.pop(
+    r"surface.landmarks68: expected int32 of shape \(68,\), got none": lambda t, n: t.pop(
         "surface.landmarks68"
     ),
     r"frontal_stream.projection.core.basis has NaN": lambda t, n: t[
         "frontal_stream.projection.core.basis"
     ].fill_(float("nan")),
-    r"core.core: wanted float16 of shape": lambda t, n: t.update(
+    r"core.core: expected float16 of shape": lambda t, n: t.update(
         {
             "frontal_stream.projection.core.core": t["frontal_stream.projection.core.core"][
                 :1
             ].clone()
         }
     ),
-    r"wanted float32 of shape .*, got int32": lambda t, n: t.update(
+    r"expected float32 of shape .*, got int32": lambda t, n: t.update(
         {"light.linear.weight": t["light.linear.weight"].int()}
     ),
 }
@@ -323,7 +323,7 @@ def test_factors_that_would_fill_the_memory_are_refused():
         "core.basis": torch.zeros(32_000, 1, dtype=torch.float16),
         "core.core": torch.zeros(1, 32_000, dtype=torch.float16),
     }
-    with pytest.raises(ValueError, match=r"wanted factors of at most \d+ bytes, got 4096000000"):
+    with pytest.raises(ValueError, match=r"expected factors of at most \d+ bytes, got 4096000000"):
         packed.restore_tensors(given, huge)
     given["core.core"] = torch.full((1, 7), 3e38)
     given["core.basis"] = torch.full((9, 1), 3e38)

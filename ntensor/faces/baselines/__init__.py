@@ -1,4 +1,4 @@
-"""What the paper compares with, as code: a multilinear model and the fit of a face model."""
+"""The paper's baselines: a multilinear model and the fit of a face model."""
 
 from .als import MultilinearModel, fit_multilinear
 from .drawing import estimate_light, rewarp, warp_by_flow

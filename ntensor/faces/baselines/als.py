@@ -15,12 +15,13 @@ from torch.nn import functional as F
 
 import ntensor
 
-# Power iterations of one picture's factors, and the change of its norm that ends them.
+# Limit on the power iterations for a picture's factors, and the relative change of the norm that
+# ends them.
 _POWER_STEPS = 50
 _POWER_TOLERANCE = 1e-6
-# A relative error that leaves nothing to search for.
+# A fit with a smaller relative error counts as exact and ends the search.
 _EXACT = 1e-5
-# Singular vectors that the core may turn into, for two columns of it.
+# Singular vectors kept for every two columns of the core, so that it can rotate among them.
 _SURPLUS = 3
 
 
@@ -32,13 +33,14 @@ class MultilinearModel:
               \mathcal{B}_{(1)}^\top \mathcal{B}_{(1)} = I
 
     The form of equation 2 of the paper, whose factors are light, expression and identity. Only the
-    product of a picture's factors is determined. They are given equal lengths, and the signs that
-    bring all but the first nearest to the commonest direction of the fitted pictures.
+    product of a picture's factors is determined, so its factors are scaled to equal lengths. The
+    signs of all but the first are chosen so that they point along the most common direction of the
+    fitted pictures.
 
     Attributes:
         mean (Tensor[k_x])
         core (Tensor[k_x, k_1, ..., k_M]): contiguous.
-        directions (tuple of Tensor[k_m]): unit vectors, the commonest direction of each factor.
+        directions (tuple of Tensor[k_m]): unit vectors, the most common direction of each factor.
         factors (tuple of Tensor[n, k_m]): of the fitted pictures.
         errors (tuple of float): relative error `|X - model| / |X - mean|` after each sweep.
 
@@ -59,7 +61,7 @@ class MultilinearModel:
     errors: tuple[float, ...]
 
     def transform(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The factors of pictures, seen or unseen.
+        """Computes the factors of pictures, fitted or new.
 
         Args:
             x (Tensor[n, k_x])
@@ -68,7 +70,7 @@ class MultilinearModel:
             tuple of Tensor[n, k_m]
 
         Raises:
-            ValueError: another extent.
+            ValueError: wrong shape.
         """
         _check(x, self.core.shape[0])
         coefficients = (x - self.mean) @ self.core.flatten(1)
@@ -76,14 +78,14 @@ class MultilinearModel:
         return orient(factors, self.directions)
 
     def reconstruct(self, *factors: Tensor) -> Tensor:
-        """Pictures (Tensor[n, k_x]) of factors (Tensor[n, k_m]), which may be of several."""
+        """Pictures (Tensor[n, k_x]) from factors (Tensor[n, k_m]), even of different pictures."""
         return self.mean + ntensor.synthesis_projection(self.core, *factors)
 
     def edit(self, x: Tensor, donors: Tensor, mode: int) -> Tensor:
         """Pictures `x` with factor `mode` of `donors` (both Tensor[n, k_x]).
 
-        A factor is brought to the length that it had in `x`, since what is common to all factors
-        of a picture is its brightness.
+        The new factor is scaled to the length of the old one, since the common length of a
+        picture's factors is its brightness.
         """
         own, other = list(self.transform(x)), self.transform(donors)[mode]
         own[mode] = F.normalize(other, dim=1) * own[mode].norm(dim=1, keepdim=True)
@@ -93,11 +95,12 @@ class MultilinearModel:
         """The same model with its factors in another order: new factor `m` is `order[m]`.
 
         Raises:
-            ValueError: `order` is no permutation of the factors.
+            ValueError: `order` is not a permutation of the factors.
         """
         if sorted(order) != list(range(len(self.factors))):
             raise ValueError(
-                f"permute: order must be a permutation of {len(self.factors)}, got {tuple(order)}"
+                f"permute: order must be a permutation of {len(self.factors)} factors, got "
+                f"{tuple(order)}"
             )
         core = self.core.permute(0, *(mode + 1 for mode in order)).contiguous()
         directions = tuple(self.directions[mode] for mode in order)
@@ -117,34 +120,35 @@ def fit_multilinear(
 ) -> MultilinearModel:
     r"""Fits a `MultilinearModel` by alternating least squares.
 
-    It minimises `|X - X_mean - Z B^T|` over the core `B`, orthonormal, and the factors in
-    `Z = Z_1 kr ... kr Z_M`. The start is the leading singular vectors of `X` and the best rank one
-    of every picture's coefficients. A sweep does
+    It minimises `|X - X_mean - Z B^T|` over the orthonormal core `B` and the factors in
+    `Z = Z_1 kr ... kr Z_M`. It starts from the leading singular vectors of `X` and the best
+    rank-one approximation of every picture's coefficients. A sweep updates
 
-    1. each factor in turn: what is left of the coefficients `B^T x` contracted with the other
-       factors, :math:`z_m \leftarrow \mathrm{mttkrp}(\mathcal{B}, x, z_{j \neq m})`, which is one
-       step of the higher-order power iteration to the best rank one;
+    1. each factor in turn, by contracting the coefficients `B^T x` with the other factors,
+       :math:`z_m \leftarrow \mathrm{mttkrp}(\mathcal{B}, x, z_{j \neq m})`, which is one step of
+       the higher-order power iteration for the best rank-one approximation;
     2. the core by Procrustes: the polar factor of `X^T Z`, which is the gradient of
-       `ntensor.synthesis_projection` in its core.
+       `ntensor.synthesis_projection` with respect to its core.
 
-    A sweep forms neither `Z` nor the coefficients, and no step raises the error. The error has
-    local minima, also where a model fits exactly; the best of several starts is kept, all but the
-    first of which turn the singular vectors at random.
+    A sweep forms neither `Z` nor the coefficients, and no step increases the error. The error has
+    local minima, even if an exact model exists, so the best of several starts is kept. All starts
+    but the first rotate the singular vectors at random.
 
     Args:
         x (Tensor[n, k_x]): pictures as rows; float32 or float64.
         sizes (sequence of int): `k_1, ..., k_M`, whose product is at most `n` and `k_x`.
-        center (bool): subtract the mean picture; else it is 0.
-        sweeps (int): most of them.
+        center (bool): subtract the mean picture; otherwise the mean is 0.
+        sweeps (int): limit on the sweeps.
         tolerance (float): relative change of the error that ends the fit.
-        starts (int): most of them; an exact model ends the search.
+        starts (int): limit on the starts; an exact fit ends the search.
         seed (int): of the random starts.
 
     Returns:
         MultilinearModel
 
     Raises:
-        ValueError: another rank, sizes that are not positive or whose product is too large.
+        ValueError: `x` is not a matrix, a size is not positive, or the product of the sizes is too
+            large.
     """
     if x.dim() != 2:
         raise ValueError(f"fit_multilinear: x must have shape (n, k_x), got {tuple(x.shape)}")
@@ -185,7 +189,7 @@ def fit_multilinear(
 def _alternate(
     core: Tensor, x: Tensor, lost: float, scale: float, sweeps: int, tolerance: float
 ) -> tuple[Tensor, list[Tensor], list[float]]:
-    """Core, factors and errors from one start; `lost` is the squared norm outside of `x`."""
+    """Core, factors and errors from one start; `lost` is the squared norm that `x` lacks."""
     factors = list(fit_rank_one((x @ core.flatten(1)).unflatten(1, core.shape[1:])))
     errors: list[float] = []
     for _ in range(max(1, sweeps)):
@@ -202,8 +206,8 @@ def _alternate(
 def fit_rank_one(tensors: Tensor) -> tuple[Tensor, ...]:
     """The best approximation of each tensor by an outer product.
 
-    Starts with the leading left singular vector of every unfolding, then the higher-order power
-    iteration.
+    Starts from the leading left singular vector of every unfolding, then applies the higher-order
+    power iteration.
 
     Args:
         tensors (Tensor[n, k_1, ..., k_M])
@@ -231,8 +235,8 @@ def fit_rank_one(tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def orient(factors: tuple[Tensor, ...], directions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The same products with equal lengths of a picture's factors, and all but the first on the
-    side of the directions."""
+    """Scales a picture's factors to equal lengths, and flips all but the first to point along the
+    directions; their product is unchanged."""
     lengths = [z.norm(dim=1, keepdim=True) for z in factors]
     root = math.prod(lengths[1:], start=lengths[0]).pow(1 / len(factors))
     sign = torch.ones_like(root)

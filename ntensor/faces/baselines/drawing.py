@@ -1,4 +1,4 @@
-"""Pictures of fitted faces in another expression, pose or light, with the colours of a picture."""
+"""Redraws fitted faces in another expression, pose or light, with the colours of a picture."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .landmark_fit import LandmarkFit, to_pixels
 
 # A surface seen at a smaller cosine than this has no usable colours.
 _GRAZING = 0.15
-# Of an estimated shading that divides, and of a ratio of two.
+# The smallest estimated shading to divide by, and the largest ratio of two.
 _DARKEST, _LARGEST_RATIO = 0.02, 2.0
 _RIDGE = 1e-2
-# The motion outside of a face fades over this part of the picture's side.
+# The motion outside a face fades over this fraction of the picture's side.
 _FADES = 1 / 16
 
 
@@ -30,24 +30,24 @@ def warp_by_flow(
     light: Tensor | None = None,
     camera: Camera | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""The sources' pictures, moved as the surface moves between two fits: for small movements.
+    r"""Warps the sources' pictures by the motion of the surface between two fits, if it is small.
 
     .. math:: out(p) = image(p + d(p)), \quad
               d(p) = \pi(source\ of\ the\ point\ at\ p) - p \ \text{inside the target's face}
 
-    Outside, `d` is its mean over the near part of the face, and fades to 0. Where nothing moves,
-    the picture stays as it is, however wrong the fit, so that only errors of the difference of the
-    two fits count; `rewarp` draws every pixel of the face anew. The normals that an expression
-    changes are not shaded again: that error is less than the estimated light's. An opened mouth is
-    not filled.
+    Outside, `d` is its mean over the nearby part of the face, and fades to 0. Where nothing moves,
+    the picture is unchanged, however wrong the fit, so only errors in the difference of the two
+    fits matter; `rewarp` redraws every pixel of the face. Normals changed by an expression are not
+    reshaded: that error is smaller than the error of the estimated light. An opened mouth is not
+    filled.
 
     Args:
         face (FaceModel)
         image (Tensor[n, 3, S, S]): the sources' pictures, 0 to 1.
         source, target (LandmarkFit): of `n` faces, of almost the same pose.
-        light (Tensor[n, 3, 9] or None): of another picture, from `estimate_light`: the face's
-            colours times the ratio of its shading and that of the light estimated here; None:
-            they stay.
+        light (Tensor[n, 3, 9] or None): of another picture, from `estimate_light`. The face's
+            colours are multiplied by the ratio of its shading to that of the light estimated here.
+            None: colours are unchanged.
         camera (Camera)
 
     Returns:
@@ -83,13 +83,13 @@ def rewarp(
     target: LandmarkFit,
     camera: Camera | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures of the fitted target faces with the colours of the source's picture.
+    """Draws the fitted target faces with the colours of the sources' pictures.
 
-    Every pixel of the target face takes the colour at the place of the same surface point in the
-    source's picture, times the ratio of the shadings there and here (see `estimate_light`). Where
-    the source does not show the point, it takes that of the mirrored place, and where neither is
-    seen the mean colour of the source's face. Around the target face the source's picture stays.
-    As in the paper's figure 8, the inside of a mouth that was closed is not known.
+    Every pixel of the target face gets the colour of the same surface point in the source's
+    picture, times the ratio of the shadings here and there (see `estimate_light`). If the source
+    does not show the point, the mirrored point is used, and if that is hidden too, the mean colour
+    of the source's face. Outside the target face, the source's picture is kept. As in the paper's
+    figure 8, the inside of a mouth that was closed is unknown.
 
     Args:
         face (FaceModel)
@@ -133,7 +133,7 @@ def rewarp(
 def estimate_light(
     face: FaceModel, image: Tensor, fit: LandmarkFit, camera: Camera | None = None
 ) -> Tensor:
-    """The light that explains the picture by the fitted normals and one colour of the whole face.
+    """Estimates the light of a picture from the fitted normals, with one colour for the whole face.
 
     A ridge regression of every channel on the nine harmonics of the normals.
 
@@ -158,18 +158,18 @@ def estimate_light(
 
 
 def _divide(here: Tensor, there: Tensor) -> Tensor:
-    """Of two shadings, within limits."""
+    """The ratio of two shadings, within limits."""
     return (here / there.clamp_min(_DARKEST)).clamp(1 / _LARGEST_RATIO, _LARGEST_RATIO)
 
 
 def _count_rows_up(points: Tensor, size: int, camera: Camera | None) -> Tensor:
-    """Points as the rasteriser takes them, with rows counted upwards."""
+    """Points in the rasteriser's coordinates, with rows counted upwards."""
     places = to_pixels(points[..., :2], size, camera)
     return torch.cat([places[..., :1], size - places[..., 1:], points[..., 2:]], 2)
 
 
 def _draw(face: FaceModel, points: Tensor, values: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Values of the vertices (n, V, C) as maps (n, C, S, S), and 1 where the face is."""
+    """Draws vertex values (n, V, C) as maps (n, C, S, S), and the mask of the face (n, 1, S, S)."""
     n = len(points)
     fragments = rasterise(points, face.triangles, size)
     maps = values.new_zeros(n * size * size, values.shape[2])
@@ -186,7 +186,7 @@ def _sample(image: Tensor, places: Tensor) -> Tensor:
 
 
 def _find_visible(face: FaceModel, points: Tensor, size: int) -> Tensor:
-    """1 for vertices (n, V, 1) that are a corner of a triangle that is seen, else 0."""
+    """1 for the vertices (n, V, 1) of visible triangles, else 0."""
     fragments = rasterise(points, face.triangles, size)
     marked = points.new_zeros(points.shape[0] * points.shape[1])
     for corner in face.triangles[fragments.triangle].unbind(1):

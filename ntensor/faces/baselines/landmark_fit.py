@@ -49,28 +49,28 @@ class LandmarkFit:
         return LandmarkFit(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def with_expression(self, other: LandmarkFit) -> LandmarkFit:
-        """The same faces with the expressions of others."""
+        """The same faces with the expressions of `other`."""
         return replace(self, expression=other.expression)
 
     def with_pose(self, other: LandmarkFit) -> LandmarkFit:
-        """The same faces with rotation, scale and translation of others."""
+        """The same faces with the rotations, scales and translations of `other`."""
         return replace(self, pose=other.pose, scale=other.scale, translation=other.translation)
 
 
 def project(
     face: FaceModel, identity: Tensor, expression: Tensor, pose: Tensor, vertices: Tensor | None
 ) -> Tensor:
-    """Millimetres (n, P, 2) in the camera of some vertices; default: the 68 landmarks."""
+    """Projects vertices, by default the 68 landmarks, to the camera (n, P, 2); millimetres."""
     chosen = face.landmarks68 if vertices is None else vertices
     return (face.vertices(identity, expression)[:, chosen] @ pose.mT)[..., :2]
 
 
 def to_pixels(points: Tensor, size: int, camera: Camera | None = None) -> Tensor:
-    """Places in the picture, `(column, row)` from the upper left corner of the upper left pixel.
+    """Positions in the picture, `(column, row)` from the outer corner of the upper left pixel.
 
     Args:
         points (Tensor[..., 2]): millimetres in the camera, y up.
-        size (int): pixels a side.
+        size (int): pixels per side.
         camera (Camera)
     """
     camera = camera or Camera()
@@ -96,29 +96,29 @@ def fit_landmarks(
     spread: float = 0.2,
     iterations: int = 10,
 ) -> LandmarkFit:
-    r"""Camera, identity and expression of 68 landmarks, by alternating least squares.
+    r"""Fits camera, identity and expression to 68 landmarks by alternating least squares.
 
     .. math:: \min \sum_j |p_j - s (R\,v_j(a, b))_{xy} - t|^2 / noise^2 + |a|^2
               + |b - \bar b|^2 / spread^2
 
-    In turn: the camera, the affine least-squares solution drawn to the nearest scaled rotation;
-    then `a` and `b` together, a ridge regression, with `b` held in 0 to 1.
+    Two steps alternate: the camera, as the affine least-squares solution projected to the nearest
+    scaled rotation; then `a` and `b` together, by ridge regression, with `b` clamped to 0 to 1.
 
     Args:
         face (FaceModel)
         landmarks (Tensor[n, 68, 2]): millimetres in the camera, y up; see `from_pixels`.
-        scale (float or None): of the camera where it is known; None: found.
+        scale (float or None): of the camera, if it is known; None: it is fitted.
         noise (float): standard deviation of the landmarks, millimetres.
         spread (float): standard deviation of an expression's weights about the mean of the basic
             expressions.
-        iterations (int): few, since the camera's step knows nothing of the priors: with many, depth
-            is traded for rotation.
+        iterations (int): should be few, since the camera's step ignores the priors: with many,
+            depth is traded for rotation.
 
     Returns:
         LandmarkFit
 
     Raises:
-        ValueError: another shape.
+        ValueError: wrong shape.
 
     Example:
         >>> import torch
@@ -146,7 +146,7 @@ def fit_landmarks(
     for _ in range(iterations):
         points = mean + torch.einsum("nk,kpc->npc", coefficients, modes)
         pose, s, t = _fit_camera(points, landmarks, scale)
-        # Rows of s R that are seen, applied to every mode: (n, k, 68, 2).
+        # The first two rows of s R, applied to every mode: (n, k, 68, 2).
         seen = torch.einsum("nic,kpc->nkpi", s[:, None, None] * pose[:, :2], modes)
         still = torch.einsum("nic,pc->npi", s[:, None, None] * pose[:, :2], mean) + t[:, None]
         rest = (landmarks - still).flatten(1)
@@ -163,7 +163,7 @@ def fit_landmarks(
 def _fit_camera(
     points: Tensor, landmarks: Tensor, scale: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rotations (n, 3, 3), scales (n,) and translations (n, 2) that bring points to landmarks."""
+    """Rotations (n, 3, 3), scales (n,) and translations (n, 2) that map points to landmarks."""
     centre, middle = points.mean(1, keepdim=True), landmarks.mean(1, keepdim=True)
     x, p = points - centre, landmarks - middle
     affine = torch.linalg.solve(x.mT @ x, x.mT @ p).mT  # (n, 2, 3)

@@ -1,1 +1,1 @@
-"""What every part of the faces builds on: errors, optional packages, the ends of a command."""
+"""Shared by all of `ntensor.faces`: errors, optional packages, start and end of a command."""

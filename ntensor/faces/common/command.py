@@ -28,8 +28,8 @@ def command(main: Callable[Words, None]) -> Callable[Words, None]:
       sentence and status 1.
     - SIGINT and SIGTERM end it by an exception, so that no half-written file remains, with one
       line and status 128 plus the signal's number.
-    - If standard output has no reader any more, it ends silently with status 141. If standard
-      error has none, or a stream was closed at the start, it continues.
+    - If standard output no longer has a reader, it ends silently with status 141. If standard error
+      has none, or a stream was closed at the start, it continues.
     """
 
     @functools.wraps(main)

@@ -32,7 +32,7 @@ class ImageError(FacesError, ValueError):
 
 
 class DamagedPicture(DamagedData, ImageError):
-    """A damaged file of a picture, of landmarks or of a film."""
+    """A damaged picture, landmark or video file."""
 
 
 class CheckpointError(FacesError):

@@ -1,4 +1,4 @@
-"""How `python -m ntensor.faces.NAME` begins: before anything of an extra is imported."""
+"""Starts `python -m ntensor.faces.NAME`, before any optional package is imported."""
 
 from __future__ import annotations
 

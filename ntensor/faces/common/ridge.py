@@ -8,14 +8,14 @@ from torch.nn import functional as F
 
 
 def fit_ridge(features: Tensor, target: Tensor, share: float = 1e-3) -> Tensor:
-    r"""Weights of a ridge regression with an intercept, which the ridge leaves alone.
+    r"""Fits a ridge regression with an intercept, which is not penalised.
 
     Args:
         features (Tensor[n, k]), target (Tensor[n, d])
-        share (float): of the features' mean square, the ridge.
+        share (float): the ridge, relative to the features' mean square.
 
     Returns:
-        Tensor[k + 1, d]: the intercept last.
+        Tensor[k + 1, d]: the weights, the intercept last.
 
     Example:
         >>> import torch

@@ -35,7 +35,7 @@ def read_command_line(arguments: Sequence[str] | None = None) -> tuple[Configura
     for single entries, such as `--training.steps 100` or `--backend reference`.
 
     Raises:
-        ConfigurationError: a preset, file or entry that cannot be; see `settle_face_model`.
+        ConfigurationError: an invalid preset, file or entry; see `settle_face_model`.
     """
     import tyro
 
@@ -68,7 +68,7 @@ def read_command_line(arguments: Sequence[str] | None = None) -> tuple[Configura
 def _settle(
     configuration: Configuration, config: Path | None, words: Sequence[str]
 ) -> Configuration:
-    """The configuration with its face model settled by what the user gave, see `face_source`."""
+    """Settles the configuration's face model by what the user specified; see `face_source`."""
     file: dict[str, Any] = {} if config is None else read_yaml(config).get("data", {})
     options = {word.split("=")[0] for word in words}
     named = "face_model" in file

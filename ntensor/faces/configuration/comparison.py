@@ -35,7 +35,7 @@ def find_misfits(configuration: Configuration, sizes: Mapping[str, int]) -> list
     sentences = []
     for name, size in sizes.items():
         if name in used and wanted[name] not in (0, size):
-            cure = f"--model.{name.replace('_', '-')} 0 takes the data's"
+            cure = f"--model.{name.replace('_', '-')} 0 uses the data's"
             if name == "image_size":
                 cure = "both must be the same"
             elif name == "k_3d" and configuration.data.source == "generated":
@@ -61,7 +61,7 @@ def find_differences(kept: Configuration, wanted: Configuration) -> list[str]:
     Args:
         kept (Configuration): of the existing run, with the extents of its data.
         wanted (Configuration): extents of 0, and those that its network does not use, are not
-            compared; nor is a face model of which `kept` does not say which one it was.
+            compared; nor is the face model, if `kept` does not record its own.
     """
     old, new = asdict(kept), asdict(wanted)
     for entries, given in ((old, kept), (new, wanted)):
@@ -78,5 +78,5 @@ def find_differences(kept: Configuration, wanted: Configuration) -> list[str]:
             kept_value = old[section][name]
             if value == kept_value or loose or f"{section}.{name}" in FREE:
                 continue
-            phrases.append(f"{section}.{name} is {kept_value!r} there, wanted {value!r}")
+            phrases.append(f"{section}.{name} is {kept_value!r} there, not {value!r}")
     return phrases

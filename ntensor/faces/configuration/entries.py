@@ -17,7 +17,7 @@ from ntensor.faces.common.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Within:
-    """The range of a number, or of each number in a tuple; goes with the type in `Annotated`.
+    """The range of a number, or of each number in a tuple; used with the type in `Annotated`.
 
     Attributes:
         least, most: the bounds, both allowed.
@@ -31,7 +31,7 @@ class Within:
     multiple: int = 0
 
     def holds(self, value: Any) -> bool:
-        """Whether a number, a tuple of them, or None lies within."""
+        """Whether a number or each number of a tuple lies within; None always does."""
         if value is None:
             return True
         if isinstance(value, tuple):
@@ -56,10 +56,10 @@ def _format_number(value: float) -> str:
 
 @dataclass(frozen=True)
 class Word:
-    """The form of a text; goes with `str` in `Annotated`.
+    """The form of a string; used with `str` in `Annotated`.
 
     Attributes:
-        pattern: a regular expression that matches the whole text.
+        pattern: a regular expression that matches the whole string.
         meaning: the same in words.
     """
 
@@ -67,7 +67,7 @@ class Word:
     meaning: str
 
     def holds(self, value: Any) -> bool:
-        """Whether it is such a text, or None."""
+        """Whether it is such a string, or None."""
         return value is None or re.fullmatch(self.pattern, value) is not None
 
     def __str__(self) -> str:
@@ -93,7 +93,7 @@ def check_entries(configuration: Any) -> None:
     """Refuses a dataclass with an entry of the wrong type, out of range or not finite.
 
     Raises:
-        ConfigurationError: names the entry, what is required and what it is.
+        ConfigurationError: names the entry, what is required, and the value found.
     """
     hints = typing.get_type_hints(type(configuration), include_extras=True)
     for field in dataclasses.fields(configuration):
@@ -101,14 +101,14 @@ def check_entries(configuration: Any) -> None:
 
 
 def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
-    """`check_entries` of the arguments of a call, by their names."""
+    """As `check_entries`, for the arguments of a call, by name."""
     hints = typing.get_type_hints(function, include_extras=True)
     for name in inspect.signature(function).parameters:
         check_entry(name, given[name], hints[name])
 
 
 def check_entry(name: str, value: Any, hint: Any) -> None:
-    """`check_entries` of one entry; `hint` is its annotation."""
+    """As `check_entries`, for one entry; `hint` is its annotation."""
     kind, *notes = typing.get_args(hint) if _is(hint, Annotated) else (hint,)
     ranges = [note for note in notes if isinstance(note, Within | Word)]
     if not _fits(value, kind) or not all(note.holds(value) for note in ranges):
@@ -156,5 +156,5 @@ def _describe(hint: Any) -> str:
     if _is(hint, tuple):
         few = "several" if arguments[-1] is Ellipsis else str(len(arguments))
         return f"{few} values, each {_describe(arguments[0])}"
-    names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}
+    names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
     return names.get(hint, "none" if hint is type(None) else hint.__name__)

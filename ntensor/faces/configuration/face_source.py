@@ -1,4 +1,4 @@
-"""Which face model generated samples are made with: the settings name it, or the environment."""
+"""Determines the face model of generated samples, from the settings or the environment."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def settle_face_model(
 ) -> DataConfiguration:
     """The data with its face model named, so that it is the same in every environment.
 
-    Where `face_model` stays None, `vertices` is above 0 and the face is the analytic one.
+    If `face_model` stays None, `vertices` is above 0 and the face is the analytic one.
 
     Args:
         data (DataConfiguration)
@@ -43,8 +43,8 @@ def settle_face_model(
             a run; None with `vertices` is then the analytic face, whatever the environment names.
 
     Raises:
-        ConfigurationError: `vertices` was chosen beside a face model from a file, or the file that
-            the environment names is not there.
+        ConfigurationError: `vertices` was chosen together with a face model from a file, or the
+            file that the environment names does not exist.
     """
     own = named and data.face_model is None and data.vertices
     if data.source != "generated" or own:
@@ -65,8 +65,8 @@ def settle_face_model(
 
 
 def identify_face_model(data: DataConfiguration) -> tuple[str | None, int]:
-    """`face_model` and `vertices` in a form that is the same for the same face; `(None, 0)` where
-    the environment decided and nobody noted how."""
+    """`face_model` and `vertices` in a canonical form, equal for equal faces; `(None, 0)` if the
+    environment decided and its choice was not recorded."""
     if data.face_model in (None, ANALYTIC):
         return data.face_model, 0 if data.face_model else data.vertices
     return str(Path(data.face_model or "").resolve()), 0

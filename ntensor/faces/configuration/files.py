@@ -1,4 +1,4 @@
-"""Configurations as files."""
+"""Reads and writes configurations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def to_json(configuration: Configuration) -> str:
 
 
 def from_mapping(values: Any, source: str) -> Configuration:
-    """A configuration from nested mappings; what they leave out has the default value.
+    """Makes a configuration from nested mappings; missing entries have their default values.
 
     Raises:
         ConfigurationError: an unknown key, a wrong type, or another value of an entry that is
@@ -34,7 +34,7 @@ def from_mapping(values: Any, source: str) -> Configuration:
 
 
 def drop_fixed(values: Any, source: str) -> Any:
-    """The mappings without the entries that are `FIXED`, whose values they must have.
+    """Removes the entries that are `FIXED` from the mappings, and checks their values.
 
     Raises:
         ConfigurationError: one has another value; the message begins with `source`.
@@ -47,7 +47,7 @@ def drop_fixed(values: Any, source: str) -> Any:
         if not isinstance(entries, dict):
             continue
         wrong = [
-            f"{section}.{name} must be {value!r}, which it is in every run of this version, got "
+            f"{section}.{name} must be {value!r}, which is fixed in this version, got "
             f"{entries[name]!r}"
             for name, value in fixed.items()
             if name in entries and entries[name] != value
@@ -59,10 +59,11 @@ def drop_fixed(values: Any, source: str) -> Any:
 
 
 def from_file(path: str | Path, base: Configuration | None = None) -> Configuration:
-    """Reads a YAML or JSON file; what it leaves out is as in `base`.
+    """Reads a YAML or JSON file; missing entries are taken from `base`.
 
     Raises:
-        ConfigurationError: no such file, no mapping, an unknown key, or a wrong type or value.
+        ConfigurationError: there is no such file, it is not a mapping, or it has an unknown key or
+            a wrong type or value.
     """
     try:
         values = read_yaml(path)
@@ -70,7 +71,7 @@ def from_file(path: str | Path, base: Configuration | None = None) -> Configurat
         raise ConfigurationError(str(error)) from error
     if not isinstance(values, dict):
         raise ConfigurationError(
-            f"{path}: wanted a mapping of sections, got {type(values).__name__}"
+            f"{path}: expected a mapping of sections, got {type(values).__name__}"
         )
     merged = asdict(base or Configuration())
     for section, entries in values.items():

@@ -97,11 +97,11 @@ def small() -> Configuration:
 
 
 def robust() -> Configuration:
-    """About an hour on two processor cores: what carries over to pictures of other makes.
+    """About an hour on two processor cores; transfers to pictures from other sources.
 
-    For pictures that vary as those of people do, in pairs of one person, as `data.source`. The
-    sizes are about those of `small`, with more convolutions in the encoder, where they cost least,
-    and cores of factored output modes, so that codes can be larger.
+    For realistic pictures in pairs of one person, given by `data.source`. The sizes are about those
+    of `small`, with more convolutions in the encoder, where they are cheapest, and cores with
+    factored output modes, so that codes can be larger.
     """
     base = small()
     return Configuration(
@@ -172,10 +172,10 @@ PRESETS: dict[str, Callable[[], Configuration]] = {
 
 
 def find_preset(name: str) -> Configuration:
-    """The configuration of that name.
+    """The configuration of a preset.
 
     Raises:
-        ConfigurationError: where there is none.
+        ConfigurationError: there is no such preset.
 
     Example:
         >>> from ntensor.faces.configuration.presets import find_preset

@@ -31,37 +31,38 @@ class ModelConfiguration:
 
     Attributes:
         network: `"neuro-tensorial"` is the paper's network. `"intrinsic"` is the network after its
-            reference [30]: the same code without streams 1 and 3 and without the rotation, where
-            normals and albedo have codes of their own. `"plain"` is an adversarial auto-encoder
-            with one code (reference [23]). `"proof-of-concept"` is the network of section 4.
+            reference [30]: the same code without streams 1 and 3 and without the rotation; normals
+            and albedo have separate codes. `"plain"` is an adversarial auto-encoder with one code
+            (reference [23]). `"proof-of-concept"` is the network of section 4.
         image_size: `S`, a multiple of 8; pixels.
         channels: filters of the three convolutions of the encoder; decoders mirror them.
-        depth: convolutions a stage of the encoder; those after the first are residual and work on
+        depth: convolutions per stage of the encoder; those after the first are residual and work on
             the pooled map.
         kernel_size: of every convolution but a decoder's last one (3) and skip connections; odd.
-        normalise_input: the encoder convolves each picture at a standard mean and contrast, over
-            all colours together, so that exposure matters less; `z_i` is told both.
+        normalise_input: mean and contrast of each picture are normalised before the encoder, over
+            all colours together, so that exposure matters less; `z_i` gets both as inputs.
         k_i: extent of the intermediate code `z_i`.
         k_b, k_m, k_l, k_exp, k_id: extents of the codes. `z_p` has 9.
-        core_rank: the output mode of both cores is factored with this rank; 0: whole cores, as in
+        core_rank: the output mode of both cores is factored with this rank; 0: full cores, as in
             the paper.
         k_3d: coordinates of the facial shape, three times the number of vertices; 0: the data's.
         exp_3dmm, id_3dmm: coefficients of the morphable model; 0: the data's.
         rotation: layout of the rotation of section 3.4; `"off"` for a proof-of-concept network
-            without pose, or to show what the paper's network is without it.
+            without pose, or for an ablation of the paper's network.
         unpooling: the decoders of mask and background use the encoder's pooling indices instead
             of upsampling.
         subpixel: decoders that upsample end at half the size, with four pixels per place.
-        skips: decoders add linear maps of what the encoder's stages made of the picture, so that
-            its detail reaches them. Those of normals and albedo learn to do without as well, since
-            a picture of another pose or identity gives no maps. Of networks with these decoders.
+        skips: decoders add linear maps of the picture and of the outputs of the encoder's stages,
+            so that fine detail reaches them. Those of normals and albedo also learn to work
+            without, since the picture's own maps do not show another pose or identity. Only for
+            networks with these decoders.
         bottleneck: activation of `z_i`.
         thumbnail: a linear layer from `z_i` to the coarse colours of the image, so that the
             encoder learns them together with its codes; see `losses.thumbnail`.
         geometric_expression: `z_exp` learns from the morphable model alone (equations 10 and 12);
             gradients of images and normals stop there. In the paper they do not.
-        accumulate_core_grad: as in `ntensor.nn.MultilinearProjection`; one process, float32 and no
-            `compile`. None: used where it works.
+        accumulate_core_grad: as in `ntensor.nn.MultilinearProjection`; requires one process,
+            float32 and no `compile`. None: used if possible.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -120,10 +121,10 @@ class LossConfiguration:
     are much larger than those of the standardised vectors, whose errors start at 1. The defaults
     were chosen on validation identities of generated faces.
 
-    `pairs` and `swap` need data whose pictures 2k and 2k + 1 are of one person: where one of them
-    has a weight, the order of the samples keeps such pairs together. `independence` is of
-    `ntensor.faces.training.independence`. Where the weight of the adversary is 0, no discriminator
-    is trained. Weights that are the same in every run are constants; `gamma` and `k_rate` belong to
+    `pairs` and `swap` need data whose pictures 2k and 2k + 1 show one person: if either has a
+    weight, the order of the samples keeps such pairs together. `independence` is defined in
+    `ntensor.faces.training.independence`. If the weight of the adversary is 0, no discriminator is
+    trained. Weights that are the same in every run are constants; `gamma` and `k_rate` belong to
     the balance of the adversary, `update_balance`.
     """
 
@@ -159,7 +160,7 @@ class LossConfiguration:
 
     @property
     def of_pairs(self) -> bool:
-        """Whether a term needs the pairs of the data together."""
+        """Whether a term needs the pairs of the data to stay together."""
         return bool(self.pairs or self.swap)
 
     def __post_init__(self) -> None:
@@ -176,14 +177,16 @@ class DataConfiguration:
         validation_source: the folder of a second data set with other identities; required with a
             folder as `source`.
         face_model: an ICT face file, or `"analytic"` for the built-in face. None: the analytic face
-            where `vertices` is above 0, else the one that the variable `NTENSOR_FACE_MODEL` names,
-            or the analytic one. Training notes it in the run's configuration, and lets the variable
-            replace a preset's `vertices`.
+            if `vertices` is above 0, else the one that the variable `NTENSOR_FACE_MODEL` names, or
+            the analytic one. Training records it in the run's configuration, and lets the variable
+            override a preset's `vertices`.
         vertices: of the analytic face; 0: its default.
-        variation: what varies in generated samples: everything; expression and identity of frontal
-            faces under one light (section 4.1); these and one of seven poses (section 4.2); as
-            people and cameras vary, see `ntensor.faces.datasets.wild`.
-        cache: how many generated training samples are kept and reused; 0: every sample is new.
+        variation: what varies in generated samples. all: everything; expression: expression and
+            identity of frontal faces under one light (section 4.1); pose: these and one of seven
+            poses (section 4.2); wild: people and cameras, realistically, see
+            `ntensor.faces.datasets.wild`.
+        cache: number of generated training samples that are kept and reused; 0: every sample is
+            new.
         validation: validation samples, of identities that training never shows.
         seed: of the generated samples.
         workers: processes that read or render samples; each has its own cache.
@@ -207,7 +210,7 @@ class DataConfiguration:
 
     @property
     def of_concept(self) -> bool:
-        """Whether generated samples are of the proof of concept: persons of their own, textures."""
+        """Whether generated samples are of the proof of concept, with its persons and textures."""
         return self.variation in ("expression", "pose")
 
     def __post_init__(self) -> None:
@@ -220,21 +223,22 @@ class TrainingConfiguration:
 
     Attributes:
         steps: updates of the network.
-        code_steps: how many updates at the start train only the encoder, by the targets of its
-            codes: pose, coefficients, light. They need no decoder and cost a tenth, and the
-            decoders then start from meaningful codes. A network without such codes ignores this.
+        code_steps: number of initial updates that train only the encoder, on the targets of its
+            codes: pose, coefficients, light. They need no decoder and cost a tenth of a full
+            update, and the decoders then start from meaningful codes. A network without such codes
+            ignores this.
         batch_size: samples per update, over all processes and all `accumulation` parts.
         accumulation: the number of parts that a batch is split into, processed in turn.
-        learning_rate: the largest; it rises linearly for `warmup` updates, once more after the
-            `code_steps`, and then falls by a half cosine to `final_rate` times itself. So does the
-            discriminator's, from `discriminator_rate`.
-        clip: largest Euclidean norm of the network's gradient; 0: no limit.
-        augment: each update shows the network its inputs in other tones and colours, with noise,
-            partly covered, and, while only codes are trained, at another place and size; see
+        learning_rate: the peak rate. It is reached linearly in `warmup` updates, again after the
+            `code_steps`, and then falls along half a cosine to `final_rate` times the peak. The
+            discriminator's rate does the same, with the peak `discriminator_rate`.
+        clip: limit on the Euclidean norm of the network's gradient; 0: no limit.
+        augment: every update randomly changes tone and colour of the network's inputs, adds noise,
+            covers parts, and, while only codes are trained, moves and scales them; see
             `ntensor.faces.training.augmentation`.
-        precision: `"bfloat16"` runs convolutions and products under autocast.
+        precision: `"bfloat16"` runs convolutions and matrix products under autocast.
         log_every, picture_every, validate_every, checkpoint_every: intervals in updates.
-        keep: how many recent checkpoints are kept besides the best one.
+        keep: number of recent checkpoints that are kept besides the best one.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -287,7 +291,8 @@ class Configuration:
         check_entries(self)
 
 
-# Entries of configurations that earlier versions wrote, which are the same in every run now.
+# Entries that configurations of earlier versions may have. They now have the same value in every
+# run.
 FIXED: dict[str, dict[str, Any]] = {
     "model": {"k_intrinsic": ModelConfiguration.K_INTRINSIC, "texture": True},
     "losses": {

@@ -43,7 +43,7 @@ class FaceGrid(Faces, Dataset[Batch]):
         if unknown:
             wanted = ", ".join(self.face_model.basic_names)
             raise ValueError(
-                f"make_grid: expressions must be of {wanted}, got {', '.join(sorted(unknown))}"
+                f"make_grid: expressions must be among {wanted}, got {', '.join(sorted(unknown))}"
             )
         self.expressions = [self.face_model.basic_names.index(name) for name in expressions]
         self.poses = [
@@ -57,7 +57,7 @@ class FaceGrid(Faces, Dataset[Batch]):
         )
         if 0 in self.shape:
             raise ValueError(
-                f"make_grid: every list must name at least one, got lengths {self.shape}"
+                f"make_grid: every list must have at least one entry, got lengths {self.shape}"
             )
 
     def __len__(self) -> int:
@@ -135,7 +135,7 @@ def make_grid(
     if isinstance(identities, str):
         if identities not in SPLITS:
             raise ValueError(
-                f"make_grid: a split is one of {', '.join(SPLITS)}, got {identities!r}"
+                f"make_grid: a split must be one of {', '.join(SPLITS)}, got {identities!r}"
             )
         identities = SPLITS[identities]
     face = face_model if face_model is not None else load_face_model()

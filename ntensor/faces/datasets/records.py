@@ -135,7 +135,7 @@ def find_faults(arrays: Arrays) -> dict[int, str]:
     if "pose" in arrays:
         pose = np.nan_to_num(arrays["pose"].astype(np.float64))
         off = np.abs(pose.transpose(0, 2, 1) @ pose - np.eye(3)).max((1, 2))
-        note(off > _POSE_TOLERANCE, "pose", "is no rotation: R^T R is not the identity")
+        note(off > _POSE_TOLERANCE, "pose", "is not a rotation: R^T R is not the identity")
         note(np.linalg.det(pose) < 0, "pose", "is a reflection: its determinant is -1")
     if "mask" in arrays:
         note(arrays["mask"].reshape(count, -1).max(1) == 0, "mask", "is empty")

@@ -8,7 +8,7 @@
 | `statistics.npz` (optional) | `NAME_mean`, `NAME_std` (at least 1e-4) of `id_3dmm`, `exp_3dmm`, `shape` |
 
 Only the array `image` is required. `input` is the picture as a camera delivers it; a network sees
-it instead of its target, `image`. If pictures of one person are adjacent, `differs` tells in which
+it instead of its target, `image`. If pictures of one person are adjacent, `differs` says in which
 factor they differ.
 
 Colours have 8 bits. Normals have 8 bits with sign: 127 is 1; x right, y up, z to the camera.
@@ -121,7 +121,7 @@ def read_meta(folder: str | Path) -> Meta:
             raise DamagedData(path, None, f"{name} must be {value!r}, got {content.get(name)!r}")
     meta = read_json(path, Meta)
     if not meta.shards:
-        raise DamagedData(path, None, "shards must be at least one, got none")
+        raise DamagedData(path, None, "shards must list at least one, got none")
     return meta
 
 
@@ -199,14 +199,14 @@ class ShardWriter:
             shards = sorted(self.folder.glob("shard_*.npz"))
             if len(shards) > 1:
                 raise ConfigurationError(
-                    f"{self.folder}: holds {len(shards)} shards without the {META} that tells what "
-                    "they are; choose another --out"
+                    f"{self.folder}: holds {len(shards)} shards without the {META} that describes "
+                    "them; choose another --out"
                 )
             return None
         meta = read_meta(self.folder)
         standing, wanted = self._notes(meta), self._notes()
         wrong = [
-            f"{name} is {standing.get(name)!r} there, wanted {wanted.get(name)!r}"
+            f"{name} is {standing.get(name)!r} there, not {wanted.get(name)!r}"
             for name in dict.fromkeys([*wanted, *standing])
             if standing.get(name) != wanted.get(name)
         ]

@@ -158,7 +158,7 @@ class StoredFaces(IterableDataset[dict[str, Tensor]]):
             [(int(s), i - int(self._starts[s])) for s, i in zip(shards, wanted, strict=True)]
         )
         if arrays is None:
-            raise IndexError("batch: every sample that was asked for is damaged")
+            raise IndexError("batch: every requested sample is damaged")
         return self._decode(arrays)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:

@@ -77,7 +77,7 @@ class WildFaces(Faces):
         if split not in SPLITS:
             raise ValueError(f"WildFaces: split must be one of {', '.join(SPLITS)}, got {split!r}")
         if torch.device(device).type != "cpu":
-            raise ConfigurationError(f"WildFaces: draws on the cpu, got device {device}")
+            raise ConfigurationError(f"WildFaces: device must be cpu, got {device}")
         super().__init__(face_model, size, None, device)
         surface = find_surface(self.face_model)
         self._drawn, place = _leave_out(self.face_model, torch.from_numpy(surface))

@@ -1,4 +1,4 @@
-"""Ranges of the variation of wild faces: one world for training, and another for evaluation."""
+"""Ranges of the variation of wild faces: one world for training, another for evaluation."""
 
 from __future__ import annotations
 

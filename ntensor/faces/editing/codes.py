@@ -1,4 +1,4 @@
-"""The codes of pictures, and their decoding with some of them replaced."""
+"""The codes of pictures, and decoding with some of them replaced."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ntensor.faces.networks.model import FaceAutoencoder, Model
 # What can be edited, and the code that holds it.
 CODES = {"expression": "z_exp", "pose": "z_p", "light": "z_l", "identity": "z_id"}
 
-# Codes without which the maps of a picture fit no normals and albedo.
+# If one of these codes is replaced, a picture's maps no longer fit its normals and albedo.
 _OF_THE_MAPS = {"z_p", "z_id"}
 
 Mask = Literal["code", "normals"]
@@ -28,9 +28,9 @@ class Encoded:
     """The codes of `n` pictures, and what the decoders need of the pictures themselves.
 
     Attributes:
-        codes (dict of Tensor[n, k]): `z_exp`, `z_id` and so on, as far as the network has them.
-        kept (Kept): for unpooling and skip connections; it belongs to the picture that gives mask
-            and background.
+        codes (dict of Tensor[n, k]): `z_exp`, `z_id` and so on; those that the network has.
+        kept (Kept): for unpooling and skip connections; it belongs to the picture that provides
+            mask and background.
     """
 
     codes: dict[str, Tensor]
@@ -46,18 +46,18 @@ class Encoded:
         return Encoded(codes, self.kept.choose(rows))
 
     def expand(self, n: int) -> Encoded:
-        """One picture `n` times.
+        """Repeats one picture `n` times.
 
         Raises:
             ValueError: there is more than one.
         """
         if len(self) not in (1, n):
-            raise ValueError(f"expand: wanted one picture or {n}, got {len(self)}")
+            raise ValueError(f"expand: expected one picture or {n}, got {len(self)}")
         codes = {name: code.expand(n, -1) for name, code in self.codes.items()}
         return Encoded(codes, self.kept.expand(n))
 
     def replace(self, codes: Mapping[str, Tensor], fits: Tensor | None = None) -> Encoded:
-        """The same pictures with other codes in place of some.
+        """The same pictures with some codes replaced.
 
         Normals and albedo of another pose or identity are decoded without skip connections: the
         pictures' own maps show neither.
@@ -65,14 +65,14 @@ class Encoded:
         Args:
             codes (mapping): Tensor[n, k] by name.
             fits (Tensor[n] or None): bool, the pictures that keep pose and identity; None: those
-                whose codes of both are as before.
+                for which both codes are unchanged.
 
         Raises:
-            ValueError: a code that these pictures do not have, or one of another shape.
+            ValueError: a code that these pictures do not have, or one of the wrong shape.
         """
         for name, code in codes.items():
             if name not in self.codes:
-                raise ValueError(f"replace: wanted codes of {sorted(self.codes)}, got {name}")
+                raise ValueError(f"replace: expected codes of {sorted(self.codes)}, got {name}")
             if code.shape != self.codes[name].shape:
                 raise ValueError(
                     f"replace: {name} must have shape {tuple(self.codes[name].shape)}, "
@@ -88,7 +88,7 @@ def require_codes(model: Model, *edits: str) -> None:
     """Checks that the network has the codes of these edits (keys of `CODES`).
 
     Raises:
-        ConfigurationError: it has not.
+        ConfigurationError: it lacks one.
     """
     has = [name for name in model.encoder.heads if isinstance(name, str)]
     for edit in edits:
@@ -104,14 +104,14 @@ def encode(model: Model, images: Tensor) -> Encoded:
     """`E(x)` of eq. 6, 17 and 19.
 
     Args:
-        model (Model): as `load_run` gives it.
+        model (Model): as returned by `load_run`.
         images (Tensor[n, 3, S, S]): 0 to 1, of the network's size.
 
     Returns:
         Encoded
 
     Raises:
-        ValueError: another shape.
+        ValueError: wrong shape.
 
     Example:
         >>> import torch
@@ -139,13 +139,13 @@ def decode(
     Args:
         model (Model)
         encoded (Encoded): its codes may come from several pictures.
-        streams (bool): compute shape, frontal pictures and coefficients too.
-        mask (str): what joins face and background. `"code"`: the mask of `z_m`, as in eq. 7.
-            `"normals"`: where the decoded normals have a length (they are near zero outside the
-            face), so that the outline follows an edited pose or identity.
+        streams (bool): also compute shape, frontal images and coefficients.
+        mask (str): how face and background are composited. `"code"`: by the mask of `z_m`, as in
+            eq. 7. `"normals"`: by the length of the decoded normals, which is near zero outside the
+            face, so that the outline follows an edited pose or identity.
 
     Returns:
-        dict: as the network's `decode`, `frontal_image` clamped to 0 to 1.
+        dict: as the network's `decode`, with `frontal_image` clamped to 0 to 1.
     """
     if not isinstance(model, FaceAutoencoder):
         return model.decode(encoded.codes, encoded.kept)
@@ -154,7 +154,7 @@ def decode(
 
 
 def compose(output: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
-    """The output with its `image` joined by another mask, and a bounded frontal image; see
+    """Composites the output's `image` with another mask, and clamps the frontal image; see
     `decode`."""
     output = bound(output)
     if mask == "code":
@@ -169,9 +169,9 @@ def compose(output: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
 
 
 def bound(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The output with `frontal_image`, where there is one, clamped to 0 to 1.
+    """The output with `frontal_image`, if there is one, clamped to 0 to 1.
 
-    Eq. 2 has no bound: on other pictures than training's its values may be anything.
+    Eq. 2 is unbounded: for pictures unlike those of training, its values can be arbitrary.
     """
     bounded = dict(output)
     if "frontal_image" in bounded:
@@ -187,7 +187,7 @@ def find_nearest_rotation(z_p: Tensor) -> Tensor:
     The paper decodes `z_p` as it is; this is for codes that are mixed or extrapolated.
 
     Args:
-        z_p (Tensor[n, 9]): row by row.
+        z_p (Tensor[n, 9]): in row-major order.
 
     Returns:
         Tensor[n, 9]

@@ -1,18 +1,18 @@
-"""Edits that keep of the picture what the network does not reproduce."""
+"""Edits that preserve what the network does not reproduce of a picture."""
 
 from __future__ import annotations
 
 from torch import Tensor
 from torch.nn import functional as F
 
-# Sides of the windows that changes and errors are averaged over, as parts of the picture's side;
-# and the weight of the error against the change. Chosen on validation persons.
+# Sides of the averaging windows for changes and errors, relative to the picture's side, and the
+# weight of the error relative to the change. Chosen on validation persons.
 _CHANGE, _ERROR, _DOUBT = 1 / 5, 1 / 9, 1.5
 
 
 def keep_detail(edit: str, image: Tensor, reconstruction: Tensor, edited: Tensor) -> Tensor:
-    """A picture with the change that an edit makes to its reconstruction, by the way that the edit
-    wants: `replace_changed` for an expression, which moves things, else `add_detail`.
+    """Transfers the change that an edit makes to the reconstruction to the picture itself: by
+    `replace_changed` for an expression, which moves things, else by `add_detail`.
 
     Args:
         edit (str): a key of `editing.CODES`.
@@ -26,12 +26,12 @@ def keep_detail(edit: str, image: Tensor, reconstruction: Tensor, edited: Tensor
 
 
 def add_detail(image: Tensor, reconstruction: Tensor, edited: Tensor) -> Tensor:
-    r"""A picture with the change that an edit makes to its reconstruction.
+    r"""Adds the change that an edit makes to the reconstruction to the picture itself.
 
     .. math:: x + D(z^{edited}) - D(z)
 
-    What the network does not reproduce (hair, marks, the background's detail) stays. For edits in
-    which nothing moves, as another light.
+    What the network does not reproduce (hair, marks, background detail) is kept. For edits in which
+    nothing moves, such as a new light.
 
     Args:
         image, reconstruction, edited (Tensor[n, 3, S, S]): `x`, `D(z)`, `D(z^{edited})`.
@@ -43,16 +43,16 @@ def add_detail(image: Tensor, reconstruction: Tensor, edited: Tensor) -> Tensor:
 
 
 def replace_changed(image: Tensor, reconstruction: Tensor, edited: Tensor) -> Tensor:
-    r"""A picture whose changed places are decoded, and whose others stay as they are.
+    r"""Decodes the changed regions of a picture, and keeps all others.
 
     .. math:: (1 - w) \, x + w \, (D(z^{edited}) + \overline{x - D(z)}), \qquad
               w = \frac{\overline{|D(z^{edited}) - D(z)|}}
                        {\overline{|D(z^{edited}) - D(z)|} + c \, \overline{|x - D(z)|}}
 
-    with means :math:`\overline{\cdot}` over a neighbourhood. The change is believed as far as it
-    exceeds what the network gets wrong at the same place. Where it is believed, things have moved,
-    so the picture's own fine detail belongs elsewhere and goes; what is wrong over the whole
-    neighbourhood, the colour, is put right.
+    with means :math:`\overline{\cdot}` over a neighbourhood. The change is trusted to the extent
+    that it exceeds the network's error at the same place. Where it is trusted, things have moved,
+    so the picture's own fine detail no longer belongs there and is dropped. An error common to the
+    whole neighbourhood, such as its colour, is corrected.
 
     Args:
         image, reconstruction, edited (Tensor[n, 3, S, S]): `x`, `D(z)`, `D(z^{edited})`.
@@ -78,8 +78,8 @@ def replace_changed(image: Tensor, reconstruction: Tensor, edited: Tensor) -> Te
 
 
 def _average(maps: Tensor, part: float) -> Tensor:
-    """The mean over a window, twice, so that its weights fall off; `part`: the window's side over
-    the maps'."""
+    """Averages over a window twice, so that its weights taper off; `part` is the window's side
+    relative to the maps'."""
     side = 2 * max(1, round(part * maps.shape[-1] / 2)) + 1
     for _ in range(2):
         maps = F.avg_pool2d(maps, side, 1, side // 2, count_include_pad=False)

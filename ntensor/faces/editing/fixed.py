@@ -18,7 +18,7 @@ class FixedFace:
 
     The cores are contracted with the face's identity once, :math:`\mathcal{Q} \times_4 z_{id}` and
     :math:`\mathcal{B} \times_3 z_{id}` of eq. 1 and 3, and mask and background, which no such edit
-    changes, are decoded once. `decode` gives what the whole network gives, to rounding.
+    changes, are decoded once. `decode` returns what the whole network would, up to rounding.
 
     Args:
         model (Model): the paper's network.
@@ -26,8 +26,8 @@ class FixedFace:
         image (Tensor[1, 3, S, S] or None): its picture, for edits of the picture itself.
 
     Raises:
-        ConfigurationError: another network.
-        ValueError: not one face.
+        ConfigurationError: it is another network.
+        ValueError: not exactly one face.
 
     Example:
         >>> import torch
@@ -46,7 +46,7 @@ class FixedFace:
                 f'FixedFace needs a network "neuro-tensorial", got "{model.configuration.network}"'
             )
         if len(encoded) != 1:
-            raise ValueError(f"FixedFace: wanted one face, got {len(encoded)}")
+            raise ValueError(f"FixedFace: expected one face, got {len(encoded)}")
         self.model, self.encoded, self.image = model, encoded, image
         codes = encoded.codes
         with torch.no_grad():
@@ -65,10 +65,11 @@ class FixedFace:
         streams: bool = True,
         mask: Mask = "code",
     ) -> dict[str, Tensor]:
-        """The face with other codes; those left out are its own.
+        """Decodes the face with other codes; omitted ones are its own.
 
         Args:
-            z_exp (Tensor[n, k_exp]), z_p (Tensor[n, 9]), z_l (Tensor[n, k_l]): or of one row.
+            z_exp (Tensor[n, k_exp]), z_p (Tensor[n, 9]), z_l (Tensor[n, k_l]): each may have one
+                row.
             streams (bool), mask (str): as in `editing.decode`.
 
         Returns:

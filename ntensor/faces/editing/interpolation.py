@@ -50,7 +50,7 @@ def blend(
     unknown = [edit for edit in weights if CODES.get(edit) not in first.codes]
     if unknown:
         has = ", ".join(edit for edit, name in CODES.items() if name in first.codes)
-        raise ValueError(f"blend: weights may be of {has}, got {', '.join(unknown)}")
+        raise ValueError(f"blend: weights must be among {has}, got {', '.join(unknown)}")
     columns = [torch.as_tensor(w) for w in weights.values()]
     n = max([len(first), len(second), *(w.numel() for w in columns)])
     start, end = first.expand(n).codes, second.expand(n).codes
@@ -84,7 +84,7 @@ def interpolate(
         first, second (Encoded): one face each; background and all other codes are the first's.
         edit (str): `expression`, `identity` (the paper's two), `pose` or `light`.
         steps (int): pictures, both ends included; 11 are the paper's steps of 0.1.
-        project (bool): of a pose, as in `blend`.
+        project (bool): for a pose, as in `blend`.
         mask (str), streams (bool): as in `decode`.
 
     Returns:

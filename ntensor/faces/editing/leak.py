@@ -1,4 +1,4 @@
-"""How much the code of the identity depends on the pose, and edits that respect it."""
+"""Estimates how the identity code depends on the pose, and corrects edits for it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def fit_pose_leak(codes: Mapping[str, Tensor]) -> Tensor:
     identity replaces only the rest, `z_id - z_p A`. No labels are used.
 
     Args:
-        codes (mapping): `z_p` (Tensor[n, 9]) and `z_id` (Tensor[n, k_id]) of many pictures, best
-            of the training.
+        codes (mapping): `z_p` (Tensor[n, 9]) and `z_id` (Tensor[n, k_id]) of many pictures,
+            preferably those of training.
 
     Returns:
         Tensor[9, k_id]: `A`, with a ridge of a thousandth of the mean square of `z_p`.
@@ -40,7 +40,9 @@ def fit_pose_leak(codes: Mapping[str, Tensor]) -> Tensor:
     """
     for name in ("z_p", "z_id"):
         if name not in codes:
-            raise ConfigurationError(f"fit_pose_leak: wanted the codes z_p and z_id, got no {name}")
+            raise ConfigurationError(
+                f"fit_pose_leak: expected the codes z_p and z_id, got no {name}"
+            )
     z_p, z_id = (codes[name].double() for name in ("z_p", "z_id"))
     slope = fit_ridge(z_p - z_p.mean(0), z_id)[:-1]
     return slope.to(codes["z_id"].dtype)
@@ -51,8 +53,8 @@ def follow_pose(edited: Encoded, z_p: Tensor, leak: Tensor | None) -> Encoded:
 
     Args:
         edited (Encoded): with the new `z_p`.
-        z_p (Tensor[n, 9]): of the picture that `z_id` comes from.
-        leak (Tensor[9, k_id] or None): of `fit_pose_leak`; None changes nothing.
+        z_p (Tensor[n, 9]): of the pictures that `z_id` comes from.
+        leak (Tensor[9, k_id] or None): from `fit_pose_leak`; None changes nothing.
     """
     if leak is None:
         return edited

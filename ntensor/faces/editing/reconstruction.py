@@ -15,8 +15,8 @@ def restore_vertices(model: Model, output: Mapping[str, Tensor]) -> Tensor:
     r"""The shape of stream 1, `\mathcal{B} \times_2 z_{exp} \times_3 z_{id}` (eq. 3), in its unit.
 
     Args:
-        model (Model): whose `statistics` take the standardisation back.
-        output (mapping): of `decode`.
+        model (Model): its `statistics` undo the standardisation.
+        output (mapping): from `decode`.
 
     Returns:
         Tensor[n, V_s, 3]: in the unit of the training shapes; millimetres, not posed, for the
@@ -30,11 +30,11 @@ def restore_vertices(model: Model, output: Mapping[str, Tensor]) -> Tensor:
 
 
 def restore_coefficients(model: Model, output: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The morphable model's coefficients that the codes are mapped to (sections 4.1.2 and 5.3).
+    """The coefficients of the morphable model predicted from the codes (sections 4.1.2 and 5.3).
 
     Args:
         model (Model)
-        output (mapping): of `decode`.
+        output (mapping): from `decode`.
 
     Returns:
         `x_id` (Tensor[n, k_a]) and `x_exp` (Tensor[n, k_b]), not standardised.
@@ -56,14 +56,14 @@ def build_vertices(model: Model, output: Mapping[str, Tensor], face: FaceModel) 
 
     Args:
         model (Model)
-        output (mapping): of `decode`.
-        face (FaceModel): that the network was trained with.
+        output (mapping): from `decode`.
+        face (FaceModel): the one that the network was trained with.
 
     Returns:
         Tensor[n, V, 3]: every vertex of `face`, millimetres, not posed, on the face's device.
 
     Raises:
-        ConfigurationError: the face model has other coefficients.
+        ConfigurationError: the face model has other numbers of coefficients.
     """
     x_id, x_exp = restore_coefficients(model, output)
     if (x_id.shape[1], x_exp.shape[1]) != (face.identity_size, face.expression_size):
@@ -76,14 +76,14 @@ def build_vertices(model: Model, output: Mapping[str, Tensor], face: FaceModel) 
 
 
 def collect_frontal_maps(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Texture and normals of the unposed face, as far as the network has them.
+    """Texture and normals of the unposed face, if the network has them.
 
     Args:
-        output (mapping): of `decode`.
+        output (mapping): from `decode`.
 
     Returns:
         dict: of `texture` (section 4.1.2, a proof-of-concept network), `frontal_image` (eq. 2) and
-        `frontal_normal` (eq. 5, made unit where it is longer than a half, else zero).
+        `frontal_normal` (eq. 5, normalised where its length exceeds 0.5, else zero).
     """
     names = ("texture", "frontal_image", "frontal_normal")
     known = {name: output[name] for name in names if name in output}
@@ -99,7 +99,7 @@ def measure_shape_error(shape: Tensor, truth: Tensor) -> Tensor:
 
     .. math:: e = \sqrt{\frac{1}{V} \sum_v \| x_v - \hat x_v \|^2}
 
-    No alignment is done: both are in the axes of the face model.
+    There is no alignment: both are in the axes of the face model.
 
     Args:
         shape, truth (Tensor[n, V, 3])
@@ -116,7 +116,7 @@ def measure_shape_error(shape: Tensor, truth: Tensor) -> Tensor:
     """
     if shape.shape != truth.shape:
         raise ValueError(
-            "measure_shape_error: wanted shapes alike, got "
+            "measure_shape_error: expected equal shapes, got "
             f"{tuple(shape.shape)} and {tuple(truth.shape)}"
         )
     return (shape - truth).square().sum(2).mean(1).sqrt()
@@ -125,5 +125,5 @@ def measure_shape_error(shape: Tensor, truth: Tensor) -> Tensor:
 def _require_output(model: Model, output: Mapping[str, Tensor], name: str, purpose: str) -> None:
     if name not in output:
         raise ConfigurationError(
-            f'{purpose} needs a network that has one; got "{model.configuration.network}"'
+            f'the network "{model.configuration.network}" does not provide {purpose}'
         )

@@ -1,4 +1,4 @@
-"""Moves between two faces, code by code; what does not change is not computed again."""
+"""Edits between two faces, code by code; what does not change is not recomputed."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ class Session:
     r"""The faces between a first and a second one.
 
     The codes are those of `blend`, with the rotation nearest to a mixed `z_p`. Streams 1 and 3 are
-    linear in `z_id`, and each of the two faces holds its cores contracted with its own, so
+    linear in `z_id`, and each of the two faces holds the cores contracted with its own, so
 
     .. math:: \mathcal{Q} \times_4 z_{id} = (1 - w) \, \mathcal{Q} \times_4 z_{id}^{first}
                                             + w \, \mathcal{Q} \times_4 z_{id}^{second}
 
-    and no weight ever touches a whole core. Normals and albedo are decoded anew where identity,
-    expression or pose changes; a new light costs no convolution.
+    and no edit needs a full core. Normals and albedo are decoded again if identity, expression or
+    pose changes; a new light costs no convolution.
 
     Args:
         first, second (FixedFace): of the same model.
-        leak (Tensor[9, k_id] or None): of `fit_pose_leak`; `z_id` then follows the pose in normals
-            and albedo, as in `editing.transfer_pose`. Streams 1 and 3 know no pose.
+        leak (Tensor[9, k_id] or None): from `fit_pose_leak`; `z_id` then follows the pose in
+            normals and albedo, as in `editing.transfer_pose`. Streams 1 and 3 do not depend on the
+            pose.
 
     Raises:
-        ConfigurationError: two models.
+        ConfigurationError: the faces belong to different models.
 
     Example:
         >>> import torch
@@ -53,7 +54,7 @@ class Session:
 
     def __init__(self, first: FixedFace, second: FixedFace, leak: Tensor | None = None) -> None:
         if first.model is not second.model:
-            raise ConfigurationError("Session: wanted two faces of one model, got two models")
+            raise ConfigurationError("Session: expected two faces of one model, got two models")
         self.first, self.second, self.leak = first, second, leak
         self.model = first.model
         self._surfaces: tuple[tuple[tuple[float, ...], tuple[Tensor, Tensor]], ...] = ()
@@ -68,8 +69,8 @@ class Session:
         """The edited face.
 
         Args:
-            weights (mapping): `identity`, `expression`, `pose`, `light` to a number; 0, which
-                stands for what is left out, is the first face, 1 the second.
+            weights (mapping): `identity`, `expression`, `pose`, `light` to a number: 0 is the first
+                face, 1 the second; a missing weight is 0.
 
         Returns:
             dict: as `editing.decode` with the mask of the normals; the background is the first
@@ -84,13 +85,13 @@ class Session:
     @torch.no_grad()
     def edit_picture(self, weights: Mapping[str, float]) -> Tensor | None:
         """The first face's own picture with the edited expression, then the edited light; see
-        `keep_detail`. Identity and pose, with which everything moves, stay.
+        `keep_detail`. Identity and pose, which would move everything, are kept.
 
         Args:
             weights (mapping): as for `decode`.
 
         Returns:
-            Tensor[1, 3, S, S]: 0 to 1; None where the first face has no picture.
+            Tensor[1, 3, S, S]: 0 to 1; None if the first face has no picture.
         """
         image = self.first.image
         if image is None:
@@ -106,7 +107,7 @@ class Session:
 
     @functools.cached_property
     def _plain(self) -> Tensor:
-        """The first face's decoding."""
+        """The first face, decoded without edits."""
         return self._decode_picture({})[0]["image"]
 
     def _decode_picture(
@@ -131,10 +132,10 @@ class Session:
         return compose(output, "normals"), z, w
 
     def _decode_surface(self, z: Encoded, key: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-        """Normals and albedo; the last two are kept, of a whole edit and of one of the picture."""
+        """Normals and albedo; the last two are cached, for `decode` and for `edit_picture`."""
         found = next((kept for kept in self._surfaces if kept[0] == key), None)
         if found is None:
             found = key, self.model.decode_surface(z.codes, z.kept)
-            # One assignment, since a page may decode in several threads.
+            # A single assignment, since a page may decode in several threads.
             self._surfaces = (found, *self._surfaces[:1])
         return found[1]

@@ -63,8 +63,8 @@ def transfer_pose(
         project (bool): replace `z_p` by the nearest rotation.
         mask (str): as in `decode`. The target's mask (`"code"`) has the target's outline.
         streams (bool): as in `decode`.
-        leak (Tensor[9, k_id] or None): of `fit_pose_leak`: `z_id` follows the pose. None: the
-            paper's edit, which leaves it as it is.
+        leak (Tensor[9, k_id] or None): from `fit_pose_leak`: `z_id` follows the pose. None: the
+            paper's edit, which leaves `z_id` unchanged.
 
     Returns:
         dict: as `decode`.

@@ -1,4 +1,4 @@
-"""Edits of the picture itself, by the face model with the network's coefficients."""
+"""Edits that warp the picture itself, by the face model with the network's coefficients."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .reconstruction import restore_coefficients
 
 @torch.no_grad()
 def fit_by_network(model: Model, face: FaceModel, pictures: Encoded) -> LandmarkFit:
-    """The face model with the coefficients and the rotation that the network reads from pictures.
+    """The face model with the coefficients and the rotation that the network predicts.
 
     Args:
         model (Model): with `z_p`, `z_id` and `z_exp`.
-        face (FaceModel): the one whose coefficients it has learnt.
-        pictures (Encoded): in the camera of the generated faces.
+        face (FaceModel): the one whose coefficients the network has learnt.
+        pictures (Encoded): aligned like the generated faces.
 
     Raises:
-        ConfigurationError: a network without pose or coefficients, or a face model with other
+        ConfigurationError: the network has no pose or coefficients, or the face model has other
             numbers of modes.
     """
     require_codes(model, "pose")
@@ -49,10 +49,10 @@ def warp_expression(
     target: Encoded,
     source: Encoded,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The targets' pictures, moved as the face model moves with the sources' expressions.
+    """Warps the targets' pictures as the face model moves to the sources' expressions.
 
-    Every point of the surface keeps its colour, and what does not move stays as it is; see
-    `baselines.warp_by_flow`. Nothing is decoded, so that nothing is blurred.
+    Every point of the surface keeps its colour, and what does not move is unchanged; see
+    `baselines.warp_by_flow`. Nothing is decoded, so nothing is blurred.
 
     Args:
         model, face: as in `fit_by_network`.

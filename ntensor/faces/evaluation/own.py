@@ -45,7 +45,7 @@ class OwnPictures:
     Args:
         name (str): of their column and files.
         pictures (Pictures)
-        materials (Materials): of the runs that are measured on them.
+        materials (Materials): of the runs that are measured on the pictures.
 
     Attributes:
         left_out (str): why the baselines fitted to training pictures are missing; empty if they

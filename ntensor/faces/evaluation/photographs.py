@@ -51,15 +51,15 @@ def read_labels(path: Path) -> dict[str, dict[str, str]]:
             boxed = sum(name in header for name in BOX) in (0, len(BOX))
             if "file" not in header or unknown or not boxed or len(set(header)) < len(header):
                 raise FacesError(
-                    f"{path}, line 1: wanted the columns file and any of {', '.join(factors)}, or "
-                    f"all of {', '.join(BOX)}, got {', '.join(header) or 'nothing'}"
+                    f"{path}, line 1: expected the columns file and any of {', '.join(factors)}, "
+                    f"or all of {', '.join(BOX)}, got {', '.join(header) or 'nothing'}"
                 )
             for row in reader:
                 if not any(cell.strip() for cell in row):
                     continue
                 if len(row) != len(header):
                     raise FacesError(
-                        f"{path}, line {reader.line_num}: wanted {len(header)} entries as in the "
+                        f"{path}, line {reader.line_num}: expected {len(header)} entries as in the "
                         f"first line, got {len(row)}"
                     )
                 entry = dict(zip(header, (cell.strip() for cell in row), strict=True))
@@ -93,7 +93,7 @@ def check_box(edges: Mapping[str, str], place: str) -> Box:
         pass
     got = ", ".join(edges.get(name) or "nothing" for name in BOX)
     raise FacesError(
-        f"{place}: wanted {', '.join(BOX)} as numbers up to {images.FARTHEST:g}, got {got}"
+        f"{place}: expected {', '.join(BOX)} as numbers up to {images.FARTHEST:g}, got {got}"
     )
 
 

@@ -57,7 +57,7 @@ class Pictures:
             pack({name: batch[name].cpu() for name in KEYS if name in batch}) for batch in batches
         ]
         if not kept:
-            raise FacesError(f"{source}: wanted pictures, got none")
+            raise FacesError(f"{source}: expected pictures, got none")
         self.packed = {name: torch.cat([batch[name] for batch in kept]) for name in kept[0]}
 
     def __len__(self) -> int:
@@ -178,7 +178,7 @@ def draw_training_world(
         return Pictures(f"{face.source}, training", batches, face), faces.statistics
     if not Path(data.source).is_dir():
         raise ConfigurationError(
-            f"{data.source}: the data set that the run was trained on is not there"
+            f"{data.source}: the data set that the run was trained on does not exist"
         )
     stored = open_set(data.source, size, "skip" if data.skip_damaged else "refuse")
     chosen = choose_records(stored, count)
@@ -194,7 +194,7 @@ def open_set(folder: str, image_size: int, on_damage: OnDamage = "refuse") -> St
     faces = StoredFaces(folder, on_damage=on_damage)
     if faces.meta.size != image_size:
         raise ConfigurationError(
-            f"{folder}: has pictures of {faces.meta.size} pixels a side, the network wants "
+            f"{folder}: has pictures of {faces.meta.size} pixels per side, the network needs "
             f"{image_size}"
         )
     return faces

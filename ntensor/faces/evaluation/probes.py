@@ -64,7 +64,7 @@ def measure_accuracy(
     _, y, counts = np.unique(y, return_inverse=True, return_counts=True)
     if len(counts) < 2 or counts.min() < 2:
         raise ValueError(
-            "measure_accuracy: wanted at least 2 classes of at least 2 samples, got counts "
+            "measure_accuracy: expected at least 2 classes of at least 2 samples, got counts "
             f"{counts}"
         )
     measured = _test_linear if classifier == "linear" else _test_neighbour

@@ -44,7 +44,7 @@ class Report:
         self._columns: dict[str, Mapping[str, dict[str, Tensor]]] = {}
 
     def add(self, measures: dict[str, Any], shown: Shown, baseline: bool = False) -> None:
-        """Adds a run's measures; a baseline is listed beside the runs."""
+        """Adds a run's measures; a baseline is listed next to the runs."""
         (self.extra if baseline else self.runs).append(measures)
         self.shown[measures["run"]] = shown
 
@@ -93,7 +93,7 @@ class Report:
                 f"z_exp {model['k_exp']}; {len(group.runs)} run(s), update {steps}"
             )
         several = any(len(group.runs) > 1 for group in groups)
-        lines += ["", *(_ANCHORS if self.runs else ["Measured on the pictures below alone."])]
+        lines += ["", *(_ANCHORS if self.runs else ["Measured only on the pictures below."])]
         lines += ["Mean ± standard deviation over runs with different seeds."] if several else []
         return "\n".join(lines)
 
@@ -274,39 +274,40 @@ GENERATED = "generated faces"
 
 _ANCHORS = (
     "Trained and tested on generated faces; the paper's figures are on other data",
-    "(Photoface, Multi-PIE) and stand beside as anchors only.",
+    "(Photoface, Multi-PIE) and are listed for reference only.",
 )
 _WORLDS = (
-    "One column for each kind of pictures, the same measures and baselines in all. Accuracies: "
-    "random folds / persons held out (for identity, expressions). Light is that of frontal "
+    "One column for each kind of pictures, with the same measures and baselines. Accuracies: "
+    "random folds / persons held out (for identity, expressions). Light is measured on frontal "
     "generated faces under many lights. Mean face, mean image, components of pixels and the linear "
-    "regressions are of training; the persons' own mean is that of all other persons of the set, "
-    "whose pictures' components are shown too. E_id and E_exp: 1 is what the mean of training "
-    "leaves of the coefficients' variance. An edit in a set is of pairs in which nothing else "
-    "differs."
+    "regressions come from the training pictures. The persons' own mean is the mean of all other "
+    "persons of the set; the components of the set's own pixels are shown too. E_id and E_exp: 1 "
+    "is the share of the coefficients' variance that the training mean leaves. Edits in a set use "
+    "pairs in which nothing else differs."
 )
 _COEFFICIENTS = (
-    "Angle between the rotation nearest to z_p and the true one; the constant looks to the camera. "
-    "Share of the variance of the standardised coefficients that is left: 1 says nothing."
+    "Angle between the rotation nearest to z_p and the true one; the constant faces the camera. "
+    "Share of the variance of the standardised coefficients that is not explained; at 1, nothing "
+    "is."
 )
 _DEGRADED = (
-    "The network, the untrained encoder and the pixels' components are shown pictures as a camera "
-    "delivers them; all errors are of the clean pictures."
+    "The network, the untrained encoder and the components of pixels see pictures as a camera "
+    "delivers them; all errors are measured on the clean pictures."
 )
 _PAIRS = (
-    "Edits of pairs in which one factor alone differs: each picture is the truth of an edit of the "
-    "other. What edits the picture itself starts from the clean one, as the copy does."
+    "Edits of pairs that differ in a single factor: each picture is the ground truth of an edit of "
+    "the other. Methods that edit the picture itself start from the clean one, as the copy does."
 )
 _NORMALS = (
-    "Degrees over the face: mean and standard deviation over pictures of their mean angles, and "
+    "Degrees inside the face: mean and standard deviation over pictures of their mean angles, and "
     "shares of all pixels below an angle. Baselines: the mean face of training, the normal that "
-    "looks to the camera, linear regression from principal components of the pixels, and normals "
+    "faces the camera, linear regression from principal components of the pixels, and normals "
     "from the codes of this project's multilinear model after [37] (equation 5), which is given "
     "the true mask. The paper's rows were measured on Photoface."
 )
 _PROBES = (
-    "Random stratified folds / folds that keep whole groups apart (identities; for identity, "
-    "expressions). Linear support vector machines, one class against the rest, squared hinge, "
+    "Random stratified folds / folds that hold out whole groups (identities; for identity, "
+    "expressions). One-versus-rest linear support vector machines with squared hinge loss and "
     "C = 1, on standardised codes."
 )
 _FRONTAL = (
@@ -314,21 +315,21 @@ _FRONTAL = (
     "faces of training identities and is given the true mask."
 )
 _LEAKAGE = (
-    "Random folds / whole groups held out. A code that tells a factor other than its own leaks: "
-    "accuracy on the diagonal alone does not show that factors are apart."
+    "Random folds / whole groups held out. A code that reveals a factor other than its own leaks: "
+    "accuracy on the diagonal alone does not show that the factors are separated."
 )
 _EMBEDDED = "Standardised codes of the same pictures, two dimensions by t-SNE."
 _TRANSFERS = (
-    "Random pairs of unseen identities; the truth is rendered. Mean squared errors of the picture "
-    "and inside the true mask; mean angle of normals inside the true mask; mean distance of the 68 "
-    "landmarks. The copy of the input has its true normals and landmarks. The 3DMM fit is given "
-    "the true landmarks of both pictures and the camera's scale; an expression moves the target's "
-    "picture as the fitted surface moves, a pose draws its colours again, and a light multiplies "
-    "them by the ratio of the shadings that the fitted normals explain. The multilinear model "
-    "after [37] is fitted to faces in all poses. Beside the paper's edits stand those that it does "
-    "not have: the change of the reconstruction added to the input, which keeps what the network "
-    "does not reproduce; the input moved as the coefficients that the network reads move the "
-    "surface; and a pose that z_id follows as far as it tells of the pose, by a regression on "
+    "Random pairs of unseen identities; the ground truth is rendered. Mean squared errors of the "
+    "picture and inside the true mask; mean angle of normals inside the true mask; mean distance "
+    "of the 68 landmarks. The copy of the input has its true normals and landmarks. The 3DMM fit "
+    "is given the true landmarks of both pictures and the camera's scale; an expression warps the "
+    "target's picture by the motion of the fitted surface, a pose redraws it, and a light "
+    "multiplies its colours by the ratio of the shadings of the fitted normals. The multilinear "
+    "model after [37] is fitted to faces in all poses. Besides the paper's edits, there are three "
+    "of this project: the change of the reconstruction added to the input, which keeps what the "
+    "network does not reproduce; the input warped by the surface with the predicted coefficients; "
+    "and a pose edit in which z_id follows the pose as far as it depends on it, by a regression on "
     "codes of training pictures."
 )
 _SHAPE = (

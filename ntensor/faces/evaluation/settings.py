@@ -51,4 +51,6 @@ class Evaluation(Cropping):
         super().__post_init__()
         for name in ("lights", "frontal_lights"):
             if not getattr(self, name):
-                raise ConfigurationError(f"{name} must be of 0 to {FIXED_LIGHTS - 1}, got none")
+                raise ConfigurationError(
+                    f"{name} must list lights from 0 to {FIXED_LIGHTS - 1}, got none"
+                )

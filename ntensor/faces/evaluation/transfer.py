@@ -276,8 +276,8 @@ def select_landmarks(face: FaceModel, shape: Tensor) -> Tensor:
     """
     if shape.shape[1] != len(face.shape_vertices):
         raise ConfigurationError(
-            f"{face.source}: wanted shapes of its {len(face.shape_vertices)} vertices, got "
-            f"{shape.shape[1]}: the run is of another face"
+            f"{face.source}: expected shapes of its {len(face.shape_vertices)} vertices, got "
+            f"{shape.shape[1]}: the run was trained with another face model"
         )
     position = torch.full((len(face.mean),), -1)
     position[face.shape_vertices] = torch.arange(len(face.shape_vertices))

@@ -102,7 +102,7 @@ class Material:
     def _check_network(self, opened: OpenedRun | None, network: str) -> None:
         if opened is not None and opened.model.configuration.network != network:
             raise ConfigurationError(
-                f'{opened.run}: wanted a run of network "{network}", got '
+                f'{opened.run}: expected a run of network "{network}", got '
                 f'"{opened.model.configuration.network}"'
             )
 

@@ -90,4 +90,4 @@ def draw_normals(material: Material) -> Figure:
     notes.append(
         f"ALS, after [37], of {len(material.training)} unaligned pictures, with true masks"
     )
-    return Figure("Normals beside other estimates", columns, notes=tuple(notes))
+    return Figure("Normals compared with other estimates", columns, notes=tuple(notes))

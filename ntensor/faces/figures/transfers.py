@@ -73,7 +73,7 @@ def draw_concept(material: Material, edit: str) -> Figure:
     columns = begin_columns(targets, sources)
     columns[edit] = edit_faces(opened, targets, sources, edit)["image"]
     columns["truth"] = render_truths(opened, targets, sources, edit)
-    return Figure(f"Proof of concept: {edit} transfer beside the rendered truth", columns)
+    return Figure(f"Proof of concept: {edit} transfer compared with the rendered truth", columns)
 
 
 def draw_fitted(material: Material, edit: str) -> Figure:
@@ -97,7 +97,7 @@ def draw_fitted(material: Material, edit: str) -> Figure:
     draw = warp_by_flow if edit == "expression" else rewarp
     columns["3DMM swap"] = draw(face, columns["target"], own, swapped)[0]
     columns["truth"] = render_truths(opened, targets, sources, edit)
-    title = f"{edit.capitalize()} transfer beside the swap of a fitted face model"
+    title = f"{edit.capitalize()} transfer compared with the swap of a fitted face model"
     return Figure(title, columns, notes=(_TRUE_LANDMARKS,))
 
 
@@ -117,9 +117,9 @@ def draw_multilinear(material: Material, first: int, turned: bool) -> Figure:
     columns["truth"] = render_truths(opened, targets, sources, "expression")
     note = (
         f"our ALS after [37] of {len(material.training)} unaligned pictures, with true masks; "
-        f"swapped is the factor in the place of {mode}, which tells the training expressions best"
+        f"the swapped factor is the one for {mode}, which predicts the training expressions best"
     )
-    return Figure("Expression transfer beside the multilinear model", columns, notes=(note,))
+    return Figure("Expression transfer compared with the multilinear model", columns, notes=(note,))
 
 
 def draw_lights(material: Material, first: int) -> Figure:

@@ -34,14 +34,14 @@ FARTHEST = 1e6
 def list_images(folder: Path) -> list[Path]:
     """Lists the pictures in a folder, by name.
 
-    Files count that have a picture's content, whatever their suffix. So do files with a picture's
-    suffix: reading them reports the error.
+    Files with a picture's content count, whatever their suffix. So do files with a picture's
+    suffix: if they are damaged, reading them reports the error.
 
     Raises:
         ImageError: it is not a folder, or has no pictures.
     """
     if not folder.is_dir():
-        raise ImageError(f"{folder}: wanted a folder of pictures, there is none")
+        raise ImageError(f"{folder}: expected a folder of pictures, found none")
     files = sorted(path for path in folder.iterdir() if path.is_file())
     paths = [path for path in files if path.suffix.lower() in SUFFIXES or is_picture(path)]
     if not paths:
@@ -79,7 +79,7 @@ def read_landmarks(path: Path, image: str | None = None) -> Tensor:
     if path.suffix == ".json":
         known = read_json(path, dict[str, list[tuple[float, float]]], DamagedPicture)
         if image not in known:
-            raise ImageError(f"{path}: has no landmarks of {image}")
+            raise ImageError(f"{path}: has no landmarks for {image}")
         numbers = known[image]
     else:
         text = read_text(path, kind=DamagedPicture)
@@ -89,7 +89,7 @@ def read_landmarks(path: Path, image: str | None = None) -> Tensor:
         with parsing(path, DamagedPicture):
             numbers = [(float(x) - shift, float(y) - shift) for x, y in pairs]
     if len(numbers) not in COUNTS:
-        raise ImageError(f"{path}: wanted 5 or 68 landmarks of two numbers, got {len(numbers)}")
+        raise ImageError(f"{path}: expected 5 or 68 landmarks of two numbers, got {len(numbers)}")
     points = torch.tensor(numbers)
     if not bool((points.abs() <= FARTHEST).all()):
         raise ImageError(f"{path}: landmarks must be numbers from {-FARTHEST:g} to {FARTHEST:g}")
@@ -122,7 +122,7 @@ def find_reference_points(face: FaceModel, count: int) -> Tensor:
         ImageError: the face lacks some of them.
     """
     if bool((face.landmarks68 < 0).any()):
-        raise ImageError(f"{face.source}: has no 68 landmarks that a picture could be aligned by")
+        raise ImageError(f"{face.source}: lacks the 68 landmarks for aligning pictures")
     points = face.mean[face.landmarks68]
     return points if count == 68 else reduce_to_five(points)
 
@@ -149,9 +149,7 @@ def fit_camera(landmarks: Tensor, reference: Tensor) -> tuple[Tensor, float, Ten
     centre, middle = p.mean(0), v.mean(0)
     spread = torch.linalg.svdvals(p - centre)
     if float(spread[1]) <= 1e-3 * max(float(spread[0]), 1e-12):
-        raise ImageError(
-            "landmarks lie in one place or on one line: no face can be aligned by them"
-        )
+        raise ImageError("landmarks lie in one place or on one line: they cannot align a face")
     affine = torch.linalg.lstsq(v - middle, p - centre).solution.T  # (2, 3)
     u, _, w = torch.linalg.svd(affine, full_matrices=False)
     rows = u @ w
@@ -223,7 +221,9 @@ def crop(
     else:
         x0, y0, x1, y1 = box
         if not (x0 < x1 and y0 < y1):
-            raise ImageError(f"box must be left, top, right, bottom with an area, got {box}")
+            raise ImageError(
+                f"box must be left, top, right, bottom with a positive area, got {box}"
+            )
         if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
             raise ImageError(f"box {box} lies outside the picture of {width} x {height} pixels")
         side = max(x1 - x0, y1 - y0)

@@ -104,7 +104,7 @@ class Inputs:
         surface (FaceModel or None): of the network's shape, if the run stores it.
 
     Attributes:
-        files (set of Path): the pictures and films read so far.
+        files (set of Path): the pictures and videos read so far.
         own_surface: the argument `surface`.
 
     Raises:
@@ -178,9 +178,8 @@ class Inputs:
         wanted = (model.k_3d, model.id_3dmm, model.exp_3dmm)
         if self.own_surface is not None and sizes != wanted:
             raise ConfigurationError(
-                "the network's coefficients are of the face model of its training "
-                f"({self.own_surface.source}), which is not among the weights; --face-model names "
-                "it"
+                "the network's coefficients belong to the face model of its training "
+                f"({self.own_surface.source}), which the weights do not include; set --face-model"
             )
         return face
 
@@ -208,9 +207,9 @@ class Inputs:
     def crop(
         self, image: Tensor, path: Path, frame: int | None = None, box: Box | None = None
     ) -> Face:
-        """Crops the face in a picture that was read from `path`, or in a frame of that film.
+        """Crops the face in a picture that was read from `path`, or in a frame of that video.
 
-        A `.json` file has the landmarks of a frame under `film.mp4:NUMBER`, counted from 0. `box`
+        A `.json` file has the landmarks of a frame under `video.mp4:NUMBER`, counted from 0. `box`
         overrides the box of all pictures.
 
         Raises:
@@ -245,7 +244,7 @@ class Inputs:
         try:
             return Placer(self.model, self.face_model)
         except FacesError as error:
-            warn(f"faces in pictures are not looked for: {error}")
+            warn(f"faces in pictures are not searched for: {error}")
             return None
 
     def _place(self, image: Tensor, name: str, box: Box | None) -> Box | None:
@@ -259,8 +258,8 @@ class Inputs:
         found = self.placer.find(image)
         if box is None and not found.sure:
             warn(
-                f"{name}: no face found for sure; the middle square is taken, which gives wrong "
-                "results unless the face fills it: --landmarks or --box says where it is"
+                f"{name}: no face found with confidence; the middle square is used, which gives "
+                "wrong results unless the face fills it; set --landmarks or --box"
             )
         middle = Placement(width / 2, height / 2, min(height, width))
         given = middle if box is None else enclose(box)
@@ -268,9 +267,9 @@ class Inputs:
             return box
         told = ", ".join(f"{edge:.0f}" for edge in found.box)
         if box is not None:
-            warn(f"{name}: the face seems to be at {told}, not in the box that is given and taken")
+            warn(f"{name}: the face seems to be at {told}, not in the given box, which is used")
             return box
-        print(f"{name}: the face at {told} is taken", file=sys.stderr, flush=True)
+        print(f"{name}: using the face at {told}", file=sys.stderr, flush=True)
         return found.box
 
     def read_record(self, folder: Path, index: int) -> Face:
@@ -281,7 +280,7 @@ class Inputs:
             raise ImageError(f"{folder}:{index}: {error}") from error
         if batch["image"].shape[-1] != self.size:
             raise ImageError(
-                f"{folder}:{index}: wanted pictures of {self.size} pixels, the data set has "
+                f"{folder}:{index}: expected pictures of {self.size} pixels, the data set has "
                 f"{batch['image'].shape[-1]}"
             )
         return Face(f"{folder}:{index}", batch["image"][0], truth=batch)
@@ -298,20 +297,20 @@ class Inputs:
         """Generates a face from the parts of the notation."""
         name = ":".join(["generated", split, person, expression, pose, light])
         if split not in SPLITS or rest:
-            wanted = f"{NOTATION}, SPLIT of {', '.join(SPLITS)}"
-            raise ImageError(f"{':'.join([name, *rest])}: wanted {wanted}")
+            wanted = f"{NOTATION} with SPLIT one of {', '.join(SPLITS)}"
+            raise ImageError(f"{':'.join([name, *rest])}: expected {wanted}")
         persons = SPLITS[split]
         if not person.isdecimal() or int(person) >= len(persons):
             raise ImageError(f"{name}: PERSON must be 0 to {len(persons) - 1}, got {person!r}")
         basic = self.face_model.basic_names
         if expression not in basic:
             raise ImageError(
-                f"{name}: EXPRESSION must be of {', '.join(basic)}, got {expression!r}"
+                f"{name}: EXPRESSION must be one of {', '.join(basic)}, got {expression!r}"
             )
         try:
             angles = [float(part) for part in pose.split(",")]
         except ValueError as error:
-            raise ImageError(f"{name}: POSE must be degrees of yaw, got {pose!r}") from error
+            raise ImageError(f"{name}: POSE must be the yaw in degrees, got {pose!r}") from error
         if light != "front" and not (light.isdecimal() and int(light) < scenes.FIXED_LIGHTS):
             raise ImageError(
                 f"{name}: LIGHT must be front or 0 to {scenes.FIXED_LIGHTS - 1}, got {light!r}"

@@ -43,7 +43,7 @@ def write_mesh(
         ConfigurationError: another suffix.
     """
     if path.suffix[1:] not in FORMATS:
-        raise ConfigurationError(f"{path}: a mesh is written as {' or '.join(FORMATS)}")
+        raise ConfigurationError(f"{path}: a mesh must be written as {' or '.join(FORMATS)}")
     painted = None
     if colours is not None:
         painted = (colours.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
@@ -99,7 +99,7 @@ def draw_shapes(
     if not bool((vertices.abs() <= _FARTHEST).all()):
         raise FacesError(
             f"a face's shape reaches at most {_FARTHEST:g} mm, the network's reaches "
-            f"{float(vertices.abs().max()):g} mm; are its weights trained and whole?"
+            f"{float(vertices.abs().max()):g} mm; are its weights trained and intact?"
         )
     samples, n = 2 * size, len(vertices)
     rotation = scenes.angles_to_rotation(torch.tensor([angles])).to(vertices)[0]

@@ -1,4 +1,4 @@
-"""Films of faces: reads frames, writes animations, and warps a template as a baseline."""
+"""Videos of faces: reads frames, writes animations, and warps a template as a baseline."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ntensor.faces.writing.files import replacing
 from . import images
 from .inputs import Face, Inputs
 
-# Frames from one basic expression to the next in a generated film.
+# Frames from one basic expression to the next in a generated video.
 _STEPS = 6
 # The warp ignores landmarks closer than this to an earlier one, in pixels.
 _NEAREST = 0.75
 
 
 def read_driving_frames(inputs: Inputs, drive: str, most: int) -> list[Face]:
-    """Reads and crops the frames of a film.
+    """Reads and crops the frames of a video.
 
     Args:
         inputs (Inputs)
-        drive (str): a folder of pictures, a film, or `generated:SPLIT:PERSON`.
+        drive (str): a folder of pictures, a video file, or `generated:SPLIT:PERSON`.
         most (int): limit on the frames read.
 
     Raises:
@@ -43,7 +43,7 @@ def read_driving_frames(inputs: Inputs, drive: str, most: int) -> list[Face]:
     if path.is_file():
         frames = [inputs.crop(f, path, k) for k, f in enumerate(read_frames(path, most))]
         if not frames:
-            raise ImageError(f"{path}: the film has no frames")
+            raise ImageError(f"{path}: the video has no frames")
         return frames
     return [inputs.read_picture(name) for name in images.list_images(path)[:most]]
 
@@ -52,7 +52,7 @@ def generate_film(inputs: Inputs, word: str) -> list[Face]:
     """Generates a person who shows the basic expressions in turn, with a slight change of yaw."""
     parts = word.split(":")[1:]
     if len(parts) != 2 or parts[0] not in SPLITS or not parts[1].isdecimal():
-        raise ImageError(f"{word}: a generated film is generated:SPLIT:PERSON")
+        raise ImageError(f"{word}: a generated video must be generated:SPLIT:PERSON")
     persons = SPLITS[parts[0]]
     if int(parts[1]) >= len(persons):
         raise ImageError(f"{word}: PERSON must be 0 to {len(persons) - 1}")
@@ -125,7 +125,9 @@ def write_film(path: Path, frames: Sequence[Tensor], scale: int, rate: float) ->
         MissingPackage: imageio is not installed.
     """
     if not frames or rate <= 0:
-        raise ImageError(f"{path}: wanted frames and a rate above 0, got {len(frames)} and {rate}")
+        raise ImageError(
+            f"{path}: expected frames and a rate above 0, got {len(frames)} and {rate}"
+        )
     large = [frame.repeat_interleave(scale, 0).repeat_interleave(scale, 1) for frame in frames]
     arrays = [frame.cpu().numpy() for frame in large]
     with replacing(path) as unfinished:

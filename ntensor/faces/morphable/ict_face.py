@@ -114,7 +114,7 @@ def load_ict_face(
     for field in dataclasses.fields(face):
         value = getattr(face, field.name)
         if isinstance(value, Tensor) and not bool((value.abs() <= _FARTHEST).all()):
-            raise DamagedData(path, None, f"{field.name} comes to numbers beyond {_FARTHEST:g}")
+            raise DamagedData(path, None, f"{field.name} has numbers beyond {_FARTHEST:g}")
     return face
 
 

@@ -108,7 +108,7 @@ class Decoder(nn.Module):
             return x
         if len(kept.maps) != 4:
             raise ValueError(
-                f"Decoder: wanted the image and the maps of three stages, got {len(kept.maps)}"
+                f"Decoder: expected the image and the maps of three stages, got {len(kept.maps)}"
             )
         given = kept.maps[number]
         if number == 0 and self.subpixel:
@@ -130,6 +130,6 @@ class UnpoolingDecoder(Decoder):
         places = kept.places
         if len(places) != 3:
             raise ValueError(
-                f"UnpoolingDecoder: wanted the places of three poolings, got {len(places)}"
+                f"UnpoolingDecoder: expected the places of three poolings, got {len(places)}"
             )
         return torch.where(places[2 - stage], F.interpolate(x, scale_factor=2), 0.0)

@@ -16,7 +16,7 @@ def keep_variance(layer: nn.Module, gain: float) -> None:
         gain (float): `sqrt(2)` with a rectifier, 5/3 before a tanh, 1 for a linear layer.
     """
     if not isinstance(layer, nn.Conv2d | nn.Linear):
-        raise TypeError(f"keep_variance: wanted a convolution or linear layer, got {type(layer)}")
+        raise TypeError(f"keep_variance: expected a convolution or linear layer, got {type(layer)}")
     weight: Tensor = layer.weight
     if weight.is_meta:
         return  # no values to set; torch would load its compiler, which creates a folder

@@ -46,11 +46,11 @@ class Statistics(nn.Module):
         """
         for name, size in self.sizes.items():
             if name not in values:
-                raise ValueError(f"statistics: wanted {', '.join(self.sizes)}, got no {name}")
+                raise ValueError(f"statistics: expected {', '.join(self.sizes)}, got no {name}")
             mean, std = values[name]
             if mean.numel() != size or std.numel() not in (1, size):
                 raise ValueError(
-                    f"statistics of {name}: wanted {size} coordinates, got {mean.numel()} means "
+                    f"statistics of {name}: expected {size} coordinates, got {mean.numel()} means "
                     f"and {std.numel()} standard deviations"
                 )
             usual = std.float().square().mean().sqrt().clamp_min(1e-12)

@@ -57,7 +57,7 @@ def find_swaps(batch: Mapping[str, Tensor]) -> Swaps:
     if "differs" not in batch:
         raise ConfigurationError(
             "losses.swap needs pictures in pairs of one person, with the label differs that says "
-            "in what they differ; the data has none (--losses.swap 0 does without)"
+            "in what they differ; the data has none (--losses.swap 0 trains without)"
         )
     identity, differs = (batch[name] for name in ("identity", "differs"))
     rows = torch.arange(len(identity) // 2 * 2, device=identity.device)

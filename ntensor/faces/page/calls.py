@@ -78,7 +78,7 @@ class Calls:
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             place = "".join(f"{part}: " for part in first["loc"])
-            raise PageError(f"a call that the page does not know: {place}{first['msg']}") from error
+            raise PageError(f"an unknown call: {place}{first['msg']}") from error
         return call.model_copy(update={"event_data": selected}).model_dump_json().encode()
 
     def _check_upload(self, value: Any) -> dict[str, Any]:

@@ -123,9 +123,9 @@ class Guard:
         if host not in self.hosts:
             raise _Refusal(421, f"this page is not served under the name {host!r}")
         if (origin := _find_header(scope, b"origin")) not in (None, f"http://{host}"):
-            raise _Refusal(403, f"this page takes no requests of {origin!r}")
+            raise _Refusal(403, f"this page accepts no requests from {origin!r}")
         if (site := _find_header(scope, b"sec-fetch-site")) not in (None, "same-origin", "none"):
-            raise _Refusal(403, f"this page takes no {site!r} requests; type its address instead")
+            raise _Refusal(403, f"this page accepts no {site!r} requests; type its address instead")
 
     def _find_limit(self, scope: Message) -> int:
         """The largest allowed body of this request, bytes."""
@@ -225,7 +225,7 @@ def _find_header(scope: Message, name: bytes) -> str | None:
     """The value of a header, or None; more than one is refused."""
     values = [value for key, value in scope["headers"] if key.lower() == name]
     if len(values) > 1:
-        raise _Refusal(400, f"wanted one header {name.decode()}, got {len(values)}")
+        raise _Refusal(400, f"expected one header {name.decode()}, got {len(values)}")
     return values[0].decode("latin-1").strip().lower() if values else None
 
 

@@ -72,13 +72,13 @@ class Demo:
         if self.run.inputs.own_surface is not None:
             return (
                 f"Ready-made weights, trained with {step} updates on faces of another model "
-                f"({self.surface.source}). The faces below are generated; it has seen none of them."
+                f"({self.surface.source}). The faces below are generated, and new to the network."
             )
         if data.source != "generated":
             return f"Trained with {step} updates on the data set {data.source}."
         return (
             f"Trained with {step} updates on generated faces alone ({self.surface.source}). The "
-            "faces below are of persons that it has not seen; of photographs it has seen none."
+            "people below are new to the network, which has never seen a photograph."
         )
 
     @property

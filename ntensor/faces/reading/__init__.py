@@ -1,4 +1,4 @@
-"""The only reader of files that others may have written: no other module of the faces opens one.
+"""The only reader of untrusted files: no other module of `ntensor.faces` opens one.
 
 The content of a file is checked before it is used: sizes before memory is allocated, names, types
 and shapes before numbers, numbers before they are used. Nothing in a file is executed. A failed
@@ -8,10 +8,10 @@ too.
 | module | reads |
 |---|---|
 | `files` | bytes and text up to a size |
-| `documents` | JSON and YAML up to a size and depth, as the type that is wanted |
-| `arrays` | `.npz` by a table of the arrays that are wanted |
+| `documents` | JSON and YAML up to a size and depth, checked against a type |
+| `arrays` | `.npz`, by a table of the expected arrays |
 | `tensors` | safetensors |
-| `pictures` | pictures and films up to a number of pixels |
+| `pictures` | pictures and videos up to a number of pixels |
 """
 
 from .arrays import Expected, floats, integers, read_arrays, texts

@@ -1,8 +1,8 @@
 """Reads arrays of `.npz` files; each header is checked before memory is allocated.
 
-Only what `numpy.savez` and `numpy.savez_compressed` write of plain numbers and text is read:
-members that are stored or deflated, headers of one simple type. No pickle, no object, no
-expression.
+Only plain numbers and text as written by `numpy.savez` and `numpy.savez_compressed` are read:
+members that are stored or deflated, with headers of one simple type. There is no pickle, no object,
+no expression.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ntensor.faces.common.errors import DamagedData
 
 from .files import open_regular, parsing
 
-# Bytes of one array, of the directory of an archive, and of the header of an array.
+# Limits in bytes: one array, the directory of an archive, the header of an array.
 MOST_BYTES = 2_000_000_000
 _MOST_DIRECTORY = 1_000_000
 _MOST_HEADER = 4096
-# No deflated byte stands for more.
+# The most bytes that one deflated byte can stand for.
 _INFLATION = 1032
 _PART = 1 << 20
 _KINDS = {"f": "floating-point numbers", "iu": "whole numbers", "U": "text"}
@@ -37,12 +37,12 @@ _HEADER = re.compile(
 
 @dataclass(frozen=True)
 class Expected:
-    """What an array must be.
+    """The requirements on an array.
 
     Attributes:
         kinds: letters of numpy's kinds (`f`, `iu`, `U`), or the name of one type.
         shape: extents; a word stands for any extent, the same in all arrays of the file.
-        least, most: of its numbers, which are finite; a word: less than that extent.
+        least, most: limits on its numbers, which must be finite; a word: less than that extent.
         optional: it may be missing.
     """
 
@@ -53,7 +53,7 @@ class Expected:
     optional: bool = False
 
     def takes(self, dtype: Any) -> bool:
-        """Whether numbers of this type may stand for it."""
+        """Whether an array of this type is accepted."""
         if self.kinds not in _KINDS:
             return bool(dtype == np.dtype(self.kinds))
         short = dtype.kind == "U" or dtype.itemsize <= 8
@@ -86,16 +86,16 @@ def texts(*shape: int | str) -> Expected:
 def read_arrays(
     path: str | Path, wanted: Mapping[str, Expected], extents: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """The arrays of a file, by name.
+    """Reads the arrays of a file, by name.
 
     Args:
         path: of the `.npz`.
         wanted: the arrays to read; others in the file are ignored.
-        extents: of words in shapes that are known already.
+        extents: of the words in shapes, if they are already known.
 
     Raises:
-        DamagedData: it is no such file, or an array is missing, of another type or shape, or holds
-            numbers out of its range; the message names the array.
+        DamagedData: it is not such a file, or an array is missing, has the wrong type or shape, or
+            has numbers out of range; the message names the array.
     """
     path, known = Path(path), dict(extents or {})
     with open_regular(path) as file, parsing(path):
@@ -124,7 +124,7 @@ def read_arrays(
 
 
 def explain_range(array: Any, expected: Expected, extents: Mapping[str, int]) -> str | None:
-    """What is wrong with the values of an array; None: nothing."""
+    """What is wrong with the values of an array, or None."""
     if array.dtype.kind == "U":
         words = array.ravel()
         codes = np.ascontiguousarray(words).view(np.uint32)
@@ -143,7 +143,7 @@ def explain_range(array: Any, expected: Expected, extents: Mapping[str, int]) ->
 
 
 def _check_directory(file: BinaryIO) -> None:
-    """Refuses what is no archive, or one whose directory alone would fill the memory."""
+    """Refuses files that are not archives, or whose directory alone would fill the memory."""
     length = file.seek(0, 2)
     file.seek(max(0, length - 65557))
     tail = file.read()
@@ -178,7 +178,7 @@ def _read(
         raise ValueError("is encrypted")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(
-            f"is neither stored nor deflated, but packed by method {member.compress_type}"
+            f"must be stored or deflated, got compression method {member.compress_type}"
         )
     with archive.open(member) as stream:
         dtype, fortran, shape, header = _read_header(stream)
@@ -202,7 +202,7 @@ def _read(
         while at < size:
             part = stream.read(min(_PART, size - at))
             if not part:
-                raise ValueError("is cut short")
+                raise ValueError("is truncated")
             memory[at : at + len(part)] = np.frombuffer(part, np.uint8)
             at += len(part)
     return array.T if fortran else array
@@ -212,14 +212,14 @@ def _read_header(stream: Any) -> tuple[Any, bool, tuple[int, ...], int]:
     """Type, order and shape of an array, and the bytes before its numbers."""
     start = stream.read(8)
     if start[:6] != b"\x93NUMPY" or start[6:] not in (b"\x01\x00", b"\x02\x00", b"\x03\x00"):
-        raise ValueError("is no array")
+        raise ValueError("is not an array")
     digits = 2 if start[6] == 1 else 4
     length = int.from_bytes(stream.read(digits), "little")
     if length > _MOST_HEADER:
         raise ValueError(f"has a header of {length} bytes")
     matched = _HEADER.fullmatch(stream.read(length))
     if matched is None:
-        raise ValueError("is no array of plain numbers or text")
+        raise ValueError("is not an array of plain numbers or text")
     shape = tuple(int(extent) for extent in re.findall(rb"\d+", matched[3]))
     dtype = np.dtype(matched[1].decode("ascii"))
     if dtype.kind not in "biufcU" or not dtype.itemsize:

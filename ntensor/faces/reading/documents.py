@@ -1,4 +1,4 @@
-"""JSON and YAML: limited in size and depth, and of the type that is wanted."""
+"""Reads JSON and YAML, limited in size and depth."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from .files import parsing, read_bytes, read_text
 
 T = TypeVar("T")
 
-# Of YAML, whose parser takes about 20 microseconds a byte.
+# Limit on the bytes of YAML, whose parser takes about 20 microseconds per byte.
 MOST_YAML = 200_000
 DEEPEST = 20
 
 
 def read_json(path: str | Path, wanted: type[T], kind: type[DamagedData] = DamagedData) -> T:
-    """The content of a JSON file.
+    """Reads a JSON file.
 
     Args:
         path: of the file.
-        wanted: a type as pydantic takes it, most often a dataclass; nothing is converted to it.
+        wanted: a type that pydantic accepts, usually a dataclass; values are not converted.
         kind: of the error.
 
     Raises:
-        DamagedData: it cannot be read, is no JSON, is nested too deeply, or is of another type.
+        DamagedData: it cannot be read, is not JSON, is nested too deeply, or has the wrong type.
     """
     return parse_document(read_bytes(path, kind=kind), wanted, path, kind)
 
@@ -34,7 +34,7 @@ def read_json(path: str | Path, wanted: type[T], kind: type[DamagedData] = Damag
 def parse_document(
     content: bytes | str, wanted: type[T], path: str | Path, kind: type[DamagedData] = DamagedData
 ) -> T:
-    """`read_json` of a text that stands in the file `path`."""
+    """As `read_json`, for text from the file `path`."""
     pydantic = extras.load("pydantic")
     with parsing(Path(path), kind):
         try:
@@ -45,7 +45,7 @@ def parse_document(
 
 
 def explain(error: Any) -> str:
-    """A `pydantic.ValidationError` in one line: the entry, what is required, what was found."""
+    """Explains a `pydantic.ValidationError` in one line: entry, requirement, value found."""
     sentences = []
     for entry in error.errors(include_url=False, include_context=False)[:5]:
         place = ".".join(map(str, entry["loc"]))
@@ -65,12 +65,12 @@ def explain(error: Any) -> str:
 
 
 def read_yaml(path: str | Path) -> Any:
-    """The content of a YAML file (a JSON file is one, too): mappings, lists, text, numbers.
+    """Reads a YAML file, which may be JSON: mappings, lists, text, numbers.
 
-    Anchors and tags are refused: with them a short file can stand for a huge or a cyclic one.
+    Anchors and tags are refused: with them, a short file can expand to huge or cyclic data.
 
     Raises:
-        DamagedData: it cannot be read, is no YAML, or is nested too deeply.
+        DamagedData: it cannot be read, is not YAML, or is nested too deeply.
     """
     yaml = extras.load("yaml")
     path = Path(path)
@@ -81,8 +81,8 @@ def read_yaml(path: str | Path) -> Any:
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
-                raise DamagedData(path, None, f"wanted at most {DEEPEST} levels, got more")
+                raise DamagedData(path, None, f"expected at most {DEEPEST} levels, got more")
             if getattr(event, "anchor", None) or getattr(event, "tag", None):
                 line = event.start_mark.line + 1
-                raise DamagedData(path, None, f"line {line}: anchors and tags are not read")
+                raise DamagedData(path, None, f"line {line}: anchors and tags are not supported")
         return yaml.safe_load(text)

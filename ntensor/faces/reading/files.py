@@ -1,4 +1,4 @@
-"""Bytes and text of files, up to a size."""
+"""Reads the bytes or text of files, up to a size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from ntensor.faces.common.errors import DamagedData, FacesError
 
-# Bytes of a text that a person or this package writes.
+# Limit on the bytes of text that a person or this package writes.
 MOST_TEXT = 16_000_000
 
 
@@ -37,7 +37,7 @@ def parsing(path: Path, kind: type[DamagedData] = DamagedData) -> Iterator[None]
 
 @contextlib.contextmanager
 def open_regular(path: str | Path, kind: type[DamagedData] = DamagedData) -> Iterator[BinaryIO]:
-    """A regular file; a pipe or a device could block or never end.
+    """Opens a regular file; a pipe or a device could block or never end.
 
     Raises:
         DamagedData: it is missing, not a regular file, or cannot be opened.
@@ -47,7 +47,7 @@ def open_regular(path: str | Path, kind: type[DamagedData] = DamagedData) -> Ite
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
             got = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
-            raise kind(path, None, f"wanted a file, got {got}")
+            raise kind(path, None, f"expected a file, got {got}")
         file = path.open("rb")
     with file:
         yield file
@@ -56,7 +56,7 @@ def open_regular(path: str | Path, kind: type[DamagedData] = DamagedData) -> Ite
 def read_bytes(
     path: str | Path, most: int = MOST_TEXT, kind: type[DamagedData] = DamagedData
 ) -> bytes:
-    """The content of a file.
+    """Reads a file.
 
     Raises:
         DamagedData: it cannot be read or has more than `most` bytes.
@@ -64,14 +64,14 @@ def read_bytes(
     with open_regular(path, kind) as file, parsing(Path(path), kind):
         content = file.read(most + 1)
     if len(content) > most:
-        raise kind(Path(path), None, f"wanted at most {most} bytes, got more")
+        raise kind(Path(path), None, f"expected at most {most} bytes, got more")
     return content
 
 
 def read_text(
     path: str | Path, most: int = MOST_TEXT, kind: type[DamagedData] = DamagedData
 ) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark; line ends stay as they are.
+    """Reads a UTF-8 file, with or without a byte order mark; line endings are kept.
 
     Raises:
         DamagedData: it cannot be read, has more than `most` bytes, or is not UTF-8.

@@ -1,4 +1,4 @@
-"""Pictures and films, up to a number of pixels."""
+"""Reads pictures and videos, up to a number of pixels."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ntensor.faces.common.errors import DamagedPicture, ImageError
 
 from .files import open_regular, parsing
 
-# Of one picture or frame; the largest are those of telephones. Reading takes 25 bytes a pixel.
+# Limit for one picture or frame; the largest come from phones. Reading takes 25 bytes per pixel.
 MOST_PIXELS = 64_000_000
-# Of one file.
+# Limit for one file.
 MOST_PICTURE_BYTES = 500_000_000
 # Formats that Pillow decodes itself; some of its other readers run programs.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _SMALLEST = 8
-# Where a film of a format that names no other files begins.
+# Offsets and first bytes of the video formats that cannot refer to other files.
 _FILMS = (
     (4, b"ftyp"),
     (4, b"moov"),
@@ -36,27 +36,27 @@ _FILMS = (
 
 
 def read_picture(path: str | Path, most_pixels: int = MOST_PIXELS) -> Tensor:
-    """The first frame of a picture as colours.
+    """Reads the first frame of a picture.
 
-    Grey pictures get three equal channels, palettes their colours, 16 bits their full range,
-    transparent places white; the orientation that a camera noted is applied.
+    Grey pictures get three equal channels, palettes are resolved, 16-bit values keep their full
+    range, and transparent areas become white. The orientation recorded by the camera is applied.
 
     Args:
         path: of a file of one of the `FORMATS`.
-        most_pixels: that are read.
+        most_pixels: limit on its pixels.
 
     Returns:
         Tensor[3, height, width]: red, green, blue, 0 to 1.
 
     Raises:
-        ImageError: it is missing, no picture, damaged, smaller than 8 pixels, larger than
+        ImageError: it is missing, not a picture, damaged, smaller than 8 pixels, larger than
             `most_pixels`, or of a kind whose range is unknown (floating point, 32 bits).
     """
     return next(_read_frames(Path(path), 1, most_pixels))
 
 
 def compress_jpeg(picture: Tensor, quality: int) -> Tensor:
-    """What a JPEG file keeps of a picture.
+    """Compresses a picture as JPEG and decodes it again.
 
     Args:
         picture (Tensor[3, height, width]): 0 to 1.
@@ -74,8 +74,8 @@ def compress_jpeg(picture: Tensor, quality: int) -> Tensor:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file begins as one of the `FORMATS` does, whatever its name ends with; its content
-    may be damaged.
+    """Whether a file begins like one of the `FORMATS`, whatever its suffix; the rest may be
+    damaged.
 
     Raises:
         DamagedPicture: it cannot be opened.
@@ -88,7 +88,7 @@ def is_picture(path: Path) -> bool:
 
 
 def read_frames(path: str | Path, most: int, most_pixels: int = MOST_PIXELS) -> Iterator[Tensor]:
-    """The first `most` frames (3, h, w) of an animation or a film, one at a time.
+    """Reads the first `most` frames (3, h, w) of an animation or a video, one at a time.
 
     Raises:
         ImageError: as `read_picture`.
@@ -104,12 +104,14 @@ def read_frames(path: str | Path, most: int, most_pixels: int = MOST_PIXELS) -> 
 def _read_frames(path: Path, most: int, most_pixels: int) -> Iterator[Tensor]:
     with open_regular(path, DamagedPicture) as file, parsing(path, DamagedPicture):
         if file.seek(0, 2) > MOST_PICTURE_BYTES:
-            raise DamagedPicture(path, None, f"wanted at most {MOST_PICTURE_BYTES} bytes, got more")
+            raise DamagedPicture(
+                path, None, f"expected at most {MOST_PICTURE_BYTES} bytes, got more"
+            )
         file.seek(0)
         film = _open_film(file)
         if film is None:
             wanted = ", ".join(FORMATS)
-            raise DamagedPicture(path, None, f"not a picture that is read ({wanted})")
+            raise DamagedPicture(path, None, f"not a picture of a supported format ({wanted})")
         with film:
             frames = min(most, getattr(film, "n_frames", 1)) if most > 1 else 1
             for number in range(frames):
@@ -121,7 +123,7 @@ def _read_frames(path: Path, most: int, most_pixels: int) -> Iterator[Tensor]:
 
 
 def _open_film(file: BinaryIO) -> Any | None:
-    """The picture as Pillow opens it, not loaded yet; None where its format is not read."""
+    """Opens a picture with Pillow, without loading it; None if its format is not supported."""
     pillow = extras.load("PIL.Image")
     pillow.init()
     try:
@@ -136,16 +138,16 @@ def _check_size(path: Path, size: tuple[int, int], most_pixels: int) -> None:
         raise DamagedPicture(
             path,
             None,
-            f"wanted at most {most_pixels / 1e6:.3g} million pixels, got {width} x {height}",
+            f"expected at most {most_pixels / 1e6:.3g} million pixels, got {width} x {height}",
         )
 
 
 def _to_colours(image: Any, name: str) -> Tensor:
-    """Colours (3, h, w) of a picture that Pillow has loaded; `name` stands in messages."""
+    """Colours (3, h, w) of a picture that Pillow has loaded; `name` is used in messages."""
     image = extras.load("PIL.ImageOps").exif_transpose(image)
     if min(image.size) < _SMALLEST:
         raise ImageError(
-            f"{name}: wanted at least {_SMALLEST} x {_SMALLEST} pixels, got {image.size}"
+            f"{name}: expected at least {_SMALLEST} x {_SMALLEST} pixels, got {image.size}"
         )
     if image.mode == "I" and image.format in ("PNG", "PPM"):  # 16-bit grey of older Pillow
         image = image.convert("I;16")
@@ -154,7 +156,7 @@ def _to_colours(image: Any, name: str) -> Tensor:
         return grey.expand(3, -1, -1).contiguous()
     if image.mode in ("I", "F"):
         raise ImageError(
-            f"{name}: wanted colours or grey of 8 or 16 bits, got mode {image.mode!r}, whose "
+            f"{name}: expected colours or grey of 8 or 16 bits, got mode {image.mode!r}, whose "
             "range is unknown"
         )
     if image.mode == "1":
@@ -179,7 +181,7 @@ def _read_film(path: Path, most: int, most_pixels: int) -> Iterator[Tensor]:
 
 
 def load_imageio() -> ModuleType:
-    """The package that reads and writes films.
+    """Loads the package that reads and writes videos.
 
     Raises:
         MissingPackage: it is not installed; the message says how to install it.

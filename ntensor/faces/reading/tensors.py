@@ -1,4 +1,4 @@
-"""Tensors of safetensors files, and whether they are those that are wanted."""
+"""Reads safetensors files, and checks the names, types and shapes of tensors."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .files import open_regular, parsing
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The named tensors of a safetensors file, and its notes.
+    """Reads the named tensors of a safetensors file, and its metadata.
 
-    The format's own reader checks that types and shapes go with the bytes that stand in the file.
+    The format's own reader checks that types and shapes match the bytes in the file.
 
     Raises:
         DamagedData: it cannot be read, or a floating-point tensor is not finite.
@@ -26,7 +26,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         safe_open = extras.load("safetensors").safe_open
         with safe_open(path, "pt") as file:
             notes = dict(file.metadata() or {})
-            # Copies, which stay as they are when the file is written anew.
+            # Copies, which do not change when the file is overwritten.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
@@ -35,17 +35,17 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def check_tensors(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Refuses tensors of other names, types or shapes than those of `wanted`, which may be on the
-    device `meta`.
+    """Refuses tensors whose names, types or shapes differ from those of `wanted`, which may be on
+    the device `meta`.
 
     Raises:
-        ValueError: naming the first tensors that differ.
+        ValueError: names the first tensors that differ.
     """
     reasons = []
     for name in sorted(given.keys() | wanted.keys()):
         got, want = (_describe(tensors.get(name)) for tensors in (given, wanted))
         if got != want:
-            reasons.append(f"{name}: wanted {want}, got {got}")
+            reasons.append(f"{name}: expected {want}, got {got}")
     if reasons:
         more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
         raise ValueError("; ".join(reasons[:3]) + more)

@@ -109,7 +109,7 @@ def shading(normals: Tensor, light: Tensor, rectify: bool = True) -> Tensor:
     _check_normals("shading", normals)
     if light.shape != (normals.shape[0], 3, 9):
         raise ValueError(
-            f"shading: light must have shape ({normals.shape[0]}, 3, 9) beside normals of shape "
+            f"shading: light must have shape ({normals.shape[0]}, 3, 9) for normals of shape "
             f"{tuple(normals.shape)}, got {tuple(light.shape)}"
         )
     values = torch.einsum("ncj,nj...->nc...", light, basis(normals))

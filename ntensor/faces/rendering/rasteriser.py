@@ -12,7 +12,7 @@ from torch import Tensor
 # between triangles that share an edge.
 _MARGIN = 1e-4
 _DEPTH_STEPS = 2**24
-# Square samples, of a triangle that is drawn.
+# Smallest area of a triangle that is drawn, in square samples.
 _LEAST_AREA = 1e-9
 Plane = tuple[Tensor, Tensor, Tensor]
 
@@ -42,8 +42,8 @@ class Fragments:
             triangles (Tensor[T, 3], int64): the rasterised triangles.
 
         Returns:
-            Tensor[k, C]: each column is contiguous. It is fastest if those of `values` and
-            `triangles` are, too.
+            Tensor[k, C]: each column is contiguous. This is fastest if the columns of `values` and
+            `triangles` are contiguous, too.
         """
         planes = values.movedim(2, 0).flatten(1)  # (C, batch * V)
         result = values.new_empty(len(planes), len(self.triangle))

@@ -98,7 +98,7 @@ class Renderer:
         is_eye = (face.eye_direction.abs().sum(1) > 0).float()[face.triangles[:, 0]]
         self._has_eyes = torch.nn.functional.pad(is_eye, (0, 1))  # the last is any other mesh
         eye = torch.cat([face.eye_direction, face.materials[:, -1:]], 1)
-        # Contiguous columns, as `rasterise` and `interpolate` want them.
+        # Contiguous columns, as `rasterise` and `interpolate` expect them.
         self._eye_values = eye.t().contiguous().t()
         self.triangles = face.triangles.t().contiguous().t()
 

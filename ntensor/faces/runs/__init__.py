@@ -1,1 +1,1 @@
-"""A trained run, opened for the faces that a command names, and what commands do with it."""
+"""A trained run, opened for the input faces of a command, and what commands do with it."""

@@ -1,4 +1,4 @@
-"""Landmarks of faces that a network has seen."""
+"""The landmarks of a run's input faces."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .opened import OpenedRun
 def find_landmarks(opened: OpenedRun, faces: Sequence[Face], codes: Encoded) -> list[Tensor]:
     """The 68 landmarks (68, 2) of each face, in pixels of its picture.
 
-    Those that the face came with; else those of the network's shape (eq. 3), turned by the nearest
-    rotation of `z_p` and seen by the generated faces' camera.
+    They are the given ones if every face has them, else those of the network's shape (eq. 3),
+    rotated by the rotation nearest to `z_p` and projected by the generated faces' camera.
 
     Raises:
-        FacesError: a face came without, and the network has no shape or pose.
+        FacesError: a face has none, and the network has no shape or pose.
     """
     if all(face.landmarks is not None and len(face.landmarks) == 68 for face in faces):
         return [face.landmarks for face in faces if face.landmarks is not None]

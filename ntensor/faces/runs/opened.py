@@ -1,4 +1,4 @@
-"""A trained run and the faces that a command gives it."""
+"""A trained run and the input faces of a command."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from ntensor.faces.training.processes import choose_device
 from ntensor.faces.training.runs import find_shipped, open_run
 from ntensor.faces.training.samples import open_sources
 
-# Training pictures that `leak` looks at; its regression has ten unknowns a coordinate.
+# Number of training pictures for `leak`; its regression has ten unknowns per coordinate.
 PICTURES = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(Cropping):
-    """Options that every command about faces has.
+    """Options that all commands on faces share.
 
     Attributes:
         checkpoint: of the run.
         device: auto, cpu or cuda.
-        face_model: an ICT face file or the word analytic, in place of the one that the run's
+        face_model: an ICT face file or the word analytic, instead of the one that the run's
             configuration names.
         scale: enlargement of figures.
     """
@@ -46,8 +46,8 @@ class OpenedRun:
     """A run's network on a device, and the faces read for it.
 
     Args:
-        run (Path or None): folder that training wrote, or a file of weights; None: those that come
-            with the package.
+        run (Path or None): folder written by training, or a file of weights; None: those included
+            in the package.
         options (Options)
         edits (str): keys of `editing.CODES` that the network must have codes for.
 
@@ -76,23 +76,23 @@ class OpenedRun:
         )
 
     def read(self, words: Sequence[str]) -> list[Face]:
-        """The faces of these words; see `inputs`."""
+        """Reads the faces that these words name; see `inputs`."""
         if not words:
-            raise ConfigurationError("wanted at least one face, got none")
+            raise ConfigurationError("expected at least one face, got none")
         return self.inputs.read(words)
 
     def encode(self, faces: Sequence[Face]) -> Encoded:
-        """Their codes."""
+        """The codes of faces."""
         return editing.encode(self.model, stack_pictures(faces).to(self.device))
 
     def check_output(self, path: Path) -> Path:
-        """The path of a file to write.
+        """Checks the path of a file to write, and returns it.
 
         Raises:
-            OutputError: a picture or film that was read is there.
+            OutputError: it is a picture or video that was read.
         """
         if path.resolve() in self.inputs.files:
-            raise OutputError(f"{path}: is one of the faces' own files; choose another --out")
+            raise OutputError(f"{path}: is one of the input files; choose another --out")
         return path
 
     @property
@@ -105,7 +105,7 @@ class OpenedRun:
         """The slope of `fit_pose_leak` over `PICTURES` training pictures.
 
         Raises:
-            FacesError: the training's data set cannot be read, or there is no pose.
+            FacesError: the training data cannot be read, or the network has no pose.
         """
         size = self.configuration.model.image_size
         training, _ = open_sources(self.configuration.data, size)
@@ -127,15 +127,15 @@ class OpenedRun:
 def pair_faces(
     first: list[Face], second: list[Face], name: str, other: str
 ) -> tuple[list[Face], list[Face]]:
-    """Two lists of faces of one length; a single face is repeated.
+    """Brings two lists of faces to the same length; a single face is repeated.
 
     Raises:
-        ConfigurationError: their lengths do not fit.
+        ConfigurationError: their lengths do not match.
     """
     n = max(len(first), len(second))
     if not {len(first), len(second)} <= {1, n}:
         raise ConfigurationError(
-            f"wanted as many {name} as {other}, or one of either, got {len(first)} and "
+            f"expected as many {name} as {other}, or one of either, got {len(first)} and "
             f"{len(second)}; the subcommand grid shows every pair"
         )
     return first * (n // len(first)), second * (n // len(second))

@@ -1,4 +1,4 @@
-"""Shapes and maps of faces in three dimensions, by the network of a run."""
+"""Reconstructs shapes and maps of faces in 3D by the network of a run."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Reconstruction:
         faces (sequence of Face)
 
     Attributes:
-        shapes (dict): `decoder`, `coefficients` (and `truth` in figures) to vertices (n, V, 3) and
-            the face model whose triangles they have. Millimetres where the face model has them.
-        maps (dict): `texture`, `frontal_image`, `frontal_normal`, `normal` (n, 3, S, S), as far as
-            the network has them.
-        left_out (str): why there are no `coefficients`; empty where there are.
+        shapes (dict): vertices (n, V, 3) of `decoder` and `coefficients`, and the face model that
+            has their triangles. Millimetres if the face model uses them.
+        maps (dict): `texture`, `frontal_image`, `frontal_normal`, `normal` (n, 3, S, S), if the
+            network has them.
+        left_out (str): why there are no `coefficients`; empty if there are.
 
     Raises:
         ConfigurationError: the network has no 3D shape at all.
@@ -78,7 +78,7 @@ class Reconstruction:
         self.truth = self._find_truth()
 
     def _find_truth(self) -> dict[int, Tensor]:
-        """True shapes (V_s, 3) of the faces that have one of the network's kind, by number."""
+        """True shapes (V_s, 3) by face number, if they have the vertices of the network's shape."""
         shapes = {}
         for number, face in enumerate(self.faces):
             if "shape" in face.truth and face.truth["valid"][0, VALID.index("shape")]:
@@ -109,8 +109,8 @@ class Reconstruction:
             )
 
     def measure_errors(self) -> dict[str, Any]:
-        """Errors of each face, rms over the vertices of the network's shape, beside the mean
-        face's; empty where no truth is known."""
+        """Root mean square errors of each face over the vertices of the network's shape, and those
+        of the mean face; empty if no ground truth is known."""
         if not self.truth:
             return {}
         rows, truth = list(self.truth), torch.stack(list(self.truth.values()))
@@ -127,7 +127,7 @@ class Reconstruction:
         }
 
     def make_columns(self) -> dict[str, Tensor]:
-        """The figure by titles: input, reconstruction, shapes from two sides, maps."""
+        """The columns of the figure: input, reconstruction, shapes from two sides, maps."""
 
         def large(maps: Tensor) -> Tensor:
             return torch.nn.functional.interpolate(maps, size=(_DRAWN, _DRAWN))

@@ -1,4 +1,4 @@
-"""Edits that give faces a code of other faces: their pictures, figures and errors."""
+"""Transfers a code between faces: pictures, figures and errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .opened import OpenedRun, pair_faces
 
 @dataclass(frozen=True)
 class Way:
-    """How a transfer is done: arguments of the commands; `leak` is that of `follow`."""
+    """How a transfer is done: the arguments of the commands; `leak` is for `follow`."""
 
     project: bool = False
     mask: Mask = "normals"
@@ -33,7 +33,7 @@ class Way:
 
     def __post_init__(self) -> None:
         if self.detail and self.warp:
-            raise ConfigurationError("detail and warp are two ways to do it; got both")
+            raise ConfigurationError("detail and warp exclude each other, got both")
 
 
 def transfer(
@@ -65,7 +65,7 @@ def edit_pictures(
     way: Way,
 ) -> Tensor:
     """The edited pictures (n, 3, S, S): decoded, or the targets `image` (n or 1, 3, S, S) with the
-    change of their decodings, or moved."""
+    change of their decodings, or warped."""
     if way.warp:
         face = opened.inputs.find_coefficient_model()
         return editing.warp_expression(opened.model, face, image, target, source)[0]
@@ -77,7 +77,7 @@ def edit_pictures(
 
 
 def enlarge(picture: Tensor, scale: int) -> Tensor:
-    """Every pixel of (..., h, w) `scale` times in both directions."""
+    """Repeats every pixel of (..., h, w) `scale` times in both directions."""
     return picture.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
 
 
@@ -88,7 +88,7 @@ def make_columns(
     sources: Sequence[Face],
     way: Way,
 ) -> tuple[dict[str, Tensor], list[Face]]:
-    """A transfer's figure, by titles, and the truths where all faces are generated."""
+    """The columns of a transfer's figure, and the ground truths if all faces are generated."""
     given, taken = opened.encode(targets), opened.encode(sources)
     made = transfer(opened, edit, given, taken, way)
     plain = editing.decode(opened.model, given, streams=True)
@@ -122,7 +122,7 @@ def write_transfer(
     out: Path,
     way: Way,
 ) -> None:
-    """Writes an edit's figure and pictures; prints what they are and the error if truths are known.
+    """Writes the figure and pictures of an edit; prints their names, and the error if it is known.
 
     Args:
         opened: the run and its options.

@@ -109,7 +109,7 @@ def save(
         if not isinstance(error, OSError) and "SafetensorError" not in type(error).__name__:
             raise
         stays = saved_steps(run)
-        last = f"the last whole one is {folder_of(run, stays[-1])}" if stays else "there is none"
+        last = f"the last complete one is {folder_of(run, stays[-1])}" if stays else "there is none"
         raise CheckpointError(f"{target}: cannot be written ({error}); {last}") from error
     return target
 
@@ -151,7 +151,7 @@ def read_values(folder: Path) -> dict[str, Any]:
 
 def _explain_damage(folder: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"{folder}: not a whole checkpoint ({error}); remove it to go back to the one before"
+        f"{folder}: not a complete checkpoint ({error}); remove it to go back to the previous one"
     )
 
 
@@ -228,7 +228,7 @@ def unpack_optimizer(
     for key, value in mine.items():
         _, number, entry = (*key.split("."), "", "")[:3]
         if not number.isdecimal() or int(number) >= len(parameters):
-            raise CheckpointError(f"{key}: wanted one of {len(parameters)} parameters")
+            raise CheckpointError(f"{key}: expected one of {len(parameters)} parameters")
         parameter = parameters[int(number)]
         for other in _ENTRIES[type(optimizer)]:
             wanted[f"{name}.{int(number)}.{other}"] = (
@@ -244,7 +244,7 @@ def unpack_optimizer(
         raise CheckpointError(f"optimizer state: {error}") from error
     squares = [value for key, value in mine.items() if key.endswith(_NOT_NEGATIVE)]
     if (stepped and not mine) or any(float(value.min()) < 0 for value in squares):
-        raise CheckpointError(f"{name}: wanted its state, without negative squares, got another")
+        raise CheckpointError(f"{name}: expected its state, without negative squares, got another")
     whole = optimizer.state_dict()
     whole["state"] = state
     optimizer.load_state_dict(whole)

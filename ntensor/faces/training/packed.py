@@ -135,7 +135,7 @@ def read_packed(path: Path) -> Trained:
     """
     tensors, notes = read_tensors(path)
     if NOTE not in notes:
-        raise DamagedData(path, None, f"wanted ready-made weights, got no note {NOTE}")
+        raise DamagedData(path, None, f"the note {NOTE} is missing")
     note = parse_document(notes[NOTE], Note, path)
     configuration = from_mapping(note.configuration, str(path))
     # On "meta", since sizes in a damaged configuration could request too much memory.
@@ -172,7 +172,7 @@ def restore_tensors(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -
     check_tensors(given, {name: _like(given.get(name), t) for name, t in expected.items()})
     size = sum(4 * wanted[name].numel() for name in factored)
     if size > MOST_BYTES:
-        raise ValueError(f"wanted factors of at most {MOST_BYTES} bytes, got {size}")
+        raise ValueError(f"expected factors of at most {MOST_BYTES} bytes, got {size}")
     restored = {}
     for name, tensor in wanted.items():
         if name in factored:
@@ -211,7 +211,7 @@ def read_surface(given: Mapping[str, Tensor], model: Model, source: str) -> Face
     wanted = (torch.empty(count, 3), torch.empty(68))
     check_tensors(given, {n: t.int() for n, t in zip(_SURFACE, wanted, strict=True)})
     if extent % 3 or not extent:
-        raise ValueError(f"a surface wants a shape of vertices, got {extent} coordinates")
+        raise ValueError(f"a surface needs a shape of vertices, got {extent} coordinates")
     for name, least in zip(_SURFACE, (0, -1), strict=True):
         value = given[name]
         if value.numel() and not (least <= int(value.min()) and int(value.max()) < extent // 3):

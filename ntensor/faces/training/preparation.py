@@ -38,7 +38,7 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], what: str) -> No
         check_tensors(tensors, module.state_dict())
     except ValueError as error:
         raise CheckpointError(
-            f"the {what} of the checkpoint is not of this configuration: {error}"
+            f"the {what} of the checkpoint does not match this configuration: {error}"
         ) from error
     module.load_state_dict(tensors)
 
@@ -87,8 +87,8 @@ def check_name(run: Path) -> None:
         readable = False
     if not readable:
         raise ConfigurationError(
-            f"{run}: TensorBoard needs a folder whose name is UTF-8; where it is, and Python does "
-            "not read it so, the environment variable PYTHONUTF8=1 helps"
+            f"{run}: TensorBoard needs a folder whose name is UTF-8; if it is, but Python does "
+            "not decode it as such, set the environment variable PYTHONUTF8=1"
         )
 
 
@@ -104,7 +104,7 @@ def check_standing(run: Path, configuration: Configuration) -> None:
     if not path.exists():
         if steps:
             raise ConfigurationError(
-                f"{run}: holds checkpoints without the {path.name} that tells what they learnt; "
+                f"{run}: holds checkpoints without the {path.name} that describes them; "
                 "choose another --out"
             )
         return

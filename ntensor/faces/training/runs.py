@@ -30,7 +30,7 @@ def find_shipped() -> Path:
     path = shipped_path()
     if not path.is_file():
         raise CheckpointError(
-            f"no run was named, and there are no ready-made weights ({path}); train a run by "
+            f"no run was named, and there are no ready-made weights ({path}); train a run with "
             "python -m ntensor.faces.train --preset tiny --out build/tiny, and name its folder"
         )
     return path
@@ -95,7 +95,7 @@ def open_run(run: Path, which: str = "best") -> Trained:
     while True:
         steps = checkpoint.saved_steps(run)
         if not steps:
-            raise CheckpointError(f"{run}: wanted the folder of a run, got no checkpoint in it")
+            raise CheckpointError(f"{run}: not the folder of a run, it has no checkpoint")
         marked = checkpoint.best(run)
         step = marked[0] if which == "best" and marked is not None else steps[-1]
         try:

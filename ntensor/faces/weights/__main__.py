@@ -88,16 +88,16 @@ def pack(
     }
     write_text(beside, json.dumps(described, indent=1) + "\n")
     print(format_figures(figures))
-    print(f"{out}: {figures['bytes'] / 1e6:.2f} MB; {beside} says what is in it")
+    print(f"{out}: {figures['bytes'] / 1e6:.2f} MB; {beside} describes it")
 
 
 def check_names(out: Path, beside: Path) -> None:
     """Refuses a wrong suffix or an existing file, before anything is computed."""
     if out.suffix != packed.SUFFIX:
-        raise ConfigurationError(f"{out}: wanted a name that ends in {packed.SUFFIX}")
+        raise ConfigurationError(f"{out}: expected a name that ends in {packed.SUFFIX}")
     for path in (out, beside):
         if path.exists():
-            raise OutputError(f"{path}: is there already; remove it, or choose another --out")
+            raise OutputError(f"{path}: already exists; remove it, or choose another --out")
     check_writable(out.parent)
 
 
@@ -110,7 +110,7 @@ def unpack(file: Named, out: Path) -> None:
     """
     trained = open_run(file)
     if checkpoints.saved_steps(out):
-        raise OutputError(f"{out}: holds a run already; choose another --out")
+        raise OutputError(f"{out}: already holds a run; choose another --out")
     check_writable(out)
     write_text(out / checkpoints.CONFIGURATION, to_json(trained.configuration))
     if trained.surface is not None:

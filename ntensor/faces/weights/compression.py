@@ -94,8 +94,8 @@ def shrink(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     small = tensor.to(dtype)
     if not bool(small.isfinite().all()):
         raise ConfigurationError(
-            f"{name}: wanted numbers below {torch.finfo(dtype).max:g}, got "
-            f"{float(tensor.abs().max()):g}; --precision bfloat16 has larger ones"
+            f"{name}: expected numbers below {torch.finfo(dtype).max:g}, got "
+            f"{float(tensor.abs().max()):g}; --precision bfloat16 has a larger range"
         )
     return small
 

@@ -1,1 +1,1 @@
-"""Files that commands write, whole or not at all: data, grids of pictures, contact sheets."""
+"""Writes files, each complete or not at all: data, grids of pictures, contact sheets."""

@@ -1,4 +1,4 @@
-"""Files that commands write: each appears whole or not at all, and one process writes at a time."""
+"""Writes files: each appears complete or not at all, and one process writes at a time."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import filelock
 from ntensor.faces.common.errors import DamagedData, OutputError
 from ntensor.faces.reading import read_text
 
-# The prefix of files that are being written, or were when a process died; no reader opens them.
+# The prefix of files that are being written, or were when their process died; no reader opens them.
 UNFINISHED = ".unfinished-"
 LOCK = ".lock"
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file next to `path`, with the same suffix, that replaces it when the block succeeds.
+    """A file next to `path`, with the same suffix, that replaces it if the block succeeds.
 
     The folder is created if necessary. If the block fails, `path` is left unchanged.
 
@@ -54,7 +54,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text, whole or not at all; file names in it keep their bytes.
+    """Writes text, completely or not at all; file names in it keep their bytes.
 
     Raises:
         OutputError: it cannot be written.
@@ -64,7 +64,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what a process left that died while writing. The caller holds the folder's lock."""
+    """Removes files left by processes that died while writing; the caller holds the lock."""
     for path in folder.glob(f"{UNFINISHED}*"):
         if path.is_dir():
             shutil.rmtree(path)
@@ -73,12 +73,12 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def _beginning() -> str:
-    """Of the names that processes of this machine write under, followed by their numbers."""
+    """The prefix of unfinished files of this machine; the number of the process follows."""
     return f"{UNFINISHED}{socket.gethostname()}-"
 
 
 def _remove_of_the_dead(folder: Path) -> None:
-    """Removes what processes of this machine left that died while they wrote; needs no lock."""
+    """Removes what dead processes of this machine were writing; needs no lock."""
     begin = _beginning()
     for path in folder.glob(f"{glob.escape(begin)}*"):
         number = path.name[len(begin) :].partition("-")[0]
@@ -87,8 +87,8 @@ def _remove_of_the_dead(folder: Path) -> None:
 
 
 def _lives(process: int) -> bool:
-    """Whether there is such a process, as far as can be told."""
-    if os.name == "nt":  # where this would end it
+    """Whether the process exists, or may exist."""
+    if os.name == "nt":  # os.kill would end it there
         return True
     try:
         os.kill(process, 0)
@@ -114,7 +114,7 @@ def check_writable(folder: Path) -> None:
     """Creates the folder if necessary; removes what dead processes were writing in it.
 
     Raises:
-        OutputError: it cannot be made, or nothing can be written in it.
+        OutputError: it cannot be created, or is not writable.
     """
     probe = folder / f"{_beginning()}{os.getpid()}-probe"
     try:
@@ -131,7 +131,7 @@ def _read_holder(lock: Path) -> str:
     try:
         return read_text(lock, 1000).strip() or unknown
     except DamagedData:
-        return unknown  # it has ended meanwhile
+        return unknown  # it has ended in the meantime
 
 
 @contextlib.contextmanager
@@ -162,8 +162,8 @@ def locked(path: Path, lock: Path) -> Iterator[None]:
         yield
     finally:
         try:
-            # While it is held: whoever has opened the old file finds it gone, and tries again.
-            # Windows removes no open file.
+            # Removed while it is held: a process that has opened the old file finds it gone, and
+            # tries again. Windows cannot remove an open file.
             if os.name != "nt":
                 lock.unlink(missing_ok=True)
         finally:

@@ -37,8 +37,8 @@ COLUMNS = (
 def make_columns(batch: Mapping[str, Tensor], output: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The maps of batch and output, by title, as colours 0 to 1 (n, 3, S, S).
 
-    Targets of parts that the network lacks are left out; normals are shown as `(n + 1) / 2`. Where
-    the batch has no `input`, its `image` is shown to the network.
+    Targets of parts that the network lacks are left out; normals are shown as `(n + 1) / 2`. If the
+    batch has no `input`, the network sees its `image`.
     """
     shown: dict[str, Tensor] = {}
     if "input" not in batch:
@@ -58,14 +58,14 @@ def make_columns(batch: Mapping[str, Tensor], output: Mapping[str, Tensor]) -> d
 
 
 def draw_grid(shown: Mapping[str, Tensor], scale: int = 1) -> Tensor:
-    """One picture of several columns of maps.
+    """Draws several columns of maps as one picture.
 
     Args:
-        shown (mapping): as `make_columns` gives it; at least one, all with the same `n`.
+        shown (mapping): as returned by `make_columns`; at least one column, all with the same `n`.
         scale (int): enlargement.
 
     Returns:
-        Tensor[height, width, 3]: uint8, the titles' strip on top left white.
+        Tensor[height, width, 3]: uint8, with a white strip for the titles on top.
     """
     maps = torch.stack(list(shown.values()), dim=1)  # (n, columns, 3, S, S)
     maps = maps.repeat_interleave(scale, 3).repeat_interleave(scale, 4)
@@ -81,7 +81,7 @@ def draw_grid(shown: Mapping[str, Tensor], scale: int = 1) -> Tensor:
 
 
 def save_grid(path: Path, shown: Mapping[str, Tensor], scale: int = 1) -> None:
-    """Writes `draw_grid` with its titles as a PNG."""
+    """Writes the picture of `draw_grid` with its titles as PNG."""
     from PIL import Image, ImageDraw
 
     picture = Image.fromarray(draw_grid(shown, scale).numpy())
@@ -101,7 +101,7 @@ def save_figure(path: Path, figure: Any, dots: int) -> None:
 
 
 def fit_title(title: str, width: int) -> tuple[str, Any]:
-    """The title in the largest font with which it fits into `width` pixels, truncated if none is
+    """The title, and the largest font in which it fits into `width` pixels; truncated if none is
     small enough."""
     from PIL import ImageFont
 

@@ -56,15 +56,15 @@ def stack_maps(batch: Mapping[str, Tensor], names: Sequence[str] = SHOWN) -> Ten
 
 
 def check_ending(path: Path) -> None:
-    """Refuses a file whose ending names no format that Pillow writes.
+    """Refuses a file whose suffix is not that of a format that Pillow writes.
 
     Raises:
-        ConfigurationError: with the ending.
+        ConfigurationError: names the suffix.
     """
     image = extras.load("PIL.Image")
     if image.registered_extensions().get(path.suffix.lower()) not in image.SAVE:
         raise ConfigurationError(
-            f"{path}: wanted the ending of a picture, as .png, got {path.suffix or 'none'}"
+            f"{path}: expected the suffix of a picture, such as .png, got {path.suffix or 'none'}"
         )
 
 
