@@ -108,7 +108,8 @@ def render(
         seed: of the samples.
         variation: all; poc-expression or poc-pose, the proof of concept without or with poses;
             wild, pairs of pictures with realistic hair, glasses, lamps and cameras; wild-labelled,
-            the same for every person with every expression, under nine lights.
+            the same for every person with every expression but neutral, each
+            under one of nine lights.
         world: of wild: training; other, with skin, hair, lamps and cameras that training never has.
         face_model: an ICT face file, or analytic; default: NTENSOR_FACE_MODEL, else analytic.
         batch_size: samples rendered at once.
