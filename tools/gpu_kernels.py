@@ -1,6 +1,7 @@
 """What the two backends launch for a case of the benchmarks, and its machine code, made without a
 GPU."""
 
+import functools
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import triton
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -191,6 +193,15 @@ def _usage(cubin):
         name: {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", numbers)}
         for name, numbers in rows
     }
+
+
+@functools.cache
+def compiler_of(backend):
+    """What compiles its kernels, with the version that the machine code depends on."""
+    if backend == "triton":
+        return f"Triton {triton.__version__}"
+    text = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+    return "nvcc " + re.search(r"release ([\d.]+)", text)[1]
 
 
 def missing():

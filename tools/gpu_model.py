@@ -37,6 +37,7 @@ from gpu_kernels import (
     Case,
     Code,
     Roof,
+    compiler_of,
     missing,
     native_code,
     of_native,
@@ -85,6 +86,7 @@ class Row(NamedTuple):
     roof_microseconds: float
     of_roof: float | None
     measured_milliseconds: str
+    compiler: str
 
 
 class Step(NamedTuple):
@@ -184,7 +186,7 @@ def row_of(case, backend, card, launches, main, code, threads):
         "kilobytes_in_flight": round(held * step.copied * step.groups / 1024, 1),
         "bound": "", "launches": len(launches), "kernel_microseconds": None, "microseconds": None,
         "roof_microseconds": round(roof * 1e6, 1), "of_roof": None,
-        "measured_milliseconds": measured(case, backend, card),
+        "measured_milliseconds": measured(case, backend, card), "compiler": compiler_of(backend),
     }  # fmt: skip
     if card.architecture == ESTIMATED:
         fields |= estimate(case, card, launches, main, step, held, steps, bytes_a_step, roof)
@@ -274,9 +276,7 @@ def rows(architectures, backends, folder):
 
 def native_row(case, card, tiles):
     threads, asked = 256, {}
-    for _ in range(
-        2
-    ):  # first for the shared memory of each kernel, then with what it leaves room for
+    for _ in range(2):  # first for the shared memory of each kernel, then with what it leaves
         held = {
             name: resident(card, tiles[name].registers, tiles[name].shared + shared, threads)
             for name, shared in asked.items()
@@ -342,7 +342,8 @@ def worse(found, kept):
             continue
         now, then = row.floor_cycles / row.resident, int(old["floor_cycles"]) / int(old["resident"])
         if now > ALLOWED * then:
-            yield f"{row.case}, {row.backend}, {row.card}: floor {then:.0f} -> {now:.0f} cycles"
+            compilers = f"{old['compiler']} -> {row.compiler}"
+            yield f"{row.case}, {row.card}: floor {then:.0f} -> {now:.0f} cycles, {compilers}"
 
 
 def kept_rows():
