@@ -98,6 +98,23 @@ def test_each_product_is_done_once(level, monkeypatch):
 
 
 @pytest.mark.sanitizer
+def test_gradients_that_are_not_needed(level):
+    """Have no part."""
+    core, grad = torch.empty(300, 6, 5), torch.empty(20, 300)
+    z = [torch.empty(20, 6), torch.empty(20, 5)]
+    kinds = set()
+    for plan in range(8):
+        with force_plan(plan), cpu_division.recorded_jobs() as jobs:
+            projection.projection_grads(core, grad, None, z, False, [False, True])
+        for job in jobs:
+            if job.name == "projection_factor_grads":
+                kinds.add(job.one_product())
+                assert int(job.parts[:, cpu_division.PHASE].max()) == 0
+                assert_each_once(job, 20 * 300 * 30)
+    assert kinds == {True, False}  # in one job, and as projections
+
+
+@pytest.mark.sanitizer
 def test_contraction(level, monkeypatch):
     """Any mode of any sizes, in as many threads as the kernel would have."""
     monkeypatch.setattr(cpu_division, "ELEMENTS_A_THREAD", 1)

@@ -59,7 +59,7 @@ void run(const FactorGradsPlan<S>& plan, char* scratch) {
             worker.finish();
         });
         const int64_t samples = plan.samples_of(slab);
-        const int adders = threads * samples * plan.group.sum > most_sums ? threads : 1;
+        const int adders = plan.adders(samples);
         parallel_for_threads(adders, [&](int adder) {
             const int64_t first = first_of(samples, adder, adders);
             const int64_t last = first_of(samples, adder + 1, adders);

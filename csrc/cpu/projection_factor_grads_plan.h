@@ -117,6 +117,11 @@ struct FactorGradsPlan {
             .for_each(t, body);
     }
 
+    // Threads that add up the sums of all threads, of so many samples.
+    int adders(int64_t samples) const {
+        return job.threads * samples * group.sum > most_sums ? job.threads : 1;
+    }
+
     int64_t shared_elements() const { return rows * tiles * tile_width<T>; }
     int64_t shared_bytes() const {
         return shares_tiles ? shared_elements() * static_cast<int64_t>(sizeof(T)) : 0;
