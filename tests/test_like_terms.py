@@ -44,8 +44,8 @@ def is_torchs(sizes, mean, plan):
     return any(way.hoisted < 0 for way in ways)
 
 
-def assert_exact(found, wanted, bound=BOUND):
-    assert (found.detach().double() - wanted).abs().max() <= bound * wanted
+def assert_exact(found, wanted):
+    assert (found.detach().double() - wanted).abs().max() <= BOUND * wanted
 
 
 @pytest.mark.parametrize("level", [None, *_cpu.simd_levels()[1:]])
